@@ -1,0 +1,19 @@
+"""What every test shares: no network, and the place of the checkout."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Set before any test imports a library that reads them; subprocesses inherit them.
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # a test that needs the Hub should fail everywhere, not only offline
+)
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # litellm asks GitHub for prices otherwise
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The top of the checkout."""
+    return Path(__file__).resolve().parents[1]
