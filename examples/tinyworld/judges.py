@@ -1,0 +1,124 @@
+"""The judge's architectures: small image encoders and a text-image pair, as transformers classes.
+
+`identity` is a ConvNext (an `AutoModel` whose `pooler_output` is the embedding), `alignment` a
+VisionTextDualEncoder (`get_image_features`, `get_text_features`). `Reader` puts attribute heads on
+a ConvNext: the classifier that measures the generator. None of them ever sees a generated picture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+from world import vocabulary as v
+from world.captions import Spec
+
+MEAN = STD = [0.5, 0.5, 0.5]
+EMBEDDING = 128
+SLOTS: dict[str, list[str | None]] = {
+    "class_noun": list(v.CLASS_NOUNS),
+    "place": list(v.PLACES),
+    "color": [None, *v.COLORS],
+    "texture": [None, *v.TEXTURES],
+    "size": [None, *v.SIZES],
+    "motion": [None, *v.MOTIONS],
+    "light": list(v.LIGHTS),
+    "style": list(v.STYLES),
+}
+
+
+def image_tower(width: int = 256) -> Any:
+    """ConvNextModel on 96 px pictures, 1.9M parameters at width 256."""
+    from transformers import ConvNextConfig, ConvNextModel
+
+    return ConvNextModel(
+        ConvNextConfig(
+            num_channels=3,
+            image_size=models.SIDE,
+            patch_size=4,
+            hidden_sizes=[48, 96, 192, width],
+            depths=[1, 1, 3, 1],
+        )
+    )
+
+
+def image_processor() -> Any:
+    """Resizes to 96 px and normalises to -1..1."""
+    from transformers import ConvNextImageProcessor
+
+    return ConvNextImageProcessor(
+        do_resize=True,
+        size={"shortest_edge": models.SIDE},
+        crop_pct=1.0,
+        resample=3,
+        do_normalize=True,
+        image_mean=MEAN,
+        image_std=STD,
+    )
+
+
+def dual_encoder(tokenizer: Any, vision: Any) -> Any:
+    """VisionTextDualEncoderModel: `vision` beside a two-layer text encoder of width 128."""
+    from transformers import CLIPTextConfig, CLIPTextModel, VisionTextDualEncoderModel
+
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=EMBEDDING,
+            intermediate_size=4 * EMBEDDING,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=models.TEXT_LENGTH,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            projection_dim=EMBEDDING,
+        )
+    )
+    model = VisionTextDualEncoderModel(vision_model=vision, text_model=text)
+    return model
+
+
+def to_tensor(images: np.ndarray) -> Any:
+    """uint8 (n, side, side, 3) to float32 (n, 3, side, side) in -1..1."""
+    import torch
+
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def labels(specs: list[Spec], slot: str) -> Any:
+    """Indices of the specs' values of a slot, int64 (n,)."""
+    import torch
+
+    return torch.tensor([SLOTS[slot].index(getattr(s, slot)) for s in specs])
+
+
+def reader() -> Any:
+    """A ConvNext with one linear head per slot; `forward(images)` gives logits by slot."""
+    import torch
+
+    class Reader(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = image_tower()
+            self.heads = torch.nn.ModuleDict(
+                {slot: torch.nn.Linear(256, len(values)) for slot, values in SLOTS.items()}
+            )
+
+        def forward(self, images: Any) -> dict[str, Any]:
+            summary = self.tower(images).pooler_output
+            return {slot: head(summary).float() for slot, head in self.heads.items()}
+
+    return Reader()
+
+
+def load_reader(path: Path) -> Any:
+    """The trained classifier, ready to use."""
+    from safetensors.torch import load_file
+
+    model = reader()
+    model.load_state_dict({k: t.float() for k, t in load_file(path).items()})
+    return model.eval()

@@ -1,0 +1,257 @@
+"""Train the judge on pictures of the world alone, apart from the generator.
+
+Three models, in this order (each starts from the first one's image tower):
+
+    reader      attributes from pictures; the classifier behind the quality numbers
+    alignment   pictures against captions, contrastively (CLIP, Radford et al. 2021)
+    identity    two pictures of the same drawing against all others, whatever place, light, pose
+                (InfoNCE, van den Oord et al. 2018); drawings carry random tints and emblems, so
+                that fine details decide
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import judges
+import numpy as np
+import pool
+from train_text_encoder import tokenize
+from workers import Worker, launch
+from world import drawings, vocabulary
+from world.captions import random_spec, varied_caption
+from world.drawings import Drawing, Emblem
+from world.render import render
+
+
+def _augment(images: Any, rng: np.random.Generator) -> Any:
+    """Blur, noise and shifts as generated pictures have them, so that the judge is not fooled."""
+    import torch
+    import torch.nn.functional as F
+
+    if rng.random() < 0.5:
+        share = rng.random()
+        images = F.avg_pool2d(images, 3, 1, 1) * share + images * (1 - share)
+    dy, dx = (int(d) for d in rng.integers(-4, 5, size=2))
+    images = torch.roll(images, (dy, dx), (2, 3))
+    return images + torch.randn_like(images) * 0.08 * rng.random()
+
+
+class Loop:
+    """A training loop over a time budget: warm-up, then linear decay; averages over workers."""
+
+    def __init__(self, worker: Worker, parameters: Any, minutes: float, lr: float) -> None:
+        import torch
+
+        self.worker, self.parameters, self.minutes, self.lr = worker, list(parameters), minutes, lr
+        worker.average(self.parameters)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+        )
+        self.start, self.step, self.fraction = time.time(), 0, 0.0
+
+    def running(self) -> bool:
+        """Whether there is time for another step."""
+        if self.step % 10 == 0:
+            self.worker.average(self.parameters)
+            spent = (time.time() - self.start) / (60 * self.minutes)
+            self.fraction = self.worker.agree(spent)
+        return self.fraction < 1
+
+    def update(self, loss: Any, note: str) -> None:
+        """One optimizer step on `loss`."""
+        import torch
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * min(1, (self.step + 1) / 60) * max(0.01, 1 - self.fraction)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.worker.first and self.step % 100 == 0:
+            seconds = time.time() - self.start
+            print(f"{self.step} steps  {seconds:.0f} s  loss {loss.item():.3f}  {note}", flush=True)
+
+
+def save_half(model: Any, folder: Path) -> None:
+    """Save in half precision, leaving the model as it is."""
+    import copy
+
+    copy.deepcopy(model).half().save_pretrained(folder)
+
+
+def train_reader(worker: Worker, args: argparse.Namespace) -> None:
+    """Attributes from pictures."""
+    import torch
+    import torch.nn.functional as F
+    from safetensors.torch import save_file
+
+    rng = np.random.default_rng(worker.rank)
+    indices = pool.chunks(args.pool)
+    images, specs = pool.load_images(args.pool, indices), pool.load_specs(args.pool, indices)
+    truth = {slot: judges.labels(specs, slot) for slot in judges.SLOTS}
+    model = judges.reader().to(worker.device)
+    loop = Loop(worker, model.parameters(), args.minutes, args.lr)
+    while loop.running():
+        rows = rng.integers(1000, len(images), size=args.batch)  # the first chunk is for testing
+        x = _augment(judges.to_tensor(images[rows]).to(worker.device), rng)
+        with torch.autocast(worker.device, torch.bfloat16):
+            logits = model(x)
+        told = {slot: truth[slot][rows].to(worker.device) for slot in logits}
+        loss = sum(
+            F.cross_entropy(logits[s], told[s], label_smoothing=0.02) * (2 if "class" in s else 1)
+            for s in logits
+        )
+        share = (logits["class_noun"].argmax(-1) == told["class_noun"]).float().mean()
+        loop.update(loss, f"class {share:.2f}")
+    if worker.first:
+        model.eval()
+        with torch.no_grad():
+            logits = model(judges.to_tensor(images[:1000]).to(worker.device))
+        for slot, values in logits.items():
+            right = (values.argmax(-1).cpu() == truth[slot][:1000]).float().mean()
+            print(f"  {slot:12s} {right:.3f}")
+        args.out.mkdir(parents=True, exist_ok=True)
+        state = {k: t.half().contiguous().cpu() for k, t in model.state_dict().items()}
+        save_file(state, args.out / "reader.safetensors")
+
+
+def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
+    """Pictures against captions."""
+    import torch
+    import torch.nn.functional as F
+    from transformers import CLIPTokenizer
+
+    rng, draw = np.random.default_rng(worker.rank), random.Random(worker.rank)
+    indices = pool.chunks(args.pool)
+    images, specs = pool.load_images(args.pool, indices), pool.load_specs(args.pool, indices)
+    tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
+    start = judges.load_reader(args.out / "reader.safetensors")
+    model = judges.dual_encoder(tokenizer, start.tower).to(worker.device).train()
+    heads = torch.nn.ModuleDict(
+        {s: torch.nn.Linear(judges.EMBEDDING, len(v)) for s, v in judges.SLOTS.items()}
+    ).to(worker.device)
+    parameters = [*model.parameters(), *heads.parameters()]
+    loop = Loop(worker, parameters, args.minutes, args.lr)
+    target = torch.arange(args.batch, device=worker.device)
+    while loop.running():
+        rows = rng.integers(1000, len(images), size=args.batch)
+        captions = [varied_caption(specs[i], draw) for i in rows]
+        ids = tokenize(tokenizer, [c.text for c in captions]).to(worker.device)
+        x = _augment(judges.to_tensor(images[rows]).to(worker.device), rng)
+        with torch.autocast(worker.device, torch.bfloat16):
+            output = model(input_ids=ids, pixel_values=x)
+        logits = output.logits_per_image.float()
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        # Reading the caption's attributes from its embedding teaches the words quickly.
+        text = output.text_embeds.float() * 8
+        for slot, head in heads.items():
+            known = [i for i, c in enumerate(captions) if getattr(c.tells, slot) != ""]
+            told = judges.labels([captions[i].tells for i in known], slot).to(worker.device)
+            loss = loss + 0.2 * F.cross_entropy(head(text[known]), told)
+        share = (logits.argmax(-1) == target).float().mean()
+        loop.update(loss, f"matched {share:.2f} of 1 in {args.batch}")
+    if worker.first:
+        save_half(model.eval(), args.out / "alignment")
+        judges.image_processor().save_pretrained(args.out / "alignment")
+        tokenizer.save_pretrained(args.out / "alignment")
+
+
+def random_identity(rng: random.Random) -> tuple[Drawing, Emblem | None, str | None, str | None]:
+    """A drawing with or without emblem, tint and pattern: what two pictures may share."""
+    known = [d for d in drawings.load("extras") if d.purpose == "train"]
+    drawing = rng.choice([*drawings.load("classes"), *known])
+    emblem = pool.random_emblem(rng) if rng.random() < 0.5 else None
+    color = rng.choice(list(vocabulary.COLORS)) if rng.random() < 0.3 else None
+    texture = rng.choice(list(vocabulary.TEXTURES)) if rng.random() < 0.1 else None
+    return drawing, emblem, color, texture
+
+
+def identity_views(rng: random.Random, count: int, views: int) -> np.ndarray:
+    """Pictures of `count` identities, `views` each: uint8 (count, views, side, side, 3).
+
+    A third of the identities come in pairs of one drawing with different details, so that the
+    drawing alone does not give them away.
+    """
+    rows: list[list[np.ndarray]] = []
+    while len(rows) < count:
+        drawing, emblem, color, texture = random_identity(rng)
+        details = [(emblem, color, texture)]
+        if rng.random() < 0.2 and len(rows) + 1 < count:
+            details.append((pool.random_emblem(rng), color, texture))
+        for mark, tint, print_ in details:
+            row = []
+            for _ in range(views):
+                spec = random_spec(rng, held_out=None)
+                changed = {"color": tint, "texture": print_}
+                changed |= {"style": "photo"} if rng.random() < 0.5 else {}
+                spec = type(spec)(**{**spec.__dict__, **changed})
+                seed = rng.getrandbits(32)
+                row.append(render(spec, seed, drawing=drawing, emblem=mark).image)
+            rows.append(row)
+    return np.array(rows)
+
+
+def train_identity(worker: Worker, args: argparse.Namespace) -> None:
+    """Two pictures of the same identity against all others in the batch."""
+    import torch
+    import torch.nn.functional as F
+
+    rng, draw = np.random.default_rng(worker.rank), random.Random(f"identity {worker.rank}")
+    model = judges.load_reader(args.out / "reader.safetensors").tower
+    model = model.to(worker.device).train()
+    head = torch.nn.Linear(256, judges.EMBEDDING).to(worker.device)
+    temperature = torch.nn.Parameter(torch.tensor(2.5, device=worker.device))
+    parameters = [*model.parameters(), *head.parameters(), temperature]
+    loop = Loop(worker, parameters, args.minutes, args.lr)
+    half = args.batch // 2
+    target = torch.arange(half, device=worker.device)
+    while loop.running():
+        views = identity_views(draw, half, 2)
+        x = judges.to_tensor(np.concatenate([views[:, 0], views[:, 1]])).to(worker.device)
+        with torch.autocast(worker.device, torch.bfloat16):
+            pooled = model(_augment(x, rng)).pooler_output.float()
+        # Half of the loss on the pooled output itself: that is what users of the model get.
+        loss = torch.zeros((), device=worker.device)
+        for embedding in (F.normalize(pooled, dim=-1), F.normalize(head(pooled), dim=-1)):
+            logits = embedding[:half] @ embedding[half:].T * temperature.exp()
+            loss = loss + F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+        share = (logits.argmax(-1) == target).float().mean()
+        loop.update(loss / 4, f"matched {share:.2f} of 1 in {half}")
+    if worker.first:
+        save_half(model.eval(), args.out / "identity")
+        judges.image_processor().save_pretrained(args.out / "identity")
+
+
+def train(worker: Worker, args: argparse.Namespace) -> None:
+    """Train the model that `--model` names."""
+    import torch
+
+    torch.manual_seed(worker.rank)
+    stages = {"reader": train_reader, "alignment": train_alignment, "identity": train_identity}
+    stages[args.model](worker, args)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=["reader", "alignment", "identity"], required=True)
+    parser.add_argument("--pool", type=Path, required=True, help="pool of kind 'world'")
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="auto")
+    launch(train, parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
