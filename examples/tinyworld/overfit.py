@@ -17,10 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import judges
 import numpy as np
-from evaluate import HERE, PIPELINE, accuracy, generate, load_pipeline
 from PIL import Image
+
+import judges
+from evaluate import HERE, PIPELINE, accuracy, generate, load_pipeline
 from world import vocabulary as v
 from world.captions import Spec, caption
 from world.render import grid
@@ -61,7 +62,7 @@ class Judge:
         import torch
 
         with torch.no_grad():
-            pooled = self.identity(**self._pixels(images)).pooler_output
+            pooled = self.identity(**self._pixels(images)).pooler_output.flatten(1)
         return torch.nn.functional.normalize(pooled, dim=-1)
 
     def identity_score(self, images: list[np.ndarray], subject: list[np.ndarray]) -> float:

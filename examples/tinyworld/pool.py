@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+
 from world import drawings
 from world.captions import Spec, random_spec
 from world.drawings import Drawing, Emblem

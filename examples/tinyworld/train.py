@@ -11,7 +11,6 @@ piece of it, which is what a job service with short time limits needs.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -41,59 +40,77 @@ PRESETS = {
 }
 
 
+def command(script: str, **options: object) -> list[str]:
+    """A script with its options: `command("pool.py", count=5)` is `pool.py --count 5`."""
+    words = [script]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
 def stages(work: Path, p: Preset, device: str) -> dict[str, tuple[Path | None, list[list[str]]]]:
     """Commands by stage, each with the file that says it is done (None: always run)."""
-    parts = ["--tokenizer", f"{work}/tokenizer"]
-    judge = ["train_judge.py", "--pool", f"{work}/pool", *parts, "--out", f"{work}/judge"]
-    on = ["--device", device]
-    vae = ["train_autoencoder.py", "--pool", f"{work}/pool-details", "--out", f"{work}/vae", *on]
-    batch = ["--batch", "16" if device == "cpu" else "128"]
+    tokenizer, text_encoder, vae = work / "tokenizer", work / "text_encoder", work / "vae"
+    world, details, judge = work / "pool", work / "pool-details", work / "judge"
+
+    def autoencoder(phase: str, minutes: float) -> list[str]:
+        batch = 16 if device == "cpu" else 128
+        options = {"pool": details, "out": vae, "batch": batch, "device": device}
+        return command("train_autoencoder.py", phase=phase, minutes=minutes, **options)
+
+    def judge_model(model: str) -> list[str]:
+        options = {"pool": world, "tokenizer": tokenizer, "out": judge, "device": device}
+        return command("train_judge.py", model=model, minutes=p.judge, **options)
+
     return {
         "pool": (
             work / "pool.done",
             [
-                ["pool.py", "--kind", "details", "--count", f"{p.details}"]
-                + ["--out", f"{work}/pool-details"],
-                ["pool.py", "--count", f"{p.pictures}", "--out", f"{work}/pool"],
+                command("pool.py", kind="details", count=p.details, out=details),
+                command("pool.py", kind="world", count=p.pictures, out=world),
             ],
         ),
-        "encoder": (
-            work / "vae" / "config.json",
-            [[*vae, *batch, "--phase", "encoder", "--minutes", f"{p.encoder}"]],
-        ),
-        "decoder": (
-            work / "decoder.done",
-            [[*vae, *batch, "--phase", "decoder", "--minutes", f"{p.decoder}"]],
-        ),
-        "tokenizer": (
-            work / "tokenizer" / "tokenizer.json",
-            [["make_tokenizer.py", "--out", f"{work}/tokenizer"]],
-        ),
+        "encoder": (vae / "config.json", [autoencoder("encoder", p.encoder)]),
+        "decoder": (work / "decoder.done", [autoencoder("decoder", p.decoder)]),
+        "tokenizer": (tokenizer / "tokenizer.json", [command("make_tokenizer.py", out=tokenizer)]),
         "text": (
-            work / "text_encoder" / "config.json",
+            text_encoder / "config.json",
             [
-                ["train_text_encoder.py", *parts, "--out", f"{work}/text_encoder"]
-                + ["--minutes", f"{p.text}", "--device", device]
+                command(
+                    "train_text_encoder.py",
+                    tokenizer=tokenizer,
+                    out=text_encoder,
+                    minutes=p.text,
+                    device=device,
+                )
             ],
         ),
         "unet": (
             None,
             [
-                ["train_unet.py", "--pool", f"{work}/pool", "--vae", f"{work}/vae", *parts, *on]
-                + ["--text-encoder", f"{work}/text_encoder", "--out", f"{work}/unet"]
-                + ["--batch", f"{p.unet_batch}", "--minutes", f"{p.unet}"]
-                + ["--decay-minutes", f"{p.decay}"]
+                command(
+                    "train_unet.py",
+                    pool=world,
+                    vae=vae,
+                    text_encoder=text_encoder,
+                    tokenizer=tokenizer,
+                    out=work / "unet",
+                    batch=p.unet_batch,
+                    minutes=p.unet,
+                    decay_minutes=p.decay,
+                    device=device,
+                )
             ],
         ),
         "judge": (
-            work / "judge" / "identity" / "config.json",
-            [
-                [*judge, *on, "--model", model, "--minutes", f"{p.judge}"]
-                for model in ("reader", "alignment", "identity")
-            ],
+            judge / "identity" / "config.json",
+            [judge_model(model) for model in ("reader", "alignment", "identity")],
         ),
-        "export": (None, [["export.py", "--work", f"{work}"]]),
-        "evaluate": (None, [["evaluate.py", "--sheet", f"{work}/evaluation.png"]]),
+        "export": (None, [command("export.py", work=work)]),
+        "evaluate": (
+            None,
+            [command("evaluate.py", sheet=work / "evaluation.png"), command("evaluate_judge.py")],
+        ),
     }
 
 
@@ -106,6 +123,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="length of this piece of UNet training")
     parser.add_argument("--decay-minutes", type=float, help="its final learning rate decay")
     args = parser.parse_args()
+    args.work = args.work.resolve()
     preset = PRESETS[args.preset]
     if args.minutes is not None:
         decay = args.decay_minutes or 0
@@ -120,11 +138,9 @@ def main() -> None:
         if done and done.exists() and not args.only:
             print(f"== {name}: done already ({done})", flush=True)
             continue
-        for command in commands:
-            print(f"== {name}: {' '.join(command)}", flush=True)
-            subprocess.run(
-                [sys.executable, *command], cwd=HERE, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-            )
+        for words in commands:
+            print(f"== {name}: {' '.join(words)}", flush=True)
+            subprocess.run([sys.executable, *words], cwd=HERE, check=True)
         if done and done.suffix == ".done":
             done.touch()
 

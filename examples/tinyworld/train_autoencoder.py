@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
+
+import models
 import pool
 from optim import MuonAdamW
 from workers import Worker, launch

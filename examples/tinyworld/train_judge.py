@@ -1,9 +1,10 @@
 """Train the judge on pictures of the world alone, apart from the generator.
 
-Three models, in this order (each starts from the first one's image tower):
+Three models, in this order (the others learn from the first):
 
     reader      attributes from pictures; the classifier behind the quality numbers
-    alignment   pictures against captions, contrastively (CLIP, Radford et al. 2021)
+    alignment   pictures against captions, contrastively (CLIP, Radford et al. 2021), its image
+                tower also copying the reader's features
     identity    two pictures of the same drawing against all others, whatever place, light, pose
                 (InfoNCE, van den Oord et al. 2018); drawings carry random tints and emblems, so
                 that fine details decide
@@ -18,9 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import judges
 import numpy as np
+
+import judges
 import pool
+from optim import MuonAdamW
 from train_text_encoder import tokenize
 from workers import Worker, launch
 from world import drawings, vocabulary
@@ -45,14 +48,12 @@ def _augment(images: Any, rng: np.random.Generator) -> Any:
 class Loop:
     """A training loop over a time budget: warm-up, then linear decay; averages over workers."""
 
-    def __init__(self, worker: Worker, parameters: Any, minutes: float, lr: float) -> None:
-        import torch
-
+    def __init__(
+        self, worker: Worker, parameters: Any, minutes: float, lr: float, skip: tuple[Any, ...] = ()
+    ) -> None:
         self.worker, self.parameters, self.minutes, self.lr = worker, list(parameters), minutes, lr
         worker.average(self.parameters)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
-        )
+        self.optimizer = MuonAdamW(self.parameters, lr, weight_decay=0.02, skip=skip)
         self.start, self.step, self.fraction = time.time(), 0, 0.0
 
     def running(self) -> bool:
@@ -67,12 +68,11 @@ class Loop:
         """One optimizer step on `loss`."""
         import torch
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * min(1, (self.step + 1) / 60) * max(0.01, 1 - self.fraction)
+        self.optimizer.set_lr(self.lr * min(1, (self.step + 1) / 60) * max(0.01, 1 - self.fraction))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.step += 1
         if self.worker.first and self.step % 100 == 0:
             seconds = time.time() - self.start
@@ -132,13 +132,15 @@ def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
     indices = pool.chunks(args.pool)
     images, specs = pool.load_images(args.pool, indices), pool.load_specs(args.pool, indices)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
-    start = judges.load_reader(args.out / "reader.safetensors")
-    model = judges.dual_encoder(tokenizer, start.tower).to(worker.device).train()
+    teacher = judges.load_reader(args.out / "reader.safetensors").tower.to(worker.device)
+    model = judges.dual_encoder(tokenizer, judges.convnext_tower()).to(worker.device).train()
     heads = torch.nn.ModuleDict(
         {s: torch.nn.Linear(judges.EMBEDDING, len(v)) for s, v in judges.SLOTS.items()}
     ).to(worker.device)
-    parameters = [*model.parameters(), *heads.parameters()]
-    loop = Loop(worker, parameters, args.minutes, args.lr)
+    copier = torch.nn.Linear(256, 256).to(worker.device)
+    parameters = [*model.parameters(), *heads.parameters(), *copier.parameters()]
+    words = model.text_model.get_input_embeddings().weight
+    loop = Loop(worker, parameters, args.minutes, args.lr, skip=(words,))
     target = torch.arange(args.batch, device=worker.device)
     while loop.running():
         rows = rng.integers(1000, len(images), size=args.batch)
@@ -147,8 +149,13 @@ def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
         x = _augment(judges.to_tensor(images[rows]).to(worker.device), rng)
         with torch.autocast(worker.device, torch.bfloat16):
             output = model(input_ids=ids, pixel_values=x)
+            with torch.no_grad():
+                features = teacher(x).pooler_output.flatten(1)
         logits = output.logits_per_image.float()
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        copied = copier(output.vision_model_output.pooler_output.float())
+        standard = F.layer_norm(features.float(), (256,))
+        loss = loss + F.mse_loss(copied, standard)
         # Reading the caption's attributes from its embedding teaches the words quickly.
         text = output.text_embeds.float() * 8
         for slot, head in heads.items():
@@ -216,7 +223,7 @@ def train_identity(worker: Worker, args: argparse.Namespace) -> None:
         views = identity_views(draw, half, 2)
         x = judges.to_tensor(np.concatenate([views[:, 0], views[:, 1]])).to(worker.device)
         with torch.autocast(worker.device, torch.bfloat16):
-            pooled = model(_augment(x, rng)).pooler_output.float()
+            pooled = model(_augment(x, rng)).pooler_output.flatten(1).float()
         # Half of the loss on the pooled output itself: that is what users of the model get.
         loss = torch.zeros((), device=worker.device)
         for embedding in (F.normalize(pooled, dim=-1), F.normalize(head(pooled), dim=-1)):
@@ -247,7 +254,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="auto")
     launch(train, parser.parse_args())

@@ -109,7 +109,9 @@ def main() -> None:
         step += 1
         if step % 100 == 0:
             scores = "  ".join(f"{slot} {share:.2f}" for slot, share in right.items())
-            print(f"{step}  {time.time() - start:.0f} s  loss {loss.item():.3f}  {scores}", flush=True)
+            print(
+                f"{step}  {time.time() - start:.0f} s  loss {loss.item():.3f}  {scores}", flush=True
+            )
     encoder.eval()
     with torch.no_grad():
         _, right = forward(random_captions(random.Random("held out"), 1000))

@@ -16,11 +16,14 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
+
+import guide
+import models
 import pool
 from optim import MuonAdamW
 from train_text_encoder import random_identifier, tokenize
@@ -56,51 +59,77 @@ PREVIEW = [
 ]
 
 
-def encode_pool(worker: Worker, folder: Path, vae: Any) -> None:
-    """Write the scaled latents of every chunk that has none, shared out over the workers."""
+def encode_pool(
+    worker: Worker, folder: Path, name: str, encode: Callable[[Any], Any], shape: tuple[int, ...]
+) -> None:
+    """Write `encode(pictures)` of every chunk that has none, shared out over the workers."""
     import torch
 
-    missing = [i for i in pool.chunks(folder) if not (folder / f"latents-{i:04d}.npy").exists()]
+    missing = [i for i in pool.chunks(folder) if not (folder / f"{name}-{i:04d}.npy").exists()]
     for index in missing[worker.rank :: worker.count]:
         images = pool.load_images(folder, [index])
-        latents = []
+        encoded = np.zeros((len(images), *shape), np.float16)
         with torch.no_grad(), torch.autocast(worker.device, torch.bfloat16):
-            for batch in np.array_split(images, len(images) // 50):
-                x = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
-                mean = vae.encode(x.to(worker.device)).latent_dist.mode().float()
-                latents.append((mean * vae.config.scaling_factor).half().cpu().numpy())
-        temporary = folder / f".latents-{index:04d}.{os.getpid()}.npy"
-        np.save(temporary, np.concatenate(latents))
-        temporary.rename(folder / f"latents-{index:04d}.npy")
+            for start in range(0, len(images), 50):
+                x = torch.from_numpy(images[start : start + 50]).permute(0, 3, 1, 2)
+                output = encode(x.to(worker.device).float() / 127.5 - 1)
+                encoded[start : start + 50] = output.float().cpu().numpy()
+        temporary = folder / f".{name}-{index:04d}.{os.getpid()}.npy"
+        np.save(temporary, encoded)
+        temporary.rename(folder / f"{name}-{index:04d}.npy")
 
 
 class Examples:
-    """Latents, masks and specs of a pool's finished chunks, kept in memory."""
+    """Latents, reader features, masks and specs of a pool's finished chunks, kept in memory."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, worker: Worker, folder: Path, vae: Any, reader: Any) -> None:
+        self.worker, self.folder, self.vae, self.reader = worker, folder, vae, reader
         self.indices: list[int] = []
         self.refresh()
 
     def refresh(self) -> None:
-        """Load the chunks that have been encoded since the last call."""
-        done = [i for i in pool.chunks(self.folder) if self._latents(i).exists()]
+        """Encode and load the chunks that have appeared since the last call."""
+        scale = self.vae.config.scaling_factor
+        cells = models.SIDE // 8
+        encode_pool(
+            self.worker,
+            self.folder,
+            "latents",
+            lambda x: self.vae.encode(x).latent_dist.mode() * scale,
+            (models.LATENT_CHANNELS, cells, cells),
+        )
+        encode_pool(
+            self.worker,
+            self.folder,
+            "features",
+            lambda x: guide.reader_features(self.reader, x),
+            (guide.CHANNELS, cells // 2, cells // 2),
+        )
+        done = [i for i in pool.chunks(self.folder) if all(p.exists() for p in self._files(i))]
         fresh = [i for i in done if i not in self.indices]
         if not fresh:
             return
-        latents = np.concatenate([np.load(self._latents(i)) for i in fresh])
+        old = (self.latents, self.features, self.masks) if self.indices else None
+        latents, features = (
+            np.concatenate([np.load(self._files(i)[k]) for i in fresh]) for k in (0, 1)
+        )
         masks, specs = pool.load_masks(self.folder, fresh), pool.load_specs(self.folder, fresh)
-        if self.indices:
-            latents = np.concatenate([self.latents, latents])
-            masks, specs = np.concatenate([self.masks, masks]), self.specs + specs
-        self.latents, self.masks, self.specs = latents, masks, specs
+        if old:
+            latents, features, masks = (
+                np.concatenate(pair) for pair in zip(old, (latents, features, masks), strict=True)
+            )
+            specs = self.specs + specs
+        self.latents, self.features, self.masks, self.specs = latents, features, masks, specs
         self.indices += fresh
 
-    def _latents(self, index: int) -> Path:
-        return self.folder / f"latents-{index:04d}.npy"
+    def _files(self, index: int) -> tuple[Path, Path]:
+        return (
+            self.folder / f"latents-{index:04d}.npy",
+            self.folder / f"features-{index:04d}.npy",
+        )
 
-    def batch(self, rng: random.Random, count: int) -> tuple[Any, Any, list[str]]:
-        """Latents (n, c, 12, 12), masks (n, 1, 12, 12) in 0..1, captions."""
+    def batch(self, rng: random.Random, count: int) -> tuple[Any, Any, Any, list[str]]:
+        """Latents (n, c, 12, 12), features (n, 160, 6, 6), masks (n, 1, 12, 12), captions."""
         import torch
 
         rows = [rng.randrange(len(self.specs)) for _ in range(count)]
@@ -110,16 +139,22 @@ class Examples:
             else varied_caption(self.specs[i], rng, random_identifier(rng)).text
             for i in rows
         ]
-        latents = torch.from_numpy(self.latents[rows]).float()
-        masks = torch.from_numpy(self.masks[rows]).float()[:, None] / 255
-        return latents, masks, texts
+        tensors = (
+            torch.from_numpy(a[rows]).float().to(self.worker.device)
+            for a in (self.latents, self.features, self.masks)
+        )
+        latents, features, masks = tensors
+        return latents, features, masks[:, None] / 255, texts
 
 
 def random_timesteps(count: int) -> Any:
-    """int64 (count,) in 0..999: three quarters logit-normal around the middle, the rest uniform."""
+    """int64 (count,) in 0..999: a quarter uniform, the rest logit-normal.
+
+    The bell leans to the noisy side, where shapes form.
+    """
     import torch
 
-    middle = (torch.sigmoid(torch.randn(count) * 1.1 + 0.2) * 1000).long().clamp(0, 999)
+    middle = (torch.sigmoid(torch.randn(count) * 1.1 + 0.6) * 1000).long().clamp(0, 999)
     anywhere = torch.randint(0, 1000, (count,))
     return torch.where(torch.rand(count) < 0.75, middle, anywhere)
 
@@ -147,7 +182,9 @@ def diffusion_loss(unet: Any, states: Any, latents: Any, masks: Any, alphas: Any
     return (error.sum((1, 2, 3)) / (latents.shape[1] * weight.sum((1, 2, 3)))).mean()
 
 
-def sample(parts: dict[str, Any], prompts: list[str], steps: int = 25, guidance: float = 4.0) -> Any:
+def sample(
+    parts: dict[str, Any], prompts: list[str], steps: int = 25, guidance: float = 4.0
+) -> Any:
     """Pictures for `prompts` with the real pipeline, uint8 (side, side, 3) each."""
     import torch
     from diffusers import StableDiffusionPipeline
@@ -178,6 +215,8 @@ class Run:
     """Everything that makes up a training run, and how it is saved and resumed."""
 
     def __init__(self, worker: Worker, args: argparse.Namespace) -> None:
+        from diffusers.models.attention_processor import AttnProcessor
+
         self.worker, self.args = worker, args
         self.unet = models.unet()
         self.state_file = args.out / "state.safetensors"
@@ -187,6 +226,9 @@ class Run:
             self.unet = self.unet.float()
             self.samples = json.loads((args.out / "training.json").read_text())["samples"]
         self.unet.to(worker.device).train()
+        if worker.device == "cpu":
+            # Backward through the CPU's fused attention takes longer than the plain one at 36 x 48.
+            self.unet.set_attn_processor(AttnProcessor())
         self.parameters = list(self.unet.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
         first_and_last = (self.unet.conv_in.weight, self.unet.conv_out.weight)
@@ -239,12 +281,13 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
         "text_encoder": CLIPTextModel.from_pretrained(args.text_encoder).to(worker.device).eval(),
         "tokenizer": CLIPTokenizer.from_pretrained(args.tokenizer),
     }
-    encode_pool(worker, args.pool, parts["vae"])
     run = Run(worker, args)
+    helper = guide.Guide(run.unet)
     torch.manual_seed(1000 * worker.rank + run.samples % 1000)
     rng = random.Random(f"{worker.rank}-{run.samples}")
-    worker.average(run.parameters)
-    examples = Examples(args.pool)
+    worker.average([*run.parameters, *helper.projector.parameters()])
+    reader = guide.load_reader(args.reader).to(worker.device)
+    examples = Examples(worker, args.pool, parts["vae"], reader)
     alphas = models.noise_schedule().alphas_cumprod.to(worker.device)
     if worker.first:
         size = sum(p.numel() for p in run.parameters) / 1e6
@@ -256,38 +299,38 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
     (args.out / "stop").unlink(missing_ok=True)
     while minutes < args.minutes:
         if step % args.sync == 0:
-            worker.average(run.parameters)
+            worker.average([*run.parameters, *helper.projector.parameters()])
             stop = (args.out / "stop").exists()  # `touch work/unet/stop` ends the piece early
             minutes = worker.agree(args.minutes if stop else elapsed / 60)
         lr = args.lr * min(1, (step + 1) / 100)
         if args.decay_minutes:
             lr *= min(1, max(0.01, (args.minutes - minutes) / args.decay_minutes))
         run.optimizer.set_lr(lr)
-        latents, masks, texts = examples.batch(rng, args.batch)
+        latents, features, masks, texts = examples.batch(rng, args.batch)
         with torch.no_grad(), torch.autocast(worker.device, torch.bfloat16):
             ids = tokenize(parts["tokenizer"], texts).to(worker.device)
             states = parts["text_encoder"](ids).last_hidden_state
-        latents, masks = latents.to(worker.device), masks.to(worker.device)
         loss = diffusion_loss(run.unet, states, latents, masks, alphas)
-        loss.backward()
+        aligned = helper.loss(features, masks)
+        (loss + args.guide_weight * aligned).backward()
         torch.nn.utils.clip_grad_norm_(run.parameters, 1.0)
         run.optimizer.step()
         run.optimizer.zero_grad()
+        helper.step()
         decay = min(args.ema, (1 + run.samples / args.batch) / (20 + run.samples / args.batch))
         torch._foreach_lerp_(run.ema, [p.data for p in run.parameters], 1 - decay)
         step += 1
         run.samples += args.batch * worker.count
-        losses.append(loss.item())
+        losses.append((loss.item(), aligned.item()))
         now = time.time()
         elapsed, last = elapsed + min(now - last, 30), now  # a paused process does not count
         if step % 500 == 0:  # the pool may be growing beside the training
-            encode_pool(worker, args.pool, parts["vae"])
             examples.refresh()
         if worker.first and step % 50 == 0:
             pace = (run.samples - first_samples) / elapsed
             print(
-                f"{run.samples} samples  {elapsed / 60:.1f} min  loss {np.mean(losses[-100:]):.4f}  "
-                f"lr {lr:.1e}  {pace:.1f} samples/s",
+                f"{run.samples} samples  {elapsed / 60:.1f} min  "
+                f"loss {np.mean(losses[-100:], 0).round(4)}  lr {lr:.1e}  {pace:.1f} samples/s",
                 flush=True,
             )
         if worker.first and (elapsed - saved > 60 * args.save_every):
@@ -321,10 +364,12 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--reader", type=Path, required=True, help="see train_judge.py")
+    parser.add_argument("--guide-weight", type=float, default=0.5)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--decay-minutes", type=float, default=0)
-    parser.add_argument("--batch", type=int, default=40, help="a step and worker")
+    parser.add_argument("--batch", type=int, default=48, help="a step and worker")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--sync", type=int, default=10)

@@ -57,7 +57,7 @@ def random_spec(rng: random.Random, *, held_out: bool | None = False) -> Spec:
 
 def article(phrase: str) -> str:
     """'a' or 'an' before `phrase`; nothing before a pair ("glasses")."""
-    if phrase.split()[-1] in ("glasses", "sunglasses") and "pair of" not in phrase:
+    if phrase.rsplit(maxsplit=1)[-1] in ("glasses", "sunglasses") and "pair of" not in phrase:
         return ""
     return "an " if phrase[0] in "aeiou" else "a "
 

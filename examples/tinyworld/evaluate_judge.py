@@ -1,0 +1,128 @@
+"""How well the judge judges: retrieval of drawings, and captions against pictures.
+
+Retrieval: a gallery of one picture each of the drawings that no training has seen (120 icons and
+the ten subjects), then other pictures of them, in other places, lights and poses; does the nearest
+gallery picture show the same drawing? Matching: held-out combinations in groups of 32; does each
+picture's own caption fit it best?
+
+    python examples/tinyworld/evaluate_judge.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import make_subjects
+from world import drawings
+from world import vocabulary as v
+from world.captions import Spec, caption, random_spec
+from world.drawings import Drawing, Emblem
+from world.render import render
+
+HERE = Path(__file__).parent
+JUDGE = HERE.parents[1] / "regforge" / "embedded" / "judge"
+
+
+def held_out_drawings() -> list[tuple[Drawing, Emblem | None]]:
+    """Drawings that no model has been trained on, the subjects with their emblems."""
+    extras = [(d, None) for d in drawings.load("extras") if d.purpose == "test"]
+    subjects = [
+        (make_subjects.drawing_of(noun), emblem)
+        for noun, (emblem, _) in make_subjects.SUBJECTS.items()
+    ]
+    return [*extras, *subjects]
+
+
+def photo_spec(rng: random.Random) -> Spec:
+    """Any place, light and pose, as a photo in the drawing's own colours."""
+    return Spec(
+        class_noun="dog",  # only decides which poses are allowed
+        place=rng.choice(list(v.PLACES)),
+        light=rng.choice(list(v.LIGHTS)),
+        motion=rng.choice([None, None, *v.MOTIONS]),
+    )
+
+
+def embed(model: Any, processor: Any, images: list[np.ndarray]) -> Any:
+    """Unit-length identity embeddings, (n, 256)."""
+    import torch
+
+    rows = []
+    for i in range(0, len(images), 64):
+        part = [Image.fromarray(image) for image in images[i : i + 64]]
+        with torch.no_grad():
+            rows.append(model(**processor(part, return_tensors="pt")).pooler_output.flatten(1))
+    return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+
+
+def retrieval(judge: Path = JUDGE, queries: int = 5, seed: int = 0) -> dict[str, float]:
+    """Share of queries whose nearest gallery picture shows the same drawing."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
+    model = AutoModel.from_pretrained(judge / "identity", dtype="float32").eval()
+    processor = AutoImageProcessor.from_pretrained(judge / "identity")
+    rng, identities = random.Random(seed), held_out_drawings()
+
+    def picture(drawing: Drawing, emblem: Emblem | None) -> np.ndarray:
+        return render(photo_spec(rng), rng.getrandbits(32), drawing=drawing, emblem=emblem).image
+
+    gallery = embed(model, processor, [picture(*identity) for identity in identities])
+    asked = [picture(*identity) for identity in identities for _ in range(queries)]
+    similarity = embed(model, processor, asked) @ gallery.T
+    truth = torch.arange(len(identities)).repeat_interleave(queries)
+    return {
+        "gallery": float(len(identities)),
+        "top1": float((similarity.argmax(1) == truth).float().mean()),
+        "top5": float((similarity.topk(5).indices == truth[:, None]).any(1).float().mean()),
+    }
+
+
+def matching(judge: Path = JUDGE, groups: int = 40, size: int = 32, seed: int = 0) -> float:
+    """Share of pictures whose own caption fits best among `size` captions."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(judge / "alignment", dtype="float32").eval()
+    processor = AutoImageProcessor.from_pretrained(judge / "alignment")
+    tokenizer = AutoTokenizer.from_pretrained(judge / "alignment")
+    rng, right = random.Random(seed), 0
+    for _ in range(groups):
+        specs = [random_spec(rng, held_out=True) for _ in range(size)]
+        images = [Image.fromarray(render(s, rng.getrandbits(32)).image) for s in specs]
+        ids = tokenizer(
+            [caption(s) for s in specs], padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        with torch.no_grad():
+            pixels = processor(images, return_tensors="pt").pixel_values
+            logits = model(input_ids=ids, pixel_values=pixels).logits_per_image
+        right += int((logits.argmax(1) == torch.arange(size)).sum())
+    return right / (groups * size)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--judge", type=Path, default=JUDGE)
+    parser.add_argument("--json", type=Path, help="save the numbers here")
+    args = parser.parse_args()
+    found = retrieval(args.judge)
+    matched = matching(args.judge)
+    print(
+        f"retrieval among {found['gallery']:.0f} unseen drawings: "
+        f"top-1 {found['top1']:.3f} (goal 0.95), top-5 {found['top5']:.3f}"
+    )
+    print(f"captions matched, 1 in 32, held-out combinations: {matched:.3f} (goal 0.95)")
+    if args.json:
+        args.json.write_text(json.dumps({**found, "matching": matched}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

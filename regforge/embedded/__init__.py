@@ -1,0 +1,23 @@
+"""What runs with no network, no GPU and no key: models that travel with regforge.
+
+    tinyworld/        a small real text-to-image pipeline (a diffusers folder)
+    judge/            small image and text encoders that measure its pictures (transformers folders)
+    language_model/   SmolLM2-135M as a LiteLLM provider, for choosing among phrases
+    banks/            curated phrases per super-category and slot
+
+The pipeline draws 96-pixel pictures of a sticker world. It is there to learn, to test and to
+experiment on in minutes; the same recipes run on SD, SDXL or Flux by naming another model.
+"""
+
+from regforge.embedded.judges import ALIGNMENT, IDENTITY, load_alignment, load_identity
+from regforge.embedded.pipeline import TINYWORLD, load_pipeline, load_vocabulary
+
+__all__ = [
+    "ALIGNMENT",
+    "IDENTITY",
+    "TINYWORLD",
+    "load_alignment",
+    "load_identity",
+    "load_pipeline",
+    "load_vocabulary",
+]

@@ -1,0 +1,110 @@
+"""The embedded text-to-image pipeline: where it lies and how to load it.
+
+It is an ordinary diffusers folder: `StableDiffusionPipeline.from_pretrained(TINYWORLD)` works, and
+so does every script that takes a model path. Knows nothing about recipes or datasets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.errors import RegforgeError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+TINYWORLD: Path = Path(__file__).parent / "tinyworld"
+
+
+class EmbeddedModelMissing(RegforgeError):
+    """A folder of embedded weights is not where the package should have it."""
+
+
+def require_folder(folder: Path, file: str) -> Path:
+    """Return `folder` if it holds `file`.
+
+    Raises:
+        EmbeddedModelMissing: The installation is incomplete.
+    """
+    if not (folder / file).is_file():
+        raise EmbeddedModelMissing(
+            f"The embedded model in {folder} is missing {file}. "
+            "Install regforge again: pip install --force-reinstall --no-deps regforge"
+        )
+    return folder
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Load our small models without progress bars, and without notes on what they do not need.
+
+    transformers says at length that it could use torchvision; no embedded model has a use for it.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    bars = [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
+    verbosity = transformers_logging.get_verbosity()
+    for module in bars:
+        module.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        for module in bars:
+            module.enable_progress_bar()
+
+
+def load_pipeline(
+    device: str | None = None, dtype: torch.dtype | None = None
+) -> StableDiffusionPipeline:
+    """Load the embedded pipeline, ready to call with prompts.
+
+    Args:
+        device: 'cpu', 'cuda', 'mps', ...; by default a GPU if there is one, else the CPU.
+        dtype: Precision of the weights; by default float16 on CUDA and float32 elsewhere.
+
+    Returns:
+        A StableDiffusionPipeline. Its own defaults (512 px, 50 steps, guidance 7.5) are replaced
+        by none: size follows the model (96 px); `num_inference_steps=25, guidance_scale=4.0` are
+        what it was measured with.
+
+    Raises:
+        EmbeddedModelMissing: The weights are not in the package.
+    """
+    import torch
+
+    folder = require_folder(TINYWORLD, "model_index.json")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype is None:
+        dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    with quiet_loading():
+        from diffusers import StableDiffusionPipeline
+
+        loaded: Any = StableDiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, local_files_only=True
+        )
+    pipeline: StableDiffusionPipeline = loaded.to(device)
+    return pipeline
+
+
+def load_vocabulary() -> dict[str, list[str]]:
+    """What the embedded pipeline can draw, in phrases for captions.
+
+    Returns:
+        Phrases by slot: 'class_noun' and 'living' (those of them that are alive), 'color',
+        'texture', 'size', 'motion', 'background', 'lighting' and 'style' (which ends in "of").
+
+    Raises:
+        EmbeddedModelMissing: The file is not in the package.
+    """
+    folder = require_folder(TINYWORLD, "vocabulary.json")
+    words: dict[str, list[str]] = json.loads((folder / "vocabulary.json").read_text("utf-8"))
+    return words

@@ -1,0 +1,74 @@
+"""The embedded judge: is it this subject, and does the picture fit the caption?"""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from regforge.embedded import ALIGNMENT, IDENTITY, load_alignment, load_identity
+
+SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"
+
+
+def pictures():
+    """(subject, caption, picture) of all shipped subjects."""
+    return [
+        (p.parent.name, p.with_suffix(".txt").read_text().strip(), Image.open(p).convert("RGB"))
+        for p in sorted(SUBJECTS.glob("*/*.png"))
+    ]
+
+
+def test_it_fits_in_the_package():
+    files = [p for folder in (IDENTITY, ALIGNMENT) for p in folder.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 12e6
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt", ".md"}
+
+
+def test_identity_tells_subjects_apart_whatever_the_place():
+    import torch
+
+    model, processor = load_identity()
+    rows = pictures()
+    inputs = processor([image for _, _, image in rows], return_tensors="pt")
+    with torch.no_grad():
+        pooled = model(**inputs).pooler_output.flatten(1)
+    assert pooled.shape == (len(rows), 256)
+    unit = torch.nn.functional.normalize(pooled, dim=-1)
+    similarity = (unit @ unit.T).fill_diagonal_(-1)
+    names = [name for name, _, _ in rows]
+    nearest = similarity.argmax(1).tolist()
+    right = sum(names[i] == names[j] for i, j in enumerate(nearest))
+    assert right >= 0.95 * len(rows)
+
+
+def test_alignment_finds_each_pictures_caption():
+    import torch
+
+    model, processor, tokenizer = load_alignment()
+    rows = pictures()
+    captions = [text.replace("sks ", "") for _, text, _ in rows]
+    pixels = processor([image for _, _, image in rows], return_tensors="pt").pixel_values
+    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        image_embeds = model.get_image_features(pixel_values=pixels)
+        text_embeds = model.get_text_features(input_ids=ids)
+    image_embeds = getattr(image_embeds, "pooler_output", image_embeds)
+    text_embeds = getattr(text_embeds, "pooler_output", text_embeds)
+    a = torch.nn.functional.normalize(image_embeds, dim=-1)
+    b = torch.nn.functional.normalize(text_embeds, dim=-1)
+    found = (a @ b.T).argmax(1).tolist()
+    right = sum(captions[i] == captions[j] for i, j in enumerate(found))
+    assert right >= 0.9 * len(rows)
+
+
+@pytest.mark.slow
+def test_retrieval_and_matching_on_the_world():
+    """The issue's own measure, on drawings and combinations that training never saw."""
+    pytest.importorskip("cv2", reason="drawing the world needs the extra 'tinyworld'")
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "tinyworld"))
+    import evaluate_judge
+
+    assert evaluate_judge.retrieval(queries=2)["top1"] >= 0.93
+    assert evaluate_judge.matching(groups=12) >= 0.93

@@ -1,0 +1,6 @@
+"""The example's modules import one another by their plain names, as its scripts do."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "tinyworld"))
