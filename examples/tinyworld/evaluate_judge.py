@@ -1,9 +1,9 @@
 """How well the judge judges: retrieval of drawings, and captions against pictures.
 
 Retrieval: a gallery of one picture each of the drawings that no training has seen (120 icons and
-the ten subjects), then other pictures of them, in other places, lights and poses; does the nearest
-gallery picture show the same drawing? Matching: held-out combinations in groups of 32; does each
-picture's own caption fit it best?
+the ten subjects), then other pictures of them, in places, lights and poses drawn anew; does the
+nearest gallery picture show the same drawing? Matching: held-out combinations in groups of 32; does
+each picture's own caption fit it best?
 
     python examples/tinyworld/evaluate_judge.py
 """
@@ -20,14 +20,12 @@ import numpy as np
 from PIL import Image
 
 import make_subjects
+from regforge.embedded import load_alignment, load_identity
 from world import drawings
 from world import vocabulary as v
 from world.captions import Spec, caption, random_spec
 from world.drawings import Drawing, Emblem
 from world.render import render
-
-HERE = Path(__file__).parent
-JUDGE = HERE.parents[1] / "regforge" / "embedded" / "judge"
 
 
 def held_out_drawings() -> list[tuple[Drawing, Emblem | None]]:
@@ -43,7 +41,7 @@ def held_out_drawings() -> list[tuple[Drawing, Emblem | None]]:
 def photo_spec(rng: random.Random) -> Spec:
     """Any place, light and pose, as a photo in the drawing's own colours."""
     return Spec(
-        class_noun="dog",  # only decides which poses are allowed
+        class_noun="dog",  # of no account: the drawing is given
         place=rng.choice(list(v.PLACES)),
         light=rng.choice(list(v.LIGHTS)),
         motion=rng.choice([None, None, *v.MOTIONS]),
@@ -62,13 +60,11 @@ def embed(model: Any, processor: Any, images: list[np.ndarray]) -> Any:
     return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
 
 
-def retrieval(judge: Path = JUDGE, queries: int = 5, seed: int = 0) -> dict[str, float]:
+def retrieval(queries: int = 5, seed: int = 0) -> dict[str, float]:
     """Share of queries whose nearest gallery picture shows the same drawing."""
     import torch
-    from transformers import AutoImageProcessor, AutoModel
 
-    model = AutoModel.from_pretrained(judge / "identity", dtype="float32").eval()
-    processor = AutoImageProcessor.from_pretrained(judge / "identity")
+    model, processor = load_identity()
     rng, identities = random.Random(seed), held_out_drawings()
 
     def picture(drawing: Drawing, emblem: Emblem | None) -> np.ndarray:
@@ -85,14 +81,11 @@ def retrieval(judge: Path = JUDGE, queries: int = 5, seed: int = 0) -> dict[str,
     }
 
 
-def matching(judge: Path = JUDGE, groups: int = 40, size: int = 32, seed: int = 0) -> float:
+def matching(groups: int = 40, size: int = 32, seed: int = 0) -> float:
     """Share of pictures whose own caption fits best among `size` captions."""
     import torch
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(judge / "alignment", dtype="float32").eval()
-    processor = AutoImageProcessor.from_pretrained(judge / "alignment")
-    tokenizer = AutoTokenizer.from_pretrained(judge / "alignment")
+    model, processor, tokenizer = load_alignment()
     rng, right = random.Random(seed), 0
     for _ in range(groups):
         specs = [random_spec(rng, held_out=True) for _ in range(size)]
@@ -110,11 +103,10 @@ def matching(judge: Path = JUDGE, groups: int = 40, size: int = 32, seed: int = 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--judge", type=Path, default=JUDGE)
     parser.add_argument("--json", type=Path, help="save the numbers here")
     args = parser.parse_args()
-    found = retrieval(args.judge)
-    matched = matching(args.judge)
+    found = retrieval()
+    matched = matching()
     print(
         f"retrieval among {found['gallery']:.0f} unseen drawings: "
         f"top-1 {found['top1']:.3f} (goal 0.95), top-5 {found['top5']:.3f}"

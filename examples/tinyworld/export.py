@@ -73,6 +73,14 @@ def name_precision(config: Path, dtype: str) -> None:
     config.write_text(json.dumps(change(json.loads(config.read_text())), indent=2) + "\n")
 
 
+def forget_paths(folder: Path) -> None:
+    """Take out of all configs where the parts were loaded from."""
+    for path in folder.rglob("*.json"):
+        config = json.loads(path.read_text())
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def megabytes(folder: Path) -> float:
     """Size of a folder's files."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
@@ -92,6 +100,7 @@ def main() -> None:
     card = (target / "README.md").read_text() if (target / "README.md").exists() else None
     shutil.rmtree(target, ignore_errors=True)
     pipeline.save_pretrained(target)
+    forget_paths(target)
     # transformers loads in the precision that the config names, diffusers in float32.
     name_precision(target / "text_encoder" / "config.json", "float32")
     (target / "vocabulary.json").write_text(json.dumps(vocabulary(), indent=1) + "\n")
@@ -102,10 +111,12 @@ def main() -> None:
     for name in ("identity", "alignment"):
         if (args.work / "judge" / name).exists():
             replace_folder(args.work / "judge" / name, judge / name)
+            forget_paths(judge / name)
             name_precision(judge / name / "config.json", "float32")
-    reader = args.work / "judge" / "reader.safetensors"
-    if reader.exists():
-        shutil.copy(reader, HERE / "reader.safetensors")
+    shutil.copy(args.work / "unet" / "training.json", HERE / "training.json")
+    for name in ("guide", "reader"):
+        if (args.work / "judge" / f"{name}.safetensors").exists():
+            shutil.copy(args.work / "judge" / f"{name}.safetensors", HERE)
     if judge.exists():
         print(f"{judge}: {megabytes(judge):.1f} MB")
 

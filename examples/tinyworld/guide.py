@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import judges
-
 CHANNELS = 160  # of the reader's third stage, 6 x 6 cells like the UNet's middle
 
 
@@ -62,8 +60,3 @@ class Guide:
         """Update the projector."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-
-def load_reader(path: Any) -> Any:
-    """The reader, frozen."""
-    return judges.load_reader(path).requires_grad_(False)

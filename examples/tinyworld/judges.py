@@ -83,7 +83,12 @@ def image_processor() -> Any:
 
 def dual_encoder(tokenizer: Any, vision: Any) -> Any:
     """VisionTextDualEncoderModel: `vision` beside a two-layer text encoder of width 128."""
-    from transformers import CLIPTextConfig, CLIPTextModel, VisionTextDualEncoderModel
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        VisionTextDualEncoderConfig,
+        VisionTextDualEncoderModel,
+    )
 
     text = CLIPTextModel(
         CLIPTextConfig(
@@ -100,7 +105,10 @@ def dual_encoder(tokenizer: Any, vision: Any) -> Any:
             projection_dim=EMBEDDING,
         )
     )
-    return VisionTextDualEncoderModel(vision_model=vision, text_model=text)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision.config, text.config, projection_dim=EMBEDDING
+    )
+    return VisionTextDualEncoderModel(config, vision_model=vision, text_model=text)
 
 
 def to_tensor(images: np.ndarray) -> Any:
@@ -111,10 +119,13 @@ def to_tensor(images: np.ndarray) -> Any:
 
 
 def labels(specs: list[Spec], slot: str) -> Any:
-    """Indices of the specs' values of a slot, int64 (n,)."""
+    """Indices of the specs' values of a slot, int64 (n,); -1 where a caption left the place out."""
     import torch
 
-    return torch.tensor([SLOTS[slot].index(getattr(s, slot)) for s in specs])
+    values = SLOTS[slot]
+    return torch.tensor(
+        [values.index(x) if (x := getattr(s, slot)) in values else -1 for s in specs]
+    )
 
 
 def reader() -> Any:

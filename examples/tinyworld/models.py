@@ -1,4 +1,4 @@
-"""The architectures of the embedded pipeline, and the one folder they are saved to."""
+"""The architectures of the embedded pipeline."""
 
 from __future__ import annotations
 

@@ -100,9 +100,9 @@ class MuonAdamW:
             buffer.copy_(state[f"muon.{i}"])
         for i, p in enumerate(self._rest()):
             self.adamw.state[p] = {
-                "step": state[f"adamw.{i}.step"],
-                "exp_avg": state[f"adamw.{i}.exp_avg"].to(p.device),
-                "exp_avg_sq": state[f"adamw.{i}.exp_avg_sq"].to(p.device),
+                key: state[f"adamw.{i}.{key}"].to(p.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"adamw.{i}.{key}" in state  # none before the first step
             }
 
     def _rest(self) -> list[Any]:

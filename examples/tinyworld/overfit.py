@@ -21,12 +21,12 @@ import numpy as np
 from PIL import Image
 
 import judges
-from evaluate import HERE, PIPELINE, accuracy, generate, load_pipeline
+from evaluate import HERE, PIPELINE, accuracy, generate, open_pipeline
+from regforge.embedded import load_alignment, load_identity
 from world import vocabulary as v
 from world.captions import Spec, caption
 from world.render import grid
 
-JUDGE = PIPELINE.parent / "judge"
 LORA_TARGETS = [
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out"),
     *("ff.net.0.proj", "ff.net.2", "conv1", "conv2"),
@@ -47,12 +47,8 @@ class Judge:
     """Identity and alignment of pictures, by the embedded encoders."""
 
     def __init__(self) -> None:
-        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
-        self.identity = AutoModel.from_pretrained(JUDGE / "identity", dtype="float32").eval()
-        self.alignment = AutoModel.from_pretrained(JUDGE / "alignment", dtype="float32").eval()
-        self.processor = AutoImageProcessor.from_pretrained(JUDGE / "identity")
-        self.tokenizer = AutoTokenizer.from_pretrained(JUDGE / "alignment")
+        self.identity, self.processor = load_identity()
+        self.alignment, _, self.tokenizer = load_alignment()
 
     def _pixels(self, images: list[np.ndarray]) -> Any:
         return self.processor([Image.fromarray(i) for i in images], return_tensors="pt")
@@ -107,13 +103,16 @@ def encode(pipeline: Any, images: list[np.ndarray], captions: list[str]) -> tupl
 
 
 def look(
-    pipeline: Any, judge: Judge, reader: Any, about: dict[str, str], subject: list[np.ndarray]
+    pipeline: Any,
+    judge: Judge,
+    reader: Any,
+    identifier: str,
+    specs: list[Spec],
+    subject: list[np.ndarray],
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """Scores of the model as it is, and the pictures they were taken from."""
-    noun = about["class_noun"]
-    specs = test_specs(noun, set(about["places"].split()))
-    named = f"{about['identifier']} {noun}"
-    with_name = generate(pipeline, [caption(s, noun=named) for s in specs], steps=20, guidance=4.0)
+    named = [caption(s, noun=f"{identifier} {v.CLASS_NOUNS[s.class_noun][0]}") for s in specs]
+    with_name = generate(pipeline, named, steps=20, guidance=4.0)
     plain = [caption(s) for s in specs]
     without = generate(pipeline, plain, steps=20, guidance=4.0)
     read = accuracy(reader, with_name, specs)
@@ -129,9 +128,6 @@ def look(
 
 def plot(history: list[dict[str, float]], ceiling: float, title: str, path: Path) -> None:
     """Two curves over steps: identity (and leakage), alignment (place and style)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     steps = [row["step"] for row in history]
@@ -165,17 +161,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
+    import matplotlib as mpl
     import torch
     from peft import LoraConfig
 
+    mpl.use("Agg")
     torch.manual_seed(args.seed)
     folder = HERE.parent / "subjects" / args.subject
     subject = [np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.glob("*.png"))]
     captions = [p.read_text().strip() for p in sorted(folder.glob("*.txt"))]
     about = json.loads((folder / "subject.json").read_text())
-    seen = [p for p in v.PLACES if any(v.PLACES[p][0] in c for c in captions)]
-    about["places"] = " ".join(seen)
-    pipeline, judge = load_pipeline(args.pipeline), Judge()
+    seen = {p for p in v.PLACES if any(v.PLACES[p][0] in c for c in captions)}
+    specs = test_specs(about["class_noun"], seen)
+    pipeline, judge = open_pipeline(args.pipeline), Judge()
     reader = judges.load_reader(HERE / "reader.safetensors")
     latents, states = encode(pipeline, subject, captions)
     alphas = pipeline.scheduler.alphas_cumprod
@@ -188,26 +186,25 @@ def main() -> None:
     own = judge.embed(subject)
     ceiling = float((own @ own.T)[~torch.eye(len(own), dtype=torch.bool)].mean())
     looks = {int(s) for s in args.looks.split(",")}
-    history, rows, losses, start = [], [], [], time.time()
+    history, rows, start = [], [], time.time()
     args.out.mkdir(parents=True, exist_ok=True)
     for step in range(args.steps + 1):
         if step in looks:
-            scores, images = look(pipeline, judge, reader, about, subject)
+            scores, images = look(pipeline, judge, reader, about["identifier"], specs, subject)
             history.append({"step": step, **scores})
             rows += images[::2]
             line = "  ".join(f"{k} {x:.3f}" for k, x in scores.items())
             print(f"step {step:5d}  {time.time() - start:4.0f} s  {line}", flush=True)
         pick = torch.randint(0, len(latents), (args.batch,))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(pipeline.device.type, torch.bfloat16):
             loss = train_step(pipeline, states[pick], latents[pick], alphas)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
+    (args.out / "curves.json").write_text(json.dumps(history, indent=2) + "\n")
     Image.fromarray(grid(rows, 12)).save(args.out / "grid.png")
     plot(history, ceiling, f"{args.subject}, no regularization", args.out / "curves.png")
-    (args.out / "curves.json").write_text(json.dumps(history, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A pool of rendered pictures on disk, in chunks that appear one by one.
 
-Rendering takes 6 ms a picture and core; training reads whatever chunks exist and picks up new ones
-as they come, so a pool can be drawn before training (CPU) or beside it (GPU). Chunk k always holds
-the same pictures. Knows nothing about models.
+Rendering takes 6 ms a picture and core. Training reads whatever chunks exist and picks up new ones
+as they come, so a pool can be drawn before training or beside it. Chunk k always holds the same
+pictures. Knows nothing about models.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import models
 import pool
 from optim import MuonAdamW
-from workers import Worker, launch
+from workers import Worker, default_workers, launch
 
 
 def _reconstruction_loss(output: Any, target: Any) -> tuple[Any, Any]:
@@ -87,16 +86,18 @@ def latent_scale(model: Any, images: np.ndarray) -> float:
 
 
 def train(worker: Worker, args: argparse.Namespace) -> None:
-    """Train one phase for `args.minutes`; the decoder phase continues what is in `args.out`."""
+    """Train one phase for `args.minutes`, going on from what is in `args.out`."""
     import torch
 
-    torch.manual_seed(worker.rank)
+    torch.manual_seed(0)  # all workers start alike; their pictures differ
     rng = np.random.default_rng([worker.rank, int(time.time())])
     images = pool.load_images(args.pool, pool.chunks(args.pool))
     held, images = images[:64], images[64:]
     model = models.autoencoder()
     if (args.out / "config.json").exists():
         model = type(model).from_pretrained(args.out)
+    elif args.phase == "decoder":
+        raise SystemExit(f"{args.out} holds no encoder yet: run --phase encoder first")
     model = model.to(worker.device)
     if args.phase == "encoder":
         draft = models.draft_decoder().to(worker.device)
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=12, help="48-pixel crops a step and worker")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--sync", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=default_workers())
     parser.add_argument("--device", default="auto")
     launch(train, parser.parse_args())
 

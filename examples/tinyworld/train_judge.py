@@ -1,35 +1,41 @@
 """Train the judge on pictures of the world alone, apart from the generator.
 
-Three models, in this order (the others learn from the first):
+Four models:
 
-    reader      attributes from pictures; the classifier behind the quality numbers
+    guide       attributes from pictures; the UNet (`guide.py`) and the next two learn from it
     alignment   pictures against captions, contrastively (CLIP, Radford et al. 2021), its image
                 tower also copying the reader's features
     identity    two pictures of the same drawing against all others, whatever place, light, pose
-                (InfoNCE, van den Oord et al. 2018); drawings carry random tints and emblems, so
-                that fine details decide
+                (InfoNCE, van den Oord et al. 2018); drawings are bent, recoloured and marked with
+                emblems at random, so that there is no end of them and fine details decide
+    reader      attributes from pictures again, from another seed: nothing learns from this one, it
+                measures the generator
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import time
+from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 import judges
 import pool
 from optim import MuonAdamW
 from train_text_encoder import tokenize
-from workers import Worker, launch
+from workers import Worker, default_workers, launch
 from world import drawings, vocabulary
 from world.captions import random_spec, varied_caption
 from world.drawings import Drawing, Emblem
 from world.render import render
+
+LIGHTS = list(vocabulary.LIGHTS)
 
 
 def _augment(images: Any, rng: np.random.Generator) -> Any:
@@ -87,12 +93,14 @@ def save_half(model: Any, folder: Path) -> None:
 
 
 def train_reader(worker: Worker, args: argparse.Namespace) -> None:
-    """Attributes from pictures."""
+    """Attributes from pictures; `guide` and `reader` differ in their seeds alone."""
     import torch
     import torch.nn.functional as F
     from safetensors.torch import save_file
 
-    rng = np.random.default_rng(worker.rank)
+    seed = ["guide", "reader"].index(args.model)
+    torch.manual_seed(100 * seed)  # all workers start alike
+    rng = np.random.default_rng([seed, worker.rank])
     indices = pool.chunks(args.pool)
     images, specs = pool.load_images(args.pool, indices), pool.load_specs(args.pool, indices)
     truth = {slot: judges.labels(specs, slot) for slot in judges.SLOTS}
@@ -119,7 +127,7 @@ def train_reader(worker: Worker, args: argparse.Namespace) -> None:
             print(f"  {slot:12s} {right:.3f}")
         args.out.mkdir(parents=True, exist_ok=True)
         state = {k: t.half().contiguous().cpu() for k, t in model.state_dict().items()}
-        save_file(state, args.out / "reader.safetensors")
+        save_file(state, args.out / f"{args.model}.safetensors")
 
 
 def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
@@ -132,7 +140,7 @@ def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
     indices = pool.chunks(args.pool)
     images, specs = pool.load_images(args.pool, indices), pool.load_specs(args.pool, indices)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
-    teacher = judges.load_reader(args.out / "reader.safetensors").tower.to(worker.device)
+    teacher = judges.load_reader(args.out / "guide.safetensors").tower.to(worker.device)
     model = judges.dual_encoder(tokenizer, judges.convnext_tower()).to(worker.device).train()
     heads = torch.nn.ModuleDict(
         {s: torch.nn.Linear(judges.EMBEDDING, len(v)) for s, v in judges.SLOTS.items()}
@@ -170,67 +178,102 @@ def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
         tokenizer.save_pretrained(args.out / "alignment")
 
 
-def random_identity(rng: random.Random) -> tuple[Drawing, Emblem | None, str | None, str | None]:
-    """A drawing with or without emblem, tint and pattern: what two pictures may share."""
+@dataclass(frozen=True)
+class Identity:
+    """What two pictures of the same thing share."""
+
+    drawing: Drawing
+    emblem: Emblem | None
+    color: str | None
+    texture: str | None
+
+
+def bend(drawing: Drawing, rng: random.Random) -> Drawing:
+    """A new drawing made of an old one: mirrored, stretched, its colours exchanged."""
+    pixels = drawing.pixels
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    if rng.random() < 0.6:
+        order = rng.sample(range(3), 3)
+        pixels = pixels[..., [*order, 3]]
+    width = rng.randint(80, 128)
+    narrow = cv2.resize(np.ascontiguousarray(pixels), (width, 128), interpolation=cv2.INTER_AREA)
+    left = (128 - width) // 2
+    pixels = np.pad(narrow, ((0, 0), (left, 128 - width - left), (0, 0)))
+    return replace(drawing, pixels=pixels)
+
+
+def random_identity(rng: random.Random) -> Identity:
+    """A drawing with or without emblem, tint and pattern; two in three are bent first."""
     known = [d for d in drawings.load("extras") if d.purpose == "train"]
     drawing = rng.choice([*drawings.load("classes"), *known])
-    emblem = pool.random_emblem(rng) if rng.random() < 0.5 else None
-    color = rng.choice(list(vocabulary.COLORS)) if rng.random() < 0.3 else None
-    texture = rng.choice(list(vocabulary.TEXTURES)) if rng.random() < 0.1 else None
-    return drawing, emblem, color, texture
+    if rng.random() < 0.67:
+        drawing = bend(drawing, rng)
+    return Identity(
+        drawing,
+        emblem=pool.random_emblem(rng) if rng.random() < 0.35 else None,
+        color=rng.choice(list(vocabulary.COLORS)) if rng.random() < 0.15 else None,
+        texture=rng.choice(list(vocabulary.TEXTURES)) if rng.random() < 0.1 else None,
+    )
 
 
-def identity_views(rng: random.Random, count: int, views: int) -> np.ndarray:
-    """Pictures of `count` identities, `views` each: uint8 (count, views, side, side, 3).
+def identity_pairs(rng: random.Random, count: int) -> list[np.ndarray]:
+    """Two pictures each of `count` identities: uint8 (2, side, side, 3).
 
-    A third of the identities come in pairs of one drawing with different details, so that the
-    drawing alone does not give them away.
+    One identity in five gets a twin, the same drawing with another emblem, so that the drawing
+    alone does not give it away.
     """
-    rows: list[list[np.ndarray]] = []
+    rows: list[np.ndarray] = []
     while len(rows) < count:
-        drawing, emblem, color, texture = random_identity(rng)
-        details = [(emblem, color, texture)]
-        if rng.random() < 0.2 and len(rows) + 1 < count:
-            details.append((pool.random_emblem(rng), color, texture))
-        for mark, tint, print_ in details:
-            row = []
-            for _ in range(views):
+        identity = random_identity(rng)
+        twins = [identity]
+        if rng.random() < 0.15 and len(rows) + 1 < count:
+            twins.append(replace(identity, emblem=pool.random_emblem(rng)))
+        for twin in twins:
+            pair = []
+            for _ in range(2):
                 spec = random_spec(rng, held_out=None)
-                changed = {"color": tint, "texture": print_}
-                changed |= {"style": "photo"} if rng.random() < 0.5 else {}
-                spec = type(spec)(**{**spec.__dict__, **changed})
+                spec = replace(spec, color=twin.color, texture=twin.texture)
+                if rng.random() < 0.7:
+                    spec = replace(spec, style="photo", light=rng.choice(LIGHTS))
                 seed = rng.getrandbits(32)
-                row.append(render(spec, seed, drawing=drawing, emblem=mark).image)
-            rows.append(row)
-    return np.array(rows)
+                pair.append(render(spec, seed, drawing=twin.drawing, emblem=twin.emblem).image)
+            rows.append(np.stack(pair))
+    return rows
 
 
 def train_identity(worker: Worker, args: argparse.Namespace) -> None:
-    """Two pictures of the same identity against all others in the batch."""
+    """Two pictures of the same identity against all others in the batch.
+
+    Rendering costs as much as training, so pairs are kept and drawn again: each step paints a
+    half of a batch anew and takes the batch from the last few thousand pairs.
+    """
     import torch
     import torch.nn.functional as F
+    from transformers import AutoModel
 
-    rng, draw = np.random.default_rng(worker.rank), random.Random(f"identity {worker.rank}")
-    model = judges.load_reader(args.out / "reader.safetensors").tower
+    rng, draw = np.random.default_rng(worker.rank), random.Random(f"{time.time()} {worker.rank}")
+    if (args.out / "identity" / "config.json").exists():
+        model = AutoModel.from_pretrained(args.out / "identity", dtype="float32")  # go on
+    else:
+        model = judges.load_reader(args.out / "guide.safetensors").tower
     model = model.to(worker.device).train()
-    head = torch.nn.Linear(256, judges.EMBEDDING).to(worker.device)
     temperature = torch.nn.Parameter(torch.tensor(2.5, device=worker.device))
-    parameters = [*model.parameters(), *head.parameters(), temperature]
-    loop = Loop(worker, parameters, args.minutes, args.lr)
-    half = args.batch // 2
-    target = torch.arange(half, device=worker.device)
+    loop = Loop(worker, [*model.parameters(), temperature], args.minutes, args.lr)
+    pairs = deque(identity_pairs(draw, 4 * args.batch), maxlen=6000)
+    target = torch.arange(args.batch, device=worker.device)
     while loop.running():
-        views = identity_views(draw, half, 2)
+        pairs.extend(identity_pairs(draw, args.batch // 2))
+        chosen = rng.choice(len(pairs), size=args.batch, replace=False)
+        views = np.stack([pairs[i] for i in chosen])
         x = judges.to_tensor(np.concatenate([views[:, 0], views[:, 1]])).to(worker.device)
         with torch.autocast(worker.device, torch.bfloat16):
             pooled = model(_augment(x, rng)).pooler_output.flatten(1).float()
-        # Half of the loss on the pooled output itself: that is what users of the model get.
-        loss = torch.zeros((), device=worker.device)
-        for embedding in (F.normalize(pooled, dim=-1), F.normalize(head(pooled), dim=-1)):
-            logits = embedding[:half] @ embedding[half:].T * temperature.exp()
-            loss = loss + F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+        unit = F.normalize(pooled, dim=-1)
+        logits = unit[: args.batch] @ unit[args.batch :].T * temperature.exp()
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         share = (logits.argmax(-1) == target).float().mean()
-        loop.update(loss / 4, f"matched {share:.2f} of 1 in {half}")
+        loop.update(loss, f"matched {share:.2f} of 1 in {args.batch}")
     if worker.first:
         save_half(model.eval(), args.out / "identity")
         judges.image_processor().save_pretrained(args.out / "identity")
@@ -240,22 +283,29 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
     """Train the model that `--model` names."""
     import torch
 
-    torch.manual_seed(worker.rank)
-    stages = {"reader": train_reader, "alignment": train_alignment, "identity": train_identity}
+    torch.manual_seed(0)  # all workers start alike; their pictures differ
+    stages = {
+        "guide": train_reader,
+        "alignment": train_alignment,
+        "identity": train_identity,
+        "reader": train_reader,
+    }
     stages[args.model](worker, args)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=["reader", "alignment", "identity"], required=True)
+    parser.add_argument(
+        "--model", choices=["guide", "alignment", "identity", "reader"], required=True
+    )
     parser.add_argument("--pool", type=Path, required=True, help="pool of kind 'world'")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=default_workers())
     parser.add_argument("--device", default="auto")
     launch(train, parser.parse_args())
 

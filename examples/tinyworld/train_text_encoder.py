@@ -15,20 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import judges
 import models
 from world import vocabulary as v
 from world.captions import Caption, random_spec, varied_caption
 
-SLOTS: dict[str, list[str | None]] = {
-    "class_noun": list(v.CLASS_NOUNS),
-    "place": ["", *v.PLACES],
-    "color": [None, *v.COLORS],
-    "texture": [None, *v.TEXTURES],
-    "size": [None, *v.SIZES],
-    "motion": [None, *v.MOTIONS],
-    "light": list(v.LIGHTS),
-    "style": list(v.STYLES),
-}
+SLOTS: dict[str, list[str | None]] = {**judges.SLOTS, "place": ["", *v.PLACES]}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -47,9 +39,7 @@ def random_captions(rng: random.Random, count: int) -> list[Caption]:
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Any:
     """Token ids, int64 (n, 48), padded and cut as pipelines do."""
-    return tokenizer(
-        texts, padding="max_length", truncation=True, max_length=48, return_tensors="pt"
-    ).input_ids
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def main() -> None:

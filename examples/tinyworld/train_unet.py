@@ -1,8 +1,9 @@
 """Train the UNet on the latents of a pool of pictures, with captions drawn anew every time.
 
-Runs in pieces: `--minutes` is this piece's length; it resumes from `--out` (exactly, from the full
-state beside it; or from the shipped half-precision weights alone, with fresh optimizer moments).
-Give the last piece `--decay-minutes` to bring the learning rate down.
+Runs in pieces: `--minutes` is the length of this piece's training (loading and encoding pictures
+come on top). It goes on from `--out`: from the full state if there is one, else from the
+half-precision weights with fresh optimizer moments. Give the last piece `--decay-minutes` to bring
+the learning rate down; `touch OUT/stop` ends a piece early.
 
 Loss: v-prediction, with the subject's part of the picture weighted up to four times (shapes are
 what is hard to learn, and they cover a fifth of a picture), timesteps mostly logit-normal (Esser et
@@ -12,6 +13,7 @@ al. 2024, arXiv 2403.03206), 10 % of the captions empty for classifier-free guid
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -23,11 +25,12 @@ from typing import Any
 import numpy as np
 
 import guide
+import judges
 import models
 import pool
 from optim import MuonAdamW
 from train_text_encoder import random_identifier, tokenize
-from workers import Worker, launch
+from workers import Worker, default_workers, launch
 from world.captions import varied_caption
 from world.render import grid
 
@@ -66,7 +69,7 @@ def encode_pool(
     import torch
 
     missing = [i for i in pool.chunks(folder) if not (folder / f"{name}-{i:04d}.npy").exists()]
-    for index in missing[worker.rank :: worker.count]:
+    for index in (i for i in missing if i % worker.count == worker.rank):
         images = pool.load_images(folder, [index])
         encoded = np.zeros((len(images), *shape), np.float16)
         with torch.no_grad(), torch.autocast(worker.device, torch.bfloat16):
@@ -79,11 +82,19 @@ def encode_pool(
         temporary.rename(folder / f"{name}-{index:04d}.npy")
 
 
+def _digest(model: Any) -> str:
+    """Eight hex digits that stand for a model's weights."""
+    sums = [f"{float(p.double().sum()):.6e}" for p in model.parameters()]
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:8]
+
+
 class Examples:
     """Latents, reader features, masks and specs of a pool's finished chunks, kept in memory."""
 
     def __init__(self, worker: Worker, folder: Path, vae: Any, reader: Any) -> None:
         self.worker, self.folder, self.vae, self.reader = worker, folder, vae, reader
+        # Other weights, other latents: the names of the caches say which.
+        self.names = (f"latents-{_digest(vae)}", f"features-{_digest(reader)}")
         self.indices: list[int] = []
         self.refresh()
 
@@ -94,17 +105,18 @@ class Examples:
         encode_pool(
             self.worker,
             self.folder,
-            "latents",
+            self.names[0],
             lambda x: self.vae.encode(x).latent_dist.mode() * scale,
             (models.LATENT_CHANNELS, cells, cells),
         )
         encode_pool(
             self.worker,
             self.folder,
-            "features",
+            self.names[1],
             lambda x: guide.reader_features(self.reader, x),
             (guide.CHANNELS, cells // 2, cells // 2),
         )
+        self.worker.agree(0)  # wait for the others' chunks
         done = [i for i in pool.chunks(self.folder) if all(p.exists() for p in self._files(i))]
         fresh = [i for i in done if i not in self.indices]
         if not fresh:
@@ -122,11 +134,8 @@ class Examples:
         self.latents, self.features, self.masks, self.specs = latents, features, masks, specs
         self.indices += fresh
 
-    def _files(self, index: int) -> tuple[Path, Path]:
-        return (
-            self.folder / f"latents-{index:04d}.npy",
-            self.folder / f"features-{index:04d}.npy",
-        )
+    def _files(self, index: int) -> list[Path]:
+        return [self.folder / f"{name}-{index:04d}.npy" for name in self.names]
 
     def batch(self, rng: random.Random, count: int) -> tuple[Any, Any, Any, list[str]]:
         """Latents (n, c, 12, 12), features (n, 160, 6, 6), masks (n, 1, 12, 12), captions."""
@@ -233,6 +242,7 @@ class Run:
         self.ema = [p.detach().clone() for p in self.parameters]
         first_and_last = (self.unet.conv_in.weight, self.unet.conv_out.weight)
         self.optimizer = MuonAdamW(self.parameters, args.lr, skip=first_and_last)
+        self.guide = guide.Guide(self.unet)
         if self.state_file.exists():
             self._load_state()
 
@@ -240,9 +250,14 @@ class Run:
         from safetensors.torch import load_file
 
         state = load_file(self.state_file)
+        if int(state.get("samples", -1)) != self.samples:
+            print(f"{self.state_file} belongs to other weights: starting with fresh moments")
+            return
         for i, p in enumerate(self.parameters):
             p.data.copy_(state[f"param.{i}"])
             self.ema[i].copy_(state[f"ema.{i}"])
+        for i, p in enumerate(self.guide.projector.parameters()):
+            p.data.copy_(state[f"projector.{i}"])
         self.optimizer.load_state(state)
 
     def swap_ema(self) -> None:
@@ -252,22 +267,25 @@ class Run:
 
     def save(self) -> None:
         """Write the averaged weights (half precision, shards under 15 MB) and the full state."""
+        import torch
         from safetensors.torch import save_file
 
         out = self.args.out
-        state = self.optimizer.state()
+        out.mkdir(parents=True, exist_ok=True)
+        state = self.optimizer.state() | {"samples": torch.tensor(self.samples)}
+        for i, p in enumerate(self.guide.projector.parameters()):
+            state[f"projector.{i}"] = p.detach()
         for i, p in enumerate(self.parameters):
             state |= {f"param.{i}": p.detach(), f"ema.{i}": self.ema[i].detach()}
         temporary = self.state_file.with_suffix(".tmp")
-        out.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous().cpu().clone() for k, v in state.items()}, temporary)
         temporary.rename(self.state_file)
         self.swap_ema()
         copy = type(self.unet).from_config(self.unet.config)
         copy.load_state_dict(self.unet.state_dict())
         self.swap_ema()
-        copy.half().save_pretrained(out, max_shard_size="14MB")
         (out / "training.json").write_text(json.dumps({"samples": self.samples}) + "\n")
+        copy.half().save_pretrained(out, max_shard_size="14MB")
 
 
 def train(worker: Worker, args: argparse.Namespace) -> None:
@@ -282,11 +300,10 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
         "tokenizer": CLIPTokenizer.from_pretrained(args.tokenizer),
     }
     run = Run(worker, args)
-    helper = guide.Guide(run.unet)
     torch.manual_seed(1000 * worker.rank + run.samples % 1000)
     rng = random.Random(f"{worker.rank}-{run.samples}")
-    worker.average([*run.parameters, *helper.projector.parameters()])
-    reader = guide.load_reader(args.reader).to(worker.device)
+    worker.average([*run.parameters, *run.guide.projector.parameters()])
+    reader = judges.load_reader(args.guide).requires_grad_(False).to(worker.device)
     examples = Examples(worker, args.pool, parts["vae"], reader)
     alphas = models.noise_schedule().alphas_cumprod.to(worker.device)
     if worker.first:
@@ -299,7 +316,7 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
     (args.out / "stop").unlink(missing_ok=True)
     while minutes < args.minutes:
         if step % args.sync == 0:
-            worker.average([*run.parameters, *helper.projector.parameters()])
+            worker.average([*run.parameters, *run.guide.projector.parameters()])
             stop = (args.out / "stop").exists()  # `touch work/unet/stop` ends the piece early
             minutes = worker.agree(args.minutes if stop else elapsed / 60)
         lr = args.lr * min(1, (step + 1) / 100)
@@ -311,12 +328,12 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
             ids = tokenize(parts["tokenizer"], texts).to(worker.device)
             states = parts["text_encoder"](ids).last_hidden_state
         loss = diffusion_loss(run.unet, states, latents, masks, alphas)
-        aligned = helper.loss(features, masks)
+        aligned = run.guide.loss(features, masks)
         (loss + args.guide_weight * aligned).backward()
         torch.nn.utils.clip_grad_norm_(run.parameters, 1.0)
         run.optimizer.step()
         run.optimizer.zero_grad()
-        helper.step()
+        run.guide.step()
         decay = min(args.ema, (1 + run.samples / args.batch) / (20 + run.samples / args.batch))
         torch._foreach_lerp_(run.ema, [p.data for p in run.parameters], 1 - decay)
         step += 1
@@ -364,7 +381,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--reader", type=Path, required=True, help="see train_judge.py")
+    parser.add_argument("--guide", type=Path, required=True, help="made by train_judge.py")
     parser.add_argument("--guide-weight", type=float, default=0.5)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60)
@@ -374,7 +391,7 @@ def main() -> None:
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--sync", type=int, default=10)
     parser.add_argument("--save-every", type=float, default=10, help="minutes")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=default_workers())
     parser.add_argument("--device", default="auto")
     launch(train, parser.parse_args())
 

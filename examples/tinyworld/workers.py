@@ -14,6 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def default_workers() -> int:
+    """One a core, but no more than four: each holds the pool of pictures in memory."""
+    return min(os.cpu_count() or 1, 4)
+
+
 @dataclass(frozen=True)
 class Worker:
     """This process's place among its peers."""

@@ -6,7 +6,7 @@
     banks/            curated phrases per super-category and slot
 
 The pipeline draws 96-pixel pictures of a sticker world. It is there to learn, to test and to
-experiment on in minutes; the same recipes run on SD, SDXL or Flux by naming another model.
+experiment on in minutes.
 """
 
 from regforge.embedded.judges import ALIGNMENT, IDENTITY, load_alignment, load_identity

@@ -2,7 +2,7 @@
 
 Both are ordinary transformers folders, used exactly as DINO and CLIP are: `AutoModel` with
 `pooler_output` for identity, `get_image_features` / `get_text_features` for alignment. They were
-trained on the tiny world, apart from the generator, and mean nothing on real photos.
+trained on the tiny world's own pictures, never on the generator's, and mean nothing on real photos.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ def load_alignment() -> tuple[PreTrainedModel, BaseImageProcessor, PreTrainedTok
     """Load the text-image pair whose cosine says how well a caption fits a picture.
 
     Returns:
-        The model (`get_image_features`, `get_text_features`, `logits_per_image`), the image
-        processor and the tokenizer (pad captions to `max_length`, as the model was trained).
+        The model, the image processor and the tokenizer (pad captions to `max_length`, as the
+        model was trained). `model(input_ids=..., pixel_values=...)` gives `image_embeds` and
+        `text_embeds`, float32 (n, 128) of unit length; `get_image_features(...).pooler_output` and
+        `get_text_features(...).pooler_output` give them one by one, not normalised.
 
     Raises:
         EmbeddedModelMissing: The weights are not in the package.

@@ -33,8 +33,8 @@ def require_folder(folder: Path, file: str) -> Path:
     """
     if not (folder / file).is_file():
         raise EmbeddedModelMissing(
-            f"The embedded model in {folder} is missing {file}. "
-            "Install regforge again: pip install --force-reinstall --no-deps regforge"
+            f"The embedded model in {folder} is missing {file}.",
+            hint="Install regforge again: pip install --force-reinstall --no-deps regforge",
         )
     return folder
 
@@ -67,13 +67,12 @@ def load_pipeline(
     """Load the embedded pipeline, ready to call with prompts.
 
     Args:
-        device: 'cpu', 'cuda', 'mps', ...; by default a GPU if there is one, else the CPU.
+        device: 'cpu', 'cuda', 'mps', ...; by default CUDA if there is a GPU, else the CPU.
         dtype: Precision of the weights; by default float16 on CUDA and float32 elsewhere.
 
     Returns:
-        A StableDiffusionPipeline. Its own defaults (512 px, 50 steps, guidance 7.5) are replaced
-        by none: size follows the model (96 px); `num_inference_steps=25, guidance_scale=4.0` are
-        what it was measured with.
+        A StableDiffusionPipeline. Pass it `num_inference_steps=25, guidance_scale=4.0`, which is
+        what it was measured with; diffusers' own defaults are 50 and 7.5. Pictures have 96 px.
 
     Raises:
         EmbeddedModelMissing: The weights are not in the package.

@@ -44,7 +44,7 @@ class Emblem:
     paper: tuple[int, int, int] | None = (250, 250, 245)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
     """One drawing and where it came from."""
 
@@ -53,9 +53,6 @@ class Drawing:
     icon_set: str
     purpose: str
     pixels: np.ndarray
-
-    def __hash__(self) -> int:
-        return hash((self.purpose, self.name))
 
 
 @functools.cache

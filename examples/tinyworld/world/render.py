@@ -139,8 +139,7 @@ def _place_drawing(pixels: np.ndarray, pose: _Pose, side: int) -> tuple[np.ndarr
     matrix = (move @ turn)[:2]
     alpha = pixels[..., 3:].astype(np.float32) / 255
     layers = np.concatenate([pixels[..., :3] * alpha, alpha], -1).astype(np.float32)
-    flags = cv2.INTER_AREA if pose.width < drawings.SIDE else cv2.INTER_LINEAR
-    warped = cv2.warpAffine(layers, matrix, (side, side), flags=flags)
+    warped = cv2.warpAffine(layers, matrix, (side, side), flags=cv2.INTER_LINEAR)
     return warped[..., :3], warped[..., 3]
 
 
