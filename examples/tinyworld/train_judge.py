@@ -233,7 +233,8 @@ def identity_pairs(rng: random.Random, count: int) -> list[np.ndarray]:
             pair = []
             for _ in range(2):
                 spec = random_spec(rng, held_out=None)
-                spec = replace(spec, color=twin.color, texture=twin.texture)
+                pose = rng.choice([None, None, *vocabulary.MOTIONS])
+                spec = replace(spec, color=twin.color, texture=twin.texture, motion=pose)
                 if rng.random() < 0.7:
                     spec = replace(spec, style="photo", light=rng.choice(LIGHTS))
                 seed = rng.getrandbits(32)
@@ -250,6 +251,7 @@ def train_identity(worker: Worker, args: argparse.Namespace) -> None:
     """
     import torch
     import torch.nn.functional as F
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
     from transformers import AutoModel
 
     rng, draw = np.random.default_rng(worker.rank), random.Random(f"{time.time()} {worker.rank}")
@@ -260,6 +262,7 @@ def train_identity(worker: Worker, args: argparse.Namespace) -> None:
     model = model.to(worker.device).train()
     temperature = torch.nn.Parameter(torch.tensor(2.5, device=worker.device))
     loop = Loop(worker, [*model.parameters(), temperature], args.minutes, args.lr)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.98), use_buffers=True)
     pairs = deque(identity_pairs(draw, 4 * args.batch), maxlen=6000)
     target = torch.arange(args.batch, device=worker.device)
     while loop.running():
@@ -274,8 +277,9 @@ def train_identity(worker: Worker, args: argparse.Namespace) -> None:
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         share = (logits.argmax(-1) == target).float().mean()
         loop.update(loss, f"matched {share:.2f} of 1 in {args.batch}")
+        average.update_parameters(model)
     if worker.first:
-        save_half(model.eval(), args.out / "identity")
+        save_half(average.module.eval(), args.out / "identity")
         judges.image_processor().save_pretrained(args.out / "identity")
 
 
