@@ -141,7 +141,6 @@ def plot(history: list[dict[str, float]], ceiling: float, title: str, path: Path
     right.set(title=f"{title}: does it still follow the prompt?", xlabel="training steps")
     right.set_ylim(0, 1.02)
     for axes in (left, right):
-        axes.set_xscale("symlog", linthresh=50)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
