@@ -84,7 +84,7 @@ def encode_pool(
 
 def _digest(model: Any) -> str:
     """Eight hex digits that stand for a model's weights."""
-    sums = [f"{float(p.double().sum()):.6e}" for p in model.parameters()]
+    sums = [f"{p.detach().double().sum().item():.6e}" for p in model.parameters()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:8]
 
 
@@ -285,7 +285,14 @@ class Run:
         copy.load_state_dict(self.unet.state_dict())
         self.swap_ema()
         (out / "training.json").write_text(json.dumps({"samples": self.samples}) + "\n")
-        copy.half().save_pretrained(out, max_shard_size="14MB")
+        fresh = out / "fresh"
+        copy.half().save_pretrained(fresh, max_shard_size="14MB")
+        # Whatever layout lay here before (the package has one file) must not outlive its weights.
+        for old in out.glob("diffusion_pytorch_model*"):
+            old.unlink()
+        for new in fresh.iterdir():
+            new.rename(out / new.name)
+        fresh.rmdir()
 
 
 def train(worker: Worker, args: argparse.Namespace) -> None:
