@@ -187,7 +187,7 @@ def _embedded_models() -> Iterator[Check]:
     reinstall = "it is part of the package: install regforge again"
     for name, marker, title in (
         ("tinyworld", "model_index.json", "diffusion pipeline"),
-        ("judge", "*.safetensors", "judge"),
+        ("judge", "*/model.safetensors", "judge"),
     ):
         folder = resources.embedded(name)
         if any(folder.glob(marker)):
