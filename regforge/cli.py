@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from regforge import __version__
 from regforge.errors import EXIT_FAILED, RegforgeError
+from regforge.version import __version__
 
 app = typer.Typer(
     name="regforge",

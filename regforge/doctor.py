@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 import typer
 
-from regforge import __version__, resources
+from regforge import resources
 from regforge.embedded.language_model import INSTALL_COMMAND
+from regforge.version import __version__
 
 if TYPE_CHECKING:
     import torch

@@ -18,12 +18,13 @@ PACKAGE = "regforge"
 
 # From the roof to the ground. A module imports from its own floor or from one further down.
 FLOORS = (
+    ("",),  # regforge/__init__.py: what a Python user sees, imported when first used
     ("__main__",),
     ("cli",),
     ("doctor", "forge", "training", "evaluation", "export"),
     ("prompts", "images", "dataset"),
-    ("recipe", "records", "embedded", "errors", "resources"),
-    ("",),  # regforge/__init__.py: everybody imports it, so it imports nobody
+    ("recipe", "records", "embedded", "journal", "progress", "files", "resources"),
+    ("errors", "version"),
 )
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 STAGES = frozenset({"prompts", "images", "dataset"})
@@ -206,13 +207,14 @@ def test_docs_and_checker_name_the_same_parts(repo: Path) -> None:
 CLEAN = {
     "__init__.py": "",
     "cli.py": "def run():\n    from regforge import forge\n",
-    "forge.py": "from regforge import __version__\nfrom regforge.prompts import sampling\n",
+    "forge.py": "from regforge.version import V\nfrom regforge.prompts import sampling\n",
     "prompts/__init__.py": "",
     "prompts/sampling.py": "from ..errors import Oops\nfrom . import phrases\n",
     "prompts/phrases.py": "def load():\n    import torch\n",
     "images/__init__.py": (
         "import typing\nif typing.TYPE_CHECKING:\n    import torch\nelse:\n    import json\n"
     ),
+    "version.py": "V = 1\n",
     "errors.py": "class RegforgeError(Exception): ...\nclass Oops(RegforgeError, OSError): ...\n",
 }
 
@@ -241,7 +243,7 @@ def test_checker_accepts_a_clean_package(tmp_path: Path) -> None:
             "from ..forge import x",
             "prompts.phrases:1: imports regforge.forge",
         ),
-        ("__init__.py", "from .errors import Oops", "regforge:1: imports regforge.errors from a"),
+        ("errors.py", "from regforge import anything", "errors:1: imports regforge from a floor"),
         ("images/__init__.py", "from regforge import prompts", "regforge.prompts, another stage"),
         ("images/__init__.py", "import regforge.dataset.store", "another stage"),
         ("prompts/phrases.py", "def f():\n    from . import sampling", "cycle: regforge.prompts."),

@@ -27,7 +27,7 @@ from regforge.embedded.language_model import (
     SchemaError,
 )
 from regforge.embedded.language_model.answering import class_noun_in
-from regforge.embedded.language_model.cache import cache_directory, write_atomically
+from regforge.embedded.language_model.cache import cache_directory
 from regforge.embedded.language_model.scoring import ScoreTable, fill, stems_for
 
 COLORS = [f"color {number}" for number in range(40)]
@@ -390,22 +390,6 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     assert table_scores(FakeEngine(), blocked) == table_scores(FakeEngine(), tmp_path)
-
-
-def test_an_interrupted_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "folder" / "file"
-    write_atomically(path, b"old")
-
-    def power_cut(_: int) -> None:
-        raise OSError("power cut")
-
-    monkeypatch.setattr("os.fsync", power_cut)
-    with pytest.raises(OSError, match="power cut"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_cache_lies_where_the_environment_says(

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regforge.embedded.language_model.cache import write_atomically
 from regforge.embedded.language_model.engine import Engine
 from regforge.embedded.language_model.errors import SchemaError
 

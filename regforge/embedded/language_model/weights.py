@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.embedded.language_model.cache import write_atomically
 from regforge.embedded.language_model.errors import LanguageModelMissing
+from regforge.files import write_atomically
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -1,0 +1,175 @@
+"""Tells a person how far the work is: a live bar on a terminal, plain lines in a log, or nothing.
+
+Everything goes to standard error; standard output belongs to results. Knows nothing about what
+the work is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Task:
+    """One piece of work with a known or unknown length; made by `Reporter.task`."""
+
+    def __init__(self, name: str, total: int | None, unit: str, done: int) -> None:
+        self.name = name
+        self.total = total
+        self.unit = unit
+        self.done = done
+        self._done_before = done
+        self._start = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        """So many more units are done."""
+        self.done += count
+
+    def extend(self, count: int) -> None:
+        """There is more to do than was said."""
+        if self.total is not None:
+            self.total += count
+
+    @property
+    def rate(self) -> float:
+        """Units a second in this session; 0.0 before the first."""
+        seconds = time.monotonic() - self._start
+        return (self.done - self._done_before) / seconds if seconds > 0 else 0.0
+
+    def describe(self) -> str:
+        """Such as `rendering: 24 of 64 images, 3.1/s, 13 s left`."""
+        total = f" of {self.total}" if self.total is not None else ""
+        text = f"{self.name}: {self.done}{total} {self.unit}"
+        if self.rate > 0:
+            text += f", {_per_second(self.rate)}"
+            if self.total is not None and self.total > self.done:
+                text += f", {duration((self.total - self.done) / self.rate)} left"
+        return text
+
+
+class Reporter:
+    """Where progress goes.
+
+    Args:
+        quiet: Say nothing at all.
+        stream: Where to; standard error by default. A live bar appears only on a terminal.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._quiet = quiet
+        self._stream = stream or sys.stderr
+
+    def say(self, line: str) -> None:
+        """One line for people."""
+        if not self._quiet:
+            print(line, file=self._stream, flush=True)
+
+    @contextmanager
+    def task(
+        self, name: str, total: int | None, unit: str = "items", done: int = 0
+    ) -> Iterator[Task]:
+        """Show a piece of work while the block runs.
+
+        Args:
+            name: What is done, such as "rendering".
+            total: How many units there are, or None.
+            unit: What is counted, in the plural.
+            done: Units that an earlier session has done.
+        """
+        if self._quiet:
+            yield Task(name, total, unit, done)
+        elif self._stream.isatty():
+            with _live_bar(self._stream) as progress:
+                yield _BarTask(name, total, unit, done, progress)
+        else:
+            task = _LineTask(name, total, unit, done, self._stream)
+            try:
+                yield task
+            finally:
+                task.close()
+
+
+class _LineTask(Task):
+    def __init__(self, name: str, total: int | None, unit: str, done: int, out: TextIO) -> None:
+        super().__init__(name, total, unit, done)
+        self._out = out
+        self._last_time = time.monotonic()
+        self._last_line = ""
+
+    def advance(self, count: int = 1) -> None:
+        super().advance(count)
+        if time.monotonic() - self._last_time >= _SECONDS_BETWEEN_LINES:
+            self._print()
+
+    def close(self) -> None:
+        self._print()
+
+    def _print(self) -> None:
+        self._last_time = time.monotonic()
+        line = self.describe()
+        if line != self._last_line:
+            print(line, file=self._out, flush=True)
+        self._last_line = line
+
+
+class _BarTask(Task):
+    def __init__(
+        self, name: str, total: int | None, unit: str, done: int, progress: Progress
+    ) -> None:
+        super().__init__(name, total, unit, done)
+        self._progress = progress
+        self._id = progress.add_task(name, total=total, completed=done, speed="", unit=unit)
+
+    def advance(self, count: int = 1) -> None:
+        super().advance(count)
+        speed: Any = _per_second(self.rate)
+        self._progress.update(self._id, completed=self.done, speed=speed)
+
+    def extend(self, count: int) -> None:
+        super().extend(count)
+        self._progress.update(self._id, total=self.total)
+
+
+@contextmanager
+def _live_bar(stream: TextIO) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=stream)) as progress:
+        yield progress
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate > 0 else ""
+
+
+def duration(seconds: float) -> str:
+    """Such as `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

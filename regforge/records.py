@@ -1,0 +1,274 @@
+"""What flows between the stages: prompts, image rows, and how a row looks in Arrow.
+
+    Prompt      a caption and what it was made from        prompts.jsonl, one a line
+    ImageJob    one image of a prompt: its id, its seed    derived, never stored
+    ImageRow    a finished image and all that made it      a row of the dataset
+
+Ids and seeds are functions of (recipe digest, index) alone, so that any image can be made again by
+itself. Knows nothing about how prompts or images come to be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from regforge.errors import RegforgeError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SEED_BITS = 32
+"""Seeds fit in 32 bits, which every tool that reads the metadata can take."""
+
+SCORES = ("alignment", "duplicate_distance")
+"""Columns below `scores`; null where not measured."""
+
+
+class RecordError(RegforgeError):
+    """A stored record that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One regularization caption.
+
+    Attributes:
+        index: Its number, from 0 and without gaps.
+        text: The caption.
+        class_noun: What it shows.
+        kind: `object` or `living`.
+        prompt_set: `naive`, `against` or `amplify`.
+        slots: The phrase in each slot of the recipe; None where the caption has none.
+        template: Name of the caption template; empty for captions made from a photo's.
+        language_model: LiteLLM id of the model that supplied phrases; None if none did.
+        reference: File name of the photo whose caption it was made from, in the `against` set.
+        width: Pixels, where the prompt asks for its own size.
+        height: Pixels, where the prompt asks for its own size.
+        seed: Where the prompt asks for its own seed (`prompts.match: [seed]`), 0 to 2**32 - 1.
+    """
+
+    index: int
+    text: str
+    class_noun: str
+    kind: str
+    prompt_set: str
+    slots: Mapping[str, str | None] = field(default_factory=dict)
+    template: str = ""
+    language_model: str | None = None
+    reference: str | None = None
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+
+    def to_json(self) -> str:
+        """One line of prompts.jsonl, without the line's end."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Prompt:
+        """The prompt that `to_json` wrote.
+
+        Raises:
+            RecordError: The line is no such prompt.
+        """
+        try:
+            return cls(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise RecordError(f"not a prompt: {line[:80]!r} ({error})") from error
+
+
+def image_id(recipe_digest: str, index: int) -> str:
+    """Name of image number `index` of a recipe, such as `3f2a9c01b7de-000041`."""
+    return f"{recipe_digest[:12]}-{index:06d}"
+
+
+def image_seed(recipe_digest: str, index: int, attempt: int = 0) -> int:
+    """Seed of image number `index`, 0 to 2**32 - 1; another one for each attempt."""
+    text = f"{recipe_digest}/{index}/{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[: SEED_BITS // 8])
+
+
+@dataclass(frozen=True, slots=True)
+class ImageJob:
+    """One image to be made.
+
+    Attributes:
+        index: Its number among all images of the recipe.
+        id: Its name, see `image_id`.
+        prompt: What it is to show.
+        seed: 0 to 2**32 - 1.
+        attempt: 0, and one more each time the image before was refused.
+    """
+
+    index: int
+    id: str
+    prompt: Prompt
+    seed: int
+    attempt: int = 0
+
+    def again(self, recipe_digest: str) -> ImageJob:
+        """The same image with the next seed."""
+        attempt = self.attempt + 1
+        return replace(self, attempt=attempt, seed=image_seed(recipe_digest, self.index, attempt))
+
+
+def image_jobs(
+    prompts: Sequence[Prompt], recipe_digest: str, images_per_prompt: int = 1
+) -> Iterator[ImageJob]:
+    """All images of some prompts, in the order of their index.
+
+    A prompt with its own seed gives it to the first of its images.
+    """
+    for prompt in prompts:
+        for number in range(images_per_prompt):
+            index = prompt.index * images_per_prompt + number
+            own = prompt.seed if number == 0 else None
+            seed = image_seed(recipe_digest, index) if own is None else own
+            yield ImageJob(index, image_id(recipe_digest, index), prompt, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """A finished image and everything that made it: a row of the dataset.
+
+    Attributes:
+        image: The encoded file (WebP, PNG or JPEG).
+        text: The caption.
+        class_noun: What it shows.
+        kind: `object` or `living`.
+        prompt_set: `naive`, `against` or `amplify`.
+        slots: The phrase in each slot of the recipe, or None.
+        negative_prompt: What it was not to show.
+        seed: 0 to 2**32 - 1.
+        width: Pixels.
+        height: Pixels.
+        model: Repository or folder of the rendering model.
+        model_revision: Commit of the repository, or a digest of the folder.
+        scheduler: Name of the scheduler.
+        steps: Denoising steps.
+        guidance_scale: Classifier-free guidance.
+        language_model: LiteLLM id of the model that supplied phrases, or None.
+        template: Name of the caption template.
+        recipe_digest: Which recipe, see `recipe.digest`.
+        image_digest: SHA-256 of `image`, 64 hex digits.
+        perceptual_hash: 64-bit pHash, 16 hex digits.
+        scores: `SCORES`, None where not measured.
+        id: See `image_id`.
+        reference: Photo whose caption the caption was made from, in the `against` set.
+    """
+
+    image: bytes
+    text: str
+    class_noun: str
+    kind: str
+    prompt_set: str
+    slots: Mapping[str, str | None]
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    model: str
+    model_revision: str | None
+    scheduler: str
+    steps: int
+    guidance_scale: float
+    language_model: str | None
+    template: str
+    recipe_digest: str
+    image_digest: str
+    perceptual_hash: str
+    scores: Mapping[str, float | None]
+    id: str
+    reference: str | None = None
+
+    @property
+    def index(self) -> int:
+        """Its number among all images of the recipe."""
+        return int(self.id.rpartition("-")[2])
+
+
+def arrow_schema(slots: Sequence[str]) -> pa.Schema:
+    """The columns of the dataset, with the metadata from which `datasets` makes its features.
+
+    Args:
+        slots: Names of the recipe's slots, in order. Parquet cannot hold an empty struct, so a
+            recipe without slots gets one that is always null, `background`.
+    """
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.float32()
+    slot_names = list(slots) or ["background"]
+    columns: dict[str, pa.DataType] = {
+        "image": pa.struct([("bytes", pa.binary()), ("path", text)]),
+        "text": text,
+        "class_noun": text,
+        "kind": text,
+        "prompt_set": text,
+        "slots": pa.struct([(name, text) for name in slot_names]),
+        "negative_prompt": text,
+        "seed": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "model": text,
+        "model_revision": text,
+        "scheduler": text,
+        "steps": pa.int32(),
+        "guidance_scale": number,
+        "language_model": text,
+        "template": text,
+        "recipe_digest": text,
+        "image_digest": text,
+        "perceptual_hash": text,
+        "scores": pa.struct([(name, number) for name in SCORES]),
+        "id": text,
+        "reference": text,
+    }
+    features = {name: _feature(kind) for name, kind in columns.items()}
+    features["image"] = {"_type": "Image"}
+    return pa.schema(
+        list(columns.items()),
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """How `datasets` writes a feature of this Arrow type."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return {entry.name: _feature(entry.type) for entry in kind}
+    name = "float32" if pa.types.is_float32(kind) else str(kind)
+    return {"dtype": name, "_type": "Value"}
+
+
+def as_table(rows: Sequence[ImageRow], slots: Sequence[str]) -> pa.Table:
+    """Rows as an Arrow table with the columns of `arrow_schema`."""
+    import pyarrow as pa
+
+    schema = arrow_schema(slots)
+    slot_names = [entry.name for entry in schema.field("slots").type]
+    plain = []
+    for row in rows:
+        values = {name: getattr(row, name) for name in schema.names}
+        # The path is only a name for the bytes; trainers that unpack the dataset use it.
+        values["image"] = {"bytes": row.image, "path": f"{row.id}.{file_suffix(row.image)}"}
+        values["slots"] = {name: row.slots.get(name) for name in slot_names}
+        values["scores"] = {name: row.scores.get(name) for name in SCORES}
+        plain.append(values)
+    return pa.Table.from_pylist(plain, schema=schema)
+
+
+def from_table(table: pa.Table) -> list[ImageRow]:
+    """The rows that `as_table` was given."""
+    return [ImageRow(**{**row, "image": row["image"]["bytes"]}) for row in table.to_pylist()]
+
+
+def file_suffix(image: bytes) -> str:
+    """`webp`, `png` or `jpg`, by the file's first bytes."""
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    return "png" if image[:8] == b"\x89PNG\r\n\x1a\n" else "jpg"

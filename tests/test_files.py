@@ -1,0 +1,40 @@
+"""Files are whole or not there."""
+
+import errno
+import stat
+from pathlib import Path
+
+import pytest
+
+from regforge.files import StorageError, storage_error, write_atomically
+
+
+def test_an_interrupted_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder" / "file"
+    write_atomically(path, b"old")
+
+    def power_cut(_: int) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr("os.fsync", power_cut)
+    with pytest.raises(StorageError, match="power cut"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_others_may_read_what_we_write(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", "text")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) & stat.S_IRGRP
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "cannot be written")]
+)
+def test_what_went_wrong_is_said_in_words(number: int, says: str) -> None:
+    error = storage_error(Path("there"), OSError(number, "why"))
+    assert says in str(error)
+    assert "there" in str(error)
+    assert error.hint
