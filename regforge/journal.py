@@ -1,8 +1,8 @@
 """What a run writes down about itself.
 
     log.jsonl      calls, tokens, cost, timings: {"time": ..., "event": "llm_call", ...}
-    ledger.jsonl   everything that was refused or went wrong, with the reason and the raw
-                   material: {"time": ..., "stage": "prompts", "item": ..., "reason": ..., "raw": ...}
+    ledger.jsonl   everything that was refused or went wrong, with the reason and what was
+                   received: {"time": ..., "stage": "prompts", "item": ..., "reason": ...}
 
 Lines are appended whole and never changed. Tokens and keys are blotted out.
 """

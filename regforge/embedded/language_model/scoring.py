@@ -21,6 +21,7 @@ from pathlib import Path
 
 from regforge.embedded.language_model.engine import Engine
 from regforge.embedded.language_model.errors import SchemaError
+from regforge.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
