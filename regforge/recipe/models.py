@@ -247,6 +247,12 @@ class Prompts(Section):
         description="Caption template: a shipped one (`caption/object.j2`, `caption/living.j2`) "
         "or a path to your own. Left out, the one for the subject's kind.",
     )
+    messages: Path | None = Field(
+        default=None,
+        description="Folder with your own messages to the language model (`vocabulary.j2`, "
+        "`compose.j2`, ...), laid over the shipped ones in templates/llm.",
+        json_schema_extra=RUNTIME,
+    )
     slots: tuple[Slot, ...] | None = Field(
         default=None,
         description="What a caption says, most important first: names, or mappings with `name`. "
