@@ -8,9 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from regforge.errors import RegforgeError
+
+# The mask can only be read by changing it: two threads at once would leave it changed.
+_ASKING_FOR_UMASK = threading.Lock()
 
 
 class StorageError(RegforgeError, OSError):
@@ -29,17 +36,29 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         StorageError: The folder cannot be created or written.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with open_atomically(path) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its name only when the block has ended well.
+
+    Raises:
+        StorageError: The folder cannot be created or written.
+    """
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())  # or a crash may leave the new name on an empty file
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that nobody else can read
         Path(temporary).replace(path)
+    except StorageError:
+        raise
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
@@ -63,6 +82,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _ASKING_FOR_UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

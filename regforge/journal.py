@@ -36,6 +36,11 @@ class Journal:
         self._lock = threading.Lock()
         self.failures = 0
 
+    @property
+    def ledger(self) -> Path | None:
+        """The file with everything that was refused; None if nothing is written down."""
+        return None if self._folder is None else self._folder / "ledger.jsonl"
+
     def event(self, event: str, **fields: Any) -> None:
         """Write down something that happened.
 

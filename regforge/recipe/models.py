@@ -13,7 +13,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 RUNTIME: dict[str, Any] = {"x-runtime": True}
 """`json_schema_extra` of fields that do not change what is made."""
@@ -34,14 +44,38 @@ STANDARD_SLOTS = (
 )
 """Slots that the shipped caption templates know; a recipe's own template may use others."""
 
+PROBLEM = "recipe_problem"
+"""Type of the validation errors that have their own words; their context names the key."""
+
+
+def _problem(key: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError(PROBLEM, "{message}", {"key": key, "message": message})
+
+
+def _not_truth(value: object) -> object:
+    # pydantic reads `count: true` as 1.
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+Share = Annotated[float, Field(ge=0, le=1_000_000), BeforeValidator(_not_truth)]
+Weight = Annotated[float, Field(gt=0, le=1_000_000), BeforeValidator(_not_truth)]
 SlotName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-Share = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, and nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        return _not_truth(value) if kind in (int, float, int | None, float | None) else value
 
 
 class Subject(Section):
@@ -95,7 +129,7 @@ class Slot(Section):
     file: Path | None = Field(
         default=None, description="Text file with one phrase a line; # starts a comment."
     )
-    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+    weights: tuple[Weight, ...] | None = Field(
         default=None, description="How often each of `values` is used, relative to the others."
     )
     mode: Literal["sample", "grid", "cycle"] = Field(
@@ -116,20 +150,24 @@ class Slot(Section):
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> Slot:
         if self.origin == "list" and self.values is None:
-            raise ValueError("`from: list` needs `values`")
+            raise _problem("from", "`from: list` needs `values`")
         if self.origin == "file" and self.file is None:
-            raise ValueError("`from: file` needs `file`")
+            raise _problem("from", "`from: file` needs `file`")
         if self.file is not None and self.origin != "file":
-            raise ValueError("`file` goes with `from: file`")
+            raise _problem("file", "goes with `from: file` alone")
         if self.origin in ("file", "bank") and self.values is not None:
-            raise ValueError(f"`values` does not go with `from: {self.origin}`")
-        if self.weights is not None:
-            if self.origin != "list":
-                raise ValueError("`weights` goes with a list of `values`")
-            if len(self.weights) != len(self.values or ()):
-                raise ValueError(f"{len(self.weights)} weights for {len(self.values or ())} values")
-        if self.weights is not None and self.mode != "sample":
-            raise ValueError(f"`weights` does not go with `mode: {self.mode}`")
+            raise _problem("values", f"does not go with `from: {self.origin}`")
+        if self.weights is None:
+            return self
+        if self.origin != "list":
+            raise _problem("weights", "goes with a list of `values` alone")
+        if len(self.weights) != len(self.values or ()):
+            count = len(self.values or ())
+            raise _problem(
+                "weights", f"needs {count} numbers, one for each value, not {len(self.weights)}"
+            )
+        if self.mode != "sample":
+            raise _problem("weights", f"does not go with `mode: {self.mode}`")
         return self
 
     @property
@@ -315,15 +353,21 @@ class Prompts(Section):
             return tuple({"name": slot} if isinstance(slot, str) else slot for slot in slots)
         return slots
 
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Prompts:
-        if sum(self.sets.values()) <= 0:
-            raise ValueError("`sets` needs at least one share above 0")
-        names = [slot.name for slot in self.slots or ()]
+    @field_validator("sets")
+    @classmethod
+    def _sets_make_captions(cls, sets: dict[PromptSet, float]) -> dict[PromptSet, float]:
+        if sum(sets.values()) <= 0:
+            raise _problem("", "needs at least one share above 0")
+        return sets
+
+    @field_validator("slots")
+    @classmethod
+    def _slots_are_distinct(cls, slots: tuple[Slot, ...] | None) -> tuple[Slot, ...] | None:
+        names = [slot.name for slot in slots or ()]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"slot {repeated[0]!r} is listed twice")
-        return self
+            raise _problem("", f"lists {repeated[0]!r} twice")
+        return slots
 
 
 class Render(Section):
@@ -380,7 +424,9 @@ class Render(Section):
         description="How often an image is drawn, with a new seed each time, before its row is "
         "given up.",
     )
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+    batch_size: (
+        Literal["auto"] | Annotated[int, Field(ge=1, le=1024), BeforeValidator(_not_truth)]
+    ) = Field(
         default="auto",
         description="Images at a time. `auto` finds a good one and halves it when memory runs out.",
         json_schema_extra=RUNTIME,
@@ -499,3 +545,22 @@ class Recipe(Section):
         default_factory=DatasetSection, description="What the dataset says about itself."
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Everything random follows from it.")
+
+    _source: Path | None = PrivateAttr(default=None)
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from, for messages; no part of what the recipe says."""
+        return self._source
+
+    def read_from(self, source: Path) -> Recipe:
+        """The same recipe, knowing the file that it was read from."""
+        recipe = self.model_copy()
+        recipe._source = source
+        return recipe
+
+    def __eq__(self, other: object) -> bool:
+        # Two recipes that say the same are equal, wherever they were read from.
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,331 @@
+"""What is wrong with a recipe as a whole: keys that do not fit together, files that are not there.
+
+Each finding names the keys it is about, so that it can be left out where one of them is wrong in
+itself. Also says what is allowed but probably not meant. Knows nothing of YAML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from regforge import resources
+from regforge.recipe.defaults import (
+    bank_kind,
+    benchmarks,
+    is_benchmark,
+    kind_wanted,
+    shipped_template,
+)
+from regforge.recipe.messages import did_you_mean
+from regforge.recipe.models import Recipe, Slot
+from regforge.recipe.named_files import is_file, is_folder, photos_in, phrases_in
+from regforge.recipe.problems import Location, Problem, RecipeError, shown
+
+SCHEDULERS = (
+    "euler_ancestral",
+    "euler",
+    "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "unipc",
+    "lms",
+    "heun",
+)
+"""The names of `images.schedulers`; checked here too, before a model is fetched for nothing."""
+
+_EMBEDDED = {
+    ("render", "model"): "embedded/tinyworld",
+    ("prompts", "llm", "model"): "embedded/smollm2-135m",
+    ("curate", "alignment", "model"): "embedded/judge",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong.
+
+    Attributes:
+        location: The key to point at.
+        message: What is wrong with it.
+        about: Other keys that the finding depends on.
+    """
+
+    location: Location
+    message: str
+    about: tuple[Location, ...] = ()
+
+
+def findings(recipe: Recipe) -> Iterator[Finding]:
+    """Everything that is wrong with a recipe whose single values are right."""
+    for check in _CHECKS:
+        yield from check(recipe)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check a recipe that was made in Python; `load_recipe` has done it already.
+
+    Raises:
+        RecipeError: It cannot be carried out; the error names all problems.
+    """
+    problems = [Problem.at(None, found.location, found.message) for found in findings(recipe)]
+    if recipe.extends is not None:
+        problems.append(Problem.at(None, ("extends",), "works only in recipes that are files"))
+    if problems:
+        raise RecipeError(problems)
+
+
+# --------------------------------------------------------------------------------------- subject
+
+
+def _class_noun(recipe: Recipe) -> Iterator[Finding]:
+    noun, at = recipe.subject.class_noun, ("subject", "class_noun")
+    if not noun.strip():
+        yield Finding(at, "must not be blank")
+    elif not noun.isprintable():
+        yield Finding(at, "must be one line of plain text")
+    elif recipe.subject.kind is None and bank_kind(noun) is None:
+        yield Finding(("subject", "kind"), kind_wanted(recipe), (at,))
+
+
+def _identifier(recipe: Recipe) -> Iterator[Finding]:
+    identifier, noun = recipe.subject.identifier, recipe.subject.class_noun
+    at, about = ("subject", "identifier"), (("subject", "class_noun"),)
+    if identifier is None:
+        return
+    if not identifier.strip():
+        yield Finding(at, "must not be blank; leave the line out if there is none")
+    elif has_words(noun, identifier):
+        yield Finding(at, f"is part of the class noun {noun!r}; choose a rare token: sks", about)
+    elif has_words(identifier, noun):
+        yield Finding(at, f"must be the token alone, without the class noun {noun!r}", about)
+    for number, slot in enumerate(recipe.prompts.slots or ()):
+        for position, value in enumerate(slot.values or ()):
+            if identifier.strip() and has_words(value, identifier):
+                where = ("prompts", "slots", number, "values", position)
+                message = f"has the identifier {identifier!r} in it, which no caption may say"
+                yield Finding(where, message, (at,))
+
+
+def _photos(recipe: Recipe) -> Iterator[Finding]:
+    images, at = recipe.subject.images, ("subject", "images")
+    if images is not None and not is_folder(images):
+        yield Finding(at, f"there is no folder {images}")
+    elif images is not None:
+        try:
+            if not photos_in(images):
+                yield Finding(at, f"there are no photos in {images} (JPEG, PNG, WebP)")
+        except OSError as error:
+            yield Finding(at, f"{images} cannot be read: {error.strerror}")
+    if recipe.subject.captions == "auto" and images is not None:
+        llm = recipe.prompts.llm
+        if is_embedded(llm.vision_model or llm.model):
+            yield Finding(
+                ("subject", "captions"),
+                "`auto` needs a model that can see: name one in prompts.llm.vision_model",
+                (("prompts", "llm", "model"), ("prompts", "llm", "vision_model"), at),
+            )
+
+
+def _sets(recipe: Recipe) -> Iterator[Finding]:
+    sets = recipe.prompts.sets
+    if sets.get("import", 0) > 0:
+        yield Finding(("prompts", "sets", "import"), "comes with a later version of regforge")
+    if sets.get("against", 0) > 0 and recipe.subject.images is None:
+        yield Finding(
+            ("prompts", "sets", "against"),
+            "needs the photos of the subject: name their folder in subject.images",
+            (("subject", "images"),),
+        )
+
+
+# ----------------------------------------------------------------------------------------- slots
+
+
+def _slots(recipe: Recipe) -> Iterator[Finding]:
+    slots = recipe.prompts.slots or ()
+    kind = recipe.subject.kind
+    if kind is None and any(slot.name == "motion" for slot in slots):
+        kind = bank_kind(recipe.subject.class_noun)
+    about = (("subject", "kind"), ("subject", "class_noun"))
+    for number, slot in enumerate(slots):
+        at = ("prompts", "slots", number)
+        if slot.name == "motion" and kind == "object":
+            yield Finding(
+                at,
+                "motion is for living things: leave the slot out, or set subject.kind to living",
+                about,
+            )
+        yield from _phrases(recipe, slot, at)
+
+
+def _phrases(recipe: Recipe, slot: Slot, at: Location) -> Iterator[Finding]:
+    from regforge.embedded.phrase_banks import SLOTS
+
+    llm = recipe.prompts.llm.model
+    if slot.origin == "file" and slot.file is not None:
+        yield from _text_file(slot.file, (*at, "file"))
+    if any(not value.strip() for value in slot.values or ()):
+        yield Finding((*at, "values"), "has an empty phrase")
+    if slot.name in SLOTS:
+        return
+    known = f"the phrase banks have only {', '.join(SLOTS)}"
+    if slot.origin == "bank":
+        yield Finding((*at, "from"), f"there is no bank for {slot.name!r}; {known}")
+    asks = slot.origin == "llm" and slot.values is None and recipe.prompts.vocabulary is None
+    if asks and is_embedded(llm):
+        yield Finding(
+            at,
+            f"needs `values` for the slot {slot.name!r}: {llm} only chooses among phrases, "
+            f"and {known}",
+            (("prompts", "llm", "model"), ("prompts", "vocabulary")),
+        )
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def _files(recipe: Recipe) -> Iterator[Finding]:
+    prompts = recipe.prompts
+    template = prompts.template
+    if template is not None and not (shipped_template(template) or is_file(Path(template))):
+        yield _missing_template(template)
+    if prompts.messages is not None and not is_folder(prompts.messages):
+        yield Finding(("prompts", "messages"), f"there is no folder {prompts.messages}")
+    if prompts.vocabulary is not None and not is_file(prompts.vocabulary):
+        yield Finding(("prompts", "vocabulary"), f"there is no file {prompts.vocabulary}")
+    for number, entry in enumerate(prompts.exclude):
+        at = ("prompts", "exclude", number)
+        if is_benchmark(entry):
+            continue
+        if is_file(Path(entry)):
+            yield from _text_file(Path(entry), at)
+            continue
+        near = did_you_mean(Path(entry).name, benchmarks())
+        meant = f", did you mean '{near}'?" if near else ""
+        yield Finding(at, f"there is no file {entry}{meant}")
+
+
+def _missing_template(name: str) -> Finding:
+    shipped = resources.templates()
+    names = sorted(p.relative_to(shipped).as_posix() for p in shipped.glob("caption/*.j2"))
+    near = did_you_mean("/".join(Path(name).parts[-2:]), names)
+    meant = f", did you mean '{near}'?" if near else ""
+    return Finding(("prompts", "template"), f"there is no template {name}{meant}")
+
+
+def _text_file(path: Path, at: Location) -> Iterator[Finding]:
+    try:
+        if not phrases_in(path):
+            yield Finding(at, f"{path} has no phrases; write one a line")
+    except FileNotFoundError:
+        yield Finding(at, f"there is no file {path}")
+    except UnicodeDecodeError:
+        yield Finding(at, f"{path} is not UTF-8 text")
+    except OSError as error:
+        yield Finding(at, f"{path} cannot be read: {error.strerror}")
+
+
+# ---------------------------------------------------------------------------------------- models
+
+
+def _models(recipe: Recipe) -> Iterator[Finding]:
+    alignment = recipe.curate.alignment
+    named = {
+        ("render", "model"): recipe.render.model,
+        ("prompts", "llm", "model"): recipe.prompts.llm.model,
+        ("curate", "alignment", "model"): alignment.model if alignment else "",
+    }
+    for at, name in named.items():
+        if is_embedded(name) and name != _EMBEDDED[at]:
+            yield Finding(at, f"there is no {name!r}, only '{_EMBEDDED[at]}'")
+        elif not name.strip() and (alignment or at[0] != "curate"):
+            yield Finding(at, "must not be blank")
+    if recipe.render.renderer == "hosted" and is_embedded(recipe.render.model):
+        yield Finding(
+            ("render", "model"),
+            "an image API draws with a LiteLLM image model, such as 'gpt-image-1'",
+            (("render", "renderer"),),
+        )
+
+
+def _addresses(recipe: Recipe) -> Iterator[Finding]:
+    for at, address in (
+        (("prompts", "llm", "api_base"), recipe.prompts.llm.api_base),
+        (("render", "api_base"), recipe.render.api_base),
+    ):
+        if address is None:
+            continue
+        parts = _url(address)
+        if parts is None:
+            yield Finding(at, "must be a URL such as http://localhost:8000/v1")
+        elif parts[0] or parts[1]:
+            yield Finding(
+                at, "must not hold a password or key; set it in the provider's environment variable"
+            )
+
+
+def _url(address: str) -> tuple[bool, bool] | None:
+    """Whether a URL holds a user and whether it holds a query; None if it is none."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not host:
+        return None
+    return "@" in parts.netloc, bool(re.search(r"key|token|secret|password", parts.query, re.I))
+
+
+def _rendering(recipe: Recipe) -> Iterator[Finding]:
+    for side in ("width", "height"):
+        pixels = getattr(recipe.render, side)
+        if pixels is not None and pixels % 8:
+            lower = pixels - pixels % 8
+            message = f"must be a multiple of 8, such as {lower} or {lower + 8}, not {pixels}"
+            yield Finding(("render", side), message)
+    scheduler = recipe.render.scheduler
+    of_diffusers = re.fullmatch(r"[A-Z]\w*Scheduler", scheduler or "")
+    if scheduler is not None and scheduler not in SCHEDULERS and not of_diffusers:
+        near = did_you_mean(scheduler, SCHEDULERS)
+        but = f"; did you mean '{near}'?" if near else f", not {shown(scheduler)}"
+        known = f"one of {', '.join(SCHEDULERS)}, or a diffusers class"
+        yield Finding(("render", "scheduler"), f"must be {known}{but}")
+
+
+def _repository(recipe: Recipe) -> Iterator[Finding]:
+    repo = recipe.dataset.repo_id
+    if repo is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        yield Finding(("dataset", "repo_id"), f"must look like user/name, not {repo!r}")
+
+
+_CHECKS: Sequence[Callable[[Recipe], Iterable[Finding]]] = (
+    _class_noun,
+    _identifier,
+    _photos,
+    _sets,
+    _slots,
+    _files,
+    _models,
+    _addresses,
+    _rendering,
+    _repository,
+)
+
+
+# ----------------------------------------------------------------------------------------- words
+
+
+def is_embedded(model: str) -> bool:
+    """Whether a model's name is one of those that travel with regforge."""
+    return model.startswith("embedded/")
+
+
+def has_words(text: str, words: str) -> bool:
+    """Whether words stand in a text as words, whatever their case: "cat" not in "caterpillar"."""
+    wanted = r"\s+".join(re.escape(word) for word in words.split())
+    return bool(wanted) and re.search(rf"(?<!\w){wanted}(?!\w)", text, re.IGNORECASE) is not None

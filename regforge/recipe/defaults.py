@@ -1,0 +1,103 @@
+"""What a recipe means where it says nothing: kind, slots, template, shares.
+
+Pure functions of a recipe, used by everybody who reads one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from regforge import resources
+from regforge.recipe.models import Kind, PromptSet, Recipe, Slot
+from regforge.recipe.named_files import is_file
+from regforge.recipe.problems import Problem, RecipeError
+
+OBJECT_SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
+LIVING_SLOTS = ("shape", "color", "texture", "motion", "background", "lighting", "style")
+_SETS: tuple[PromptSet, ...] = ("naive", "against", "amplify", "import")
+
+
+def kind_of(recipe: Recipe) -> Kind:
+    """`object` or `living`: what the recipe says, else what the phrase banks say.
+
+    Raises:
+        RecipeError: The recipe does not say, and no phrase bank knows the class noun.
+    """
+    kind = recipe.subject.kind or bank_kind(recipe.subject.class_noun)
+    if kind is None:
+        raise RecipeError([Problem.at(None, ("subject", "kind"), kind_wanted(recipe))])
+    return kind
+
+
+def bank_kind(class_noun: str) -> Kind | None:
+    """What the phrase banks say of a class noun; None if none of them knows it."""
+    from regforge.embedded import phrase_banks
+
+    try:
+        return phrase_banks.kind(phrase_banks.super_category(class_noun))
+    except phrase_banks.UnknownClassNoun:
+        return None
+
+
+def kind_wanted(recipe: Recipe) -> str:
+    """Why a recipe has to say its kind."""
+    noun = recipe.subject.class_noun
+    return f"is needed: no phrase bank knows {noun!r}, so write `kind: object` or `kind: living`"
+
+
+def slots_of(recipe: Recipe) -> tuple[Slot, ...]:
+    """The slots of the captions, most important first; none where all captions are `naive`.
+
+    Raises:
+        RecipeError: They depend on the kind, which is not known.
+    """
+    if set(shares_of(recipe)) == {"naive"}:
+        return ()
+    if recipe.prompts.slots is not None:
+        return recipe.prompts.slots
+    names = LIVING_SLOTS if kind_of(recipe) == "living" else OBJECT_SLOTS
+    return tuple(Slot(name=name) for name in names)
+
+
+def template_name(recipe: Recipe) -> str:
+    """The caption template as the recipe names it: a shipped one, or the path of a file.
+
+    Raises:
+        RecipeError: It depends on the kind, which is not known.
+    """
+    return recipe.prompts.template or f"caption/{kind_of(recipe)}.j2"
+
+
+def template_file(recipe: Recipe) -> Path:
+    """Where the caption template lies; it need not exist.
+
+    Raises:
+        RecipeError: It depends on the kind, which is not known.
+    """
+    name = template_name(recipe)
+    return shipped_template(name) or Path(name)
+
+
+def shipped_template(name: str) -> Path | None:
+    """The file of a template that comes with regforge, or None if there is none of that name."""
+    # "./caption/object.j2" is a path of the user's.
+    inside = not Path(name).is_absolute() and not {".", ".."} & set(name.split("/"))
+    path = resources.templates() / name
+    return path if inside and is_file(path) else None
+
+
+def benchmarks() -> list[str]:
+    """The names that `prompts.exclude` takes instead of paths."""
+    return sorted(path.stem for path in (resources.templates() / "benchmarks").glob("*.yaml"))
+
+
+def is_benchmark(name: str) -> bool:
+    """Whether an entry of `prompts.exclude` is a benchmark that comes with regforge."""
+    return name in benchmarks()
+
+
+def shares_of(recipe: Recipe) -> dict[PromptSet, float]:
+    """The share of each prompt set that is used; they sum to 1."""
+    sets = recipe.prompts.sets
+    total = sum(sets.values())
+    return {name: sets[name] / total for name in _SETS if sets.get(name, 0) > 0}

@@ -1,0 +1,164 @@
+"""The digest of a recipe: one number for everything that decides what is made.
+
+Two recipes with the same digest make the same dataset. It covers every field that is not marked
+`RUNTIME`, with defaults filled in (writing one down changes nothing), and in place of paths what
+the files say (moving them changes nothing). Ids and seeds of images follow from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from regforge.recipe.defaults import is_benchmark, kind_of, shares_of, slots_of, template_file
+from regforge.recipe.models import Recipe, Section, Slot
+from regforge.recipe.named_files import caption_files_of, photos_in, phrases_in
+from regforge.recipe.problems import Location, Problem, RecipeError
+
+SCHEME = 1
+"""Raised when the digest is computed differently; all old digests are void then."""
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """The SHA-256 of what a recipe makes, 64 hex digits.
+
+    Raises:
+        RecipeError: A file that the recipe names cannot be read.
+    """
+    content = {"scheme": SCHEME, **data_of(recipe)}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def data_of(recipe: Recipe) -> dict[str, Any]:
+    """What the digest covers, as JSON values: useful to see why two digests differ.
+
+    Raises:
+        RecipeError: A file that the recipe names cannot be read.
+    """
+    data = _fields(recipe)
+    prompts, subject = data["prompts"], data["subject"]
+    shares = shares_of(recipe)
+    subject["kind"] = kind_of(recipe)
+    prompts["sets"] = dict(shares)
+    prompts["slots"] = [_slot(recipe, slot, number) for number, slot in enumerate(slots_of(recipe))]
+    prompts["template"] = _text(template_file(recipe), ("prompts", "template"))
+    prompts["exclude"] = sorted({_excluded(recipe, n) for n in range(len(recipe.prompts.exclude))})
+    prompts["match"] = sorted(set(recipe.prompts.match))
+    prompts["vocabulary"] = _vocabulary(recipe.prompts.vocabulary)
+    if "against" in shares and recipe.subject.images is not None:
+        subject["images"] = _photos(recipe.subject.images)
+    else:  # nobody looks at the photos
+        subject["images"] = subject["captions"] = prompts["llm"]["vision_model"] = None
+    return data
+
+
+def _fields(section: Section) -> dict[str, Any]:
+    """The fields of a section that are not marked `RUNTIME`, as JSON values.
+
+    Paths are left out; `data_of` puts what the files say in their place.
+    """
+    return {
+        name: _plain(getattr(section, name))
+        for name, field in type(section).model_fields.items()
+        if not is_runtime(field)
+    }
+
+
+def is_runtime(field: FieldInfo) -> bool:
+    """Whether a field is marked `RUNTIME`: it does not change what is made."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("x-runtime"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return _fields(value)
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, Path) else value
+
+
+def _slot(recipe: Recipe, slot: Slot, number: int) -> dict[str, Any]:
+    data = _fields(slot)
+    data["source"] = slot.origin
+    if slot.origin != "llm":
+        data["count"] = None  # nobody is asked for phrases
+    elif slot.values is None:
+        data["count"] = slot.count or recipe.prompts.phrases_per_slot
+    if slot.file is not None:
+        data["file"] = _phrases(slot.file, ("prompts", "slots", number, "file"))
+    return data
+
+
+def _excluded(recipe: Recipe, number: int) -> str:
+    entry = recipe.prompts.exclude[number]
+    if is_benchmark(entry):
+        return entry
+    return _phrases(Path(entry), ("prompts", "exclude", number))
+
+
+def _vocabulary(path: Path | None) -> str | None:
+    """Digest of what a vocabulary file says, however it is indented."""
+    if path is None:
+        return None
+    text = _read_text(path, ("prompts", "vocabulary"))
+    try:
+        return _sha256(json.dumps(json.loads(text)).encode())
+    except ValueError:  # whoever uses it will say what is wrong with it
+        return _sha256(text.encode())
+
+
+def _photos(folder: Path) -> list[list[str]]:
+    """Name and digest of each photo and of each file with captions, by name."""
+    at = ("subject", "images")
+    try:
+        photos = photos_in(folder)
+    except OSError as error:
+        raise _unreadable(folder, at, error) from error
+    return [
+        *([photo.name, _sha256(_read(photo, at))] for photo in photos),
+        *([text.name, _text(text, at)] for text in caption_files_of(photos, folder)),
+    ]
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def _text(path: Path, at: Location) -> str:
+    """Digest of a text, the same for all systems' line ends."""
+    return _sha256(_read_text(path, at).encode())
+
+
+def _phrases(path: Path, at: Location) -> str:
+    try:
+        return _sha256("\n".join(phrases_in(path)).encode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, at, error) from error
+
+
+def _read_text(path: Path, at: Location) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, at, error) from error
+
+
+def _read(path: Path, at: Location) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, at, error) from error
+
+
+def _unreadable(path: Path, at: Location, error: OSError | UnicodeDecodeError) -> RecipeError:
+    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    return RecipeError([Problem.at(None, at, f"{path} cannot be read: {reason}")])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

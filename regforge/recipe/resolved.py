@@ -1,0 +1,103 @@
+"""A recipe written out in full: every key with its value, as one YAML document."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from regforge.recipe.defaults import (
+    is_benchmark,
+    kind_of,
+    shipped_template,
+    slots_of,
+    template_name,
+)
+from regforge.recipe.digest import recipe_digest
+from regforge.recipe.models import Recipe
+from regforge.recipe.yaml_nodes import Dumper
+from regforge.version import __version__
+
+
+def resolved_yaml(recipe: Recipe, *, portable: bool = False) -> str:
+    """The full recipe as YAML, headed by the version of regforge and the digest.
+
+    Args:
+        recipe: What to write.
+        portable: Write only the last part of every path, for datasets that others will see:
+            nobody's home folder is in it, but the files have to be put beside it again.
+
+    Returns:
+        YAML from which `load_recipe` makes an equal recipe with the same digest, unless it is
+        `portable` and names files.
+
+    Raises:
+        RecipeError: A file that the recipe names cannot be read.
+    """
+    data = recipe.model_dump(mode="json", by_alias=True, exclude={"extends"})
+    _change_paths(data, _name if portable else _absolute)
+    if portable:
+        _hide_places(data)
+    slots = data["prompts"]["slots"]
+    if slots is not None:  # most keys of most slots say nothing
+        data["prompts"]["slots"] = [
+            {key: value for key, value in slot.items() if value is not None} for slot in slots
+        ]
+    body = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=88)
+    return "\n".join((*_head(recipe, portable), "", body))
+
+
+def _head(recipe: Recipe, portable: bool) -> list[str]:
+    lines = [
+        f"# Written by regforge {__version__}, with every key spelled out.",
+        f"# digest: {recipe_digest(recipe)}",
+    ]
+    if recipe.subject.kind is None:
+        lines.append(f"# kind: {kind_of(recipe)}")
+    if recipe.prompts.slots is None:
+        lines.append(f"# slots: {', '.join(slot.name for slot in slots_of(recipe))}")
+    if recipe.prompts.template is None:
+        lines.append(f"# template: {template_name(recipe)}")
+    if portable:
+        lines.append("# Of paths only the last part is here.")
+    return lines
+
+
+def _change_paths(data: dict[str, Any], change: Callable[[str], str]) -> None:
+    """Change each path that the recipe names, as JSON values have it."""
+    subject, prompts = data["subject"], data["prompts"]
+    for section, key in ((subject, "images"), (prompts, "messages"), (prompts, "vocabulary")):
+        section[key] = section[key] and change(section[key])
+    if prompts["template"] and not shipped_template(prompts["template"]):
+        prompts["template"] = change(prompts["template"])
+    for slot in prompts["slots"] or ():
+        slot["file"] = slot["file"] and change(slot["file"])
+    prompts["exclude"] = [
+        each if is_benchmark(each) else change(each) for each in prompts["exclude"]
+    ]
+
+
+def _hide_places(data: dict[str, Any]) -> None:
+    """Leave out where on this machine models lie, and what an address says besides the server."""
+    render, llm, alignment = data["render"], data["prompts"]["llm"], data["curate"]["alignment"]
+    for section, key in ((render, "model"), (render, "lora"), (alignment or {}, "model")):
+        value = section.get(key)
+        if value and (Path(value).is_absolute() or value[0] in "~."):
+            section[key] = _name(value)
+    for section in (render, llm):
+        if section["api_base"]:
+            parts = urlsplit(section["api_base"])
+            server = parts.netloc.rpartition("@")[2]
+            section["api_base"] = parts._replace(netloc=server, query="", fragment="").geturl()
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 (keeps symbolic links)
+
+
+def _name(path: str) -> str:
+    return Path(path).name

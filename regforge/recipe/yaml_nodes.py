@@ -1,0 +1,300 @@
+"""YAML with places: every value and every key knows the line and the column it stands in.
+
+The scalars are those of YAML 1.2's core schema: `no` and `on` are words, `1e-4` is a number, and
+a date is text. No tag makes a Python object. Knows nothing about what a recipe may say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+
+from regforge.errors import RegforgeError
+from regforge.recipe.problems import Location, Place, Problem
+
+MOST_CHARACTERS = 1_000_000
+MOST_VALUES = 100_000
+"""Aliases count each time they are used: a few lines of YAML can stand for billions of values."""
+DEEPEST = 50
+
+Scalar = str | int | float | bool | None
+
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(slots=True)
+class Node:
+    """A value and its place."""
+
+    place: Place
+    content: Scalar | dict[str, Entry] | list[Node]
+
+
+@dataclass(slots=True)
+class Entry:
+    """A key's place, and its value."""
+
+    place: Place
+    value: Node
+
+
+def plain(node: Node) -> Any:
+    """The value without places: scalars, dicts and lists."""
+    if isinstance(node.content, dict):
+        return {key: plain(entry.value) for key, entry in node.content.items()}
+    if isinstance(node.content, list):
+        return [plain(item) for item in node.content]
+    return node.content
+
+
+def place_of(node: Node, location: Location, *, of_key: bool = False) -> Place:
+    """Where a value (or its key) stands; of something missing, where it would have stood."""
+    place = node.place
+    for part in location:
+        content = node.content
+        if isinstance(content, dict) and part in content:
+            entry = content[str(part)]
+            # What is missing in a section is missing at the section's name.
+            place = entry.place
+            node = entry.value
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            node = content[part]
+            place = node.place
+        else:
+            return place
+    return place if of_key else node.place
+
+
+def read_yaml(text: str, place: Place) -> tuple[Node | None, list[Problem]]:
+    """Read one YAML document.
+
+    Args:
+        text: The document.
+        place: Of the whole. Without a line, all its values are given this place (for text that
+            is in no file); otherwise they get their own lines and columns.
+
+    Returns:
+        The document, and what is wrong with it as YAML. None in place of the document if it is
+        empty or cannot be read at all.
+    """
+    reader = _Reader(place)
+    node = reader.document(text)
+    return node, reader.problems
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes with the scalars of YAML 1.2's core schema."""
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes YAML that `read_yaml` reads back to the same values."""
+
+    def increase_indent(
+        self,
+        flow: bool = False,
+        indentless: bool = False,  # noqa: ARG002
+    ) -> None:
+        """Indent lists below their key, as people do."""
+        return super().increase_indent(flow, False)
+
+
+def _text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    # Only double quotes keep line breaks as they are.
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
+
+
+Dumper.add_representer(str, _text)
+
+_Loader.yaml_implicit_resolvers = {}
+Dumper.yaml_implicit_resolvers = {}
+for _name, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    for _class in (_Loader, Dumper):
+        _class.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"(?:{_pattern})\\Z"), _first)
+# YAML 1.1 readers take these for something else; quoted, they are text to everybody.
+Dumper.add_implicit_resolver(
+    f"{_TAG}timestamp",
+    re.compile(r"(?:y|n|yes|no|on|off|=|[-+0-9][0-9_:.eE+-]*|\d{4}-\d.*)\Z", re.IGNORECASE),
+    list("yYnNoO=-+0123456789"),
+)
+
+
+@dataclass
+class _Reader:
+    place: Place
+    problems: list[Problem] = field(default_factory=list)
+    values: int = 0
+    active: list[yaml.Node] = field(default_factory=list)
+
+    def document(self, text: str) -> Node | None:
+        if len(text) > MOST_CHARACTERS:
+            self._problem(
+                None,
+                (),
+                f"larger than {MOST_CHARACTERS:,} characters; long lists belong into text files "
+                "(`file:` of a slot)",
+            )
+            return None
+        try:
+            composed = yaml.compose(text, Loader=_Loader)
+            return None if composed is None else self._node(composed, ())
+        except yaml.MarkedYAMLError as error:
+            mark, message = _in_plain_words(error)
+            self._problem(mark, (), message)
+        except yaml.reader.ReaderError as error:
+            before = text[: error.position]
+            line, column = before.count("\n") + 1, error.position - before.rfind("\n")
+            place = self.place if self.place.line is None else self._at(line, column)
+            self.problems.append(
+                Problem.at(place, (), f"control character {chr(error.character)!a}")
+            )
+        except RecursionError:
+            self._problem(None, (), "nested too deeply")
+        except _TooMuch as error:
+            self._problem(error.mark, (), str(error))
+        return None
+
+    def _node(self, node: yaml.Node, location: Location) -> Node:
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise _TooMuch(f"its aliases stand for more than {MOST_VALUES:,} values", node)
+        if node in self.active:
+            raise _TooMuch("an alias that contains itself", node)
+        if len(location) > DEEPEST:
+            raise _TooMuch("nested too deeply", node)
+        place = self._of(node.start_mark)
+        if isinstance(node, yaml.ScalarNode):
+            return Node(place, self._scalar(node, location))
+        self.active.append(node)
+        self._refuse_tag(node, location)
+        content: dict[str, Entry] | list[Node]
+        if isinstance(node, yaml.MappingNode):
+            content = self._mapping(node, location)
+        else:
+            content = [self._node(item, (*location, n)) for n, item in enumerate(node.value)]
+        self.active.pop()
+        return Node(place, content)
+
+    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Entry]:
+        entries: dict[str, Entry] = {}
+        merged: list[yaml.Node] = []
+        for key, value in node.value:
+            if key.tag == f"{_TAG}merge":
+                merged.append(value)
+            elif not isinstance(key, yaml.ScalarNode):
+                self._problem(key.start_mark, location, "a key must be text")
+            elif key.value in entries:
+                first = entries[key.value].place
+                also = f"; the first is in line {first.line}" if first.line else ""
+                self._problem(key.start_mark, (*location, key.value), f"given twice{also}")
+            else:
+                below = self._node(value, (*location, key.value))
+                entries[key.value] = Entry(self._of(key.start_mark), below)
+        for each in merged:
+            for name, entry in self._merged(each, location):
+                entries.setdefault(name, entry)
+        return entries
+
+    def _merged(self, node: yaml.Node, location: Location) -> Iterator[tuple[str, Entry]]:
+        """The entries that `<<: *anchor` brings; earlier ones win."""
+        for each in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if isinstance(each, yaml.MappingNode):
+                content = self._node(each, location).content
+                yield from content.items() if isinstance(content, dict) else ()
+            else:
+                self._problem(each.start_mark, location, "`<<` takes mappings alone")
+
+    def _scalar(self, node: yaml.ScalarNode, location: Location) -> Scalar:
+        text = str(node.value)
+        try:
+            match node.tag.removeprefix(_TAG):
+                case "null":
+                    return None
+                case "bool":
+                    return text.lower() == "true"
+                case "int":
+                    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+                case "float":
+                    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError:
+            self._problem(node.start_mark, location, "not a number that can be read")
+            return None
+        self._refuse_tag(node, location)
+        return text
+
+    def _refuse_tag(self, node: yaml.Node, location: Location) -> None:
+        if node.tag not in (f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map", f"{_TAG}merge"):
+            tag = node.tag.replace(_TAG, "!!")
+            self._problem(node.start_mark, location, f"the tag {tag} has no place in a recipe")
+
+    def _problem(self, mark: yaml.Mark | None, location: Location, message: str) -> None:
+        self.problems.append(Problem.at(self._of(mark) if mark else self.place, location, message))
+
+    def _of(self, mark: yaml.Mark) -> Place:
+        return self.place if self.place.line is None else self._at(mark.line + 1, mark.column + 1)
+
+    def _at(self, line: int, column: int) -> Place:
+        return Place(self.place.source, self.place.folder, line, column)
+
+
+class _TooMuch(RegforgeError):
+    """Never leaves this module."""
+
+    def __init__(self, message: str, node: yaml.Node) -> None:
+        super().__init__(message)
+        self.mark = node.start_mark
+
+
+# What a parser's complaint is likely to mean: a part of it, whether to look where the complaint is
+# or where what it is about began, and the words.
+_MEANINGS: tuple[tuple[str, Literal["here", "start"], str], ...] = (
+    ("'\\t'", "here", "a tab; YAML is indented with spaces"),
+    ("a single document", "here", "a second document begins; a recipe is one YAML document"),
+    ("found character '", "here", "text that begins with this character must stand in quotes"),
+    ("a quoted scalar; found unexpected end", "start", "this quote is never closed"),
+    ("could not find expected ':'", "start", "expected `key: value`; there is no ':' here"),
+    (
+        "mapping values are not allowed",
+        "here",
+        "a ':' that does not fit: put the text in quotes, or check the indentation",
+    ),
+    ("a flow sequence", "start", "'[' is never closed, or a comma is missing in the list"),
+    ("a flow node", "here", "a value is missing, or a bracket is never closed"),
+    ("a flow mapping", "start", "'{' is never closed, or a comma is missing between its keys"),
+    ("sequence entries are not allowed", "here", "a list begins in the line below its key"),
+    (
+        "found '<scalar>'",
+        "here",
+        "text behind the end of a value; check the quotes and the indentation",
+    ),
+    ("a block", "here", "does not line up with the lines above; check the indentation"),
+    ("undefined alias", "here", "an alias (*) without an anchor (&) of that name before it"),
+    (
+        "unknown escape character",
+        "here",
+        "a backslash has a meaning in double quotes; use single quotes",
+    ),
+)
+
+
+def _in_plain_words(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark | None, str]:
+    said = " ".join(f"{error.context or ''}; {error.problem or ''}".split())
+    here = error.problem_mark or error.context_mark
+    for part, where, meaning in _MEANINGS:
+        if part in said:
+            return (here if where == "here" else error.context_mark or here), meaning
+    return here, f"not YAML: {said.strip('; ')}"

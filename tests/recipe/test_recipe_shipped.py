@@ -1,0 +1,422 @@
+"""The recipes that regforge brings along or writes: each is sound, and says what it should."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from regforge import resources
+from regforge.embedded import load_vocabulary
+from regforge.images import schedulers
+from regforge.recipe import (
+    Recipe,
+    RecipeError,
+    json_schema,
+    kind_of,
+    load_recipe,
+    recipe_digest,
+    resolved_yaml,
+    shares_of,
+    slots_of,
+    starter_recipe,
+    template_file,
+    template_name,
+    warnings,
+    write_starter,
+)
+from regforge.recipe.checks import SCHEDULERS
+from regforge.recipe.messages import PATTERNS
+from regforge.recipe.reference import main, reference_markdown
+from regforge.recipe.schema import SCHEMA_FILE, SCHEMA_LINE, schema_text
+from regforge.recipe.starter import StarterError
+
+SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
+SHIPPED = sorted(resources.recipes().glob("*.yaml"))
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+# -------------------------------------------------------------------------------------- shipped
+
+
+def test_the_shipped_recipes_are_these_and_the_readme_lists_them() -> None:
+    names = {path.stem for path in SHIPPED}
+    assert names >= {
+        "quickstart", "objects-sdxl", "living-sdxl", "sd15", "naive-baseline", "against-only"
+    }  # fmt: skip
+    readme = (resources.recipes() / "README.md").read_text(encoding="utf-8")
+    assert names <= set(re.findall(r"\]\(([\w-]+)\.yaml\)", readme))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_each_shipped_recipe_is_sound_short_and_taught_to_editors(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name
+    assert warnings(recipe) == []
+    assert len(recipe_digest(recipe)) == 64
+    assert template_file(recipe).is_file()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == SCHEMA_LINE
+    assert len(lines) < 80
+    jsonschema.Draft202012Validator(json_schema()).validate(read(path))
+
+
+def test_the_quickstart_says_only_what_the_embedded_pipeline_can_draw() -> None:
+    recipe = load_recipe(resources.recipes() / "quickstart.yaml")
+    words = load_vocabulary()
+    assert recipe.subject.class_noun in words["class_noun"]
+    for slot in slots_of(recipe):
+        assert slot.values
+        assert set(slot.values) <= set(words[slot.name])
+    assert shares_of(recipe) == {"against": 0.25, "amplify": 0.75}
+    assert recipe.render.model == "embedded/tinyworld"
+    assert (recipe.render.steps, recipe.render.guidance_scale) == (25, 4.0)
+
+
+def test_the_baselines_differ_from_the_quickstart_in_their_prompt_sets_alone() -> None:
+    folder = resources.recipes()
+    quickstart = load_recipe(folder / "quickstart.yaml").model_dump()
+    for name, sets in (("naive-baseline", {"naive": 1.0}), ("against-only", {"against": 1.0})):
+        found = load_recipe(folder / f"{name}.yaml").model_dump()
+        assert found.pop("name") == name
+        assert found["prompts"].pop("sets") == sets
+        rest = json.loads(json.dumps(quickstart, default=str))
+        rest.pop("name")
+        rest["prompts"].pop("sets")
+        assert json.loads(json.dumps(found, default=str)) == rest
+
+
+def test_recipes_and_renderers_know_the_same_schedulers() -> None:
+    assert set(SCHEDULERS) == set(schedulers.NAMES)
+
+
+# ------------------------------------------------------------------------- schema and reference
+
+
+def test_the_shipped_schema_and_reference_are_up_to_date(
+    repo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = "run: python -m regforge.recipe.reference --write"
+    assert (repo / "recipes" / SCHEMA_FILE).read_text(encoding="utf-8") == schema_text(), again
+    assert (repo / "docs" / "recipe.md").read_text(encoding="utf-8") == reference_markdown(), again
+    assert main([]) == 0
+    assert capsys.readouterr().out.count("up to date") == 2
+
+
+def test_the_schema_is_a_schema_with_words_for_every_key() -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert json.loads(schema_text()) == schema
+    for section in (schema, *schema["$defs"].values()):
+        assert section["additionalProperties"] is False
+    described = [d for s in schema["$defs"].values() for d in s["properties"].values()]
+    assert all("description" in each for each in described)
+    patterns = set(re.findall(r'"pattern": "(.*)"', schema_text()))
+    assert patterns == set(PATTERNS)
+
+
+@pytest.mark.parametrize(
+    ("content", "sound"),
+    [
+        ({"name": "x", "subject": {"class_noun": "cat"}}, True),
+        ({"name": "x", "subject": {"class_noun": "cat"}, "render": None}, True),
+        ({"extends": "base.yaml", "prompts": {"slots": ["color", {"name": "style"}]}}, True),
+        ({"extends": "base.yaml", "subject": {"identifier": "sks"}}, True),
+        ({"name": "x"}, False),
+        ({"name": "x", "subject": {"identifier": "sks"}}, False),
+        ({"extends": "base.yaml", "seeds": 1}, False),
+        ({"extends": "base.yaml", "prompts": {"sets": {"aganst": 1}}}, False),
+        ({"extends": "base.yaml", "prompts": {"slots": ["Color"]}}, False),
+        ({"extends": "base.yaml", "render": {"steps": 0}}, False),
+    ],
+)
+def test_the_schema_accepts_what_a_recipe_file_may_say(content: Any, sound: bool) -> None:
+    assert jsonschema.Draft202012Validator(json_schema()).is_valid(content) is sound
+
+
+# -------------------------------------------------------------------------------------- starter
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"class_noun": "teapot"},
+        {"class_noun": "cat", "kind": "living"},
+        {"class_noun": "flurb: # 'x'", "identifier": "no"},
+        {"class_noun": "dog", "images": "photos", "identifier": "1"},
+        {"class_noun": "corgi", "model": "some/model"},
+        {"class_noun": "corgi", "model": "some/model", "language_model": "gpt-4o-mini"},
+    ],
+)
+def test_a_starter_is_sound_as_it_is(tmp_path: Path, asked: dict[str, Any]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.png").touch()
+    text = starter_recipe("my-set", **asked)
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "a.yaml")
+    assert recipe.subject.class_noun == asked["class_noun"]
+    assert recipe.subject.identifier == asked.get("identifier", "sks")
+    assert ("against" in shares_of(recipe)) == ("images" in asked)
+    assert len(text.splitlines()) < 60
+    assert text.count("#") > 10
+    jsonschema.Draft202012Validator(json_schema()).validate(read(tmp_path / "a.yaml"))
+
+
+def test_a_starter_needs_nobody_to_be_asked() -> None:
+    recipe = Recipe.model_validate(yaml.safe_load(starter_recipe("x", "cat")))
+    words = load_vocabulary()
+    for slot in slots_of(recipe):
+        assert slot.origin == "list"
+        assert set(slot.values or ()) <= set(words[slot.name])
+    assert "motion" in [slot.name for slot in slots_of(recipe)]
+    assert warnings(recipe) == []
+    assert "(2) gpt-4o-mini" in starter_recipe("x", "cat")
+
+
+def test_writing_a_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.png").touch()
+    assert write_starter(Path("mug"), class_noun="coffee mug") == Path("mug.yaml")
+    assert load_recipe("mug.yaml").name == "mug"
+    assert Path(SCHEMA_FILE).read_text(encoding="utf-8") == schema_text()
+    with pytest.raises(StarterError, match=r"mug\.yaml is there already"):
+        write_starter(Path("mug.yaml"))
+    write_starter(Path("mug.yaml"), class_noun="teapot", force=True)
+    assert load_recipe("mug.yaml").subject.class_noun == "teapot"
+    # In a folder, with photos named from here.
+    (tmp_path / "sub").mkdir()
+    written = write_starter(Path("sub"), class_noun="coffee mug", images=Path("photos"))
+    assert written == Path("sub/recipe.yaml")
+    assert "images: ../photos " in written.read_text(encoding="utf-8")
+    recipe = load_recipe(written)
+    assert (recipe.name, recipe.subject.images) == ("coffee-mug-reg", tmp_path / "photos")
+    with pytest.raises(StarterError, match="no folder none"):
+        write_starter(Path("x"), images=Path("none"))
+    with pytest.raises(StarterError, match="no class noun"):
+        write_starter(Path("x"), class_noun=" ")
+    assert not Path("x.yaml").exists()
+
+
+# ------------------------------------------------------------------------------------- resolved
+
+_words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Co", "Cn"]), min_size=1).filter(
+    lambda text: text.strip() != ""
+)
+_recipes = st.fixed_dictionaries(
+    {
+        "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True),
+        "subject": st.fixed_dictionaries(
+            {"class_noun": st.just("teapot")}, optional={"kind": st.just("object")}
+        ),
+        "seed": st.integers(0, 2**63 - 1),
+        "render": st.fixed_dictionaries(
+            {"negative_prompt": st.text(st.characters(exclude_categories=["Cs"]))},
+            optional={"guidance_scale": st.floats(0, 50), "revision": _words},
+        ),
+        "prompts": st.fixed_dictionaries(
+            {},
+            optional={
+                "sets": st.fixed_dictionaries({"naive": st.floats(0.1, 9)}),
+                "slots": st.just(["color"])
+                | st.lists(_words, min_size=1).map(lambda v: [{"name": "style", "values": v}]),
+            },
+        ),
+    }
+)
+
+
+@given(content=_recipes)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_resolved_recipe_is_the_same_recipe(tmp_path: Path, content: dict[str, Any]) -> None:
+    recipe = Recipe.model_validate(content)
+    for portable in (False, True):  # it names no files, so both are whole
+        path = tmp_path / "resolved.yaml"
+        text = resolved_yaml(recipe, portable=portable)
+        path.write_text(text, encoding="utf-8", newline="")
+        again = load_recipe(path)
+        assert again == recipe
+        assert recipe_digest(again) == recipe_digest(recipe)
+        assert yaml.safe_load(text)["seed"] == recipe.seed  # other readers read it alike
+        assert yaml.safe_load(text)["render"]["negative_prompt"] == recipe.render.negative_prompt
+
+
+def test_words_that_yaml_readers_take_for_something_else_stay_words(tmp_path: Path) -> None:
+    words = (
+        "yes", "No", "on", "y", "true", "null", "~", "1", "0o7", "0x1f", "1e-4", ".5", ".inf",
+        "1:30", "1_000", "2024-01-01", "<<", "=", "- a", "a: b", "#a", "'a'", '"a"', "[a]", "*a",
+        "a\x85b", "a\u2028b", "a\nb\n", "a\tb", " a ", "\ufeffa", "é", "\U0001f431",
+    )  # fmt: skip
+    slot = {"name": "style", "values": words}
+    recipe = recipe_of(prompts={"slots": [slot]})
+    text = resolved_yaml(recipe)
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8", newline="")
+    assert load_recipe(tmp_path / "r.yaml").prompts.slots == recipe.prompts.slots
+    assert tuple(yaml.safe_load(text)["prompts"]["slots"][0]["values"]) == words
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_resolved_shipped_recipe_is_the_same_recipe(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    text = resolved_yaml(recipe)
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    again = load_recipe(tmp_path / "recipe.yaml")
+    assert again == recipe
+    assert resolved_yaml(again) == text
+    assert f"# digest: {recipe_digest(recipe)}" in text.splitlines()
+
+
+def test_a_portable_recipe_tells_nobody_where_it_lay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home-of-jane"
+    (home / "photos").mkdir(parents=True)
+    for name in ("photos/1.png", "mine.j2", "w.txt", "e.txt", "v.json", "m.txt"):
+        (home / name).write_text("x")
+    (home / "messages").mkdir()
+    prompts = {
+        "sets": {"against": 1},
+        "template": "mine.j2",
+        "messages": "messages",
+        "vocabulary": "v.json",
+        "exclude": ["dreambench", "e.txt"],
+        "slots": [{"name": "style", "file": "w.txt"}, "color"],
+        "llm": {"model": "gpt-4o-mini", "api_base": "https://llm.example/v1?version=2"},
+    }
+    render = {"model": str(home / "models/sdxl"), "lora": "~/home-of-jane/l.safetensors"}
+    content = {
+        "name": "x",
+        "subject": {"class_noun": "cat", "kind": "living", "images": "photos"},
+        "prompts": prompts,
+        "render": render,
+        "curate": {"alignment": {"model": str(home / "clip")}},
+    }
+    (home / "r.yaml").write_text(yaml.safe_dump(content))
+    recipe = load_recipe(home / "r.yaml")
+    text = resolved_yaml(recipe, portable=True)
+    assert "home-of-jane" not in text
+    shown = yaml.safe_load(text)
+    assert shown["subject"]["images"] == "photos"
+    assert shown["prompts"]["template"] == "mine.j2"
+    assert shown["prompts"]["exclude"] == ["dreambench", "e.txt"]
+    assert shown["prompts"]["slots"][0]["file"] == "w.txt"
+    assert shown["prompts"]["llm"]["api_base"] == "https://llm.example/v1"
+    assert shown["render"]["model"] == "sdxl"
+    assert shown["render"]["lora"] == "l.safetensors"
+    assert "home-of-jane" in resolved_yaml(recipe)
+    # With the files put beside it again, it is the same recipe once more but for the models.
+    shutil.copytree(home, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/r.yaml").write_text(text)
+    again = load_recipe(tmp_path / "elsewhere/r.yaml")
+    assert again.prompts.slots == slots_of(again)
+
+
+# -------------------------------------------------------------------- what a recipe leaves unsaid
+
+
+def recipe_of(**content: Any) -> Recipe:
+    return Recipe.model_validate({"name": "x", "subject": {"class_noun": "cat"}, **content})
+
+
+def test_kind_slots_and_template_follow_from_the_class_noun() -> None:
+    recipe = recipe_of()
+    assert kind_of(recipe) == "living"
+    assert "motion" in [slot.name for slot in slots_of(recipe)]
+    assert template_name(recipe) == "caption/living.j2"
+    thing = recipe_of(subject={"class_noun": "ceramic teapot"})
+    assert kind_of(thing) == "object"
+    assert [slot.name for slot in slots_of(thing)] == [
+        "shape", "color", "texture", "background", "lighting", "style"
+    ]  # fmt: skip
+    assert template_name(thing) == "caption/object.j2"
+    assert kind_of(recipe_of(subject={"class_noun": "cat", "kind": "object"})) == "object"
+    assert slots_of(recipe_of(prompts={"slots": []})) == ()
+    with pytest.raises(RecipeError, match=r"subject\.kind: is needed"):
+        slots_of(recipe_of(subject={"class_noun": "flurb"}))
+
+
+def test_shares_sum_to_one_and_leave_out_what_is_not_used() -> None:
+    recipe = recipe_of(prompts={"sets": {"amplify": 3, "naive": 0, "against": 1}})
+    assert shares_of(recipe) == {"against": 0.25, "amplify": 0.75}
+    assert list(shares_of(recipe)) == ["against", "amplify"]
+
+
+def test_a_recipe_knows_its_file_but_is_not_changed_by_it(tmp_path: Path) -> None:
+    text = "name: x\nsubject: {class_noun: cat}\n"
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(text)
+    first, second = load_recipe(tmp_path / "a.yaml"), load_recipe(tmp_path / "b.yaml")
+    assert first == second == recipe_of()
+    assert first.source == tmp_path / "a.yaml"
+    assert "source" not in first.model_dump()
+    assert recipe_of().source is None
+
+
+# ------------------------------------------------------------------------------------- warnings
+
+LICENSED = {"dataset": {"license": "other"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"dataset": {}}, "dataset.license is left out"),
+        ({"subject": {"class_noun": "cat", "identifier": "Dog"}}, "'Dog' is an ordinary word"),
+        ({"subject": {"class_noun": "cat", "identifier": "my"}}, "'my' is an ordinary word"),
+        ({"prompts": {"sets": {"against": 1}}}, "subject.identifier is left out"),
+        ({"prompts": {"match": ["size"]}}, "prompts.match has no effect"),
+        (
+            {
+                "prompts": {"sets": {"against": 1}, "match": ["seed"]},
+                "subject": {"class_noun": "cat", "identifier": "sks"},
+                "render": {"images_per_prompt": 2},
+            },
+            "only the first image of each caption gets the photo's seed",
+        ),
+        (
+            {"prompts": {"slots": [{"name": "style", "values": ["a  Photo of", "a photo of"]}]}},
+            "slot 'style' lists 'a photo of' more than once",
+        ),
+        ({"subject": {"class_noun": "skyscraper"}}, "has never seen a skyscraper"),
+        ({"render": {"negative_prompt": "blurry", "guidance_scale": 1}}, "has no effect"),
+        (
+            {"render": {"model": "some/model"}, "curate": {"alignment": {}}},
+            "embedded/judge knows only pictures of embedded/tinyworld",
+        ),
+        ({"render": {"model": "some/model", "trust_remote_code": True}}, "runs code"),
+    ],
+)
+def test_what_is_probably_not_meant_is_said_once(content: dict[str, Any], part: str) -> None:
+    (warning,) = warnings(recipe_of(**{**LICENSED, **content}))
+    assert part in warning
+
+
+def test_reading_a_recipe_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; from pathlib import Path; from regforge import resources\n"
+        "from regforge.recipe import load_recipe, recipe_digest, warnings\n"
+        "recipe = load_recipe(resources.recipes() / 'quickstart.yaml')\n"
+        "recipe_digest(recipe), warnings(recipe)\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
