@@ -1,0 +1,242 @@
+"""Which phrases do not go together: no swimming in a kitchen, no starry sky there either.
+
+The place restricts the others. For phrases of the banks the banks know; of other phrases a
+language model that can write is asked, one question for each restricting slot and portion of its
+phrases. Knows no captions; the sampler draws clashing combinations again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from regforge.embedded.phrase_banks import compatible
+from regforge.journal import Journal
+from regforge.progress import Reporter
+from regforge.prompts.given_phrases import BankShelf
+from regforge.prompts.llm import LanguageModelClient, Question
+from regforge.prompts.messages import Messages, question_seed
+from regforge.prompts.vocabulary import Pair
+
+PLACE = "background"
+
+ASKED_ABOUT = ("motion", "lighting")
+"""Slots whose phrases often contradict a place. Of texture and style only the banks are asked:
+what a language model writes there seldom does."""
+
+_RESTRICTING = (*ASKED_ABOUT, "texture", "style")
+_MOST_PAIRS = 1600
+_MOST_PLACES = 100
+_MOST_CLASHING = 0.8
+
+Slots = Mapping[str, Sequence[str]]
+
+
+class Clash(BaseModel):
+    """A phrase and the backgrounds it contradicts, by their numbers from 1."""
+
+    phrase: int
+    backgrounds: list[int]
+
+
+class Clashes(BaseModel):
+    """What is asked for."""
+
+    clashes: list[Clash]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Phrases and backgrounds of one question."""
+
+    slot: str
+    phrases: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    number: int
+
+    def pairs(self, reply: Clashes) -> frozenset[Pair]:
+        """The pairs that a reply names; numbers that do not exist are left out."""
+        return frozenset(
+            _pair(self.slot, self.phrases[clash.phrase - 1], self.backgrounds[number - 1])
+            for clash in reply.clashes
+            if 1 <= clash.phrase <= len(self.phrases)
+            for number in clash.backgrounds
+            if 1 <= number <= len(self.backgrounds)
+        )
+
+    def problems(self, reply: Clashes) -> list[str]:
+        """What is wrong with a reply, in words for the model."""
+        strange_phrases = {clash.phrase for clash in reply.clashes} - _numbers(self.phrases)
+        named = {number for clash in reply.clashes for number in clash.backgrounds}
+        strange_places = named - _numbers(self.backgrounds)
+        found: list[str] = []
+        if strange_phrases:
+            found.append(
+                f"There is no phrase {min(strange_phrases)}; they go from 1 to {len(self.phrases)}."
+            )
+        if strange_places:
+            found.append(
+                f"There is no background {min(strange_places)}; they go from 1 to "
+                f"{len(self.backgrounds)}."
+            )
+        most = _MOST_CLASHING * len(self.phrases) * len(self.backgrounds)
+        if len(self.pairs(reply)) > most:
+            found.append(
+                "Nearly every pair is listed. List only the pairs that contradict each other; "
+                "most go together."
+            )
+        return found
+
+
+def clashes_known_to_banks(slots: Slots, shelf: BankShelf) -> frozenset[Pair]:
+    """Pairs that the phrase banks rule out; phrases that they do not know go with everything."""
+    places = shelf.find(PLACE, slots.get(PLACE, ()))
+    return frozenset(
+        _pair(slot, text, place_text)
+        for slot in _RESTRICTING
+        for text, phrase in shelf.find(slot, slots.get(slot, ())).items()
+        for place_text, place in places.items()
+        if not compatible(phrase, place)
+    )
+
+
+def portions(slots: Slots, shelf: BankShelf | None = None) -> Iterator[Portion]:
+    """The questions to ask, small enough that the longest reasonable reply fits.
+
+    Args:
+        slots: Phrases of each slot.
+        shelf: Slots whose phrases, and the backgrounds, are all known to it are left out.
+    """
+    places = tuple(slots.get(PLACE, ()))
+    all_known = shelf is not None and len(shelf.find(PLACE, places)) == len(places)
+    for slot in ASKED_ABOUT:
+        phrases = tuple(slots.get(slot, ()))
+        if all_known and shelf and len(shelf.find(slot, phrases)) == len(phrases):
+            continue
+        number = 0
+        for start in range(0, len(places), _MOST_PLACES):
+            some_places = places[start : start + _MOST_PLACES]
+            rows = _MOST_PAIRS // len(some_places)
+            for first in range(0, len(phrases), rows):
+                number += 1
+                yield Portion(slot, phrases[first : first + rows], some_places, number)
+
+
+def ask_for_clashes(
+    slots: Slots,
+    *,
+    client: LanguageModelClient,
+    messages: Messages,
+    shelf: BankShelf,
+    seed: int,
+    reporter: Reporter,
+) -> frozenset[Pair]:
+    """Pairs that contradict each other, as the language model sees it.
+
+    A question that fails is in the ledger and costs only its own pairs: captions may then say
+    odd things, which is no reason to stop a run.
+
+    Args:
+        slots: Phrases of each slot.
+        client: Whom to ask.
+        messages: What to say.
+        shelf: For the phrases that the banks know.
+        seed: The recipe's.
+        reporter: Gets a line if a question failed.
+    """
+    asked = list(portions(slots, shelf))
+    questions = [
+        Question(
+            f"compatibility of {each.slot}, question {each.number}",
+            messages(
+                "compatibility",
+                slot=each.slot,
+                phrases=list(each.phrases),
+                backgrounds=list(each.backgrounds),
+            ),
+            Clashes,
+            problems=each.problems,
+            seed=question_seed(seed, "compatibility", each.slot, each.number),
+        )
+        for each in asked
+    ]
+    replies = client.ask(questions) if questions else []
+    failed = sorted(
+        {each.slot for each, reply in zip(asked, replies, strict=True) if reply is None}
+    )
+    if failed:
+        reporter.say(
+            f"warning: the language model did not say which {' and '.join(failed)} phrases go "
+            "with which backgrounds; some captions may be odd"
+        )
+    pairs = (
+        each.pairs(reply) for each, reply in zip(asked, replies, strict=True) if reply is not None
+    )
+    return clashes_known_to_banks(slots, shelf).union(*pairs)
+
+
+def settle(
+    slots: Mapping[str, tuple[str, ...]],
+    clashes: frozenset[Pair],
+    fixed: frozenset[str],
+    journal: Journal,
+) -> tuple[dict[str, tuple[str, ...]], frozenset[Pair]]:
+    """Leave out phrases that go with no phrase of another slot: they could never be drawn.
+
+    Args:
+        slots: Phrases of each slot.
+        clashes: Pairs that do not go together.
+        fixed: Slots whose phrases the user listed. Those stay, and if one clashes with
+            everything, its clashes are forgotten instead.
+        journal: Gets what was left out or forgotten.
+
+    Returns:
+        The phrases and the clashes that remain; no slot ends up empty.
+    """
+    remaining = dict(slots)
+    while stuck := _stuck(remaining, clashes):
+        slot, phrase, other = stuck
+        if slot in fixed or len(remaining[slot]) == 1:
+            clashes = frozenset(
+                each
+                for each in clashes
+                if (slot, phrase) not in _ends(each) or other not in (each[0], each[2])
+            )
+            why = f"goes with no {other}, but stays, because there is no other choice"
+        else:
+            remaining[slot] = tuple(each for each in remaining[slot] if each != phrase)
+            why = f"left out: goes with no {other}"
+        journal.failure("prompts", f"slot {slot}", f"{phrase!r} {why}")
+    kept = {(slot, phrase) for slot, phrases in remaining.items() for phrase in phrases}
+    return remaining, frozenset(each for each in clashes if kept.issuperset(_ends(each)))
+
+
+def _stuck(slots: Slots, clashes: frozenset[Pair]) -> tuple[str, str, str] | None:
+    """The first phrase that clashes with all phrases of another slot, and that slot."""
+    partners: dict[tuple[str, str, str], set[str]] = {}
+    for slot, phrase, other, there in clashes:
+        partners.setdefault((slot, phrase, other), set()).add(there)
+        partners.setdefault((other, there, slot), set()).add(phrase)
+    # Restricting slots first: rather lose a motion than the place it cannot happen in.
+    order = sorted(slots, key=lambda name: name == PLACE)
+    for slot in order:
+        for phrase in slots[slot]:
+            for other in slots:
+                if partners.get((slot, phrase, other), set()).issuperset(slots[other]):
+                    return slot, phrase, other
+    return None
+
+
+def _ends(pair: Pair) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (pair[0], pair[1]), (pair[2], pair[3])
+
+
+def _pair(slot: str, phrase: str, place: str) -> Pair:
+    first, second = sorted(((slot, phrase), (PLACE, place)))
+    return (*first, *second)
+
+
+def _numbers(items: Sequence[str]) -> set[int]:
+    return set(range(1, len(items) + 1))

@@ -1,0 +1,245 @@
+"""`mode: compose`: the language model fills all its slots of each caption together.
+
+It is asked in waves of a fixed number of calls. Each call of a wave is shown what was used before
+the wave, and the replies are merged in the order of the calls, so that the rows depend neither on
+how many calls are open at once nor on how many rows are wanted in the end. Slots that are not the
+language model's (`from: list`, `file`, `bank`) are left to the sampler.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from regforge.embedded.bank_files import gist
+from regforge.embedded.phrase_banks import Phrase, compatible
+from regforge.journal import Journal
+from regforge.prompts.given_phrases import BankShelf, listed
+from regforge.prompts.llm import LanguageModelClient, Question
+from regforge.prompts.messages import Messages, question_seed
+from regforge.prompts.phrase_rules import PhraseRules, tidy
+from regforge.prompts.slot_questions import (
+    MOST_IN_SCHEMA,
+    NoPhrases,
+    bank_options,
+    choices,
+    closed_object,
+    essence,
+    see_ledger,
+    spellings,
+)
+from regforge.prompts.vocabulary import VocabularyError
+from regforge.recipe import Recipe, Slot, kind_of, slots_of
+
+CALLS_PER_WAVE = 4
+MOST_USED_SHOWN = 40
+"""Phrases of a slot that the model is shown as used; more would cost more than they help."""
+
+_EMPTY_WAVES = 3
+
+Row = dict[str, str]
+
+
+class Captions(BaseModel):
+    """What is asked for: the phrases of each caption by slot."""
+
+    captions: list[dict[str, str]]
+
+
+class Columns(BaseModel):
+    """What the embedded model is asked for: by slot, the phrases of one caption after another.
+
+    It draws each value for itself. Drawn slot by slot, phrases can be kept from coming twice.
+    """
+
+    columns: dict[str, list[str]]
+
+    @property
+    def captions(self) -> list[dict[str, str]]:
+        """The same by caption."""
+        names = list(self.columns)
+        rows = zip(*self.columns.values(), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def compose_rows(recipe: Recipe, client: LanguageModelClient, *, journal: Journal) -> Iterator[Row]:
+    """Phrases for one caption after another, without end; asks as rows are taken.
+
+    Args:
+        recipe: Its slots from the language model are filled.
+        client: Whom to ask.
+        journal: Gets the rows that were refused, with reasons.
+
+    Yields:
+        A phrase for each slot that says `from: llm`; no row twice.
+
+    Raises:
+        VocabularyError: No slot is the language model's, one has nothing to choose among, or the
+            model has nothing new to say.
+        RegforgeError: The language model cannot be used.
+    """
+    slots = tuple(slot for slot in slots_of(recipe) if slot.origin == "llm")
+    if not slots:
+        raise VocabularyError(
+            "prompts.mode: compose needs a slot that the language model fills.",
+            hint="Leave out `mode`, or give a slot `from: llm`.",
+        )
+    yield from _Composer(recipe, client, journal, slots).rows()
+
+
+@dataclass
+class _Composer:
+    recipe: Recipe
+    client: LanguageModelClient
+    journal: Journal
+    slots: tuple[Slot, ...]
+    _seen: set[tuple[str, ...]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        subject = self.recipe.subject
+        self._messages = Messages(self.recipe)
+        self._rules = PhraseRules(subject.class_noun, subject.identifier)
+        self._shelf = BankShelf.of(subject.class_noun, kind_of(self.recipe))
+        self._used: dict[str, Counter[str]] = {slot.name: Counter() for slot in self.slots}
+        self._values = {
+            slot.name: listed(slot, self._rules)[0] for slot in self.slots if slot.values
+        }
+        self._spelled = {name: spellings(values) for name, values in self._values.items()}
+        self._bank: dict[str, Mapping[str, Phrase]] = {}
+        if self.client.chooses_only:
+            self._schema = self._choices()
+
+    def rows(self) -> Iterator[Row]:
+        wave, empty = 0, 0
+        while empty < _EMPTY_WAVES:
+            questions = [self._question(wave, call) for call in range(CALLS_PER_WAVE)]
+            replies = self.client.ask(questions)
+            fresh = [
+                row
+                for question, reply in zip(questions, replies, strict=True)
+                if reply is not None
+                for row in self._take(question.item, reply)
+            ]
+            yield from fresh
+            wave, empty = wave + 1, 0 if fresh else empty + 1
+        raise NoPhrases(
+            f"The language model has nothing new after {len(self._seen)} captions: "
+            f"{_EMPTY_WAVES * CALLS_PER_WAVE} calls in a row brought no usable one.",
+            hint=f"{see_ledger(self.journal)}Use `mode: vocabulary`, lower `prompts.count`, or "
+            "name another model in `prompts.llm.model`.",
+        )
+
+    # ------------------------------------------------------------------------------------- asking
+
+    def _question(self, wave: int, call: int) -> Question:
+        wanted = self.recipe.prompts.compose_batch
+        item = f"captions, wave {wave + 1}, call {call + 1}"
+        seed = question_seed(self.recipe.seed, "compose", wave, call)
+        messages = self._messages(
+            "compose",
+            slots=[
+                {"name": slot.name, "values": list(self._values.get(slot.name, ())) or None}
+                for slot in self.slots
+            ],
+            wanted=wanted,
+            used=self._most_used(),
+            call=call,
+        )
+        if self.client.chooses_only:
+            return Question(item, messages, Columns, schema=self._schema, seed=seed)
+
+        def problems(reply: Captions) -> list[str]:
+            faults = [fault for row in reply.captions if (fault := self._checked(row)[1])]
+            if len(reply.captions) - len(faults) >= max(1, wanted // 2):
+                return []
+            said = f"Only {len(reply.captions) - len(faults)} of {wanted} captions can be used"
+            return [f"{said}: {'; '.join(faults[:5])}" if faults else said]
+
+        schema = _caption_schema(self.slots, self._values)
+        return Question(item, messages, Captions, schema=schema, problems=problems, seed=seed)
+
+    def _most_used(self) -> dict[str, list[tuple[str, int]]]:
+        """The phrases of each slot that were used most, those used of late first among equals."""
+        shown: dict[str, list[tuple[str, int]]] = {}
+        for name, counts in self._used.items():
+            latest_first = list(counts.items())[::-1]
+            if ranked := sorted(latest_first, key=lambda used: -used[1]):
+                shown[name] = ranked[:MOST_USED_SHOWN]
+        return shown
+
+    def _choices(self) -> dict[str, Any]:
+        """The schema by which the embedded model draws captions from values and banks."""
+        count = self.recipe.prompts.compose_batch
+        columns: dict[str, Any] = {}
+        for slot in self.slots:
+            name = slot.name
+            options = self._values.get(name) or bank_options(self.recipe, slot, self._shelf, 1)
+            self._bank[name] = self._shelf.find(name, options)
+            columns[name] = {
+                "type": "array",
+                "items": choices(options),
+                "minItems": count,
+                "maxItems": count,
+                "uniqueItems": len(options) >= count,
+                "x-top-k": min(len(options), max(count, (len(options) + 1) // 2)),
+            }
+        schema = closed_object({"columns": closed_object(columns)})
+        return {**schema, "x-class-noun": self._shelf.class_noun}
+
+    # ------------------------------------------------------------------------------------ replies
+
+    def _take(self, item: str, reply: Captions | Columns) -> Iterator[Row]:
+        faults: list[str] = []
+        for phrases in reply.captions:
+            row, fault = self._checked(phrases)
+            if fault:
+                faults.append(fault)
+                continue
+            key = tuple(gist(phrase) for phrase in row.values())
+            if key in self._seen or not self._goes_together(row):
+                continue
+            self._seen.add(key)
+            for name, phrase in row.items():
+                self._used[name][phrase] += 1
+            yield row
+        if faults:
+            self.journal.failure(
+                "prompts", item, f"{len(faults)} captions left out: {'; '.join(faults)}"
+            )
+
+    def _checked(self, phrases: Mapping[str, str]) -> tuple[Row, str | None]:
+        """The phrases tidied, and why they cannot be used, or None if they can."""
+        row: Row = {}
+        for slot in self.slots:
+            name = slot.name
+            phrase: str | None = tidy(phrases.get(name, ""), name)
+            if name in self._values:
+                phrase = self._spelled[name].get(essence(phrases.get(name, "")))
+                why = None if phrase else "is none of the values"
+            else:
+                why = self._rules.fault(phrase or "", name)
+            if why:
+                return row, f"{name} {phrases.get(name, '')!r} ({why})"
+            row[name] = phrase or ""
+        return row, None
+
+    def _goes_together(self, row: Row) -> bool:
+        """Whether the banks let the phrases stand together; a model that writes sees to it."""
+        if not self.recipe.prompts.compatibility:
+            return True
+        known = [bank[row[name]] for name, bank in self._bank.items() if row[name] in bank]
+        return len(known) < 2 or compatible(*known)
+
+
+def _caption_schema(
+    slots: tuple[Slot, ...], values: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """JSON schema of captions, in what strict providers take."""
+    properties: dict[str, Any] = {slot.name: {"type": "string"} for slot in slots}
+    if sum(map(len, values.values())) <= MOST_IN_SCHEMA:
+        properties |= {name: choices(texts) for name, texts in values.items()}
+    return closed_object({"captions": {"type": "array", "items": closed_object(properties)}})

@@ -1,0 +1,211 @@
+"""The messages to the language model: Jinja templates in templates/llm, and what fills them in.
+
+    system          what holds for every request
+    vocabulary      phrases for one slot
+    choose          a choice among given phrases for one slot
+    compatibility   which phrases contradict which backgrounds
+    compose         whole captions, every slot of them
+    photo           what can be seen around the subject in a photo
+
+A recipe may lay a folder of its own over the shipped one (`prompts.messages`). Every template is
+checked before the first call, so that a typo costs nothing. Templates run in a sandbox, and what a
+user wrote into the recipe reaches the model as a quoted string. Knows no client and no replies.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from regforge import resources
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.prompts.given_phrases import BankShelf
+from regforge.recipe import Recipe, kind_of
+
+Message = dict[str, Any]
+
+_ABOUT = {"class_noun": "teapot", "kind": "object", "super_category": None}
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "system": _ABOUT,
+    "vocabulary": {
+        **_ABOUT,
+        "slot": "color",
+        "slots": ["color", "background"],
+        "wanted": 40,
+        "known": ["deep red"],
+    },
+    "choose": {**_ABOUT, "slot": "color", "values": ["deep red", "ivory"], "wanted": 1},
+    "compatibility": {
+        **_ABOUT,
+        "slot": "motion",
+        "phrases": ["swimming"],
+        "backgrounds": ["in a kitchen"],
+    },
+    "compose": {
+        **_ABOUT,
+        "slots": [{"name": "color", "values": None}, {"name": "style", "values": ["a photo of"]}],
+        "wanted": 10,
+        "used": {"color": [("deep red", 2)]},
+        "call": 0,
+    },
+    "photo": _ABOUT,
+}
+"""What each message is given, with values to try it with."""
+
+
+class MessageError(RegforgeError):
+    """A message template that cannot be used."""
+
+    exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class About:
+    """What every message knows of the subject.
+
+    Attributes:
+        class_noun: What it is.
+        kind: `object` or `living`.
+        super_category: Such as "vehicle", in words; None where the phrase banks do not know it.
+    """
+
+    class_noun: str
+    kind: str
+    super_category: str | None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> About:
+        """What a recipe says about its subject."""
+        noun, kind = recipe.subject.class_noun, kind_of(recipe)
+        shelf = BankShelf.of(noun, kind)
+        return cls(noun, kind, shelf.super_category.replace("_", " ") if shelf.known else None)
+
+
+class Messages:
+    """The messages of a recipe.
+
+    Args:
+        recipe: Its `prompts.messages` is laid over the shipped folder.
+
+    Raises:
+        MessageError: A template of the folder is wrong, or the folder is no folder of templates.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        shipped = resources.templates() / "llm"
+        own = recipe.prompts.messages
+        if own is not None:
+            _check_names(own)
+        self._folders = [own, shipped] if own is not None else [shipped]
+        self._environment = ImmutableSandboxedEnvironment(
+            loader=jinja2.FileSystemLoader(self._folders),
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,  # plain text for a model, not HTML
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters["quoted"] = quoted
+        self._about = About.of(recipe)
+        if own is not None:
+            self._lint(own)
+
+    def __call__(self, name: str, **values: Any) -> list[Message]:
+        """A conversation: the system message and the named one.
+
+        Args:
+            name: One of the messages in the module's docstring.
+            **values: What the message needs beside what all are given.
+
+        Raises:
+            MessageError: The template fails.
+        """
+        values = {**asdict(self._about), **values}
+        return [
+            {"role": "system", "content": self._render("system", values)},
+            {"role": "user", "content": self._render(name, values)},
+        ]
+
+    def _lint(self, folder: Path) -> None:
+        """Check the user's templates without a call: syntax, variables, and one trial."""
+        for path in sorted(folder.glob("*.j2")):
+            try:
+                tree = self._environment.parse(path.read_text(encoding="utf-8"))
+                needed = meta.find_undeclared_variables(tree)
+            except jinja2.TemplateSyntaxError as error:
+                raise MessageError(f"{path}:{error.lineno}: {error.message}.") from error
+            except (OSError, UnicodeDecodeError) as error:
+                raise MessageError(f"{path} cannot be read: {error}.") from error
+            if path.name.startswith("_"):  # a part; what it needs shows where it is used
+                continue
+            given = _EXAMPLES[path.stem]
+            for unknown in sorted(needed - given.keys()):
+                raise MessageError(
+                    f"{path}: there is no {unknown!r} to fill in.{_meant(unknown, given)}",
+                    hint=f"This message is given {', '.join(sorted(given))}.",
+                )
+        for name, given in _EXAMPLES.items():
+            self._render(name, given)
+
+    def _render(self, name: str, values: Mapping[str, Any]) -> str:
+        try:
+            return self._environment.get_template(f"{name}.j2").render(values).strip() + "\n"
+        except jinja2.TemplateSyntaxError as error:
+            raise MessageError(f"{error.filename}:{error.lineno}: {error.message}.") from error
+        except Exception as error:  # whatever a template's own expressions run into
+            where = self._place(error) or f"{name}.j2"
+            raise MessageError(f"{where}: {str(error) or type(error).__name__}.") from error
+
+    def _place(self, error: Exception) -> str | None:
+        """`path:line` of the template in which an error happened."""
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if any(Path(frame.filename).parent == folder for folder in self._folders):
+                return f"{frame.filename}:{frame.lineno}"
+        return None
+
+
+def _check_names(folder: Path) -> None:
+    """Refuse a folder whose templates would never be used."""
+    found = sorted(path.stem for path in folder.glob("*.j2")) if folder.is_dir() else []
+    if not found:
+        raise MessageError(
+            f"prompts.messages: {folder} is not a folder with message templates.",
+            hint=f"It may have {', '.join(f'{name}.j2' for name in _EXAMPLES)}.",
+        )
+    for name in found:
+        if name not in _EXAMPLES and not name.startswith("_"):
+            raise MessageError(
+                f"{folder / name}.j2: there is no such message.{_meant(name, _EXAMPLES)}",
+                hint=f"Messages: {', '.join(_EXAMPLES)}. A part that they share starts with _.",
+            )
+
+
+def _meant(wrong: str, valid: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(wrong, list(valid), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def quoted(text: str) -> str:
+    """A text as a JSON string on one line, so that it reads as data whatever it says."""
+    plain = "".join(each if each.isprintable() else " " for each in str(text))
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def question_seed(*parts: int | str) -> int:
+    """A seed that depends on all parts, 0 to 2**31 - 1: what every provider takes."""
+    text = json.dumps(parts, ensure_ascii=False)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+
+
+def tokens_in(messages: Sequence[Mapping[str, Any]]) -> int:
+    """About how many tokens a conversation has: English has four letters to one."""
+    return sum(len(str(message["content"])) for message in messages) // 4

@@ -1,0 +1,200 @@
+"""What a phrase must be like to stand in a caption, and how untidy ones are put right.
+
+Language models number their lists, quote their items and name the subject again; all of it would
+end up in thousands of captions. Knows the grammar of the standard slots (docs/vocabulary.md) and
+no language model.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from regforge.embedded.bank_files import gist
+from regforge.embedded.phrase_banks import indefinite_article
+
+MOST_WORDS = 12
+_MOST_CHARACTERS = 120
+_MOST_WORDS_BEFORE_NOUN = 5
+
+BEFORE_NOUN = frozenset({"shape", "size", "color", "texture", "material"})
+"""Slots whose phrases stand right before the class noun."""
+
+_PREPOSITIONS = frozenset(
+    "about above across against along alongside amid amidst among amongst around at atop before "
+    "behind below beneath beside between beyond by down during for from in inside into near next "
+    "of off on onto opposite out outside over past through throughout to toward towards under "
+    "underneath underwater up upon with within without".split()
+)
+_LEADS_TO_PLACE = frozenset("deep far half halfway high just low midway partly right".split())
+_ARTICLES = frozenset(("a", "an", "the"))
+_BULLET = re.compile(r"^(?:[-*+•·–—▪●]+\s+|\(?\d{1,3}[.):]\s+|\(?[a-z][.)]\s+)", re.I)
+_QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "\u00a0": " "})
+_AROUND = " \t\"'`*_.,;:"
+_MADE_OF = re.compile(r"^made (?:out )?(?:of|from) ", re.I)
+_PUNCTUATION = frozenset(" -',.&/%°+–")
+_TAKES_NOUN = ("of", "with", "showing", "featuring", "depicting")
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """What became of the phrases of a reply.
+
+    Attributes:
+        phrases: The usable ones, tidied, in their order, none twice.
+        repeated: How many were there already.
+        refused: Each of the others and why, in words.
+    """
+
+    phrases: tuple[str, ...]
+    repeated: int = 0
+    refused: tuple[tuple[str, str], ...] = ()
+
+    def complaint(self, most: int = 8) -> str:
+        """What was refused, such as `'red teapot' (names the class noun)`; empty if nothing."""
+        named = [f"{text!r} ({why})" for text, why in self.refused[:most]]
+        more = len(self.refused) - len(named)
+        return "; ".join([*named, *([f"and {more} more"] if more else [])])
+
+
+@dataclass(frozen=True)
+class PhraseRules:
+    """The rules for one subject.
+
+    Attributes:
+        class_noun: Captions add it, so no phrase may name it.
+        identifier: Never appears in a caption; None if there is none.
+    """
+
+    class_noun: str
+    identifier: str | None = None
+
+    def sift(self, slot: str, phrases: Iterable[str], known: Collection[str] = ()) -> Sifted:
+        """Tidy phrases and keep the usable ones.
+
+        Args:
+            slot: Which slot they are for.
+            phrases: What a language model gave.
+            known: Phrases that are there already.
+        """
+        seen = {gist(phrase) for phrase in known}
+        kept: list[str] = []
+        refused: list[tuple[str, str]] = []
+        repeated = 0
+        for raw in phrases:
+            phrase = tidy(raw, slot)
+            if why := self.fault(phrase, slot):
+                refused.append((raw[:_MOST_CHARACTERS], why))
+            elif gist(phrase) in seen:
+                repeated += 1
+            else:
+                seen.add(gist(phrase))
+                kept.append(phrase)
+        return Sifted(tuple(kept), repeated, tuple(refused))
+
+    def fault(self, phrase: str, slot: str) -> str | None:
+        """Why a tidied phrase cannot stand in a caption, or None if it can."""
+        if not phrase:
+            return "empty"
+        if strange := sorted({c for c in phrase if not _is_plain(c)}):
+            shown = "a line break" if "\n" in strange else repr(strange[0])
+            return f"contains {shown}"
+        if len(phrase.split()) > MOST_WORDS or len(phrase) > _MOST_CHARACTERS:
+            return f"longer than {MOST_WORDS} words"
+        return self.leak(phrase) or self._names_class(phrase) or _grammar_fault(phrase, slot)
+
+    def leak(self, phrase: str) -> str | None:
+        """Words for it if the phrase has the identifier in it, else None."""
+        if self.identifier and _has_word(phrase, [self.identifier]):
+            return f"contains the identifier {self.identifier!r}"
+        return None
+
+    def _names_class(self, phrase: str) -> str | None:
+        return "names the class noun" if _has_word(phrase, self._names) else None
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The class noun and its head ("teapot" of "ceramic teapot"), also as plurals."""
+        whole = " ".join(self.class_noun.split())
+        head = re.split(r" (?:of|with|without|in|on|for|from) ", whole)[0].split()[-1:]
+        names = dict.fromkeys([whole, *head])
+        return [form for name in names if name for form in _forms(name)]
+
+
+def tidy(raw: str, slot: str) -> str:
+    """A phrase without numbering, quotation marks, a final period or a needless article."""
+    text = unicodedata.normalize("NFC", raw).translate(_QUOTES).strip()
+    text = _BULLET.sub("", text).strip(_AROUND)
+    text = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
+    text = _without_capital(text)
+    if slot in BEFORE_NOUN:
+        first, _, rest = text.partition(" ")
+        text = rest if first in _ARTICLES and rest else text
+        text = _MADE_OF.sub("", text)
+    return _as_opening(text) if slot == "style" else text
+
+
+def _without_capital(text: str) -> str:
+    """Lower case at the start, but for words such as "3D", "LED" and "U-shaped"."""
+    first = re.match(r"[^\W\d_]+", text)
+    alone = first is not None and first[0] == "A" and text[1:2] == " "
+    if alone or (first is not None and len(first[0]) > 1 and first[0][1:].islower()):
+        return text[0].lower() + text[1:]
+    return text
+
+
+def _as_opening(style: str) -> str:
+    """Make "watercolor painting" read "a watercolor painting of"."""
+    words = style.split()
+    if not words or words[0] in _PREPOSITIONS or "\n" in style:
+        return style
+    if words[0] not in _ARTICLES:
+        style = f"{indefinite_article(style)} {style}"
+    return style if words[-1] in _TAKES_NOUN else f"{style} of"
+
+
+def _grammar_fault(phrase: str, slot: str) -> str | None:
+    words = phrase.lower().split()
+    first, why = words[0], None
+    if slot in BEFORE_NOUN and first in _PREPOSITIONS:
+        why = "does not read well before the class noun"
+    elif slot in BEFORE_NOUN and len(words) > _MOST_WORDS_BEFORE_NOUN:
+        why = f"longer than {_MOST_WORDS_BEFORE_NOUN} words before the class noun"
+    elif slot in ("background", "lighting") and not _leads_to_place(words):
+        lit = slot == "lighting" and first.endswith(("lit", "ed"))
+        why = None if lit else "does not start with a preposition"
+    elif slot == "motion" and first in {*_ARTICLES, "is", "are", "to"}:
+        why = "does not start with a present participle"
+    elif slot == "style" and first not in _ARTICLES:
+        why = 'does not start with "a" or "an"'
+    return why
+
+
+def _leads_to_place(words: list[str]) -> bool:
+    """Whether it starts as "on a shelf", "half-buried in sand" or "nestled in leaves" do."""
+    if words[0] in _PREPOSITIONS:
+        return True
+    leads = words[0] in _LEADS_TO_PLACE or words[0].endswith(("ing", "ed")) or "-" in words[0]
+    return leads and any(word in _PREPOSITIONS for word in words[1:3])
+
+
+def _is_plain(character: str) -> bool:
+    """Letters of any script, marks, digits and a little punctuation: no braces, no markup."""
+    return character in _PUNCTUATION or unicodedata.category(character)[0] in "LMN"
+
+
+def _has_word(text: str, words: Iterable[str]) -> bool:
+    options = "|".join(re.escape(word.casefold()) for word in words)
+    return re.search(rf"(?<!\w)(?:{options})(?!\w)", text.casefold()) is not None
+
+
+def _forms(noun: str) -> list[str]:
+    """A noun and what its plural may be; what is no word never matches."""
+    forms = [noun, f"{noun}s", f"{noun}es"]
+    for ending, plural in (("y", "ies"), ("f", "ves"), ("fe", "ves"), ("man", "men")):
+        if noun.lower().endswith(ending):
+            forms.append(noun[: -len(ending)] + plural)
+    return forms

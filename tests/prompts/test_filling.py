@@ -1,0 +1,387 @@
+"""The vocabulary: where each slot's phrases come from, and what happens when a model is no help."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_language_model import FakeClient, recipe_of, text_of
+
+from regforge.embedded import phrase_banks
+from regforge.errors import EXIT_FAILED, EXIT_USAGE, RegforgeError
+from regforge.journal import Journal, read
+from regforge.progress import Reporter
+from regforge.prompts.filling import fill_vocabulary
+from regforge.prompts.llm import Question
+from regforge.prompts.messages import MessageError
+from regforge.prompts.slot_questions import rounds_allowed
+from regforge.prompts.vocabulary import Vocabulary, VocabularyError
+from regforge.recipe import Recipe, slots_of
+
+ADJECTIVES = "pale deep bright dusty warm soft muted dark light vivid".split()
+COLORS = "red green blue gray pink violet ocher teal amber navy".split()
+
+
+def invented(slot: str, count: int, start: int = 0) -> list[str]:
+    """So many different phrases that suit a slot."""
+    numbers = range(start, start + count)
+    pairs = [f"{ADJECTIVES[n % 10]} {COLORS[n // 10 % 10]}" for n in numbers]
+    before = {"background": "on a {} rug", "lighting": "in {} light", "style": "a {} photo of"}
+    return [before.get(slot, "{}").format(pair) for pair in pairs]
+
+
+def slot_of(question: Question) -> str:
+    return question.item.split()[1].rstrip(",")
+
+
+def wanted_of(question: Question) -> int:
+    return int(text_of(question).rpartition(" with ")[2].split()[0])
+
+
+def known_in(question: Question) -> int:
+    """How many phrases the question shows as being there already."""
+    return str(question.messages[-1]["content"]).count("\n- ")
+
+
+def answers_well(question: Question, attempt: int) -> Any:
+    """As a good model does: as many as asked for, and new ones in each round."""
+    if question.item.startswith("compatibility"):
+        return {"clashes": []}
+    if "The list:" in text_of(question):
+        return {"phrases": re.findall(r"\n- (.*)", str(question.messages[-1]["content"]))}
+    return {"phrases": invented(slot_of(question), wanted_of(question), known_in(question))}
+
+
+def fill(
+    recipe: Recipe,
+    client: FakeClient | None,
+    journal: Journal | None = None,
+    lines: list[str] | None = None,
+) -> Vocabulary:
+    reporter = Reporter(quiet=True)
+    if lines is not None:
+        reporter.say = lines.append  # type: ignore[method-assign]
+    return fill_vocabulary(
+        recipe,
+        client,  # type: ignore[arg-type]
+        journal=journal or Journal(None),
+        reporter=reporter,
+    )
+
+
+def ledger_of(folder: Path) -> str:
+    return "\n".join(str(entry["reason"]) for entry in read(folder / "ledger.jsonl"))
+
+
+# ------------------------------------------------------------------------------------ a good model
+
+
+def test_every_slot_of_the_recipe_gets_as_many_phrases_as_it_asks_for() -> None:
+    slots = ["color", {"name": "background", "count": 7}, "lighting", "style"]
+    client = FakeClient(answers_well)
+    vocabulary = fill(recipe_of({"slots": slots, "phrases_per_slot": 30}), client)
+    assert {name: len(texts) for name, texts in vocabulary.slots.items()} == {
+        "color": 30,
+        "background": 7,
+        "lighting": 30,
+        "style": 30,
+    }
+    assert list(vocabulary.slots) == ["color", "background", "lighting", "style"]
+    assert set(vocabulary.origins.values()) == {"llm"}
+    assert vocabulary.language_model == "openai/fake"
+    assert (vocabulary.class_noun, vocabulary.kind) == ("ceramic teapot", "object")
+    assert vocabulary.slots["style"][0].endswith(" of")
+
+
+def test_objects_have_no_motion_and_living_things_do() -> None:
+    client = FakeClient(answers_well)
+    assert "motion" not in fill(recipe_of(), client).slots
+    assert "motion" in fill(recipe_of(subject={"class_noun": "dog"}), client).slots
+
+
+def test_many_phrases_are_asked_for_in_rounds_that_show_what_is_there() -> None:
+    client = FakeClient(answers_well)
+    vocabulary = fill(recipe_of({"slots": ["color"], "phrases_per_slot": 100}), client)
+    assert len(set(vocabulary.slots["color"])) == 100
+    first, second = client.asked
+    assert "Already there" not in text_of(first)
+    assert all(f"- {phrase}\n" in text_of(second) for phrase in vocabulary.slots["color"][:80])
+    assert first.seed != second.seed
+
+
+def test_the_result_does_not_depend_on_how_many_calls_are_open_at_once() -> None:
+    recipe = recipe_of({"phrases_per_slot": 100})
+    one, eight = FakeClient(answers_well), FakeClient(answers_well, at_once=8)
+    assert fill(recipe, one) == fill(recipe, eight)
+    assert [question.seed for question in one.asked] == [question.seed for question in eight.asked]
+
+
+def test_another_recipe_seed_asks_with_other_seeds() -> None:
+    clients = [FakeClient(answers_well) for _ in range(2)]
+    for seed, client in enumerate(clients):
+        fill(recipe_of({"slots": ["color"]}, seed=seed), client)
+    assert clients[0].asked[0].seed != clients[1].asked[0].seed
+
+
+def test_neither_message_nor_vocabulary_ever_has_the_identifier() -> None:
+    client = FakeClient(answers_well)
+    vocabulary = fill(recipe_of(), client)
+    assert not any(re.search(r"\bsks\b", text_of(question)) for question in client.asked)
+    assert "sks" not in repr(vocabulary.slots)
+
+
+# -------------------------------------------------------------------------------------- bad models
+
+
+def test_bad_phrases_are_dropped_and_written_down(tmp_path: Path) -> None:
+    bad = ["1. vermilion", "Vermilion.", "sks red", "teapot brown", "{red}", "a\nb", ""]
+
+    def answer(question: Question, attempt: int) -> Any:
+        return {"phrases": [*bad, *invented("color", 5)]}
+
+    vocabulary = fill(
+        recipe_of({"slots": ["color"], "phrases_per_slot": 6}),
+        FakeClient(answer),
+        Journal(tmp_path),
+    )
+    assert vocabulary.slots["color"] == ("vermilion", *invented("color", 5))
+    for refused in ("identifier 'sks'", "'teapot brown' (names the class noun)", "'{'", "empty"):
+        assert refused in ledger_of(tmp_path)
+
+
+def test_a_reply_with_too_few_usable_phrases_is_asked_for_again_with_the_reasons() -> None:
+    def answer(question: Question, attempt: int) -> Any:
+        good = attempt == 1
+        return {"phrases": invented("color", 12) if good else ["teapot red"] * 12}
+
+    client = FakeClient(answer)
+    vocabulary = fill(recipe_of({"slots": ["color"], "phrases_per_slot": 10}), client)
+    assert len(vocabulary.slots["color"]) == 10
+    assert "names the class noun" in client.complaints["slot color, round 1"][0]
+
+
+def test_a_model_that_only_talks_ends_in_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    client = FakeClient(lambda *_: "Certainly! Teapots come in many colors.")
+    with pytest.raises(VocabularyError) as caught:
+        fill(recipe_of({"slots": ["color", "style"]}), client, Journal(tmp_path))
+    said = str(caught.value)
+    assert "the slots 'color' and 'style'" in said
+    assert str(tmp_path / "ledger.jsonl") in said
+    assert "values" in said
+    assert caught.value.exit_code == EXIT_FAILED
+    assert len(client.asked) == 4  # once more for each slot, then it is clear
+
+
+def test_a_model_that_repeats_itself_is_not_asked_for_ever() -> None:
+    lines: list[str] = []
+    client = FakeClient(lambda *_: {"phrases": invented("color", 9)})
+    recipe = recipe_of({"slots": ["color"]})
+    assert len(fill(recipe, client, lines=lines).slots["color"]) == 9
+    assert len(client.asked) == 3
+    assert "ran out of phrases at 9 of 40" in lines[0]
+
+
+def test_a_model_that_gives_a_few_at_a_time_is_asked_a_bounded_number_of_times() -> None:
+    def answer(question: Question, attempt: int) -> Any:
+        return {"phrases": invented("color", 12, known_in(question))}
+
+    client = FakeClient(answer)
+    recipe = recipe_of({"slots": ["color"], "phrases_per_slot": 50})
+    assert len(fill(recipe, client).slots["color"]) == 48
+    assert len(client.asked) == rounds_allowed(recipe, slots_of(recipe)[0]) == 4
+
+
+def test_a_failed_call_costs_nothing_but_another_one() -> None:
+    def answer(question: Question, attempt: int) -> Any:
+        return "no" if question.item == "slot color, round 1" else answers_well(question, attempt)
+
+    vocabulary = fill(recipe_of({"slots": ["color", "style"]}), FakeClient(answer))
+    assert {len(texts) for texts in vocabulary.slots.values()} == {40}
+
+
+def test_a_wrong_message_template_is_told_before_any_call(tmp_path: Path) -> None:
+    (tmp_path / "compatibility.j2").write_text("{{ fraises }}", encoding="utf-8")
+    client = FakeClient(answers_well)
+    with pytest.raises(MessageError, match="fraises"):
+        fill(recipe_of({"messages": tmp_path}), client)
+    assert client.asked == []
+
+
+# ----------------------------------------------------------------------------- choosing from values
+
+
+def choosing(values: Sequence[str], **more: Any) -> Recipe:
+    return recipe_of({"slots": [{"name": "color", "from": "llm", "values": values, **more}]})
+
+
+def test_a_model_chooses_among_values_and_invents_nothing(tmp_path: Path) -> None:
+    client = FakeClient(lambda *_: {"phrases": ["Ivory.", "gold", "the teal"]})
+    recipe = choosing(["teal", "ivory", "plaid"])
+    vocabulary = fill(recipe, client, Journal(tmp_path))
+    assert vocabulary.slots["color"] == ("teal", "ivory")
+    assert "'gold' (is not in the list)" in ledger_of(tmp_path)
+    question = client.asked[0]
+    assert json.dumps(["teal", "ivory", "plaid"]) in json.dumps(question.schema)
+
+
+def test_no_more_are_chosen_than_counted() -> None:
+    client = FakeClient(lambda *_: {"phrases": ["teal", "ivory", "plaid"]})
+    vocabulary = fill(choosing(["plaid", "ivory", "teal"], count=2), client)
+    assert vocabulary.slots["color"] == ("ivory", "teal")
+
+
+def test_a_choice_of_nothing_is_repaired_and_then_given_up() -> None:
+    client = FakeClient(lambda *_: {"phrases": ["mauve"]})
+    with pytest.raises(VocabularyError, match="no usable phrase for the slot 'color'"):
+        fill(choosing(["teal", "ivory"]), client)
+    assert "letter by letter" in client.complaints["slot color, round 1"][0]
+
+
+# -------------------------------------------------------------------------- lists, files and banks
+
+
+def without_calls(slots: list[Any], **sections: Any) -> Vocabulary:
+    return fill(recipe_of({"slots": slots}, **sections), None)
+
+
+def test_a_list_is_taken_as_it_is_with_its_weights() -> None:
+    slot = {"name": "color", "values": ["Red", " blue ", "Red"], "weights": [1, 2, 4]}
+    vocabulary = without_calls([slot])
+    assert vocabulary.slots["color"] == ("Red", "blue")
+    assert vocabulary.weights["color"] == (5, 2)
+    assert vocabulary.origins["color"] == "list"
+    assert vocabulary.language_model is None
+
+
+def test_a_file_has_a_phrase_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "places.txt"
+    path.write_text("\ufeff# places\non a table  # wood\n\n in C#-land \non a table\n", "utf-8")
+    vocabulary = without_calls([{"name": "background", "file": path}])
+    assert vocabulary.slots["background"] == ("on a table", "in C#-land")
+    assert vocabulary.origins["background"] == "file"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"# nothing\n\n", "places.txt has no phrases"),
+        (b"on a table\nbeside sks\n", "places.txt:2"),
+        (b"\xff\xfe", "not UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_of_no_use_is_told_with_its_path(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    path = tmp_path / "places.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VocabularyError, match=r"places\.txt") as caught:
+        without_calls([{"name": "background", "file": path}])
+    assert told in str(caught.value)
+    assert caught.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize("value", ["a sks red", "", "two\nlines"])
+def test_a_value_that_cannot_stand_in_a_caption_is_refused(value: str) -> None:
+    with pytest.raises(VocabularyError, match="slot 'color', value 2"):
+        without_calls([{"name": "color", "values": ["red", value]}])
+
+
+def test_the_banks_fill_a_slot_with_what_suits_the_class_noun() -> None:
+    vocabulary = without_calls([{"name": "motion", "from": "bank"}], subject={"class_noun": "dog"})
+    expected = phrase_banks.phrases("motion", "animal", "dog")
+    assert set(vocabulary.slots["motion"]) == {phrase.text for phrase in expected}
+
+
+@pytest.mark.parametrize(("slot", "why"), [("era", "They have shape"), ("motion", "living things")])
+def test_a_slot_that_no_bank_has_is_told(slot: str, why: str) -> None:
+    with pytest.raises(VocabularyError, match=f"no {slot} for 'ceramic teapot'") as caught:
+        without_calls([{"name": slot, "from": "bank"}])
+    assert why in str(caught.value)
+
+
+def test_a_class_noun_that_no_bank_knows_gets_the_phrases_of_its_kind() -> None:
+    lines: list[str] = []
+    recipe = recipe_of(
+        {"slots": [{"name": "motion", "from": "bank"}]},
+        subject={"class_noun": "sproingle", "kind": "living"},
+    )
+    assert fill(recipe, None, lines=lines).slots["motion"]
+    assert "no phrase bank knows the class noun 'sproingle'" in lines[0]
+
+
+def test_phrases_that_go_nowhere_are_left_out_of_the_banks_slots() -> None:
+    slots = [{"name": name, "from": "bank"} for name in ("background", "lighting")]
+    vocabulary = without_calls(slots, subject={"class_noun": "sofa"})
+    assert vocabulary.incompatible
+    lights = vocabulary.slots["lighting"]
+    assert "in shafts of sunlight" not in lights  # under water
+    for light in lights:
+        assert any(
+            vocabulary.compatible({"lighting": light, "background": place})
+            for place in vocabulary.slots["background"]
+        )
+
+
+def test_without_places_the_banks_still_leave_out_what_goes_nowhere() -> None:
+    slots = [{"name": "lighting", "from": "bank"}]
+    lights = without_calls(slots, subject={"class_noun": "sofa"}).slots["lighting"]
+    assert "in warm lamplight" in lights
+    assert "in shafts of sunlight" not in lights
+
+
+# ---------------------------------------------------------------------------------- vocabulary.json
+
+
+def stored(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "vocabulary.json"
+    plain: dict[str, Any] = {
+        "class_noun": "teapot",
+        "kind": "object",
+        "slots": {"color": ("red", "blue"), "background": ("in a hall", "on a hill")},
+        "weights": {"color": (1.0, 3.0)},
+        "incompatible": frozenset({("background", "in a hall", "lighting", "at sunset")}),
+        "language_model": "openai/before",
+        "origins": {"color": "llm", "background": "llm"},
+    }
+    Vocabulary(**{**plain, **changes}).save(path)
+    return path
+
+
+def test_a_stored_vocabulary_is_used_and_nobody_is_asked(tmp_path: Path) -> None:
+    lines: list[str] = []
+    slots = ["background", "color", {"name": "lighting", "values": ["at sunset", "at noon"]}]
+    recipe = recipe_of({"slots": slots, "vocabulary": stored(tmp_path)})
+    vocabulary = fill(recipe, None, lines=lines)
+    assert list(vocabulary.slots) == ["background", "color", "lighting"]
+    assert vocabulary.slots["color"] == ("red", "blue")
+    assert vocabulary.weights == {"color": (1.0, 3.0)}
+    assert vocabulary.language_model == "openai/before"
+    assert not vocabulary.compatible({"background": "in a hall", "lighting": "at sunset"})
+    assert vocabulary.origins["lighting"] == "list"
+    assert "is about 'teapot', the recipe about 'ceramic teapot'" in lines[0]
+
+
+def test_a_stored_vocabulary_without_a_slot_is_told(tmp_path: Path) -> None:
+    recipe = recipe_of({"slots": ["color", "style"], "vocabulary": stored(tmp_path)})
+    with pytest.raises(VocabularyError, match="no phrases for the slot 'style'") as caught:
+        fill(recipe, None)
+    assert "It has color, background" in str(caught.value)
+
+
+def test_a_stored_vocabulary_with_the_identifier_is_refused(tmp_path: Path) -> None:
+    path = stored(tmp_path, slots={"color": ("red", "sks red")}, weights={}, incompatible=())
+    with pytest.raises(RegforgeError, match="'sks red' contains the identifier"):
+        fill(recipe_of({"slots": ["color"], "vocabulary": path}), None)
+
+
+# ------------------------------------------------------------------------------------- compose mode
+
+
+def test_compose_mode_leaves_the_language_models_slots_to_the_composer() -> None:
+    slots = ["color", {"name": "style", "values": ["a photo of"]}]
+    vocabulary = fill(recipe_of({"slots": slots, "mode": "compose"}), None)
+    assert dict(vocabulary.slots) == {"style": ("a photo of",)}
