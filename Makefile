@@ -30,9 +30,9 @@ help: ## Show this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-quickstart: $(USER_STAMP) ## Install into .venv and run the first example, with no network and no GPU
-	@echo "==> Running examples/quickstart.py"
-	@$(PY) examples/quickstart.py
+quickstart: $(USER_STAMP) ## Install into .venv and make a first dataset, with no network and no GPU
+	@echo "==> regforge run recipes/quickstart.yaml"
+	@$(VENV)/bin/regforge run recipes/quickstart.yaml
 
 install: $(DEV_STAMP) ## Install everything needed to work on regforge into .venv
 

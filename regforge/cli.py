@@ -5,13 +5,20 @@ and prints. Those modules are imported inside the commands, so that `regforge --
 once. Exit codes: 0 done, 1 the run failed, 2 the command or a recipe was wrong.
 """
 
+from __future__ import annotations
+
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regforge.errors import EXIT_FAILED, RegforgeError
+from regforge.errors import EXIT_FAILED, EXIT_USAGE, RegforgeError
 from regforge.version import __version__
+
+if TYPE_CHECKING:
+    from regforge.forge import Run, Until
+    from regforge.progress import Reporter
 
 app = typer.Typer(
     name="regforge",
@@ -22,6 +29,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set prompts.count=50"),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run's folder; runs/<name> if left out.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Make only the first N prompts.")]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh/--resume",
+        help="Delete what an earlier run left in the folder, or go on from it (the default).",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -41,11 +67,144 @@ def regforge(
 
 
 @app.command()
-def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the findings as JSON, for scripts.")
-    ] = False,
+def init(
+    path: Annotated[
+        Path, typer.Argument(help="Where to: a file name ending in .yaml, or a folder.")
+    ] = Path("recipe.yaml"),
+    class_noun: Annotated[
+        str, typer.Option("--class-noun", help="What the subject is, as specific as fits.")
+    ] = "teapot",
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder with photos of the subject.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
+    """Write a commented recipe to start from.
+
+    It runs as it is, on the embedded models; two lines in it say how to use real ones.
+
+    Example: regforge init mug.yaml --class-noun "coffee mug" --images photos/
+    """
+    from regforge.recipe import write_starter
+
+    written = write_starter(path, class_noun=class_noun, images=images, force=force)
+    typer.echo(f"Wrote {written}. Look at it, then:")
+    typer.echo(f"  regforge check {written}")
+    typer.echo(f"  regforge run {written}")
+
+
+@app.command()
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look a recipe over and say what a run would do; touches nothing.
+
+    Shows the plan, how many calls and about what they cost, how long it takes, and five sample
+    captions.
+
+    Example: regforge check recipes/quickstart.yaml --set prompts.count=200
+    """
+    from regforge.forge.plan import make_plan
+    from regforge.recipe import load_recipe
+
+    plan = make_plan(load_recipe(recipe, overrides or ()), out=out)
+    typer.echo(_as_json(plan.as_dict()) if as_json else plan.as_text())
+
+
+@app.command()
+def prompts(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    limit: Limit = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the vocabulary and the captions of a recipe, and no images.
+
+    Example: regforge prompts recipes/quickstart.yaml --limit 20
+    """
+    done = _run(recipe, overrides, out, limit, fresh, quiet, until="prompts")
+    if as_json:
+        typer.echo(_as_json(done.as_dict()))
+        return
+    for line in done.captions(10):
+        typer.echo(f"  {line}")
+    typer.echo(f"{done.prompts} captions in {_short(done.folder / 'prompts.jsonl')}")
+    typer.echo(f"Vocabulary in {_short(done.folder / 'vocabulary.json')}")
+
+
+@app.command()
+def render(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    limit: Limit = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Render the images of a recipe, and no dataset yet; makes the captions first if need be.
+
+    Example: regforge render recipes/quickstart.yaml --limit 8
+    """
+    done = _run(recipe, overrides, out, limit, False, quiet, until="images")
+    if as_json:
+        typer.echo(_as_json(done.as_dict()))
+        return
+    typer.echo(f"{done.images} images in {_short(done.folder / 'shards')}")
+    typer.echo(f"The dataset of them: regforge run {recipe}")
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    limit: Limit = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the whole dataset: captions, images, dataset, report.
+
+    Interrupted or killed, the same command goes on where it was.
+
+    Example: regforge run recipes/quickstart.yaml --set prompts.count=200 --out runs/mine
+    """
+    done = _run(recipe, overrides, out, limit, fresh, quiet, until="report")
+    typer.echo(_as_json(done.as_dict()) if as_json else _what_next(done))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+) -> None:
+    """Write the report page of a run again.
+
+    Example: regforge report runs/quickstart
+    """
+    from regforge.forge import write_report
+
+    typer.echo(f"Wrote {_short(write_report(folder))}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, from which editors complete and check.
+
+    Example: regforge schema > regforge.schema.json
+    """
+    from regforge.recipe import json_schema
+
+    typer.echo(_as_json(json_schema()))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
     """Look at this machine and say what is missing.
 
     Shows the installed libraries, what torch runs on, and whether the embedded models are in
@@ -57,14 +216,82 @@ def doctor(
     from regforge import doctor
 
     checks = doctor.examine()
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(doctor.as_dict(checks), indent=2))
-    else:
-        typer.echo(doctor.as_text(checks))
+    typer.echo(_as_json(doctor.as_dict(checks)) if as_json else doctor.as_text(checks))
     if not doctor.is_healthy(checks):
         raise typer.Exit(EXIT_FAILED)
+
+
+# ---------------------------------------------------------------------------------------- helpers
+
+
+def _run(
+    path: Path,
+    overrides: list[str] | None,
+    out: Path | None,
+    limit: int | None,
+    fresh: bool,
+    quiet: bool,
+    until: Until,
+) -> Run:
+    from regforge import forge
+    from regforge.recipe import load_recipe
+
+    recipe = load_recipe(path, overrides or ())
+    folder = out or Path("runs") / recipe.name
+    try:
+        return forge.run(
+            recipe, out=folder, limit=limit, fresh=fresh, until=until, reporter=_reporter(quiet)
+        )
+    except KeyboardInterrupt:
+        again = " ".join(["regforge", *(_quoted(word) for word in sys.argv[1:])])
+        again = again.replace(" --fresh", "")
+        typer.secho(
+            f"\nInterrupted. What was made is kept in {_short(folder)}; go on with\n  {again}",
+            err=True,
+        )
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def _reporter(quiet: bool) -> Reporter:
+    from regforge.progress import Reporter
+
+    return Reporter(quiet=quiet)
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+def _what_next(done: Run) -> str:
+    dataset = _short(done.dataset)
+    lines = [
+        f"\nDone: {done.images} images"
+        + (f", {done.rejected} others refused" if done.rejected else "")
+        + f", {done.seconds_in_words}, language model cost {done.cost_in_words}.",
+        "",
+        f"  dataset   {dataset}",
+        f"  grid      {_short(done.grid)}",
+        f"  report    {_short(done.report)}   (open it in a browser)",
+        "",
+        "Next:",
+        f'  python -c "import datasets; print(datasets.load_dataset({str(dataset)!r}))"',
+        f"  regforge check {_short(done.recipe)} --set prompts.count=2000",
+    ]
+    return "\n".join(lines)
+
+
+def _short(path: Path) -> Path:
+    """The path as a person in this folder would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _as_json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def main() -> None:
@@ -74,6 +301,9 @@ def main() -> None:
     except RegforgeError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        sys.stderr.close()
+        sys.exit(EXIT_USAGE)
 
 
 if __name__ == "__main__":

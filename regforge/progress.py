@@ -34,9 +34,14 @@ class Task:
         self.done += count
 
     def extend(self, count: int) -> None:
-        """There is more to do than was said."""
+        """There is so much more to do than was said."""
         if self.total is not None:
             self.total += count
+
+    def skip(self, count: int) -> None:
+        """So many units were done before; they do not count in the rate."""
+        self._done_before += count
+        self.advance(count)
 
     @property
     def rate(self) -> float:

@@ -1,0 +1,299 @@
+"""What a run of a recipe would do: counts, calls, cost, time, and a few captions. Touches nothing.
+
+No model is loaded and nobody is asked. Where the language model has not spoken yet, phrases of
+the banks stand in for its own, so the sample captions show the form, not the final words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.embedded import phrase_banks
+from regforge.forge.folder import RunFolder
+from regforge.forge.prompting import photos_of
+from regforge.forge.speeds import seconds_per_image
+from regforge.journal import Journal
+from regforge.progress import Reporter, duration
+from regforge.recipe import (
+    Recipe,
+    Slot,
+    kind_of,
+    recipe_digest,
+    shares_of,
+    slots_of,
+    warnings,
+)
+
+if TYPE_CHECKING:
+    from regforge.prompts.planning import CallPlan
+    from regforge.prompts.tokens import TokenBudget
+    from regforge.prompts.vocabulary import Vocabulary
+
+SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        name: The recipe's name.
+        digest: Its digest.
+        folder: Where the run would lie.
+        done: What is there already, in words; empty for a new run.
+        subject: The subject in words.
+        sets: Captions of each prompt set.
+        slots: Where each slot's phrases come from, in words.
+        language_model: Its LiteLLM id, or None if nobody has to be asked.
+        calls: Calls to it.
+        tokens: About how many, in and out.
+        cost: About how much in US dollars; None if unknown.
+        model: The rendering model.
+        images: How many images.
+        size: Such as `96 x 96`, or in words.
+        steps: Denoising steps.
+        seconds: About how long rendering takes; None if unknown.
+        token_limit: How long captions may be, in words.
+        captions: Sample captions.
+        stand_ins: Slots whose sample phrases are not the language model's yet.
+        warnings: What may not be meant.
+    """
+
+    name: str
+    digest: str
+    folder: Path
+    done: str
+    subject: str
+    sets: Mapping[str, int]
+    slots: Mapping[str, str]
+    language_model: str | None
+    calls: int
+    tokens: int
+    cost: float | None
+    model: str
+    images: int
+    size: str
+    steps: int
+    seconds: float | None
+    token_limit: str
+    captions: list[str] = field(default_factory=list)
+    stand_ins: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    def as_text(self) -> str:
+        """For people."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{self.name} is a sound recipe ({self.digest[:12]})."
+        yield ""
+        sets = ", ".join(f"{count} {name}" for name, count in self.sets.items())
+        yield f"  subject          {self.subject}"
+        yield f"  captions         {sum(self.sets.values())}: {sets}"
+        for number, (name, origin) in enumerate(self.slots.items()):
+            yield f"  {'slots' if number == 0 else '':<16} {name:<11} {origin}"
+        if self.language_model:
+            yield f"  language model   {self.language_model}"
+            asked = f"{self.calls} calls, about {self.tokens:,} tokens"
+            yield f"                   {asked}, {self._money()}"
+        yield f"  caption limit    {self.token_limit}"
+        yield f"  rendering        {self.model}, {self.steps} steps, {self.size}"
+        yield f"                   {self.images} images, {self._time()}"
+        yield f"  run folder       {self.folder}{self.done}"
+        yield ""
+        yield "Sample captions:"
+        yield from (f"  {caption}" for caption in self.captions)
+        if self.stand_ins:
+            yield (
+                f"  ({_and(self.stand_ins)}: other phrases stand in for those that the language "
+                "model will give)"
+            )
+        for warning in self.warnings:
+            yield f"\nwarning: {warning}"
+
+    def _money(self) -> str:
+        if self.cost is None:
+            return "cost unknown"
+        return f"about ${self.cost:.4f}" if self.cost else "free"
+
+    def _time(self) -> str:
+        if self.seconds is None:
+            return "time unknown until the first batch"
+        return f"about {duration(self.seconds)}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _and(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+# -------------------------------------------------------------------------------------- making it
+
+
+def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
+    """Look a recipe over.
+
+    Args:
+        recipe: A loaded recipe.
+        out: The run's folder; `runs/<name>` if left out.
+
+    Raises:
+        RegforgeError: Something in it cannot work: a template, a photo, a slot that can only say
+            what is excluded.
+    """
+    from regforge.prompts.tokens import token_budget
+
+    folder = RunFolder(out or Path("runs") / recipe.name)
+    render, settings = recipe.render, recipe.prompts.llm
+    vocabulary, stand_ins = _vocabulary(recipe, folder)
+    budget = token_budget(render, recipe.prompts.max_tokens)
+    captions, sets = _captions(recipe, vocabulary, budget)
+    calls = _calls(recipe)
+    images = recipe.prompts.count * render.images_per_prompt
+    speed = seconds_per_image(render)
+    subject = recipe.subject
+    return Plan(
+        name=recipe.name,
+        digest=recipe_digest(recipe),
+        folder=folder.path,
+        done=_done(folder),
+        subject=f"{subject.class_noun} ({kind_of(recipe)})"
+        + (f", identifier {subject.identifier}" if subject.identifier else ""),
+        sets=sets,
+        slots={
+            slot.name: _origin(slot, vocabulary, stand_ins, recipe) for slot in slots_of(recipe)
+        },
+        language_model=settings.model if calls.calls else None,
+        calls=calls.calls,
+        tokens=calls.prompt_tokens + calls.completion_tokens,
+        cost=_cost(recipe, calls) if calls.calls else 0.0,
+        model=render.model,
+        images=images,
+        size=f"{render.width} x {render.height}" if render.width else "the model's own size",
+        steps=render.steps,
+        seconds=None if speed is None else speed * images,
+        token_limit=f"{budget.limit} tokens, counted by {budget.source}",
+        captions=captions,
+        stand_ins=sorted(stand_ins),
+        warnings=warnings(recipe),
+    )
+
+
+def _vocabulary(recipe: Recipe, folder: RunFolder) -> tuple[Vocabulary, set[str]]:
+    """The run's vocabulary if there is one, or one with stand-ins; and the names of these slots."""
+    from regforge.prompts.filling import fill_vocabulary
+    from regforge.prompts.vocabulary import Vocabulary
+
+    if folder.vocabulary.is_file() and folder.state().get("recipe_digest") == recipe_digest(recipe):
+        return Vocabulary.load(folder.vocabulary), set()
+    stand_ins = set()
+    slots = []
+    for slot in slots_of(recipe):
+        if slot.origin != "llm" or recipe.prompts.vocabulary:
+            slots.append(slot)
+            continue
+        stand_ins.add(slot.name)
+        if slot.values:
+            slots.append(Slot(name=slot.name, values=slot.values))
+        elif slot.name in phrase_banks.SLOTS:
+            slots.append(Slot.model_validate({"name": slot.name, "from": "bank"}))
+        else:
+            slots.append(Slot(name=slot.name, values=(f"<{slot.name}>",)))
+    prompts = recipe.prompts.model_copy(update={"slots": tuple(slots), "mode": "vocabulary"})
+    stand_in = recipe.model_copy(update={"prompts": prompts})
+    nobody: Any = None  # no slot is left for a language model to fill
+    quiet = Reporter(quiet=True)
+    filled = fill_vocabulary(stand_in, nobody, journal=Journal(None), reporter=quiet)
+    return filled, stand_ins
+
+
+def _captions(
+    recipe: Recipe, vocabulary: Vocabulary, budget: TokenBudget
+) -> tuple[list[str], dict[str, int]]:
+    """Sample captions of every set, and how many each set gets."""
+    from regforge.prompts.sampling import apportion
+    from regforge.prompts.writing import write_prompts
+
+    def undescribed(photos: Sequence[Path]) -> Mapping[str, str]:
+        named = f"{recipe.subject.identifier or ''} {recipe.subject.class_noun}".strip()
+        return {
+            photo.name: f"a photo of a {named} <as the vision model sees it>" for photo in photos
+        }
+
+    vocabulary_mode = recipe.prompts.model_copy(update={"mode": "vocabulary"})
+    prompts = write_prompts(
+        recipe.model_copy(update={"prompts": vocabulary_mode}),
+        vocabulary,
+        budget=budget,
+        photos=photos_of(recipe, undescribed),
+        count=min(SAMPLES, recipe.prompts.count),
+    )
+    shares = {str(name): share for name, share in shares_of(recipe).items()}
+    sets = Counter(islice(apportion(shares), recipe.prompts.count))
+    return [prompt.text for prompt in prompts], {name: sets[name] for name in shares}
+
+
+def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Recipe) -> str:
+    """Such as `12 values` or `40 phrases from the language model`."""
+    known = len(vocabulary.slots.get(slot.name, ()))
+    if slot.name in stand_ins:
+        wanted = slot.count or recipe.prompts.phrases_per_slot
+        if slot.values:
+            return f"the language model chooses among {len(slot.values)} values"
+        return f"up to {wanted} phrases from the language model"
+    source = {
+        "list": "values",
+        "file": f"phrases from {slot.file.name if slot.file else ''}",
+        "bank": "phrases from the banks",
+        "llm": "phrases from the language model",
+    }
+    weights = ", weighted" if slot.weights else ""
+    mode = "" if slot.mode == "sample" else f", {slot.mode}"
+    return f"{known} {source[vocabulary.origins.get(slot.name, 'list')]}{weights}{mode}"
+
+
+def _calls(recipe: Recipe) -> CallPlan:
+    from regforge.prompts.planning import plan_calls
+
+    unseen = 0
+    if (
+        recipe.subject.captions == "auto"
+        and recipe.subject.images
+        and "against" in shares_of(recipe)
+    ):
+
+        def count(photos: Sequence[Path]) -> Mapping[str, str]:
+            nonlocal unseen
+            unseen = len(photos)
+            return {photo.name: "a photo" for photo in photos}
+
+        photos_of(recipe, count)
+    return plan_calls(recipe, photos=unseen)
+
+
+def _cost(recipe: Recipe, calls: CallPlan) -> float | None:
+    from regforge.prompts.llm import estimate_cost
+
+    return estimate_cost(recipe.prompts.llm, calls.prompt_tokens, calls.completion_tokens)
+
+
+def _done(folder: RunFolder) -> str:
+    if "recipe_digest" not in folder.state():
+        return ""
+    shards = len(list(folder.shards.glob("*.parquet")))
+    return f" (begun: {shards} shards are there; `run` goes on)"

@@ -1,0 +1,239 @@
+"""The images stage of a run: every prompt becomes an accepted image, or is refused with a reason.
+
+Works shard by shard: draw what is missing, judge it in the order of the index, draw what was
+refused again with the next seed, and store the shard. A shard that is stored is never drawn
+again, and everything here depends only on what is stored, so that a run that was killed anywhere
+ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from regforge.dataset.store import SHARD_SIZE, Rejection, Store, thumbnail
+from regforge.errors import RegforgeError
+from regforge.forge import speeds
+from regforge.forge.folder import RunFolder
+from regforge.forge.prompting import PromptStage
+from regforge.images.curation import Curator, Verdict
+from regforge.journal import Journal
+from regforge.progress import Reporter, Task
+from regforge.recipe import Recipe
+from regforge.records import ImageJob, ImageRow, Prompt, image_jobs
+
+if TYPE_CHECKING:
+    from regforge.images.renderer import Renderer
+    from regforge.images.writing import Staging
+
+_MOST_SPARE = 1.0
+"""At most so many further prompts, relative to those asked for, make up for refused images."""
+
+
+class TooManyRefused(RegforgeError):
+    """So many images were refused that the dataset does not fill."""
+
+
+@dataclass
+class ImageStage:
+    """Makes the images of one run.
+
+    Attributes:
+        recipe: What to make.
+        folder: Where.
+        store: Finished shards.
+        curator: Decides what is good enough.
+        journal: For timings and refusals.
+        reporter: For progress.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    store: Store
+    curator: Curator
+    journal: Journal
+    reporter: Reporter
+    _opened: tuple[Renderer, Staging] | None = None
+    _complete: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By shard: how many jobs it was completed for, and how many images were accepted."""
+
+    def run(self, prompts: PromptStage, count: int) -> None:
+        """Make all images of the first `count` prompts, and of as many more as were refused.
+
+        Raises:
+            TooManyRefused: Even twice as many prompts did not give enough images.
+            RegforgeError: The model cannot be loaded, or the disk is full.
+        """
+        per_prompt = self.recipe.render.images_per_prompt
+        wanted, planned = count * per_prompt, count
+        most = count + max(16, math.ceil(count * _MOST_SPARE))
+        try:
+            with self.reporter.task("images", wanted, "images") as task:
+                while (accepted := self._make(prompts.prompts(planned), task)) < wanted:
+                    if planned >= most:
+                        raise self._too_many_refused(accepted, wanted)
+                    spare = math.ceil((wanted - accepted) / per_prompt)
+                    spare = min(spare, most - planned)
+                    planned += spare
+                    task.extend(spare * per_prompt)
+        finally:
+            self._close()
+
+    def _make(self, prompts: Sequence[Prompt], task: Task) -> int:
+        """Complete the shards of these prompts; returns how many images were accepted."""
+        per_prompt = self.recipe.render.images_per_prompt
+        jobs = image_jobs(prompts, self.store.recipe_digest, per_prompt)
+        shards = iter(lambda: list(islice(jobs, SHARD_SIZE)), [])
+        return sum(self._shard(number, shard, task) for number, shard in enumerate(shards))
+
+    # ------------------------------------------------------------------------------ one shard
+
+    def _shard(self, number: int, jobs: Sequence[ImageJob], task: Task) -> int:
+        """Complete a shard; returns how many of its images were accepted."""
+        known = self._complete.get(number)
+        if known is not None and known[0] == len(jobs):
+            return known[1]
+        rows, rejected = self._stored(number, jobs)
+        if known is None:
+            self.curator.admit_known(rows)
+            task.skip(len(rows) + len(rejected))
+        finished = {row.id for row in rows} | {each.id for each in rejected}
+        todo = [job for job in jobs if job.id not in finished]
+        if todo:
+            drawn, refused = self._draw(todo, task)
+            rows, rejected = [*rows, *drawn], [*rejected, *refused]
+            self.store.write(number, rows, rejected)
+            self._open()[1].clear()
+        self._complete[number] = len(jobs), len(rows)
+        return len(rows)
+
+    def _stored(
+        self, number: int, jobs: Sequence[ImageJob]
+    ) -> tuple[list[ImageRow], list[Rejection]]:
+        """What an earlier session stored of these jobs; captions edited since do not count."""
+        if number not in self.store.shards():
+            return [], []
+        texts = {job.id: job.prompt.text for job in jobs}
+        return (
+            [row for row in self.store.rows(number) if texts.get(row.id) == row.text],
+            [each for each in self.store.rejected(number) if texts.get(each.id) == each.text],
+        )
+
+    def _draw(self, jobs: Sequence[ImageJob], task: Task) -> tuple[list[ImageRow], list[Rejection]]:
+        """Render and judge, and do so again with other seeds for what was refused."""
+        rows: list[ImageRow] = []
+        rejected: list[Rejection] = []
+        while jobs:
+            again: list[ImageJob] = []
+            for job, image, verdict in self._rendered(jobs, task):
+                if not verdict.reasons:
+                    self.curator.accept(job.id, verdict)
+                    rows.append(self._row(job, image, verdict))
+                    continue
+                self.journal.failure("images", job.id, "; ".join(verdict.reasons))
+                if job.attempt + 1 < self.recipe.render.max_attempts:
+                    again.append(job.again(self.store.recipe_digest))
+                else:
+                    rejected.append(
+                        Rejection(
+                            id=job.id,
+                            index=job.index,
+                            text=job.prompt.text,
+                            reasons=verdict.reasons,
+                            attempts=job.attempt + 1,
+                            thumbnail=thumbnail(image),
+                        )
+                    )
+            task.extend(len(again))
+            jobs = again
+        return rows, rejected
+
+    def _rendered(
+        self, jobs: Sequence[ImageJob], task: Task
+    ) -> Iterator[tuple[ImageJob, bytes, Verdict]]:
+        """Each job's image and what the curator says of it, in order."""
+        from regforge.images.writing import render_into
+
+        renderer, staging = self._open()
+        start, missing = time.monotonic(), len(staging.missing(jobs))
+        task.skip(len(jobs) - missing)
+        render_into(staging, renderer, jobs, task)
+        self.folder.remember(batch_size=renderer.batch_size)
+        if missing:
+            seconds = round(time.monotonic() - start, 3)
+            batch_size = renderer.batch_size
+            self.journal.event("rendered", images=missing, seconds=seconds, batch_size=batch_size)
+            speeds.remember(self.recipe.render, missing, seconds)
+        for job in jobs:
+            staged = staging.read(job)
+            verdict = self.curator.judge(
+                staged.image, id=job.id, caption=job.prompt.text, nsfw=staged.nsfw
+            )
+            yield job, staged.image, verdict
+
+    def _row(self, job: ImageJob, image: bytes, verdict: Verdict) -> ImageRow:
+        from regforge.images.encoding import size_of
+
+        render, identity = self.recipe.render, self._open()[0].identity
+        width, height = size_of(image)
+        return ImageRow(
+            image=image,
+            text=job.prompt.text,
+            class_noun=job.prompt.class_noun,
+            kind=job.prompt.kind,
+            prompt_set=job.prompt.prompt_set,
+            slots=job.prompt.slots,
+            negative_prompt=render.negative_prompt,
+            seed=job.seed,
+            width=width,
+            height=height,
+            model=identity.model,
+            model_revision=identity.revision,
+            scheduler=identity.scheduler,
+            steps=render.steps,
+            guidance_scale=render.guidance_scale,
+            language_model=job.prompt.language_model,
+            template=job.prompt.template,
+            recipe_digest=self.store.recipe_digest,
+            image_digest=verdict.image_digest,
+            perceptual_hash=verdict.perceptual_hash,
+            scores=verdict.scores,
+            id=job.id,
+            reference=job.prompt.reference,
+        )
+
+    # ---------------------------------------------------------------------- the model, when needed
+
+    def _open(self) -> tuple[Renderer, Staging]:
+        """The renderer and the staging area; a run whose shards are all stored loads no model."""
+        if self._opened is None:
+            from regforge.images.renderer import open_renderer
+            from regforge.images.writing import Staging
+
+            renderer = open_renderer(
+                self.recipe.render,
+                journal=self.journal,
+                reporter=self.reporter,
+                batch_size=self.folder.state().get("batch_size"),
+            )
+            staging = Staging(self.folder.staging, self.recipe.render, renderer.identity)
+            self._opened = renderer, staging
+        return self._opened
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            renderer, staging = self._opened
+            staging.close()
+            renderer.close()
+
+    def _too_many_refused(self, accepted: int, wanted: int) -> TooManyRefused:
+        return TooManyRefused(
+            f"Only {accepted} of {wanted} images were good enough, after twice as many prompts.",
+            hint=f"The reasons are in {self.folder.report} and {self.folder.path}/ledger.jsonl. "
+            "Often it helps to give the slots more phrases, to raise render.max_attempts, or to "
+            "lower curate.max_duplicate_distance.",
+        )

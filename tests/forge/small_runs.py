@@ -1,0 +1,30 @@
+"""Running recipes in this process, and reading what came out."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from regforge.dataset.reading import read_rows
+from regforge.forge import Run, run
+from regforge.progress import Reporter
+from regforge.recipe import Recipe
+from regforge.records import ImageRow
+
+
+def quietly(recipe: Recipe, out: Path, **options: Any) -> Run:
+    return run(recipe, out=out, reporter=Reporter(quiet=True), **options)
+
+
+def rows_of(done: Run) -> list[ImageRow]:
+    return list(read_rows(done.dataset))
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Digests of every file of a run that must come out the same each time."""
+    files = [folder / "prompts.jsonl", folder / "vocabulary.json"]
+    files += sorted((folder / "dataset").rglob("*")) + sorted((folder / "shards").rglob("*"))
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.is_file()
+    }

@@ -1,0 +1,170 @@
+"""A recipe becomes a dataset, through the Python door."""
+
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import WriteRecipe
+from PIL import Image
+from small_runs import fingerprint, quietly, rows_of
+
+import regforge
+from regforge.errors import RegforgeError
+from regforge.recipe import Recipe, load_recipe
+from regforge.records import image_seed
+
+
+def pixels(image: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), dtype=np.int16)
+
+
+def test_a_run_makes_what_the_recipe_says(small: Recipe, tmp_path: Path) -> None:
+    done = regforge.run(small, out=tmp_path / "run")
+    rows = rows_of(done)
+    assert [row.index for row in rows] == list(range(10))
+    assert Counter(row.prompt_set for row in rows) in (
+        {"against": 3, "amplify": 7},
+        {"against": 2, "amplify": 8},
+    )
+    for row in rows:
+        assert "sks" not in row.text
+        assert "cat" in row.text
+        assert all(not phrase or phrase in row.text for phrase in row.slots.values())
+        assert row.seed == image_seed(row.recipe_digest, row.index)
+        assert pixels(row.image).shape == (96, 96, 3)
+        assert row.model == "embedded/tinyworld"
+    assert done.images == 10
+    assert done.cost == 0.0
+    for made in (done.report, done.grid, done.dataset / "README.md", done.recipe):
+        assert made.stat().st_size > 100
+
+
+def test_running_again_changes_nothing(small: Recipe, tmp_path: Path) -> None:
+    done = quietly(small, tmp_path / "run")
+    before = fingerprint(done.folder)
+    quietly(small, tmp_path / "run")
+    assert fingerprint(done.folder) == before
+
+
+def test_another_run_of_the_recipe_has_the_same_bytes(small: Recipe, tmp_path: Path) -> None:
+    first, second = quietly(small, tmp_path / "a"), quietly(small, tmp_path / "b")
+    assert fingerprint(first.folder) == fingerprint(second.folder)
+
+
+def test_the_batch_size_changes_no_prompt_and_hardly_a_pixel(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    found = {}
+    for size in (1, 8):
+        recipe = load_recipe(write_recipe(render={"batch_size": size}))
+        found[size] = rows_of(quietly(recipe, tmp_path / str(size)))
+    for one, eight in zip(found[1], found[8], strict=True):
+        assert (one.id, one.text, one.seed) == (eight.id, eight.text, eight.seed)
+        assert np.abs(pixels(one.image) - pixels(eight.image)).max() <= 2  # of 255
+
+
+def test_more_images_are_added_to_those_that_are_there(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    few = rows_of(quietly(load_recipe(write_recipe()), tmp_path / "run", limit=4))
+    assert len(few) == 4
+    many = rows_of(quietly(load_recipe(write_recipe(prompts={"count": 12})), tmp_path / "run"))
+    assert len(many) == 12
+    assert many[:4] == few
+
+
+def test_a_run_can_stop_after_each_stage(small: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert quietly(small, out, until="prompts").prompts == 10
+    assert not (out / "shards").exists()
+    quietly(small, out, until="images")
+    assert not (out / "dataset").exists()
+    assert quietly(small, out).images == 10
+
+
+def test_refused_images_are_drawn_again_and_then_replaced(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    # After one step all pictures are much the same blur.
+    recipe = load_recipe(
+        write_recipe(render={"steps": 1, "max_attempts": 3}, curate={"max_duplicate_distance": 10})
+    )
+    done = quietly(recipe, tmp_path / "run")
+    rows = rows_of(done)
+    assert len(rows) == 10
+    assert done.rejected > 0
+    assert rows[-1].index > 9, "further prompts stand in for those given up"
+    assert any(row.seed != image_seed(row.recipe_digest, row.index) for row in rows)
+    ledger = [json.loads(line) for line in (done.folder / "ledger.jsonl").open()]
+    refusals = [each["reason"] for each in ledger if each["stage"] == "images"]
+    assert len(refusals) > done.rejected
+    assert all("looks like image" in reason for reason in refusals)
+
+
+def test_a_recipe_that_refuses_everything_fails_and_says_why(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    recipe = load_recipe(
+        write_recipe(
+            prompts={"count": 2, "sets": {"naive": 1}},
+            render={"steps": 1, "max_attempts": 1},
+            curate={"max_duplicate_distance": 32},
+        )
+    )
+    with pytest.raises(RegforgeError, match=r"Only \d of 2 images were good enough"):
+        quietly(recipe, tmp_path / "run")
+
+
+def test_naive_captions_are_all_the_same(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(prompts={"count": 3, "sets": {"naive": 1}}))
+    rows = rows_of(quietly(recipe, tmp_path / "run"))
+    assert {row.text for row in rows} == {"a photo of a cat"}
+    assert len({row.image_digest for row in rows}) == 3
+
+
+def test_several_images_of_each_prompt(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(prompts={"count": 3}, render={"images_per_prompt": 2}))
+    rows = rows_of(quietly(recipe, tmp_path / "run"))
+    assert [row.index for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [a.text for a in rows[::2]] == [b.text for b in rows[1::2]]
+    assert len({row.seed for row in rows}) == 6
+
+
+def test_an_edited_vocabulary_is_used(small: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    quietly(small, out)
+    edited = (out / "vocabulary.json").read_text().replace('"on a beach"', '"on a road"')
+    (out / "vocabulary.json").write_text(edited)
+    texts = [row.text for row in rows_of(quietly(small, out))]
+    assert any("on a road" in text for text in texts)
+    assert not any("on a beach" in text for text in texts)
+
+
+def test_a_folder_keeps_to_its_recipe(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    quietly(load_recipe(write_recipe()), out, until="prompts")
+    other = load_recipe(write_recipe(seed=5))
+    with pytest.raises(RegforgeError, match=r"run of another recipe\. Changed: seed") as caught:
+        quietly(other, out)
+    assert caught.value.exit_code == 2
+    quietly(other, out, fresh=True, until="prompts")
+
+
+def test_fresh_never_deletes_what_is_no_run(small: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "precious"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(RegforgeError, match="other files"):
+            quietly(small, out, fresh=fresh)
+    assert (out / "thesis.tex").read_text() == "years of work"
+
+
+def test_two_at_once_on_one_folder_are_refused(small: Recipe, tmp_path: Path) -> None:
+    from regforge.forge.folder import RunFolder
+
+    with RunFolder(tmp_path / "run").locked(), pytest.raises(RegforgeError, match="Another"):
+        quietly(small, tmp_path / "run")
