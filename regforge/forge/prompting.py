@@ -65,7 +65,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         known = self._known()
         if len(known) >= count:
             return known[:count]
-        # Refusals are written down the first time; the same ones come again when captions are added.
+        # Refusals are written down the first time; adding captions meets the same ones again.
         journal = Journal(None) if known else self._journal
         made = list(self._write(vocabulary, count, journal))
         for before, now in zip(known, made, strict=False):

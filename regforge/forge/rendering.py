@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -36,6 +36,33 @@ _MOST_SPARE = 1.0
 
 class TooManyRefused(RegforgeError):
     """So many images were refused that the dataset does not fill."""
+
+
+@dataclass
+class _Stored:
+    """What an earlier session stored of some jobs, and of others in the same shard.
+
+    Images whose caption was edited since are in neither.
+    """
+
+    rows: list[ImageRow] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    other_rows: list[ImageRow] = field(default_factory=list)
+    other_rejected: list[Rejection] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What became of one job: the attempts that were refused, and the row of the accepted one."""
+
+    refused: list[tuple[ImageJob, Verdict]]
+    row: ImageRow | None
+
+    def again(self, recipe_digest: str, most_attempts: int) -> ImageJob | None:
+        """The next attempt, if there is to be one."""
+        if self.row is not None or len(self.refused) >= most_attempts:
+            return None
+        return self.refused[-1][0].again(recipe_digest)
 
 
 @dataclass
@@ -97,65 +124,75 @@ class ImageStage:
         known = self._complete.get(number)
         if known is not None and known[0] == len(jobs):
             return known[1]
-        rows, rejected = self._stored(number, jobs)
+        stored = self._stored(number, jobs)
+        self.curator.admit_known(stored.rows)
         if known is None:
-            self.curator.admit_known(rows)
-            task.skip(len(rows) + len(rejected))
-        finished = {row.id for row in rows} | {each.id for each in rejected}
+            task.skip(len(stored.rows) + len(stored.rejected))
+        finished = {row.id for row in stored.rows} | {each.id for each in stored.rejected}
         todo = [job for job in jobs if job.id not in finished]
+        rows, rejected = stored.rows, stored.rejected
         if todo:
             drawn, refused = self._draw(todo, task)
             rows, rejected = [*rows, *drawn], [*rejected, *refused]
-            self.store.write(number, rows, rejected)
+            self.store.write(
+                number, [*rows, *stored.other_rows], [*rejected, *stored.other_rejected]
+            )
             self._open()[1].clear()
         self._complete[number] = len(jobs), len(rows)
         return len(rows)
 
-    def _stored(
-        self, number: int, jobs: Sequence[ImageJob]
-    ) -> tuple[list[ImageRow], list[Rejection]]:
-        """What an earlier session stored of these jobs; captions edited since do not count."""
+    def _stored(self, number: int, jobs: Sequence[ImageJob]) -> _Stored:
+        stored = _Stored()
         if number not in self.store.shards():
-            return [], []
+            return stored
         texts = {job.id: job.prompt.text for job in jobs}
-        return (
-            [row for row in self.store.rows(number) if texts.get(row.id) == row.text],
-            [each for each in self.store.rejected(number) if texts.get(each.id) == each.text],
-        )
+        for row in self.store.rows(number):
+            if row.id not in texts:
+                stored.other_rows.append(row)
+            elif row.text == texts[row.id]:
+                stored.rows.append(row)
+        for each in self.store.rejected(number):
+            if each.id not in texts:
+                stored.other_rejected.append(each)
+            elif each.text == texts[each.id]:
+                stored.rejected.append(each)
+        return stored
 
     def _draw(self, jobs: Sequence[ImageJob], task: Task) -> tuple[list[ImageRow], list[Rejection]]:
-        """Render and judge, and do so again with other seeds for what was refused."""
-        rows: list[ImageRow] = []
-        rejected: list[Rejection] = []
-        while jobs:
-            again: list[ImageJob] = []
-            for job, image, verdict in self._rendered(jobs, task):
-                if not verdict.reasons:
-                    self.curator.accept(job.id, verdict)
-                    rows.append(self._row(job, image, verdict))
-                    continue
-                self.journal.failure("images", job.id, "; ".join(verdict.reasons))
-                if job.attempt + 1 < self.recipe.render.max_attempts:
-                    again.append(job.again(self.store.recipe_digest))
-                else:
-                    rejected.append(
-                        Rejection(
-                            id=job.id,
-                            index=job.index,
-                            text=job.prompt.text,
-                            reasons=verdict.reasons,
-                            attempts=job.attempt + 1,
-                            thumbnail=thumbnail(image),
-                        )
-                    )
-            task.extend(len(again))
-            jobs = again
-        return rows, rejected
+        """Render and judge, and do so again with other seeds for what was refused.
 
-    def _rendered(
-        self, jobs: Sequence[ImageJob], task: Task
-    ) -> Iterator[tuple[ImageJob, bytes, Verdict]]:
-        """Each job's image and what the curator says of it, in order."""
+        Each image is compared with those of lower index only, whatever was drawn first, so that
+        what comes out does not depend on how many images were asked for.
+        """
+        attempts = {job.id: [job] for job in jobs}
+        before = self.curator.accepted
+        self._render(jobs, task)
+        while True:
+            judged = [self._judge(attempts[job.id]) for job in jobs]
+            again = [each.again(self.store.recipe_digest, self._most_attempts) for each in judged]
+            wanted = [job for job in again if job is not None]
+            if not wanted:
+                break
+            task.extend(len(wanted))
+            self._render(wanted, task)
+            for job in wanted:
+                attempts[job.id].append(job)
+            self.curator.forget(before)  # a new image may now be in the way of a later one
+        for each in judged:
+            for job, verdict in each.refused:
+                self.journal.failure("images", job.id, "; ".join(verdict.reasons))
+        rows = [each.row for each in judged]
+        return (
+            [row for row in rows if row is not None],
+            [self._rejection(each) for each in judged if each.row is None],
+        )
+
+    @property
+    def _most_attempts(self) -> int:
+        return self.recipe.render.max_attempts
+
+    def _render(self, jobs: Sequence[ImageJob], task: Task) -> None:
+        """Draw into the staging area what is not there yet."""
         from regforge.images.writing import render_into
 
         renderer, staging = self._open()
@@ -168,12 +205,32 @@ class ImageStage:
             batch_size = renderer.batch_size
             self.journal.event("rendered", images=missing, seconds=seconds, batch_size=batch_size)
             speeds.remember(self.recipe.render, missing, seconds)
-        for job in jobs:
+
+    def _judge(self, attempts: Sequence[ImageJob]) -> _Judged:
+        """Take the first attempt that is good enough."""
+        staging = self._open()[1]
+        refused: list[tuple[ImageJob, Verdict]] = []
+        for job in attempts:
             staged = staging.read(job)
             verdict = self.curator.judge(
                 staged.image, id=job.id, caption=job.prompt.text, nsfw=staged.nsfw
             )
-            yield job, staged.image, verdict
+            if not verdict.reasons:
+                self.curator.accept(job.id, verdict)
+                return _Judged(refused, self._row(job, staged.image, verdict))
+            refused.append((job, verdict))
+        return _Judged(refused, None)
+
+    def _rejection(self, judged: _Judged) -> Rejection:
+        job, verdict = judged.refused[-1]
+        return Rejection(
+            id=job.id,
+            index=job.index,
+            text=job.prompt.text,
+            reasons=verdict.reasons,
+            attempts=len(judged.refused),
+            thumbnail=thumbnail(self._open()[1].read(job).image),
+        )
 
     def _row(self, job: ImageJob, image: bytes, verdict: Verdict) -> ImageRow:
         from regforge.images.encoding import size_of

@@ -172,6 +172,7 @@ def _stages(recipe: Recipe, folder: RunFolder, count: int, until: Until, reporte
             if until == "report":
                 with _timed(journal, "dataset"):
                     _build(recipe, folder, store, images, reporter)
+                folder.remember(images=images)
                 write_report(folder.path)
     seconds = time.monotonic() - start
     return Run(folder.path, made, images, rejected, seconds, _cost(folder.path))
@@ -229,11 +230,12 @@ def write_report(folder: str | Path) -> Path:
     from regforge.dataset.report import write_report as write
 
     run_folder = RunFolder(Path(folder))
-    if "recipe_digest" not in run_folder.state():
+    state = run_folder.state()
+    if "recipe_digest" not in state:
         raise RunFailed(
             f"{folder} is not the folder of a run.", hint="Such as runs/quickstart, after `run`."
         )
-    write(run_folder.report, gather(run_folder.path))
+    write(run_folder.report, gather(run_folder.path, count=state.get("images")))
     return run_folder.report
 
 

@@ -1,0 +1,260 @@
+"""The finished dataset: a folder that `datasets.load_dataset` and the Hub take as it is.
+
+    dataset/
+      README.md         the card: what, why, how it was made, counts, licence
+      data/train-*.parquet
+      recipe.yaml       caption.j2       vocabulary.json
+      samples.webp      some of the images
+
+It is built beside the old one and takes its place when it is whole. Knows nothing about how images
+are made, and where the dataset is published.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+from regforge.dataset.card import Refusals, Survey, write_card
+from regforge.dataset.parquet import RowWriter
+from regforge.dataset.samples import SampleChooser, as_webp, samples_grid
+from regforge.dataset.store import Store
+from regforge.errors import RegforgeError
+from regforge.files import open_atomically, storage_error, write_atomically
+from regforge.recipe.models import Recipe
+from regforge.records import ImageRow
+
+ROWS_PER_GROUP = 100
+"""Rows that are compressed together, as `datasets` does it for images."""
+
+GROUP_BYTES = 64_000_000
+"""Fewer rows where their images come to more than this."""
+
+FILE_BYTES = 450_000_000
+"""A further file starts where the images of one come to this. The Hub advises at most 500 MB."""
+
+_OURS = frozenset(
+    {"README.md", "data", "recipe.yaml", "caption.j2", "vocabulary.json", "samples.webp"}
+)
+
+
+class DatasetError(RegforgeError):
+    """A dataset that cannot be built."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What was built.
+
+    Attributes:
+        rows: Images.
+        files: The Parquet files, in order.
+        bytes: Their size.
+    """
+
+    rows: int
+    files: tuple[Path, ...]
+    bytes: int
+
+
+def build_dataset(
+    store: Store,
+    folder: Path,
+    *,
+    count: int,
+    recipe: Recipe,
+    recipe_yaml: str,
+    caption_template: str,
+    vocabulary: Path | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> DatasetInfo:
+    """Build the dataset from the first `count` accepted images, in the order of their index.
+
+    The same images and settings give the same bytes. Text that somebody has written around
+    regforge's part of an existing README.md is kept, and so are files that are not regforge's.
+    Memory does not grow with the number of images.
+
+    Args:
+        store: The finished images.
+        folder: Where the dataset goes; replaced as a whole.
+        count: How many images it has.
+        recipe: What was asked for.
+        recipe_yaml: The text of recipe.yaml.
+        caption_template: The text of caption.j2.
+        vocabulary: The run's vocabulary.json; it need not exist.
+        versions: Of the libraries that made the images, for the card.
+
+    Raises:
+        DatasetError: There are fewer images.
+        StoreError: A shard is damaged.
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    survey, chosen = _survey(store, count)
+    refusals = Refusals()
+    for each in store.iter_rejected():
+        if each.index <= survey.last_index:
+            refusals.add(each)
+    phrases = vocabulary.read_bytes() if vocabulary and vocabulary.is_file() else None
+    with _replacing(folder) as partial:
+        samples: dict[str, ImageRow] = {}
+        rows = islice(store.iter_rows(), count)
+        names = _write_data(_noting(rows, chosen, samples), partial / "data", store.slots)
+        write_atomically(partial / "recipe.yaml", recipe_yaml)
+        write_atomically(partial / "caption.j2", caption_template)
+        if phrases is not None:
+            write_atomically(partial / "vocabulary.json", phrases)
+        grid = samples_grid(samples[name] for name in chosen)
+        write_atomically(partial / "samples.webp", as_webp(grid))
+        card = write_card(
+            survey,
+            refusals,
+            recipe,
+            versions=versions,
+            vocabulary=phrases is not None,
+            existing=_existing_card(folder),
+        )
+        write_atomically(partial / "README.md", card)
+    files = tuple(folder / "data" / name for name in names)
+    return DatasetInfo(survey.rows, files, sum(file.stat().st_size for file in files))
+
+
+def _survey(store: Store, count: int) -> tuple[Survey, list[str]]:
+    """Counts for the card, and the ids of the images to show."""
+    survey, chooser = Survey(store.slots), SampleChooser(count)
+    for row in islice(store.iter_rows(images=False), count):
+        survey.add(row)
+        chooser.add(row)
+    if survey.rows < count:
+        raise DatasetError(
+            f"There are {survey.rows} accepted images, and the dataset is to have {count}.",
+            hint="Run the recipe again: it goes on where it stopped.",
+        )
+    return survey, chooser.choose()
+
+
+def _noting(
+    rows: Iterable[ImageRow], chosen: Iterable[str], found: dict[str, ImageRow]
+) -> Iterator[ImageRow]:
+    """The rows as they are; those that were chosen are kept aside on the way."""
+    wanted = frozenset(chosen)
+    for row in rows:
+        if row.id in wanted:
+            found[row.id] = row
+        yield row
+
+
+# -------------------------------------------------------------------------------------- the data
+
+
+def _write_data(rows: Iterable[ImageRow], folder: Path, slots: Iterable[str]) -> list[str]:
+    """Write the rows into as many files as it takes; returns their names."""
+    paths = []
+    for number, groups in groupby(_numbered_groups(rows), key=lambda numbered: numbered[0]):
+        paths.append(folder / f"{number:05d}")
+        with open_atomically(paths[-1]) as stream:
+            writer = RowWriter(stream, list(slots))
+            for _, group in groups:
+                writer.write(group)
+            writer.close()
+    # Their names say how many there are, which nobody knew before.
+    names = [f"train-{number:05d}-of-{len(paths):05d}.parquet" for number in range(len(paths))]
+    for path, name in zip(paths, names, strict=True):
+        path.rename(folder / name)
+    return names
+
+
+def _numbered_groups(rows: Iterable[ImageRow]) -> Iterator[tuple[int, list[ImageRow]]]:
+    """Groups of rows, each with the number of the file it goes into."""
+    number = size = 0
+    for group in _groups(rows):
+        group_size = sum(len(row.image) for row in group)
+        if size and size + group_size > FILE_BYTES:
+            number, size = number + 1, 0
+        size += group_size
+        yield number, group
+
+
+def _groups(rows: Iterable[ImageRow]) -> Iterator[list[ImageRow]]:
+    group: list[ImageRow] = []
+    size = 0
+    for row in rows:
+        if group and (len(group) == ROWS_PER_GROUP or size + len(row.image) > GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += len(row.image)
+    if group:
+        yield group
+
+
+# ------------------------------------------------------------------------------------- the folder
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, which takes its place when the block has ended well.
+
+    Killed at any instant, it leaves the old folder, the new one, or, between two renames, neither
+    under its name; the old one then lies in `.old`, from where the next call takes it back.
+    """
+    partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    try:
+        _take_back(old, folder)
+        for left_behind in (partial, old):
+            if left_behind.exists():
+                shutil.rmtree(left_behind)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    try:
+        yield partial
+        _keep_foreign_files(folder, partial)
+        _sync(partial / "data")
+        _sync(partial)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        _sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except RegforgeError:
+        raise
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    finally:
+        _take_back(old, folder)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_back(old: Path, folder: Path) -> None:
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def _keep_foreign_files(folder: Path, partial: Path) -> None:
+    for each in folder.iterdir() if folder.is_dir() else ():
+        if each.name in _OURS:
+            continue
+        if each.is_dir() and not each.is_symlink():
+            shutil.copytree(each, partial / each.name, symlinks=True)
+        else:
+            shutil.copy2(each, partial / each.name, follow_symlinks=False)
+
+
+def _existing_card(folder: Path) -> str | None:
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _sync(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,337 @@
+"""The dataset's card: README.md with the facts that the Hub reads and the text that people read.
+
+The text comes from templates/card/README.md.j2. It stands between two markers, and what somebody
+wrote around them stays when the card is written again. Captions and phrases come from models and
+strangers: each is escaped so that it is text, whatever it looks like.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+
+from regforge.dataset.store import Rejection
+from regforge.journal import without_secrets
+from regforge.recipe.models import Curate, Recipe
+from regforge.records import ImageRow, arrow_schema, image_seed
+from regforge.resources import templates
+from regforge.version import __version__
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BEGIN = "<!-- regforge:begin -->"
+END = "<!-- regforge:end -->"
+
+DATA_FILES = "data/train-*.parquet"
+"""Named in the card, so that `datasets` looks at no other file in the folder."""
+
+_OUR_KEYS = frozenset(
+    {"license", "pretty_name", "language", "task_categories", "size_categories", "tags"}
+    | {"configs", "dataset_info"}
+)
+_TAGS = ["regforge", "regularization", "dreambooth", "prior-preservation", "synthetic"]
+_SETS = {
+    "naive": "one plain caption for all",
+    "against": "captions of the subject's photos without its identifier, their attributes varied",
+    "amplify": "structured captions over the whole vocabulary",
+    "import": "taken from another dataset",
+}
+_TOP = 10
+_LONGEST = 200
+_MOST_ATTEMPTS = 20
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)^---[ \t]*\n", re.DOTALL | re.MULTILINE)
+
+
+class Survey:
+    """Counts what the card says about the rows, one row at a time and without their images.
+
+    Args:
+        slots: Names of the recipe's slots, in order.
+    """
+
+    def __init__(self, slots: Sequence[str]) -> None:
+        self.rows = 0
+        self.redrawn = 0
+        self.last_index = -1
+        self.sets: Counter[str] = Counter()
+        self.slots: dict[str, Counter[str]] = {name: Counter() for name in slots}
+        self._values: dict[str, Counter[str]] = {}
+        self._captions: set[int] = set()
+
+    def add(self, row: ImageRow) -> None:
+        """Count a row."""
+        self.rows += 1
+        self.redrawn += _was_drawn_again(row)
+        self.last_index = max(self.last_index, row.index)
+        self.sets[row.prompt_set] += 1
+        self._captions.add(hash(row.text))
+        for name, counts in self.slots.items():
+            if phrase := row.slots.get(name):
+                counts[phrase] += 1
+        for name, value in _provenance(row).items():
+            if value:
+                self._values.setdefault(name, Counter())[value] += 1
+
+    @property
+    def captions(self) -> int:
+        """How many different captions there are."""
+        return len(self._captions)
+
+    def values(self, name: str) -> list[str]:
+        """The values of one part of the provenance, most frequent first."""
+        return [value for value, _ in _most_common(self._values.get(name, Counter()))]
+
+    def provenance(self) -> list[tuple[str, list[str]]]:
+        """(name, its values) of each part of the provenance that there is."""
+        return [(name, self.values(name)) for name in self._values]
+
+
+@dataclass
+class Refusals:
+    """Counts images that were given up."""
+
+    count: int = 0
+    least: int = 0
+    most: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, rejection: Rejection) -> None:
+        """Count one; each of its reasons counts."""
+        self.least = min(self.least or rejection.attempts, rejection.attempts)
+        self.most = max(self.most, rejection.attempts)
+        self.count += 1
+        self.reasons.update({_kind_of(reason) for reason in rejection.reasons})
+
+    @property
+    def attempts(self) -> str:
+        """Such as `1 attempt` or `2 to 3 attempts`."""
+        numbers = f"{self.least} to {self.most}" if self.least < self.most else f"{self.most}"
+        return f"{numbers} attempt{'s' * (self.most != 1)}"
+
+
+def write_card(
+    survey: Survey,
+    refusals: Refusals,
+    recipe: Recipe,
+    *,
+    versions: Mapping[str, str] | None = None,
+    vocabulary: bool = False,
+    existing: str | None = None,
+) -> str:
+    """The text of README.md.
+
+    Args:
+        survey: What the rows are.
+        refusals: What was given up.
+        recipe: What was asked for.
+        versions: Of the libraries that made it; regforge's own is added.
+        vocabulary: Whether vocabulary.json lies beside the card.
+        existing: The card that is to be replaced. What stands outside of its markers is kept, and
+            so are the keys of its front matter that regforge does not write.
+    """
+    front, before, after = _kept(existing)
+    front = {**_front_matter(survey, recipe), **front}
+    body = _body(survey, refusals, recipe, versions or {}, vocabulary)
+    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=2**31)
+    return f"---\n{without_secrets(text)}---\n{before}{BEGIN}\n{body.strip()}\n{END}\n{after}"
+
+
+def _front_matter(survey: Survey, recipe: Recipe) -> dict[str, Any]:
+    title = _title(recipe)
+    front: dict[str, Any] = {"license": recipe.dataset.license, "pretty_name": title}
+    front |= {
+        "language": [recipe.dataset.language],
+        "task_categories": ["text-to-image"],
+        "size_categories": [_size_category(survey.rows)],
+        "tags": list(_TAGS),
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": DATA_FILES}]}
+        ],
+        "dataset_info": {"features": card_features(arrow_schema(list(survey.slots)))},
+    }
+    return {key: value for key, value in front.items() if value is not None}
+
+
+def card_features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """The columns as a card's `dataset_info` lists them."""
+    return [_card_feature(entry) for entry in schema]
+
+
+def _card_feature(entry: pa.Field) -> dict[str, Any]:
+    import pyarrow as pa
+
+    if entry.name == "image":
+        return {"name": entry.name, "dtype": "image"}
+    if pa.types.is_struct(entry.type):
+        return {"name": entry.name, "struct": [_card_feature(child) for child in entry.type]}
+    kind = "float32" if pa.types.is_float32(entry.type) else str(entry.type)
+    return {"name": entry.name, "dtype": kind}
+
+
+def _body(
+    survey: Survey,
+    refusals: Refusals,
+    recipe: Recipe,
+    versions: Mapping[str, str],
+    vocabulary: bool,
+) -> str:
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(templates() / "card"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_escaped,
+    )
+    environment.filters["code"] = _for_code
+    return environment.get_template("README.md.j2").render(
+        title=_title(recipe),
+        rows=survey.rows,
+        class_nouns=survey.values("class noun"),
+        models=survey.values("rendering model"),
+        made=[*survey.provenance(), ("seed", [recipe.seed])],
+        top=_TOP,
+        versions=list({"regforge": __version__, **versions}.items()),
+        sets=[(name, count, _SETS.get(name, "")) for name, count in _most_common(survey.sets)],
+        captions=survey.captions,
+        slots=[
+            {
+                "name": name,
+                "different": len(counts),
+                "top": _most_common(counts)[:_TOP],
+            }
+            for name, counts in survey.slots.items()
+        ],
+        slot_names=list(survey.slots) or ["none in this recipe"],
+        given_up=refusals.count,
+        attempts=refusals.attempts,
+        refused=_most_common(refusals.reasons),
+        redrawn=survey.redrawn,
+        checks=_checks(recipe.curate),
+        repo_id=recipe.dataset.repo_id or "path/to/this/folder",
+        regforge=__version__,
+        vocabulary=vocabulary,
+        photos="against" in survey.sets,
+        license=recipe.dataset.license,
+        toy=recipe.render.model.startswith("embedded/"),
+    )
+
+
+def _kept(existing: str | None) -> tuple[dict[str, Any], str, str]:
+    """What stays of a card: keys that are not ours, the text before our part, that after it."""
+    if not existing:
+        return {}, "", ""
+    found = _FRONT_MATTER.match(existing)
+    rest = existing[found.end() :] if found else existing
+    try:
+        front = yaml.safe_load(found.group(1)) if found else {}
+    except yaml.YAMLError:
+        front = {}
+    own = (
+        {key: value for key, value in front.items() if key not in _OUR_KEYS}
+        if isinstance(front, dict)
+        else {}
+    )
+    before, begin, inside = rest.partition(BEGIN)
+    _, end, after = inside.partition(END)
+    if begin and end:
+        return own, before, after.removeprefix("\n")
+    # Without both markers nothing says what was ours, so all of it is theirs.
+    return own, "", f"\n{rest.strip()}\n" if rest.strip() else ""
+
+
+def _provenance(row: ImageRow) -> dict[str, str]:
+    return {
+        "class noun": row.class_noun,
+        "kind": row.kind,
+        "rendering model": _without_folders(row.model),
+        "revision": row.model_revision or "",
+        "scheduler": row.scheduler,
+        "steps": str(row.steps),
+        "guidance scale": f"{row.guidance_scale:g}",
+        "negative prompt": row.negative_prompt,
+        "size": f"{row.width} x {row.height}",
+        "language model": row.language_model or "",
+        "caption template": _without_folders(row.template),
+        "recipe digest": row.recipe_digest,
+    }
+
+
+def _without_folders(name: str) -> str:
+    """A path on somebody's machine is nobody else's business: only its last part."""
+    local = re.match(r"[/~.\\]|[A-Za-z]:[\\/]", name)
+    return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if local else name
+
+
+def _was_drawn_again(row: ImageRow) -> bool:
+    digest, index = row.recipe_digest, row.index
+    if row.seed == image_seed(digest, index):
+        return False
+    return any(row.seed == image_seed(digest, index, n) for n in range(1, _MOST_ATTEMPTS))
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without what it says about one image: its numbers and the other one's name."""
+    return re.sub(r" image \S+", " another image", re.sub(r"\s*\(.*\)$", "", reason))
+
+
+def _checks(curate: Curate) -> list[str]:
+    checks = ["exact copies"]
+    if curate.max_duplicate_distance is not None:
+        bits = curate.max_duplicate_distance
+        checks.append(f"look-alikes (64-bit pHash, at most {bits} bits apart)")
+    if curate.constant:
+        checks.append("black images and images of a single colour")
+    if curate.nsfw:
+        checks.append("what the model's own safety checker flags, if it has one")
+    if curate.alignment is not None:
+        least = curate.alignment.min
+        limit = "scored only" if least is None else f"at least {least:g}"
+        checks.append(f"alignment by {_without_folders(curate.alignment.model)} ({limit})")
+    return checks
+
+
+def _title(recipe: Recipe) -> str:
+    noun = " ".join(recipe.subject.class_noun.split())
+    return f"{noun[:1].upper()}{noun[1:]} regularization images"
+
+
+def _size_category(rows: int) -> str:
+    names = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M"]
+    return next((n for i, n in enumerate(names) if rows < 1000 * 10**i), "10M<n<100M")
+
+
+def _most_common(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Most frequent first, equally frequent ones by name."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+class _Safe(str):
+    """Text that needs no escaping."""
+
+    __slots__ = ()
+
+
+def _escaped(value: object) -> str:
+    """Text as text in Markdown and HTML: whatever could mean something becomes an entity."""
+    if isinstance(value, _Safe):
+        return value
+    line = " ".join(without_secrets(str(value)).split())
+    line = line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+    plain = "".join(" " if unicodedata.category(c).startswith("C") else c for c in line)
+    # Brackets of entities as well: a site that fills templates in must find none.
+    safe = re.sub(r"_|[^\w ,.;:%+?()/'-]", lambda found: f"&#{ord(found.group())};", plain)
+    return re.sub(r"(?i):(?=//)|(?<=www)\.", lambda found: f"&#{ord(found.group())};", safe)
+
+
+def _for_code(value: str) -> _Safe:
+    """Text for a code block: only what names and paths are made of."""
+    return _Safe(re.sub(r"[^\w./-]", "-", without_secrets(value)))

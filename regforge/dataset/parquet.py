@@ -1,0 +1,157 @@
+"""How image rows lie in a Parquet file: encoding, checksums, and reading them back in pieces.
+
+The same rows always give the same bytes. Images are stored as they are, since they are compressed
+already; everything else is. Knows nothing about what a file is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from regforge.errors import RegforgeError
+from regforge.records import ImageRow, RecordError, arrow_schema, as_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_IMAGE = "image.bytes"
+_UNIQUE = frozenset({_IMAGE, "image.path", "seed", "id", "image_digest", "perceptual_hash"})
+_ROWS_AT_A_TIME = 16
+
+
+class ParquetError(RegforgeError):
+    """A Parquet file that cannot be read, or that does not hold image rows."""
+
+
+class RowWriter:
+    """Writes image rows into an open file, one row group a call.
+
+    Args:
+        stream: Where to; stays open.
+        slots: Names of the recipe's slots, in order.
+    """
+
+    def __init__(self, stream: BinaryIO, slots: Sequence[str]) -> None:
+        import pyarrow.parquet as pq
+
+        schema = arrow_schema(slots)
+        columns = list(_leaves(schema))
+        self._slots = slots
+        self._writer: pq.ParquetWriter = pq.ParquetWriter(
+            stream,
+            schema,
+            compression={name: "none" if name == _IMAGE else "zstd" for name in columns},
+            use_dictionary=[name for name in columns if name not in _UNIQUE],
+            # The smallest and largest of some image files are of no use to anyone.
+            write_statistics=[name for name in columns if name != _IMAGE],
+            write_page_checksum=True,
+            # The Hub's viewer jumps to rows by the page index, and stores chunks that two versions
+            # of a dataset share only once.
+            write_page_index=True,
+            use_content_defined_chunking=True,
+        )
+
+    def write(self, rows: Sequence[ImageRow]) -> None:
+        """Write some rows as one row group."""
+        self._writer.write_table(as_table(rows, self._slots), row_group_size=max(1, len(rows)))
+
+    def close(self, **metadata: str) -> None:
+        """Write the footer.
+
+        Args:
+            **metadata: Texts to keep in the file, see `read_metadata`.
+        """
+        if metadata:
+            self._writer.add_key_value_metadata(metadata)
+        self._writer.close()
+
+
+def read_rows(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
+    """The rows of a file in order, a few in memory at a time.
+
+    Args:
+        path: The file.
+        images: Whether to read the images too; without them `image` is empty, and a file of many
+            gigabytes is read in an instant.
+
+    Raises:
+        ParquetError: The file is damaged, or holds something else.
+    """
+    file = _open(path)
+    try:
+        names = [name for name in file.schema_arrow.names if images or name != "image"]
+        # One group at a time: read in one go, pyarrow keeps all that it has read.
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(_ROWS_AT_A_TIME, [group], names, use_threads=False):
+                yield from _rows(batch)
+    except (OSError, ValueError, RecordError) as error:  # pyarrow's own errors are ValueErrors
+        raise _damaged(path, error) from error
+    finally:
+        file.close()
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a file.
+
+    Raises:
+        ParquetError: It is no Parquet file.
+    """
+    with _open(path) as file:
+        return file.schema_arrow
+
+
+def read_metadata(path: Path, key: str) -> str | None:
+    """A text that `RowWriter.close` was given, or None.
+
+    Raises:
+        ParquetError: It is no Parquet file.
+    """
+    with _open(path) as file:
+        text: bytes | None = (file.metadata.metadata or {}).get(key.encode())
+    return None if text is None else text.decode(errors="replace")
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a file has.
+
+    Raises:
+        ParquetError: It is no Parquet file.
+    """
+    with _open(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[ImageRow]:
+    for row in batch.to_pylist():
+        image = row.pop("image", None)
+        try:
+            yield ImageRow(**row, image=image["bytes"] if image else b"")
+        except TypeError as error:
+            raise RecordError(f"not the columns of an image row ({error})") from error
+
+
+def _damaged(path: Path, error: Exception) -> ParquetError:
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return ParquetError(f"{path} cannot be read: {reason.rstrip('.')}.")
+
+
+def _leaves(schema: pa.Schema) -> Iterator[str]:
+    import pyarrow as pa
+
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            yield from (f"{field.name}.{child.name}" for child in field.type)
+        else:
+            yield field.name

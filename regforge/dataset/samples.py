@@ -1,0 +1,187 @@
+"""A picture of some of the images with their captions, for the card and for people in a hurry.
+
+Chooses images that are spread over the prompt sets and the phrases of the slots, always the same
+ones, and lays them out. Knows nothing about where rows come from.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from regforge.records import ImageRow
+
+SAMPLES = 16
+"""How many images a grid shows."""
+
+TILE = 256
+"""About so many pixels wide is an image in the grid."""
+
+_CANDIDATES = 1024
+_MARGIN = 16
+_GAP = 6
+_FONT_SIZE = 15
+_MOST_LINES = 5
+_BACKGROUND, _TEXT, _LABEL, _EDGE = "white", "#1f2328", "#6e7781", "#d0d7de"
+
+
+class SampleChooser:
+    """Chooses some of very many rows, seen one by one.
+
+    Args:
+        total: How many rows there will be.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._stride = max(1, total // _CANDIDATES)
+        self._seen = 0
+        self._candidates: dict[str, list[ImageRow]] = {}
+
+    def add(self, row: ImageRow) -> None:
+        """The next row; its image is not needed."""
+        of_set = self._candidates.setdefault(row.prompt_set, [])
+        if self._seen % self._stride == 0 or not of_set:
+            of_set.append(row)
+        self._seen += 1
+
+    def choose(self, count: int = SAMPLES) -> list[str]:
+        """Ids of up to `count` rows, in the order in which they were added.
+
+        Every prompt set has its share and at least one. Within a set, each next row is the first
+        that brings most phrases not shown yet.
+        """
+        chosen: list[ImageRow] = []
+        shown: set[tuple[str, str]] = set()
+        for name, quota in self._quotas(count).items():
+            left = list(self._candidates[name])
+            for _ in range(quota):
+                best = max(left, key=lambda row: len(_phrases(row) - shown))
+                left.remove(best)
+                shown |= _phrases(best)
+                chosen.append(best)
+        return [row.id for row in sorted(chosen, key=lambda row: row.index)]
+
+    def _quotas(self, count: int) -> dict[str, int]:
+        """How many of each set: one each, and then one at a time to the set that is shortest."""
+        sizes = {name: len(rows) for name, rows in self._candidates.items()}
+        quotas = dict.fromkeys(list(sizes)[:count], 1)
+        while sum(quotas.values()) < min(count, sum(sizes.values())):
+            open_sets = [name for name in quotas if quotas[name] < sizes[name]]
+            neediest = max(open_sets, key=lambda name: sizes[name] / quotas[name])
+            quotas[neediest] += 1
+        return quotas
+
+
+def choose_samples(rows: Sequence[ImageRow], count: int = SAMPLES) -> list[ImageRow]:
+    """Up to `count` of some rows, spread over prompt sets and phrases, in their order."""
+    chooser = SampleChooser(len(rows))
+    for row in rows:
+        chooser.add(row)
+    chosen = set(chooser.choose(count))
+    return [row for row in rows if row.id in chosen]
+
+
+def samples_grid(rows: Iterable[ImageRow], *, columns: int = 4, tile: int = TILE) -> Image.Image:
+    """Images in a grid, each with its prompt set and caption below.
+
+    Args:
+        rows: Which images, in reading order.
+        columns: How many stand side by side.
+        tile: About how many pixels wide each is. Larger ones are made smaller; of smaller ones
+            the size is doubled, tripled, ...
+
+    Returns:
+        An RGB picture; a blank one without rows.
+    """
+    tiles = [(row, _fitted(_picture(row), tile)) for row in rows]
+    width = max((picture.width for _, picture in tiles), default=tile)
+    font = ImageFont.load_default(_FONT_SIZE)
+    blocks = [_block(row, picture, width, font) for row, picture in tiles]
+    lines = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
+    across = min(columns, len(blocks)) or 1
+    size = (
+        _MARGIN + across * (width + _MARGIN),
+        _MARGIN + sum(max(block.height for block in line) + _MARGIN for line in lines),
+    )
+    grid = Image.new("RGB", size, _BACKGROUND)
+    top = _MARGIN
+    for line in lines:
+        for column, block in enumerate(line):
+            grid.paste(block, (_MARGIN + column * (width + _MARGIN), top))
+        top += max(block.height for block in line) + _MARGIN
+    return grid
+
+
+def as_webp(picture: Image.Image) -> bytes:
+    """The picture as a WebP file of good quality."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=90, method=4)
+    return buffer.getvalue()
+
+
+def _phrases(row: ImageRow) -> set[tuple[str, str]]:
+    return {(slot, phrase) for slot, phrase in row.slots.items() if phrase}
+
+
+def _picture(row: ImageRow) -> Image.Image:
+    with Image.open(io.BytesIO(row.image)) as picture:
+        return picture.convert("RGB")
+
+
+def _fitted(picture: Image.Image, tile: int) -> Image.Image:
+    longest = max(picture.size)
+    if longest > tile:
+        scale = tile / longest
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    factor = max(1, round(tile / longest))
+    size = (picture.width * factor, picture.height * factor)
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _block(
+    row: ImageRow,
+    picture: Image.Image,
+    width: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> Image.Image:
+    """An image with its prompt set and its caption below."""
+    lines = _wrapped(row.text, width, font)
+    height = round(_FONT_SIZE * 1.3)
+    block = Image.new(
+        "RGB", (width, picture.height + _GAP + height * (1 + len(lines))), _BACKGROUND
+    )
+    left = (width - picture.width) // 2
+    block.paste(picture, (left, 0))
+    draw = ImageDraw.Draw(block)
+    # A white picture needs an edge on a white page.
+    draw.rectangle((left, 0, left + picture.width - 1, picture.height - 1), outline=_EDGE)
+    for number, (line, color) in enumerate(
+        [(row.prompt_set, _LABEL), *((line, _TEXT) for line in lines)]
+    ):
+        draw.text((0, picture.height + _GAP + number * height), line, fill=color, font=font)
+    return block
+
+
+def _wrapped(
+    text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[str]:
+    """Lines of at most `width` pixels, breaking words only where one alone is too long."""
+    lines = [""]
+    for word in text.split():
+        if font.getlength(f"{lines[-1]} {word}".strip()) <= width:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    if len(lines) <= _MOST_LINES:
+        return lines
+    last = lines[_MOST_LINES - 1]
+    while last and font.getlength(last + " ...") > width:
+        last = last[:-1]
+    return [*lines[: _MOST_LINES - 1], f"{last.rstrip()} ..."]

@@ -1,0 +1,324 @@
+"""Finished images on disk, in shards that are whole or not there.
+
+    shards/00000.parquet    images 0 to 127: the accepted ones as rows, the refused in the footer
+    shards/set-aside/       shards that were damaged or of another recipe; nothing reads them
+
+A shard is one file, renamed into place when it is complete, so that its accepted images and its
+refusals appear together. Knows nothing about how images are made or judged.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from regforge.dataset.parquet import (
+    ParquetError,
+    RowWriter,
+    count_rows,
+    read_metadata,
+    read_rows,
+    read_schema,
+)
+from regforge.errors import RegforgeError
+from regforge.files import open_atomically, storage_error
+from regforge.journal import Journal
+from regforge.records import ImageJob, ImageRow, arrow_schema, image_seed
+
+SHARD_SIZE = 128
+"""Images in a shard: those with indexes number * SHARD_SIZE and up."""
+
+THUMBNAIL_SIZE = 96
+"""Longest side of the small copy of a refused image, in pixels."""
+
+_FOOTER = "regforge"
+_ROWS_PER_GROUP = 32
+_MOST_ATTEMPTS = 20  # as many as a recipe may ask for
+
+
+class StoreError(RegforgeError):
+    """A shard that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An image that was given up.
+
+    Attributes:
+        id: Its name, see `records.image_id`.
+        index: Its number among all images of the recipe.
+        text: The caption.
+        reasons: Why, in plain words.
+        attempts: How often it was drawn.
+        thumbnail: A small WebP of the last attempt, or None.
+    """
+
+    id: str
+    index: int
+    text: str
+    reasons: tuple[str, ...]
+    attempts: int
+    thumbnail: bytes | None = None
+
+
+class Store:
+    """The shards of one run.
+
+    Args:
+        folder: Where they lie; created when the first one is written.
+        slots: Names of the recipe's slots, in order.
+        recipe_digest: Which recipe the images are of. Shards of another one are set aside.
+        journal: Where to write down what was set aside.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        slots: Sequence[str],
+        recipe_digest: str,
+        journal: Journal | None = None,
+    ) -> None:
+        self.folder = folder
+        self.slots = tuple(slots)
+        self.recipe_digest = recipe_digest
+        self.set_aside: list[str] = []
+        """What was wrong with the shards that this object has set aside, a sentence each."""
+        self._journal = journal or Journal(None)
+        self._verified: set[int] = set()
+
+    def shards(self) -> list[int]:
+        """Numbers of the finished shards, in order.
+
+        Each is read from its first byte to its last the first time. One that is damaged, or of
+        another recipe, is moved to `set-aside` and not among them.
+
+        Raises:
+            StorageError: A bad shard cannot be moved.
+        """
+        stems = (path.stem for path in self.folder.glob("*.parquet"))
+        numbers = sorted(int(s) for s in stems if s.isdecimal() and s == f"{int(s):05d}")
+        return [number for number in numbers if self._is_usable(number)]
+
+    def is_complete(self, number: int, jobs: Sequence[ImageJob]) -> bool:
+        """Whether a shard holds each of these jobs, accepted or refused, and made from the same.
+
+        It may hold more: those of a run that asked for more images. The caption must be the same,
+        the seed that of one of the job's attempts, and the size the one that the prompt asks for.
+        """
+        if not self._is_usable(number):
+            return False
+        rows = {row.id: row for row in read_rows(self._path(number), images=False)}
+        refused = {each.id: each for each in self.rejected(number)}
+        return all(
+            _is_made_from(rows[job.id], job)
+            if job.id in rows
+            else job.id in refused and refused[job.id].text == job.prompt.text
+            for job in jobs
+        )
+
+    def write(self, number: int, rows: Sequence[ImageRow], rejected: Sequence[Rejection]) -> None:
+        """Write a shard, in place of the one there may be; a reader sees the old or the new one.
+
+        Args:
+            number: Which one.
+            rows: Accepted images, in any order.
+            rejected: Images that were given up.
+
+        Raises:
+            StorageError: The disk is full or the folder cannot be written.
+            ValueError: An image does not belong in this shard, or is there twice.
+        """
+        rows = sorted(rows, key=lambda row: row.index)
+        rejected = sorted(rejected, key=lambda each: each.index)
+        indexes = sorted([*(row.index for row in rows), *(each.index for each in rejected)])
+        if len(set(indexes)) != len(indexes):
+            raise ValueError(f"shard {number}: an image is there twice")
+        if any(index // SHARD_SIZE != number for index in indexes):
+            raise ValueError(f"shard {number}: images {indexes[0]} to {indexes[-1]} do not fit")
+        if any(row.recipe_digest != self.recipe_digest for row in rows):
+            raise ValueError(f"shard {number}: an image of another recipe")
+        footer = {
+            "recipe_digest": self.recipe_digest,
+            "rejected": [_to_json(each) for each in rejected],
+        }
+        path = self._path(number)
+        for left_behind in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
+            left_behind.unlink(missing_ok=True)
+        with open_atomically(path) as stream:
+            writer = RowWriter(stream, self.slots)
+            for start in range(0, len(rows), _ROWS_PER_GROUP):
+                writer.write(rows[start : start + _ROWS_PER_GROUP])
+            writer.close(**{_FOOTER: json.dumps(footer)})
+        self._verified.add(number)
+
+    def rows(self, number: int, *, images: bool = True) -> list[ImageRow]:
+        """The accepted images of a shard, in the order of their index.
+
+        Args:
+            number: Which one.
+            images: Whether to read the images too; without them `image` is empty.
+
+        Raises:
+            StoreError: The shard is missing or damaged.
+        """
+        return list(self._read(number, images))
+
+    def rejected(self, number: int) -> list[Rejection]:
+        """The images of a shard that were given up, in the order of their index.
+
+        Raises:
+            StoreError: The shard is missing or damaged.
+        """
+        try:
+            return _footer(self._path(number))[1]
+        except ParquetError as error:
+            raise self._unusable(number, error) from error
+
+    def count(self) -> int:
+        """How many images were accepted, in all shards."""
+        return sum(count_rows(self._path(number)) for number in self.shards())
+
+    def iter_rows(self, *, images: bool = True) -> Iterator[ImageRow]:
+        """All accepted images in the order of their index, a few in memory at a time.
+
+        Args:
+            images: Whether to read the images too; without them `image` is empty.
+
+        Raises:
+            StoreError: A shard was damaged since it was verified.
+        """
+        for number in self.shards():
+            yield from self._read(number, images)
+
+    def iter_rejected(self) -> Iterator[Rejection]:
+        """All images that were given up, in the order of their index.
+
+        Raises:
+            StoreError: A shard was damaged since it was verified.
+        """
+        for number in self.shards():
+            yield from self.rejected(number)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.parquet"
+
+    def _read(self, number: int, images: bool) -> Iterator[ImageRow]:
+        try:
+            yield from read_rows(self._path(number), images=images)
+        except ParquetError as error:
+            raise self._unusable(number, error) from error
+
+    def _unusable(self, number: int, error: ParquetError) -> StoreError:
+        self._verified.discard(number)
+        return StoreError(
+            str(error),
+            hint="Run the same command again: the shard is set aside, and its images are made "
+            "once more.",
+        )
+
+    def _is_usable(self, number: int) -> bool:
+        if number in self._verified:
+            return True
+        path = self._path(number)
+        if not path.exists():
+            return False
+        problem = self._problem(number)
+        if problem is not None:
+            self._move_aside(path, problem)
+            return False
+        self._verified.add(number)
+        return True
+
+    def _problem(self, number: int) -> str | None:
+        """What is wrong with a shard, or None; reads all of it."""
+        path = self._path(number)
+        try:
+            digest, rejected = _footer(path)
+            if digest != self.recipe_digest:
+                return "it is of another recipe"
+            if not read_schema(path).equals(arrow_schema(self.slots)):
+                return "it has other columns"
+            rows = [row.index for row in read_rows(path)]
+        except ParquetError as error:
+            return str(error).rstrip(".")
+        indexes = [*rows, *(each.index for each in rejected)]
+        if rows != sorted(set(rows)) or any(index // SHARD_SIZE != number for index in indexes):
+            return "it holds other images than its name says"
+        return None
+
+    def _move_aside(self, path: Path, problem: str) -> None:
+        aside = self.folder / "set-aside"
+        try:
+            aside.mkdir(exist_ok=True)
+            target = next(
+                candidate
+                for copy in range(10_000)
+                if not (candidate := aside / f"{path.stem}-{copy}.parquet").exists()
+            )
+            path.rename(target)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        sentence = f"Shard {path.name} was not used: {problem}. It lies in {target} now."
+        self.set_aside.append(sentence)
+        self._journal.failure("dataset", path.name, sentence)
+
+
+def thumbnail(image: bytes, size: int = THUMBNAIL_SIZE) -> bytes | None:
+    """A small WebP copy of an image for people to look at; None if it cannot be read.
+
+    Args:
+        image: The encoded file.
+        size: Longest side in pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(image), formats=("WEBP", "PNG", "JPEG")) as picture:
+            small = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    small.thumbnail((size, size))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80)
+    return buffer.getvalue()
+
+
+def _is_made_from(row: ImageRow, job: ImageJob) -> bool:
+    prompt = job.prompt
+    return (
+        row.text == prompt.text
+        and prompt.width in (None, row.width)
+        and prompt.height in (None, row.height)
+        and (row.seed == job.seed or row.seed in _later_seeds(row))
+    )
+
+
+def _later_seeds(row: ImageRow) -> Iterator[int]:
+    return (image_seed(row.recipe_digest, row.index, n) for n in range(1, _MOST_ATTEMPTS))
+
+
+def _footer(path: Path) -> tuple[str, list[Rejection]]:
+    """Recipe digest and refusals of a shard."""
+    text = read_metadata(path, _FOOTER)
+    try:
+        content = json.loads(text or "")
+        return content["recipe_digest"], [_from_json(each) for each in content["rejected"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ParquetError(f"{path} is no shard of regforge.") from error
+
+
+def _to_json(rejection: Rejection) -> dict[str, Any]:
+    small = rejection.thumbnail
+    encoded = None if small is None else base64.b64encode(small).decode()
+    return {**asdict(rejection), "thumbnail": encoded}
+
+
+def _from_json(entry: dict[str, Any]) -> Rejection:
+    small = entry["thumbnail"]
+    decoded = None if small is None else base64.b64decode(small, validate=True)
+    return Rejection(**{**entry, "reasons": tuple(entry["reasons"]), "thumbnail": decoded})

@@ -1,0 +1,116 @@
+"""Where rendering runs and in which precision.
+
+Knows devices: which is the best, what it computes fast, how much memory it has left, and what an
+error about memory looks like. Knows no pipeline.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from regforge.images.interface import RenderSettingError
+
+if TYPE_CHECKING:
+    import torch
+
+_CPU_BATCH = 8
+_LARGEST_BATCH = 32
+_BYTES_PER_PIXEL = 1500
+"""Memory that one more image in a batch takes at most, activations and decoding, in half precision.
+
+SDXL at 1024 px needs about 1 GB an image with classifier-free guidance."""
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device that a recipe names, or the best there is.
+
+    Raises:
+        RenderSettingError: This machine does not have it.
+    """
+    import torch
+
+    if name is None:
+        best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return best or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise RenderSettingError(
+            f"render.device: {name!r} cannot be used on this machine ({reason}).",
+            hint="Leave it out to take the best device there is; `regforge doctor` shows it.",
+        ) from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision that a recipe names, or the one that is best on the device.
+
+    `auto` is bfloat16 on GPUs and CPUs that compute with it natively, float16 on other
+    accelerators, and float32 on other CPUs.
+    """
+    import torch
+
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+    return torch.float16
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices; emulation is slower than float32."""
+    import torch
+
+    # Newer than the oldest torch we support; without it we play safe.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def first_batch_size(device: torch.device, pixels: int) -> int:
+    """How many images to begin with; if it is too many, rendering finds out and halves it.
+
+    Args:
+        device: Where the model lies already.
+        pixels: Of one image.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return _CPU_BATCH if device.type == "cpu" else _CPU_BATCH // 2
+    free, _ = torch.cuda.mem_get_info(device)
+    fits = max(1, int(free * 0.9) // (pixels * _BYTES_PER_PIXEL))
+    largest: int = 2 ** (fits.bit_length() - 1)
+    return min(largest, _LARGEST_BATCH)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch might help."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
+    )
+
+
+def free_memory() -> None:
+    """Give memory that nothing uses any more back to the device."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.accelerator.is_available():
+        # torch.accelerator.empty_cache is younger than the oldest torch we support.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()

@@ -1,0 +1,126 @@
+"""What every renderer is: jobs in, pictures out.
+
+Knows the words that renderers, staging and curation share, and the one rule by which jobs become
+batches. Knows no model, no device and no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.records import ImageJob
+
+Pixels = npt.NDArray[np.uint8]
+"""An image: uint8 [H, W, 3], RGB, 0 to 255."""
+
+
+class RenderError(RegforgeError):
+    """A picture that could not be made."""
+
+
+class ModelUnavailable(RenderError):
+    """The rendering model is not there, may not be used, or is of another kind."""
+
+
+class RenderSettingError(RenderError):
+    """Something below `render` in the recipe that does not go with the model or the machine."""
+
+    exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model draws, as a dataset records it.
+
+    Attributes:
+        model: As the recipe names it.
+        revision: Commit of the repository, or `sha256:...` of a local folder's files; None where
+            nobody says.
+        scheduler: As the recipe names it, else the class of the model's own.
+        dtype: Precision of the weights, such as `bfloat16`.
+        width: Pixels of an image whose prompt asks for no size of its own.
+        height: Likewise.
+    """
+
+    model: str
+    revision: str | None
+    scheduler: str
+    dtype: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class RenderedImage:
+    """A picture as it comes from the model.
+
+    Attributes:
+        job: What was asked for.
+        pixels: uint8 [H, W, 3], RGB.
+        nsfw: Whether the model's own safety checker, or the image service, objected. The picture
+            is then black.
+    """
+
+    job: ImageJob
+    pixels: Pixels
+    nsfw: bool
+
+
+class Renderer(Protocol):
+    """Draws images.
+
+    Attributes:
+        identity: Which model it is.
+        batch_size: How many images it draws at a time; it becomes smaller when memory runs out,
+            and never larger.
+    """
+
+    identity: ModelIdentity
+    batch_size: int
+
+    def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
+        """Draw the images of some jobs: size by size, and in the order of the jobs within a size.
+
+        Jobs are cut into the batches of `batches`.
+
+        Raises:
+            RenderError: A picture cannot be made, and the next one could not either.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory and threads. The renderer is of no use afterwards."""
+        ...
+
+
+def job_size(job: ImageJob, identity: ModelIdentity) -> tuple[int, int]:
+    """Width and height of a job's image, in pixels."""
+    return job.prompt.width or identity.width, job.prompt.height or identity.height
+
+
+def by_size(jobs: Sequence[ImageJob], identity: ModelIdentity) -> list[list[ImageJob]]:
+    """The jobs grouped by the size of their images: first the size that comes first."""
+    groups: dict[tuple[int, int], list[ImageJob]] = {}
+    for job in jobs:
+        groups.setdefault(job_size(job, identity), []).append(job)
+    return list(groups.values())
+
+
+def batches(
+    jobs: Sequence[ImageJob], batch_size: int, identity: ModelIdentity
+) -> list[list[ImageJob]]:
+    """Which jobs are drawn together. A resumed run makes the same batches from the same jobs.
+
+    The batches of a selection of whole batches, put one after the other, are those batches again.
+    """
+    return [
+        group[start : start + batch_size]
+        for group in by_size(jobs, identity)
+        for start in range(0, len(group), batch_size)
+    ]

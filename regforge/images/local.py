@@ -1,0 +1,249 @@
+"""Draws with any diffusers text-to-image pipeline on this machine.
+
+Every image has noise of its own, from its own seed and made on the CPU, so that it does not depend
+on its batch, nor on the device. Knows how to call a pipeline and what to do when memory runs out;
+where models come from is the business of `loading`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from regforge.images.devices import (
+    first_batch_size,
+    free_memory,
+    is_out_of_memory,
+    pick_device,
+    pick_dtype,
+)
+from regforge.images.embeddings import PromptCache, can_encode
+from regforge.images.interface import (
+    ModelIdentity,
+    RenderedImage,
+    RenderError,
+    RenderSettingError,
+    by_size,
+    job_size,
+)
+from regforge.images.loading import load_pipeline
+from regforge.images.pipelines import (
+    DENOISERS,
+    as_uint8,
+    call_settings,
+    default_size,
+    inputs_of,
+    nsfw_flags,
+    place,
+)
+from regforge.images.schedulers import set_scheduler
+from regforge.journal import Journal
+from regforge.progress import Reporter
+from regforge.recipe.models import Render
+from regforge.records import ImageJob
+
+
+def open_local(
+    render: Render, *, journal: Journal, reporter: Reporter, batch_size: int | None = None
+) -> LocalRenderer:
+    """Load the recipe's model and make it ready to draw; see `renderer.open_renderer`."""
+    start = time.monotonic()
+    device = pick_device(render.device)
+    dtype = pick_dtype(render.dtype, device)
+    pipeline, revision = load_pipeline(render, dtype)
+    scheduler = set_scheduler(pipeline, render.scheduler)
+    width, height = default_size(pipeline, render)
+    identity = ModelIdentity(
+        render.model, revision, scheduler, str(dtype).removeprefix("torch."), width, height
+    )
+    place(pipeline, render, device, width * height)
+    journal.event(
+        "model_loaded",
+        model=identity.model,
+        revision=identity.revision,
+        dtype=identity.dtype,
+        device=str(device),
+        seconds=round(time.monotonic() - start, 3),
+    )
+    if render.batch_size != "auto":
+        batch_size = render.batch_size
+    return LocalRenderer(
+        pipeline,
+        render,
+        identity,
+        batch_size or first_batch_size(device, width * height),
+        journal=journal,
+        reporter=reporter,
+    )
+
+
+class LocalRenderer:
+    """A `Renderer` on a loaded pipeline.
+
+    Args:
+        pipeline: A diffusers text-to-image pipeline on its device.
+        render: Steps, guidance, negative prompt.
+        identity: Which model it is.
+        batch_size: Images at a time, to begin with.
+        journal: Where a smaller batch is written down.
+        reporter: Where people are told.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        render: Render,
+        identity: ModelIdentity,
+        batch_size: int,
+        *,
+        journal: Journal,
+        reporter: Reporter,
+    ) -> None:
+        self.identity = identity
+        self.batch_size = batch_size
+        self._pipeline = pipeline
+        self._render = render
+        self._journal = journal
+        self._reporter = reporter
+        self._settings = call_settings(pipeline, render)
+        guided = render.guidance_scale > 1
+        self._prompts = (
+            PromptCache(pipeline, render.negative_prompt, guided=guided)
+            if can_encode(pipeline)
+            else None
+        )
+        self._inputs = inputs_of(pipeline).keys()
+        self._uncompiled = self._compile() if render.compile else None
+
+    def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
+        """See `Renderer.render`."""
+        groups = by_size(jobs, self.identity)
+        if self._prompts is not None:
+            self._prompts.expect([job.prompt.text for group in groups for job in group])
+        for group in groups:
+            done = 0
+            while done < len(group):
+                batch = group[done : done + self.batch_size]
+                images = self._draw_or_halve(batch)
+                if images is not None:
+                    yield from images
+                    done += len(batch)
+
+    def close(self) -> None:
+        """Forget the model and give its memory back."""
+        self._pipeline = self._prompts = self._uncompiled = None
+        free_memory()
+
+    # -------------------------------------------------------------------------------- one batch
+
+    def _draw_or_halve(self, batch: Sequence[ImageJob]) -> list[RenderedImage] | None:
+        """The batch's images, or None if memory did not suffice and batches are smaller now."""
+        try:
+            return self._draw(batch)
+        except RenderError:
+            raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise self._problem(batch, error) from error
+        # Out of the block above, or the error would keep the batch's memory from being freed.
+        self._halve(len(batch))
+        return None
+
+    def _draw(self, batch: Sequence[ImageJob]) -> list[RenderedImage]:
+        try:
+            output = self._call(batch)
+        except Exception as error:
+            if self._uncompiled is None or is_out_of_memory(error):
+                raise
+            self._give_up_compiling(error)
+            output = self._call(batch)
+        self._uncompiled = None  # it works; nothing to go back to
+        images = as_uint8(output.images)
+        flags = nsfw_flags(output, len(batch))
+        width, height = job_size(batch[0], self.identity)
+        if images.shape != (len(batch), height, width, 3):
+            _, got_height, got_width, _ = images.shape
+            raise RenderSettingError(
+                f"{width} x {height} pixels were asked for, and {self.identity.model} draws "
+                f"{got_width} x {got_height}.",
+                hint=f"Set render.width: {got_width} and render.height: {got_height}.",
+            )
+        return [
+            RenderedImage(job, pixels, nsfw)
+            for job, pixels, nsfw in zip(batch, images, flags, strict=True)
+        ]
+
+    def _call(self, batch: Sequence[ImageJob]) -> Any:
+        import torch
+
+        width, height = job_size(batch[0], self.identity)
+        arguments = {**self._settings, "width": width, "height": height}
+        arguments["generator"] = [torch.Generator("cpu").manual_seed(job.seed) for job in batch]
+        texts = [job.prompt.text for job in batch]
+        negative = arguments.pop("negative_prompt", None)
+        if self._prompts is not None:
+            arguments |= self._prompts.arguments(texts)
+        else:
+            arguments["prompt"] = texts
+            if negative is not None:
+                arguments["negative_prompt"] = [negative] * len(batch)
+        takes = {name: value for name, value in arguments.items() if name in self._inputs}
+        with torch.inference_mode():
+            return self._pipeline(**takes)
+
+    # ------------------------------------------------------------------------- when it goes wrong
+
+    def _halve(self, tried: int) -> None:
+        free_memory()
+        if tried == 1:
+            raise RenderError(
+                f"Memory does not suffice for a single image of {self.identity.model}.",
+                hint="Try render.offload: true, render.dtype: float16, a smaller render.width and "
+                "height, or render.device: cpu.",
+            )
+        # The last batch of a size can be smaller than the others.
+        self.batch_size = max(1, min(tried, self.batch_size) // 2)
+        self._journal.event("batch_size", size=self.batch_size, reason="out of memory")
+        self._reporter.say(
+            f"Out of memory with {tried} images at a time; going on with {self.batch_size}."
+        )
+
+    def _problem(self, batch: Sequence[ImageJob], error: Exception) -> RenderError:
+        width, height = job_size(batch[0], self.identity)
+        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        if isinstance(error, ValueError) and ("height" in reason or "width" in reason):
+            return RenderSettingError(
+                f"{self.identity.model} cannot draw {width} x {height} pixels: {reason}.",
+                hint="Most models want multiples of 8, some of 16 or 64.",
+            )
+        kind = type(error).__name__
+        return RenderError(
+            f"{self.identity.model} failed on image {batch[0].id}: {kind}: {reason}.",
+            hint="Nothing that was made is lost. If it happens again, try another "
+            "render.scheduler, render.dtype: float32 or render.compile: false.",
+        )
+
+    # ---------------------------------------------------------------------------------- compiling
+
+    def _compile(self) -> dict[str, Any]:
+        """Compile the denoiser; returns what it was before, by name."""
+        import torch
+
+        before = {}
+        for name in DENOISERS:
+            module = getattr(self._pipeline, name, None)
+            if isinstance(module, torch.nn.Module):
+                before[name] = module
+                setattr(self._pipeline, name, torch.compile(module))
+        return before
+
+    def _give_up_compiling(self, error: Exception) -> None:
+        for name, module in (self._uncompiled or {}).items():
+            setattr(self._pipeline, name, module)
+        self._uncompiled = None
+        reason = str(error).strip().split("\n")[0]
+        self._journal.event("compile_failed", reason=reason)
+        self._reporter.say(
+            f"torch.compile does not work here ({reason[:200]}); going on without it."
+        )

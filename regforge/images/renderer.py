@@ -1,0 +1,57 @@
+"""The door to all renderers.
+
+Knows which kinds there are and opens the one that a recipe asks for. What a renderer is,
+`interface` says; how it draws, `local` and `hosted` know.
+"""
+
+from __future__ import annotations
+
+from regforge.images.interface import (
+    ModelIdentity,
+    ModelUnavailable,
+    RenderedImage,
+    Renderer,
+    RenderError,
+    RenderSettingError,
+    batches,
+    job_size,
+)
+from regforge.journal import Journal
+from regforge.progress import Reporter
+from regforge.recipe.models import Render
+
+__all__ = [
+    "ModelIdentity",
+    "ModelUnavailable",
+    "RenderError",
+    "RenderSettingError",
+    "RenderedImage",
+    "Renderer",
+    "batches",
+    "job_size",
+    "open_renderer",
+]
+
+
+def open_renderer(
+    render: Render, *, journal: Journal, reporter: Reporter, batch_size: int | None = None
+) -> Renderer:
+    """Make the recipe's renderer ready to draw: load its model, or find its service.
+
+    Args:
+        render: The `render` section of the recipe.
+        journal: Where calls, timings and refusals are written down.
+        reporter: Where people are told about a smaller batch and the like.
+        batch_size: What an earlier session of the same run settled on; it goes before `auto`.
+
+    Raises:
+        ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
+        RenderSettingError: A setting does not go with the model or the machine.
+    """
+    if render.renderer == "hosted":
+        from regforge.images.hosted import HostedRenderer
+
+        return HostedRenderer(render, journal=journal, reporter=reporter)
+    from regforge.images.local import open_local
+
+    return open_local(render, journal=journal, reporter=reporter, batch_size=batch_size)

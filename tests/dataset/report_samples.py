@@ -1,0 +1,48 @@
+"""Rows and pictures for the tests of the report."""
+
+import hashlib
+import io
+from typing import Any
+
+from PIL import Image
+
+from regforge.records import ImageRow, image_id, image_seed
+
+DIGEST = "3f2a9c01b7de" + 52 * "0"
+
+
+def picture(color: str, size: tuple[int, int] = (96, 96)) -> bytes:
+    """A PNG file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def image_row(number: int, **changes: Any) -> ImageRow:
+    """Image number `number` of a recipe, without its bytes."""
+    values: dict[str, Any] = {
+        "image": b"",
+        "text": f"a photo of an owl, number {number}",
+        "class_noun": "owl",
+        "kind": "living",
+        "prompt_set": "amplify",
+        "slots": {"color": "red"},
+        "negative_prompt": "blurry",
+        "seed": image_seed(DIGEST, number),
+        "width": 96,
+        "height": 96,
+        "model": "embedded/tinyworld",
+        "model_revision": "8c1f0a77e1b2",
+        "scheduler": "ddim",
+        "steps": 25,
+        "guidance_scale": 7.099999904632568,  # 7.1 as float32
+        "language_model": "embedded/smollm2-135m",
+        "template": "caption/living.j2",
+        "recipe_digest": DIGEST,
+        "image_digest": hashlib.sha256(str(number).encode()).hexdigest(),
+        "perceptual_hash": hashlib.sha256(f"hash {number}".encode()).hexdigest()[:16],
+        "scores": {"alignment": None, "duplicate_distance": None},
+        "id": image_id(DIGEST, number),
+        "reference": None,
+    }
+    return ImageRow(**(values | changes))
