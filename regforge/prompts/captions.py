@@ -1,0 +1,309 @@
+"""Caption templates: from the phrases of a row to a sentence.
+
+A template is Jinja2 in a sandbox. It is checked when it is loaded, before anything is asked or
+drawn: its syntax, names it does not get, slots it forgets, and what it writes for a sample. Knows
+nothing about where phrases come from or how rows are drawn. docs/captions.md explains templates to
+those who write one.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError
+from jinja2 import nodes as jinja
+from jinja2.meta import find_referenced_templates, find_undeclared_variables
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from regforge import resources
+from regforge.embedded import phrase_banks
+from regforge.embedded.bank_files import suggestion
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.recipe.models import STANDARD_SLOTS
+
+_MOST_CHARACTERS = 2000
+_UNSAID, _SAID_LATER = "a photo of", "a picture of"
+_TAKES_NOUN = ("of", "with", "showing", "featuring", "depicting")
+_ALWAYS_THERE = ("class_noun", "kind")
+
+
+class CaptionTemplateError(RegforgeError):
+    """A caption template that cannot be used; the message names the file and the line."""
+
+    exit_code = EXIT_USAGE
+
+
+# ------------------------------------------------------------------------------------------ words
+
+
+def word_pattern(words: str) -> re.Pattern[str]:
+    """Matches the words as words, in upper or lower case: "sks" in "a SKS dog", not in "masks"."""
+    return re.compile(rf"(?<!\w){_spaced(words)}(?!\w)", re.IGNORECASE)
+
+
+def noun_pattern(class_noun: str) -> re.Pattern[str]:
+    """Matches a class noun, its telling words ("teapot" of "ceramic teapot"), and their plurals."""
+    head, of, rest = re.split(rf"(\s(?:{_PREPOSITIONS})\s|$)", class_noun, maxsplit=1)
+    whole = f"{_spaced(head)}{_PLURAL}{_spaced(of + rest)}" if rest else _spaced(class_noun)
+    last = dict.fromkeys([head.split()[-1], class_noun.rsplit(maxsplit=1)[-1]])
+    options = [whole, *(_spaced(word) for word in last)]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(options)}){_PLURAL}(?!\w)", re.IGNORECASE)
+
+
+_PREPOSITIONS = "of|with|without|in|on|for|from"
+_PLURAL = "(?:e?s)?"
+
+
+def _spaced(words: str) -> str:
+    """A regular expression for words with any white space between, and before if they have any."""
+    before = r"\s+" if words[:1].isspace() else ""
+    return before + r"\s+".join(re.escape(word) for word in words.split())
+
+
+def tidy(text: str) -> str:
+    """A caption without the traces of slots that were empty: doubled space, stray commas."""
+    text = " ".join(text.split())
+    if "," in text:
+        text = re.sub(r"\s+,", ",", text)
+        text = re.sub(r",(?:,)+", ",", text).strip(" ,")
+    return text
+
+
+def opening(style: str) -> str:
+    """How a caption of this style begins: "a watercolor painting of", "a photo of" if unsaid.
+
+    A style opens the caption if it starts with an article or ends in "of"; others, such as "in the
+    style of Monet" or "cinematic", close it, and the caption opens with "a picture of".
+    """
+    if not _opens(style):
+        return _SAID_LATER if style else _UNSAID
+    return style if style.endswith(_TAKES_NOUN) else f"{style} of"
+
+
+def closing(style: str) -> str:
+    """The style if it is one that closes the caption, else nothing."""
+    return "" if _opens(style) or not style else style
+
+
+def _opens(style: str) -> bool:
+    first = style.partition(" ")[0].lower()
+    return first in ("a", "an", "the") or style.endswith(" of")
+
+
+def words(parts: Collection[str]) -> str:
+    """Those that are not empty, with spaces between."""
+    return " ".join(part for part in parts if part)
+
+
+def article_for(class_noun: str) -> Callable[[str], str]:
+    """A function that puts "a" or "an" before a phrase about the class noun, if it takes one.
+
+    "red teapot" -> "a red teapot", "owl" -> "an owl", "red glasses" -> "red glasses".
+    """
+    banks = phrase_banks.load()
+    takes = functools.lru_cache(maxsize=1024)(banks.takes_article)
+    word = functools.lru_cache(maxsize=4096)(phrase_banks.indefinite_article)
+    noun, noun_takes = class_noun.casefold(), banks.takes_article(class_noun)
+
+    def article(text: str) -> str:
+        text = text.strip()
+        if not text:
+            return ""
+        if not (noun_takes if text.casefold().endswith(noun) else takes(text)):
+            return text
+        return f"{word(text.partition(' ')[0])} {text}"
+
+    return article
+
+
+# --------------------------------------------------------------------------------------- templates
+
+
+class CaptionTemplate:
+    """A checked template of one class noun.
+
+    Args:
+        file: The template.
+        name: What errors and the dataset call it, such as `caption/object.j2`.
+        class_noun: What the captions are about.
+        kind: `object` or `living`.
+        slots: The recipe's slots; the template has to use each of them.
+        identifier: Must not come out of the template.
+
+    Attributes:
+        name: See above.
+        attributes: The slots that it puts right before the class noun, in that order.
+
+    Raises:
+        CaptionTemplateError: It cannot be used; the message names the line.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        name: str,
+        *,
+        class_noun: str,
+        kind: str,
+        slots: Sequence[str] = (),
+        identifier: str | None = None,
+    ) -> None:
+        self.name = name
+        self._file = file
+        self._noun = " ".join(class_noun.split())
+        given = {"class_noun": self._noun, "kind": kind}
+        self._blank = dict.fromkeys((*STANDARD_SLOTS, *slots), "") | given
+        self._environment = _environment(file, self._noun)
+        self._check_subject(slots, identifier)
+        self._check_names(slots)
+        self._template = self._compile()
+        self._check_output(identifier)
+        self.attributes = self._slots_before_noun()
+
+    def render(self, phrases: Mapping[str, str | None]) -> str:
+        """The caption of a row.
+
+        Args:
+            phrases: The phrase of each slot; slots that are missing, empty or None are left out.
+
+        Raises:
+            CaptionTemplateError: The template fails on these phrases.
+        """
+        variables = self._blank.copy()
+        for slot, phrase in phrases.items():
+            if phrase:
+                variables[slot] = phrase
+        try:
+            return tidy(self._template.render(variables))
+        except Exception as error:  # a template is a program, and may raise whatever Python can
+            raise self._failure(error) from error
+
+    def _compile(self) -> Template:
+        try:
+            return self._environment.get_template(self._file.name)
+        except TemplateError as error:
+            raise self._failure(error) from error
+
+    # --------------------------------------------------------------------------------- the checks
+
+    def _check_subject(self, slots: Sequence[str], identifier: str | None) -> None:
+        if identifier and word_pattern(identifier).search(self._noun):
+            raise CaptionTemplateError(
+                f"The class noun {self._noun!r} contains the identifier {identifier!r}.",
+                hint="Regularization captions must never name it: leave it out of "
+                "`subject.class_noun`.",
+            )
+        if taken := [slot for slot in slots if slot in _ALWAYS_THERE]:
+            raise CaptionTemplateError(f"A slot cannot be called {taken[0]!r}; templates know it.")
+
+    def _check_names(self, slots: Sequence[str]) -> None:
+        used: set[str] = set()
+        todo, done = [self._file.name], set()
+        while todo:
+            source_name = todo.pop()
+            done.add(source_name)
+            tree, names, shown = self._parse(source_name)
+            for name in sorted(names - self._blank.keys()):
+                known = ", ".join((*_ALWAYS_THERE, *(s for s in self._blank if s != "class_noun")))
+                raise CaptionTemplateError(
+                    f"{shown}:{_line_of(tree, name)}: there is no {name!r} here."
+                    f"{suggestion(name, self._blank)}",
+                    hint=f"A caption template knows {known}.",
+                )
+            used |= names
+            for other in find_referenced_templates(tree):
+                if other is None:
+                    raise CaptionTemplateError(
+                        f"{shown}:1: name the template to include in quotation marks."
+                    )
+                if other not in done:
+                    todo.append(other)
+        self._check_used(used, slots)
+
+    def _parse(self, source_name: str) -> tuple[jinja.Template, set[str], str]:
+        """The syntax tree of a template, the names that it uses, and what errors call it."""
+        shown = self.name if source_name == self._file.name else source_name
+        loader = self._environment.loader
+        assert loader is not None
+        try:
+            source, _, _ = loader.get_source(self._environment, source_name)
+            tree = self._environment.parse(source, source_name)
+            return tree, find_undeclared_variables(tree), shown
+        except (TemplateError, OSError, UnicodeDecodeError) as error:
+            raise self._failure(error, shown) from error
+
+    def _check_used(self, used: Collection[str], slots: Sequence[str]) -> None:
+        if "class_noun" not in used:
+            raise CaptionTemplateError(
+                f"{self.name}:1: the template never uses class_noun.",
+                hint="Every caption says what it shows: {{ class_noun | a }}.",
+            )
+        if forgotten := [slot for slot in slots if slot not in used]:
+            raise CaptionTemplateError(
+                f"{self.name}:1: the template never uses the recipe's slot {forgotten[0]!r}.",
+                hint=f"Put {{{{ {forgotten[0]} }}}} into the template, or take the slot out of "
+                "`prompts.slots`.",
+            )
+
+    def _check_output(self, identifier: str | None) -> None:
+        bare = self.render({})
+        full = self.render({slot: "..." for slot in self._blank if slot not in _ALWAYS_THERE})
+        if self._noun.casefold() not in bare.casefold():
+            raise CaptionTemplateError(
+                f"{self.name}:1: without slots the template writes {bare!r}, which does not name "
+                f"the class noun {self._noun!r}."
+            )
+        if identifier and (found := word_pattern(identifier).search(full)):
+            raise CaptionTemplateError(
+                f"{self.name}:1: the template puts the identifier {found[0]!r} into every caption: "
+                f"{full!r}.",
+                hint="Regularization captions must never name it; see `subject.identifier`.",
+            )
+        if len(full) > _MOST_CHARACTERS:
+            raise CaptionTemplateError(f"{self.name}:1: it writes {len(full)} characters.")
+
+    def _slots_before_noun(self) -> tuple[str, ...]:
+        """Found by looking at where the phrases end up, so that it holds for any template."""
+        marks = {f"{slot}slot": slot for slot in self._blank if slot not in _ALWAYS_THERE}
+        text = self.render({slot: mark for mark, slot in marks.items()})
+        before = word_pattern(self._noun).split(text)[0].split()
+        found: list[str] = []
+        while before and before[-1] in marks:
+            found.insert(0, marks[before.pop()])
+        return tuple(found)
+
+    def _failure(self, error: Exception, shown: str | None = None) -> CaptionTemplateError:
+        """A template's error, with the line if there is one."""
+        line = getattr(error, "lineno", None)
+        if line is None:
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == str(self._file)]
+            line = lines[-1] if lines else 1
+        message = str(getattr(error, "message", None) or error) or type(error).__name__
+        return CaptionTemplateError(f"{shown or self.name}:{line}: {message.rstrip('.')}.")
+
+
+def _environment(file: Path, class_noun: str) -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        loader=FileSystemLoader([file.parent, resources.templates()]),
+        undefined=StrictUndefined,
+        autoescape=False,  # captions are plain text
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals.clear()
+    del environment.filters["random"]  # a caption follows from its row alone
+    environment.filters.update(
+        a=article_for(class_noun), words=words, opening=opening, closing=closing
+    )
+    return environment
+
+
+def _line_of(tree: jinja.Template, name: str) -> int:
+    lines = [node.lineno for node in tree.find_all(jinja.Name) if node.name == name]
+    return min(lines, default=1)

@@ -1,0 +1,274 @@
+"""Which phrase stands in which slot of which row: seeded designs that cover the phrases evenly.
+
+Rows are numbered 0, 1, 2, ... without end, and every draw is a function of (seed, prompt set, slot,
+row) alone. So row 7 is the same whether 10 or a million rows are made, and adding or reordering
+slots leaves the draws of the others alone. In short:
+
+    random bits  a hash of (key, counter): any row's bits without those before it
+    sample       rows in blocks as long as the slot has values; each block holds every value once,
+                 in an order of its own. Any number of rows uses every value within one of even.
+                 With weights: the same trick, with strata of the unit interval in place of values
+    cycle, grid  one value after the other; every combination of the grid slots in turn
+    redraw       values that do not go together are replaced by others that do
+
+Two sampled slots have nothing to do with each other's order, and never meet the same pair twice
+within a block, so that pairs are met at least as evenly as in independent random draws.
+
+Knows numbers of values and rows, never a phrase. Draws are the same on every platform and with
+every numpy: they use wrapping 64-bit integers, stable sorts and single float operations only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from regforge.prompts.clashes import Clashes
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+Mode = Literal["sample", "grid", "cycle"]
+
+_REDRAWS = 8
+"""How often a row's clashing slots are drawn again before the row is given up."""
+
+
+# ------------------------------------------------------------------------------------ random bits
+
+
+def random_bits(key: str, start: int, stop: int) -> npt.NDArray[np.uint64]:
+    """64 random bits for each counter in [start, stop): the SplitMix64 generator, entered anywhere.
+
+    Args:
+        key: Which stream. Streams of different keys have nothing to do with each other.
+        start: First counter, 0 or more.
+        stop: One past the last.
+    """
+    origin = np.frombuffer(hashlib.sha256(key.encode()).digest()[:8], dtype="<u8").astype(np.uint64)
+    counters = np.arange(start, stop, dtype=np.uint64)
+    bits = origin + counters * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = bits ^ (bits >> np.uint64(31))
+    return mixed
+
+
+def uniform(key: str, start: int, stop: int) -> Floats:
+    """Random numbers in [0, 1), one for each counter in [start, stop)."""
+    return (random_bits(key, start, stop) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permutations(key: str, size: int, start: int, stop: int) -> Ints:
+    """Random orders of 0 ... size-1, one for each block number in [start, stop).
+
+    Sorting random numbers shuffles: the ranks of `size` random numbers are in any order alike.
+
+    Returns:
+        Shape (stop - start, size).
+    """
+    bits = random_bits(key, start * size, stop * size).reshape(-1, size)
+    return np.argsort(bits, axis=1, kind="stable")
+
+
+# ------------------------------------------------------------------------------------- the designs
+
+
+def even_draws(key: str, size: int, start: int, stop: int) -> Ints:
+    """Values of rows [start, stop): each block of `size` rows holds each value once."""
+    first, last = start // size, -(-stop // size)
+    blocks = permutations(key, size, first, last).ravel()
+    return blocks[start - first * size : stop - first * size]
+
+
+def spread(key: str, strata: int, start: int, stop: int, level: int = 0) -> Floats:
+    """Random numbers in [0, 1) that fill the interval evenly at every scale.
+
+    Each block of `strata` rows has one number in each of as many equal strata, in an order of its
+    own. All numbers of a block lie at the same place within their stratum, and the places of the
+    blocks are themselves spread in this way. (A van der Corput sequence with shuffled digits.)
+    """
+    if strata**level >= 2**50:
+        return uniform(f"{key}/{level}", start, stop)
+    first, last = start // strata, -(-stop // strata)
+    order = permutations(f"{key}/{level}", strata, first, last)
+    place = spread(key, strata, first, last, level + 1)
+    numbers = ((order + place[:, None]) / strata).ravel()
+    return numbers[start - first * strata : stop - first * strata]
+
+
+def weighted_draws(key: str, weights: Sequence[float], start: int, stop: int) -> Ints:
+    """Values of rows [start, stop), each as often as its weight says, closely and from the start.
+
+    Evenly spread numbers fall into an interval as often as it is long. Equal weights give
+    `even_draws`' kind of blocks.
+    """
+    if len(weights) == 1:
+        return np.zeros(stop - start, dtype=np.int64)
+    ends = np.cumsum(weights) / math.fsum(weights)
+    numbers = spread(key, len(weights), start, stop)
+    return np.minimum(np.searchsorted(ends, numbers, side="right"), len(weights) - 1)
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """How one slot is drawn.
+
+    Attributes:
+        name: The slot.
+        size: How many values it has, 1 or more.
+        mode: See the module.
+        weights: How often each value comes, relative to the others; None for equally often.
+    """
+
+    name: str
+    size: int
+    mode: Mode = "sample"
+    weights: tuple[float, ...] | None = None
+
+
+class Design:
+    """The rows of one prompt set.
+
+    Args:
+        seed: The recipe's.
+        prompt_set: Whose rows; those of two sets have nothing to do with each other.
+        plans: The slots. Their order matters to the grid slots only: the last varies fastest.
+        clashes: Which values do not go together.
+    """
+
+    def __init__(
+        self, seed: int, prompt_set: str, plans: Sequence[SlotPlan], clashes: Clashes | None = None
+    ) -> None:
+        self.plans = tuple(plans)
+        self.combinations = math.prod(plan.size for plan in self.plans)
+        self._sizes = {plan.name: plan.size for plan in self.plans}
+        self._key = json.dumps([seed, prompt_set])
+        self._clashes = clashes or Clashes()
+        # The background is what a caption is about next to the subject; the others give way to it.
+        # By name, so that reordering the recipe's slots changes no row.
+        drawn = [plan for plan in self.plans if plan.mode == "sample"]
+        self._movable = sorted(drawn, key=lambda plan: (plan.name == "background", plan.name))
+
+    def draws(self, start: int, stop: int) -> dict[str, Ints]:
+        """The values of rows [start, stop) by slot, whether they go together or not."""
+        rows = np.arange(start, stop, dtype=np.int64)
+        values: dict[str, Ints] = {}
+        stride = 1
+        for plan in reversed(self.plans):
+            if plan.mode == "cycle":
+                values[plan.name] = rows % plan.size
+            elif plan.mode == "grid":
+                values[plan.name] = _digit(rows, stride, plan.size)
+                stride *= plan.size
+            elif plan.weights:
+                values[plan.name] = weighted_draws(self._slot_key(plan), plan.weights, start, stop)
+            else:
+                values[plan.name] = even_draws(self._slot_key(plan), plan.size, start, stop)
+        return {plan.name: values[plan.name] for plan in self.plans}
+
+    def rows(self, start: int, stop: int) -> tuple[dict[str, Ints], Bools]:
+        """The values of rows [start, stop) by slot, clashing ones drawn again.
+
+        Returns:
+            The values, and for each row whether they go together now. Grid and cycle slots are
+            never drawn again.
+        """
+        values = self.draws(start, stop)
+        for attempt in range(_REDRAWS):
+            for plan in self._movable:
+                self._redraw(values, plan, start, stop, attempt)
+            clashing = self._clashes.any(values, stop - start)
+            if not clashing.any():
+                break
+        return values, ~clashing
+
+    def every_combination(self, start: int, stop: int) -> tuple[dict[str, Ints], Bools]:
+        """Combinations [start, stop) of all there are, each exactly once, in a shuffled order.
+
+        Returns:
+            As `rows` does, with nothing drawn again.
+        """
+        total = self.combinations
+        step = max(1, int(total * 0.6180339887498949))
+        while math.gcd(step, total) > 1:  # a step that shares no divisor visits every number
+            step += 1
+        numbers = np.arange(start, stop, dtype=np.int64) * step % total
+        values: dict[str, Ints] = {}
+        stride = 1
+        for plan in reversed(self.plans):
+            shuffled = permutations(f"{self._slot_key(plan)}/all", plan.size, 0, 1)[0]
+            values[plan.name] = shuffled[_digit(numbers, stride, plan.size)]
+            stride *= plan.size
+        ordered = {plan.name: values[plan.name] for plan in self.plans}
+        return ordered, ~self._clashes.any(ordered, stop - start)
+
+    def _redraw(
+        self, values: dict[str, Ints], plan: SlotPlan, start: int, stop: int, attempt: int
+    ) -> None:
+        """Give each row where this slot clashes a value that goes with all others of the row."""
+        rows = np.flatnonzero(self._clashes.of(plan.name, values, stop - start))
+        if not rows.size:
+            return
+        fitting = self._clashes.fitting(plan.name, plan.size, values, rows)
+        if attempt:  # where nothing fits, anything: another slot may fit that
+            fitting[~fitting.any(axis=1)] = True
+        chances = fitting * np.asarray(plan.weights or [1.0] * plan.size)
+        heights = np.cumsum(chances, axis=1)
+        lots = uniform(f"{self._slot_key(plan)}/redraw {attempt}", start, stop)[rows]
+        chosen = np.argmax(heights > (lots * heights[:, -1])[:, None], axis=1)
+        drawn = heights[:, -1] > 0
+        values[plan.name][rows[drawn]] = chosen[drawn]
+
+    def _slot_key(self, plan: SlotPlan) -> str:
+        return f"{self._key}/{plan.name}"
+
+
+def _digit(numbers: Ints, stride: int, size: int) -> Ints:
+    """The digit of each number in a mixed radix system."""
+    if stride > 2**62:
+        return np.zeros_like(numbers)
+    return numbers // stride % size
+
+
+# ------------------------------------------------------------------------------------ prompt sets
+
+
+def apportion(shares: Mapping[str, float]) -> Iterator[str]:
+    """Which prompt set each row belongs to, without end.
+
+    Any number of rows has every share within one row: Tijdeman's solution of the chairman
+    assignment problem (Discrete Mathematics 32, 1980). Of the sets that are behind their share,
+    the next row goes to the one that would first be too far behind.
+
+    Args:
+        shares: Shares above 0, which need not sum to 1.
+    """
+    total = math.fsum(shares.values())
+    parts = {name: share / total for name, share in shares.items() if share > 0}
+    if len(parts) == 1:
+        yield from _forever(next(iter(parts)))
+    slack = 1 / (2 * len(parts) - 2)
+    given = dict.fromkeys(parts, 0)
+    row = 0
+    while True:
+        row += 1
+        behind = [name for name, part in parts.items() if part * row - given[name] >= slack]
+        # Rounding may hide that somebody is behind; somebody always is.
+        behind = behind or [max(parts, key=lambda name: parts[name] * row - given[name])]
+        name = min(behind, key=lambda name: (1 - slack + given[name]) / parts[name])
+        given[name] += 1
+        yield name
+
+
+def _forever(name: str) -> Iterator[str]:
+    while True:
+        yield name

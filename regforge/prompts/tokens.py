@@ -1,0 +1,180 @@
+"""How many tokens a caption has for the model that will draw it, and how many may be.
+
+Text encoders cut what is too long without a word, so that the end of the caption (its light, its
+place) is in no image. Captions are counted with the renderer's own tokenizer where it can be
+had, and with a cautious estimate where not. Knows nothing about what a caption says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.embedded import TINYWORLD
+from regforge.recipe.models import Render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CLIP_LIMIT = 77
+"""Tokens that the text encoders of SD and SDXL take, start and end included."""
+
+EMBEDDED = "embedded/tinyworld"
+
+_NEAR = 0.85
+_NO_LIMIT = 100_000  # transformers writes 1e30 where a tokenizer has no limit
+_RUNS = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_+")
+_RUN_LETTERS = 5
+
+
+class TokenBudget:
+    """The longest caption, in tokens.
+
+    Args:
+        limit: Most tokens, start and end tokens included.
+        source: Who counts, for people: "the tokenizer of ..." or "an estimate (...)".
+        exact: Counts the tokens of a text, start and end included.
+        special: How many of them are start and end tokens.
+
+    Attributes:
+        limit: See above.
+        source: See above.
+        estimated: Whether no tokenizer was there to count.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        source: str,
+        exact: Callable[[str], int],
+        *,
+        special: int = 2,
+        estimated: bool = False,
+    ) -> None:
+        self.limit = limit
+        self.source = source
+        self.estimated = estimated
+        self._exact = exact
+        self._special = special
+        self._words: dict[str, int] = {}
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, start and end included.
+
+        Tokenizers of text encoders do not join words, so that the counts of the words add up;
+        near the limit the tokenizer is asked about the whole text, to be sure.
+        """
+        known, total = self._words, self._special
+        for word in text.split():
+            tokens = known.get(word)
+            if tokens is None:
+                tokens = known[word] = self._exact(word) - self._special
+            total += tokens
+        return total if total < _NEAR * self.limit else self._exact(text)
+
+    def fits(self, text: str) -> bool:
+        """Whether a text is within the limit."""
+        return self.count(text) <= self.limit
+
+
+def token_budget(render: Render, max_tokens: int | None = None) -> TokenBudget:
+    """The budget of the model that a recipe renders with.
+
+    Args:
+        render: The recipe's section. Its model may be a folder, a repository on the Hub or in its
+            cache, or `embedded/tinyworld`.
+        max_tokens: `prompts.max_tokens`, which replaces the model's limit.
+
+    Returns:
+        Counted by the tokenizer with the largest limit among the model's text encoders: what one
+        encoder cuts, another still reads (Flux: T5's 512 beside CLIP's 77). An estimate for hosted
+        models and where no tokenizer can be loaded.
+    """
+    if render.renderer == "hosted":
+        return _estimate(max_tokens, f"{render.model} is hosted and shows no tokenizer")
+    try:
+        tokenizer, limit = _longest(_folder(render))
+    except Exception as error:  # whatever the Hub client, transformers or a broken folder raises
+        reason = f"{render.model} has no tokenizer here: {_first_line(error)}"
+        return _estimate(max_tokens, reason)
+
+    def exact(text: str) -> int:
+        return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+
+    source = f"the tokenizer of {render.model}"
+    return TokenBudget(max_tokens or limit, source, exact, special=exact(""))
+
+
+def estimated_tokens(text: str) -> int:
+    """A cautious guess of a text's CLIP tokens, start and end included: rather too many.
+
+    CLIP has a token for most short words and splits longer ones; letters of other scripts cost up
+    to a token a byte.
+    """
+    return 2 + sum(_tokens_of_run(run) for run in _RUNS.findall(text))
+
+
+def _tokens_of_run(run: str) -> int:
+    if not run.isascii():
+        return len(run.encode())
+    return -(-len(run) // _RUN_LETTERS)
+
+
+def _estimate(max_tokens: int | None, reason: str) -> TokenBudget:
+    source = f"an estimate ({reason})"
+    return TokenBudget(max_tokens or CLIP_LIMIT, source, estimated_tokens, estimated=True)
+
+
+# ------------------------------------------------------------------------------ the model's files
+
+
+def _folder(render: Render) -> Path:
+    """The model's folder, at least with its index and tokenizers in it."""
+    if render.model == EMBEDDED:
+        return TINYWORLD
+    folder = Path(render.model).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    wanted = ["model_index.json", "tokenizer*/*"]
+    return Path(snapshot_download(render.model, revision=render.revision, allow_patterns=wanted))
+
+
+def _longest(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:
+    """The tokenizer with the largest limit, and that limit."""
+    from transformers import AutoTokenizer
+
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    found: list[tuple[PreTrainedTokenizerBase, int]] = []
+    for name, entry in index.items():
+        if not name.startswith("tokenizer") or not isinstance(entry, list) or not entry[-1]:
+            continue
+        tokenizer = AutoTokenizer.from_pretrained(folder, subfolder=name, local_files_only=True)
+        limit = tokenizer.model_max_length
+        if limit > CLIP_LIMIT:
+            limit = min(limit, _sequence_length(index) or limit)
+        found.append((tokenizer, CLIP_LIMIT if limit > _NO_LIMIT else int(limit)))
+    if not found:
+        raise FileNotFoundError("its model_index.json names none")
+    return max(found, key=lambda pair: pair[1])
+
+
+def _sequence_length(index: Mapping[str, Any]) -> int | None:
+    """How many tokens the pipeline passes to encoders that could take more, if it says so."""
+    with suppress(Exception):  # an unknown pipeline class has no opinion
+        import diffusers
+
+        pipeline = getattr(diffusers, index["_class_name"])
+        parameter = inspect.signature(pipeline.__call__).parameters["max_sequence_length"]
+        return int(parameter.default)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -1,0 +1,347 @@
+"""From a vocabulary to numbered captions: sampling, templates, limits, and what must not be said.
+
+Caption i never depends on how many are made. Every caption belongs to a prompt set; each set has
+rows 0, 1, 2, ... of its own, and a row that cannot be used (phrases that do not go together, said
+before, excluded, too long) is passed over for the next one. Either all captions that were asked
+for come out, or an error says what was refused and how many there can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regforge import resources
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.journal import Journal
+from regforge.progress import Reporter
+from regforge.prompts.against import Surroundings, surroundings
+from regforge.prompts.captions import CaptionTemplate, word_pattern
+from regforge.prompts.clashes import Clashes
+from regforge.prompts.duplicates import Duplicates
+from regforge.prompts.exclude import ExclusionError, Exclusions, usable
+from regforge.prompts.photos import PhotoCaption
+from regforge.prompts.prompt_sets import (
+    PHOTO,
+    Against,
+    Amplify,
+    Caption,
+    Fitting,
+    Naive,
+    PromptSet,
+    size_like,
+)
+from regforge.prompts.rows import Row, Rows
+from regforge.prompts.sampling import Design, SlotPlan, apportion
+from regforge.prompts.sources import REPEATED, Fault, NotEnoughPrompts, Refused, Source
+from regforge.prompts.tokens import TokenBudget
+from regforge.prompts.vocabulary import Vocabulary, VocabularyError
+from regforge.recipe import Recipe, kind_of, shares_of, slots_of, template_file, template_name
+from regforge.records import Prompt
+
+__all__ = ["CannotWrite", "NotEnoughPrompts", "caption_template", "coverage", "write_prompts"]
+
+
+class CannotWrite(RegforgeError):
+    """The recipe asks for captions that cannot be made."""
+
+    exit_code = EXIT_USAGE
+
+
+def write_prompts(
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    *,
+    budget: TokenBudget,
+    exclusions: Exclusions | None = None,
+    photos: Sequence[PhotoCaption] = (),
+    rows: Iterable[Row] | None = None,
+    size: tuple[int, int] | None = None,
+    count: int | None = None,
+    journal: Journal | None = None,
+    reporter: Reporter | None = None,
+) -> Iterator[Prompt]:
+    """The captions of a recipe, one after the other.
+
+    Everything that can be checked beforehand is checked by the call, before a caption is taken.
+
+    Args:
+        recipe: Its subject, prompts, seed, and size of the images.
+        vocabulary: Phrases for its slots.
+        budget: The longest caption, see `tokens.token_budget`.
+        exclusions: What must not be said; `prompts.exclude` is read if left out.
+        photos: For the `against` set, see `photos.photo_captions`.
+        rows: Phrases from elsewhere, for slots that the vocabulary lacks (`mode: compose`). Then
+            near-duplicates are refused as well (`prompts.near_duplicates`).
+        size: Width and height that the renderer draws in, for `prompts.match: [size]` where the
+            recipe does not say.
+        count: How many; `prompts.count` if left out.
+        journal: Gets what was refused.
+        reporter: Gets notes.
+
+    Returns:
+        An iterator over prompts 0, 1, 2, ... It raises `NotEnoughPrompts` where there are no more
+        different captions before `count` are made.
+
+    Raises:
+        CannotWrite: Even the bare class noun is over the token limit, or a setting is missing,
+            such as the photos.
+        CaptionTemplateError: The template cannot be used.
+        ExclusionError: A slot, or all photos, can only say what is excluded.
+        PhotoCaptionUnclear: A photo's caption does not name the subject.
+        VocabularyError: It lacks a slot.
+    """
+    subject = recipe.subject
+    if exclusions is None:
+        exclusions = Exclusions.load(
+            recipe.prompts.exclude, class_noun=subject.class_noun, identifier=subject.identifier
+        )
+    writer = _Writer(
+        recipe=recipe,
+        vocabulary=vocabulary,
+        budget=budget,
+        exclusions=exclusions,
+        photos=tuple(photos),
+        composed=None if rows is None else iter(rows),
+        size=size,
+        journal=journal or Journal(None),
+        reporter=reporter or Reporter(quiet=True),
+    )
+    return writer.prompts(recipe.prompts.count if count is None else count)
+
+
+def caption_template(recipe: Recipe) -> CaptionTemplate:
+    """The recipe's caption template, checked.
+
+    Raises:
+        CaptionTemplateError: It cannot be used; the message names the line.
+    """
+    name = template_name(recipe)
+    return CaptionTemplate(
+        template_file(recipe),
+        # The dataset carries the name; in which folder a user's own lies is nobody's business.
+        Path(name).name if Path(name).is_absolute() else name,
+        class_noun=recipe.subject.class_noun,
+        kind=kind_of(recipe),
+        slots=[slot.name for slot in slots_of(recipe)],
+        identifier=recipe.subject.identifier,
+    )
+
+
+def coverage(
+    prompts: Iterable[Prompt], vocabulary: Vocabulary | None = None
+) -> dict[str, dict[str, int]]:
+    """How often each phrase was used, by slot.
+
+    Args:
+        prompts: All or some of a recipe's.
+        vocabulary: Its phrases come first and in their order, also those that were never used.
+    """
+    known = vocabulary.slots if vocabulary else {}
+    counts = {slot: dict.fromkeys(phrases, 0) for slot, phrases in known.items()}
+    for prompt in prompts:
+        for slot, phrase in prompt.slots.items():
+            if phrase:
+                used = counts.setdefault(slot, {})
+                used[phrase] = used.get(phrase, 0) + 1
+    return counts
+
+
+# ----------------------------------------------------------------------------------------- writer
+
+
+@dataclass
+class _Writer:
+    recipe: Recipe
+    vocabulary: Vocabulary
+    budget: TokenBudget
+    exclusions: Exclusions
+    photos: tuple[PhotoCaption, ...]
+    composed: Iterator[Row] | None
+    size: tuple[int, int] | None
+    journal: Journal
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        subject, prompts = self.recipe.subject, self.recipe.prompts
+        self._kind = kind_of(self.recipe)
+        self._slots = tuple(slot.name for slot in slots_of(self.recipe))
+        self._template = caption_template(self.recipe)
+        self._identifier = word_pattern(subject.identifier) if subject.identifier else None
+        self._fitting = Fitting(self.budget, shorten=prompts.over_limit == "shorten")
+        if self.budget.estimated:
+            self.reporter.say(f"tokens of captions are counted by {self.budget.source}")
+        self._area = self._pixels() if "size" in prompts.match else None
+        self._phrases = self._usable_phrases()
+        self._said = Duplicates(prompts.near_duplicates if self.composed is not None else None)
+        self._shares = {str(name): share for name, share in shares_of(self.recipe).items()}
+        self._sources = {name: self._source(name) for name in self._shares}
+        self._captions = {
+            name: source.captions(self._fault) for name, source in self._sources.items()
+        }
+
+    def prompts(self, count: int) -> Iterator[Prompt]:
+        """The first `count` prompts."""
+        for index, name in zip(range(count), apportion(self._shares), strict=False):
+            caption = next(self._captions[name], None)
+            if caption is None:
+                raise self._sources[name].not_enough(index, count)
+            yield self._prompt(index, self._sources[name], caption)
+
+    # ----------------------------------------------------------------------- before the first row
+
+    def _usable_phrases(self) -> dict[str, tuple[str, ...]]:
+        """The phrases that a caption can say, by slot of the recipe."""
+        subject, everything = self.recipe.subject, self.vocabulary
+        missing = [slot for slot in self._slots if slot not in everything.slots]
+        if missing and self.composed is None:
+            raise VocabularyError(
+                f"The vocabulary has no slot {missing[0]!r}.",
+                hint="Add it to vocabulary.json, or take it out of `prompts.slots`.",
+            )
+        found = usable(
+            everything,
+            self.exclusions,
+            class_noun=subject.class_noun,
+            identifier=subject.identifier,
+        )
+        for slot, removed in found.removed.items():
+            for phrase, why in removed.items():
+                self.journal.failure("prompts", f"slot {slot}", f"{phrase!r} {why}")
+            phrase, why = next(iter(removed.items()))
+            self.reporter.say(
+                f"slot {slot}: {len(removed)} of {len(everything.slots[slot])} phrases are not "
+                f"used, such as {phrase!r}, which {why}"
+            )
+        self.vocabulary = found.vocabulary
+        slots = found.vocabulary.slots
+        return {slot: slots[slot] for slot in self._slots if slot in slots}
+
+    def _source(self, name: str) -> Source:
+        prompt_set: PromptSet
+        phrases: dict[str, Sequence[str]] = {}
+        if name == "naive":
+            prompt_set = self._naive()
+        elif name == "amplify":
+            prompt_set = Amplify(self._template, self._slots, self._fitting)
+        elif name == "against":
+            photos = self._photos_around()
+            phrases[PHOTO] = [str(number) for number in range(len(photos))]
+            noun = self.recipe.subject.class_noun
+            prompt_set = Against(photos, noun, self._template, self._slots, self._fitting)
+        else:
+            raise CannotWrite(f"The {name} set brings its own captions; none are written for it.")
+        for text in prompt_set.shortest():
+            if not self.budget.fits(text):
+                raise CannotWrite(
+                    f"{text!r} has {self.budget.count(text)} tokens, and no caption may have more "
+                    f"than {self.budget.limit} ({self.budget.source}).",
+                    hint="Shorten the class noun, the template or the photo's caption.",
+                )
+        phrases |= {slot: self._phrases[slot] for slot in prompt_set.drawn if slot in self._phrases}
+        clashes = Clashes(phrases, self.vocabulary.incompatible)
+        design = Design(self.recipe.seed, name, self._plans(phrases), clashes)
+        rows = Rows(design, phrases, None if name == "naive" else self.composed)
+        model = self._language_model(prompt_set.drawn)
+        return Source(prompt_set, rows, Refused(name, self.journal), self.budget.limit, model)
+
+    def _plans(self, phrases: Mapping[str, Sequence[str]]) -> list[SlotPlan]:
+        modes = {slot.name: slot.mode for slot in slots_of(self.recipe)}
+        weights = self.vocabulary.weights
+        return [
+            SlotPlan(PHOTO, len(texts), "cycle")
+            if name == PHOTO
+            else SlotPlan(name, len(texts), modes[name], weights.get(name))
+            for name, texts in phrases.items()
+        ]
+
+    def _naive(self) -> Naive:
+        subject = self.recipe.subject
+        file = resources.templates() / "caption" / "naive.j2"
+        template = CaptionTemplate(
+            file,
+            "caption/naive.j2",
+            class_noun=subject.class_noun,
+            kind=self._kind,
+            identifier=subject.identifier,
+        )
+        naive = Naive(template, self._slots)
+        self._said.add(naive.text)  # no other set may say it too
+        return naive
+
+    def _photos_around(self) -> list[tuple[PhotoCaption, Surroundings]]:
+        """The photos whose captions may be followed, cut open at the subject."""
+        if not self.photos:
+            raise CannotWrite("The `against` set needs photos of the subject (`subject.images`).")
+        subject = self.recipe.subject
+        found = []
+        for photo in self.photos:
+            around = surroundings(photo.caption, subject.class_noun, subject.identifier, photo.file)
+            if entry := self.exclusions.forbids(
+                f"{around.before}{subject.class_noun}{around.after}"
+            ):
+                reason = f"its caption {photo.caption!r} says what is excluded, {entry!r}"
+                self.journal.failure("prompts", photo.file, reason)
+                self.reporter.say(f"{photo.file} is not used for the against set: {reason}")
+            else:
+                found.append((photo, around))
+        if not found:
+            raise ExclusionError(
+                "The caption of every photo says what is excluded.",
+                hint="Change the captions or `prompts.exclude`, or leave out the `against` set.",
+            )
+        return found
+
+    def _language_model(self, drawn: Iterable[str]) -> str | None:
+        """Who supplied phrases of these slots, if a language model did."""
+        origins = self.vocabulary.origins
+        if any(slot not in self._phrases for slot in drawn) and self.composed is not None:
+            return self.recipe.prompts.llm.model
+        written = any(origins.get(slot, "llm") == "llm" for slot in drawn)
+        return self.vocabulary.language_model if written else None
+
+    def _pixels(self) -> int:
+        render = self.recipe.render
+        width, height = self.size or (None, None)
+        width, height = render.width or width, render.height or height
+        if not width or not height:
+            raise CannotWrite(
+                "`prompts.match: [size]` needs the size of the images.",
+                hint="Set `render.width` and `render.height`.",
+            )
+        return width * height
+
+    # -------------------------------------------------------------------------------- row for row
+
+    def _fault(self, caption: Caption) -> Fault | None:
+        """Why a caption cannot be used, or None if it can and counts as said from now on."""
+        text = caption.text
+        if self._identifier and self._identifier.search(text):
+            return "name the identifier", "names the identifier"
+        if entry := self.exclusions.forbids(text):
+            return "say what is excluded", f"says what is excluded, {entry!r}"
+        if repeats := self._said.add(text):
+            return REPEATED, repeats
+        return None
+
+    def _prompt(self, index: int, source: Source, caption: Caption) -> Prompt:
+        width = height = seed = None
+        if (photo := caption.photo) is not None:
+            if self._area is not None:
+                width, height = size_like(photo, self._area)
+            seed = photo.seed if "seed" in self.recipe.prompts.match else None
+        return Prompt(
+            index=index,
+            text=caption.text,
+            class_noun=self.recipe.subject.class_noun,
+            kind=self._kind,
+            prompt_set=source.prompt_set.name,
+            slots=caption.slots,
+            template=caption.template,
+            language_model=source.language_model,
+            reference=photo.file if photo is not None else None,
+            width=width,
+            height=height,
+            seed=seed,
+        )

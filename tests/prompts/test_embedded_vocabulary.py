@@ -1,0 +1,105 @@
+"""The embedded language model fills vocabularies and captions from the phrase banks.
+
+Its weights have to be installed; `pytest -m slow -s -k embedded` shows what it chose.
+"""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_language_model import recipe_of
+
+from regforge.embedded import language_model, phrase_banks
+from regforge.journal import Journal
+from regforge.progress import Reporter
+from regforge.prompts.composing import compose_rows
+from regforge.prompts.filling import fill_vocabulary
+from regforge.prompts.given_phrases import BankShelf
+from regforge.prompts.llm import LanguageModelClient
+from regforge.prompts.vocabulary import Vocabulary, VocabularyError
+from regforge.recipe import Recipe
+
+EMBEDDED = {"model": language_model.MODEL}
+QUIET = Reporter(quiet=True)
+
+
+def embedded_recipe(noun: str, seed: int = 0, **prompts: Any) -> Recipe:
+    return recipe_of({"llm": EMBEDDED, **prompts}, subject={"class_noun": noun}, seed=seed)
+
+
+def fill(recipe: Recipe, cache: Path) -> Vocabulary:
+    with LanguageModelClient(
+        recipe.prompts.llm, journal=Journal(None), cache_dir=cache, reporter=QUIET
+    ) as client:
+        return fill_vocabulary(recipe, client, journal=Journal(None), reporter=QUIET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noun", ["teapot", "dog"])
+def test_the_embedded_model_chooses_a_whole_vocabulary(noun: str, tmp_path: Path) -> None:
+    vocabulary = fill(embedded_recipe(noun), tmp_path / "one")
+    for slot, phrases in vocabulary.slots.items():
+        print(f"{noun}, {slot}: {'; '.join(phrases)}")
+    assert vocabulary == fill(embedded_recipe(noun), tmp_path / "two")
+    assert ("motion" in vocabulary.slots) == (noun == "dog")
+    shelf = BankShelf.of(noun, vocabulary.kind)
+    for slot, phrases in vocabulary.slots.items():
+        assert len(phrases) >= 25
+        assert len(set(phrases)) == len(phrases)
+        assert set(phrases) <= set(shelf.phrases(slot))
+    assert vocabulary.incompatible
+    assert vocabulary.language_model == language_model.MODEL
+    other = fill(embedded_recipe(noun, seed=1), tmp_path / "one")
+    assert set(other.slots["background"]) != set(vocabulary.slots["background"])
+
+
+@pytest.mark.slow
+def test_the_embedded_model_prefers_what_suits_the_class_noun(tmp_path: Path) -> None:
+    places = {
+        "frying pan": ["on a stove", "on a kitchen counter", "over a campfire", "in a kitchen"],
+        "sheep": ["in a meadow", "in a farmyard", "on a grassy hillside", "behind a fence"],
+    }
+    values = [place for both in zip(*places.values(), strict=True) for place in both]
+    slots = [{"name": "background", "from": "llm", "values": values}]
+    for noun, fitting in places.items():
+        chosen = fill(embedded_recipe(noun, slots=slots), tmp_path).slots["background"]
+        print(noun, chosen)
+        assert len(chosen) == 4  # the better half
+        assert len(set(chosen) & set(fitting)) >= 3
+    count = [{**slots[0], "count": 2}]
+    assert len(fill(embedded_recipe("sheep", slots=count), tmp_path).slots["background"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noun", ["teapot", "dog"])
+def test_the_embedded_model_composes_captions_that_go_together(noun: str, tmp_path: Path) -> None:
+    recipe = embedded_recipe(noun, mode="compose", compose_batch=8)
+    with LanguageModelClient(
+        recipe.prompts.llm, journal=Journal(None), cache_dir=tmp_path, reporter=QUIET
+    ) as client:
+        rows = list(islice(compose_rows(recipe, client, journal=Journal(None)), 60))
+    for row in rows[:10]:
+        print(row)
+    shelf = BankShelf.of(noun, phrase_banks.kind(phrase_banks.super_category(noun)))
+    for row in rows:
+        assert phrase_banks.compatible(
+            *(shelf.phrases(slot)[phrase] for slot, phrase in row.items())
+        )
+    for slot in rows[0]:
+        used = [row[slot] for row in rows]
+        assert max(used.count(phrase) for phrase in used) <= 20  # no phrase in every caption
+
+
+def test_a_slot_that_no_bank_has_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    recipe = embedded_recipe("teapot", slots=["era"])
+    journal = Journal(None)
+    with LanguageModelClient(
+        recipe.prompts.llm, journal=journal, cache_dir=tmp_path, reporter=QUIET
+    ) as client:
+        with pytest.raises(VocabularyError, match="only chooses among phrases") as caught:
+            fill_vocabulary(recipe, client, journal=journal, reporter=QUIET)
+        with pytest.raises(VocabularyError, match="only chooses among phrases"):
+            next(compose_rows(recipe, client, journal=journal))
+        assert client.usage.calls == 0
+    assert "values" in str(caught.value)

@@ -1,0 +1,162 @@
+"""What captions must not say: benchmarks, phrases of the user's, the identifier, two materials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regforge import resources
+from regforge.prompts.exclude import ExclusionError, Exclusions, content_words, usable
+from regforge.prompts.vocabulary import Vocabulary
+
+DREAMBENCH = yaml.safe_load(
+    (resources.templates() / "benchmarks" / "dreambench.yaml").read_text(encoding="utf-8")
+)
+
+
+def dreambench(class_noun: str = "teapot", identifier: str | None = "sks") -> Exclusions:
+    return Exclusions.load(["dreambench"], class_noun=class_noun, identifier=identifier)
+
+
+BENCH = dreambench()
+
+
+def test_dreambench_is_whole() -> None:
+    prompts = DREAMBENCH["prompts"]
+    # Two lists of 25, of which 10 contexts and 5 properties are the same.
+    assert len(prompts) == len(set(prompts)) == 35
+    assert all(prompt.count("{}") == 1 for prompt in prompts)
+
+
+@pytest.mark.parametrize("class_noun", ["teapot", "dog", "red panda", "beach ball", "fabric hat"])
+def test_every_prompt_of_dreambench_is_kept_out(class_noun: str) -> None:
+    exclusions = dreambench(class_noun)
+    for prompt in DREAMBENCH["prompts"]:
+        for subject in (class_noun, f"sks {class_noun}", f"small {class_noun}"):
+            found = exclusions.forbids("A photo of " + prompt.replace("{}", subject) + ", at dusk")
+            assert found is not None, prompt
+            assert content_words(found) <= content_words(prompt)
+
+
+@pytest.mark.parametrize(
+    ("caption", "entry"),
+    [
+        ("a teapot in a city at night", "a {} with a city in the background"),
+        ("a teapot before snowy mountains", "a {} with a mountain in the background"),
+        ("a cube-shaped teapot", "a cube shaped {}"),
+        ("a cherry red teapot", "a red {}"),
+        ("teapots on beaches", "a {} on the beach"),
+        ("a teapot in pink, on woven fabric", "a {} on top of pink fabric"),
+    ],
+)
+def test_paraphrases_are_kept_out(caption: str, entry: str) -> None:
+    assert dreambench().forbids(caption) == entry
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a photo of a blue teapot on a wooden table, in soft light",
+        "a teapot on a bright rug",
+        "a teapot among redwoods",
+        "a teapot floating in space",
+        "a sweater-clad teapot",
+    ],
+)
+def test_other_captions_are_not(caption: str) -> None:
+    assert dreambench().forbids(caption) is None
+
+
+def test_the_class_noun_itself_says_nothing() -> None:
+    assert dreambench("red panda").forbids("a photo of two red pandas on a log") is None
+    assert dreambench("mirror").forbids("a mirror on a mirror") == "a {} on top of a mirror"
+    assert dreambench("red panda").forbids("a red panda on a red cushion") == "a red {}"
+    assert dreambench("beach ball").forbids("a beach ball on grass") is None
+    assert dreambench("mirror").forbids("a mirror on a wall") is None
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "no.txt"
+    file.write_text("# mine\nA photo of a sks teapot with berries  # tasty\n\nchess board\n")
+    exclusions = Exclusions.load([str(file)], class_noun="ceramic teapot", identifier="sks")
+    assert exclusions.forbids("a teapot and a berry") == "A photo of a sks teapot with berries"
+    assert exclusions.forbids("a ceramic teapot on a chess-board") == "chess board"
+    assert exclusions.forbids("a ceramic teapot on a board") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"in the background\n", "'in the background' has no word to look for"),
+        (b"a sks teapot\n", "'a sks teapot' has no word to look for"),
+        (b"caf\xe9\n", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_excludes_nothing_or_everything_is_refused(
+    tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    (tmp_path / "no.txt").write_bytes(content)
+    with pytest.raises(ExclusionError, match=complaint):
+        Exclusions.load([str(tmp_path / "no.txt")], class_noun="teapot", identifier="sks")
+    with pytest.raises(ExclusionError, match="cannot be read"):
+        Exclusions.load([str(tmp_path / "gone.txt")], class_noun="teapot")
+
+
+@given(st.text(max_size=60))
+def test_without_exclusions_nothing_is_forbidden(caption: str) -> None:
+    assert Exclusions().forbids(caption) is None
+    BENCH.forbids(caption)  # and no text makes it fail
+
+
+# --------------------------------------------------------------------------------- the vocabulary
+
+
+def vocabulary(**slots: tuple[str, ...]) -> Vocabulary:
+    return Vocabulary(class_noun="teapot", kind="object", slots=slots)
+
+
+def test_phrases_that_alone_say_too_much_are_taken_out_with_their_weights() -> None:
+    before = Vocabulary(
+        class_noun="teapot",
+        kind="object",
+        slots={"color": ("blue", "red", "sks green"), "style": ("a photo of",)},
+        weights={"color": (3.0, 2.0, 1.0), "style": (1.0,)},
+    )
+    found = usable(before, dreambench(), class_noun="teapot", identifier="sks")
+    assert found.vocabulary.slots == {"color": ("blue",), "style": ("a photo of",)}
+    assert found.vocabulary.weights == {"color": (3.0,), "style": (1.0,)}
+    assert found.removed == {
+        "color": {
+            "red": "says what is excluded, 'a red {}'",
+            "sks green": "contains the identifier 'sks'",
+        }
+    }
+
+
+def test_a_slot_with_nothing_left_to_say_is_refused() -> None:
+    with pytest.raises(ExclusionError, match=r"(?s)2 phrases of slot 'color'.*'dark red' says"):
+        usable(
+            vocabulary(color=("dark red", "purple")),
+            dreambench(),
+            class_noun="teapot",
+            identifier=None,
+        )
+
+
+def test_a_noun_that_names_its_material_takes_no_second_one() -> None:
+    before = vocabulary(texture=("glazed porcelain", "matte", "satin-finish"), material=("clay",))
+    found = usable(before, Exclusions(), class_noun="ceramic teapot", identifier=None)
+    assert found.vocabulary.slots == {"texture": ("matte", "satin-finish")}
+    assert list(found.removed) == ["texture", "material"]
+    assert usable(before, Exclusions(), class_noun="teapot", identifier=None).removed == {}
+
+
+def test_materials_that_the_user_listed_stay() -> None:
+    before = Vocabulary(
+        "teapot", "object", {"texture": ("glazed porcelain",)}, origins={"texture": "list"}
+    )
+    assert not usable(before, Exclusions(), class_noun="ceramic teapot", identifier=None).removed
