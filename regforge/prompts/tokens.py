@@ -100,8 +100,7 @@ def token_budget(render: Render, max_tokens: int | None = None) -> TokenBudget:
     try:
         tokenizer, limit = _longest(_folder(render))
     except Exception as error:  # whatever the Hub client, transformers or a broken folder raises
-        reason = f"{render.model} has no tokenizer here: {_first_line(error)}"
-        return _estimate(max_tokens, reason)
+        return _estimate(max_tokens, _why_none(render.model, error))
 
     def exact(text: str) -> int:
         return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
@@ -174,6 +173,14 @@ def _sequence_length(index: Mapping[str, Any]) -> int | None:
         parameter = inspect.signature(pipeline.__call__).parameters["max_sequence_length"]
         return int(parameter.default)
     return None
+
+
+def _why_none(model: str, error: Exception) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return f"{model} is not on this machine, and the Hub was not reached"
+    return f"{model} has no tokenizer here: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,11 @@
 """A small recipe on the embedded models, and runs of it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from small_runs import Shell, WriteRecipe
 
 from regforge.recipe import Recipe, load_recipe
 
@@ -24,8 +24,6 @@ SMALL: dict[str, Any] = {
     "render": {"steps": 2, "batch_size": 4, "dtype": "float32"},
     "curate": {"max_duplicate_distance": None},
 }
-
-WriteRecipe = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +52,12 @@ def write_recipe(tmp_path: Path, repo: Path) -> WriteRecipe:
 @pytest.fixture
 def small(write_recipe: WriteRecipe) -> Recipe:
     return load_recipe(write_recipe())
+
+
+@pytest.fixture
+def shell(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Shell:
+    """Commands, typed in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Shell(monkeypatch, capfd)

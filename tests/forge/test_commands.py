@@ -3,44 +3,16 @@
 import errno
 import json
 import os
-import sys
 from pathlib import Path
 
 import datasets
 import pytest
-from conftest import WriteRecipe
+from small_runs import Shell, WriteRecipe
 
-from regforge import cli, resources
+from regforge import resources
 from regforge.dataset.reading import read_rows
 
 SHIPPED = sorted(resources.recipes().glob("*.yaml"))
-
-
-class Shell:
-    """Runs commands in this process; keeps what they printed."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capfd = capfd
-        self.out = self.err = ""
-
-    def __call__(self, *words: object) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["regforge", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        self.out, self.err = self._capfd.readouterr()
-        return code
-
-
-@pytest.fixture
-def shell(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    return Shell(monkeypatch, capfd)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WriteRecipe
 from PIL import Image
-from small_runs import fingerprint, quietly, rows_of
+from small_runs import WriteRecipe, fingerprint, quietly, rows_of
 
 import regforge
 from regforge.errors import RegforgeError

@@ -82,7 +82,7 @@ def test_the_encoder_that_reads_most_decides(tmp_path: Path, embedded: TokenBudg
     ("render", "reason"),
     [
         ({"model": "gpt-image-1", "renderer": "hosted"}, "gpt-image-1 is hosted"),
-        ({"model": "nobody/has-this-model"}, "nobody/has-this-model has no tokenizer here"),
+        ({"model": "nobody/has-this-model"}, "nobody/has-this-model is not on this machine"),
         ({"model": "FOLDER"}, "no tokenizer here"),
     ],
 )

@@ -1,0 +1,172 @@
+"""Runs that ask a language model over HTTP: a good one, a bad one, one that is not there."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Answer, Call, Faults, OpenAIServer, Reply, refused, said
+from small_runs import Shell, WriteRecipe
+
+from regforge.journal import read
+
+SLOTS = ["shape", "color", "background"]
+WORDS = (
+    "amber brass cobalt denim ebony fawn garnet hazel indigo jade khaki lilac mauve navy".split()
+)
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+STARTS = {"background": "in a hall of ", "style": "a picture in ", "lighting": "in light of "}
+
+
+def phrase(slot: str, words: str) -> str:
+    return STARTS.get(slot, f"{slot}-wise ") + words
+
+
+def phrases(call: Call) -> Reply:
+    """Answers questions for a slot's phrases, clashes, or whole captions."""
+    text = call.text
+    if theme := re.search(r"In this batch, favor (\w+)", text):
+        numbers = range(call.number * 10, call.number * 10 + 10)
+        rows = [{slot: phrase(slot, f"{theme[1]} {n}") for slot in SLOTS} for n in numbers]
+        return said(json.dumps({"captions": rows}))
+    if "contradict" in text:
+        return said('{"clashes": []}')
+    slot = re.search(r'phrases for the slot "(\w+)"', text)
+    assert slot, text
+    return said(json.dumps({"phrases": [phrase(slot[1], word) for word in WORDS]}))
+
+
+def recipe_for(server: OpenAIServer | str, write_recipe: WriteRecipe, **prompts: Any) -> Path:
+    url = server if isinstance(server, str) else server.url
+    llm = {"model": "openai/loopback", "api_base": url, "timeout": 0.5}
+    return write_recipe(
+        subject={"class_noun": "teapot", "images": None},
+        render={"model": "nobody/nothing"},  # only captions are made here
+        prompts={
+            "sets": {"amplify": 1},
+            "slots": SLOTS,
+            "phrases_per_slot": 14,
+            "max_tokens": 200,
+            "count": 200,
+            "llm": {**llm, "max_attempts": 12, **prompts.pop("llm", {})},
+            **prompts,
+        },
+    )
+
+
+def captions_of(out: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in (out / "prompts.jsonl").open()]
+
+
+KINDS = ("429", "500", "hang", "prose", "truncated", "think")
+
+
+@pytest.mark.parametrize("mode", ["vocabulary", "compose"])
+def test_a_server_that_fails_a_third_of_the_time_still_gives_all_captions(
+    mode: str, shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    faults = Faults(phrases, share=0.3, seed=4, hang=1.5, kinds=KINDS)
+    with OpenAIServer(faults) as server:
+        recipe = recipe_for(server, write_recipe, mode=mode, near_duplicates=1.0)
+        assert shell("prompts", recipe, "--out", "run") == 0, shell.err
+    texts = captions_of(tmp_path / "run")
+    assert len(texts) == len(set(texts)) == 200
+    ledger = [e for e in read(tmp_path / "run/ledger.jsonl") if e["stage"] == "prompts"]
+    calls = [entry for entry in ledger if "call" in entry["item"] or "slot" in entry["item"]]
+    # <think> blocks are no failure: they are taken off.
+    failed = Counter(kind for kind in faults.made.values() if kind != "think")
+    assert len(calls) >= failed.total() > 0
+    assert all(entry["reason"] for entry in ledger)
+
+
+def test_killed_runs_pay_only_once(shell: Shell, write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    with OpenAIServer(phrases) as server:
+        recipe = recipe_for(server, write_recipe)
+        assert shell("prompts", recipe, "--out", "one") == 0, shell.err
+        asked = len(server.calls)
+        # As if the process had died before it wrote the vocabulary.
+        assert shell("prompts", recipe, "--out", "two") == 0, shell.err
+        assert len(server.calls) == asked
+    assert captions_of(tmp_path / "one") == captions_of(tmp_path / "two")
+
+
+USELESS = [
+    pytest.param(
+        lambda _: said("Certainly! A teapot can have many lovely shapes."),
+        ["slot", "ledger.jsonl"],
+        id="prose",
+    ),
+    pytest.param(
+        lambda _: refused(401, "Incorrect API key provided."), ["key", "OPENAI_API_KEY"], id="key"
+    ),
+    pytest.param(
+        lambda _: refused(404, "The model `loopback` does not exist", code="model_not_found"),
+        ["loopback"],
+        id="model",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "says"), USELESS)
+def test_a_server_that_is_no_use_gets_one_clear_sentence(
+    answer: Answer, says: list[str], shell: Shell, write_recipe: WriteRecipe
+) -> None:
+    with OpenAIServer(answer) as server:
+        recipe = recipe_for(server, write_recipe, llm={"max_attempts": 3})
+        assert shell("prompts", recipe, "--out", "run") == 1
+    assert "Traceback" not in shell.err
+    for words in says:
+        assert words in shell.err, shell.err
+
+
+def test_a_server_that_is_not_there(shell: Shell, write_recipe: WriteRecipe) -> None:
+    recipe = recipe_for("http://127.0.0.1:9/v1", write_recipe, llm={"max_attempts": 2})
+    assert shell("prompts", recipe, "--out", "run") == 1
+    assert "127.0.0.1:9" in shell.err
+    assert "Traceback" not in shell.err
+
+
+def test_the_money_runs_out_before_it_is_spent(
+    shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    prices = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.001, "max_tokens": 100}
+    with OpenAIServer(phrases) as server:
+        recipe = recipe_for(server, write_recipe, llm={**prices, "max_cost": 0.9})
+        assert shell("prompts", recipe, "--out", "run") == 1
+        assert "max_cost" in shell.err
+        spent = sum(e["cost"] or 0 for e in read(tmp_path / "run/log.jsonl") if e.get("cost"))
+        assert spent <= 0.9
+        dear = ["--set", "prompts.llm.max_cost=90"]
+        assert shell("prompts", recipe, *dear, "--out", "run") == 0, shell.err
+
+
+def test_a_key_appears_nowhere(
+    shell: Shell,
+    write_recipe: WriteRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    canary = "sk-CANARYcanaryCANARYcanary"
+    monkeypatch.setenv("OPENAI_API_KEY", canary)
+    monkeypatch.setenv("REGFORGE_CACHE", str(tmp_path / "cache"))
+
+    def echo(call: Call) -> Reply:  # a server that quotes the key in its error
+        if call.number < 2:
+            return refused(500, f"bad luck for {call.headers.get('Authorization')}")
+        return phrases(call)
+
+    with OpenAIServer(echo) as server:
+        recipe = recipe_for(server, write_recipe)
+        assert shell("prompts", recipe, "--out", "run") == 0, shell.err
+        assert any(canary in str(call.headers) for call in server.calls), "it was used"
+    assert canary not in shell.out + shell.err
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or canary.encode() not in path.read_bytes(), path
