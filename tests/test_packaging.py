@@ -71,6 +71,9 @@ def test_wheel_holds_everything_that_is_needed(names: list[str]) -> None:
     assert "regforge/py.typed" in names
     assert "regforge/_recipes/README.md" in names
     assert "regforge/_templates/README.md" in names
+    assert "regforge/_templates/caption/object.j2" in names
+    assert "regforge/_recipes/quickstart.yaml" in names
+    assert "regforge/examples/subjects/cat/00.png" in names, "where the recipe's path leads"
     assert "regforge/embedded/tinyworld/model_index.json" in names
     for start, end in (
         ("regforge/embedded/tinyworld/", ".safetensors"),
