@@ -6,6 +6,7 @@ error about memory looks like. Knows no pipeline.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from regforge.images.interface import RenderSettingError
@@ -13,12 +14,12 @@ from regforge.images.interface import RenderSettingError
 if TYPE_CHECKING:
     import torch
 
-_CPU_BATCH = 8
-_LARGEST_BATCH = 32
+_LARGEST_CPU_BATCH = 8
+_LARGEST_GPU_BATCH = 32
 _BYTES_PER_PIXEL = 1500
-"""Memory that one more image in a batch takes at most, activations and decoding, in half precision.
+"""Memory that one more image in a batch takes, activations and decoding; a generous guess.
 
-SDXL at 1024 px needs about 1 GB an image with classifier-free guidance."""
+If it is too little, the first batch shows it and is halved."""
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -81,12 +82,25 @@ def first_batch_size(device: torch.device, pixels: int) -> int:
     """
     import torch
 
-    if device.type != "cuda":
-        return _CPU_BATCH if device.type == "cpu" else _CPU_BATCH // 2
-    free, _ = torch.cuda.mem_get_info(device)
-    fits = max(1, int(free * 0.9) // (pixels * _BYTES_PER_PIXEL))
-    largest: int = 2 ** (fits.bit_length() - 1)
-    return min(largest, _LARGEST_BATCH)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return _that_fit(free * 0.9, pixels, _LARGEST_GPU_BATCH)
+    # Nobody says when main memory runs out: the process is killed. So we take half of it at most.
+    return _that_fit(_main_memory() * 0.5, pixels, _LARGEST_CPU_BATCH)
+
+
+def _that_fit(memory: float, pixels: int, most: int) -> int:
+    """The largest power of two of images for which there is memory."""
+    fit = max(1, int(memory / (pixels * _BYTES_PER_PIXEL)))
+    return min(most, 1 << (fit.bit_length() - 1))
+
+
+def _main_memory() -> int:
+    """Bytes that this machine has; 8 GiB where nobody says."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return 8 * 2**30
 
 
 def is_out_of_memory(error: BaseException) -> bool:

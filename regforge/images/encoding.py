@@ -95,8 +95,8 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
         "Generator": "regforge",
     }
     lines = [_one_paragraph(job.prompt.text)]
-    if render.negative_prompt:
-        lines.append(f"Negative prompt: {render.negative_prompt}")
+    if render.negative_prompt.strip():
+        lines.append(f"Negative prompt: {render.negative_prompt.strip()}")
     known = ((name, value) for name, value in values.items() if value is not None)
     lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in known))
     return "\n".join(lines)
@@ -104,7 +104,7 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
 
 def _one_paragraph(text: str) -> str:
     """The prompt without a line that readers would take for the negative prompt."""
-    return re.sub(r"\s*\n\s*(?=Negative prompt:)", " ", text)
+    return re.sub(r"\s*\n\s*(?=Negative prompt:)", " ", text.strip())
 
 
 def _quoted(value: str) -> str:

@@ -163,7 +163,6 @@ class Staging:
             "parameters": parameters_text(job, render, self._identity),
             "scheduler": self._identity.scheduler,
             "variant": render.variant,
-            "guidance_scale": render.guidance_scale,
             "format": [render.format, render.jpeg_quality if render.format == "jpeg" else None],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

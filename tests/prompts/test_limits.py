@@ -98,6 +98,14 @@ def test_a_call_larger_than_the_limit_goes_and_the_next_one_waits_for_its_minute
     assert rate.delay(0.0, 5000) == MINUTE
 
 
+def test_a_call_waits_until_enough_tokens_are_a_minute_old() -> None:
+    rate = Rate(tpm=100)
+    rate.take(0.0, 50)
+    rate.take(10.0, 50)
+    assert rate.delay(20.0, 50) == 40.0
+    assert rate.delay(20.0, 51) == 50.0
+
+
 def test_tokens_that_were_not_used_are_given_back() -> None:
     rate = Rate(tpm=100)
     claim = rate.take(0.0, 90)

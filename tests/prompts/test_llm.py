@@ -313,6 +313,16 @@ def test_replies_that_could_not_be_used_cost_money_too(bench: Bench) -> None:
     assert client.usage.cost <= 0.5
 
 
+def test_calls_that_the_server_refused_cost_nothing(bench: Bench) -> None:
+    def answer(call: Call) -> Reply:
+        return refused(500, "oops") if call.number % 5 < 4 else said(RED, tokens=(20, 50))
+
+    with OpenAIServer(answer) as server:
+        client = bench.client(server, max_tokens=100, max_cost=1.0, max_concurrency=1, **PRICES)
+        assert None not in client.ask(questions(4))
+    assert client.usage.cost == pytest.approx(4 * 0.12)
+
+
 def test_max_cost_with_an_unknown_price_is_refused_before_the_first_call(bench: Bench) -> None:
     unknown = pytest.raises(ModelUnusable, match="price of openai/local is unknown")
     with OpenAIServer() as server, unknown as refusal:

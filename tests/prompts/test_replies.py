@@ -50,6 +50,7 @@ json_objects = st.dictionaries(
         f'<think>They want {{JSON}}, so {{"colors": []}} won\'t do.</think>\n{GOOD}',
         f'<Think>\n{{"colors": ["blue"]}}\n</Think>```json\n{GOOD}```',
         f'I should say {{"colors": ["blue"]}}.\n</think>\n{GOOD}',
+        f'<think>a</think>{{"colors": ["blue"]}}, or\n</think>\n{GOOD}',
         f"<think>{GOOD}",
         f"<thinking>hm</thinking><reasoning>so</reasoning>{GOOD}",
         f'First try: {{"colours": []}}. Better: {GOOD}',
@@ -110,6 +111,11 @@ def test_nothing_inside_half_an_object_counts(value: dict[str, Any], data: st.Da
     text = json.dumps({"all": value})
     cut = data.draw(st.integers(0, len(text) - 1))
     assert list(json_values(text[:cut])) == []
+
+
+@pytest.mark.parametrize("said", ['{"a": "as in {} or [1]', '{"a": "\\x {} or [1]"}'])
+def test_brackets_in_a_broken_string_mean_nothing(said: str) -> None:
+    assert list(json_values(said)) == []
 
 
 @given(st.text(alphabet='{}[]",:a<think>/\\ \n', max_size=60))

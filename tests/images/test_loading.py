@@ -1,0 +1,239 @@
+"""Models that cannot be used are refused with one clear sentence, before anything is drawn."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from drawing import drawn, jobs, opened
+
+from regforge.embedded import TINYWORLD
+from regforge.images.loading import draws_from_text
+from regforge.images.renderer import ModelUnavailable, RenderSettingError
+from regforge.recipe.models import Render
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the embedded model that a test may break."""
+    return Path(shutil.copytree(TINYWORLD, tmp_path / "model"))
+
+
+def refusal(**render: object) -> str:
+    with pytest.raises(ModelUnavailable) as error:
+        opened(**render)
+    text = str(error.value)
+    assert error.value.hint or len(text.split("\n")) == 1
+    return text
+
+
+def rename_class(folder: Path, name: object) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = name
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def test_a_folder_is_drawn_from_as_the_embedded_model_is(copy: Path) -> None:
+    renderer = opened(model=str(copy))
+    assert renderer.identity.model == str(copy)
+    assert renderer.identity.revision == opened().identity.revision
+    assert np.array_equal(drawn(renderer, jobs(1)), drawn(opened(), jobs(1)))
+
+
+def test_the_revision_of_a_folder_is_that_of_its_files(copy: Path) -> None:
+    before = opened(model=str(copy)).identity.revision
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace('"trailing"', '"leading"'))
+    assert opened(model=str(copy)).identity.revision != before
+
+
+def test_the_revision_of_a_downloaded_model_is_its_commit(copy: Path) -> None:
+    snapshot = copy.parent / "snapshots" / ("0123456789" * 4)
+    snapshot.parent.mkdir()
+    copy.rename(snapshot)
+    assert opened(model=str(snapshot)).identity.revision == "0123456789" * 4
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert "There is no folder" in refusal(model=str(tmp_path / "nothing"))
+    assert "There is no folder" in refusal(model="./nothing")
+    assert "There is no folder" in refusal(model="some/where/else")
+
+
+def test_a_folder_and_a_file_that_are_no_diffusers_model(copy: Path) -> None:
+    assert "no diffusers model" in refusal(model=str(copy / "unet"))
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    assert "is a file" in refusal(model=str(weights))
+
+
+def test_a_model_of_the_hub_without_network() -> None:
+    text = refusal(model="someone/some-model")
+    assert "HF_HUB_OFFLINE" in text
+    assert "embedded/tinyworld" in text
+
+
+def test_a_name_that_no_model_can_have() -> None:
+    assert "is no name of a Hub model" in refusal(model="a model!")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("StableDiffusionImg2ImgPipeline", "no text-to-image model"),
+        ("DDPMPipeline", "no text-to-image model"),
+        ("WanPipeline", "no text-to-image model"),
+        ("PipelineOfTheYear3000", "does not have"),
+        (["pipeline", "MyPipeline"], "brings its own code"),
+    ],
+)
+def test_a_pipeline_of_another_kind(copy: Path, name: object, words: str) -> None:
+    rename_class(copy, name)
+    assert words in refusal(model=str(copy))
+
+
+def test_text_to_image_classes_are_known() -> None:
+    import diffusers
+
+    yes = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+    yes += ("FluxPipeline", "PixArtSigmaPipeline", "SanaPipeline", "QwenImagePipeline")
+    no = ("StableDiffusionInpaintPipeline", "StableDiffusionUpscalePipeline", "AudioLDM2Pipeline")
+    no += ("StableDiffusionControlNetPipeline", "KandinskyV22PriorPipeline", "CogVideoXPipeline")
+    assert [name for name in yes if not draws_from_text(getattr(diffusers, name))] == []
+    assert [name for name in no if draws_from_text(getattr(diffusers, name))] == []
+
+
+def test_weights_that_could_hold_code_are_not_loaded(copy: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    assert "no safetensors files" in refusal(model=str(copy))
+
+
+def test_weights_that_are_cut_short(copy: Path) -> None:
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    assert "cannot be loaded" in refusal(model=str(copy))
+    weights.unlink()
+    assert "no file named" in refusal(model=str(copy))
+
+
+def test_a_variant_that_is_not_there() -> None:
+    assert "no weights of the variant 'fp16'" in refusal(variant="fp16")
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA of the embedded model with random weights."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    torch.manual_seed(0)
+    pipeline = StableDiffusionPipeline.from_pretrained(TINYWORLD)
+    pipeline.unet.add_adapter(
+        LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    )
+    folder = tmp_path_factory.mktemp("lora")
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet_lora_layers=get_peft_model_state_dict(pipeline.unet)
+    )
+    return folder
+
+
+def test_a_lora_changes_what_is_drawn(lora: Path) -> None:
+    plain = drawn(opened(), jobs(1))
+    from_folder = drawn(opened(lora=str(lora)), jobs(1))
+    from_file = drawn(opened(lora=str(lora / "pytorch_lora_weights.safetensors")), jobs(1))
+    assert np.abs(from_folder.astype(int) - plain).max() > 10
+    assert np.array_equal(from_folder, from_file)
+
+
+def test_a_lora_that_is_none(tmp_path: Path) -> None:
+    assert "LoRA" in refusal(lora=str(tmp_path / "nothing.safetensors"))
+
+
+# --------------------------------------------------------------------------- what the Hub answers
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """Answers as the Hub does; what is wrong with a model is its name."""
+
+    ANSWERS: ClassVar = {
+        "gated": (403, "GatedRepo"),
+        "missing": (404, "RepoNotFound"),
+        "old": (404, "RevisionNotFound"),
+        "files": (404, "EntryNotFound"),
+    }
+
+    def do_HEAD(self) -> None:
+        name = self.path.split("/")[2]
+        status, code = self.ANSWERS.get(name, (500, ""))
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+def test_what_the_hub_says_is_put_into_words(hub: str, tmp_path: Path) -> None:
+    # The library reads its settings when it is imported, hence another process.
+    script = """
+import sys
+from drawing import opened
+from regforge.images.renderer import ModelUnavailable
+for name in ("gated", "missing", "old", "files"):
+    try:
+        opened(model=f"someone/{name}", revision="v7" if name == "old" else None)
+    except ModelUnavailable as error:
+        print(str(error).replace(chr(10), " "))
+"""
+    environment = os.environ | {
+        "HF_ENDPOINT": hub,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    gated, missing, old, files = done.stdout.splitlines()
+    assert "someone/gated is gated" in gated
+    assert "https://huggingface.co/someone/gated" in gated
+    assert "There is no model someone/missing" in missing
+    assert "someone/old has no revision 'v7'" in old
+    assert "someone/files is no diffusers model" in files
+
+
+def test_settings_of_the_wrong_kind_for_a_service_are_refused() -> None:
+    for setting in ({"lora": "a"}, {"scheduler": "ddim"}, {"negative_prompt": "dark"}):
+        with pytest.raises(RenderSettingError, match=next(iter(setting))):
+            opened(model="gpt-image-1", renderer="hosted", **setting)
+    assert Render().renderer == "local"

@@ -1,0 +1,358 @@
+"""Drawing: what an image depends on, and what it does not."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import drawing
+import numpy as np
+import pytest
+from drawing import CAPTIONS, difference, drawn, jobs, opened, prompt
+
+from regforge.images.interface import Pixels, Renderer, batches
+from regforge.images.pipelines import as_uint8
+from regforge.images.renderer import RenderError, RenderSettingError
+from regforge.images.schedulers import NAMES, sampler_name, set_scheduler
+from regforge.journal import read
+from regforge.records import image_jobs
+
+NOISE = 2
+"""Levels of 255 by which an image may depend on its batch in float32; measured: 1."""
+
+COARSE_NOISE = 24
+"""The same in bfloat16, where rounding is coarser; measured: 0 on one CPU, 9 against float32."""
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Iterator[Renderer]:
+    """The embedded model in float32, eight images at a time."""
+    renderer = opened()
+    yield renderer
+    renderer.close()
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return drawing.sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return drawing.flux(tmp_path_factory.mktemp("models") / "flux")
+
+
+# --------------------------------------------------------------------------- what it depends on
+
+
+def test_images_are_what_the_model_draws() -> None:
+    renderer = opened(width=None, height=None)
+    images = drawn(renderer, jobs(3))
+    assert images.shape == (3, 96, 96, 3)
+    assert images.dtype == np.uint8
+    assert all(image.std() > 5 for image in images)
+    assert renderer.identity.model == "embedded/tinyworld"
+    assert renderer.identity.scheduler == "DDIMScheduler"
+    assert (renderer.identity.width, renderer.identity.height) == (96, 96)
+    assert str(renderer.identity.revision).startswith("sha256:")
+
+
+def test_the_same_jobs_give_the_same_bits(renderer: Renderer) -> None:
+    first, again = drawn(renderer, jobs(10)), drawn(opened(), jobs(10))
+    assert np.array_equal(first, again)
+
+
+def test_a_batch_drawn_alone_gives_the_same_bits(renderer: Renderer) -> None:
+    # As after an interruption: other prompts are encoded together then.
+    assert np.array_equal(drawn(opened(), jobs(12)[8:]), drawn(renderer, jobs(12))[8:])
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", NOISE), ("bfloat16", COARSE_NOISE)])
+def test_an_image_does_not_depend_on_its_batch(dtype: str, most: int) -> None:
+    one, eight = (drawn(opened(batch_size=size, dtype=dtype), jobs(9)) for size in (1, 8))
+    assert difference(one, eight) <= most
+    assert np.abs(one.astype(int) - eight).mean() < most / 8
+
+
+def test_noise_during_sampling_belongs_to_the_image_too() -> None:
+    one, three = (
+        drawn(opened(batch_size=size, scheduler="euler_ancestral"), jobs(3)) for size in (1, 3)
+    )
+    assert difference(one, three) <= NOISE
+
+
+def test_each_seed_gives_another_image(renderer: Renderer) -> None:
+    one, another = image_jobs([prompt(0)], drawing.DIGEST, 2)
+    images = drawn(renderer, [one, another, one.again(drawing.DIGEST)])
+    assert all(difference(images[i], images[j]) > 50 for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_half_precision_looks_the_same(renderer: Renderer) -> None:
+    full, half = drawn(renderer, jobs(4)), drawn(opened(dtype="bfloat16"), jobs(4))
+    assert np.abs(full.astype(int) - half).mean() < 2
+
+
+def test_sizes_may_differ_between_prompts(renderer: Renderer) -> None:
+    sizes = [(48, 48), (64, 48), (48, 48), (64, 48), (32, 32)]
+    todo = list(
+        image_jobs([prompt(i, width=w, height=h) for i, (w, h) in enumerate(sizes)], drawing.DIGEST)
+    )
+    images = {image.job.index: image.pixels for image in renderer.render(todo)}
+    assert [images[i].shape for i in range(5)] == [(h, w, 3) for w, h in sizes]
+    alone = drawn(renderer, [todo[1]])[0]
+    assert difference(images[1], alone) <= NOISE
+
+
+def test_a_size_that_the_model_cannot_draw_is_refused() -> None:
+    with pytest.raises(RenderSettingError, match="cannot draw 97 x 48 pixels"):
+        drawn(opened(width=97), jobs(1))
+
+
+def test_batches_of_whole_batches_are_the_same_batches(renderer: Renderer) -> None:
+    small = {"width": 32, "height": 32}
+    sizes = [{}, small, {}, {}, small, {}, {}]
+    todo = list(image_jobs([prompt(i, **size) for i, size in enumerate(sizes)], drawing.DIGEST))
+    whole = batches(todo, 2, renderer.identity)
+    assert [[job.index for job in batch] for batch in whole] == [[0, 2], [3, 5], [6], [1, 4]]
+    chosen = [whole[1], whole[2], whole[3]]
+    assert batches([job for batch in chosen for job in batch], 2, renderer.identity) == chosen
+
+
+# ----------------------------------------------------------------- as a plain call of the pipeline
+
+
+def plain_call(model: str, todo: list[Any], **settings: Any) -> Pixels:
+    """What diffusers draws when it is simply called."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from regforge.embedded.pipeline import quiet_loading
+
+    with quiet_loading():
+        pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        output = pipeline(
+            [job.prompt.text for job in todo],
+            num_inference_steps=2,
+            width=48,
+            height=48,
+            generator=[torch.Generator("cpu").manual_seed(job.seed) for job in todo],
+            **settings,
+        )
+    return np.stack([np.asarray(image) for image in output.images])
+
+
+@pytest.mark.parametrize("negative", ["", "blurry, dark"])
+@pytest.mark.parametrize("guidance", [4.0, 1.0])
+def test_tinyworld_draws_as_when_simply_called(negative: str, guidance: float) -> None:
+    from regforge.embedded import TINYWORLD
+
+    negatives = {"negative_prompt": [negative] * 3} if negative else {}
+    plain = plain_call(str(TINYWORLD), jobs(3), guidance_scale=guidance, **negatives)
+    ours = drawn(opened(negative_prompt=negative, guidance_scale=guidance), jobs(3))
+    assert difference(ours, plain) <= NOISE
+
+
+@pytest.mark.parametrize("negative", ["", "blurry, dark"])
+def test_sdxl_draws_as_when_simply_called(sdxl: str, negative: str) -> None:
+    negatives = {"negative_prompt": [negative] * 3} if negative else {}
+    plain = plain_call(sdxl, jobs(3), guidance_scale=4.0, **negatives)
+    ours = drawn(opened(model=sdxl, negative_prompt=negative), jobs(3))
+    assert difference(ours, plain) <= NOISE
+    assert opened(model=sdxl, width=None).identity.width == 32
+
+
+def test_sd3_draws_as_when_simply_called(tmp_path: Path) -> None:
+    model = drawing.sd3(tmp_path / "sd3")
+    plain = plain_call(model, jobs(2), guidance_scale=4.0, negative_prompt=["dark"] * 2)
+    renderer = opened(model=model, negative_prompt="dark")
+    assert difference(drawn(renderer, jobs(2)), plain) <= NOISE
+
+
+def test_flux_draws_as_when_simply_called(flux: str) -> None:
+    plain = plain_call(flux, jobs(2), guidance_scale=4.0)
+    assert difference(drawn(opened(model=flux), jobs(2)), plain) <= NOISE
+
+
+def test_a_pipeline_that_is_not_known_gets_its_prompts_as_text(
+    sdxl: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = drawn(opened(model=sdxl, negative_prompt="dark"), jobs(3))
+    monkeypatch.setattr("regforge.images.local.can_encode", lambda pipeline: False)
+    assert difference(drawn(opened(model=sdxl, negative_prompt="dark"), jobs(3)), known) <= NOISE
+
+
+def test_a_negative_prompt_that_would_do_nothing_is_refused(flux: str) -> None:
+    with pytest.raises(RenderSettingError, match="takes no negative prompt"):
+        opened(model=flux, negative_prompt="dark")
+
+
+def test_each_prompt_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    encoded: list[str] = []
+    original = StableDiffusionPipeline.encode_prompt
+
+    @functools.wraps(original)
+    def counting(self: Any, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        encoded.extend(prompt or ())
+        return original(self, prompt, *args, **kwargs)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "encode_prompt", counting)
+    renderer = opened(batch_size=2, steps=1)
+    drawn(renderer, jobs(8))
+    drawn(renderer, jobs(8))
+    assert sorted(text for text in encoded if text) == sorted(CAPTIONS)
+
+
+# ------------------------------------------------------------------------------------ schedulers
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    from regforge.embedded import load_pipeline
+
+    pipeline = load_pipeline("cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_scheduler_draws(name: str, pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "scheduler", pipeline.scheduler)  # put back what was there
+    assert set_scheduler(pipeline, name) == name
+    assert type(pipeline.scheduler).__name__ == NAMES[name][0]
+    (image,) = as_uint8(
+        pipeline(
+            CAPTIONS[0], num_inference_steps=4, width=48, height=48, output_type="pt"
+        ).images.detach()
+    )
+    assert image.std() > 5
+    assert sampler_name(name) == sampler_name(NAMES[name][0]) or name == "dpmpp_2m_karras"
+
+
+def test_schedulers_differ() -> None:
+    names = ("euler_ancestral", None)
+    ancestral, own = (drawn(opened(scheduler=name), jobs(1)) for name in names)
+    assert difference(ancestral, own) > 10
+
+
+def test_a_class_name_of_diffusers_is_a_scheduler_too() -> None:
+    assert opened(scheduler="DEISMultistepScheduler").identity.scheduler == "DEISMultistepScheduler"
+
+
+def test_a_scheduler_keeps_what_the_model_predicts() -> None:
+    pipeline: Any = opened(scheduler="dpmpp_2m_karras")
+    config = pipeline._pipeline.scheduler.config
+    assert config.prediction_type == "v_prediction"
+    assert config.rescale_betas_zero_snr is True
+    assert config.use_karras_sigmas is True
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("euler_ancestal", "Did you mean 'euler_ancestral'"),
+        ("UNet2DConditionModel", "is no scheduler"),
+        ("DPMSolverSDEScheduler", "without a seed"),
+        ("FlowMatchEulerDiscreteScheduler", "no flow-matching model"),
+    ],
+)
+def test_what_is_no_scheduler_for_this_model_is_refused(name: str, words: str) -> None:
+    with pytest.raises(RenderSettingError, match=words) as error:
+        opened(scheduler=name)
+    assert error.value.exit_code == 2
+
+
+def test_a_flow_matching_model_refuses_other_schedulers(flux: str) -> None:
+    with pytest.raises(RenderSettingError, match="is a flow-matching model"):
+        opened(model=flux, scheduler="ddim")
+
+
+# --------------------------------------------------------------------- memory, flags, compilation
+
+
+def limit_batches(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let memory suffice for so many images at a time."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    original: Callable[..., Any] = StableDiffusionPipeline.__call__
+
+    @functools.wraps(original)
+    def limited(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(kwargs["generator"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", limited)
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = drawn(renderer, jobs(11))
+    limit_batches(monkeypatch, 2)
+    small = opened(batch_size=8, folder=tmp_path)
+    assert difference(drawn(small, jobs(11)), whole) <= NOISE
+    assert small.batch_size == 2
+    sizes = [e["size"] for e in read(tmp_path / "log.jsonl") if e["event"] == "batch_size"]
+    assert sizes == [4, 2]
+
+
+def test_memory_that_holds_no_image_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_batches(monkeypatch, 0)
+    with pytest.raises(RenderError, match="not suffice for a single image") as error:
+        drawn(opened(), jobs(2))
+    assert "render.offload" in str(error.value)
+
+
+def test_the_batch_size_of_an_earlier_session_goes_before_auto() -> None:
+    assert opened(earlier=3).batch_size == 3
+    assert opened(earlier=3, batch_size=5).batch_size == 5
+    assert opened().batch_size == 8
+
+
+def test_what_the_safety_checker_flags_is_marked(tmp_path: Path) -> None:
+    todo = jobs(2)
+    for flagged in (False, True):
+        model = drawing.with_safety_checker(tmp_path / str(flagged), flagged=flagged)
+        images = list(opened(model=model).render(todo))
+        assert [image.nsfw for image in images] == [flagged, flagged]
+        assert all((image.pixels.max() == 0) == flagged for image in images)
+
+
+def test_what_is_not_a_number_becomes_black() -> None:
+    import torch
+
+    values = torch.full((1, 3, 2, 2), torch.nan)
+    values[0, :, 0, 0] = 1.0
+    assert as_uint8(values)[0, :, :, 0].tolist() == [[255, 0], [0, 0]]
+
+
+def test_a_compiler_that_fails_is_done_without(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    def broken(module: torch.nn.Module) -> torch.nn.Module:
+        class Broken(torch.nn.Module):
+            config = module.config
+            dtype = torch.float32
+
+            def forward(self, *args: Any, **kwargs: Any) -> Any:
+                raise RuntimeError("no C++ compiler found")
+
+        return Broken()
+
+    monkeypatch.setattr(torch, "compile", broken)
+    images = drawn(opened(compile=True, folder=tmp_path), jobs(2))
+    assert difference(images, drawn(renderer, jobs(2))) <= NOISE
+    assert "compile_failed" in [entry["event"] for entry in read(tmp_path / "log.jsonl")]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(RenderSettingError, match=r"render\.device"):
+        opened(device=device)
