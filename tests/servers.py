@@ -226,6 +226,14 @@ def drawn(call: Call) -> Reply:
     return Reply(body={"created": 1, "data": [{"b64_json": picture} for picture in pictures]})
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: object) -> None:
+        """Whoever asked may be gone; that is no news."""
+
+
 class OpenAIServer:
     """The server; a context manager.
 
@@ -249,9 +257,7 @@ class OpenAIServer:
         self._open = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        self._http.block_on_close = False
+        self._http = _QuietServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     @property

@@ -52,7 +52,7 @@ _TRIES_TO_CONNECT = 3
 _SILENT_QUESTIONS = 3
 """So many questions in a row without any answer, and the server counts as down."""
 _LONGEST_RETRY_AFTER = 600.0
-_GRACE = 2.0
+_GRACE = 1.0
 """Seconds for calls that are under way when the run stops."""
 
 
@@ -138,7 +138,13 @@ class Asker:
         self._stopping = False
         tasks = [asyncio.ensure_future(self._answer(question)) for question in questions]
         try:
-            return await asyncio.gather(*tasks)
+            # Unlike gather, it leaves the tasks alone when this one is cancelled.
+            if tasks:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error
+            return [task.result() for task in tasks]
         except ModelUnusable as error:
             if self.cache and self._caller.answers:
                 error.hint = f"{error.hint or ''} What was answered so far is kept.".strip()

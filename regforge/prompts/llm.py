@@ -17,16 +17,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from regforge.errors import RegforgeError
 from regforge.journal import Journal, without_secrets
 from regforge.progress import Reporter
 from regforge.prompts.conversation import Asker
+from regforge.prompts.event_loop import EventLoop, ctrl_c_strikes_here
 from regforge.prompts.faults import Fault
 from regforge.prompts.limits import Clock, RealClock, retry_after
 from regforge.prompts.questions import (
@@ -58,8 +58,6 @@ __all__ = [
     "WrongKey",
     "estimate_cost",
 ]
-
-T = TypeVar("T")
 
 _EMBEDDED = "embedded/"
 _VLLM = "hosted_vllm/"
@@ -97,7 +95,7 @@ class LanguageModelClient:
             clock or RealClock(),
             (reporter or Reporter()).say,
         )
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = EventLoop()
         self.chooses_only = self._provider.chooses_only(settings.model)
         """Whether the model is good at choosing among given phrases and cannot write any."""
 
@@ -126,71 +124,19 @@ class LanguageModelClient:
             CostLimitReached: The next call could exceed `max_cost`.
             ModelUnusable: Anything else that would happen to every question.
         """
-        return self._aside(lambda loop: _complete(loop, self._asker.answer_all(questions)))
+        return self._loop.run(self._asker.answer_all(questions))
 
     def close(self) -> None:
         """Close connections; what was answered stays in the cache."""
-        if self._loop is not None:
-            self._aside(self._shut)
-            self._loop.close()
-            self._loop = None
-
-    def _shut(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_until_complete(self._provider.close())
-        _end_tasks(loop)  # LiteLLM has some in the background
+        if self._provider.used:
+            self._loop.run(self._provider.close())
+        self._loop.close()
 
     def __enter__(self) -> LanguageModelClient:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _aside(self, action: Callable[[asyncio.AbstractEventLoop], T]) -> T:
-        """Do something with the client's event loop, in a thread where no other one runs."""
-        # Not asyncio.run: with its own handler for Ctrl-C, the embedded model, which computes in
-        # this thread, could not be interrupted.
-        loop = self._loop = self._loop or asyncio.new_event_loop()
-        if not _in_a_loop():
-            return action(loop)
-        with ThreadPoolExecutor(1) as thread:
-            future = thread.submit(action, loop)
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                loop.call_soon_threadsafe(_cancel_all, loop)
-                raise
-
-
-def _in_a_loop() -> bool:
-    """Whether this thread runs an event loop already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _complete(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
-    try:
-        return loop.run_until_complete(work)
-    except KeyboardInterrupt:
-        # The work is still there, half done. Cancelled before the loop goes on, or the next
-        # question in line would be asked first.
-        _end_tasks(loop)
-        raise
-
-
-def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """End everything that runs in an event loop, which itself stands still."""
-    if tasks := _cancel_all(loop):
-        loop.run_until_complete(asyncio.wait(tasks))
-
-
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    return tasks
 
 
 def estimate_cost(
@@ -221,7 +167,7 @@ class _LiteLLM:
     def __init__(self, settings: LanguageModel) -> None:
         self._settings = settings
         self._answered: set[str] = set()
-        self._sent = False
+        self.used = False
 
     def chooses_only(self, model: str) -> bool:
         """Whether it is the embedded model."""
@@ -249,7 +195,7 @@ class _LiteLLM:
             ModelUnusable: No other call will get one either.
         """
         litellm = _litellm()
-        self._sent = True
+        self.used = True
         arguments = self._arguments(call)
         timeout = self._settings.timeout
         try:
@@ -257,8 +203,8 @@ class _LiteLLM:
                 from regforge.embedded import language_model
 
                 language_model.register()
-                # In this thread: it computes, and Ctrl-C has to get through to it.
-                response = litellm.completion(**arguments)
+                with ctrl_c_strikes_here():
+                    response = litellm.completion(**arguments)
             else:
                 # Its timeout starts anew with every byte, and leaves out what it imports first.
                 reply = litellm.acompletion(**arguments, timeout=timeout)
@@ -272,9 +218,8 @@ class _LiteLLM:
 
     async def close(self) -> None:
         """Close what LiteLLM holds open."""
-        if not self._sent:
-            return  # or LiteLLM would be imported for nothing
         litellm = _litellm()
+        self.used = False
         await litellm.close_litellm_async_clients()
         litellm.in_memory_llm_clients_cache.flush_cache()  # they belong to this event loop
 

@@ -99,9 +99,7 @@ def without_thoughts(text: str) -> str:
         return text  # a phrase in the JSON may talk about thoughts
     answer, place, thinking = "", 0, False
     for mark in _MARK_OF_THOUGHT.finditer(text):
-        if mark[1]:
-            if not thinking:  # begun in the prompt
-                answer = ""
+        if mark[1]:  # if none was begun, it was in the prompt
             place, thinking = mark.end(), False
         elif not thinking:
             answer += text[place : mark.start()]

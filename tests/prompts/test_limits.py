@@ -33,7 +33,7 @@ def most_in_a_minute(times: list[float], weights: list[int] | None = None) -> in
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.lists(st.tuples(gaps, late), min_size=2, max_size=120))
 def test_no_minute_has_more_calls_than_allowed(rpm: int, calls: list[tuple[float, float]]) -> None:
     rate, now, starts = Rate(rpm=rpm), 0.0, []
@@ -45,7 +45,7 @@ def test_no_minute_has_more_calls_than_allowed(rpm: int, calls: list[tuple[float
     assert most_in_a_minute(starts) <= rpm
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(50, 500),
     st.lists(st.tuples(gaps, st.integers(1, 120), st.integers(1, 120)), min_size=2, max_size=80),

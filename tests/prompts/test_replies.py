@@ -4,7 +4,7 @@ import json
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
@@ -50,7 +50,6 @@ json_objects = st.dictionaries(
         f'<think>They want {{JSON}}, so {{"colors": []}} won\'t do.</think>\n{GOOD}',
         f'<Think>\n{{"colors": ["blue"]}}\n</Think>```json\n{GOOD}```',
         f'I should say {{"colors": ["blue"]}}.\n</think>\n{GOOD}',
-        f'<think>a</think>{{"colors": ["blue"]}}, or\n</think>\n{GOOD}',
         f"<think>{GOOD}",
         f"<thinking>hm</thinking><reasoning>so</reasoning>{GOOD}",
         f'First try: {{"colours": []}}. Better: {GOOD}',
@@ -101,11 +100,13 @@ def test_a_flood_of_complaints_is_cut() -> None:
     assert reading.complaints[-1] == "And 22 more like these."
 
 
+@settings(deadline=None)
 @given(json_objects, st.sampled_from(["", "Here: ", "<think>a</think>", "```json\n", "{x} "]))
 def test_any_object_is_found_whole(value: dict[str, Any], before: str) -> None:
     assert list(json_values(before + json.dumps(value, ensure_ascii=False)))[-1] == value
 
 
+@settings(deadline=None)
 @given(json_objects, st.data())
 def test_nothing_inside_half_an_object_counts(value: dict[str, Any], data: st.DataObject) -> None:
     text = json.dumps({"all": value})
@@ -118,6 +119,7 @@ def test_brackets_in_a_broken_string_mean_nothing(said: str) -> None:
     assert list(json_values(said)) == []
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='{}[]",:a<think>/\\ \n', max_size=60))
 def test_no_text_is_too_strange(text: str) -> None:
     understand(text, Colors)
