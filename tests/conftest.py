@@ -12,6 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = (
 )
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # litellm asks GitHub for prices otherwise
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, which some test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
