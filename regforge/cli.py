@@ -176,7 +176,7 @@ def run(
     Example: regforge run recipes/quickstart.yaml --set prompts.count=200 --out runs/mine
     """
     done = _run(recipe, overrides, out, limit, fresh, quiet, until="report")
-    typer.echo(_as_json(done.as_dict()) if as_json else _what_next(done))
+    typer.echo(_as_json(done.as_dict()) if as_json else _what_next(done, recipe, out))
 
 
 @app.command()
@@ -264,8 +264,10 @@ def _quoted(word: str) -> str:
     return shlex.quote(word)
 
 
-def _what_next(done: Run) -> str:
+def _what_next(done: Run, recipe: Path, out: Path | None) -> str:
     dataset = _short(done.dataset)
+    more = f"regforge run {recipe} --set prompts.count={2 * done.prompts}"
+    more += f" --out {out}" if out else ""
     lines = [
         f"\nDone: {done.images} images"
         + (f", {done.rejected} others refused" if done.rejected else "")
@@ -277,7 +279,8 @@ def _what_next(done: Run) -> str:
         "",
         "Next:",
         f'  python -c "import datasets; print(datasets.load_dataset({str(dataset)!r}))"',
-        f"  regforge check {_short(done.recipe)} --set prompts.count=2000",
+        f"  {more}   (as many again, beside these)",
+        "  regforge init mine.yaml --class-noun teapot   (a recipe of your own)",
     ]
     return "\n".join(lines)
 

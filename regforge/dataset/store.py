@@ -117,7 +117,7 @@ class Store:
         rows = {row.id: row for row in read_rows(self._path(number), images=False)}
         refused = {each.id: each for each in self.rejected(number)}
         return all(
-            _is_made_from(rows[job.id], job)
+            is_made_from(rows[job.id], job)
             if job.id in rows
             else job.id in refused and refused[job.id].text == job.prompt.text
             for job in jobs
@@ -288,7 +288,8 @@ def thumbnail(image: bytes, size: int = THUMBNAIL_SIZE) -> bytes | None:
     return buffer.getvalue()
 
 
-def _is_made_from(row: ImageRow, job: ImageJob) -> bool:
+def is_made_from(row: ImageRow, job: ImageJob) -> bool:
+    """Whether an image is one of a job's attempts: same caption, its size, one of its seeds."""
     prompt = job.prompt
     return (
         row.text == prompt.text

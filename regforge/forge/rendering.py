@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from regforge.dataset.store import SHARD_SIZE, Rejection, Store, thumbnail
+from regforge.dataset.store import SHARD_SIZE, Rejection, Store, is_made_from, thumbnail
 from regforge.errors import RegforgeError
 from regforge.forge import speeds
 from regforge.forge.folder import RunFolder
@@ -145,16 +145,16 @@ class ImageStage:
         stored = _Stored()
         if number not in self.store.shards():
             return stored
-        texts = {job.id: job.prompt.text for job in jobs}
+        asked = {job.id: job for job in jobs}
         for row in self.store.rows(number):
-            if row.id not in texts:
+            if row.id not in asked:
                 stored.other_rows.append(row)
-            elif row.text == texts[row.id]:
+            elif is_made_from(row, asked[row.id]):
                 stored.rows.append(row)
         for each in self.store.rejected(number):
-            if each.id not in texts:
+            if each.id not in asked:
                 stored.other_rejected.append(each)
-            elif each.text == texts[each.id]:
+            elif each.text == asked[each.id].prompt.text:
                 stored.rejected.append(each)
         return stored
 
