@@ -235,7 +235,10 @@ def test_a_damaged_file_gives_a_verdict_and_no_traceback(kind, cut, flips) -> No
     content = bytearray(encoded(smooth(0, 16), kind))
     for place, mask in flips:
         content[int(place * len(content))] ^= mask
-    judged(Curator(Curate()), bytes(content[: max(1, len(content) - cut)]))
+    damaged = bytes(content[: max(1, len(content) - cut)])
+    verdict = judged(Curator(Curate()), damaged)
+    assert verdict.image_digest == hashlib.sha256(damaged).hexdigest()
+    assert verdict.perceptual_hash or verdict.reasons, "what cannot be read is refused"
 
 
 # ---------------------------------------------------------------------------------------- alignment

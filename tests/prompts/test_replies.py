@@ -122,8 +122,9 @@ def test_brackets_in_a_broken_string_mean_nothing(said: str) -> None:
 @settings(deadline=None)
 @given(st.text(alphabet='{}[]",:a<think>/\\ \n', max_size=60))
 def test_no_text_is_too_strange(text: str) -> None:
-    understand(text, Colors)
-    without_thoughts(text)
+    reading = understand(text, Colors)
+    assert (reading.value is None) == bool(reading.complaints)
+    assert len(without_thoughts(text)) <= len(text)
 
 
 def test_thoughts_in_a_phrase_stay() -> None:
