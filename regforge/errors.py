@@ -15,6 +15,7 @@ class RegforgeError(Exception):
     """Something the user can put right.
 
     Attributes:
+        message: What is wrong, in one sentence.
         exit_code: What the process exits with when nobody catches the error.
         hint: What to do about it, or None where the message says it all.
     """
@@ -23,6 +24,7 @@ class RegforgeError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
+        self.message = message
         self.hint = hint
 
     def __str__(self) -> str:

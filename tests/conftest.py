@@ -2,9 +2,14 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from hub_server import LoopbackHub
 
 # Set before any test imports a library that reads them; subprocesses inherit them.
 os.environ["HF_HUB_OFFLINE"] = (
@@ -23,3 +28,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def repo() -> Path:
     """The top of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> "Iterator[LoopbackHub]":
+    """A Hub on this machine, to which this process is redirected, logged in as `me`."""
+    from hub_server import LoopbackHub, redirect
+
+    with LoopbackHub() as server:
+        redirect(monkeypatch, server, tmp_path_factory.mktemp("hf-home"))
+        yield server

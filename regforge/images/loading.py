@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.embedded.pipeline import TINYWORLD, quiet_loading, require_folder
+from regforge.hub import explained
 from regforge.images.interface import ModelUnavailable, RenderSettingError
 from regforge.recipe.models import Render
 
@@ -111,44 +112,16 @@ def _download(render: Render) -> Path:
 
 def _hub_problem(render: Render, error: Exception) -> ModelUnavailable:
     """What an exception of huggingface_hub means, for people."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    name = render.model
-    if isinstance(error, errors.GatedRepoError):
+    if isinstance(error, RemoteEntryNotFoundError):
         return ModelUnavailable(
-            f"{name} is gated: its owners ask you to accept their terms first.",
-            hint=f"Accept them on https://huggingface.co/{name}, then log in: hf auth login",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelUnavailable(f"{name} has no revision {render.revision!r} (render.revision).")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelUnavailable(
-            f"There is no model {name} on the Hub, or you may not see it.",
-            hint="Check the spelling of render.model; for a private one log in: hf auth login",
-        )
-    if isinstance(error, errors.HFValidationError):
-        return ModelUnavailable(
-            f"{name!r} is no name of a Hub model and no folder (render.model).",
-            hint="Such as stabilityai/stable-diffusion-xl-base-1.0, or embedded/tinyworld.",
-        )
-    offline = isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled)
-    if isinstance(error, errors.EntryNotFoundError) and not offline:
-        return ModelUnavailable(
-            f"{name} is no diffusers model: it has no {_INDEX}.",
+            f"{render.model} is no diffusers model: it has no {_INDEX}.",
             hint="Look for a repository tagged 'diffusers' on the Hub.",
         )
-    forbidden = constants.HF_HUB_OFFLINE
-    reason = "" if offline else f" ({_first_line(error)})"
-    why = (
-        "HF_HUB_OFFLINE forbids downloading it"
-        if forbidden
-        else f"the Hub cannot be reached{reason}"
-    )
-    return ModelUnavailable(
-        f"{name} is not on this machine, and {why}.",
-        hint=f"{'Unset HF_HUB_OFFLINE' if forbidden else 'Check the network'}, or give "
-        "render.model a local folder. embedded/tinyworld needs no network.",
-    )
+    problem = explained(error, render.model, repo_type="model", revision=render.revision)
+    local = "render.model may be a local folder too; embedded/tinyworld needs no network."
+    return ModelUnavailable(problem.message, hint=f"{problem.hint or ''} {local}".strip())
 
 
 # ------------------------------------------------------------------------------- what kind it is

@@ -226,7 +226,7 @@ for name in ("gated", "missing", "old", "files"):
     )
     gated, missing, old, files = done.stdout.splitlines()
     assert "someone/gated is gated" in gated
-    assert "https://huggingface.co/someone/gated" in gated
+    assert f"{hub}/someone/gated" in gated
     assert "There is no model someone/missing" in missing
     assert "someone/old has no revision 'v7'" in old
     assert "someone/files is no diffusers model" in files

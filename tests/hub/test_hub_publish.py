@@ -1,0 +1,435 @@
+"""What publishing leaves on the Hub, and what it refuses before anything is sent."""
+
+import io
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import LFS_SIZE, LoopbackHub
+from teapots import NEW, OLD, REPO, from_folder, new_version, publish, with_old_version
+
+from regforge.errors import RegforgeError
+from regforge.hub import HubError, Remote, Wanted, commits, publish_files, repository
+from regforge.progress import Reporter
+
+
+def refusal(hub: LoopbackHub, **options: Any) -> str:
+    """The message of a publication that is refused before anything is written."""
+    before = len(hub.writes)
+    with pytest.raises(HubError) as error:
+        publish(**options)
+    assert hub.writes[before:] == []
+    return str(error.value)
+
+
+@pytest.fixture
+def small_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commits, "FILES_PER_COMMIT", 2)
+
+
+# -------------------------------------------------------------------------------- plain cases
+
+
+def test_a_repository_is_made_and_filled(hub: LoopbackHub, tmp_path: Path) -> None:
+    seen: list[Remote] = []
+
+    def wanted(remote: Remote) -> Wanted:
+        seen.append(remote)
+        return Wanted(from_folder(tmp_path, NEW))
+
+    done = publish_files(REPO, wanted, message="First", tag="v1")
+    assert hub.files(REPO) == dict(NEW)
+    assert hub.history(REPO) == ["First", "initial commit"]
+    assert hub.tags(REPO) == {"v1": hub.head(REPO)}
+    repo = hub.repository(REPO)
+    assert repo is not None
+    assert repo.private
+    assert (done.commit, done.tag, done.pull_request) == (hub.head(REPO), "v1", None)
+    assert (done.changed, done.uploaded, done.deleted) == (True, len(NEW), 0)
+    assert done.url == f"{hub.url}/datasets/{REPO}"
+    assert (seen[0].commit, dict(seen[0].files), seen[0].read("README.md")) == (None, {}, None)
+
+
+def test_a_public_model(hub: LoopbackHub) -> None:
+    done = publish_files(
+        "me/model",
+        lambda _: Wanted({"model.safetensors": b"weights"}),
+        message="First",
+        repo_type="model",
+        private=False,
+        tag="v1",
+    )
+    assert hub.files("me/model", repo_type="model") == {"model.safetensors": b"weights"}
+    assert hub.tags("me/model", repo_type="model") == {"v1": done.commit}
+    assert done.url == f"{hub.url}/me/model"
+    assert hub.head("me/model") is None
+
+
+def test_a_new_version_is_one_commit(hub: LoopbackHub) -> None:
+    old = with_old_version(hub)
+    done = publish()
+    assert hub.files(REPO) == dict(NEW)
+    assert hub.history(REPO) == ["New teapots", "Old teapots", "initial commit"]
+    assert hub.tags(REPO) == {"v1": old, "v2": done.commit}
+    assert (done.uploaded, done.deleted) == (5, 1)  # one file is as it was
+
+
+def test_what_is_there_already_is_no_change(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+    first = publish()
+    hub.requests.clear()
+    again = publish()
+    assert hub.writes == []
+    assert len(hub.requests) == 3  # the repository, its files, its tags
+    assert again.commit == first.commit
+    assert (again.changed, again.uploaded, again.deleted) == (False, 0, 0)
+
+
+def test_only_the_tag_is_missing(hub: LoopbackHub) -> None:
+    first = publish(tag=None)
+    hub.requests.clear()
+    again = publish(tag="v2")
+    assert hub.writes == [f"POST /api/datasets/{REPO}/tag/{first.commit}"]
+    assert hub.tags(REPO) == {"v2": first.commit}
+    assert not again.changed
+
+
+def test_large_and_empty_and_oddly_named_files(hub: LoopbackHub, tmp_path: Path) -> None:
+    files = {
+        "large.txt": b"x" * (LFS_SIZE + 1),
+        "empty.parquet": b"",
+        "ein Ordner/größe #1 100%.json": b"{}",
+        "twin-1.jpg": b"same",
+        "twin-2.jpg": b"same",
+    }
+    sources = from_folder(tmp_path, files)
+    publish_files(REPO, lambda _: Wanted(sources), message="New")
+    assert hub.files(REPO) == files
+    hub.requests.clear()
+    assert not publish_files(REPO, lambda _: Wanted(sources), message="New").changed
+    assert hub.writes == []
+
+
+def test_files_of_others_stay_and_can_be_read(hub: LoopbackHub) -> None:
+    hub.put(REPO, {"README.md": b"Their words.", "theirs/notes.txt": b"n"})
+
+    def wanted(remote: Remote) -> Wanted:
+        assert remote.commit == hub.head(REPO)
+        assert {"README.md", "theirs/notes.txt"} <= remote.files.keys()
+        assert remote.read("nothing.md") is None
+        return Wanted({"README.md": (remote.read("README.md") or b"") + b" Ours."})
+
+    publish_files(REPO, wanted, message="New", private=False)
+    assert hub.files(REPO) == {"README.md": b"Their words. Ours.", "theirs/notes.txt": b"n"}
+
+
+def test_a_gitignore_leaves_nothing_out(hub: LoopbackHub) -> None:
+    hub.put(REPO, {".gitignore": b"*.parquet\n*.yaml\n"})
+    publish()
+    assert hub.files(REPO).keys() - NEW.keys() == {".gitignore"}
+
+
+def test_files_are_listed_to_the_last_page(hub: LoopbackHub) -> None:
+    hub.page_size = 2
+    with_old_version(hub)
+    publish()
+    assert hub.files(REPO) == dict(NEW)
+    assert not publish().changed
+
+
+def test_what_is_there_is_not_uploaded_again(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+    hub.fail("POST .*/commit/", 500, times=3)
+    publish()
+    uploads = [request.path for request in hub.requests if request.method == "PUT"]
+    assert len(uploads) == len(set(uploads)) == 3
+
+
+def test_progress_is_told(hub: LoopbackHub) -> None:
+    told = io.StringIO()
+    hub.fail("POST .*/commit/", 503)
+    publish(reporter=Reporter(stream=told))
+    assert "uploading 6 files: 1 of 1 MB" in told.getvalue()
+    assert "is in trouble (HTTP 503: injected by the test). Trying again in 1 s." in told.getvalue()
+
+
+# ----------------------------------------------------------------------------------- refusals
+
+
+def test_a_tag_that_names_something_else_is_refused_first(hub: LoopbackHub) -> None:
+    old = with_old_version(hub)
+    said = refusal(hub, tag="v1")
+    assert f"The tag 'v1' of {REPO} names another version already, commit {old[:7]}." in said
+    assert hub.files(REPO) == dict(OLD)
+
+
+def test_a_tag_elsewhere_is_refused_though_the_files_are_there(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+    publish(tag=None)
+    assert "names another version" in refusal(hub, tag="v1")
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+    before = len(hub.writes)
+    with pytest.raises(HubError, match="is public already") as error:
+        publish_files(REPO, new_version, message="New", private=True)
+    assert f"{hub.url}/datasets/{REPO}/settings" in str(error.value)
+    assert hub.writes[before:] == []
+
+
+def test_a_private_repository_stays_private(hub: LoopbackHub) -> None:
+    hub.put(REPO, OLD, private=True)
+    publish()
+    repo = hub.repository(REPO)
+    assert repo is not None
+    assert repo.private
+
+
+def test_what_the_caller_refuses_makes_no_repository(hub: LoopbackHub) -> None:
+    def wanted(remote: Remote) -> Wanted:
+        raise RegforgeError("Not these.")
+
+    with pytest.raises(RegforgeError, match="Not these"):
+        publish_files(REPO, wanted, message="New")
+    assert hub.writes == []
+
+
+def test_a_file_that_cannot_be_read(hub: LoopbackHub, tmp_path: Path) -> None:
+    with_old_version(hub)
+    missing = tmp_path / "gone.parquet"
+    for name in ("data/train-0.parquet", "data/new.parquet"):
+        with pytest.raises(RegforgeError, match=r"gone\.parquet cannot be read"):
+            publish_files(REPO, lambda _, n=name: Wanted({n: missing}), message="N", private=False)
+    assert hub.files(REPO) == dict(OLD)
+
+
+def test_without_a_token(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert "You are not logged in" in refusal(hub)
+    assert hub.requests == []
+
+
+def test_the_token_is_sent_where_it_is_not_sent_unasked(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    publish()
+    assert hub.files(REPO) == dict(NEW)
+
+
+def test_with_a_token_that_may_only_read(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_old_version(hub)
+    monkeypatch.setenv("HF_TOKEN", hub.read_token)
+    with pytest.raises(HubError, match=f"You may not write to {REPO}"):
+        publish()
+    with pytest.raises(HubError, match="You may not write to me/other"):
+        publish_files("me/other", new_version, message="New")
+    assert hub.files(REPO) == dict(OLD)
+    assert hub.head("me/other") is None
+
+
+def test_without_network(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in refusal(hub)
+
+
+def test_a_name_that_no_repository_can_have(hub: LoopbackHub) -> None:
+    with pytest.raises(HubError, match="no name of a Hub dataset"):
+        publish_files("me/tea pots", new_version, message="New")
+
+
+# -------------------------------------------------------------------------------- other people
+
+
+def test_somebody_commits_at_the_same_time(hub: LoopbackHub) -> None:
+    """The card is merged anew, into what they wrote."""
+    with_old_version(hub)
+    hub.on("POST .*/commit/", lambda: hub.put(REPO, {"README.md": b"Theirs.", "x.txt": b"x"}))
+
+    def wanted(remote: Remote) -> Wanted:
+        merged = (remote.read("README.md") or b"").replace(b" Ours.", b"") + b" Ours."
+        return Wanted({**NEW, "README.md": merged}, delete=("data/train-2.parquet",))
+
+    publish_files(REPO, wanted, message="New teapots", private=False, tag="v2")
+    assert hub.files(REPO) == {**NEW, "README.md": b"Theirs. Ours.", "x.txt": b"x"}
+    assert hub.history(REPO)[:2] == ["New teapots", "Somebody's commit"]
+    assert hub.tags(REPO)["v2"] == hub.head(REPO)
+
+
+def test_somebody_who_does_not_stop(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+    hub.fail("POST .*/commit/", 412, times=math.inf)
+    with pytest.raises(HubError, match="Somebody else changed me/teapots"):
+        publish()
+    assert sum("/commit/" in line for line in hub.writes) == repository.ATTEMPTS
+    assert hub.files(REPO) == dict(OLD)
+
+
+def test_somebody_takes_the_tag(hub: LoopbackHub) -> None:
+    old = with_old_version(hub)
+    hub.on("POST .*/tag/", lambda: hub.tag(REPO, "v2", old))
+    with pytest.raises(HubError, match="'v2' of me/teapots names another version"):
+        publish()
+    assert hub.tags(REPO)["v2"] == old
+
+
+def test_a_commit_on_top_of_ours_is_not_tagged(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+    hub.on("GET .*/refs$", lambda: None)
+    hub.on("GET .*/refs$", lambda: hub.put(REPO, {"README.md": b"Theirs."}))
+    done = publish()
+    assert hub.files(REPO)["README.md"] == b"Theirs."
+    assert hub.tags(REPO)["v2"] == done.commit
+    assert hub.files(REPO, "v2") == dict(NEW)
+
+
+def test_somebody_makes_the_repository(hub: LoopbackHub) -> None:
+    hub.on("POST /api/repos/create", lambda: hub.create(REPO))
+    publish()
+    assert hub.files(REPO) == dict(NEW)
+
+
+# ------------------------------------------------------------------------------ pull requests
+
+
+@pytest.mark.usefixtures("small_commits")
+def test_many_files_appear_on_main_at_once(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+    seen = []
+    for _ in range(8):
+        hub.on("POST .*(commit|status|merge|tag)", lambda: seen.append(hub.files(REPO)))
+    done = publish()
+    assert all(files in (dict(OLD), dict(NEW)) for files in seen)
+    assert len(seen) == 6  # three commits of six changes, the status, the merge, the tag
+    assert hub.files(REPO) == dict(NEW)
+    assert hub.tags(REPO)["v2"] == done.commit == hub.head(REPO)
+    assert [pull.status for pull in hub.pull_requests(REPO)] == ["merged"]
+    assert len(hub.history(REPO)) == 3
+    assert (done.uploaded, done.deleted, done.pull_request) == (5, 1, None)
+    hub.requests.clear()
+    assert not publish().changed
+    assert hub.writes == []
+
+
+def test_a_pull_request_for_others_to_merge(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_old_version(hub)
+    monkeypatch.setenv("HF_TOKEN", hub.read_token)  # whoever may merge does not need to ask
+    done = publish(tag=None, create_pr=True)
+    assert hub.files(REPO) == dict(OLD)
+    assert hub.files(REPO, "refs/pr/1") == dict(NEW)
+    assert done.pull_request == f"{hub.url}/datasets/{REPO}/discussions/1"
+    assert done.commit == hub.repository(REPO).refs["refs/pr/1"]  # type: ignore[union-attr]
+    assert [pull.status for pull in hub.pull_requests(REPO)] == ["open"]
+
+    hub.requests.clear()
+    assert publish(tag=None, create_pr=True) == done
+    assert hub.writes == []
+
+
+def test_a_pull_request_cannot_be_tagged(hub: LoopbackHub) -> None:
+    assert "cannot be tagged" in refusal(hub, create_pr=True)
+    assert hub.requests == []
+
+
+@pytest.mark.usefixtures("small_commits")
+@pytest.mark.parametrize("step", ["discussions$", "commit/", "discussions/1/status", "1/merge"])
+def test_somebody_commits_during_a_pull_request(hub: LoopbackHub, step: str) -> None:
+    with_old_version(hub)
+    hub.on(f"POST .*{step}", lambda: hub.put(REPO, {"x.txt": b"x"}))
+    publish()
+    assert hub.files(REPO) == {**NEW, "x.txt": b"x"}
+    assert hub.tags(REPO)["v2"] == hub.head(REPO)
+    assert "Somebody's commit" in hub.history(REPO)
+    statuses = [pull.status for pull in hub.pull_requests(REPO)]
+    # What was made for the old main is not mixed into the new one, if it can be helped.
+    assert statuses == (["merged"] if step == "1/merge" else ["closed", "merged"])
+
+
+@pytest.mark.usefixtures("small_commits")
+def test_somebody_changes_the_same_file_during_a_pull_request(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+    hub.on("POST .*/merge", lambda: hub.put(REPO, {"README.md": b"Theirs."}))
+    publish()
+    assert hub.files(REPO) == dict(NEW)
+    assert [pull.status for pull in hub.pull_requests(REPO)] == ["closed", "merged"]
+
+
+@pytest.mark.usefixtures("small_commits")
+def test_an_interrupted_pull_request_is_finished(hub: LoopbackHub) -> None:
+    with_old_version(hub)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _during(hub, "POST .*/commit/", 2, stop)
+    assert [pull.status for pull in hub.pull_requests(REPO)] == ["draft"]
+    assert hub.files(REPO) == dict(OLD)
+    hub.requests.clear()
+    publish()
+    assert hub.files(REPO) == dict(NEW)
+    assert [pull.status for pull in hub.pull_requests(REPO)] == ["merged"]
+    assert sum("/commit/" in line for line in hub.writes) == 2
+
+
+def _during(hub: LoopbackHub, match: str, count: int, stop: Callable[[], None]) -> None:
+    """Publish, and stop before the client has seen the answer to a request."""
+    original = repository.Repository.commit
+    seen = 0
+
+    def counted(self: Any, *args: Any, **options: Any) -> str:
+        nonlocal seen
+        seen += 1
+        if seen == count:
+            stop()
+        return original(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repository.Repository, "commit", counted)
+        publish()
+
+
+@pytest.mark.usefixtures("small_commits")
+def test_a_pull_request_of_somebody_else_is_not_merged(hub: LoopbackHub) -> None:
+    """Even if it bears our title, where it holds more than what we want."""
+    with_old_version(hub)
+    hub.fail("POST .*/merge", 500, times=math.inf)
+    with pytest.raises(HubError):
+        publish()
+    hub.heal()
+    repo = hub.repository(REPO)
+    assert repo is not None
+    ours = repo.pull_requests[0]
+    assert ours.status == "closed"
+    assert ours.comments == ["It could not be finished."]
+    ours.status = "open"
+    tree = {
+        **repo.commits[repo.refs["refs/pr/1"]].tree,
+        "malice.py": repo.commits[ours.base].tree["README.md"],
+    }
+    repo.commit("refs/pr/1", tree, "A present")
+    publish()
+    assert hub.files(REPO) == dict(NEW)
+    assert [pull.status for pull in hub.pull_requests(REPO)] == ["closed", "merged"]
+
+
+def test_the_hub_is_left_alone_for_as_long_as_it_asks(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(repository, "sleep", waits.append)
+    hub.fail("POST .*/commit/", 429, headers={"Retry-After": "17"})
+    hub.fail("POST .*/commit/", 500, times=2)
+    publish()
+    assert waits == [17, 2, 4]
+    assert hub.files(REPO) == dict(NEW)
+    hub.fail("GET .*/refs", 429, headers={"Retry-After": "4000"})
+    with pytest.raises(HubError, match="takes no more requests") as error:
+        publish()
+    assert re.search("in 4000 seconds", str(error.value))

@@ -1,0 +1,354 @@
+"""What the loopback Hub answers to whoever writes: uploads, commits, tags, pull requests."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+from hub_reading import DATE, Answer, Reading, Refused, answer_json
+from hub_storage import Commit, Entry, PullRequest, Repository, Tree, git_sha1, is_lfs
+
+
+class Call(Reading):
+    """One request of any kind."""
+
+    def answer(self) -> Answer:
+        try:
+            for methods, pattern, route in _ROUTES:
+                found = re.fullmatch(pattern, self.request.path)
+                if found and self.request.method in methods.split():
+                    groups = [unquote(group) if group else "" for group in found.groups()]
+                    with self.hub.lock:
+                        return route(self, *groups)
+            raise Refused(404, f"The loopback Hub does not know {self.request.line}")
+        except Refused as refused:
+            return refused.answer
+
+    # ---------------------------------------------------------------------------- writing
+
+    def create(self) -> Answer:
+        self._need_login()
+        given = self._json()
+        kind = given.get("type") or "model"
+        repo_id = f"{given.get('organization') or self.hub.user}/{given['name']}"
+        if self._token != self.hub.token:
+            namespace = repo_id.split("/", maxsplit=1)[0]
+            raise Refused(
+                403,
+                f'You don\'t have the rights to create a {kind} under the namespace "{namespace}"',
+            )
+        found = self.hub.repository(repo_id, repo_type=kind)
+        page = (found or Repository(repo_id, kind)).page
+        if found is not None:
+            told = {
+                "error": f"You already created this {kind} repo",
+                "url": f"{self.hub.url}/{page}",
+            }
+            return answer_json(told, status=409)
+        private = given.get("visibility") == "private" or bool(given.get("private"))
+        self.hub.create(repo_id, repo_type=kind, private=private)
+        return answer_json({"url": f"{self.hub.url}/{page}", "name": repo_id, "id": repo_id})
+
+    def delete(self) -> Answer:
+        self._need_right_to_write()
+        given = self._json()
+        repo_id = f"{given.get('organization') or self.hub.user}/{given['name']}"
+        if self.hub._repositories.pop((given.get("type") or "model", repo_id), None) is None:
+            raise Refused(404, "Repository not found", "RepoNotFound")
+        return Answer()
+
+    def settings(self, kind: str, repo_id: str) -> Answer:
+        self._need_right_to_write()
+        given = json.loads(self.upload.read_bytes()) if self.upload else {}
+        repository = self._repository(kind, repo_id)
+        if "visibility" in given:
+            repository.private = given["visibility"] == "private"
+        return answer_json({})
+
+    def validate_yaml(self) -> Answer:
+        content = self._json()["content"]
+        found = re.match(r"---\r?\n(.*?)\r?\n---", content, re.DOTALL)
+        with suppress(yaml.YAMLError):
+            if found:
+                yaml.safe_load(found[1])
+            return answer_json({"errors": [], "warnings": []})
+        told = {"errors": [{"message": "YAML is malformed"}], "warnings": []}
+        return answer_json(told, status=400)
+
+    def preupload(self, kind: str, repo_id: str, revision: str) -> Answer:
+        self._need_login()
+        commit = self._commit(self._repository(kind, repo_id), revision)
+        given = self._json()
+        ignored = self._ignored(commit, given.get("gitIgnore"))
+        told = []
+        for file in given["files"]:
+            path = file["path"]
+            current = commit.tree.get(path)
+            told.append(
+                {
+                    "path": path,
+                    "uploadMode": "lfs" if is_lfs(path, file["size"]) else "regular",
+                    "shouldIgnore": Path(path).suffix in ignored,
+                    "oid": current.blob if current else None,
+                }
+            )
+        return answer_json({"files": told, "commitOid": commit.sha})
+
+    def _ignored(self, commit: Commit, given: str | None) -> set[str]:
+        """Suffixes that .gitignore keeps out; of its language, `*.suffix` is enough."""
+        if not given and ".gitignore" in commit.tree:
+            given = self.hub.blob(commit.tree[".gitignore"].blob).read_text()
+        return {line[1:].strip() for line in (given or "").splitlines() if line.startswith("*.")}
+
+    def lfs_batch(self, kind: str, repo_id: str) -> Answer:
+        self._need_login()
+        given = self._json()
+        self._repository(kind, repo_id)
+        if not given.get("ref", {}).get("name", "").startswith("refs/pr/"):
+            self._need_right_to_write()
+        told = []
+        for wanted in given["objects"]:
+            known = {"oid": wanted["oid"], "size": wanted["size"]}
+            if not self.hub.blob(wanted["oid"]).is_file():
+                known["actions"] = {
+                    "upload": {"href": f"{self.hub.url}/_lfs/{wanted['oid']}"},
+                    "verify": {"href": f"{self.hub.url}/_lfs_verify"},
+                }
+            told.append(known)
+        return answer_json({"transfer": "basic", "objects": told})
+
+    def lfs_put(self, oid: str) -> Answer:
+        # As at a storage service: the address is the permission, and no token is sent along.
+        if "Authorization" in self.headers:
+            raise Refused(400, "Only one way of authorization is allowed")
+        assert self.upload is not None
+        with self.upload.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != oid:
+                raise Refused(400, "The content is not what its name says")
+        self.upload.replace(self.hub.blob(oid))
+        return Answer(headers={"ETag": f'"{oid}"'})
+
+    def lfs_verify(self) -> Answer:
+        given = self._json()
+        blob = self.hub.blob(given["oid"])
+        if not blob.is_file() or blob.stat().st_size != given["size"]:
+            raise Refused(404, "Object not found")
+        return answer_json({})
+
+    def commit(self, kind: str, repo_id: str, revision: str) -> Answer:
+        self._need_login()
+        repository = self._repository(kind, repo_id)
+        create_pr = self.request.query.get("create_pr", ["0"])[0] in ("1", "true")
+        if not create_pr and not revision.startswith("refs/pr/"):
+            self._need_right_to_write()
+        head = self._commit(repository, revision)
+        header, tree = self._applied(head.tree)
+        parent = header.get("parentCommit")
+        if parent is not None and parent != head.sha:
+            raise Refused(412, "A commit has happened since. Please refresh and try again.")
+        address = f"{self.hub.url}/{repository.page}"
+        told: dict[str, Any] = {"success": True, "hookOutput": ""}
+        if create_pr:
+            opened = self._open(repository, header["summary"], "open", head.sha)
+            revision = f"refs/pr/{opened.number}"
+            told["pullRequestUrl"] = f"{address}/discussions/{opened.number}"
+        elif revision not in repository.refs:
+            raise Refused(400, f"{revision} is no branch")
+        sha = repository.commit(revision, tree, header["summary"])
+        return answer_json(told | {"commitOid": sha, "commitUrl": f"{address}/commit/{sha}"})
+
+    def _applied(self, before: Tree) -> tuple[dict[str, Any], Tree]:
+        tree = dict(before)
+        header: dict[str, Any] = {}
+        for line in self.request.body.splitlines():
+            if not line.strip():
+                continue
+            operation = json.loads(line)
+            value = operation["value"]
+            match operation["key"]:
+                case "header":
+                    header = value
+                case "file":
+                    content = base64.b64decode(value["content"])
+                    blob = git_sha1(content)
+                    self.hub.blob(blob).write_bytes(content)
+                    tree[value["path"]] = Entry(blob, len(content), lfs=False)
+                case "lfsFile":
+                    blob = value["oid"]
+                    if not self.hub.blob(blob).is_file():
+                        raise Refused(400, f"LFS object {blob} was not uploaded")
+                    size = self.hub.blob(blob).stat().st_size
+                    tree[value["path"]] = Entry(blob, size, lfs=True)
+                case "deletedFile":
+                    if tree.pop(value["path"], None) is None:
+                        message = "A file with this name doesn't exist"
+                        raise Refused(404, message, "EntryNotFound")
+                case "deletedFolder":
+                    prefix = value["path"].rstrip("/") + "/"
+                    tree = {path: tree[path] for path in tree if not path.startswith(prefix)}
+        return header, tree
+
+    def tag(self, kind: str, repo_id: str, revision: str) -> Answer:
+        self._need_right_to_write()
+        repository = self._repository(kind, repo_id)
+        if self.request.method == "DELETE":
+            if repository.tags.pop(revision, None) is None:
+                raise Refused(404, "Tag not found", "RevisionNotFound")
+            return Answer()
+        name = self._json()["tag"]
+        if name in repository.tags:
+            raise Refused(409, "Tag reference exists already")
+        repository.tags[name] = self._commit(repository, revision).sha
+        return answer_json({})
+
+    def branch(self, kind: str, repo_id: str, name: str) -> Answer:
+        self._need_right_to_write()
+        repository = self._repository(kind, repo_id)
+        if self.request.method == "DELETE":
+            repository.refs.pop(name, None)
+            return answer_json({})
+        if name in repository.refs:
+            raise Refused(409, "Reference already exists")
+        repository.refs[name] = self._commit(repository, self._json().get("startingPoint")).sha
+        return answer_json({})
+
+    # ------------------------------------------------------------------------ pull requests
+
+    def _open(self, repository: Repository, title: str, status: str, base: str) -> PullRequest:
+        made = PullRequest(len(repository.pull_requests) + 1, title, base, status)
+        repository.pull_requests.append(made)
+        repository.refs[f"refs/pr/{made.number}"] = base
+        return made
+
+    def discussions(self, kind: str, repo_id: str) -> Answer:
+        repository = self._repository(kind, repo_id)
+        if self.request.method == "GET":
+            wanted = self.request.query.get("status", ["all"])[0]
+            shown = {"open": ("open", "draft"), "closed": ("closed", "merged")}.get(wanted)
+            told = [
+                self._discussion(repository, pull)
+                for pull in reversed(repository.pull_requests)
+                if shown is None or pull.status in shown
+            ]
+            return answer_json({"discussions": told, "count": len(told), "start": 0})
+        self._need_login()
+        given = self._json()
+        if not given.get("pullRequest") or len(given["title"]) < 3 or len(given["title"]) > 200:
+            raise Refused(400, "A pull request has a title of 3 to 200 characters")
+        made = self._open(repository, given["title"], "draft", repository.refs["main"])
+        return answer_json({"num": made.number, "pullRequest": True})
+
+    def discussion(self, kind: str, repo_id: str, number: str) -> Answer:
+        repository = self._repository(kind, repo_id)
+        return answer_json(self._discussion(repository, self._pull(repository, number)))
+
+    def status(self, kind: str, repo_id: str, number: str) -> Answer:
+        self._need_login()
+        pull = self._pull(self._repository(kind, repo_id), number)
+        given = self._json()
+        if given["status"] == pull.status or pull.status == "merged":
+            raise Refused(400, f"The pull request is {pull.status} already")
+        pull.status = given["status"]
+        if "comment" in given:
+            pull.comments.append(given["comment"])
+        return answer_json({"newStatus": _event("status-change", {"status": pull.status})})
+
+    def comment(self, kind: str, repo_id: str, number: str) -> Answer:
+        self._need_login()
+        pull = self._pull(self._repository(kind, repo_id), number)
+        pull.comments.append(self._json()["comment"])
+        told = {"edited": False, "hidden": False, "latest": {"raw": pull.comments[-1]}}
+        return answer_json({"newMessage": _event("comment", told)})
+
+    def merge(self, kind: str, repo_id: str, number: str) -> Answer:
+        self._need_right_to_write()
+        repository = self._repository(kind, repo_id)
+        pull = self._pull(repository, number)
+        if pull.status != "open":
+            raise Refused(400, f"A pull request that is {pull.status} cannot be merged")
+        base = repository.commits[pull.base].tree
+        theirs = repository.commits[repository.refs[f"refs/pr/{pull.number}"]].tree
+        tree = dict(repository.commits[repository.refs["main"]].tree)
+        for path in base.keys() | theirs.keys():
+            old, new, current = base.get(path), theirs.get(path), tree.get(path)
+            if old == new:
+                continue
+            if current not in (old, new):
+                raise Refused(409, "This pull request has conflicts")
+            if new is None:
+                tree.pop(path, None)
+            else:
+                tree[path] = new
+        pull.merged = repository.commit("main", tree, f"{pull.title} (#{pull.number})")
+        pull.status = "merged"
+        return answer_json({})
+
+    def _pull(self, repository: Repository, number: str) -> PullRequest:
+        if not 0 < int(number) <= len(repository.pull_requests):
+            raise Refused(404, "Discussion not found")
+        return repository.pull_requests[int(number) - 1]
+
+    def _discussion(self, repository: Repository, pull: PullRequest) -> dict[str, Any]:
+        return {
+            "num": pull.number,
+            "title": pull.title,
+            "status": pull.status,
+            "author": {"name": self.hub.user},
+            "createdAt": DATE,
+            "isPullRequest": True,
+            "repo": {"name": repository.id, "type": repository.type},
+            "events": [],
+            "changes": {"base": "refs/heads/main", "mergeCommitId": pull.merged},
+            "filesWithConflicts": [],
+            "diff": "",
+        }
+
+
+def _event(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": "0" * 15,
+        "type": kind,
+        "createdAt": DATE,
+        "author": {"name": "me"},
+        "data": data,
+    }
+
+
+# Revisions with a slash arrive quoted (refs%2Fpr%2F1), except where they are the rest of a path.
+_API = r"/api/(models|datasets)/([^/]+/[^/]+)"
+_ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
+    ("GET", r"/api/whoami-v2", Call.whoami),
+    ("POST", r"/api/repos/create", Call.create),
+    ("DELETE", r"/api/repos/delete", Call.delete),
+    ("POST", r"/api/validate-yaml", Call.validate_yaml),
+    ("GET HEAD", _API, Call.info),
+    ("GET HEAD", _API + r"/revision/(.+)", Call.info),
+    ("GET", _API + r"/tree/([^/]+)(?:/(.*))?", Call.tree),
+    ("POST", _API + r"/paths-info/(.+)", Call.paths_info),
+    ("GET", _API + r"/refs", Call.refs),
+    ("GET", _API + r"/commits/(.+)", Call.commits),
+    ("PUT", _API + r"/settings", Call.settings),
+    ("POST", _API + r"/preupload/(.+)", Call.preupload),
+    ("POST", _API + r"/commit/(.+)", Call.commit),
+    ("POST DELETE", _API + r"/tag/(.+)", Call.tag),
+    ("POST DELETE", _API + r"/branch/(.+)", Call.branch),
+    ("GET POST", _API + r"/discussions", Call.discussions),
+    ("GET", _API + r"/discussions/(\d+)", Call.discussion),
+    ("POST", _API + r"/discussions/(\d+)/status", Call.status),
+    ("POST", _API + r"/discussions/(\d+)/comment", Call.comment),
+    ("POST", _API + r"/discussions/(\d+)/merge", Call.merge),
+    ("POST", r"/(?:(datasets)/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", Call.lfs_batch),
+    ("PUT", r"/_lfs/([0-9a-f]{64})", Call.lfs_put),
+    ("POST", r"/_lfs_verify", Call.lfs_verify),
+    (
+        "GET HEAD",
+        r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+|refs/(?:pr|convert)/[^/]+)/(.+)",
+        Call.resolve,
+    ),
+)
