@@ -3,6 +3,7 @@
     Prompt      a caption and what it was made from        prompts.jsonl, one a line
     ImageJob    one image of a prompt: its id, its seed    derived, never stored
     ImageRow    a finished image and all that made it      a row of the dataset
+    Example     a captioned image of any dataset           what is exported, audited, trained on
 
 Ids and seeds are functions of (recipe digest, index) alone, so that any image can be made again by
 itself. Knows nothing about how prompts or images come to be.
@@ -14,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.errors import RegforgeError
@@ -41,7 +43,7 @@ class Prompt:
         text: The caption.
         class_noun: What it shows.
         kind: `object` or `living`.
-        prompt_set: `naive`, `against` or `amplify`.
+        prompt_set: `naive`, `against`, `amplify` or `import`.
         slots: The phrase in each slot of the recipe; None where the caption has none.
         template: Name of the caption template; empty for captions made from a photo's.
         language_model: LiteLLM id of the model that supplied phrases; None if none did.
@@ -140,7 +142,7 @@ class ImageRow:
         text: The caption.
         class_noun: What it shows.
         kind: `object` or `living`.
-        prompt_set: `naive`, `against` or `amplify`.
+        prompt_set: `naive`, `against`, `amplify` or `import`.
         slots: The phrase in each slot of the recipe, or None.
         negative_prompt: What it was not to show.
         seed: 0 to 2**32 - 1.
@@ -189,6 +191,38 @@ class ImageRow:
     def index(self) -> int:
         """Its number among all images of the recipe."""
         return int(self.id.rpartition("-")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A captioned image of any dataset, ours or somebody else's.
+
+    Attributes:
+        id: Its name, of which there is only one in the dataset; not safe as a file name.
+        image: The encoded file; empty if it was not asked for.
+        text: The caption as it stands there; None if there is none.
+        width: Pixels.
+        height: Pixels.
+        class_noun: What it shows, if anybody says so.
+        kind: `object` or `living`, if anybody says so.
+        prompt_set: As in `ImageRow`, if anybody says so.
+        slots: As in `ImageRow`; empty for a dataset of somebody else.
+        metadata: What else is known, by the name of its column: that of `ImageRow` where there is
+            one (`seed`, `model`, `image_digest`, ...).
+        file: Where the image lies as a file of its own, with the same bytes; None if it does not.
+    """
+
+    id: str
+    image: bytes
+    text: str | None
+    width: int
+    height: int
+    class_noun: str | None = None
+    kind: str | None = None
+    prompt_set: str | None = None
+    slots: Mapping[str, str | None] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None
 
 
 def arrow_schema(slots: Sequence[str]) -> pa.Schema:

@@ -1,0 +1,152 @@
+"""Where captions and metadata stand: which column, and what becomes of the others."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from regforge.dataset.sources.interface import CannotOpen
+from regforge.dataset.sources.pictures import Facts
+from regforge.records import Example
+
+COLUMNS = ("text", "caption", "prompt", "txt")
+"""Where captions stand, the first one that there is."""
+
+SIDECARS = (".txt", ".caption", ".json")
+"""Files beside an image of the same name that hold its caption, the first one that there is."""
+
+MOST_BYTES = 2**20
+"""Of a file with one caption."""
+
+_STRUCTS = ("slots", "scores")
+_NOT_METADATA = frozenset({"image", "width", "height", "id"})
+_NUMBERS = {"seed": int, "steps": int, "guidance_scale": float}
+
+
+def caption_column(columns: Iterable[str], asked: str | None, where: str) -> str | None:
+    """The column with the captions, or None if no name fits.
+
+    Args:
+        columns: All there are.
+        asked: The user's choice.
+        where: What has these columns, for the error.
+
+    Raises:
+        CannotOpen: There is no such column as the user wants.
+    """
+    names = list(columns)
+    if asked is None:
+        by_name = {name.lower(): name for name in reversed(names)}
+        return next((by_name[name] for name in COLUMNS if name in by_name), None)
+    if asked in names:
+        return asked
+    close = difflib.get_close_matches(asked, names, 1, 0.5)
+    raise CannotOpen(
+        f"{where} has no column {asked!r}; it has {listed(names)}.",
+        hint=f"Did you mean --caption-column {close[0]}?" if close else None,
+    )
+
+
+def no_captions(where: str, columns: Sequence[str]) -> str:
+    """The note on a dataset in which no column has a name for captions."""
+    return (
+        f"{where} has no column named {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}; it has "
+        f"{listed(columns)}. If captions stand in one of them, say so: --caption-column NAME."
+    )
+
+
+def as_caption(value: Any) -> str | None:
+    """A caption as it stands there; None for nothing, or nothing but white space.
+
+    The first of a list of captions.
+    """
+    if isinstance(value, list | tuple):
+        value = next((each for each in value if as_caption(each)), None)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def caption_in(content: bytes) -> str | None:
+    """The caption in a text file; the line break at its end is not part of it.
+
+    Raises:
+        UnicodeDecodeError: The file is not UTF-8.
+    """
+    return as_caption(re.sub(r"\r?\n\Z", "", content.decode("utf-8-sig")))
+
+
+def columns_in(content: bytes) -> dict[str, Any]:
+    """What a JSON file says about its image; nothing if it is no JSON object."""
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def make_example(
+    name: str,
+    image: bytes,
+    facts: Facts,
+    text: str | None,
+    columns: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    class_noun: str | None = None,
+) -> Example:
+    """An example from an image file and what stands beside it.
+
+    Args:
+        name: Its id.
+        image: The file, or nothing.
+        facts: What its header says. What a column says counts more.
+        text: Its caption.
+        columns: All else that is known, by name; what is no plain value is left out.
+        file: Where it lies.
+        class_noun: Where no column says it.
+    """
+    known = {key: _plain(key, value) for key, value in columns.items() if key not in _NOT_METADATA}
+    slots = known.pop("slots", None) or {}
+    noun, kind, prompt_set = (known.pop(key, None) for key in ("class_noun", "kind", "prompt_set"))
+    metadata = {**facts.metadata, **{key: value for key, value in known.items() if _there(value)}}
+    return Example(
+        id=name,
+        image=image,
+        text=text,
+        width=facts.width,
+        height=facts.height,
+        class_noun=as_caption(noun) or class_noun,
+        kind=kind if kind in ("object", "living") else None,
+        prompt_set=as_caption(prompt_set),
+        slots={key: value if isinstance(value, str) else None for key, value in slots.items()},
+        metadata=metadata,
+        file=file,
+    )
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value if it is a plain one, a known number made from text; else None."""
+    if name in _STRUCTS:
+        return value if isinstance(value, Mapping) else None
+    if name in _NUMBERS and isinstance(value, str):  # CSV has nothing but text
+        try:
+            return _NUMBERS[name](value)
+        except ValueError:
+            return value or None
+    return value if isinstance(value, str | int | float | bool) else None
+
+
+def _there(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """The names, comma between them; the first few of many."""
+    if not names:
+        return "none"
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

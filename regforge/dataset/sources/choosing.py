@@ -1,0 +1,192 @@
+"""Which of many files are the dataset.
+
+Knows names and sizes, and opens nothing. What the card says goes first. Without its word, the kind
+of file that has most of the bytes is the dataset: archives beside a few preview pictures, or
+pictures beside a small archive.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from regforge.dataset.sources.captions import SIDECARS, listed
+from regforge.dataset.sources.cards import CARD, Card
+from regforge.dataset.sources.interface import CannotOpen
+from regforge.dataset.sources.pictures import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from regforge.dataset.sources.trees import stem_of, suffix_of
+
+Kind = Literal["parquet", "images", "tar", "zip"]
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""Files that say something about the images in their folder and below, as `datasets` reads them."""
+
+EXPORT = "export.json"
+"""Written by `regforge export`, whose pictures lie in `images`; the rest are the same again."""
+
+_OWN = re.compile(r"data/train-\d+-of-\d+\.parquet")
+_TAR = re.compile(r"\.(?:tar|tar\.gz|tgz)$", re.IGNORECASE)
+_NOUNS: dict[Kind, str] = {
+    "parquet": "Parquet file",
+    "images": "image",
+    "tar": ".tar archive",
+    "zip": ".zip archive",
+}
+# As `datasets` names splits, and only where the name says nothing else: "test tubes" is no split.
+_SPLIT_FOLDER = re.compile(
+    r"(?:data/)?(train|training|validation|valid|val|dev|test|testing|eval|evaluation)/"
+)
+_SPLIT_FILE = re.compile(
+    r"(?:.*/)?(train|validation|test)(?:-\d+-of-\d+[^/]*|-\d+)?\.(?:parquet|tar|tar\.gz|tgz|zip)"
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The files of a dataset.
+
+    Attributes:
+        kind: What they are.
+        data: Their paths, in order.
+        beside: Paths of what says something about them: captions, metadata, the card.
+        notes: What was left out, a sentence each.
+    """
+
+    kind: Kind
+    data: tuple[str, ...]
+    beside: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def choose(files: Mapping[str, int], card: Card, where: str) -> Choice:
+    """Find the dataset among some files.
+
+    Args:
+        files: Path -> size in bytes.
+        card: What the card says.
+        where: As people call the place, for errors.
+
+    Raises:
+        CannotOpen: There are no images.
+    """
+    notes = list(card.notes)
+    named = _named_by(card, files, notes)
+    kinds = _by_kind(named)
+    if not kinds:
+        raise _no_images(files, where)
+    kind = _main_kind(kinds, files)
+    for other, paths in kinds.items():
+        if other != kind:
+            notes.append(f"Left out: {_many(other, len(paths))} ({listed(sorted(paths), 3)}).")
+    data = sorted(kinds[kind])
+    if kind == "images" and EXPORT in files:
+        data = [path for path in data if path.startswith("images/")] or data
+    elif card.patterns is None:
+        data = _train_split(data, kind, notes)
+    unread = sorted(path for path in named if suffix_of(path) in UNREAD_SUFFIXES)
+    if unread:
+        suffixes = ", ".join(sorted({suffix_of(path) for path in unread}))
+        notes.append(
+            f"Left out: {len(unread):,} {'pictures' if len(unread) > 1 else 'picture'} of a kind "
+            f"that is not read ({suffixes}): {listed(unread, 3)}."
+        )
+    return Choice(kind, tuple(data), _beside(kind, data, files), tuple(notes))
+
+
+def _named_by(card: Card, files: Mapping[str, int], notes: list[str]) -> Sequence[str]:
+    """The files that the card names; all of them if it names none that is there."""
+    if card.patterns is None:
+        return list(files)
+    # The rules by which `datasets` reads patterns.
+    from fsspec.utils import glob_translate  # type: ignore[import-untyped]
+
+    rules = [re.compile(glob_translate(pattern)) for pattern in card.patterns]
+    named = [path for path in files if any(rule.match(path) for rule in rules)]
+    if _by_kind(named):
+        return named
+    notes.append(
+        f"The card says that the data is {listed(card.patterns, 3)}, where no images are; all "
+        "files were looked at."
+    )
+    return list(files)
+
+
+def _by_kind(paths: Iterable[str]) -> dict[Kind, list[str]]:
+    found: dict[Kind, list[str]] = {}
+    for path in paths:
+        kind = _kind_of(path)
+        if kind is not None:
+            found.setdefault(kind, []).append(path)
+    return found
+
+
+def _kind_of(path: str) -> Kind | None:
+    if path.rpartition("/")[2] in METADATA:
+        return None
+    suffix = suffix_of(path)
+    if suffix in IMAGE_SUFFIXES:
+        return "images"
+    if suffix == ".parquet":
+        return "parquet"
+    if suffix == ".zip":
+        return "zip"
+    return "tar" if _TAR.search(path) else None
+
+
+def _main_kind(kinds: Mapping[Kind, Sequence[str]], files: Mapping[str, int]) -> Kind:
+    if any(_OWN.fullmatch(path) for path in kinds.get("parquet", ())):
+        return "parquet"
+    return max(kinds, key=lambda kind: (sum(files[path] for path in kinds[kind]), kind))
+
+
+def _train_split(data: list[str], kind: Kind, notes: list[str]) -> list[str]:
+    """Only the training split, if the names of files or folders tell several apart."""
+    split_of = {
+        path: found[1]
+        for path in data
+        if (found := _SPLIT_FOLDER.match(path) or _SPLIT_FILE.fullmatch(path))
+    }
+    if not any(split in ("train", "training") for split in split_of.values()):
+        return data
+    others = Counter(split for split in split_of.values() if not split.startswith("train"))
+    if not others:
+        return data
+    count = sum(others.values())
+    notes.append(f"Read the split train, and not {listed(sorted(others))} ({_many(kind, count)}).")
+    return [path for path in data if split_of.get(path, "train").startswith("train")]
+
+
+def _beside(kind: Kind, data: Sequence[str], files: Mapping[str, int]) -> tuple[str, ...]:
+    card = [CARD] if CARD in files else []
+    if kind != "images":
+        return tuple(card)
+    stems = {stem_of(path) for path in data}
+    return tuple(
+        card
+        + [
+            path
+            for path in files
+            if (suffix_of(path) in SIDECARS and stem_of(path) in stems)
+            or path.rpartition("/")[2] in METADATA
+        ]
+    )
+
+
+def _many(kind: Kind, count: int) -> str:
+    return f"{count:,} {_NOUNS[kind]}{'s' * (count != 1)}"
+
+
+def _no_images(files: Mapping[str, int], where: str) -> CannotOpen:
+    if not files:
+        return CannotOpen(f"{where} is empty.")
+    kinds = Counter(suffix_of(path) or "no suffix" for path in files)
+    found = [f"{count:,} with {suffix}" for suffix, count in kinds.most_common()]
+    hint = "Images (PNG, JPEG, WebP, ...), .parquet, .tar and .zip files are read."
+    if ".arrow" in kinds:
+        hint = "It was written by save_to_disk; write it with to_parquet() instead."
+    elif UNREAD_SUFFIXES & kinds.keys():
+        hint = "Save its pictures as PNG, JPEG or WebP."
+    return CannotOpen(f"{where} holds no images; its files: {listed(found, 6)}.", hint=hint)

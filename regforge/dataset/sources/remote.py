@@ -1,0 +1,228 @@
+"""Datasets on the Hub: which files they have, and fetching them, all at once or piece by piece."""
+
+from __future__ import annotations
+
+import glob
+import io
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from regforge.dataset.sources.cards import CARD, read_card
+from regforge.dataset.sources.choosing import choose
+from regforge.dataset.sources.opened import Opened, open_tree
+from regforge.dataset.sources.pictures import IMAGE_SUFFIXES
+from regforge.dataset.sources.trees import LocalTree, Tree, seen, suffix_of
+from regforge.hub import HubAddress, HubError, explained
+from regforge.hub.errors import is_passing
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile, RepoFolder
+
+_MOST_PATTERNS = 100
+_HEADER = 2**16
+_BLOCK = 2**22
+
+
+def open_on_hub(address: HubAddress, *, streaming: bool, caption_column: str | None) -> Opened:
+    """Open a dataset of the Hub.
+
+    Without streaming, the files that are needed go into the cache of huggingface_hub; what is
+    there already is not fetched again, and is used when the Hub cannot be reached.
+
+    Raises:
+        CannotOpen: It holds no images, or is damaged.
+        HubError: It may not be read, or cannot be reached.
+    """
+    folder, files, cached = _looked_up(address, streaming)
+    commit = folder.name
+    card = read_card(LocalTree(folder) if folder.is_dir() else HubTree(address, commit, files))
+    choice = choose(files, card, address.repo_id)
+    tree: Tree = HubTree(address, commit, files)
+    if not streaming:
+        wanted = [*choice.data, *choice.beside]
+        try:
+            _fetched(address.at(commit), _patterns(wanted), cached=cached)
+        except Exception as error:
+            raise explained(error, address.repo_id, revision=address.revision) from error
+        tree = LocalTree(folder, only=wanted)
+    note = f"The Hub cannot be reached; read the copy of commit {commit[:8]} on this machine."
+    return open_tree(
+        tree,
+        choice,
+        card,
+        name=address.repo_id,
+        caption_column=caption_column,
+        revision=commit,
+        notes=[note] if cached else [],
+    )
+
+
+def _looked_up(address: HubAddress, streaming: bool) -> tuple[Path, Mapping[str, int], bool]:
+    """(folder of the commit in the cache, its files on the Hub, whether only a copy was found)."""
+    try:
+        folder = _fetched(address, [CARD])  # finds out the commit, and notes it in the cache
+        return folder, _listed(address, folder.name), False
+    except Exception as error:
+        problem = explained(error, address.repo_id, revision=address.revision)
+        if streaming or not _may_be_cached(error):
+            raise problem from error
+        try:
+            folder = _fetched(address, [CARD], cached=True)
+        except Exception:
+            raise problem from error
+        return folder, _listed_before(address, folder), True
+
+
+def _fetched(address: HubAddress, patterns: Sequence[str], *, cached: bool = False) -> Path:
+    """The folder of the commit, with the files that fit the patterns.
+
+    Raises:
+        Exception: Whatever huggingface_hub raises.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            address.repo_id,
+            repo_type="dataset",
+            revision=address.revision,
+            allow_patterns=list(patterns),
+            local_files_only=cached,
+            tqdm_class=None if sys.stderr.isatty() and patterns != [CARD] else _no_bar(),
+        )
+    )
+
+
+def _no_bar() -> Any:
+    """Keeps the progress of small things, and in a log, to itself."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class NoBar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+    return NoBar
+
+
+def _listed(address: HubAddress, commit: str) -> dict[str, int]:
+    from huggingface_hub import HfApi
+
+    return _sizes(
+        HfApi().list_repo_tree(
+            address.repo_id, repo_type="dataset", revision=commit, recursive=True
+        )
+    )
+
+
+def _listed_before(address: HubAddress, folder: Path) -> Mapping[str, int]:
+    """The files that the commit has by the listing in the cache; those in the folder if none is."""
+    try:
+        from huggingface_hub import get_cached_repo_tree
+
+        entries = get_cached_repo_tree(address.repo_id, repo_type="dataset", revision=folder.name)
+    except Exception:  # an older huggingface_hub, or a copy that another program has fetched
+        return LocalTree(folder).files
+    return _sizes(entries)
+
+
+def _sizes(entries: Iterable[RepoFile | RepoFolder]) -> dict[str, int]:
+    from huggingface_hub.hf_api import RepoFile
+
+    found = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
+    return {path: found[path] for path in sorted(found) if seen(path)}
+
+
+def _may_be_cached(error: Exception) -> bool:
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    return isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError) or is_passing(error)
+
+
+def _patterns(paths: Sequence[str]) -> list[str]:
+    """What `snapshot_download` is asked for: it compares each file with each pattern."""
+    if len(paths) <= _MOST_PATTERNS:
+        return [glob.escape(path) for path in paths]
+    return sorted({f"*{glob.escape(Path(path).suffix)}" for path in paths})
+
+
+class HubTree:
+    """The files of a commit, read by range requests.
+
+    Args:
+        address: The repository.
+        commit: The commit, 40 hex digits.
+        files: Path -> size in bytes, by path.
+    """
+
+    def __init__(self, address: HubAddress, commit: str, files: Mapping[str, int]) -> None:
+        self.files = files
+        self._address = address
+        self._commit = commit
+        self._system: Any = None
+
+    def open(self, path: str) -> BinaryIO:
+        """See `Tree`."""
+        from huggingface_hub import HfFileSystem
+
+        if self._system is None:
+            self._system = HfFileSystem(skip_instance_cache=True)
+        options: dict[str, Any] = {"block_size": _BLOCK}
+        if suffix_of(path) in IMAGE_SUFFIXES:
+            options = {"block_size": _HEADER}  # mostly, no more than the header is wanted
+        elif suffix_of(path) == ".parquet":
+            options = {"cache_type": "none"}  # pyarrow asks for just what it needs
+        name = f"datasets/{self._address.repo_id}@{self._commit}/{path}"
+        try:
+            inner = self._system.open(name, "rb", size=self.files[path], **options)
+        except Exception as error:
+            raise self._explained(error) from error
+        return cast(BinaryIO, _HubFile(inner, self))
+
+    def place(self, path: str) -> Path | None:  # noqa: ARG002
+        """See `Tree`."""
+        return None
+
+    def close(self) -> None:
+        """See `Tree`."""
+
+    def _explained(self, error: Exception) -> HubError:
+        return explained(error, self._address.repo_id, revision=self._commit)
+
+
+class _HubFile(io.RawIOBase):
+    """A file of the Hub whose errors are ours."""
+
+    def __init__(self, inner: Any, tree: HubTree) -> None:
+        self._inner = inner
+        self._tree = tree
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = self._inner.size - self._inner.tell()
+        try:
+            # Never -1: of a whole file, the client keeps no account of what was read.
+            return bytes(self._inner.read(left if size is None or size < 0 else min(size, left)))
+        except Exception as error:
+            raise self._tree._explained(error) from error
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._inner.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._inner.tell())
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()

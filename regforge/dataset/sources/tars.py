@@ -1,0 +1,191 @@
+"""Reads WebDataset: .tar archives whose members of one key belong together (01.jpg, 01.txt).
+
+The key of a member is its path up to the first dot of its name, as in
+https://github.com/webdataset/webdataset (tariterators.py). A sample's members follow one another.
+Archives are read from front to back and nothing is unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
+
+from regforge.dataset.sources.captions import (
+    MOST_BYTES,
+    as_caption,
+    caption_column,
+    caption_in,
+    columns_in,
+    make_example,
+)
+from regforge.dataset.sources.choosing import METADATA, Choice
+from regforge.dataset.sources.findings import Findings
+from regforge.dataset.sources.interface import CannotOpen
+from regforge.dataset.sources.pictures import (
+    IMAGE_SUFFIXES,
+    BrokenImage,
+    Facts,
+    look,
+)
+from regforge.dataset.sources.pictures import MOST_BYTES as MOST_IMAGE_BYTES
+from regforge.dataset.sources.trees import Tree, seen, suffix_of
+from regforge.records import Example
+
+_KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
+_TEXTS = ("txt", "caption", "text")
+
+
+@dataclass
+class _Sample:
+    key: str
+    images: dict[str, tuple[bytes, Facts]] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+
+class TarReader:
+    """Some .tar archives.
+
+    Args:
+        tree: Where they lie.
+        choice: Which of them.
+        asked: The member, or the key in a JSON member, that the user wants captions from.
+    """
+
+    def __init__(self, tree: Tree, choice: Choice, asked: str | None) -> None:
+        self.layout = "webdataset"
+        self.slots: tuple[str, ...] = ()
+        self.notes = list(choice.notes)
+        self._tree = tree
+        self._archives = choice.data
+        self._asked = asked
+        self._was_there = False
+
+    def read(self, *, images: bool, findings: Findings) -> Iterator[Example]:
+        """All of them, archive by archive; see `CaptionedDataset.examples`."""
+        for archive in self._archives:
+            prefix = f"{archive}/" if len(self._archives) > 1 else ""
+            for sample in self._samples(archive, images, findings):
+                yield from self._examples(sample, prefix, findings)
+
+    def _samples(self, archive: str, images: bool, findings: Findings) -> Iterator[_Sample]:
+        sample = _Sample("")
+        try:
+            with self._tree.open(archive) as stream, tarfile.open(fileobj=stream) as tar:
+                # Going back in a compressed archive means beginning anew.
+                whole = images or tar.fileobj is not stream
+                for member in tar:
+                    tar.members = []  # type: ignore[attr-defined]  # or it remembers all of them
+                    key = _KEY.fullmatch(member.name.removeprefix("./"))
+                    if key is None or not member.isfile() or not seen(key[0]):
+                        continue
+                    if key[1] != sample.key:
+                        yield sample
+                        sample = _Sample(key[1])
+                    if suffix_of(key[0]) in IMAGE_SUFFIXES:
+                        self._add_image(sample, key[2], tar, member, whole, images, findings)
+                    else:
+                        self._add_text(sample, key[2], tar, member, findings)
+                if not _ends(tar):
+                    findings.endless.add(archive)
+        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            raise CannotOpen(f"{archive} is no tar archive, or is damaged: {error}.") from error
+        yield sample
+
+    def _add_image(
+        self,
+        sample: _Sample,
+        name: str,
+        tar: tarfile.TarFile,
+        member: tarfile.TarInfo,
+        whole: bool,
+        keep: bool,
+        findings: Findings,
+    ) -> None:
+        stream = tar.extractfile(member)
+        assert stream is not None  # it is a file
+        try:
+            if member.size > MOST_IMAGE_BYTES:
+                raise BrokenImage(f"has more than {MOST_IMAGE_BYTES:,} bytes")
+            content = stream.read() if whole else b""
+            facts = look(io.BytesIO(content) if whole else cast(BinaryIO, stream))
+        except BrokenImage:
+            findings.broken.add(member.name)
+        else:
+            sample.images[name] = (content if keep else b"", facts)
+
+    def _add_text(
+        self,
+        sample: _Sample,
+        name: str,
+        tar: tarfile.TarFile,
+        member: tarfile.TarInfo,
+        findings: Findings,
+    ) -> None:
+        if member.name.rpartition("/")[2] in METADATA:
+            findings.unread_metadata.add(member.name)
+        kind = name.rpartition(".")[2].lower()
+        if (kind in (*_TEXTS, "json") or name == self._asked) and member.size <= MOST_BYTES:
+            stream = tar.extractfile(member)
+            assert stream is not None  # it is a file
+            sample.texts[name] = stream.read()
+
+    def _examples(self, sample: _Sample, prefix: str, findings: Findings) -> Iterator[Example]:
+        for name, (image, facts) in sample.images.items():
+            stem = name.rpartition(".")[0]
+            text, columns = self._said(sample, f"{stem}." if stem else "", findings)
+            if text is None and facts.prompt is not None:
+                text = facts.prompt
+                findings.from_parameters += 1
+            own = f".{name}" if len(sample.images) > 1 else ""
+            yield make_example(f"{prefix}{sample.key}{own}", image, facts, text, columns)
+
+    def _said(
+        self, sample: _Sample, stem: str, findings: Findings
+    ) -> tuple[str | None, Mapping[str, Any]]:
+        """(caption, what else is said) of an image: by members of its very name, or by any."""
+        columns: dict[str, Any] = {}
+        for prefix in dict.fromkeys((stem, "")):
+            columns = {**columns_in(sample.texts.get(f"{prefix}json", b"")), **columns}
+        asked = self._asked if self._asked in sample.texts else None
+        self._was_there |= asked is not None
+        if self._asked and not asked:
+            if self._asked not in columns and not self._was_there:
+                raise CannotOpen(_no_such(self._asked, sample, columns))
+            self._was_there = True
+            return as_caption(columns.pop(self._asked, None)), columns
+        names = [asked] if asked else [f"{p}{s}" for p in dict.fromkeys((stem, "")) for s in _TEXTS]
+        for name in names:
+            if name in sample.texts:
+                try:
+                    text = caption_in(sample.texts[name])
+                except UnicodeDecodeError:
+                    findings.unreadable_captions.add(f"{sample.key}.{name}")
+                    continue
+                if text is not None:
+                    return text, columns
+        column = caption_column(columns, None, sample.key)
+        return as_caption(columns.pop(column)) if column else None, columns
+
+
+def _ends(tar: tarfile.TarFile) -> bool:
+    """Whether an archive that was read has the mark of its end, a block of zeros.
+
+    Raises:
+        ReadError: Something else is there, which tarfile takes for the end.
+    """
+    assert tar.fileobj is not None  # it is open
+    tar.fileobj.seek(tar.offset)
+    rest = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if rest.strip(b"\0") or 0 < len(rest) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it breaks off")
+    return bool(rest)
+
+
+def _no_such(asked: str, sample: _Sample, columns: Mapping[str, Any]) -> str:
+    there = ", ".join([*sample.texts, *columns]) or "nothing but its image"
+    return f"The sample {sample.key!r} has no {asked!r}; it has {there}."

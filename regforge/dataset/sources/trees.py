@@ -1,0 +1,204 @@
+"""Files by path, wherever they lie: in a folder, or in zip archives.
+
+A path is relative and has forward slashes. Hidden files, and what operating systems leave behind,
+are not seen. Archives are only ever read: nothing in them becomes a path on disk. Files on the Hub
+are in `remote`.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from regforge.dataset.sources.interface import CannotOpen
+
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What is raised while a damaged file is read from any of the trees."""
+
+_LITTER = frozenset({"__MACOSX", "__pycache__"})
+
+
+class Tree(Protocol):
+    """Files that can be read.
+
+    Attributes:
+        files: Path -> size in bytes, by path.
+    """
+
+    files: Mapping[str, int]
+
+    def open(self, path: str) -> BinaryIO:
+        """One of `files`, from its beginning; can be sought in.
+
+        Raises:
+            OSError: It cannot be read.
+            CannotOpen: The archive it lies in cannot be read.
+            HubError: The Hub does not give it.
+        """
+        ...
+
+    def place(self, path: str) -> Path | None:
+        """Where it lies on this machine's disk, links followed; None if it does not."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is held open; it can be read again all the same."""
+        ...
+
+
+def read_bytes(tree: Tree, path: str, most: int) -> bytes:
+    """A whole file.
+
+    Raises:
+        ValueError: It has more than `most` bytes.
+        OSError: It cannot be read; see `Tree.open` for the rest.
+    """
+    if tree.files[path] > most:
+        raise ValueError(f"has more than {most:,} bytes")
+    with tree.open(path) as stream:
+        return stream.read(tree.files[path])
+
+
+def seen(path: str) -> bool:
+    """Whether a path is neither hidden nor litter."""
+    parts = [part for part in path.split("/") if part not in (".", "..")]
+    return not any(part.startswith(".") or part in _LITTER for part in parts)
+
+
+class LocalTree:
+    """A folder.
+
+    Args:
+        root: The folder.
+        only: The paths that count; all that are there if left out.
+    """
+
+    def __init__(self, root: Path, only: Iterable[str] | None = None) -> None:
+        self._root = root
+        try:
+            found = _sizes((path, root / path) for path in only) if only else _walk(root)
+        except OSError as error:
+            raise CannotOpen(f"{error.filename or root} cannot be read: {error.strerror}.") from (
+                error
+            )
+        self.files: Mapping[str, int] = dict(sorted(found))
+
+    def open(self, path: str) -> BinaryIO:
+        """See `Tree`."""
+        return (self._root / path).open("rb")
+
+    def place(self, path: str) -> Path | None:
+        """See `Tree`."""
+        return (self._root / path).resolve()
+
+    def close(self) -> None:
+        """See `Tree`."""
+
+
+def _sizes(paths: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, int]]:
+    for name, path in paths:
+        try:
+            facts = path.stat()  # of what a link points to: the Hub's cache is made of links
+        except FileNotFoundError:
+            continue  # a link that leads nowhere
+        if stat.S_ISREG(facts.st_mode):
+            yield name, facts.st_size
+
+
+def _walk(root: Path) -> Iterator[tuple[str, int]]:
+    been: set[tuple[int, int]] = set()
+    for folder, inside, names in os.walk(root, followlinks=True, onerror=_raise):
+        facts = Path(folder).stat()
+        if (facts.st_dev, facts.st_ino) in been:  # a link that leads back
+            inside.clear()
+            continue
+        been.add((facts.st_dev, facts.st_ino))
+        inside[:] = sorted(name for name in inside if seen(name))
+        here = Path(folder)
+        paths = [here / name for name in names if seen(name)]
+        yield from _sizes((path.relative_to(root).as_posix(), path) for path in paths)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+class ZipTree:
+    """What lies in some zip archives, as if each were a folder.
+
+    Args:
+        base: Where the archives lie.
+        archives: Their paths. The path of a single one is left out of the paths inside.
+    """
+
+    def __init__(self, base: Tree, archives: Iterable[str]) -> None:
+        self._base = base
+        self._archives = tuple(archives)
+        self._open: tuple[str, zipfile.ZipFile, BinaryIO] | None = None
+        self._lies_in: dict[str, tuple[str, str]] = {}
+        sizes: dict[str, int] = {}
+        for archive in self._archives:
+            for entry in self._archive(archive).infolist():
+                path = entry.filename.replace("\\", "/")
+                path = path if len(self._archives) == 1 else f"{archive}/{path}"
+                if _counts(entry, archive) and seen(path):
+                    self._lies_in[path] = (archive, entry.filename)
+                    sizes[path] = entry.file_size
+        self.close()
+        self.files: Mapping[str, int] = dict(sorted(sizes.items()))
+
+    def open(self, path: str) -> BinaryIO:
+        """See `Tree`."""
+        archive, name = self._lies_in[path]
+        try:
+            return cast(BinaryIO, self._archive(archive).open(name))
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+            raise OSError(f"cannot be unpacked: {error}") from error
+
+    def place(self, path: str) -> Path | None:  # noqa: ARG002
+        """See `Tree`."""
+        return None
+
+    def close(self) -> None:
+        """See `Tree`."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open[2].close()
+            self._open = None
+
+    def _archive(self, path: str) -> zipfile.ZipFile:
+        """One is held open at a time: a repository may have hundreds."""
+        if self._open is None or self._open[0] != path:
+            self.close()
+            stream = self._base.open(path)
+            try:
+                self._open = (path, zipfile.ZipFile(stream), stream)
+            except (zipfile.BadZipFile, zlib.error, ValueError, OSError) as error:
+                stream.close()
+                raise CannotOpen(f"{path} is no zip archive, or is damaged: {error}.") from error
+        return self._open[1]
+
+
+def _counts(entry: zipfile.ZipInfo, archive: str) -> bool:
+    if entry.flag_bits & 0x1:
+        raise CannotOpen(
+            f"{archive} is locked with a password.", hint="Unpack it and name the folder."
+        )
+    is_link = stat.S_ISLNK(entry.external_attr >> 16)
+    return not (entry.is_dir() or is_link)
+
+
+def suffix_of(path: str) -> str:
+    """Such as `.png`, in lower case."""
+    return posixpath.splitext(path)[1].lower()
+
+
+def stem_of(path: str) -> str:
+    """The path without its suffix."""
+    return posixpath.splitext(path)[0]
