@@ -1,7 +1,7 @@
 """The folder of one run: where its files lie, whose it is, and that only one process works on it.
 
-    recipe.yaml  vocabulary.json  prompts.jsonl  shards/  staging/  dataset/
-    report.html  grid.webp  log.jsonl  ledger.jsonl  state.json
+    recipe.yaml  vocabulary.json  captions.json  imported.jsonl  prompts.jsonl
+    shards/  staging/  dataset/  report.html  grid.webp  log.jsonl  ledger.jsonl  state.json
 
 Knows nothing about how any of them is made.
 """
@@ -41,6 +41,7 @@ class RunFolder:
         self.recipe = self.path / "recipe.yaml"
         self.vocabulary = self.path / "vocabulary.json"
         self.captions = self.path / "captions.json"
+        self.imported = self.path / "imported.jsonl"
         self.prompts = self.path / "prompts.jsonl"
         self.shards = self.path / "shards"
         self.staging = self.path / "staging"

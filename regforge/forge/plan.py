@@ -1,7 +1,8 @@
 """What a run of a recipe would do: counts, calls, cost, time, and a few captions. Touches nothing.
 
-No model is loaded and nobody is asked. Where the language model has not spoken yet, phrases of
-the banks stand in for its own, so the sample captions show the form, not the final words.
+No model is loaded and nobody is asked, the Hub neither. Where the language model has not spoken
+yet, phrases of the banks stand in for its own, so the sample captions show the form, not the final
+words.
 """
 
 from __future__ import annotations
@@ -15,26 +16,30 @@ from typing import TYPE_CHECKING, Any
 
 from regforge.embedded import phrase_banks
 from regforge.forge.folder import RunFolder
-from regforge.forge.prompting import photos_of
+from regforge.forge.prompting import open_import, photos_of
 from regforge.forge.speeds import seconds_per_image
 from regforge.journal import Journal
 from regforge.progress import Reporter, duration
 from regforge.recipe import (
     Recipe,
     Slot,
+    drawn_slots,
+    import_of,
     kind_of,
     recipe_digest,
     shares_of,
-    slots_of,
     warnings,
 )
 
 if TYPE_CHECKING:
+    from regforge.prompts.imported import ImportedCaptions
     from regforge.prompts.planning import CallPlan
     from regforge.prompts.tokens import TokenBudget
     from regforge.prompts.vocabulary import Vocabulary
 
 SAMPLES = 5
+_MOST_LOOKED_AT = 200
+"""Images of a dataset on this machine whose captions may be among the samples."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Plan:
         subject: The subject in words.
         sets: Captions of each prompt set.
         slots: Where each slot's phrases come from, in words.
+        imported: Whose captions are taken over, in words, or None.
         language_model: Its LiteLLM id, or None if nobody has to be asked.
         calls: Calls to it.
         tokens: About how many, in and out.
@@ -71,6 +77,7 @@ class Plan:
     subject: str
     sets: Mapping[str, int]
     slots: Mapping[str, str]
+    imported: str | None
     language_model: str | None
     calls: int
     tokens: int
@@ -101,6 +108,8 @@ class Plan:
         yield f"  captions         {sum(self.sets.values())}: {sets}"
         for number, (name, origin) in enumerate(self.slots.items()):
             yield f"  {'slots' if number == 0 else '':<16} {name:<11} {origin}"
+        if self.imported:
+            yield f"  import           {self.imported}"
         if self.language_model:
             yield f"  language model   {self.language_model}"
             asked = f"{self.calls} calls, about {self.tokens:,} tokens"
@@ -162,7 +171,8 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     render, settings = recipe.render, recipe.prompts.llm
     vocabulary, stand_ins = _vocabulary(recipe, folder)
     budget = token_budget(render, recipe.prompts.max_tokens)
-    captions, sets = _captions(recipe, vocabulary, budget)
+    imported, examples = _imported(recipe, folder)
+    captions, sets = _captions(recipe, vocabulary, budget, examples)
     calls = _calls(recipe)
     images = recipe.prompts.count * render.images_per_prompt
     speed = seconds_per_image(render)
@@ -176,8 +186,9 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         + (f", identifier {subject.identifier}" if subject.identifier else ""),
         sets=sets,
         slots={
-            slot.name: _origin(slot, vocabulary, stand_ins, recipe) for slot in slots_of(recipe)
+            slot.name: _origin(slot, vocabulary, stand_ins, recipe) for slot in drawn_slots(recipe)
         },
+        imported=imported,
         language_model=settings.model if calls.calls else None,
         calls=calls.calls,
         tokens=calls.prompt_tokens + calls.completion_tokens,
@@ -199,11 +210,11 @@ def _vocabulary(recipe: Recipe, folder: RunFolder) -> tuple[Vocabulary, set[str]
     from regforge.prompts.filling import fill_vocabulary
     from regforge.prompts.vocabulary import Vocabulary
 
-    if folder.vocabulary.is_file() and folder.state().get("recipe_digest") == recipe_digest(recipe):
+    if folder.vocabulary.is_file() and _is_its_own(folder, recipe):
         return Vocabulary.load(folder.vocabulary), set()
     stand_ins = set()
     slots = []
-    for slot in slots_of(recipe):
+    for slot in drawn_slots(recipe):
         if slot.origin != "llm" or recipe.prompts.vocabulary:
             slots.append(slot)
             continue
@@ -223,7 +234,10 @@ def _vocabulary(recipe: Recipe, folder: RunFolder) -> tuple[Vocabulary, set[str]
 
 
 def _captions(
-    recipe: Recipe, vocabulary: Vocabulary, budget: TokenBudget
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    budget: TokenBudget,
+    imported: ImportedCaptions | None,
 ) -> tuple[list[str], dict[str, int]]:
     """Sample captions of every set, and how many each set gets."""
     from regforge.prompts.sampling import apportion
@@ -241,11 +255,39 @@ def _captions(
         vocabulary,
         budget=budget,
         photos=photos_of(recipe, undescribed),
+        imported=imported,
         count=min(SAMPLES, recipe.prompts.count),
     )
     shares = {str(name): share for name, share in shares_of(recipe).items()}
     sets = Counter(islice(apportion(shares), recipe.prompts.count))
     return [prompt.text for prompt in prompts], {name: sets[name] for name in shares}
+
+
+def _imported(recipe: Recipe, folder: RunFolder) -> tuple[str | None, ImportedCaptions | None]:
+    """Whose captions are taken over, in words, and captions to show."""
+    from regforge.prompts.imported import ImportedCaption, ImportedCaptions
+
+    taken = import_of(recipe)
+    if taken is None:
+        return None, None
+    if folder.imported.is_file() and _is_its_own(folder, recipe):
+        there = ImportedCaptions.load(folder.imported)
+        return f"captions of {there.dataset}, as they lie in {folder.imported.name}", there
+    stand_ins = [ImportedCaption(f"<imported caption {n}>") for n in range(1, SAMPLES + 1)]
+    if taken.address is not None:
+        text = f"captions of {taken.address} on the Hub, which the run will read"
+        return text, ImportedCaptions(str(taken.address), stand_ins)
+    dataset = open_import(taken)
+    images = dataset.examples(images=False)
+    found = [ImportedCaption.of(example) for example in islice(images, _MOST_LOOKED_AT)]
+    if len(found) == _MOST_LOOKED_AT:  # there may be more than those that were looked at
+        found += stand_ins
+    return f"captions of {taken.dataset}", ImportedCaptions(dataset.name, found)
+
+
+def _is_its_own(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether a folder holds a run of this very recipe."""
+    return bool(folder.state().get("recipe_digest") == recipe_digest(recipe))
 
 
 def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The prompts stage of a run: vocabulary.json, captions.json and prompts.jsonl.
+"""The prompts stage of a run: imported.jsonl, vocabulary.json, captions.json and prompts.jsonl.
 
 Each file is written whole or not at all, and what is there is not made again. Knows the order of
 the steps; how phrases are found and captions composed is the business of `regforge.prompts`.
@@ -16,12 +16,21 @@ from typing import TYPE_CHECKING
 from regforge.errors import RegforgeError
 from regforge.files import write_atomically
 from regforge.forge.folder import RunFolder
+from regforge.hub.errors import HubError
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.recipe import Recipe, shares_of, slots_of
+from regforge.recipe import (
+    CaptionImport,
+    Recipe,
+    drawn_slots,
+    import_of,
+    shares_of,
+)
 from regforge.records import Prompt
 
 if TYPE_CHECKING:
+    from regforge.dataset.sources import CaptionedDataset
+    from regforge.prompts.imported import ImportedCaptions
     from regforge.prompts.llm import LanguageModelClient
     from regforge.prompts.photos import PhotoCaption
     from regforge.prompts.rows import Row
@@ -50,6 +59,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         self._journal = journal
         self._reporter = reporter
         self._client: LanguageModelClient | None = None
+        self._taken: ImportedCaptions | None = None
 
     def __exit__(self, *_: object) -> None:
         if self._client is not None:
@@ -61,13 +71,14 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         Raises:
             RegforgeError: They cannot be made; the message says why.
         """
+        imported = self._imported()  # before the language model is paid for anything
         vocabulary = self._vocabulary()
         known = self._known()
         if len(known) >= count:
             return known[:count]
         # Refusals are written down the first time; adding captions meets the same ones again.
         journal = Journal(None) if known else self._journal
-        made = list(self._write(vocabulary, count, journal))
+        made = list(self._write(vocabulary, imported, count, journal))
         for before, now in zip(known, made, strict=False):
             if before != now:
                 raise PromptsChanged(
@@ -76,24 +87,69 @@ class PromptStage(AbstractContextManager["PromptStage"]):
                     "--fresh, or choose another folder with --out.",
                 )
         write_atomically(self._folder.prompts, "".join(p.to_json() + "\n" for p in made))
-        self._folder.remember(vocabulary_digest=self._vocabulary_digest())
+        self._folder.remember(**self._ingredients())
         return made
 
     # -------------------------------------------------------------------------- what is there
 
     def _known(self) -> list[Prompt]:
-        """The prompts of an earlier session, unless the vocabulary was edited since."""
-        if self._folder.state().get("vocabulary_digest") != self._vocabulary_digest():
+        """The prompts of an earlier session, unless what they are made of was edited since."""
+        state = self._folder.state()
+        if any(state.get(name) != digest for name, digest in self._ingredients().items()):
             return []
         if not self._folder.prompts.is_file():
             return []
         with self._folder.prompts.open(encoding="utf-8") as lines:
             return [Prompt.from_json(line) for line in lines]
 
-    def _vocabulary_digest(self) -> str:
-        return hashlib.sha256(self._folder.vocabulary.read_bytes()).hexdigest()
+    def _ingredients(self) -> dict[str, str | None]:
+        """Digests of the files that prompts are made of, by their names in the state."""
+        imports = import_of(self._recipe) is not None
+        return {
+            "vocabulary_digest": _digest(self._folder.vocabulary),
+            "imported_digest": _digest(self._folder.imported) if imports else None,
+        }
 
     # ---------------------------------------------------------------------------- making more
+
+    def _imported(self) -> ImportedCaptions | None:
+        """The captions of another dataset, from imported.jsonl once it is there."""
+        from regforge.prompts.imported import ImportedCaptions
+
+        taken, path = import_of(self._recipe), self._folder.imported
+        if taken is None or self._taken is not None:
+            return self._taken
+        source = str(taken.address or taken.dataset)
+        if not path.is_file():
+            self._import(taken, source)
+        elif (before := self._folder.state().get("imported_from", source)) != source:
+            self._reporter.say(
+                f"The captions are those of {before} still; delete {path} to take over those of "
+                f"{source}"
+            )
+        self._taken = ImportedCaptions.load(path)
+        return self._taken
+
+    def _import(self, taken: CaptionImport, source: str) -> None:
+        from regforge.prompts.imported import save_captions
+
+        self._reporter.say(f"Taking over the captions of {source}")
+        dataset = open_import(taken)
+        with self._reporter.task("import", None, "captions") as task:
+            notes = save_captions(
+                self._folder.imported,
+                dataset.name,
+                dataset.examples(images=False),
+                revision=dataset.revision,
+                class_noun=self._recipe.subject.class_noun,
+                task=task,
+            )
+        self._folder.remember(imported_from=source)
+        self._journal.event(
+            "import", dataset=dataset.name, revision=dataset.revision, license=dataset.license
+        )
+        for note in (*dataset.notes, *notes):
+            self._reporter.say(note)
 
     def _vocabulary(self) -> Vocabulary:
         from regforge.prompts.filling import fill_vocabulary
@@ -105,7 +161,13 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             ).save(self._folder.vocabulary)
         return Vocabulary.load(self._folder.vocabulary)
 
-    def _write(self, vocabulary: Vocabulary, count: int, journal: Journal) -> Iterator[Prompt]:
+    def _write(
+        self,
+        vocabulary: Vocabulary,
+        imported: ImportedCaptions | None,
+        count: int,
+        journal: Journal,
+    ) -> Iterator[Prompt]:
         from regforge.prompts.tokens import token_budget
         from regforge.prompts.writing import write_prompts
 
@@ -116,6 +178,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             budget=token_budget(render, self._recipe.prompts.max_tokens),
             photos=photos_of(self._recipe, self._described),
             rows=self._composed(),
+            imported=imported,
             count=count,
             journal=journal,
             reporter=self._reporter,
@@ -128,7 +191,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
     def _composed(self) -> Iterator[Row] | None:
         from regforge.prompts.composing import compose_rows
 
-        if self._recipe.prompts.mode == "vocabulary" or not slots_of(self._recipe):
+        if self._recipe.prompts.mode == "vocabulary" or not drawn_slots(self._recipe):
             return None
         return compose_rows(self._recipe, self._asked(), journal=self._journal)
 
@@ -173,3 +236,45 @@ def photos_of(
     if images is None or "against" not in shares_of(recipe):
         return ()
     return photo_captions(images, describe=describe if recipe.subject.captions == "auto" else None)
+
+
+def open_import(taken: CaptionImport) -> CaptionedDataset:
+    """The dataset whose captions are taken over.
+
+    Raises:
+        CannotOpen: There is no such thing, or it holds no images.
+        HubError: It is on the Hub, and may not be read or cannot be reached.
+    """
+    from regforge.dataset.sources import open_dataset
+
+    address, column = taken.address, taken.caption_column
+    if address is None:
+        return open_dataset(Path(taken.dataset), caption_column=column)
+    where, revision = address.repo_id, address.revision
+    if Path(where).exists():  # in the current directory, where a recipe's paths do not start
+        where = f"hf://datasets/{where}"
+    try:  # the images need not be downloaded
+        return open_dataset(where, revision=revision, streaming=True, caption_column=column)
+    except HubError:  # a copy that is on this machine will do
+        return open_dataset(where, revision=revision, caption_column=column)
+
+
+def check_import(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> None:
+    """See that captions can be taken over, before a folder becomes this recipe's or is emptied.
+
+    Args:
+        recipe: Any recipe.
+        folder: A run that has taken them over needs the dataset no more.
+        fresh: It will be emptied.
+
+    Raises:
+        CannotOpen: There is no such dataset, or it holds no images.
+        HubError: It is on the Hub, and may not be read or cannot be reached.
+    """
+    taken = import_of(recipe)
+    if taken is not None and (fresh or not folder.imported.is_file()):
+        open_import(taken)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

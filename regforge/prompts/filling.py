@@ -23,7 +23,7 @@ from regforge.prompts.messages import Messages
 from regforge.prompts.phrase_rules import PhraseRules
 from regforge.prompts.slot_questions import SlotFiller
 from regforge.prompts.vocabulary import Pair, Vocabulary, VocabularyError
-from regforge.recipe import Recipe, Slot, kind_of, slots_of
+from regforge.recipe import Recipe, Slot, drawn_slots, kind_of, slots_of
 
 if TYPE_CHECKING:
     from regforge.prompts.llm import LanguageModelClient
@@ -64,7 +64,7 @@ class _Filling:
     reporter: Reporter
 
     def vocabulary(self) -> Vocabulary:
-        slots = slots_of(self.recipe)
+        slots = drawn_slots(self.recipe)
         if self.recipe.prompts.mode == "compose":
             slots = tuple(slot for slot in slots if slot.origin != "llm")
         if (path := self.recipe.prompts.vocabulary) is not None:

@@ -17,7 +17,7 @@ from regforge.prompts.given_phrases import BankShelf, from_bank, from_file, list
 from regforge.prompts.messages import Messages, tokens_in
 from regforge.prompts.phrase_rules import PhraseRules
 from regforge.prompts.slot_questions import phrases_per_question, phrases_wanted, rounds_needed
-from regforge.recipe import Recipe, Slot, kind_of, slots_of
+from regforge.recipe import Recipe, Slot, drawn_slots, kind_of, slots_of
 
 _TOKENS_PER_PHRASE = 8
 _TOKENS_PER_REPLY = 20
@@ -72,7 +72,7 @@ def plan_calls(recipe: Recipe, *, photos: int = 0) -> CallPlan:
 def _calls(recipe: Recipe) -> Iterator[CallPlan]:
     prompts = recipe.prompts
     structured = prompts.sets.get("amplify", 0.0) + prompts.sets.get("against", 0.0)
-    asked = [slot for slot in slots_of(recipe) if slot.origin == "llm"]
+    asked = [slot for slot in drawn_slots(recipe) if slot.origin == "llm"]
     if not asked:
         return
     messages = Messages(recipe)

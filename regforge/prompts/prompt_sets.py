@@ -4,6 +4,8 @@
     amplify    the caption template, over the whole vocabulary
     against    a photo's caption with another thing in the subject's place
 
+(The captions of the `import` set are there already; see `imported`.)
+
 Knows what a caption of its set is made of; whether it may be used (duplicates, exclusions) is for
 `writing`.
 """
@@ -32,14 +34,16 @@ class Caption:
     Attributes:
         text: What it says.
         slots: The phrase in each slot of the recipe that is in it, None for the others.
-        template: Name of its template, empty if it follows a photo's caption.
+        template: Name of its template, empty if it follows a photo's caption or was imported.
         photo: The photo whose caption it follows.
+        language_model: Who supplied its phrases, where that is the caption's own affair.
     """
 
     text: str
     slots: dict[str, str | None]
     template: str = ""
     photo: PhotoCaption | None = None
+    language_model: str | None = None
 
 
 class PromptSet(Protocol):

@@ -25,7 +25,7 @@ _MOST_LISTED = 100
 
 
 class NotEnoughPrompts(RegforgeError):
-    """The vocabulary does not have as many captions as were asked for."""
+    """There are not as many captions as were asked for."""
 
 
 @dataclass
@@ -74,6 +74,11 @@ class Source:
     made: int = 0
     _tried_all: bool = False
 
+    @property
+    def name(self) -> str:
+        """The set's name."""
+        return self.prompt_set.name
+
     def captions(self, fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
         """The captions that can be used, until there are no more.
 
@@ -121,7 +126,7 @@ class Source:
             index: How many prompts there are, of all sets.
             count: How many there should be.
         """
-        name = self.prompt_set.name
+        name = self.name
         return NotEnoughPrompts(
             f"Only {index:,} of {count:,} captions could be made: the {name} set has no more after "
             f"{self.made:,}. {self._account()}",

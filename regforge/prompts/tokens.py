@@ -82,13 +82,16 @@ class TokenBudget:
         return self.count(text) <= self.limit
 
 
-def token_budget(render: Render, max_tokens: int | None = None) -> TokenBudget:
+def token_budget(
+    render: Render, max_tokens: int | None = None, *, offline: bool = False
+) -> TokenBudget:
     """The budget of the model that a recipe renders with.
 
     Args:
         render: The recipe's section. Its model may be a folder, a repository on the Hub or in its
             cache, or `embedded/tinyworld`.
         max_tokens: `prompts.max_tokens`, which replaces the model's limit.
+        offline: Take no tokenizer that is not on this machine.
 
     Returns:
         Counted by the tokenizer with the largest limit among the model's text encoders: what one
@@ -98,7 +101,7 @@ def token_budget(render: Render, max_tokens: int | None = None) -> TokenBudget:
     if render.renderer == "hosted":
         return _estimate(max_tokens, f"{render.model} is hosted and shows no tokenizer")
     try:
-        tokenizer, limit = _longest(_folder(render))
+        tokenizer, limit = _longest(_folder(render, offline=offline))
     except Exception as error:  # whatever the Hub client, transformers or a broken folder raises
         return _estimate(max_tokens, _why_none(render.model, error))
 
@@ -107,6 +110,15 @@ def token_budget(render: Render, max_tokens: int | None = None) -> TokenBudget:
 
     source = f"the tokenizer of {render.model}"
     return TokenBudget(max_tokens or limit, source, exact, special=exact(""))
+
+
+def estimated_budget(reason: str) -> TokenBudget:
+    """A budget of CLIP's limit for captions whose model is not known.
+
+    Args:
+        reason: Why nobody else counts.
+    """
+    return _estimate(None, reason)
 
 
 def estimated_tokens(text: str) -> int:
@@ -132,7 +144,7 @@ def _estimate(max_tokens: int | None, reason: str) -> TokenBudget:
 # ------------------------------------------------------------------------------ the model's files
 
 
-def _folder(render: Render) -> Path:
+def _folder(render: Render, *, offline: bool) -> Path:
     """The model's folder, at least with its index and tokenizers in it."""
     if render.model == EMBEDDED:
         return TINYWORLD
@@ -142,7 +154,14 @@ def _folder(render: Render) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["model_index.json", "tokenizer*/*"]
-    return Path(snapshot_download(render.model, revision=render.revision, allow_patterns=wanted))
+    return Path(
+        snapshot_download(
+            render.model,
+            revision=render.revision,
+            allow_patterns=wanted,
+            local_files_only=offline,
+        )
+    )
 
 
 def _longest(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:

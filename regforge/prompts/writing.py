@@ -21,6 +21,7 @@ from regforge.prompts.captions import CaptionTemplate, word_pattern
 from regforge.prompts.clashes import Clashes
 from regforge.prompts.duplicates import Duplicates
 from regforge.prompts.exclude import ExclusionError, Exclusions, usable
+from regforge.prompts.imported import ImportedCaptions, ImportSource
 from regforge.prompts.photos import PhotoCaption
 from regforge.prompts.prompt_sets import (
     PHOTO,
@@ -37,7 +38,15 @@ from regforge.prompts.sampling import Design, SlotPlan, apportion
 from regforge.prompts.sources import REPEATED, Fault, NotEnoughPrompts, Refused, Source
 from regforge.prompts.tokens import TokenBudget
 from regforge.prompts.vocabulary import Vocabulary, VocabularyError
-from regforge.recipe import Recipe, kind_of, shares_of, slots_of, template_file, template_name
+from regforge.recipe import (
+    Recipe,
+    drawn_slots,
+    kind_of,
+    shares_of,
+    slots_of,
+    template_file,
+    template_name,
+)
 from regforge.records import Prompt
 
 __all__ = ["CannotWrite", "NotEnoughPrompts", "caption_template", "coverage", "write_prompts"]
@@ -57,6 +66,7 @@ def write_prompts(
     exclusions: Exclusions | None = None,
     photos: Sequence[PhotoCaption] = (),
     rows: Iterable[Row] | None = None,
+    imported: ImportedCaptions | None = None,
     size: tuple[int, int] | None = None,
     count: int | None = None,
     journal: Journal | None = None,
@@ -74,6 +84,7 @@ def write_prompts(
         photos: For the `against` set, see `photos.photo_captions`.
         rows: Phrases from elsewhere, for slots that the vocabulary lacks (`mode: compose`). Then
             near-duplicates are refused as well (`prompts.near_duplicates`).
+        imported: For the `import` set.
         size: Width and height that the renderer draws in, for `prompts.match: [size]` where the
             recipe does not say.
         count: How many; `prompts.count` if left out.
@@ -86,7 +97,7 @@ def write_prompts(
 
     Raises:
         CannotWrite: Even the bare class noun is over the token limit, or a setting is missing,
-            such as the photos.
+            such as the photos or the imported captions.
         CaptionTemplateError: The template cannot be used.
         ExclusionError: A slot, or all photos, can only say what is excluded.
         PhotoCaptionUnclear: A photo's caption does not name the subject.
@@ -104,6 +115,7 @@ def write_prompts(
         exclusions=exclusions,
         photos=tuple(photos),
         composed=None if rows is None else iter(rows),
+        imported=imported,
         size=size,
         journal=journal or Journal(None),
         reporter=reporter or Reporter(quiet=True),
@@ -124,7 +136,7 @@ def caption_template(recipe: Recipe) -> CaptionTemplate:
         Path(name).name if Path(name).is_absolute() else name,
         class_noun=recipe.subject.class_noun,
         kind=kind_of(recipe),
-        slots=[slot.name for slot in slots_of(recipe)],
+        slots=[slot.name for slot in drawn_slots(recipe)],
         identifier=recipe.subject.identifier,
     )
 
@@ -159,6 +171,7 @@ class _Writer:
     exclusions: Exclusions
     photos: tuple[PhotoCaption, ...]
     composed: Iterator[Row] | None
+    imported: ImportedCaptions | None
     size: tuple[int, int] | None
     journal: Journal
     reporter: Reporter
@@ -194,7 +207,8 @@ class _Writer:
     def _usable_phrases(self) -> dict[str, tuple[str, ...]]:
         """The phrases that a caption can say, by slot of the recipe."""
         subject, everything = self.recipe.subject, self.vocabulary
-        missing = [slot for slot in self._slots if slot not in everything.slots]
+        drawn = [slot.name for slot in drawn_slots(self.recipe)]
+        missing = [slot for slot in drawn if slot not in everything.slots]
         if missing and self.composed is None:
             raise VocabularyError(
                 f"The vocabulary has no slot {missing[0]!r}.",
@@ -216,22 +230,29 @@ class _Writer:
             )
         self.vocabulary = found.vocabulary
         slots = found.vocabulary.slots
-        return {slot: slots[slot] for slot in self._slots if slot in slots}
+        return {slot: slots[slot] for slot in drawn if slot in slots}
 
-    def _source(self, name: str) -> Source:
+    def _source(self, name: str) -> Source | ImportSource:
+        refused = Refused(name, self.journal)
+        if name == "import":
+            if self.imported is None:
+                raise CannotWrite("The `import` set needs a dataset (`prompts.import.dataset`).")
+            return ImportSource(self.imported, self._slots, self.budget, refused)
+        return self._written(name, refused)
+
+    def _written(self, name: str, refused: Refused) -> Source:
+        """A set whose captions are written here."""
         prompt_set: PromptSet
         phrases: dict[str, Sequence[str]] = {}
         if name == "naive":
             prompt_set = self._naive()
         elif name == "amplify":
             prompt_set = Amplify(self._template, self._slots, self._fitting)
-        elif name == "against":
+        else:
             photos = self._photos_around()
             phrases[PHOTO] = [str(number) for number in range(len(photos))]
             noun = self.recipe.subject.class_noun
             prompt_set = Against(photos, noun, self._template, self._slots, self._fitting)
-        else:
-            raise CannotWrite(f"The {name} set brings its own captions; none are written for it.")
         for text in prompt_set.shortest():
             if not self.budget.fits(text):
                 raise CannotWrite(
@@ -244,7 +265,7 @@ class _Writer:
         design = Design(self.recipe.seed, name, self._plans(phrases), clashes)
         rows = Rows(design, phrases, None if name == "naive" else self.composed)
         model = self._language_model(prompt_set.drawn)
-        return Source(prompt_set, rows, Refused(name, self.journal), self.budget.limit, model)
+        return Source(prompt_set, rows, refused, self.budget.limit, model)
 
     def _plans(self, phrases: Mapping[str, Sequence[str]]) -> list[SlotPlan]:
         modes = {slot.name: slot.mode for slot in slots_of(self.recipe)}
@@ -325,7 +346,7 @@ class _Writer:
             return REPEATED, repeats
         return None
 
-    def _prompt(self, index: int, source: Source, caption: Caption) -> Prompt:
+    def _prompt(self, index: int, source: Source | ImportSource, caption: Caption) -> Prompt:
         width = height = seed = None
         if (photo := caption.photo) is not None:
             if self._area is not None:
@@ -336,10 +357,10 @@ class _Writer:
             text=caption.text,
             class_noun=self.recipe.subject.class_noun,
             kind=self._kind,
-            prompt_set=source.prompt_set.name,
+            prompt_set=source.name,
             slots=caption.slots,
             template=caption.template,
-            language_model=source.language_model,
+            language_model=caption.language_model or source.language_model,
             reference=photo.file if photo is not None else None,
             width=width,
             height=height,

@@ -12,11 +12,20 @@ loading       all of these, in order           starter, resolved   recipes that 
 
 from regforge.recipe.cautions import warnings
 from regforge.recipe.checks import check_recipe
-from regforge.recipe.defaults import kind_of, shares_of, slots_of, template_file, template_name
+from regforge.recipe.defaults import (
+    drawn_slots,
+    import_of,
+    kind_of,
+    shares_of,
+    slots_of,
+    template_file,
+    template_name,
+)
 from regforge.recipe.digest import recipe_digest
 from regforge.recipe.loading import load_recipe
 from regforge.recipe.models import (
     Alignment,
+    CaptionImport,
     Curate,
     DatasetSection,
     Kind,
@@ -35,6 +44,7 @@ from regforge.recipe.starter import starter_recipe, write_starter
 
 __all__ = [
     "Alignment",
+    "CaptionImport",
     "Curate",
     "DatasetSection",
     "Kind",
@@ -48,6 +58,8 @@ __all__ = [
     "Slot",
     "Subject",
     "check_recipe",
+    "drawn_slots",
+    "import_of",
     "json_schema",
     "kind_of",
     "load_recipe",

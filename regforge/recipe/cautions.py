@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from regforge.recipe.checks import has_words, is_embedded
+from regforge.recipe.licenses import terms_of
 from regforge.recipe.models import Recipe
 
 # Words that a model knows well: as an identifier they drag their meaning along.
@@ -58,6 +59,8 @@ def _about_prompts(recipe: Recipe) -> Iterator[str]:
             "prompts.match: only the first image of each caption gets the photo's seed, and "
             f"render.images_per_prompt is {recipe.render.images_per_prompt}."
         )
+    if prompts.imported is not None and prompts.sets.get("import", 0) <= 0:
+        yield "prompts.import has no effect without a share of the `import` set."
     for slot in prompts.slots or ():
         values = [" ".join(value.lower().split()) for value in slot.values or ()]
         repeated = sorted({value for value in values if values.count(value) > 1})
@@ -82,9 +85,11 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
     if render.trust_remote_code:
         yield f"render.trust_remote_code runs code that {render.model} brings along."
     if recipe.dataset.license is None:
+        terms = terms_of(render.model)
+        known = f"; `regforge publish` takes {terms.license}" if terms else ""
         yield (
             "dataset.license is left out, so nobody will know how they may use the images. It "
-            "follows the terms of the rendering model."
+            f"follows the terms of the rendering model{known}."
         )
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from regforge import resources
+from regforge.hub.address import HubAddress
 from regforge.recipe.defaults import (
     bank_kind,
     benchmarks,
+    draws_phrases,
     is_benchmark,
     kind_wanted,
     shipped_template,
@@ -133,13 +135,35 @@ def _photos(recipe: Recipe) -> Iterator[Finding]:
 
 def _sets(recipe: Recipe) -> Iterator[Finding]:
     sets = recipe.prompts.sets
-    if sets.get("import", 0) > 0:
-        yield Finding(("prompts", "sets", "import"), "comes with a later version of regforge")
+    if sets.get("import", 0) > 0 and recipe.prompts.imported is None:
+        yield Finding(
+            ("prompts", "sets", "import"),
+            "needs captions to take over: name their dataset in prompts.import.dataset",
+            (("prompts", "import"),),
+        )
     if sets.get("against", 0) > 0 and recipe.subject.images is None:
         yield Finding(
             ("prompts", "sets", "against"),
             "needs the photos of the subject: name their folder in subject.images",
             (("subject", "images"),),
+        )
+
+
+def _import(recipe: Recipe) -> Iterator[Finding]:
+    # Whether a folder is there is asked when it is read: a run that has read it needs it no more.
+    taken, at = recipe.prompts.imported, ("prompts", "import")
+    if taken is None:
+        return
+    if not taken.dataset.strip():
+        yield Finding((*at, "dataset"), "must not be blank")
+        return
+    address = HubAddress.parse(taken.dataset)
+    about = ((*at, "dataset"),)
+    if taken.revision is not None and address is None:
+        yield Finding((*at, "revision"), "goes with a dataset of the Hub alone: user/name", about)
+    elif taken.revision is not None and address and address.revision not in (None, taken.revision):
+        yield Finding(
+            (*at, "revision"), f"the dataset's name says {shown(address.revision)} already", about
         )
 
 
@@ -177,7 +201,7 @@ def _phrases(recipe: Recipe, slot: Slot, at: Location) -> Iterator[Finding]:
     if slot.origin == "bank":
         yield Finding((*at, "from"), f"there is no bank for {slot.name!r}; {known}")
     asks = slot.origin == "llm" and slot.values is None and recipe.prompts.vocabulary is None
-    if asks and is_embedded(llm):
+    if asks and is_embedded(llm) and draws_phrases(recipe):
         yield Finding(
             at,
             f"needs `values` for the slot {slot.name!r}: {llm} only chooses among phrases, "
@@ -308,6 +332,7 @@ _CHECKS: Sequence[Callable[[Recipe], Iterable[Finding]]] = (
     _identifier,
     _photos,
     _sets,
+    _import,
     _slots,
     _files,
     _models,

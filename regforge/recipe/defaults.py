@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from regforge import resources
-from regforge.recipe.models import Kind, PromptSet, Recipe, Slot
+from regforge.recipe.models import CaptionImport, Kind, PromptSet, Recipe, Slot
 from regforge.recipe.named_files import is_file
 from regforge.recipe.problems import Problem, RecipeError
 
 OBJECT_SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
 LIVING_SLOTS = ("shape", "color", "texture", "motion", "background", "lighting", "style")
 _SETS: tuple[PromptSet, ...] = ("naive", "against", "amplify", "import")
+_WITHOUT_VOCABULARY: frozenset[PromptSet] = frozenset(("naive", "import"))
 
 
 def kind_of(recipe: Recipe) -> Kind:
@@ -57,6 +58,27 @@ def slots_of(recipe: Recipe) -> tuple[Slot, ...]:
         return recipe.prompts.slots
     names = LIVING_SLOTS if kind_of(recipe) == "living" else OBJECT_SLOTS
     return tuple(Slot(name=name) for name in names)
+
+
+def drawn_slots(recipe: Recipe) -> tuple[Slot, ...]:
+    """The slots that need phrases; none where no prompt set draws any.
+
+    Imported captions have slots as well, but bring their phrases along.
+
+    Raises:
+        RecipeError: They depend on the kind, which is not known.
+    """
+    return slots_of(recipe) if draws_phrases(recipe) else ()
+
+
+def draws_phrases(recipe: Recipe) -> bool:
+    """Whether some prompt set draws phrases from a vocabulary."""
+    return not _WITHOUT_VOCABULARY.issuperset(shares_of(recipe))
+
+
+def import_of(recipe: Recipe) -> CaptionImport | None:
+    """Whose captions are taken over; None if the `import` set has no share."""
+    return recipe.prompts.imported if "import" in shares_of(recipe) else None
 
 
 def template_name(recipe: Recipe) -> str:

@@ -3,6 +3,11 @@
 Two recipes with the same digest make the same dataset. It covers every field that is not marked
 `RUNTIME`, with defaults filled in (writing one down changes nothing), and in place of paths what
 the files say (moving them changes nothing). Ids and seeds of images follow from it.
+
+Captions of another dataset (`prompts.import`) are like a language model's replies: the run keeps
+what it was given, and the digest covers only whom it asked. Of a dataset on the Hub that is its
+address and the revision as the recipe has it, of a folder or file its name. What it holds can be
+gigabytes, in forms that recipes know nothing of, and may be gone when the run goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +19,15 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from regforge.recipe.defaults import is_benchmark, kind_of, shares_of, slots_of, template_file
+from regforge.recipe.defaults import (
+    drawn_slots,
+    import_of,
+    is_benchmark,
+    kind_of,
+    shares_of,
+    slots_of,
+    template_file,
+)
 from regforge.recipe.models import Recipe, Section, Slot
 from regforge.recipe.named_files import caption_files_of, photos_in, phrases_in
 from regforge.recipe.problems import Location, Problem, RecipeError
@@ -45,11 +58,19 @@ def data_of(recipe: Recipe) -> dict[str, Any]:
     shares = shares_of(recipe)
     subject["kind"] = kind_of(recipe)
     prompts["sets"] = dict(shares)
-    prompts["slots"] = [_slot(recipe, slot, number) for number, slot in enumerate(slots_of(recipe))]
+    prompts["slots"] = [
+        _slot(recipe, slot, number) for number, slot in enumerate(drawn_slots(recipe))
+    ]
+    if not prompts["slots"]:  # nobody draws phrases; imported captions may have slots of that name
+        prompts["slots"] = [slot.name for slot in slots_of(recipe)]
     prompts["template"] = _text(template_file(recipe), ("prompts", "template"))
     prompts["exclude"] = sorted({_excluded(recipe, n) for n in range(len(recipe.prompts.exclude))})
     prompts["match"] = sorted(set(recipe.prompts.match))
     prompts["vocabulary"] = _vocabulary(recipe.prompts.vocabulary)
+    del prompts["imported"]  # without one, the digest is that of before there were any
+    if (taken := import_of(recipe)) is not None:
+        source = str(taken.address or Path(taken.dataset).name)
+        prompts["import"] = {"dataset": source, "caption_column": taken.caption_column}
     if "against" in shares and recipe.subject.images is not None:
         subject["images"] = _photos(recipe.subject.images)
     else:  # nobody looks at the photos

@@ -17,11 +17,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from regforge import resources
+from regforge.hub.address import HubAddress
 from regforge.recipe.checks import findings
 from regforge.recipe.defaults import is_benchmark, shipped_template
 from regforge.recipe.messages import explained
 from regforge.recipe.models import Recipe
-from regforge.recipe.named_files import is_file
+from regforge.recipe.named_files import is_file, is_folder
 from regforge.recipe.overrides import apply_setting, laid_over, source_of
 from regforge.recipe.problems import Location, Place, Problem, RecipeError, shown
 from regforge.recipe.yaml_nodes import MOST_CHARACTERS, Entry, Node, place_of, plain, read_yaml
@@ -255,6 +256,22 @@ def _resolve_paths(root: Node) -> None:
     for entry in _items(_child(root, "prompts", "exclude")):
         if not is_benchmark(str(entry.content)):
             _make_absolute(entry)
+    _resolve_import(_child(root, "prompts", "import", "dataset"))
+
+
+def _resolve_import(node: Node | None) -> None:
+    """Make a dataset on this machine an absolute path, so that nothing takes it for a Hub address.
+
+    An address becomes `user/name`: a page's URL could hold a password.
+    """
+    if node is None or not isinstance(node.content, str):
+        return
+    address = HubAddress.parse(node.content)
+    here = node.place.folder / node.content
+    if address is None or is_file(here) or is_folder(here):
+        _make_absolute(node)
+    else:
+        node.content = str(address)
 
 
 def _items(node: Node | None) -> Iterator[Node]:

@@ -122,6 +122,7 @@ def _all_keys() -> tuple[tuple[str, ...], ...]:
 
 def _keys_of(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     for name, field in model.model_fields.items():
+        name = field.alias or name
         yield (*above, name)
         below = _section(field.annotation)
         if below and not _within_list(field.annotation):
@@ -132,12 +133,7 @@ def field_at(location: Location) -> FieldInfo | None:
     """The field that describes a value, if it is one with a name of its own."""
     if not location or not isinstance(location[-1], str):
         return None
-    model = _model_at(location[:-1])
-    fields = model.model_fields if model else {}
-    return next(
-        (f for name, f in fields.items() if location[-1] in (name, f.alias)),
-        None,
-    )
+    return _field(_model_at(location[:-1]), location[-1])
 
 
 def _model_at(location: Location) -> type[BaseModel] | None:
@@ -145,9 +141,15 @@ def _model_at(location: Location) -> type[BaseModel] | None:
     for part in location:
         if isinstance(part, int):
             continue  # the list's own annotation already led to what is in it
-        fields = model.model_fields if model else {}
-        model = _section(fields[part].annotation) if part in fields else None
+        found = _field(model, part)
+        model = _section(found.annotation) if found else None
     return model
+
+
+def _field(model: type[BaseModel] | None, key: str) -> FieldInfo | None:
+    """The field of a key, which may have another name in Python."""
+    fields = model.model_fields if model else {}
+    return next((field for name, field in fields.items() if key in (name, field.alias)), None)
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

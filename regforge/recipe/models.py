@@ -25,6 +25,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from regforge.hub.address import HubAddress
+
 RUNTIME: dict[str, Any] = {"x-runtime": True}
 """`json_schema_extra` of fields that do not change what is made."""
 
@@ -257,6 +259,36 @@ class LanguageModel(Section):
     )
 
 
+class CaptionImport(Section):
+    """Another dataset, whose captions the `import` set takes over. Its images are not copied."""
+
+    dataset: str = Field(
+        min_length=1,
+        description="Whose captions to take: a run, a dataset's folder, a folder of images with "
+        "captions, a .zip, .tar or .parquet file, or `user/name` on the Hub, also "
+        "`user/name@revision`. Relative paths start at the recipe; what lies there is never looked "
+        "for on the Hub.",
+        examples=["user/name"],
+    )
+    revision: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Branch, tag or commit on the Hub. The run keeps the captions it has read, "
+        "whatever becomes of a branch.",
+    )
+    caption_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where captions stand, if not in `text`, `caption`, `prompt` or `txt`.",
+    )
+
+    @property
+    def address(self) -> HubAddress | None:
+        """Where it is on the Hub; None for a folder or a file."""
+        found = HubAddress.parse(self.dataset)
+        return found and found.at(self.revision)
+
+
 class Prompts(Section):
     """Which captions are made, how many, and how."""
 
@@ -264,7 +296,8 @@ class Prompts(Section):
         default={"amplify": 1.0},
         description="Shares of the prompt sets: `naive` (one plain caption), `against` (each "
         "photo's caption without the identifier, its attributes varied), `amplify` (structured "
-        "captions over the whole vocabulary). They need not sum to 1.",
+        "captions over the whole vocabulary), `import` (another dataset's captions). They need not "
+        "sum to 1.",
         examples=[{"against": 0.25, "amplify": 0.75}],
     )
     count: int = Field(
@@ -341,6 +374,12 @@ class Prompts(Section):
         default=(),
         description="What an `against` image shares with its photo: the size, and one seed for "
         "all images of the same photo.",
+    )
+    imported: CaptionImport | None = Field(
+        default=None,
+        alias="import",
+        description="Another dataset, for the `import` set.",
+        examples=[{"dataset": "user/name", "revision": "v1"}],
     )
     llm: LanguageModel = Field(
         default_factory=LanguageModel, description="The language model that fills the slots."

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from regforge.hub.address import HubAddress
 from regforge.recipe.defaults import (
     is_benchmark,
     kind_of,
@@ -79,6 +80,9 @@ def _change_paths(data: dict[str, Any], change: Callable[[str], str]) -> None:
     prompts["exclude"] = [
         each if is_benchmark(each) else change(each) for each in prompts["exclude"]
     ]
+    taken = prompts["import"]
+    if taken and HubAddress.parse(taken["dataset"]) is None:
+        taken["dataset"] = change(taken["dataset"])
 
 
 def _hide_places(data: dict[str, Any]) -> None:

@@ -9,35 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from small_runs import fingerprint
-
-RECIPE = {
-    "name": "interrupted",
-    "subject": {"class_noun": "cat", "identifier": "sks"},
-    "prompts": {
-        "count": 20,
-        "sets": {"against": 1, "amplify": 3},
-        "slots": [
-            {"name": "color", "values": ["red", "blue", "black", "white", "pink"]},
-            {"name": "background", "values": ["on a beach", "in a forest", "in a city"]},
-            {"name": "style", "values": ["a photo of", "a pencil sketch of"]},
-        ],
-    },
-    # One step gives blurs that resemble one another: some are refused and drawn again.
-    "render": {"steps": 1, "batch_size": 4, "max_attempts": 2},
-    "curate": {"max_duplicate_distance": 2},
-}
+from small_runs import fingerprint, write_captioned, write_small
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    content = RECIPE | {
-        "subject": RECIPE["subject"] | {"images": str(repo / "examples/subjects/cat")}
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path
+    folder = tmp_path_factory.mktemp("recipe")
+    write_captioned(folder / "reg", [f"a cat on a table, number {n}" for n in range(20)])
+    return write_small(
+        folder / "recipe.yaml",
+        repo,
+        prompts={
+            "count": 20,
+            "sets": {"against": 1, "amplify": 3, "import": 1},
+            "import": {"dataset": "reg"},
+        },
+        # One step gives blurs that resemble one another: some are refused and drawn again.
+        render={"steps": 1, "max_attempts": 2},
+        curate={"max_duplicate_distance": 2},
+    )
 
 
 def start(recipe: Path, out: Path) -> subprocess.Popen[str]:
@@ -75,6 +65,7 @@ def many_staged(out: Path) -> bool:
 
 KILL_WHEN: dict[str, Callable[[Path], bool]] = {
     "the folder is there": lambda out: (out / "recipe.yaml").exists(),
+    "the captions are imported": lambda out: (out / "imported.jsonl").exists(),
     "the vocabulary is there": lambda out: (out / "vocabulary.json").exists(),
     "the prompts are there": lambda out: (out / "prompts.jsonl").exists(),
     "the first image is staged": some_staged,

@@ -128,6 +128,38 @@ def test_paths_start_at_the_file_that_names_them(
     assert recipe.source == path
 
 
+def imported(recipe: Path, *overrides: str) -> str:
+    taken = load_recipe(recipe, overrides).prompts.imported
+    assert taken
+    return taken.dataset
+
+
+def test_what_is_imported_is_a_path_where_it_is_there_and_an_address_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "lib/me/cats/1.txt", "a cat")
+    write(tmp_path / "lib/cats.zip", "a zip")
+    write(tmp_path / "here/me/dogs/1.txt", "a dog")
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = tmp_path / "lib/r.yaml"
+    for named, meant in {
+        "me/cats": str(tmp_path / "lib/me/cats"),
+        "cats.zip": str(tmp_path / "lib/cats.zip"),
+        "./me/none": str(tmp_path / "lib/me/none"),
+        "none": str(tmp_path / "lib/none"),
+        "~/none": str(Path("~/none").expanduser()),
+        "me/dogs": "me/dogs",  # there is one here, but paths start at the recipe
+        "me/dogs@v1": "me/dogs@v1",
+        "https://jane:secret@hub.example/datasets/me/dogs/tree/v1": "me/dogs@v1",
+    }.items():
+        write(recipe, {**BASE, "prompts": {"import": {"dataset": named}}})
+        assert imported(recipe) == meant, named
+    again = imported(recipe, "prompts.import.dataset=me/dogs")
+    assert again == str(tmp_path / "here/me/dogs"), "in --set they start at the current directory"
+    base = {"extends": "lib/r.yaml", "prompts": {"import": {"revision": "v1"}}}
+    assert imported(write(tmp_path / "b.yaml", base)) == "me/dogs@v1"
+
+
 def test_a_shipped_template_stays_a_name(tmp_path: Path) -> None:
     write(tmp_path / "caption/object.j2", "mine")
     content = {**BASE, "prompts": {"template": "caption/object.j2"}}

@@ -23,7 +23,8 @@ BASE: dict[str, Any] = {
     "name": "cats",
     "subject": {"class_noun": "cat", "kind": "living", "identifier": "sks", "images": "photos"},
     "prompts": {
-        "sets": {"against": 1, "amplify": 3},
+        "sets": {"against": 1, "amplify": 3, "import": 1},
+        "import": {"dataset": "me/cats", "revision": "v1"},
         "slots": [
             {"name": "color", "from": "list", "values": ["red", "blue"], "weights": [1, 2]},
             {"name": "background", "file": "places.txt"},
@@ -101,6 +102,10 @@ DATA: dict[str, Any] = {
     "prompts.exclude": ["dreambench", "other.txt"],
     "prompts.vocabulary": "other.json",
     "prompts.match": ["size"],
+    "prompts.import": {"dataset": "me/dogs"},
+    "prompts.import.dataset": "you/cats",
+    "prompts.import.revision": "v2",
+    "prompts.import.caption_column": "blip",
     "prompts.llm.model": "gpt-4o",
     "prompts.llm.api_base": "http://localhost/v1",
     "prompts.llm.temperature": 0.5,
@@ -307,6 +312,54 @@ def test_moving_files_and_what_nobody_reads_in_them_changes_nothing(here: Path) 
     (here / "far/pictures/.hidden.png").unlink()
     (here / "far/away/new-vocabulary.json").write_text('{\n  "format": 1,\n  "slots": {}\n}\n')
     assert digest(here, moved) == before
+
+
+ONLY_IMPORT = changed("prompts.sets", {"import": 1})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "revision"),
+    [
+        ("me/cats@v1", None),
+        ("me/cats@v1", "v1"),
+        ("datasets/me/cats", "v1"),
+        ("hf://datasets/me/cats", "v1"),
+        ("https://huggingface.co/datasets/me/cats/tree/v1", None),
+    ],
+)
+def test_a_dataset_on_the_hub_may_be_named_in_several_ways(
+    here: Path, dataset: str, revision: str | None
+) -> None:
+    named = changed("prompts.import", {"dataset": dataset, "revision": revision})
+    assert digest(here, named) == digest(here)
+
+
+def test_an_imported_folder_counts_by_its_name_alone(here: Path) -> None:
+    """The run keeps the captions, so that it goes on when the folder has changed or is gone."""
+    (here / "reg").mkdir()
+    (here / "reg/1.txt").write_text("a photo of a cat")
+    before = digest(here, changed("prompts.import", {"dataset": "reg"}))
+    (here / "reg/1.txt").write_text("another caption")
+    assert digest(here, changed("prompts.import", {"dataset": "./reg"})) == before
+    (here / "far").mkdir()
+    (here / "reg").rename(here / "far/reg")
+    assert digest(here, changed("prompts.import", {"dataset": "far/reg"})) == before
+    assert digest(here, changed("prompts.import", {"dataset": "./gone/reg"})) == before
+    assert digest(here, changed("prompts.import", {"dataset": "./gone/other"})) != before
+
+
+def test_slots_count_by_their_names_where_all_captions_are_imported(here: Path) -> None:
+    before = digest(here, ONLY_IMPORT)
+    named = changed("prompts.slots", ["color", "background", "motion", "style"], ONLY_IMPORT)
+    assert digest(here, named) == before
+    (here / "places.txt").write_text("in a box")
+    assert digest(here, ONLY_IMPORT) == before
+    assert digest(here, changed("prompts.slots", ["color"], ONLY_IMPORT)) != before
+
+
+def test_an_import_that_no_set_uses_changes_nothing(here: Path) -> None:
+    one = changed("prompts.sets", {"amplify": 1})
+    assert digest(here, one) == digest(here, changed("prompts.import", None, one))
 
 
 def test_what_has_no_order_and_what_nobody_is_asked_changes_nothing(here: Path) -> None:

@@ -84,7 +84,20 @@ def test_a_minimal_recipe_is_sound() -> None:
         ("prompts: {sets: {aganst: 1}}\n", "5:18  prompts.sets.aganst: must be one of naive, against, amplify, import; did you mean 'against'?"),
         ("prompts: {sets: {naive: 0}}\n", "5:17  prompts.sets: needs at least one share above 0"),
         ("prompts: {sets: {against: 1}}\n", "5:27  prompts.sets.against: needs the photos of the subject: name their folder in subject.images"),
-        ("prompts: {sets: {import: 1}}\n", "5:26  prompts.sets.import: comes with a later version of regforge"),
+        # Import
+        ("prompts: {sets: {import: 1}}\n", "5:26  prompts.sets.import: needs captions to take over: name their dataset in prompts.import.dataset"),
+        ("prompts: {import: me/x}\n", "5:19  prompts.import: must be a section with keys of its own, not 'me/x'"),
+        ("prompts: {import: {}}\n", "5:11  prompts.import.dataset: is missing; for example dataset: user/name"),
+        ("prompts: {sets: {import: 1}, import: {revision: v1}}\n", "5:30  prompts.import.dataset: is missing; for example dataset: user/name"),
+        ("prompts: {import: {dataset: me/x, revison: v1}}\n", "5:35  prompts.import.revison: unknown key, did you mean 'revision'?"),
+        ("prompts: {import: {dataset: me/x, captions: c}}\n", "5:35  prompts.import.captions: unknown key here, did you mean subject.captions?"),
+        ("prompts: {imported: {dataset: me/x}}\n", "5:11  prompts.imported: unknown key, did you mean 'import'?"),
+        ("prompts: {imports: {dataset: me/x}}\n", "5:11  prompts.imports: unknown key, did you mean 'import'?"),
+        ("import: {dataset: me/x}\n", "5:1  import: unknown key here, did you mean prompts.import?"),
+        ("prompts: {import: {dataset: 5}}\n", "5:29  prompts.import.dataset: must be text, not 5; put it in quotes"),
+        ("prompts: {import: {dataset: ''}}\n", "5:29  prompts.import.dataset: must not be empty"),
+        ("prompts: {import: {dataset: me/x@v1, revision: v2}}\n", "5:48  prompts.import.revision: the dataset's name says 'v1' already"),
+        ("prompts: {import: {dataset: ./x, revision: v2}}\n", "5:44  prompts.import.revision: goes with a dataset of the Hub alone: user/name"),
         # Slots
         ("prompts: {slots: [color, Color]}\n", "5:26  prompts.slots.1.name: must be at most 32 small letters, digits and '_', the first a letter, not 'Color'"),
         ("prompts: {slots: [color, 3]}\n", "5:26  prompts.slots.1: must be a section with keys of its own, not 3"),
@@ -199,7 +212,7 @@ render:
   width: 1001
   steps: many
 prompts:
-  sets: {aganst: 1, import: 1}
+  sets: {aganst: 1, import: 1, amplify: 1}
   slots: [color, {name: mood}, {name: style, weights: [1]}]
 colour: red
 """
@@ -212,7 +225,8 @@ colour: red
         "8:10  render.steps: must be a whole number, not 'many'",
         "10:10  prompts.sets.aganst: must be one of naive, against, amplify, import; "
         "did you mean 'against'?",
-        "10:29  prompts.sets.import: comes with a later version of regforge",
+        "10:29  prompts.sets.import: needs captions to take over: name their dataset in "
+        "prompts.import.dataset",
         "11:18  prompts.slots.1: needs `values` for the slot 'mood': embedded/smollm2-135m only "
         "chooses among phrases, and the phrase banks have only shape, color, texture, motion, "
         "background, lighting, style",
@@ -262,6 +276,7 @@ def test_no_line_has_the_validators_own_words() -> None:
         "subject.class_noun", "subject.kind", "subject.images", "subject.captions",
         "prompts.sets", "prompts.sets.naive", "prompts.count", "prompts.slots", "prompts.llm",
         "prompts.slots.0", "prompts.slots.0.values", "prompts.slots.0.weights", "prompts.exclude",
+        "prompts.import", "prompts.import.dataset", "prompts.import.revision",
         "prompts.near_duplicates", "prompts.llm.model", "prompts.llm.max_cost", "prompts.match",
         "render.batch_size", "render.width", "render.dtype", "render.compile", "render.scheduler",
         "curate.alignment", "curate.alignment.min", "dataset.private", "dataset.license",

@@ -289,9 +289,11 @@ def test_a_portable_recipe_tells_nobody_where_it_lay(
     (home / "photos").mkdir(parents=True)
     for name in ("photos/1.png", "mine.j2", "w.txt", "e.txt", "v.json", "m.txt"):
         (home / name).write_text("x")
-    (home / "messages").mkdir()
+    for name in ("messages", "old/reg"):
+        (home / name).mkdir(parents=True)
     prompts = {
-        "sets": {"against": 1},
+        "sets": {"against": 1, "import": 1},
+        "import": {"dataset": "old/reg", "caption_column": "blip"},
         "template": "mine.j2",
         "messages": "messages",
         "vocabulary": "v.json",
@@ -316,6 +318,7 @@ def test_a_portable_recipe_tells_nobody_where_it_lay(
     assert shown["prompts"]["template"] == "mine.j2"
     assert shown["prompts"]["exclude"] == ["dreambench", "e.txt"]
     assert shown["prompts"]["slots"][0]["file"] == "w.txt"
+    assert shown["prompts"]["import"]["dataset"] == "reg"
     assert shown["prompts"]["llm"]["api_base"] == "https://llm.example/v1"
     assert shown["render"]["model"] == "sdxl"
     assert shown["render"]["lora"] == "l.safetensors"
