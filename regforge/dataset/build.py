@@ -38,9 +38,8 @@ GROUP_BYTES = 64_000_000
 FILE_BYTES = 450_000_000
 """A further file starts where the images of one come to this. The Hub advises at most 500 MB."""
 
-_OURS = frozenset(
-    {"README.md", "data", "recipe.yaml", "caption.j2", "vocabulary.json", "samples.webp"}
-)
+OUR_FILES = frozenset({"README.md", "recipe.yaml", "caption.j2", "vocabulary.json", "samples.webp"})
+"""What lies in the folder beside `data`."""
 
 
 class DatasetError(RegforgeError):
@@ -237,7 +236,7 @@ def _take_back(old: Path, folder: Path) -> None:
 
 def _keep_foreign_files(folder: Path, partial: Path) -> None:
     for each in folder.iterdir() if folder.is_dir() else ():
-        if each.name in _OURS:
+        if each.name in OUR_FILES or each.name == "data":
             continue
         if each.is_dir() and not each.is_symlink():
             shutil.copytree(each, partial / each.name, symlinks=True)

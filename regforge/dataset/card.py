@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
+from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, Card, front_matter
 from regforge.dataset.store import Rejection
 from regforge.journal import without_secrets
+from regforge.recipe.licenses import terms_of
 from regforge.recipe.models import Curate, Recipe
 from regforge.records import ImageRow, arrow_schema, image_seed
 from regforge.resources import templates
@@ -28,16 +29,12 @@ from regforge.version import __version__
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BEGIN = "<!-- regforge:begin -->"
-END = "<!-- regforge:end -->"
-
 DATA_FILES = "data/train-*.parquet"
 """Named in the card, so that `datasets` looks at no other file in the folder."""
 
-_OUR_KEYS = frozenset(
-    {"license", "pretty_name", "language", "task_categories", "size_categories", "tags"}
-    | {"configs", "dataset_info"}
-)
+CONFIGS = [{"config_name": "default", "data_files": [{"split": "train", "path": DATA_FILES}]}]
+"""What the front matter says about the files; without it, others in the folder may be read."""
+
 _TAGS = ["regforge", "regularization", "dreambooth", "prior-preservation", "synthetic"]
 _SETS = {
     "naive": "one plain caption for all",
@@ -48,7 +45,6 @@ _SETS = {
 _TOP = 10
 _LONGEST = 200
 _MOST_ATTEMPTS = 20
-_FRONT_MATTER = re.compile(r"\A---\n(.*?)^---[ \t]*\n", re.DOTALL | re.MULTILINE)
 
 
 class Survey:
@@ -138,27 +134,42 @@ def write_card(
         existing: The card that is to be replaced. What stands outside of its markers is kept, and
             so are the keys of its front matter that regforge does not write.
     """
-    front, before, after = _kept(existing)
-    front = {**_front_matter(survey, recipe), **front}
-    body = _body(survey, refusals, recipe, versions or {}, vocabulary)
-    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=2**31)
-    return f"---\n{without_secrets(text)}---\n{before}{BEGIN}\n{body.strip()}\n{END}\n{after}"
+    kept = Card.parse(existing)
+    own = {key: value for key, value in kept.own_keys.items() if _still_holds(key, recipe)}
+    front = {**_front_matter(survey, recipe), **own}
+    body = _body(survey, refusals, recipe, versions or {}, vocabulary, front)
+    text = front_matter(front)
+    ours = f"{BEGIN}\n{body.strip()}\n{END}\n"
+    return f"---\n{without_secrets(text)}---\n{kept.before}{ours}{kept.after}"
 
 
 def _front_matter(survey: Survey, recipe: Recipe) -> dict[str, Any]:
     title = _title(recipe)
-    front: dict[str, Any] = {"license": recipe.dataset.license, "pretty_name": title}
-    front |= {
+    front: dict[str, Any] = {
+        "license": recipe.dataset.license,
+        **_license_keys(recipe),
+        "pretty_name": title,
         "language": [recipe.dataset.language],
         "task_categories": ["text-to-image"],
         "size_categories": [_size_category(survey.rows)],
         "tags": list(_TAGS),
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": DATA_FILES}]}
-        ],
+        "configs": CONFIGS,
         "dataset_info": {"features": card_features(arrow_schema(list(survey.slots)))},
     }
     return {key: value for key, value in front.items() if value is not None}
+
+
+def _license_keys(recipe: Recipe) -> dict[str, str | None]:
+    """Which licence `other` is, where the rendering model's is known and is one."""
+    terms = terms_of(recipe.render.model)
+    if recipe.dataset.license != "other" or terms is None or terms.license != "other":
+        return {}
+    return {"license_name": terms.name, "license_link": terms.link}
+
+
+def _still_holds(key: str, recipe: Recipe) -> bool:
+    """Whether a key of somebody's own is still about this dataset."""
+    return key not in LICENSE_KEYS or recipe.dataset.license == "other"
 
 
 def card_features(schema: pa.Schema) -> list[dict[str, Any]]:
@@ -183,6 +194,7 @@ def _body(
     recipe: Recipe,
     versions: Mapping[str, str],
     vocabulary: bool,
+    front: Mapping[str, Any],
 ) -> str:
     environment = SandboxedEnvironment(
         loader=FileSystemLoader(templates() / "card"),
@@ -217,42 +229,19 @@ def _body(
         redrawn=survey.redrawn,
         checks=_checks(recipe.curate),
         repo_id=recipe.dataset.repo_id or "path/to/this/folder",
-        regforge=__version__,
         vocabulary=vocabulary,
         photos="against" in survey.sets,
-        license=recipe.dataset.license,
+        license=front.get("license"),
+        license_name=front.get("license_name"),
         toy=recipe.render.model.startswith("embedded/"),
     )
-
-
-def _kept(existing: str | None) -> tuple[dict[str, Any], str, str]:
-    """What stays of a card: keys that are not ours, the text before our part, that after it."""
-    if not existing:
-        return {}, "", ""
-    found = _FRONT_MATTER.match(existing)
-    rest = existing[found.end() :] if found else existing
-    try:
-        front = yaml.safe_load(found.group(1)) if found else {}
-    except yaml.YAMLError:
-        front = {}
-    own = (
-        {key: value for key, value in front.items() if key not in _OUR_KEYS}
-        if isinstance(front, dict)
-        else {}
-    )
-    before, begin, inside = rest.partition(BEGIN)
-    _, end, after = inside.partition(END)
-    if begin and end:
-        return own, before, after.removeprefix("\n")
-    # Without both markers nothing says what was ours, so all of it is theirs.
-    return own, "", f"\n{rest.strip()}\n" if rest.strip() else ""
 
 
 def _provenance(row: ImageRow) -> dict[str, str]:
     return {
         "class noun": row.class_noun,
         "kind": row.kind,
-        "rendering model": _without_folders(row.model),
+        "rendering model": without_folders(row.model),
         "revision": row.model_revision or "",
         "scheduler": row.scheduler,
         "steps": str(row.steps),
@@ -260,12 +249,12 @@ def _provenance(row: ImageRow) -> dict[str, str]:
         "negative prompt": row.negative_prompt,
         "size": f"{row.width} x {row.height}",
         "language model": row.language_model or "",
-        "caption template": _without_folders(row.template),
+        "caption template": without_folders(row.template),
         "recipe digest": row.recipe_digest,
     }
 
 
-def _without_folders(name: str) -> str:
+def without_folders(name: str) -> str:
     """A path on somebody's machine is nobody else's business: only its last part."""
     local = re.match(r"[/~.\\]|[A-Za-z]:[\\/]", name)
     return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if local else name
@@ -295,7 +284,7 @@ def _checks(curate: Curate) -> list[str]:
     if curate.alignment is not None:
         least = curate.alignment.min
         limit = "scored only" if least is None else f"at least {least:g}"
-        checks.append(f"alignment by {_without_folders(curate.alignment.model)} ({limit})")
+        checks.append(f"alignment by {without_folders(curate.alignment.model)} ({limit})")
     return checks
 
 

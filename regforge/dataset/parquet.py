@@ -80,6 +80,8 @@ def read_rows(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
     Raises:
         ParquetError: The file is damaged, or holds something else.
     """
+    import pyarrow as pa
+
     file = _open(path)
     try:
         names = [name for name in file.schema_arrow.names if images or name != "image"]
@@ -87,7 +89,7 @@ def read_rows(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(_ROWS_AT_A_TIME, [group], names, use_threads=False):
                 yield from _rows(batch)
-    except (OSError, ValueError, RecordError) as error:  # pyarrow's own errors are ValueErrors
+    except (OSError, ValueError, RecordError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
     finally:
         file.close()
@@ -125,11 +127,12 @@ def count_rows(path: Path) -> int:
 
 
 def _open(path: Path) -> pq.ParquetFile:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
 

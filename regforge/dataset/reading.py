@@ -30,6 +30,19 @@ def read_rows(folder: Path, *, images: bool = True) -> Iterator[ImageRow]:
         NoDataset: There are no such files, or some are missing.
         ParquetError: A file is damaged, or holds other columns.
     """
+    for file in data_files(folder):
+        yield from read_file(file, images=images)
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The Parquet files of a dataset that regforge built, in order.
+
+    Args:
+        folder: The folder with `data/train-*.parquet`.
+
+    Raises:
+        NoDataset: There are no such files, or some are missing.
+    """
     files = sorted((folder / "data").glob("train-*-of-*.parquet"))
     if not files:
         raise NoDataset(
@@ -39,5 +52,4 @@ def read_rows(folder: Path, *, images: bool = True) -> Iterator[ImageRow]:
     expected = int(files[0].stem.rpartition("-")[2])
     if len(files) != expected:
         raise NoDataset(f"{folder} is not complete: {len(files)} of {expected} files are there.")
-    for file in files:
-        yield from read_file(file, images=images)
+    return files

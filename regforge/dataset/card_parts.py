@@ -1,0 +1,138 @@
+"""A card taken apart: its front matter, regforge's part between two markers, the words around it.
+
+Knows which of these are regforge's and which are somebody's own; knows nothing about what they say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+BEGIN = "<!-- regforge:begin -->"
+END = "<!-- regforge:end -->"
+
+OUR_KEYS = frozenset(
+    {"license", "pretty_name", "language", "task_categories", "size_categories", "tags"}
+    | {"configs", "dataset_info"}
+)
+"""Keys of the front matter that regforge writes; all others are somebody's own."""
+
+LICENSE_KEYS = frozenset({"license_name", "license_link"})
+"""Keys that say more about `license: other`. Of the card on disk, whoever wrote them."""
+
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)^---[ \t]*\n", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card's parts.
+
+    Attributes:
+        front: The front matter; empty if there is none, or none that can be read.
+        before: Text before regforge's part.
+        ours: Regforge's part, between its markers; None if it lacks one of them.
+        after: Text after regforge's part.
+    """
+
+    front: Mapping[str, Any] = field(default_factory=dict)
+    before: str = ""
+    ours: str | None = None
+    after: str = ""
+
+    @classmethod
+    def parse(cls, text: str | None) -> Card:
+        """Take a card apart. Without both markers nothing says what is ours: all is theirs."""
+        text = (text or "").removeprefix("\ufeff").replace("\r\n", "\n")
+        found = _FRONT_MATTER.match(text)
+        rest = text[found.end() :] if found else text
+        try:
+            front = yaml.safe_load(found.group(1)) if found else {}
+        except yaml.YAMLError:
+            front = {}
+        front = front if isinstance(front, dict) else {}
+        before, begin, inside = rest.partition(BEGIN)
+        ours, end, after = inside.partition(END)
+        if begin and end:
+            return cls(front, before, ours, after.removeprefix("\n"))
+        return cls(front, after=f"\n{rest.strip()}\n" if rest.strip() else "")
+
+    @property
+    def own_keys(self) -> dict[str, Any]:
+        """What of the front matter is not regforge's."""
+        return {key: value for key, value in self.front.items() if key not in OUR_KEYS}
+
+    def as_text(self) -> str:
+        """The card. The front matter is written as it is: nothing is blotted out."""
+        front = front_matter(self.front)
+        return f"---\n{front}---\n{self.before}{BEGIN}{self.ours or ''}{END}\n{self.after}"
+
+
+def front_matter(values: Mapping[str, Any]) -> str:
+    """The front matter as YAML, without the lines around it."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what reads back the same."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # Only double quotes keep every kind of line break.
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def merged(local: str, remote: str | None) -> tuple[str, list[str]]:
+    """The card for a repository: regforge's part of ours, everybody's words of theirs.
+
+    Of the words around regforge's part and of keys that are not regforge's, the repository's count;
+    where it has none, the local ones.
+
+    Args:
+        local: The card on disk, with both markers.
+        remote: The card in the repository, or None.
+
+    Returns:
+        The card, byte for byte the repository's if that says the same; and what of the local one
+        was left out, a sentence each.
+    """
+    ours, theirs = Card.parse(local), Card.parse(remote)
+    front = {
+        key: value
+        for key, value in {**ours.front, **theirs.front}.items()
+        if key in ours.front or key not in OUR_KEYS | LICENSE_KEYS
+    }
+    front |= {key: ours.front[key] for key in OUR_KEYS | LICENSE_KEYS if key in ours.front}
+    both = Card(
+        front,
+        theirs.before if theirs.before.strip() else ours.before,
+        ours.ours,
+        theirs.after if theirs.after.strip() else ours.after,
+    )
+    same = remote is not None and (both.front, both.before, both.ours, both.after) == (
+        theirs.front,
+        theirs.before,
+        theirs.ours,
+        theirs.after,
+    )
+    return remote if same and remote else both.as_text(), list(_left_out(ours, theirs))
+
+
+def _left_out(ours: Card, theirs: Card) -> Iterator[str]:
+    kept = "differs from the one on the Hub, and that was kept"
+    for where, own, other in (
+        ("before", ours.before, theirs.before),
+        ("after", ours.after, theirs.after),
+    ):
+        if own.strip() and other.strip() and own.strip() != other.strip():
+            yield f"README.md: the text {where} regforge's part {kept}."
+    for key, value in ours.own_keys.items():
+        if key not in LICENSE_KEYS and theirs.front.get(key, value) != value:
+            yield f"README.md: the key {key!r} {kept}."

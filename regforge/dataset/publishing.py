@@ -1,0 +1,266 @@
+"""What of a dataset's folder goes to the Hub, and whether a reader will get it whole.
+
+Goes: regforge's own files, and what the user put beside them. Stays: hidden files, links that lead
+out of the folder. Refused, before anything is uploaded: a folder whose reader would get something
+else than the dataset, and text that looks like a token. What a repository holds already that is
+not regforge's stays as it is. Knows nothing about how files get there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from regforge.dataset.build import OUR_FILES
+from regforge.dataset.card import DATA_FILES
+from regforge.dataset.card_parts import Card, merged
+from regforge.dataset.reader_check import (
+    Expected,
+    NotPublishable,
+    check_card,
+    check_files,
+    check_rows,
+)
+from regforge.dataset.reading import NoDataset, data_files
+from regforge.errors import EXIT_USAGE
+from regforge.hub import Remote, Wanted
+from regforge.journal import without_secrets
+from regforge.progress import Reporter
+
+_TEXT_SAMPLE = 8192
+_ALSO_READ = frozenset({"dataset_infos.json", ".huggingface.yaml"})
+"""What `datasets` reads besides README.md and the data, if a repository has it."""
+
+
+class AnotherDataset(NotPublishable):
+    """A repository that holds something else."""
+
+    exit_code = EXIT_USAGE
+
+
+@dataclass
+class Package:
+    """A dataset that is ready for the Hub.
+
+    Attributes:
+        files: Path in the repository -> the file.
+        card: What its README.md says.
+        expected: What a reader must get.
+        notes: What people should know, a sentence each.
+    """
+
+    files: Mapping[str, Path]
+    card: str
+    expected: Expected
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def own_files(self) -> list[str]:
+        """Files that are not regforge's: the user put them there."""
+        return [path for path in self.files if not is_ours(path)]
+
+
+def is_ours(path: str) -> bool:
+    """Whether a path in a repository is one that regforge writes."""
+    return path in OUR_FILES or fnmatchcase(path, DATA_FILES)
+
+
+def pack(folder: Path, *, rows: int, recipe_digest: str, slots: tuple[str, ...]) -> Package:
+    """Choose the files, and look at those that are read in an instant.
+
+    Args:
+        folder: The dataset's.
+        rows: How many images the run says there are.
+        recipe_digest: Which recipe they are of.
+        slots: Names of the recipe's slots, in order.
+
+    Raises:
+        NoDataset: The data is not complete.
+        NotPublishable: Something in it would make a reader's dataset wrong, or is a secret.
+        StorageError, ParquetError: A file cannot be read.
+    """
+    notes: list[str] = []
+    names = tuple(path.relative_to(folder).as_posix() for path in data_files(folder))
+    files = dict(_publishable(folder, notes))
+    if "README.md" not in files:
+        raise NoDataset(f"{folder} has no card.", hint="Run the recipe again: it is written anew.")
+    for name, path in files.items():
+        _refuse_secrets(name, path)
+    card = files["README.md"].read_text(encoding="utf-8", errors="replace")
+    check_card(card, slots)
+    _check_license(Card.parse(card), files)
+    return Package(files, card, Expected(rows, recipe_digest, slots, names), notes)
+
+
+def check(package: Package, name: str, reporter: Reporter) -> None:
+    """Load the dataset as its readers will, all of it.
+
+    Args:
+        package: What is to be published; its notes may become more.
+        name: The repository's, without its owner.
+        reporter: Gets progress.
+
+    Raises:
+        NotPublishable: A reader would get something else.
+        ParquetError: A file is damaged.
+    """
+    with _staged(package.files, {}, name) as folder:
+        check_files(folder, package.expected)
+        with reporter.task("checking", package.expected.rows, "images") as task:
+            package.notes += check_rows(folder, package.expected, task.advance)
+
+
+def wanted_by(package: Package, name: str, notes: list[str]) -> Callable[[Remote], Wanted]:
+    """What a repository shall hold, see `hub.publish_files`.
+
+    Args:
+        package: What is published.
+        name: The repository's, without its owner.
+        notes: Filled with what people should know about what was there before.
+
+    Raises:
+        AnotherDataset: On the call: the repository holds something that regforge did not make.
+        NotPublishable: On the call: a file there would change what a reader gets.
+    """
+
+    def wanted(remote: Remote) -> Wanted:
+        theirs = remote.read("README.md")
+        text = None if theirs is None else theirs.decode(errors="replace")
+        _refuse_foreign(package, remote, Card.parse(text))
+        card, left_out = merged(package.card, text)
+        notes[:] = left_out
+        stale = [path for path in remote.files if is_ours(path) and path not in package.files]
+        others = {
+            path: (remote.read(path) or b"") if path in _ALSO_READ else b""
+            for path in remote.files
+            if path not in package.files and path not in stale
+        }
+        files: dict[str, Path | bytes] = {**package.files, "README.md": card.encode()}
+        if others:
+            with _staged(files, others, name) as folder:
+                check_files(folder, package.expected)
+        return Wanted(files, tuple(sorted(stale)))
+
+    return wanted
+
+
+# -------------------------------------------------------------------------------------- the files
+
+
+def _publishable(folder: Path, notes: list[str]) -> Iterator[tuple[str, Path]]:
+    """The files that go, by name; what stays is noted."""
+    inside = folder.resolve()
+    for top, folders, files in os.walk(folder):
+        here = Path(top)
+        for name in list(folders):
+            if name.startswith(".") or (here / name).is_symlink():
+                folders.remove(name)
+                if not name.startswith("."):
+                    notes.append(_stays(here / name, folder))
+        folders.sort()
+        for name in sorted(files):
+            path = here / name
+            if name.startswith("."):
+                continue
+            if path.is_file() and path.resolve().is_relative_to(inside):
+                yield path.relative_to(folder).as_posix(), path
+            else:
+                notes.append(_stays(path, folder))
+
+
+def _stays(path: Path, folder: Path) -> str:
+    what = "a link" if path.is_symlink() else "no file"
+    return f"{path.relative_to(folder)} is not published: it is {what}."
+
+
+def _refuse_secrets(name: str, path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            if b"\0" in stream.read(_TEXT_SAMPLE):
+                return  # a picture, Parquet: not written by hand
+            stream.seek(0)
+            for number, raw in enumerate(stream, start=1):
+                line = raw.decode(errors="replace")
+                if without_secrets(line) != line:
+                    raise NotPublishable(
+                        f"{name}:{number} holds something that looks like a token or a key.",
+                        hint="Take it out; nothing has been uploaded.",
+                    )
+    except OSError as error:
+        raise NotPublishable(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _check_license(card: Card, files: Iterable[str]) -> None:
+    if card.front.get("license") != "other":
+        return
+    name, link = (card.front.get(key) for key in ("license_name", "license_link"))
+    if not isinstance(name, str) or not isinstance(link, str):
+        raise NotPublishable(
+            "The licence is `other`, and README.md does not say which one.",
+            hint="Add `license_name: ...` and `license_link: ...` to the front matter of "
+            "dataset/README.md; the link is a URL, or LICENSE with that file beside the card.",
+        )
+    if "://" not in link and link not in files:
+        raise NotPublishable(
+            f"README.md: `license_link` names {link}, and there is no such file beside it.",
+            hint="Put it into the dataset's folder, or give a URL.",
+        )
+
+
+# --------------------------------------------------------------------------------- the repository
+
+
+def _refuse_foreign(package: Package, remote: Remote, card: Card) -> None:
+    """Never replace or delete files of a repository that regforge did not write."""
+    if card.ours is not None:
+        return
+    taken = sorted(
+        path
+        for path in remote.files
+        if path != "README.md" and (path in package.files or is_ours(path))
+    )
+    if taken:
+        raise AnotherDataset(
+            f"The repository holds a dataset that regforge did not make: {taken[0]} is there, and "
+            "its README.md has no part of regforge's.",
+            hint="Choose another one with --repo-id, or delete those files on the Hub first.",
+        )
+
+
+@contextmanager
+def _staged(
+    files: Mapping[str, Path | bytes], others: Mapping[str, bytes], name: str
+) -> Iterator[Path]:
+    """A folder that looks as the repository will; it takes no room, and is gone afterwards.
+
+    Its name is the repository's: `datasets` looks for a script of that name.
+    """
+    with tempfile.TemporaryDirectory(prefix="regforge-staged-") as top:
+        folder = Path(top).resolve() / name
+        for path, content in {**others, **files}.items():
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                continue  # no file of anybody's dataset
+            try:
+                _put(content, folder / path)
+            except OSError as error:
+                raise NotPublishable(
+                    f"{path} cannot stand beside what else the repository would hold."
+                ) from error
+        yield folder
+
+
+def _put(content: Path | bytes, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        target.write_bytes(content)
+        return
+    try:
+        target.symlink_to(content.resolve())
+    except OSError:  # Windows lets only some people make links
+        shutil.copyfile(content, target)

@@ -1,0 +1,235 @@
+"""Loads a folder the way somebody who uses the dataset will, and looks at what they get.
+
+`datasets.load_dataset` takes a folder and a repository of the Hub by the same rules, so what comes
+out here comes out there. Knows what a dataset of regforge must hold; knows nothing of the Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from regforge.dataset.card import CONFIGS, card_features, without_folders
+from regforge.dataset.card_parts import Card
+from regforge.dataset.parquet import count_rows, read_rows, read_schema
+from regforge.errors import RegforgeError
+from regforge.journal import without_secrets
+from regforge.records import ImageRow, arrow_schema, file_suffix, image_id
+
+_AGAIN = "Run the recipe again: {} written anew, and what is yours in the folder is kept."
+_ROWS_AT_A_TIME = 16
+_PLACES = ("model", "template", "reference", "language_model")
+
+
+class NotPublishable(RegforgeError):
+    """A dataset that a reader would not get as it is."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a reader must get.
+
+    Attributes:
+        rows: How many images.
+        recipe_digest: Which recipe they are of.
+        slots: Names of the recipe's slots, in order.
+        data: The Parquet files, in order, as paths in the folder.
+    """
+
+    rows: int
+    recipe_digest: str
+    slots: tuple[str, ...]
+    data: tuple[str, ...]
+
+
+def check_card(text: str, slots: Sequence[str]) -> None:
+    """Whether a card says about the files what regforge says about them.
+
+    Raises:
+        NotPublishable: It does not; the message names the key.
+    """
+    card = Card.parse(text)
+    hint = _AGAIN.format("the card is")
+    if card.ours is None:
+        raise NotPublishable("README.md has lost one of regforge's markers.", hint=hint)
+    features = {"features": card_features(arrow_schema(slots))}
+    for key, expected in (("configs", CONFIGS), ("dataset_info", features)):
+        if card.front.get(key) != expected:
+            what = "is not what regforge wrote" if key in card.front else "is missing"
+            raise NotPublishable(
+                f"README.md: `{key}` {what} in the front matter, so a reader may get other files "
+                "or columns than the dataset's.",
+                hint=hint,
+            )
+
+
+def check_files(folder: Path, expected: Expected) -> None:
+    """Whether a folder's files, as `datasets` picks them, are the dataset, and complete.
+
+    Reads no image.
+
+    Raises:
+        NotPublishable: There are others, or fewer; or a reader would get other columns.
+        ParquetError: A file is damaged.
+    """
+    schema = arrow_schema(expected.slots)
+    for name in expected.data:
+        if not read_schema(folder / name).equals(schema):
+            raise NotPublishable(f"{name} has other columns.", hint=_AGAIN.format("the files are"))
+    rows = sum(count_rows(folder / name) for name in expected.data)
+    if rows != expected.rows:
+        raise NotPublishable(
+            f"The dataset holds {rows} images, and the run says that there are {expected.rows}.",
+            hint=_AGAIN.format("the dataset is"),
+        )
+    with _reading() as (datasets, cache):
+        configs = datasets.get_dataset_config_names(str(folder))
+        builder = datasets.load_dataset_builder(str(folder), cache_dir=cache)
+        picked = {
+            str(split): [Path(path).relative_to(folder.resolve()).as_posix() for path in paths]
+            for split, paths in builder.config.data_files.items()
+        }
+        wanted = datasets.Features.from_arrow_schema(schema)
+        features = builder.info.features
+    if configs != ["default"] or list(picked) != ["train"]:
+        found = f"the configurations {', '.join(configs)} with the splits {', '.join(picked)}"
+        raise NotPublishable(f"A reader would get {found}, not `train` alone.")
+    if picked["train"] != list(expected.data):
+        others = sorted(set(picked["train"]) ^ set(expected.data))
+        raise NotPublishable(
+            f"A reader would get {others[0]} as part of the dataset, and it is not.",
+            hint="Take it out, or give it another name or folder.",
+        )
+    if features != wanted:
+        raise NotPublishable("A reader would get other columns than the dataset's.")
+
+
+def check_rows(
+    folder: Path, expected: Expected, advance: Callable[[int], None] = lambda _: None
+) -> list[str]:
+    """Read every row as a reader does, streaming; a few are in memory at a time.
+
+    Args:
+        folder: The folder.
+        expected: What must come out.
+        advance: Told how many rows more are done.
+
+    Returns:
+        What people should know about them, a sentence each.
+
+    Raises:
+        NotPublishable: An image is not the one that its row says, or the rows are others.
+    """
+    places: dict[str, str] = {}
+    written, last = _written(folder, expected), -1
+    with _reading() as (datasets, cache):
+        stream = datasets.load_dataset(
+            str(folder), split="train", streaming=True, cache_dir=cache
+        ).decode(False)
+        batches = stream.iter(_ROWS_AT_A_TIME)
+        # Ours first: of a damaged file it knows the name.
+        while own := list(islice(written, _ROWS_AT_A_TIME)):
+            rows = _rows(next(batches, {}))
+            if len(rows) != len(own):
+                raise NotPublishable(f"A reader would get fewer than {expected.rows} images.")
+            for row, one in zip(rows, own, strict=True):
+                _check_row(row, one, expected, last)
+                last = one.index
+            _refuse_secrets(rows)
+            _note_places(rows, places)
+            advance(len(rows))
+        if next(batches, None):
+            raise NotPublishable(f"A reader would get more than {expected.rows} images.")
+    return [
+        f"The column `{column}` names a file or folder of this machine, and readers will see it: "
+        f"{value}"
+        for column, value in places.items()
+    ]
+
+
+def _written(folder: Path, expected: Expected) -> Iterator[ImageRow]:
+    """The rows as they were written, without images; the files' checksums are looked at."""
+    for name in expected.data:
+        yield from read_rows(folder / name, images=False)
+
+
+def _check_row(row: dict[str, Any], written: ImageRow, expected: Expected, last: int) -> None:
+    name, picture = written.id, row["image"] or {}
+    hint = _AGAIN.format("the dataset is")
+    if written.recipe_digest != expected.recipe_digest:
+        raise NotPublishable(f"Image {name} is of another recipe.", hint=hint)
+    if name != image_id(expected.recipe_digest, written.index) or written.index <= last:
+        raise NotPublishable(f"Image {name} is there twice, or not in its place.", hint=hint)
+    image = picture.get("bytes") or b""
+    digest, file = hashlib.sha256(image).hexdigest(), f"{name}.{file_suffix(image)}"
+    if digest != written.image_digest or picture.get("path") != file:
+        raise NotPublishable(f"Image {name} is not the one that was drawn.", hint=hint)
+    if any(row[column] != getattr(written, column) for column in ("id", "text", "slots")):
+        raise NotPublishable(f"A reader would get another row than that of image {name}.")
+
+
+def _refuse_secrets(rows: Sequence[dict[str, Any]]) -> None:
+    said = [
+        "\n".join(_texts({key: value for key, value in row.items() if key != "image"}))
+        for row in rows
+    ]
+    together = "\n".join(said)
+    if without_secrets(together) == together:  # once for all: it looks through the environment
+        return
+    marked = (row for row, text in zip(rows, said, strict=True) if without_secrets(text) != text)
+    raise NotPublishable(
+        f"The row of image {next(marked, rows[0])['id']} holds something that looks like a token "
+        "or a key.",
+        hint="Take it out of the recipe's captions, phrases or prompts, and run it again.",
+    )
+
+
+def _note_places(rows: Sequence[dict[str, Any]], places: dict[str, str]) -> None:
+    for row in rows:
+        for column in _PLACES:
+            value = row[column]
+            if value and column not in places and without_folders(value) != value:
+                places[column] = value
+
+
+def _rows(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _texts(each)
+
+
+@contextmanager
+def _reading() -> Iterator[tuple[Any, str]]:
+    """The library, quiet, with a cache that is gone afterwards; its errors become ours."""
+    import datasets
+
+    shown, torch = datasets.is_progress_bar_enabled(), datasets.config.TORCH_AVAILABLE
+    datasets.disable_progress_bars()
+    # A stream imports torch to share a number with data loaders: seconds, and half a gigabyte.
+    datasets.config.TORCH_AVAILABLE = False
+    try:
+        with tempfile.TemporaryDirectory(prefix="regforge-reader-") as cache:
+            yield datasets, cache
+    except RegforgeError:
+        raise
+    except Exception as error:  # whatever a reader would be shown
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise NotPublishable(
+            f"A reader could not load the dataset: {without_secrets(reason)}"
+        ) from error
+    finally:
+        datasets.config.TORCH_AVAILABLE = torch
+        if shown:
+            datasets.enable_progress_bars()

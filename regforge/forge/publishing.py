@@ -1,0 +1,248 @@
+"""Publishes the dataset of a run: which repository, which licence, then all of it or nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.forge.folder import RunFolder
+from regforge.forge.running import RunFailed
+from regforge.hub import Published, publish_files
+from regforge.progress import Reporter
+from regforge.recipe import Recipe, slots_of
+from regforge.recipe.licenses import OVERVIEW, not_an_identifier, terms_of
+from regforge.version import __version__
+
+if TYPE_CHECKING:
+    from regforge.dataset.publishing import Package
+
+
+class CannotPublish(RegforgeError):
+    """Something that has to be said before a dataset can be published."""
+
+    exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """What became of it.
+
+    Attributes:
+        on_hub: What the Hub holds now.
+        images: How many there are.
+        license: The Hub's identifier.
+        files: Paths of the dataset's files in the repository.
+        own_files: Those of them that are not regforge's.
+        notes: What people should know, a sentence each.
+    """
+
+    on_hub: Published
+    images: int
+    license: str
+    files: tuple[str, ...]
+    own_files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def unchanged(self) -> int:
+        """How many files were there already."""
+        return len(self.files) - self.on_hub.uploaded
+
+    @property
+    def revision(self) -> str:
+        """What names this version for good: the tag, else the commit."""
+        return self.on_hub.tag or self.on_hub.commit
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        done = self.on_hub
+        return {
+            "repo_id": done.repo_id,
+            "url": done.url,
+            "commit": done.commit,
+            "tag": done.tag,
+            "pull_request": done.pull_request,
+            "changed": done.changed,
+            "uploaded": done.uploaded,
+            "deleted": done.deleted,
+            "unchanged": self.unchanged,
+            "images": self.images,
+            "license": self.license,
+            "files": list(self.files),
+            "own_files": list(self.own_files),
+            "notes": list(self.notes),
+        }
+
+    def as_text(self) -> str:
+        """For people."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        done = self.on_hub
+        if done.pull_request:
+            yield f"Offered as a pull request: {self.images} images, {self.license}."
+        elif done.changed:
+            yield f"Published: {self.images} images, {self.license}."
+        else:
+            yield f"Nothing to do: the Hub holds these {self.images} images already."
+        yield ""
+        yield f"  page      {done.url}"
+        if done.pull_request:
+            yield f"  request   {done.pull_request}   (a person has to merge it)"
+        yield f"  commit    {done.commit}" + (f"   (tag {done.tag})" if done.tag else "")
+        if done.changed:
+            counts = f"{done.uploaded} uploaded, {done.deleted} deleted, {self.unchanged} unchanged"
+            yield f"  files     {counts}"
+        if self.own_files:
+            yield f"  yours     {', '.join(self.own_files)}"
+        for note in self.notes:
+            yield f"  note      {note}"
+        yield ""
+        which = f'"{done.repo_id}", revision="{self.revision}", split="train"'
+        yield f"  datasets.load_dataset({which})"
+
+
+def publish_run(
+    folder: str | Path,
+    *,
+    repo_id: str | None = None,
+    private: bool | None = None,
+    tag: str | None = None,
+    license_id: str | None = None,
+    create_pr: bool = False,
+    reporter: Reporter | None = None,
+) -> PublishedRun:
+    """Put the dataset of a run on the Hub, in one commit; what is there already stays.
+
+    Settings that are left out are the recipe's. Those that are given are written into the dataset's
+    recipe and card first, so that the folder and the Hub say the same.
+
+    Args:
+        folder: The run's.
+        repo_id: `user/name`.
+        private: Whether a new repository is private.
+        tag: Names this version.
+        license_id: The Hub's identifier; the rendering model's if nobody says.
+        create_pr: Leave it as a pull request.
+        reporter: Gets progress.
+
+    Raises:
+        RunFailed: The folder is not a run's, or its dataset is not finished.
+        CannotPublish: Repository or licence are missing or wrong.
+        NotPublishable: A reader would not get the dataset as it is. Nothing has been uploaded.
+        HubError: The Hub cannot be reached, or does not let us.
+    """
+    from regforge.dataset import publishing, rewriting
+
+    run, reporter = RunFolder(Path(folder)), reporter or Reporter()
+    images = _finished(run, folder)
+    with run.locked():
+        recipe = rewriting.recipe_of(run.dataset)
+        repository = _repository(repo_id or recipe.dataset.repo_id, run)
+        license_id = _license(license_id or recipe.dataset.license, recipe)
+        private = recipe.dataset.private if private is None else private
+        settings = {"license": license_id, "repo_id": repository, "private": private}
+        rewriting.rewrite(run.dataset, run.shards, settings)
+        package = publishing.pack(
+            run.dataset,
+            rows=images,
+            recipe_digest=run.state()["recipe_digest"],
+            slots=tuple(slot.name for slot in slots_of(recipe)),
+        )
+        package.notes += _about_the_license(license_id, recipe)
+        done = _upload(package, repository, private, tag, create_pr, reporter)
+        run.remember(published={"repo_id": done.repo_id, "commit": done.commit, "tag": done.tag})
+    return PublishedRun(
+        done,
+        images,
+        license_id,
+        tuple(package.files),
+        tuple(package.own_files),
+        tuple(package.notes),
+    )
+
+
+def _upload(
+    package: Package,
+    repository: str,
+    private: bool,
+    tag: str | None,
+    create_pr: bool,
+    reporter: Reporter,
+) -> Published:
+    from regforge.dataset.publishing import check, wanted_by
+
+    name, notes = repository.partition("/")[2], list[str]()
+    check(package, name, reporter)
+    done = publish_files(
+        repository,
+        wanted_by(package, name, notes),
+        message=f"{package.expected.rows} images, with regforge {__version__}",
+        private=private,
+        tag=tag,
+        create_pr=create_pr,
+        reporter=reporter,
+    )
+    package.notes += notes
+    return done
+
+
+def _finished(run: RunFolder, given: str | Path) -> int:
+    """How many images the run's dataset has."""
+    state = run.state()
+    if "recipe_digest" not in state:
+        raise RunFailed(
+            f"{given} is not the folder of a run.", hint="Such as runs/quickstart, after `run`."
+        )
+    images = state.get("images")
+    if not isinstance(images, int) or not run.dataset.is_dir():
+        raise RunFailed(
+            f"{given} holds no finished dataset.",
+            hint=f"Run its recipe first, to the end: regforge run RECIPE --out {given}",
+        )
+    return images
+
+
+def _repository(repo_id: str | None, run: RunFolder) -> str:
+    if repo_id is None:
+        before = (run.state().get("published") or {}).get("repo_id")
+        raise CannotPublish(
+            "Where to? Neither --repo-id nor the recipe's dataset.repo_id is given.",
+            hint=f"It was published to {before} before." if before else "Such as me/teapot-reg.",
+        )
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) or ".." in repo_id:
+        raise CannotPublish(f"A repository is named user/name, not {repo_id!r}.")
+    return repo_id
+
+
+def _license(license_id: str | None, recipe: Recipe) -> str:
+    if license_id is None:
+        terms = terms_of(recipe.render.model)
+        if terms is None:
+            raise CannotPublish(
+                "No licence is named, and regforge does not know the terms of "
+                f"{recipe.render.model}, which drew the images.",
+                hint="Look at its card, and name what it asks for: dataset.license in the recipe, "
+                f"or --license. Identifiers: {OVERVIEW}",
+            )
+        return terms.license
+    problem = not_an_identifier(license_id)
+    if problem:
+        raise CannotPublish(problem, hint=f"All of them: {OVERVIEW}. For any other: other")
+    return license_id
+
+
+def _about_the_license(license_id: str, recipe: Recipe) -> Iterator[str]:
+    model, terms = recipe.render.model, terms_of(recipe.render.model)
+    if terms is not None:
+        which = terms.license + (f" ({terms.name})" if terms.name else "")
+        if terms.license != license_id:
+            yield f"{license_id} was chosen as the licence; that of {model} is {which}."
+        if terms.caution:
+            yield f"The licence of {model} is {which}. {terms.caution} {terms.link}"
+    if recipe.render.lora:
+        yield f"The terms of the LoRA {recipe.render.lora} count as well."

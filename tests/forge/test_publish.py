@@ -1,0 +1,507 @@
+"""`regforge publish`: from a run to the loopback Hub and back."""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hub_server import LoopbackHub
+from small_runs import Shell
+
+from regforge.dataset import build
+from regforge.dataset.reading import read_rows
+from regforge.forge import run
+from regforge.progress import Reporter
+from regforge.recipe import load_recipe
+from regforge.records import ImageRow
+
+RECIPE: dict[str, Any] = {
+    "name": "cats",
+    "subject": {"class_noun": "cat", "identifier": "sks"},
+    "prompts": {
+        "count": 6,
+        "slots": [
+            {"name": "color", "values": ["red", "blue", "black", "white", "pink"]},
+            {"name": "background", "values": ["on a beach", "in a forest", "in a city"]},
+            {"name": "style", "values": ["a photo of", "a pencil sketch of"]},
+        ],
+    },
+    "render": {"steps": 2, "batch_size": 4, "dtype": "float32"},
+    "curate": {"max_duplicate_distance": None},
+}
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six images, in three Parquet files; nobody writes into it."""
+    top = tmp_path_factory.mktemp("made")
+    (top / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGFORGE_CACHE", str(top / "cache"))
+        small_files(patch)
+        run(load_recipe(top / "recipe.yaml"), out=top / "run", reporter=Reporter(quiet=True))
+    return top
+
+
+def small_files(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(build, "ROWS_PER_GROUP", 2)
+    patch.setattr(build, "FILE_BYTES", 1)
+
+
+@pytest.fixture
+def made(made_once: Path, tmp_path: Path) -> Path:
+    """The run, to be written into."""
+    shutil.copy(made_once / "recipe.yaml", tmp_path / "recipe.yaml")
+    return Path(shutil.copytree(made_once / "run", tmp_path / "run"))
+
+
+def rows_of(folder: Path) -> list[ImageRow]:
+    return list(read_rows(folder / "dataset"))
+
+
+def local_files(folder: Path) -> dict[str, bytes]:
+    dataset = folder / "dataset"
+    return {
+        path.relative_to(dataset).as_posix(): path.read_bytes()
+        for path in sorted(dataset.rglob("*"))
+        if path.is_file()
+    }
+
+
+def assert_is(row: dict[str, Any], expected: ImageRow) -> None:
+    """That a row which `datasets` gave is the one of the run, to the last byte."""
+    assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == expected.image_digest
+    assert row["image"]["bytes"] == expected.image
+    for column in ("text", "slots", "seed", "id", "scores", "model", "recipe_digest"):
+        assert row[column] == getattr(expected, column), column
+
+
+# ----------------------------------------------------------------------------------- there and back
+
+
+def test_what_is_published_is_what_readers_get(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    import datasets
+
+    assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v1") == 0, shell.err
+    assert f"{hub.url}/datasets/me/cats" in shell.out
+    assert 'load_dataset("me/cats", revision="v1", split="train")' in shell.out
+    assert "Published: 6 images, cc-by-4.0." in shell.out
+    assert hub.files("me/cats") == local_files(made)
+    assert hub.tags("me/cats") == {"v1": hub.head("me/cats")}
+    assert hub.repository("me/cats").private
+
+    expected = rows_of(made)
+    plain = datasets.load_dataset("me/cats")
+    assert list(plain) == ["train"]
+    by_tag = datasets.load_dataset("me/cats", revision="v1", split="train")
+    streamed = datasets.load_dataset("me/cats", split="train", streaming=True)
+    for rows in (plain["train"], by_tag, streamed):
+        assert rows.features["image"] == datasets.Image()
+        assert rows.features["slots"] == {
+            name: datasets.Value("string") for name in ("color", "background", "style")
+        }
+        assert rows.features["seed"] == datasets.Value("int64")
+        found = list(rows.cast_column("image", datasets.Image(decode=False)))
+        assert len(found) == 6
+        for row, own in zip(found, expected, strict=True):
+            assert_is(row, own)
+    assert plain["train"][0]["image"].size == (96, 96)
+
+
+def test_publishing_again_writes_nothing(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    shell("publish", made, "--repo-id", "me/cats", "--tag", "v1", "--json")
+    first, head = json.loads(shell.out), hub.head("me/cats")
+    assert (first["changed"], first["uploaded"], first["unchanged"]) == (True, 8, 0)
+    before = len(hub.writes)
+    for words in ([], ["--tag", "v1"], ["--repo-id", "me/cats", "--license", "cc-by-4.0"]):
+        assert shell("publish", made, *words, "--json") == 0, shell.err
+        again = json.loads(shell.out)
+        assert (again["changed"], again["uploaded"], again["unchanged"]) == (False, 0, 8)
+        assert again["commit"] == head == first["commit"]
+    assert hub.writes[before:] == []
+    assert shell("publish", made) == 0
+    assert "Nothing to do: the Hub holds these 6 images already." in shell.out
+
+
+def test_json_says_everything(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    (made / "dataset" / "NOTES.md").write_text("mine")
+    assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v1", "--json") == 0, shell.err
+    told = json.loads(shell.out)
+    assert told.pop("commit") == hub.head("me/cats")
+    files = sorted(told.pop("files"))
+    assert files == sorted(local_files(made))
+    assert told == {
+        "repo_id": "me/cats",
+        "url": f"{hub.url}/datasets/me/cats",
+        "tag": "v1",
+        "pull_request": None,
+        "changed": True,
+        "uploaded": 9,
+        "deleted": 0,
+        "unchanged": 0,
+        "images": 6,
+        "license": "cc-by-4.0",
+        "own_files": ["NOTES.md"],
+        "notes": [],
+    }
+
+
+def test_somebody_s_words_on_the_hub_stay(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    shell("publish", made, "--repo-id", "me/cats")
+    there = hub.files("me/cats")["README.md"].decode()
+    edited = (
+        there.replace("---\nlicense", "---\nviewer: false\nlicense") + "\n## Thanks\n\nTo all.\n"
+    )
+    hub.put("me/cats", {"README.md": edited, "THANKS.txt": "all"})
+    before = len(hub.writes)
+    assert shell("publish", made, "--json") == 0, shell.err
+    assert not json.loads(shell.out)["changed"]
+    assert hub.writes[before:] == []
+
+    assert shell("publish", made, "--license", "apache-2.0") == 0, shell.err
+    text = hub.files("me/cats")["README.md"].decode()
+    assert text.endswith("\n## Thanks\n\nTo all.\n")
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (front["license"], front["viewer"]) == ("apache-2.0", False)
+    assert hub.files("me/cats")["THANKS.txt"] == b"all"
+
+
+def test_a_conflict_of_words_is_said(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    shell("publish", made, "--repo-id", "me/cats")
+    there = hub.files("me/cats")["README.md"].decode()
+    hub.put("me/cats", {"README.md": there + "theirs\n"})
+    card = made / "dataset" / "README.md"
+    card.write_text(card.read_text() + "mine\n")
+    assert shell("publish", made) == 0, shell.err
+    assert "the text after regforge's part differs from the one on the Hub" in shell.out
+    assert hub.files("me/cats")["README.md"].decode() == there + "theirs\n"
+    assert card.read_text().endswith("mine\n")
+
+
+def test_a_commit_in_between_is_not_lost(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    shell("publish", made, "--repo-id", "me/cats", "--tag", "v1")
+    there = hub.files("me/cats")["README.md"].decode()
+    (made / "dataset" / "NOTES.md").write_text("new")
+    hub.on("POST .*/commit/", lambda: hub.put("me/cats", {"README.md": there + "in between\n"}))
+    assert shell("publish", made, "--tag", "v2") == 0, shell.err
+    assert hub.files("me/cats", "v2")["README.md"].decode() == there + "in between\n"
+    assert hub.files("me/cats", "v2")["NOTES.md"] == b"new"
+
+
+def test_a_run_that_grew_replaces_its_files(
+    made: Path, hub: LoopbackHub, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    small_files(monkeypatch)
+    shell("publish", made, "--repo-id", "me/cats", "--tag", "v1")
+    hub.put("me/cats", {"data/mine.csv": "a,b\n1,2\n"})
+    first = hub.files("me/cats", "v1")
+    recipe = made.parent / "recipe.yaml"
+    assert shell("run", recipe, "--out", made, "--set", "prompts.count=8", "-q") == 0, shell.err
+    assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v2", "--json") == 0, shell.err
+    assert json.loads(shell.out)["deleted"] == 3
+    assert hub.files("me/cats") == local_files(made) | {"data/mine.csv": b"a,b\n1,2\n"}
+    names = sorted(path for path in hub.files("me/cats") if path.endswith(".parquet"))
+    assert names == [f"data/train-0000{n}-of-00004.parquet" for n in range(4)]
+    assert hub.files("me/cats", "v1") == first
+    for revision, count in (("v1", 6), ("v2", 8)):
+        rows = datasets.load_dataset("me/cats", revision=revision, split="train")
+        rows = rows.cast_column("image", datasets.Image(decode=False))
+        for row, own in zip(rows, rows_of(made)[:count], strict=True):
+            assert_is(row, own)
+
+
+def test_as_a_pull_request_main_stays_as_it_is(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    shell("publish", made, "--repo-id", "me/cats")
+    head = hub.head("me/cats")
+    (made / "dataset" / "NOTES.md").write_text("new")
+    assert shell("publish", made, "--create-pr") == 0, shell.err
+    assert hub.head("me/cats") == head
+    assert len(hub.pull_requests("me/cats")) == 1
+    assert "/datasets/me/cats/discussions/1" in shell.out
+    assert "Offered as a pull request: 6 images" in shell.out
+    assert "a person has to merge it" in shell.out
+
+
+# ---------------------------------------------------------------------------- what is said where to
+
+
+def test_the_recipe_says_where_to_and_what(
+    made_once: Path, tmp_path: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    section = {"repo_id": "me/from-recipe", "license": "openrail++", "private": False}
+    recipe.write_text(yaml.safe_dump(RECIPE | {"dataset": section}))
+    made = shutil.copytree(made_once / "run", tmp_path / "run")
+    assert shell("run", recipe, "--out", made, "-q") == 0, shell.err
+    before = local_files(made)
+    assert shell("publish", made) == 0, shell.err
+    assert hub.files("me/from-recipe") == local_files(made) == before
+    assert not hub.repository("me/from-recipe").private
+    assert "openrail++ was chosen as the licence; that of embedded/tinyworld is cc-by-4.0" in (
+        shell.out
+    )
+
+
+def test_the_command_line_counts_more_and_the_folder_says_the_same(
+    made: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    words = ["--repo-id", "me/cats", "--license", "cc-by-sa-4.0", "--public"]
+    data = {path: content for path, content in local_files(made).items() if "data/" in path}
+    assert shell("publish", made, *words) == 0, shell.err
+    assert not hub.repository("me/cats").private
+    after = local_files(made)
+    assert hub.files("me/cats") == after
+    assert data.items() <= after.items()
+    card = after["README.md"].decode()
+    assert "license: cc-by-sa-4.0\n" in card
+    assert 'load_dataset("me/cats", split="train")' in card
+    section = yaml.safe_load(after["recipe.yaml"])["dataset"]
+    assert section["license"] == "cc-by-sa-4.0"
+    assert (section["repo_id"], section["private"]) == ("me/cats", False)
+    # What was said once need not be said again.
+    assert shell("publish", made) == 0, shell.err
+    assert "Nothing to do" in shell.out
+
+
+def test_the_attribution_that_the_drawings_ask_for_is_in_the_card(
+    made: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    shell("publish", made, "--repo-id", "me/cats")
+    card = hub.files("me/cats")["README.md"].decode()
+    assert "license: cc-by-4.0\n" in card
+    for name in ("Noto", "Fluent", "Twemoji", "EmojiTwo", "creativecommons.org/licenses/by/4.0"):
+        assert name in card
+
+
+def test_what_was_published_last_is_remembered(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    shell("publish", made, "--repo-id", "me/cats", "--tag", "v1")
+    state = json.loads((made / "state.json").read_text())
+    expected = {"repo_id": "me/cats", "commit": hub.head("me/cats"), "tag": "v1"}
+    assert state["published"] == expected
+    shell("run", made.parent / "recipe.yaml", "--out", made, "-q")  # whose recipe names none
+    assert shell("publish", made) == 2
+    assert "It was published to me/cats before." in shell.err
+
+
+# ----------------------------------------------------------------------------------------- refusals
+
+
+def one_sentence(shell: Shell) -> str:
+    """What was printed: an error of a line or two, and nothing that looks like a traceback."""
+    message = shell.err[shell.err.index("error: ") :].strip()
+    assert len(message.splitlines()) <= 2, message
+    assert "Traceback" not in shell.err
+    assert shell.out == ""
+    return message
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "code"),
+    [
+        ([], "Where to? Neither --repo-id nor", 2),
+        (["--repo-id", "cats"], "A repository is named user/name, not 'cats'", 2),
+        (["--repo-id", "me/cats@v1"], "A repository is named user/name", 2),
+        (["--repo-id", "me/../cats"], "A repository is named user/name", 2),
+        (["--repo-id", "me/cats", "--license", "Apache 2"], "did you mean 'apache-2.0'", 2),
+        (["--repo-id", "me/cats", "--license", "qqq"], "'qqq' is no licence identifier", 2),
+        (["--repo-id", "me/cats", "--license", "other"], "does not say which one", 1),
+    ],
+)
+def test_what_has_to_be_said_first(
+    made: Path, hub: LoopbackHub, shell: Shell, words: list[str], says: str, code: int
+) -> None:
+    assert shell("publish", made, *words) == code
+    assert says in one_sentence(shell)
+    assert hub.requests == []
+
+
+def test_an_unknown_renderer_has_no_licence_of_its_own(
+    made: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    recipe = made / "dataset" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("embedded/tinyworld", "somebody/model"))
+    assert shell("publish", made, "--repo-id", "me/cats") == 2
+    message = one_sentence(shell)
+    for part in ("somebody/model", "dataset.license", "--license"):
+        assert part in message
+    assert hub.requests == []
+
+
+def test_a_folder_that_is_no_finished_run(
+    made: Path, tmp_path: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    assert shell("publish", tmp_path / "nothing", "--repo-id", "me/cats") == 2
+    assert "is not the folder of a run" in one_sentence(shell)
+    assert not (tmp_path / "nothing").exists()
+    shutil.rmtree(made / "dataset")
+    assert shell("publish", made, "--repo-id", "me/cats") == 2
+    assert "holds no finished dataset" in one_sentence(shell)
+    shell("render", made.parent / "recipe.yaml", "--out", tmp_path / "half", "--limit", 1, "-q")
+    assert shell("publish", tmp_path / "half", "--repo-id", "me/cats") == 2
+    assert "holds no finished dataset" in one_sentence(shell)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("damage", ["shard", "image", "configs", "secret"])
+def test_nothing_is_asked_of_the_hub_for_a_dataset_that_is_not_right(
+    made: Path, hub: LoopbackHub, shell: Shell, damage: str
+) -> None:
+    dataset = made / "dataset"
+    if damage == "shard":
+        sorted(dataset.glob("data/*.parquet"))[1].unlink()
+        says, code = "2 of 3 files are there", 2
+    elif damage == "image":
+        path = sorted(dataset.glob("data/*.parquet"))[1]
+        row = rows_of(made)[2]
+        path.write_bytes(path.read_bytes().replace(row.image, row.image[::-1]))
+        says, code = f"Image {row.id} is not the one that was drawn", 1
+    elif damage == "configs":
+        assert shell("publish", made, "--repo-id", "me/others") == 0
+        card = dataset / "README.md"
+        card.write_text(card.read_text().replace("configs:", "config:"))
+        says, code = "`configs` is missing", 1
+    else:
+        (dataset / "notes.txt").write_text("hf_abcdefghijklmnop")
+        says, code = "notes.txt:1 holds something that looks like a token", 1
+    before = len(hub.requests)
+    words = ["--repo-id", "me/others"] if damage == "configs" else ["--repo-id", "me/cats"]
+    assert shell("publish", made, *words) == code
+    assert says in one_sentence(shell)
+    assert hub.requests[before:] == []
+
+
+def test_a_public_repository_does_not_become_private(
+    made: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    hub.put("me/cats", {"README.md": "# Soon\n"})
+    assert shell("publish", made, "--repo-id", "me/cats") == 1
+    assert "public" in one_sentence(shell)
+    assert hub.files("me/cats") == {"README.md": b"# Soon\n"}
+    assert shell("publish", made, "--repo-id", "me/cats", "--public") == 0, shell.err
+
+
+def test_a_tag_that_names_something_else_is_refused(
+    made: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    shell("publish", made, "--repo-id", "me/cats", "--tag", "v1")
+    before = hub.files("me/cats")
+    (made / "dataset" / "NOTES.md").write_text("new")
+    assert shell("publish", made, "--tag", "v1") != 0
+    assert "v1" in one_sentence(shell)
+    assert hub.files("me/cats") == before
+
+
+def test_somebody_else_s_dataset_is_left_alone(made: Path, hub: LoopbackHub, shell: Shell) -> None:
+    theirs = {"README.md": "# Soup\n", "data/train-00000-of-00001.parquet": "PAR1"}
+    hub.put("me/soup", theirs, private=True)
+    assert shell("publish", made, "--repo-id", "me/soup") == 2
+    assert "regforge did not make" in one_sentence(shell)
+    assert hub.files("me/soup") == {path: text.encode() for path, text in theirs.items()}
+
+
+def refuse_writing(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("HF_TOKEN", hub.read_token)
+
+
+def log_out(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
+    patch.delenv("HF_TOKEN")
+
+
+def use_an_old_token(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("HF_TOKEN", "hf_onceItWasGoodAndNowItIsNot")
+
+
+def go_offline(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    patch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def be_in_trouble(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
+    hub.fail("", 500, times=math.inf)
+
+
+def cut_the_line(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
+    hub.fail("", "cut", times=math.inf)
+
+
+def ask_for_consent(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
+    card = "---\nlicense: mit\n---\n<!-- regforge:begin -->\n<!-- regforge:end -->\n"
+    hub.put("me/cats", {"README.md": card}, private=True, gated=True)
+
+
+@pytest.mark.parametrize(
+    ("happens", "says"),
+    [
+        (refuse_writing, "You may not write to me/cats"),
+        (log_out, "You are not logged in to the Hub"),
+        (use_an_old_token, "The Hub does not accept your token"),
+        (go_offline, "HF_HUB_OFFLINE is set"),
+        (be_in_trouble, "is in trouble (HTTP 500"),
+        (cut_the_line, "cannot be reached"),
+        (ask_for_consent, "me/cats is gated"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_a_sentence(
+    made: Path,
+    hub: LoopbackHub,
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Callable[[LoopbackHub, pytest.MonkeyPatch], None],
+    says: str,
+) -> None:
+    happens(hub, monkeypatch)
+    before = hub.head("me/cats")
+    assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v1") == 1
+    assert says in one_sentence(shell)
+    assert hub.head("me/cats") == before
+    assert hub.tags("me/cats") == {}
+    assert "published" not in json.loads((made / "state.json").read_text())
+
+
+# --------------------------------------------------------------------------------------- no secrets
+
+
+def test_a_canary_token_is_nowhere(
+    made: Path, hub: LoopbackHub, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = "hf_canaryThatMustBeSeenNowhere"
+    monkeypatch.setattr(hub, "token", canary)
+    monkeypatch.setenv("HF_TOKEN", canary)
+    printed = ""
+    for words in (
+        ["--repo-id", "me/cats", "--tag", "v1"],
+        ["--repo-id", "me/cats", "--tag", "v1", "--json"],
+        ["--license", "mit"],
+        ["--license", "no licence"],
+        ["--create-pr", "--license", "cc-by-sa-4.0"],
+    ):
+        shell("publish", made, *words)
+        printed += shell.out + shell.err
+    for status in (401, 403, 404, 409, 412, 500):
+        hub.fail("/api/datasets", status, times=9, message=f"no rights for {canary}")
+        shell("publish", made, "--license", "apache-2.0")
+        printed += shell.out + shell.err
+        hub.heal()
+    assert hub.files("me/cats")
+    assert canary not in printed
+    assert "hf_canary" not in printed
+    files = [path for path in made.parent.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        assert b"hf_canary" not in path.read_bytes(), path
+    for path, content in hub.files("me/cats").items():
+        assert b"hf_canary" not in content, path
+    assert hub.requests
+    for request in hub.requests:
+        assert b"hf_canary" not in request.body, request.line
+        assert "hf_canary" not in request.path + str(request.query), request.line
