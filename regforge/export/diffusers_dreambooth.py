@@ -1,0 +1,263 @@
+"""diffusers' DreamBooth scripts: folders with nothing but pictures, and a command.
+
+The scripts (examples/dreambooth/train_dreambooth*.py of huggingface/diffusers, read at commit
+58eb52c) take one caption for all class images and open every entry of the class folder as an image:
+`DreamBoothDataset` lists it with `iterdir()`, and so counts the check before it that tops the
+folder up to `--num_class_images`. A caption file beside the pictures would be opened too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import NoReturn
+
+from regforge.export import base_models, common
+from regforge.export.base_models import Family, family_of
+from regforge.export.captions import class_caption
+from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Plan, Seen
+
+FOLDER = "diffusers-dreambooth"
+CLASS_IMAGES = f"{FOLDER}/class_images"
+INSTANCE_IMAGES = f"{FOLDER}/instance_images"
+SCRIPT = f"{FOLDER}/train.sh"
+
+_OPENED = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+_MEMORY = 16 * 10**9  # bytes that repeated photos may take in a script that keeps them decoded
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """One training script.
+
+    Attributes:
+        name: Its file name.
+        bucketed: Whether its batches come from `BucketBatchSampler`, which goes through the photos
+            alone: it pairs the i-th photo with the i-th class image and uses no further ones.
+        flags: What it needs beyond the flags that all take.
+    """
+
+    name: str
+    bucketed: bool = False
+    flags: tuple[str, ...] = ()
+
+
+_GUIDED = ("--guidance_scale=1",)
+_SCRIPTS = {
+    base_models.SDXL: _Script("train_dreambooth_lora_sdxl.py"),
+    base_models.SD3: _Script("train_dreambooth_lora_sd3.py"),
+    base_models.FLUX: _Script("train_dreambooth_lora_flux.py", flags=_GUIDED),
+    base_models.FLUX2: _Script("train_dreambooth_lora_flux2.py", True, _GUIDED),
+    base_models.FLUX2_KLEIN: _Script("train_dreambooth_lora_flux2_klein.py", True, _GUIDED),
+    base_models.QWEN_IMAGE: _Script("train_dreambooth_lora_qwen_image.py", True),
+    base_models.Z_IMAGE: _Script("train_dreambooth_lora_z_image.py", True),
+}
+_PLAIN = _Script("train_dreambooth_lora.py")
+_BUCKETED = frozenset(script.name for script in _SCRIPTS.values() if script.bucketed)
+
+
+class DiffusersDreamBooth:
+    """The scripts `train_dreambooth_lora*.py` of diffusers' examples."""
+
+    name = "diffusers-dreambooth"
+    title = "diffusers DreamBooth"
+
+    def refuses(self, caption: str) -> None:
+        """Nothing: it does not read captions."""
+
+    def plan(self, material: Material) -> Plan:
+        """Folders without captions, and the command."""
+        family = family_of(material.base_model)
+        script = _PLAIN if family is None else _SCRIPTS.get(family, _PLAIN)
+        repeats = _repeats(material) if script.bucketed else None
+        command = _command(material, script, family, repeats)
+        links = {f"{CLASS_IMAGES}/{p.name}": f"{IMAGES}/{p.name}" for p in material.pictures}
+        links |= {f"{INSTANCE_IMAGES}/{p.name}": f"{SUBJECT}/{p.name}" for p in material.photos}
+        text = f"#!/bin/sh\n# Start it in examples/dreambooth of diffusers.\n{command}\n"
+        return Plan(
+            files={SCRIPT: text},
+            links=links,
+            command=command,
+            notes=_notes(material, script, family, repeats),
+        )
+
+    def read(self, out: Path, root: PurePath) -> Iterator[Seen]:
+        """What `DreamBoothDataset` would show, found from the command in `train.sh`."""
+        where = out / SCRIPT
+        arguments = _arguments(where)
+        class_folder = common.below(arguments.class_data_dir, root, where)
+        instance_folder = common.below(arguments.instance_data_dir, root, where)
+        class_images = _only_pictures(out, class_folder)
+        instances = _only_pictures(out, instance_folder, required=False)
+        wanted = arguments.num_class_images
+        if wanted > len(class_images):
+            raise ExportError(
+                f"{where} asks for --num_class_images={wanted:,}, but {class_folder} holds "
+                f"{len(class_images):,}: the script would draw the others itself, all with one "
+                "prompt."
+            )
+        bucketed = arguments.script in _BUCKETED
+        shown = len(instances) * arguments.repeats
+        epoch = shown if bucketed and shown else max(wanted, shown)
+        for number, path in enumerate(class_images):
+            # `iterdir` sorts nothing, so which come first is the file system's affair.
+            times = len(range(number, epoch, wanted)) if number < wanted else 0
+            yield Seen(path, None, regularization=True, repeats=times)
+        for path in instances:
+            yield Seen(path, None, regularization=False, repeats=epoch / len(instances))
+
+
+def _repeats(material: Material) -> int:
+    """How often a photo comes in a script that keeps each repetition of it decoded."""
+    most = _MEMORY // _decoded(material) // common.photos(material)
+    return max(1, min(common.repeats(material), most))
+
+
+def _decoded(material: Material) -> int:
+    """Bytes of a photo as 3 channels of float32."""
+    return material.resolution**2 * 3 * 4
+
+
+def _command(
+    material: Material, script: _Script, family: Family | None, repeats: int | None
+) -> str:
+    # The older scripts keep the LoRA's weights in full precision with fp16, but not with bf16.
+    precision = "bf16" if family is not None and family.flow else "fp16"
+    return common.command_line(
+        ["accelerate", "launch", script.name],
+        [f"--pretrained_model_name_or_path={material.base_model}"],
+        [f"--instance_data_dir={material.seen(INSTANCE_IMAGES)}"],
+        [f"--instance_prompt={common.instance_prompt(material)}"],
+        [f"--class_data_dir={material.seen(CLASS_IMAGES)}"],
+        [f"--class_prompt={class_caption(material.class_noun)}"],
+        [
+            "--with_prior_preservation",
+            f"--prior_loss_weight={material.prior_weight}",
+            f"--num_class_images={len(material.pictures)}",
+            *([] if repeats is None else [f"--repeats={repeats}"]),
+        ],
+        [f"--resolution={material.resolution}", "--train_batch_size=1", *script.flags],
+        ["--learning_rate=1e-4", "--lr_scheduler=constant", "--lr_warmup_steps=0"],
+        [f"--max_train_steps={common.PAIRS}", "--gradient_checkpointing", "--seed=0"],
+        [f"--mixed_precision={precision}", f"--output_dir={common.run_name(material)}"],
+    )
+
+
+def _notes(
+    material: Material, script: _Script, family: Family | None, repeats: int | None
+) -> list[str]:
+    count = len(material.pictures)
+    distinct = len({picture.caption for picture in material.pictures})
+    notes = [_use(material, script, repeats)]
+    lost = (
+        f"The {distinct:,} different captions are lost."
+        if distinct > 1
+        else "The set has one caption anyway, so little is lost."
+    )
+    notes.append(
+        f"It reads no captions of pictures: {common.every(count, 'picture')} share "
+        f'"{class_caption(material.class_noun)}". {lost} The only script of diffusers that reads '
+        "them is train_custom_diffusion.py: export with --to custom-diffusion, or train with "
+        "regforge."
+    )
+    notes.append(
+        f"The number in --num_class_images={count} is exact. With a smaller one the script leaves "
+        "pictures out; with a larger one it draws the others itself, all with that one prompt."
+    )
+    notes.append(
+        f"Keep everything but pictures out of {CLASS_IMAGES} and {INSTANCE_IMAGES}: the script "
+        "opens every file in them as an image and stops in the middle of an epoch at the first "
+        "that is none."
+    )
+    if family is base_models.SDXL:
+        notes.append(
+            "Leave --train_batch_size at 1: with a larger batch, train_dreambooth_lora_sdxl.py "
+            "gives half of it the wrong prompt (diffusers issue 12292). It also gives the "
+            "regularization pictures the photos' size and crop, and --snr_gamma fails with them."
+        )
+    if family is None:
+        notes.append(
+            f"The name {material.base_model} does not tell what kind of model it is; "
+            f"{_PLAIN.name} is for Stable Diffusion 1.x and 2.x. For another kind, name the script "
+            "of that kind in the command."
+        )
+    return notes + common.without_photos(material, INSTANCE_IMAGES)
+
+
+def _use(material: Material, script: _Script, repeats: int | None) -> str:
+    count, photos = len(material.pictures), common.photos(material)
+    if repeats is None:
+        epoch = max(count, photos)
+        return (
+            f"{script.name} uses {common.every(count, 'regularization picture')}: each step takes "
+            f"one photo and one picture, so an epoch is {common.some(epoch, 'step')}, and the "
+            f"{common.PAIRS:,} steps of the command show {common.shown(count)}."
+        )
+    used = min(count, photos * repeats)
+    memory = photos * repeats * _decoded(material) / 10**9
+    rest = (
+        ""
+        if used == count
+        else " That is as many as fit into that memory; --to custom-diffusion, kohya or regforge's "
+        "own trainer use all of them."
+    )
+    return (
+        f"{script.name} uses {used:,} of the {common.some(count, 'regularization picture')}: it "
+        f"goes through the photos alone and pairs each with one picture, so --repeats={repeats} "
+        f"makes {common.some(photos * repeats, 'pair')} of {common.some(photos, 'photo')}, which "
+        f"it keeps decoded in {memory:.1f} GB of memory. Without --repeats it would use only the "
+        f"first {min(count, photos):,}.{rest}"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what it does not like as an exception."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ExportError(message)
+
+
+def _arguments(where: Path) -> argparse.Namespace:
+    """What the command says.
+
+    Raises:
+        ExportError: It is not there, or would not start the training.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("script")
+    for name in ("instance_data_dir", "instance_prompt", "class_data_dir", "class_prompt"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--with_prior_preservation", action="store_true", required=True)
+    parser.add_argument("--num_class_images", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=1)
+    try:
+        words = shlex.split(common.text_of(where).replace(" \\\n", " "), comments=True)
+        return parser.parse_known_args(_after_launch(words))[0]
+    except (ExportError, ValueError) as error:
+        raise ExportError(f"{where} does not hold the command: {error}.") from error
+
+
+def _after_launch(words: Sequence[str]) -> Sequence[str]:
+    if list(words[:2]) != ["accelerate", "launch"]:
+        raise ExportError("it should begin with accelerate launch")
+    return words[2:]
+
+
+def _only_pictures(out: Path, folder: str, *, required: bool = True) -> list[str]:
+    """The entries of a folder, all of which the script will open as images."""
+    entries = common.files_in(out / folder, required=required)
+    for entry in entries:
+        if entry.is_dir() or entry.suffix.lower() not in _OPENED:
+            raise ExportError(
+                f"{entry} is no picture, but the script opens everything in {folder} as one.",
+                hint="Move it elsewhere.",
+            )
+    if required and not entries:
+        raise ExportError(f"{out / folder} is empty: the script would draw all pictures itself.")
+    return [f"{folder}/{entry.name}" for entry in entries]
+
+
+TRAINER = DiffusersDreamBooth()

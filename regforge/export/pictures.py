@@ -1,0 +1,86 @@
+"""The second look at a dataset: its pictures, captions and metadata into the layout."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from regforge.dataset.sources import CaptionedDataset
+from regforge.export.collecting import Collected, cannot_read
+from regforge.export.columns import as_line
+from regforge.export.interface import IMAGES, ExportError
+from regforge.export.layout import METADATA, Folder, stems, suffix_of
+from regforge.progress import Reporter
+
+_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures of a dataset go into the layout, and how.
+
+    Attributes:
+        source: The dataset.
+        collected: What is known about it.
+        order: Numbers of its pictures, in the order of the layout.
+        captions: As they are to be written, in that order.
+    """
+
+    source: CaptionedDataset
+    collected: Collected
+    order: Sequence[int]
+    captions: Sequence[str]
+
+    def lay(self, folder: Folder, keep: Set[str], reporter: Reporter) -> tuple[list[str], str]:
+        """Write pictures, captions and metadata.jsonl, with one picture in memory at a time.
+
+        Args:
+            folder: Where to.
+            keep: Paths below the folder that are left as they are.
+            reporter: Gets progress.
+
+        Returns:
+            The names of the pictures in their order; SHA-256 of metadata.jsonl.
+
+        Raises:
+            ExportError: A picture is of a type that trainers do not read, or the dataset is no
+                longer what it was.
+            StorageError: A file cannot be written.
+        """
+        count = len(self.order)
+        places = array("l", [-1]) * len(self.collected.ids)
+        for place, index in enumerate(self.order):
+            places[index] = place
+        kinds = self.collected.columns.kinds
+        stem_of, names, lines = list(stems(count, _DIGITS)), [""] * count, [b""] * count
+        with reporter.task("writing", count, "pictures") as task:
+            for index, example in enumerate(self.source.examples()):
+                if index >= len(places) or example.id != self.collected.ids[index]:
+                    raise self._changed()
+                if (place := places[index]) < 0:
+                    continue
+                if (suffix := suffix_of(example.image)) is None:
+                    raise cannot_read([example.id])
+                stem, caption = f"{IMAGES}/{stem_of[place]}", self.captions[place]
+                names[place] = f"{stem_of[place]}.{suffix}"
+                if (picture := f"{stem}.{suffix}") not in keep:
+                    if example.file:
+                        folder.link(picture, example.file)
+                    else:
+                        folder.write(picture, example.image)
+                if f"{stem}.txt" not in keep:
+                    folder.write(f"{stem}.txt", caption.encode())
+                row = self.collected.columns.row(
+                    example, file_name=picture, text=caption, kinds=kinds
+                )
+                lines[place] = as_line(row)
+                task.advance()
+        if not all(names):
+            raise self._changed()
+        if METADATA in keep:
+            return names, ""
+        return names, folder.write_lines(METADATA, lines)
+
+    def _changed(self) -> ExportError:
+        return ExportError(f"{self.source.name} changed while it was read; export it again.")

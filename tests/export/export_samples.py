@@ -1,0 +1,123 @@
+"""Datasets in memory, and drawing their pictures, for the tests of exporting."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from regforge.export import Exported, export_dataset
+from regforge.records import Example
+
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF"}
+SHAPES = ("round", "square", "tall", "flat")
+COLORS = ("red", "green", "blue")
+OWN = "its own"
+
+
+@dataclass
+class Memory:
+    """A dataset that is opened already."""
+
+    rows: list[Example]
+    name: str = "me/teapots"
+    layout: str = "regforge"
+    revision: str | None = None
+    license: str | None = "openrail++"
+    slots: tuple[str, ...] = ()
+    run: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    reads: int = 0
+    """How often the images were read."""
+
+    def examples(self, *, images: bool = True) -> Iterator[Example]:
+        self.reads += images
+        for row in self.rows:
+            yield row if images else replace(row, image=b"")
+
+
+def picture(number: int, size: tuple[int, int] = (16, 16), suffix: str = "png") -> bytes:
+    """A small picture; another one for each number."""
+    content = io.BytesIO()
+    color = (number % 251, number // 251 % 251, number * 7 % 251)
+    Image.new("RGB", size, color).save(content, FORMATS[suffix])
+    return content.getvalue()
+
+
+def example(number: int, text: str | None = OWN, **more: Any) -> Example:
+    """A picture of a dataset of somebody else, with a caption of its own."""
+    suffix, size = more.pop("suffix", "png"), more.pop("size", (16, 16))
+    image = more.pop("image", None) or picture(number, size, suffix)
+    caption = f"a teapot, number {number}" if text is OWN else text
+    return Example(f"n{number}", image, caption, *size, **more)
+
+
+def ours(count: int = 40, seed: int = 0) -> Memory:
+    """A dataset as regforge makes them: prompt sets, slots, and all other columns."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        prompt_set = "against" if rng.random() < 0.25 else "amplify"
+        slots = {
+            "shape": rng.choice(SHAPES),
+            "color": rng.choice(COLORS) if rng.random() < 0.9 else None,
+        }
+        image = picture(number, suffix="webp")
+        rows.append(
+            example(
+                number,
+                f"a photo of a {slots['color'] or 'plain'} {slots['shape']} teapot, no. {number}",
+                image=image,
+                class_noun="teapot",
+                kind="object",
+                prompt_set=prompt_set,
+                slots=slots,
+                metadata={
+                    "seed": rng.randrange(2**32),
+                    "model": "stabilityai/stable-diffusion-xl-base-1.0",
+                    "guidance_scale": 5.0,
+                    "language_model": None,
+                    "image_digest": hashlib.sha256(image).hexdigest(),
+                    "scores": {"alignment": rng.random(), "duplicate_distance": None},
+                },
+            )
+        )
+    return Memory(rows, slots=("shape", "color"))
+
+
+def theirs(captions: Sequence[str | None], **more: Any) -> Memory:
+    """A dataset of somebody else with these captions."""
+    rows = [example(number, text, **more) for number, text in enumerate(captions)]
+    return Memory(rows, layout="folder")
+
+
+def photos(folder: Path, captions: Sequence[str | None] = ("a photo of sks teapot",) * 4) -> Path:
+    """A folder with photos of the subject."""
+    folder.mkdir()
+    for number, caption in enumerate(captions):
+        (folder / f"IMG_{number}.jpg").write_bytes(picture(1000 + number, (20, 10), "jpg"))
+        if caption is not None:
+            (folder / f"IMG_{number}.txt").write_text(caption, encoding="utf-8")
+    return folder
+
+
+def exported(dataset: Any, out: Path, *to: str, **options: Any) -> Exported:
+    return export_dataset(dataset, to=to or ["kohya"], out=out, **options)
+
+
+def layout(out: Path, folder: str = "images") -> dict[str, str]:
+    """The pictures of a folder and their captions."""
+    files = sorted(path for path in (out / folder).iterdir() if path.suffix != ".txt")
+    return {path.name: path.with_suffix(".txt").read_bytes().decode() for path in files}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}

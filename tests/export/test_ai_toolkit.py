@@ -1,0 +1,215 @@
+"""ai-toolkit.
+
+`Job` restates, at commit 27a03a9 of ostris/ai-toolkit: `get_config` (toolkit/config.py, with its
+own rule for numbers), `preprocess_dataset_raw_config` and `DatasetConfig` (config_modules.py,
+911-1113), the walk of `AiToolkitDataset.__init__` (data_loader.py, 428-450),
+`CaptionProcessingDTOMixin` (dataloader_mixins.py, 317-457) and `inject_trigger_into_prompt`
+(prompt_utils.py, 715-748).
+"""
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings, strategies
+from trainer_layout import (
+    CAPTIONS,
+    HARD_FOLDERS,
+    ONE_LINE_TEXTS,
+    PHOTO_CAPTIONS,
+    captions_of,
+    material,
+    read,
+    write,
+)
+
+from regforge.export.ai_toolkit import JOB, TRAINER, trained
+from regforge.export.interface import ExportError
+
+DEFAULTS = {"caption_ext": ".txt", "is_reg": False, "num_repeats": 1, "trigger_word": None}
+
+
+class Loader(yaml.SafeLoader):
+    """Takes `1e5` for a number, as ai-toolkit does."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)|\.[0-9_]+(?:[eE][-+][0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+class Job:
+    def __init__(self, path: Path) -> None:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\$\{[^}]+\}", text)  # would be looked up in the environment
+        job: dict[str, Any] = yaml.load(text, Loader=Loader)
+        assert job["job"] == "extension"
+        name = job["config"]["name"]
+        self.job = json.loads(json.dumps(job).replace("[name]", name))
+        self.process = self.job["config"]["process"][0]
+        self.datasets = [
+            DEFAULTS | dataset | {"resolution": resolution}
+            for dataset in self.process["datasets"]
+            for resolution in dataset.get("resolution", [512])
+        ]
+
+    def files(self, dataset: dict[str, Any]) -> list[Path]:
+        found = [
+            path
+            for path in Path(dataset["folder_path"]).rglob("*")
+            if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}
+            and not any(part.startswith(".") for part in path.parts)
+        ]
+        return sorted(found) * dataset["num_repeats"]
+
+    def captions(self, dataset: dict[str, Any]) -> list[str]:
+        extension = "." + dataset["caption_ext"].lstrip(".")
+        found = []
+        for path in self.files(dataset):
+            with path.with_suffix(extension).open(encoding="utf-8") as file:
+                caption = ", ".join(file.read().split(","))
+            for word in ("[name]", "[trigger]"):
+                caption = caption.replace(word, "")
+            found.append(caption)
+        return found
+
+
+@pytest.mark.parametrize("folder", HARD_FOLDERS)
+def test_ai_toolkit_reads_each_picture_with_its_caption(tmp_path: Path, folder: str) -> None:
+    made_from = material(tmp_path / folder, prior_weight=0.5, identifier="1e5")
+    write(TRAINER, made_from)
+    job = Job(made_from.out / JOB)
+    photos, pictures = job.datasets
+    assert job.files(pictures) == [
+        made_from.out / "images" / picture.name for picture in made_from.pictures
+    ]
+    assert job.captions(pictures) == [trained(caption) for caption in CAPTIONS]
+    assert job.captions(photos) == [trained(caption) for caption in PHOTO_CAPTIONS]
+    assert (pictures["is_reg"], photos["is_reg"]) == (True, False)
+    assert (pictures["resolution"], photos["resolution"]) == (64, 64)
+    assert job.process["train"]["reg_weight"] == 0.5
+    assert job.process["model"]["name_or_path"] == made_from.base_model
+    assert job.job["config"]["name"] == "1e5-teapot-lora"
+
+
+def test_it_is_read_back(tmp_path: Path) -> None:
+    made_from = material(tmp_path)
+    write(TRAINER, made_from)
+    regularization, photos = read(TRAINER, made_from)
+    assert [(one.path, one.caption, one.repeats) for one in regularization] == [
+        (f"images/{picture.name}", picture.caption, 1) for picture in made_from.pictures
+    ]
+    assert [(one.path, one.caption, one.repeats) for one in photos] == [
+        (f"subject/{photo.name}", photo.caption, 1) for photo in made_from.photos
+    ]
+
+
+def test_a_space_comes_after_every_comma() -> None:
+    assert trained("a, b,c") == "a,  b, c"
+    assert trained("a [name] b[trigger]") == "a  b"
+
+
+@settings(max_examples=40, deadline=None)
+@given(strategies.lists(ONE_LINE_TEXTS, min_size=1, max_size=4))
+def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
+    kept = [text for text in texts if TRAINER.refuses(text) is None]
+    assert all("[name]" in text or "[trigger]" in text for text in set(texts) - set(kept))
+    if not kept:
+        return
+    with TemporaryDirectory() as folder:
+        made_from = material(Path(folder), captions=kept, size=(8, 8))
+        write(TRAINER, made_from)
+        assert [one.caption for one in read(TRAINER, made_from)[0]] == kept
+        job = Job(made_from.out / JOB)
+        for theirs, ours in zip(job.captions(job.datasets[1]), kept, strict=True):
+            assert re.sub(r",\s*", ",", theirs) == re.sub(r",\s*", ",", ours)
+
+
+@pytest.mark.parametrize(
+    ("base_model", "architecture", "scheduler"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd1", "ddpm"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl", "ddpm"),
+        ("black-forest-labs/FLUX.1-dev", "flux", "flowmatch"),
+        ("black-forest-labs/FLUX.2-klein-4B", "flux2_klein_4b", "flowmatch"),
+        ("black-forest-labs/FLUX.2-klein-base-9B", "flux2_klein_9b", "flowmatch"),
+        ("Qwen/Qwen-Image", "qwen_image", "flowmatch"),
+        ("/models/mine", "sd1", "ddpm"),
+    ],
+)
+def test_the_architecture_goes_by_the_base_model(
+    tmp_path: Path, base_model: str, architecture: str, scheduler: str
+) -> None:
+    plan = TRAINER.plan(material(tmp_path, base_model=base_model))
+    process = yaml.safe_load(plan.files[JOB])["config"]["process"][0]
+    assert process["model"]["arch"] == architecture
+    assert process["train"]["noise_scheduler"] == process["sample"]["sampler"] == scheduler
+    assert any("does not tell" in note for note in plan.notes) == (base_model == "/models/mine")
+
+
+def test_the_notes_say_how_many_pictures_are_seen(tmp_path: Path) -> None:
+    few = TRAINER.plan(material(tmp_path, captions=["a"] * 100)).notes[0]
+    many = TRAINER.plan(material(tmp_path, captions=["a"] * 100_000)).notes[0]
+    assert "The 4,000 steps of the job show each picture about 20 times" in few
+    assert "show 2,000 of the pictures" in many
+    assert "uses all 100,000 regularization pictures" in many
+
+
+def test_without_photos_and_elsewhere(tmp_path: Path) -> None:
+    made_from = material(tmp_path, photos=(), root=PurePosixPath("/mnt/x"))
+    plan = write(TRAINER, made_from)
+    assert "/mnt/x/subject" in plan.notes[-1]
+    assert plan.command == "python run.py /mnt/x/ai-toolkit/train.yaml"
+    regularization, photos = read(TRAINER, made_from)
+    assert [one.caption for one in regularization] == captions_of(made_from.pictures)
+    assert photos == []
+
+
+@pytest.mark.parametrize("name", ["a ${HOME}", "[name]"])
+def test_a_folder_whose_name_would_be_replaced_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError, match="would replace"):
+        TRAINER.plan(material(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("is_reg: true", "is_regularization: true", "'is_regularization', which ai-toolkit"),
+        ("is_reg: true", "is_reg: yes please", "'yes please' for is_reg"),
+        ('caption_ext: "txt"', 'caption_ext: "caption"', "'caption' for caption_ext"),
+        ("num_repeats: 1", "num_repeats: 0", "0 for num_repeats"),
+        ("resolution:\n      - 64", "buckets: true", "'buckets', which"),
+        ('job: "extension"', 'job: "train"', "is no job"),
+        ("    datasets:", "    data:", "is no job"),
+        ("job:", "\tjob:", "is no job"),
+    ],
+)
+def test_a_slip_is_found(tmp_path: Path, old: str, new: str, message: str) -> None:
+    made_from = material(tmp_path)
+    write(TRAINER, made_from)
+    text = (tmp_path / JOB).read_text()
+    assert old in text
+    (tmp_path / JOB).write_text(text.replace(old, new))
+    with pytest.raises(ExportError, match=message):
+        read(TRAINER, made_from)
+
+
+def test_a_caption_that_would_be_changed_is_found(tmp_path: Path) -> None:
+    made_from = material(tmp_path)
+    write(TRAINER, made_from)
+    (tmp_path / "images" / "00001.txt").write_text("a [trigger] teapot")
+    with pytest.raises(ExportError, match="would train 'a  teapot' instead"):
+        read(TRAINER, made_from)
+    (tmp_path / "images" / "00001.txt").write_text("")
+    with pytest.raises(ExportError, match="is empty"):
+        read(TRAINER, made_from)

@@ -1,0 +1,72 @@
+"""Captions of any kind come back as they were, or on one line, through three readers."""
+
+from __future__ import annotations
+
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import datasets
+import export_samples as samples
+import test_kohya
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from regforge.export.captions import tidy
+
+HARD = [
+    'say "hi", it\'s',
+    "a, b,c , d",
+    "under_score__ and 5_words_with_many_underscores_in_them",
+    "long " * 700,
+    "{a|b} {{c}} ${d} (e:1.2) [f] <lora:g>",
+    "line\nbreak\r\nand\ttab",
+    "emoji 🫖👩‍🎨🏳️‍🌈",
+    "إبريق شاي \u202eabc\u202c",
+    "para\u2028graph\u2029s\x85\x0b\x0c\x1c",
+    "nul\x00 and bell\x07",
+    "\ufefftop",
+    "# not a comment",
+    "---",
+    "null",
+    "1e5",
+    "2024-01-01 it was",
+    "a \\ b \\n \\u0041",
+    "e\u0301 \u00e9",
+    " ",
+]
+TEXTS = st.lists(
+    st.one_of(st.text(st.characters(codec="utf-8"), max_size=60), st.sampled_from(HARD)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(HARD)
+@given(TEXTS)
+def test_captions_survive(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        out, photos = Path(folder) / "out", samples.photos(Path(folder) / "photos", ["sks"])
+        done = samples.exported(
+            samples.theirs(texts), out, "kohya", "imagefolder", "webdataset",
+            subject=photos, class_noun="teapot", check=True,
+        )  # fmt: skip
+        assert not done.differs
+        wanted = sorted(tidy(text) or "a photo of a teapot" for text in texts)
+        for text in wanted:
+            assert len(text.splitlines()) == 1
+            assert not any(unicodedata.category(letter) == "Cc" for letter in text)
+        seen = test_kohya.as_kohya_sees(out)
+        assert sorted(caption for caption, is_reg, _ in seen.values() if is_reg) == wanted
+        rows = datasets.load_dataset(str(out), split="train", streaming=True)
+        assert sorted(row["text"] for row in rows) == wanted
+        rows = datasets.load_dataset(str(out / "shards"), split="train", streaming=True)
+        pairs = [(row["txt"], row["json"]["text"]) for row in rows]
+        assert sorted(text for text, _ in pairs) == wanted
+        assert all(text == other for text, other in pairs)
+
+
+def test_tidy_leaves_what_is_one_line() -> None:
+    for text in ("a teapot", "{a|b}", "e\u0301", "a\u200db", "quote \" and '"):
+        assert tidy(text) == text

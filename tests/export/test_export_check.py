@@ -1,0 +1,249 @@
+"""`--check` finds what is not as it was exported."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import export_samples as samples
+import pytest
+
+TO = ("kohya", "imagefolder", "webdataset")
+Edit = Callable[[Path], object]
+
+
+def replace(name: str, old: str, new: str) -> Edit:
+    def edit(out: Path) -> None:
+        path = out / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.unlink()  # a hard link of it stays as it is
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return edit
+
+
+def overwrite(name: str, content: bytes) -> Edit:
+    def edit(out: Path) -> None:
+        (out / name).unlink()
+        (out / name).write_bytes(content)
+
+    return edit
+
+
+def swap_captions(out: Path) -> None:
+    one, two = out / "images" / "00001.txt", out / "images" / "00002.txt"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+
+def rewrite_tar(out: Path, member: str, content: bytes | None) -> None:
+    path = out / "shards" / "00000.tar"
+    with tarfile.open(path) as tar:
+        members = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    path.unlink()
+    with tarfile.open(path, "w") as tar:
+        for name, old in members:
+            new = content if name == member else old
+            if new is not None:
+                info = tarfile.TarInfo(name)
+                info.size = len(new)
+                tar.addfile(info, io.BytesIO(new))
+
+
+CHANGES: list[tuple[str, Edit, dict[str, str]]] = [
+    (
+        "edited caption",
+        overwrite("images/00003.txt", b"something else"),
+        {"kohya": "has caption 'something else'", "*": "images/00003.txt: says 'something else'"},
+    ),
+    (
+        "swapped captions",
+        swap_captions,
+        {"kohya": "images/00001.webp: has caption", "*": "images/00001.txt: says"},
+    ),
+    (
+        "caption with a second line",
+        overwrite("images/00003.txt", b"a\nb"),
+        {"*": "images/00003.txt: says"},
+    ),
+    (
+        "missing caption",
+        lambda out: (out / "images" / "00003.txt").unlink(),
+        {"kohya": "has caption 'teapot'", "*": "images/00003.txt: missing"},
+    ),
+    (
+        "missing picture",
+        lambda out: (out / "images" / "00003.webp").unlink(),
+        {
+            "kohya": "images/00003.webp: kohya sd-scripts would not load it",
+            "imagefolder": "images/00003.webp, which is not among the pictures",
+            "*": "images/00003.webp: missing",
+        },
+    ),
+    (
+        "picture of another size",
+        overwrite("images/00003.webp", samples.picture(1, (16, 24), "webp")),
+        {"*": "images/00003.webp: is 16 x 24, not 16 x 16"},
+    ),
+    (
+        "damaged picture",
+        overwrite("images/00003.webp", b"RIFF"),
+        {"*": "images/00003.webp: cannot be read"},
+    ),
+    (
+        "a picture too many",
+        lambda out: (out / "images" / "00099.webp").write_bytes(samples.picture(1)),
+        {"kohya": "images/00099.webp: is loaded, but was not exported"},
+    ),
+    (
+        "missing photo",
+        lambda out: (out / "subject" / "02.jpg").unlink(),
+        {
+            "kohya": "subject/02.jpg: kohya sd-scripts would not load it",
+            "*": "subject/02.jpg: missing",
+        },
+    ),
+    (
+        "flag gone",
+        replace("kohya.toml", "is_reg = true", "is_reg = false"),
+        {"kohya": "counts as an instance picture, not as a regularization picture"},
+    ),
+    (
+        "folders swapped",
+        replace("kohya.toml", '/subject"', '/images"'),
+        {"kohya": "images/00001.webp: is loaded twice"},
+    ),
+    (
+        "unknown key",
+        replace("kohya.toml", "is_reg", "is_regularization"),
+        {"kohya": "would refuse it: "},
+    ),
+    (
+        "value of another kind",
+        replace("kohya.toml", "num_repeats = 1", "num_repeats = 1.5"),
+        {"kohya": "would refuse it: "},
+    ),
+    (
+        "other repeats",
+        replace("kohya.toml", "num_repeats = 5", "num_repeats = 4"),
+        {"kohya": "kohya.toml: changed since it was written"},
+    ),
+    (
+        "other extension",
+        replace("kohya.toml", '".txt"', '".caption"'),
+        {"kohya": "has caption 'teapot', not"},
+    ),
+    (
+        "missing configuration",
+        lambda out: (out / "kohya.toml").unlink(),
+        {"kohya": "kohya.toml: missing"},
+    ),
+    (
+        "changed link",
+        overwrite("kohya/reg/1_teapot/00002.txt", b"else"),
+        {"kohya": "kohya/reg/1_teapot/00002.txt: is not images/00002.txt"},
+    ),
+    (
+        "missing link",
+        lambda out: (out / "kohya/train/5_sks teapot/01.jpg").unlink(),
+        {"kohya": "kohya/train/5_sks teapot/01.jpg: missing"},
+    ),
+    (
+        "card without its files",
+        replace("README.md", "- metadata.jsonl", "- metadata.csv"),
+        {"imagefolder": "does not name metadata.jsonl"},
+    ),
+    (
+        "card without YAML",
+        overwrite("README.md", b"# Hello"),
+        {"imagefolder": "no YAML"},
+    ),
+    (
+        "metadata with another caption",
+        replace("metadata.jsonl", "teapot, no. 3", "kettle, no. 3"),
+        {"imagefolder": "has caption", "*": "metadata.jsonl: changed since it was written"},
+    ),
+    (
+        "another caption in the tar file",
+        lambda out: rewrite_tar(out, "00004.txt", b"else"),
+        {"webdataset": "00000.tar/00004.webp: has caption 'else'"},
+    ),
+    (
+        "another picture in the tar file",
+        lambda out: rewrite_tar(out, "00004.webp", samples.picture(1)),
+        {"webdataset": "shards/00000.tar: 00004.webp is not in it as it should be"},
+    ),
+    (
+        "a picture too few in the tar file",
+        lambda out: rewrite_tar(out, "00020.webp", None),
+        {"webdataset": "images/00020.webp: WebDataset would not load it"},
+    ),
+    (
+        "missing tar file",
+        lambda out: (out / "shards" / "00000.tar").unlink(),
+        {"webdataset": "shards/00000.tar: missing"},
+    ),
+    (
+        "damaged tar file",
+        overwrite("shards/00000.tar", b"no tar"),
+        {"webdataset": "cannot be read"},
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("check")
+    samples.photos(top / "photos")
+    done = samples.exported(
+        samples.ours(20), top / "out", *TO, subject=top / "photos", root="/data/t", check=True
+    )
+    assert not done.differs
+    said = "checked: 20 pictures and 4 photos, captions and sizes equal"
+    assert done.as_text().count(said) == len(TO)
+    return top
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"), [each[1:] for each in CHANGES], ids=[c[0] for c in CHANGES]
+)
+def test_every_change_is_found(
+    pristine: Path, tmp_path: Path, edit: Edit, said: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    for name, content in samples.contents(pristine / "out").items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    edit(out)
+    before = samples.contents(out)
+    done = samples.exported(
+        samples.ours(20), out, *TO, subject=pristine / "photos", root="/data/t", check=True
+    )
+    assert samples.contents(out) == before  # a check mends nothing
+    assert done.differs
+    found = {target.name: target.checked for target in done.targets}
+    for name in TO:
+        checked = found[name]
+        assert checked
+        lines = "\n".join(checked.differences)
+        for wanted in (said.get(name), said.get("*")):
+            assert wanted is None or wanted in lines
+        assert bool(lines) == (name in said or "*" in said), lines
+        assert checked.as_text().startswith("checked: ")
+
+
+def test_many_differences_are_shortened_for_people_and_whole_for_scripts(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    samples.exported(samples.ours(30), out)
+    for path in (out / "images").glob("*.txt"):
+        path.write_text("else")
+    done = samples.exported(samples.ours(30), out, check=True)
+    count = len(done.as_dict()["targets"][0]["checked"]["differences"])
+    assert count == 60  # each as a file, and as kohya reads it
+    assert f"checked: {count} differences" in done.as_text()
+    assert f"... and {count - 20} more" in done.as_text()

@@ -1,0 +1,295 @@
+"""An export's folder: shared, gone on with, never mixed up, never harmed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import export_samples as samples
+import pytest
+
+from regforge.export.interface import ExportError
+from regforge.files import StorageError
+from regforge.records import Example
+
+
+def stamps(out: Path) -> dict[str, tuple[int, int]]:
+    return {
+        path.relative_to(out).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in out.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_trainers_share_pictures_in_later_calls_too(tmp_path: Path) -> None:
+    together, apart = tmp_path / "together", tmp_path / "apart"
+    samples.exported(samples.ours(20), together, "kohya", "imagefolder", root="/data/t")
+    dataset = samples.ours(20)
+    samples.exported(dataset, apart, "kohya", root="/data/t")
+    before = stamps(apart)
+    samples.exported(dataset, apart, "imagefolder", root="/data/t")
+    assert dataset.reads == 1
+    changed = {name for name, stamp in stamps(apart).items() if before.get(name) != stamp}
+    assert changed == {"README.md", "README-imagefolder.md", "export.json"}
+    assert samples.contents(together) == samples.contents(apart)
+
+
+def test_the_same_again_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
+    dataset = samples.ours(20)
+    folder = samples.photos(tmp_path / "photos")
+    first = samples.exported(dataset, tmp_path / "out", "kohya", "webdataset", subject=folder)
+    before = stamps(tmp_path / "out")
+    again = samples.exported(dataset, tmp_path / "out", "kohya", "webdataset", subject=folder)
+    assert again == first
+    assert stamps(tmp_path / "out") == before
+    assert dataset.reads == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"resolution": 512}, "--resolution 16, not 512"),
+        ({"identifier": "xyz"}, "--identifier sks, not xyz"),
+        ({"limit": 3}, "--limit None, not 3"),
+        ({"root": "/elsewhere"}, "--root /data/t, not /elsewhere"),
+        ({"prior_weight": 0.5}, "--prior-weight 1.0, not 0.5"),
+        ({"class_noun": "urn"}, "--class-noun teapot, not urn"),
+    ],
+)
+def test_other_settings_need_another_folder(
+    tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    samples.exported(samples.ours(8), tmp_path / "out", root="/data/t")
+    before = samples.contents(tmp_path / "out")
+    with pytest.raises(ExportError, match=said) as caught:
+        samples.exported(samples.ours(8), tmp_path / "out", **{"root": "/data/t"} | options)
+    assert "--out" in str(caught.value)
+    assert samples.contents(tmp_path / "out") == before
+
+
+def test_another_dataset_needs_another_folder(tmp_path: Path) -> None:
+    samples.exported(samples.ours(8), tmp_path / "out")
+    with pytest.raises(ExportError, match="another dataset"):
+        samples.exported(samples.ours(8, seed=1), tmp_path / "out")
+    redrawn = samples.ours(8)
+    row = redrawn.rows[3]
+    redrawn.rows[3] = replace(row, metadata=row.metadata | {"image_digest": "0" * 64})
+    with pytest.raises(ExportError, match="another dataset"):
+        samples.exported(redrawn, tmp_path / "out")
+
+
+def test_a_folder_of_somebody_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("x")
+    with pytest.raises(ExportError, match="no export of regforge"):
+        samples.exported(samples.ours(8), out)
+    assert samples.contents(out) == {"thesis.tex": b"x"}
+    with pytest.raises(ExportError, match="is a file"):
+        samples.exported(samples.ours(8), out / "thesis.tex")
+    (out / "export.json").write_text("{}")
+    with pytest.raises(ExportError, match="cannot be read"):
+        samples.exported(samples.ours(8), out)
+
+
+def test_a_file_of_the_user_is_not_written_over(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    samples.exported(samples.ours(8), out)
+    (out / "README.md").write_text("my own notes")
+    with pytest.raises(ExportError, match=r"README\.md is there already"):
+        samples.exported(samples.ours(8), out, "imagefolder")
+    assert (out / "README.md").read_text() == "my own notes"
+
+
+def test_an_edited_configuration_is_kept_and_told(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    samples.exported(samples.ours(8), out)
+    edited = (out / "kohya.toml").read_text().replace("batch_size = 2", "batch_size = 4")
+    (out / "kohya.toml").write_text(edited)
+    for _ in range(2):
+        done = samples.exported(samples.ours(8), out)
+        assert (out / "kohya.toml").read_text() == edited
+        assert "kohya.toml was changed" in done.targets[0].notes[-1]
+    (out / "kohya.toml").unlink()
+    samples.exported(samples.ours(8), out)
+    assert "batch_size = 2" in (out / "kohya.toml").read_text()
+
+
+def test_what_was_deleted_comes_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    folder = samples.photos(tmp_path / "photos")
+    to = ("kohya", "webdataset")
+    samples.exported(samples.ours(8), out, *to, subject=folder)
+    before = samples.contents(out)
+    lost = ["images/00002.webp", "images/00005.txt", "metadata.jsonl", "subject/01.txt"]
+    lost += ["kohya/reg/1_teapot/00003.webp", "shards/00000.tar", "README-kohya.md", "kohya.toml"]
+    for name in lost:
+        (out / name).unlink()
+    edited = out / "images" / "00001.txt"
+    edited.unlink()  # or its hard link would change too
+    edited.write_bytes(b"my own words")
+    samples.exported(samples.ours(8), out, *to, subject=folder)
+    after = samples.contents(out)
+    assert after.pop("images/00001.txt") == b"my own words"
+    assert {name for name in after if after[name] != before[name]} <= {"shards/00000.tar"}
+    assert after.keys() == before.keys() - {"images/00001.txt"}
+
+
+# ------------------------------------------------------------------------------- photos come later
+
+
+def test_photos_may_come_later_and_all_trainers_get_them(tmp_path: Path) -> None:
+    out, folder = tmp_path / "out", samples.photos(tmp_path / "photos")
+    samples.exported(samples.ours(40), out, "kohya", "imagefolder", root="/data/t")
+    samples.exported(samples.ours(40), out, "imagefolder", subject=folder, root="/data/t")
+    fresh = tmp_path / "fresh"
+    samples.exported(
+        samples.ours(40), fresh, "kohya", "imagefolder", subject=folder, root="/data/t"
+    )
+    assert samples.contents(out) == samples.contents(fresh)
+    done = samples.exported(
+        samples.ours(40), out, "kohya", subject=folder, root="/data/t", check=True
+    )
+    assert not done.differs
+
+
+def test_photos_do_not_go_away_or_change_unsaid(tmp_path: Path) -> None:
+    out, folder = tmp_path / "out", samples.photos(tmp_path / "photos")
+    samples.exported(samples.ours(8), out, subject=folder)
+    with pytest.raises(ExportError, match="name them again with --subject"):
+        samples.exported(samples.ours(8), out)
+    (folder / "IMG_0.txt").write_text("another caption of sks")
+    with pytest.raises(ExportError, match="other photos"):
+        samples.exported(samples.ours(8), out, subject=folder)
+
+
+def test_the_users_own_photos_in_the_folder_are_not_written_over(tmp_path: Path) -> None:
+    out, folder = tmp_path / "out", samples.photos(tmp_path / "photos")
+    samples.exported(samples.ours(8), out)
+    (out / "subject" / "01.jpg").write_bytes(b"mine")
+    with pytest.raises(ExportError, match=r"01\.jpg is there already"):
+        samples.exported(samples.ours(8), out, subject=folder)
+    assert (out / "subject" / "01.jpg").read_bytes() == b"mine"
+    with pytest.raises(ExportError, match="lies in the folder that is written"):
+        samples.exported(samples.ours(8), out, subject=out / "subject")
+
+
+# ----------------------------------------------------------------------------------- interruptions
+
+
+class Cut(BaseException):
+    """The power goes."""
+
+
+@dataclass
+class Interrupted(samples.Memory):
+    """A dataset whose reader is killed before a picture."""
+
+    at: int = 0
+
+    def examples(self, *, images: bool = True) -> Iterator[Example]:
+        for number, row in enumerate(super().examples(images=images)):
+            if images and number == self.at:
+                raise Cut
+            yield row
+
+
+@pytest.mark.parametrize("at", [0, 1, 11, 19])
+def test_an_interrupted_export_goes_on(tmp_path: Path, at: int) -> None:
+    whole = samples.ours(20)
+    samples.exported(whole, tmp_path / "whole", root="/data/t")
+    out = tmp_path / "out"
+    with pytest.raises(Cut):
+        samples.exported(Interrupted(whole.rows, slots=whole.slots, at=at), out, root="/data/t")
+    assert not (out / "export.json").exists()
+    before = stamps(out)
+    samples.exported(whole, out, root="/data/t")
+    kept = [name for name in before if name.startswith("images/")]
+    assert len(kept) == 2 * at
+    assert all(stamps(out)[name] == before[name] for name in kept)
+    assert samples.contents(out) == samples.contents(tmp_path / "whole")
+
+
+def test_an_interrupted_export_is_not_gone_on_with_another_dataset(tmp_path: Path) -> None:
+    whole = samples.ours(20)
+    with pytest.raises(Cut):
+        samples.exported(Interrupted(whole.rows, at=5), tmp_path / "out")
+    with pytest.raises(ExportError, match="another dataset"):
+        samples.exported(samples.ours(20, seed=3), tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [1, 4, 10, 21, 22, 23, 24, 25])
+def test_killed_while_a_file_takes_its_name_nothing_is_half_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    dataset = samples.ours(10)
+    samples.exported(dataset, tmp_path / "whole", "kohya", "webdataset", root="/data/t")
+    whole = samples.contents(tmp_path / "whole")
+    out, calls, rename = tmp_path / "out", [0], Path.replace
+
+    def cut(self: Path, target: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == number:
+            raise Cut
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", cut)
+        with pytest.raises(Cut):
+            samples.exported(dataset, out, "kohya", "webdataset", root="/data/t")
+    for name, content in samples.contents(out).items():
+        assert name.startswith(".export") or content == whole[name]
+    samples.exported(dataset, out, "kohya", "webdataset", root="/data/t")
+    assert samples.contents(out) == whole
+
+
+def test_a_damaged_file_of_an_interrupted_export_is_written_anew(tmp_path: Path) -> None:
+    dataset = samples.ours(10)
+    with pytest.raises(Cut):
+        samples.exported(
+            Interrupted(dataset.rows, slots=dataset.slots, at=9), tmp_path / "out", root="/data/t"
+        )
+    for path in (tmp_path / "out" / "images").iterdir():
+        path.write_bytes(b"")
+    samples.exported(dataset, tmp_path / "out", root="/data/t")
+    samples.exported(dataset, tmp_path / "whole", root="/data/t")
+    assert samples.contents(tmp_path / "out") == samples.contents(tmp_path / "whole")
+
+
+def test_a_dataset_that_changes_while_it_is_read_is_no_export(tmp_path: Path) -> None:
+    @dataclass
+    class Moving(samples.Memory):
+        change: Callable[[list[Example]], list[Example]] = list
+
+        def examples(self, *, images: bool = True) -> Iterator[Example]:
+            yield from self.change(self.rows) if images else self.rows
+
+    rows = samples.ours(6).rows
+    changes = [lambda rows: rows[:-1], lambda rows: rows[::-1], lambda rows: [*rows, *rows]]
+    for number, change in enumerate(changes):
+        with pytest.raises(ExportError, match="changed while it was read"):
+            samples.exported(Moving(rows, change=change), tmp_path / str(number))
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file")
+    with pytest.raises((StorageError, ExportError), match="blocked"):
+        samples.exported(samples.ours(4), blocked / "out")
+
+
+def test_export_json_tells_where_it_came_from_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canaryCANARYcanaryCANARY")
+    done = samples.exported(samples.ours(8), tmp_path / "out", "kohya", "imagefolder")
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert record["source"]["name"] == "me/teapots"
+    assert set(record["targets"]) == {"kohya", "imagefolder"}
+    everything = b"".join(samples.contents(tmp_path / "out").values()) + done.as_text().encode()
+    assert b"CANARY" not in everything
+    assert os.environ["HF_TOKEN"]

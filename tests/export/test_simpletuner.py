@@ -1,0 +1,239 @@
+"""SimpleTuner.
+
+`Backend` restates, at commit bc8e6ab of bghira/SimpleTuner, below simpletuner/helpers/:
+`ImageBackendConfig.from_dict` (data_backend/config/image.py, 95-257) with the values of
+config/validators.py, `LocalDataBackend.list_files` (data_backend/local.py, 127-170),
+`PromptHandler.prepare_instance_prompt_from_textfile` (prompts.py, 397-433) and the length of
+`MultiAspectSampler` (multiaspect/sampler.py, 1148-1161). Where SimpleTuner is installed
+(`pip install --no-deps simpletuner` is enough), its own parser reads the files too.
+"""
+
+import json
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies
+from trainer_layout import (
+    CAPTIONS,
+    HARD_FOLDERS,
+    PHOTO_CAPTIONS,
+    TEXTS,
+    captions_of,
+    material,
+    read,
+    write,
+)
+
+from regforge.export.interface import ExportError
+from regforge.export.simpletuner import BACKENDS, CONFIG, FOLDER, TRAINER
+
+LISTED = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+DEFAULTS = {"caption_strategy": "filename", "repeats": 0, "is_regularisation_data": False}
+
+
+class Backend:
+    def __init__(self, entries: dict[str, Any]) -> None:
+        self.entries = DEFAULTS | entries
+        assert self.entries["crop_aspect"] in ("square", "preserve")  # the others need buckets
+        assert self.entries["crop_style"] in ("random", "corner", "center", "centre", "face")
+        assert self.entries["resolution_type"] in ("pixel", "area", "pixel_area")
+        self.shown = int(self.entries["repeats"]) + 1
+
+    def captions(self) -> dict[str, list[str]]:
+        """By the name of the picture; several where a file has several lines."""
+        found = {}
+        for path in Path(self.entries["instance_data_dir"]).rglob("*"):
+            if path.name.lower().endswith(tuple(f".{suffix}" for suffix in LISTED)):
+                found[path.name] = self._captions(path)
+        return dict(sorted(found.items()))
+
+    def _captions(self, path: Path) -> list[str]:
+        if self.entries["caption_strategy"] == "filename":
+            return [path.stem.replace("_", " ")]
+        text = path.with_suffix(".txt").read_bytes().decode("utf-8")
+        return [line for line in text.split("\n") if line] if "\n" in text else [text]
+
+
+def backends_of(out: Path) -> tuple[Backend, Backend, dict[str, Any]]:
+    """(photos, regularization pictures, embeddings) as config.json names them."""
+    config = json.loads((out / CONFIG).read_text())
+    photos, pictures, texts = json.loads(Path(config["data_backend_config"]).read_text())
+    return Backend(photos), Backend(pictures), texts
+
+
+@pytest.mark.parametrize("folder", HARD_FOLDERS)
+def test_simpletuner_reads_each_picture_with_its_caption(tmp_path: Path, folder: str) -> None:
+    made_from = material(tmp_path / folder)
+    plan = write(TRAINER, made_from)
+    photos, pictures, texts = backends_of(made_from.out)
+    assert list(pictures.captions().values()) == [[caption] for caption in CAPTIONS]
+    assert list(photos.captions().values()) == [[caption] for caption in PHOTO_CAPTIONS]
+    assert (pictures.shown, photos.shown) == (1, 3)
+    assert pictures.entries["is_regularisation_data"] is False
+    assert (texts["dataset_type"], texts["default"]) == ("text_embeds", True)
+    assert plan.command.startswith("simpletuner train ")
+
+
+def test_it_is_read_back(tmp_path: Path) -> None:
+    made_from = material(tmp_path)
+    write(TRAINER, made_from)
+    regularization, photos = read(TRAINER, made_from)
+    assert [(one.path, one.caption, one.repeats) for one in regularization] == [
+        (f"images/{picture.name}", picture.caption, 1) for picture in made_from.pictures
+    ]
+    assert [(one.path, one.caption, one.repeats) for one in photos] == [
+        (f"subject/{photo.name}", photo.caption, 3) for photo in made_from.photos
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(strategies.lists(TEXTS, min_size=1, max_size=4))
+def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
+    kept = [text for text in texts if TRAINER.refuses(text) is None]
+    assert all("\n" in text for text in set(texts) - set(kept))
+    with TemporaryDirectory() as folder:
+        made_from = material(Path(folder), captions=kept, size=(8, 8))
+        if not kept:
+            return
+        write(TRAINER, made_from)
+        assert [one.caption for one in read(TRAINER, made_from)[0]] == kept
+        restated = backends_of(made_from.out)[1].captions()
+        assert list(restated.values()) == [[caption] for caption in kept]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "photos", "weight", "repeats"),
+    [(2000, 5, 1.0, 399), (2001, 5, 1.0, 400), (3, 5, 1.0, 0), (2000, 5, 0.5, 799), (9, 1, 2.0, 3)],
+)
+def test_repeats_count_from_zero_and_carry_the_prior_weight(
+    tmp_path: Path, pictures: int, photos: int, weight: float, repeats: int
+) -> None:
+    made_from = material(
+        tmp_path, captions=["a"] * pictures, photos=["b"] * photos, prior_weight=weight
+    )
+    plan = TRAINER.plan(made_from)
+    subject, regularization, _ = json.loads(plan.files[BACKENDS])
+    assert (subject["repeats"], regularization["repeats"]) == (repeats, 0)
+    assert f'"repeats": {repeats}' in plan.notes[0]
+    assert any("has no loss weight" in note for note in plan.notes) == (weight != 1)
+
+
+def test_a_prior_weight_of_zero_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="prior weight of 0"):
+        TRAINER.plan(material(tmp_path, prior_weight=0.0))
+
+
+def test_pictures_that_are_no_squares_keep_their_shape(tmp_path: Path) -> None:
+    square = json.loads(TRAINER.plan(material(tmp_path)).files[BACKENDS])
+    oblong = json.loads(TRAINER.plan(material(tmp_path, size=(64, 32))).files[BACKENDS])
+    assert [b["crop_aspect"] for b in square[:2]] == ["square"] * 2
+    assert [b["crop_aspect"] for b in oblong[:2]] == ["preserve"] * 2
+
+
+@pytest.mark.parametrize(
+    ("base_model", "family"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd1x"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
+        ("black-forest-labs/FLUX.2-dev", "flux2"),
+        ("Tongyi-MAI/Z-Image", "z_image"),
+        ("/models/mine", "sd1x"),
+    ],
+)
+def test_the_family_goes_by_the_base_model(tmp_path: Path, base_model: str, family: str) -> None:
+    plan = TRAINER.plan(material(tmp_path, base_model=base_model))
+    assert json.loads(plan.files[CONFIG])["model_family"] == family
+    assert any("does not tell" in note for note in plan.notes) == (base_model == "/models/mine")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("caption_strategy", "textfiles", "'textfiles' for caption_strategy"),
+        ("caption_strategy", None, "None for caption_strategy"),
+        ("is_regularization", True, "'is_regularization', which SimpleTuner would ignore"),
+        ("repeats", -1, "-1 for repeats"),
+        ("repeats", "2", "'2' for repeats"),
+        ("crop_style", "middle", "'middle' for crop_style"),
+        ("instance_data_dir", "/elsewhere", "does not lie in"),
+        ("id", "text-embeds", "an id of its own"),
+        ("dataset_type", "images", "no backend of images"),
+    ],
+)
+def test_a_slip_is_found(tmp_path: Path, key: str, value: object, message: str) -> None:
+    made_from = material(tmp_path)
+    write(TRAINER, made_from)
+    backends = json.loads((tmp_path / BACKENDS).read_text())
+    backends[1][key] = value
+    (tmp_path / BACKENDS).write_text(json.dumps(backends))
+    with pytest.raises(ExportError, match=message):
+        read(TRAINER, made_from)
+
+
+def test_embeddings_and_captions_have_to_be_there(tmp_path: Path) -> None:
+    made_from = material(tmp_path)
+    write(TRAINER, made_from)
+    caption = tmp_path / "images" / "00001.txt"
+    caption.write_text("one\ntwo\n")
+    with pytest.raises(ExportError, match="2 lines"):
+        read(TRAINER, made_from)
+    caption.unlink()
+    with pytest.raises(ExportError, match=r"00001\.txt is missing"):
+        read(TRAINER, made_from)
+    backends = json.loads((tmp_path / BACKENDS).read_text())
+    (tmp_path / BACKENDS).write_text(json.dumps(backends[:2]))
+    with pytest.raises(ExportError, match="text_embeds has to be the default"):
+        read(TRAINER, made_from)
+
+
+def test_without_photos_and_elsewhere(tmp_path: Path) -> None:
+    root = PurePosixPath("/mnt/x")
+    made_from = material(tmp_path, photos=(), captions=["a teapot"] * 10, root=root)
+    plan = write(TRAINER, made_from)
+    assert "/mnt/x/subject" in plan.notes[-1]
+    assert json.loads(plan.files[BACKENDS])[0]["repeats"] == 1  # of 5 photos
+    assert plan.command == "simpletuner train env=/mnt/x/simpletuner"
+    regularization, photos = read(TRAINER, made_from)
+    assert ([one.caption for one in regularization], photos) == (["a teapot"] * 10, [])
+
+
+def test_its_own_parser_reads_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("simpletuner.helpers.data_backend.config.image")
+    json_file = pytest.importorskip("simpletuner.helpers.configuration.json_file")
+    made_from = material(tmp_path / "it's a $HOME")
+    write(TRAINER, made_from)
+    monkeypatch.setenv("ENV", str(made_from.out / FOLDER))
+    words = json_file.load_json_config()
+    assert f"--data_backend_config={made_from.out / BACKENDS}" in words
+    config = json.loads((made_from.out / CONFIG).read_text())
+    entries = json.loads((made_from.out / BACKENDS).read_text())
+    for backend, folder, repeats in zip(entries[:2], ("subject", "images"), (2, 0), strict=True):
+        parsed = image.ImageBackendConfig.from_dict(backend, config)
+        parsed.validate(config)
+        assert parsed.instance_data_dir == str(made_from.out / folder)
+        assert parsed.caption_strategy == "textfile"
+        assert parsed.repeats == repeats
+        assert parsed.is_regularisation_data is False
+        assert (parsed.crop, parsed.crop_aspect, parsed.crop_style) == (True, "square", "center")
+
+
+def test_its_own_reader_gives_the_captions(tmp_path: Path) -> None:
+    prompts = pytest.importorskip("simpletuner.helpers.prompts", exc_type=ImportError)
+    local = pytest.importorskip("simpletuner.helpers.data_backend.local", exc_type=ImportError)
+    made_from = material(tmp_path)
+    write(TRAINER, made_from)
+
+    class Accelerator:
+        is_main_process = True
+
+    backend = local.LocalDataBackend(Accelerator(), id="regularization")
+    found = {
+        path: prompts.PromptHandler.prepare_instance_prompt_from_textfile(
+            path, True, False, backend
+        )
+        for _, _, paths in backend.list_files(None, str(tmp_path / "images"))
+        for path in paths
+    }
+    assert [found[path] for path in sorted(found)] == captions_of(made_from.pictures)
