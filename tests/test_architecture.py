@@ -21,9 +21,9 @@ FLOORS = (
     ("",),  # regforge/__init__.py: what a Python user sees, imported when first used
     ("__main__",),
     ("cli",),
-    ("doctor", "forge", "training", "evaluation", "export"),
+    ("doctor", "forge", "training", "evaluation", "export", "audit"),
     ("prompts", "images", "dataset"),
-    ("recipe", "records", "embedded", "journal", "progress", "files", "resources"),
+    ("recipe", "records", "embedded", "journal", "progress", "files", "resources", "hub"),
     ("errors", "version"),
 )
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}

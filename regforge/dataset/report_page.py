@@ -12,7 +12,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,12 @@ _MOST_REFUSED = 300
 _MOST_PAIR_VALUES = 60
 _MOST_FAILURES = 20
 _MOST_RAW = 2000
+_MARKS = {  # a sign, a word: grades are not told apart by color alone
+    "good": ("\N{CHECK MARK}", "good"),
+    "look": ("!", "look"),
+    "bad": ("\N{MULTIPLICATION X}", "bad"),
+    "unknown": ("?", "unknown"),
+}
 _COLUMNS = [each.name for each in fields(ImageRow) if each.name != "image"]
 
 
@@ -64,6 +70,7 @@ class ReportData:
         log: Entries of log.jsonl.
         ledger: Entries of ledger.jsonl.
         offered: Phrases by slot that captions could use, so that unused ones are seen too.
+        audit: What an audit found, as `Audit.as_dict` of the audit says it; None leaves it out.
     """
 
     name: str
@@ -73,6 +80,7 @@ class ReportData:
     log: Sequence[Mapping[str, Any]] = ()
     ledger: Sequence[Mapping[str, Any]] = ()
     offered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    audit: Mapping[str, Any] | None = None
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -95,13 +103,15 @@ def write_report(path: Path, data: ReportData) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    payload = _payload(data)
     page = environment.get_template("report.html.j2").render(
         **_static_parts(data),
         css=Markup(css),
         script=Markup(script),
         css_digest=_csp_digest(css),
         script_digest=_csp_digest(script),
-        payload=Markup(_as_json(_payload(data))),
+        payload=Markup(_as_json(payload)),
+        audit=_audit(data.audit, {(payload["common"] | row)["id"] for row in payload["rows"]}),
     )
     # Captions can hold what UTF-8 cannot, such as half of a surrogate pair.
     write_atomically(path, page.encode("utf-8", errors="replace"))
@@ -301,6 +311,40 @@ def _failures(ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for (stage, kind), entries in sorted(groups.items(), key=lambda group: -len(group[1]))
     ]
+
+
+def _audit(audit: Mapping[str, Any] | None, shown: Collection[str]) -> dict[str, Any] | None:
+    """The audit as the template takes it.
+
+    Args:
+        audit: As `ReportData.audit`.
+        shown: Ids of the images in the gallery; where an example names one, it leads there.
+    """
+    if not audit or not audit.get("checks"):
+        return None
+    checks = [
+        {
+            **check,
+            "mark": _MARKS.get(check["grade"], _MARKS["unknown"]),
+            "examples": [
+                [(word, word in shown) for word in str(example).split(" ")]
+                for example in check["examples"]
+                if check["grade"] in ("look", "bad")
+            ],
+        }
+        for check in audit["checks"]
+    ]
+    numbers = {check["name"]: check["numbers"] for check in audit["checks"]}
+    return {
+        "grade": audit["grade"],
+        "verdict": audit["verdict"],
+        "checks": checks,
+        "worth": sum(check["grade"] in ("look", "bad") for check in checks),
+        "slots": numbers.get("slot coverage", {}).get("slots", {}),
+        "pairs": sorted(
+            numbers.get("slot pairs", {}).get("dependence", {}).items(), key=lambda item: -item[1]
+        ),
+    }
 
 
 def _finished(log: Sequence[Mapping[str, Any]]) -> str:

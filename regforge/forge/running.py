@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.forge.folder import RunFolder
+from regforge.forge.prompting import check_import
 from regforge.journal import Journal, read
 from regforge.progress import Reporter, duration
 from regforge.recipe import (
@@ -146,6 +147,7 @@ def run(
     reporter = reporter or Reporter()
     count = min(recipe.prompts.count, limit or recipe.prompts.count)
     check_recipe(recipe)
+    check_import(recipe, folder, fresh=fresh)
     with folder.locked(), _terminated_like_interrupted():
         if folder.claim(recipe, fresh=fresh):
             reporter.say(f"Going on with {folder.path}")
@@ -218,7 +220,7 @@ def _versions() -> dict[str, str]:
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write a run's report page again, from what lies in its folder.
+    """Write a run's report page again, with its audit, from what lies in its folder.
 
     Returns:
         The page.
@@ -226,6 +228,7 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         RunFailed: The folder is not a run's.
     """
+    from regforge.audit import StoredRows, audit_dataset
     from regforge.dataset.report import gather
     from regforge.dataset.report import write_report as write
 
@@ -235,7 +238,10 @@ def write_report(folder: str | Path) -> Path:
         raise RunFailed(
             f"{folder} is not the folder of a run.", hint="Such as runs/quickstart, after `run`."
         )
-    write(run_folder.report, gather(run_folder.path, count=state.get("images")))
+    data = gather(run_folder.path, count=state.get("images"))
+    rows = StoredRows(data.name, [each.row for each in data.rows], run_folder.path)
+    # As plain data: the page is made by a stage, and stages know nothing of audits.
+    write(run_folder.report, replace(data, audit=audit_dataset(rows).as_dict()))
     return run_folder.report
 
 

@@ -90,7 +90,7 @@ class Curator:
         """
         for row in rows:
             picture = _decoded(row.image) if self._compares_pixels else None
-            digests = (row.image_digest, _pixel_digest(picture) if picture else "")
+            digests = (row.image_digest, pixel_digest_of(picture) if picture else "")
             self._accepted.add(row.id, row.perceptual_hash, digests)
 
     def judge(
@@ -113,15 +113,15 @@ class Curator:
         picture = _decoded(image)
         if picture is None:
             return Verdict("", image_digest, dict.fromkeys(SCORES), (_UNREADABLE,))
-        perceptual_hash = _perceptual_hash(picture)
-        pixel_digest = _pixel_digest(picture) if self._compares_pixels else ""
+        perceptual_hash = perceptual_hash_of(picture)
+        pixel_digest = pixel_digest_of(picture) if self._compares_pixels else ""
         original = self._accepted.copy_of((image_digest, pixel_digest), besides=id)
         nearest, distance = self._accepted.nearest(perceptual_hash, besides=id)
         alignment = None
         if self._scorer is not None:
             alignment = self._scorer.scores([picture], [caption])[0]
         reasons = [
-            _constant(picture) if self._curate.constant else None,
+            constant_colour_of(picture) if self._curate.constant else None,
             "flagged by the safety checker" if nsfw and self._curate.nsfw else None,
             f"same as image {original}" if original else self._look_alike(nearest, distance),
             self._off_caption(alignment),
@@ -225,18 +225,21 @@ def _decoded(image: bytes) -> Image.Image | None:
         return None
 
 
-def _perceptual_hash(picture: Image.Image) -> str:
+def perceptual_hash_of(picture: Image.Image) -> str:
+    """64-bit pHash of a picture, 16 hex digits: alike for pictures that look alike."""
     import imagehash
 
     return str(imagehash.phash(picture))
 
 
-def _pixel_digest(picture: Image.Image) -> str:
+def pixel_digest_of(picture: Image.Image) -> str:
+    """SHA-256 of the size and the pixels of a picture, 64 hex digits."""
     size = f"{picture.width}x{picture.height}".encode()
     return hashlib.sha256(size + picture.tobytes()).hexdigest()
 
 
-def _constant(picture: Image.Image) -> str | None:
+def constant_colour_of(picture: Image.Image) -> str | None:
+    """`black` or `a single colour` for an RGB picture with nothing on it, else None."""
     histogram = np.array(picture.histogram()).reshape(3, 256)
     dark = histogram[:, : BLACK_LEVEL + 1].sum(axis=1)
     if (dark >= _BLACK_SHARE * picture.width * picture.height).all():

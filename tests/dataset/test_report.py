@@ -76,9 +76,22 @@ HOSTILE = (
 )
 
 
+def audit_check(text: str) -> dict[str, Any]:
+    return {
+        "name": text,
+        "grade": "look",
+        "finding": text,
+        "advice": text,
+        "numbers": {},
+        "examples": [text],
+    }
+
+
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     rejected = Rejection(image_id(DIGEST, 9), 9, HOSTILE, (HOSTILE,), 3)
     entry = {"stage": HOSTILE, "item": HOSTILE, "reason": HOSTILE, "raw": HOSTILE}
+    audit = {"grade": "look", "verdict": HOSTILE, "checks": [audit_check(HOSTILE)]}
+    plain_audit = {"grade": "look", "verdict": "x", "checks": [audit_check("x")]}
     reader, payload = page_of(
         tmp_path,
         [image_row(0, text=HOSTILE, slots={"color": HOSTILE}, model=HOSTILE, class_noun=HOSTILE)],
@@ -86,6 +99,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
         summary={HOSTILE: HOSTILE},
         rejected=[rejected],
         ledger=[entry],
+        audit=audit,
         log=[{"event": "llm_call", "model": HOSTILE}, {"event": "stage", "stage": HOSTILE}],
     )
     plain, plain_payload = page_of(
@@ -94,6 +108,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
         summary={"Renderer": "x"},
         rejected=[Rejection(image_id(DIGEST, 9), 9, "a", ("b",), 3)],
         ledger=[{"stage": "a", "item": "b", "reason": "c", "raw": "d"}],
+        audit=plain_audit,
         log=[{"event": "llm_call", "model": "x"}, {"event": "stage", "stage": "y"}],
     )
     assert reader.tags == plain.tags  # not one element more
@@ -165,6 +180,28 @@ def test_a_page_that_would_be_too_large_shows_fewer_images_and_counts_all(tmp_pa
     assert 200 < len(payload["rows"]) < 600
     assert payload["total"] == 600
     assert payload["axes"][1]["counts"] == [["red", 600]]
+
+
+def test_examples_of_the_audit_lead_to_images_that_are_shown(tmp_path: Path) -> None:
+    rows = [image_row(n) for n in range(2)]
+    check = audit_check("x") | {"examples": [f"{rows[0].id} {rows[1].id}", "sks owl", "a&b=c"]}
+    audit = {"grade": "look", "verdict": "usable", "checks": [check]}
+    for shown in (rows, rows[:1]):
+        reader, _ = page_of(tmp_path, shown, audit=audit)
+        links = [link for link in reader.links if "image=" in link]
+        assert links == [f"#view=audit&image={row.id}" for row in shown]
+
+
+def test_a_grade_is_said_in_a_word_and_examples_only_where_something_is_wrong(
+    tmp_path: Path,
+) -> None:
+    grades = ("good", "look", "bad", "unknown")
+    checks = [audit_check(f"check {g}") | {"grade": g, "examples": [f"e.g. {g}"]} for g in grades]
+    page_of(tmp_path, [image_row(0)], audit={"grade": "bad", "verdict": "no", "checks": checks})
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"</i>(\w+)</span>", html) == list(grades)
+    assert re.findall(r"<li>e\.g\. (\w+)</li>", html) == ["look", "bad"]
+    assert "Audit <span>2</span>" in html
 
 
 # -------------------------------------------------------------------------------------- coverage

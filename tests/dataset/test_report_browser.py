@@ -216,6 +216,42 @@ def make_rows() -> list[ImageRow]:
 ROWS = make_rows()
 
 
+def make_audit() -> dict[str, Any]:
+    """An audit with every grade; one check shows images, one hostile captions."""
+    checks = [
+        ("near duplicates", "look", [f"{ROWS[7].id} {ROWS[8].id}", f"{ROWS[7].id} gone-000001"]),
+        ("identifier", "bad", list(HOSTILE)),
+        ("captions", "good", []),
+        ("subject copies", "unknown", []),
+        ("slot coverage", "good", []),
+        ("slot pairs", "good", []),
+    ]
+    slot = {"distinct": 3, "unused": 1, "without": 2, "evenness": 0.75, "top_share": 0.5}
+    numbers: dict[str, Any] = {
+        "slot coverage": {"slots": {text: slot | {"top": text} for text in HOSTILE}},
+        "slot pairs": {"dependence": {f"{HOSTILE[0]}, {HOSTILE[1]}": 0.25}},
+    }
+    return {
+        "dataset": HOSTILE[1],
+        "grade": "bad",
+        "verdict": f"not fit for training as it is: {HOSTILE[1]}",
+        "checks": [
+            {
+                "name": name,
+                "grade": grade,
+                "finding": f"{HOSTILE[0]} found",
+                "advice": f"{HOSTILE[1]} advised" * (grade != "good"),
+                "numbers": numbers.get(name, {}),
+                "examples": examples,
+            }
+            for name, grade, examples in checks
+        ],
+    }
+
+
+AUDIT = make_audit()
+
+
 def write(path: Path, rows: Sequence[ImageRow], **more: Any) -> str:
     small = thumbnail(picture("red"), 160)
     data = ReportData("owl-reg", summarize(rows), [ReportRow(row, small) for row in rows], **more)
@@ -242,7 +278,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         for text in HOSTILE
     ]
     path = tmp_path_factory.mktemp("report") / "report.html"
-    return write(path, ROWS, rejected=[*refused, copy], ledger=ledger)
+    return write(path, ROWS, rejected=[*refused, copy], ledger=ledger, audit=AUDIT)
 
 
 @pytest.fixture
@@ -259,7 +295,7 @@ def ids_where(condition: Callable[[ImageRow], bool]) -> set[str]:
 
 def test_page_loads_quietly_and_asks_the_network_for_nothing(open_page: OpenPage) -> None:
     page = open_page()
-    for view in ("coverage", "duplicates", "refused", "time", "ledger", "gallery"):
+    for view in ("audit", "coverage", "duplicates", "refused", "time", "ledger", "gallery"):
         page.click(f".views a[data-view={view}]")
         page.wait_until(f"!document.getElementById('{view}').hidden")
     page.click("#grid .tile")
@@ -298,6 +334,7 @@ def test_hostile_captions_are_inert_text(open_page: OpenPage) -> None:
     assert page.js("document.scripts.length") == 2
     assert page.text("#ledger").count("document.title='pwned'") >= 4
     assert page.text("#refused").count("document.title='pwned'") >= 4
+    assert page.text("#audit").count("document.title='pwned'") >= 4
     assert page.complaints() == []
 
 
@@ -471,6 +508,49 @@ def test_duplicates_stand_side_by_side(open_page: OpenPage) -> None:
     assert refused == [[ROWS[7].id, image_id(DIGEST, 60)]]
 
 
+def test_the_audit_shows_grades_in_words_and_what_was_found(open_page: OpenPage) -> None:
+    page = open_page("#view=audit")
+    assert page.js("!document.getElementById('audit').hidden")
+    assert page.text(".views a[data-view=audit] span") == "2"
+    assert page.text(".verdict") == f"Not fit for training as it is: {HOSTILE[1]}."
+    lines = page.js(
+        "[...document.querySelectorAll('.checks tbody tr')]"
+        ".map(r => [r.cells[1].innerText, r.querySelector('.grade').innerText.split('\\n').at(-1)])"
+    )
+    assert [(name.lower(), grade) for name, grade in lines] == [
+        (check["name"], check["grade"]) for check in AUDIT["checks"]
+    ]
+    shown = page.js("[...document.querySelectorAll('.checks .examples li')].map(e => e.innerText)")
+    assert shown[2:] == list(HOSTILE)
+    slots = page.js("[...document.querySelectorAll('#audit .figures th[scope=row]')].length")
+    assert slots == len(HOSTILE) + 1
+    made_of_text = "#audit :is(script, img, iframe, link, b)"
+    assert page.js(f"document.querySelectorAll('{made_of_text}').length") == 0
+    assert page.complaints() == []
+
+
+def test_examples_of_the_audit_lead_to_their_images(open_page: OpenPage) -> None:
+    page = open_page("#view=audit")
+    links = page.js("[...document.querySelectorAll('.examples a')].map(a => a.innerText)")
+    assert links == [ROWS[7].id, ROWS[8].id, ROWS[7].id]  # what is not in the gallery is no link
+    page.js("document.querySelectorAll('.examples a')[1].click()")
+    page.wait_until("document.getElementById('lightbox').open")
+    assert page.text("#lightbox-text") == ROWS[8].text
+    page.press("Escape")
+    page.wait_until("location.hash === '#view=audit'")
+    assert page.js("!document.getElementById('audit').hidden")
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_the_audit_fits_the_window(open_page: OpenPage, width: int) -> None:
+    page = open_page("#view=audit")
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.command("Emulation.setDeviceMetricsOverride", **size)
+    page.wait_until(f"innerWidth === {width}")
+    assert page.js("document.querySelector('.checks').getBoundingClientRect().right") <= width
+    assert page.js("document.documentElement.scrollWidth") <= width
+
+
 def test_many_images_are_drawn_as_one_scrolls(browser: Browser, tmp_path: Path) -> None:
     rows = [image_row(n, text=f"owl number {n}") for n in range(400)]
     page = Page(browser, write(tmp_path / "many.html", rows))
@@ -484,6 +564,7 @@ def test_many_images_are_drawn_as_one_scrolls(browser: Browser, tmp_path: Path) 
 
 
 def test_an_empty_run_has_a_page_too(browser: Browser, tmp_path: Path) -> None:
-    page = Page(browser, write(tmp_path / "empty.html", []))
+    page = Page(browser, write(tmp_path / "empty.html", []) + "#view=audit")
     assert page.text(".lead") == "No images yet."
+    assert page.js("document.querySelector('#audit .empty').innerText") == "No audit was made."
     assert page.complaints() == []

@@ -1,0 +1,177 @@
+"""Images that are there more than once: the same file, the same pixels, or nearly the same look.
+
+Two perceptual hashes that differ in at most 4 bits agree in one of five parts of the 64 bits, so
+only images that share a part are compared (pigeonhole). 100,000 hashes of different pictures take a
+second, and memory does not depend on how many copies there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regforge.audit.findings import MOST_EXAMPLES, Check, Grade, of, ratio
+from regforge.audit.gathering import Gathered
+
+NEAR = 4
+"""Bits, of 64, in which the hashes of near duplicates differ at most; `curate` has the same."""
+
+MANY_COPIES = 0.05
+"""Share of images that are spare copies, from which training sees a smaller set than it seems."""
+
+MANY_NEAR = 0.10
+
+_PARTS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))  # (first bit, bits)
+_BLOCK = 2048  # hashes compared with a bucket at a time: 2048 x 2048 bytes
+_WAITING = 500_000  # pairs gathered before they are put into groups
+
+
+def exact_duplicates(found: Gathered) -> Check:
+    """Images whose files, or decoded pixels, are equal."""
+    total = len(found.ids)
+    known = [number for number in range(total) if found.digests[number]]
+    if not known:
+        return Check(
+            "exact duplicates", "unknown", "The files were not read.", numbers={"compared": 0}
+        )
+    groups = _equal([found.digests[n] for n in known], [found.pixels[n] for n in known])
+    spare = len(known) - int(np.unique(groups).size)
+    numbers = {"compared": len(known), "spare": spare, "share": ratio(spare, total)}
+    if not spare:
+        what = "file or pixels" if any(found.pixels) else "file"
+        return Check(
+            "exact duplicates",
+            "good",
+            f"No two of {len(known):,} images have the same {what}.",
+            numbers=numbers,
+        )
+    grade: Grade = "bad" if spare > MANY_COPIES * total else "look"
+    return Check(
+        "exact duplicates",
+        grade,
+        f"{of(spare, total)} are copies of another one.",
+        "Keep one of each: a copy only counts its original twice.",
+        numbers,
+        _together(groups, [found.ids[n] for n in known]),
+    )
+
+
+def near_duplicates(found: Gathered) -> Check:
+    """Images whose perceptual hashes differ in at most `NEAR` bits."""
+    total = len(found.ids)
+    known = [number for number in range(total) if found.hashes[number] is not None]
+    if not known:
+        return Check(
+            "near duplicates", "unknown", "No perceptual hashes are known.", numbers={"compared": 0}
+        )
+    groups = look_alikes(np.array([found.hashes[n] for n in known], np.uint64), NEAR)
+    sizes = np.unique(groups, return_counts=True)[1]
+    clusters = sizes[sizes > 1]
+    spare = int(clusters.sum() - len(clusters))
+    numbers = {
+        "compared": len(known),
+        "groups": len(clusters),
+        "largest_group": int(clusters.max(initial=0)),
+        "spare": spare,
+        "share": ratio(spare, total),
+        "max_distance": NEAR,
+    }
+    if not spare:
+        return Check(
+            "near duplicates",
+            "good",
+            f"No two of {len(known):,} images look alike (pHash, {NEAR} of 64 bits).",
+            numbers=numbers,
+        )
+    grade: Grade = "bad" if spare > MANY_NEAR * total else "look"
+    many = "1 group" if len(clusters) == 1 else f"{len(clusters):,} groups"
+    return Check(
+        "near duplicates",
+        grade,
+        f"{of(spare, total)} look like another one: {many}, the largest of {clusters.max():,}.",
+        "Keep one of each group, or draw the others again with other captions or seeds "
+        "(curate.max_duplicate_distance: 4 does so while rendering).",
+        numbers,
+        _together(groups, [found.ids[n] for n in known]),
+    )
+
+
+def look_alikes(hashes: NDArray[np.uint64], most: int = NEAR) -> NDArray[np.int64]:
+    """Groups of hashes that look alike, also by way of others of the group.
+
+    Args:
+        hashes: 64-bit hashes, (n,).
+        most: Bits in which two may differ, at most 4.
+
+    Returns:
+        (n,): the number of the group of each; the same for two hashes of one group.
+    """
+    assert most < len(_PARTS)
+    # Equal hashes first: a set of one picture 100,000 times has one hash to compare.
+    distinct, place = np.unique(hashes, return_inverse=True)
+    labels = np.arange(len(distinct))
+    waiting: list[NDArray[np.int64]] = []
+    size = 0
+    for pairs in _close_pairs(distinct, most):
+        waiting.append(pairs)
+        size += len(pairs)
+        if size > _WAITING:
+            labels, waiting, size = _joined(labels, np.concatenate(waiting)), [], 0
+    if waiting:
+        labels = _joined(labels, np.concatenate(waiting))
+    return labels[place]
+
+
+def _close_pairs(hashes: NDArray[np.uint64], most: int) -> Iterator[NDArray[np.int64]]:
+    """Pairs of positions (k, 2) of hashes that share a part and differ in few bits."""
+    for first_bit, bits in _PARTS:
+        part = (hashes >> np.uint64(first_bit)) & np.uint64(2**bits - 1)
+        order = np.argsort(part, kind="stable")
+        ends = np.flatnonzero(np.diff(part[order], append=np.uint64(2**bits))) + 1
+        starts = np.concatenate([[0], ends[:-1]])
+        for start, end in zip(starts, ends, strict=True):
+            bucket = order[start:end]
+            for low in range(0, len(bucket) if len(bucket) > 1 else 0, _BLOCK):
+                block = bucket[low : low + _BLOCK]
+                for high in range(low, len(bucket), _BLOCK):
+                    other = bucket[high : high + _BLOCK]
+                    bits_apart = np.bitwise_count(hashes[block][:, None] ^ hashes[other])
+                    rows, columns = np.nonzero(bits_apart <= most)
+                    pairs = np.stack([block[rows], other[columns]], axis=1)
+                    yield pairs[pairs[:, 0] != pairs[:, 1]]
+        if len(starts) == 1:
+            return  # all share this part, so that every pair has been compared
+
+
+def _joined(labels: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels after the groups of every pair have become one; each group has its least label."""
+    first, second = pairs[:, 0], pairs[:, 1]
+    while True:
+        least = np.minimum(labels[first], labels[second])
+        if (labels[first] == least).all() and (labels[second] == least).all():
+            return labels
+        np.minimum.at(labels, labels[first], least)
+        np.minimum.at(labels, labels[second], least)
+        while not np.array_equal(labels[labels], labels):
+            labels = labels[labels]
+
+
+def _equal(*keys: Sequence[str]) -> NDArray[np.int64]:
+    """Groups of positions that have an equal, non-empty key of one sort or another."""
+    labels = np.arange(len(keys[0]))
+    for column in keys:
+        first: dict[str, int] = {}
+        pairs = [(first.setdefault(key, n), n) for n, key in enumerate(column) if key]
+        if pairs:
+            labels = _joined(labels, np.array(pairs, np.int64))
+    return labels
+
+
+def _together(groups: NDArray[np.int64], ids: Sequence[str]) -> list[str]:
+    """The first groups of more than one, as `id id`."""
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    several = [start for start, size in zip(starts, sizes, strict=True) if size > 1]
+    return [f"{ids[order[n]]} {ids[order[n + 1]]}" for n in several[:MOST_EXAMPLES]]

@@ -1,0 +1,62 @@
+"""What is wrong with the image files themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from regforge.audit import pictures
+from regforge.audit.findings import Check, Grade, of, ratio, worse
+from regforge.audit.gathering import STALE_DIGEST, Gathered
+
+SOME = 0.01
+"""Share of useless images above which they harm."""
+
+_USELESS = (pictures.CANNOT_BE_READ, pictures.TOO_LARGE, "black", "a single colour")
+
+_ADVICE: Mapping[str, str] = {
+    pictures.CANNOT_BE_READ: "remove or repair them; ai-toolkit skips such files, others stop",
+    pictures.TOO_LARGE: "shrink them: Pillow refuses so many pixels",
+    "black": "remove them; renderers put black where a safety checker objects",
+    "a single colour": "remove them",
+    pictures.TURNED: "save them upright; not every trainer turns them",
+    pictures.LOW_JPEG_QUALITY: "their 8 x 8 blocks are learned too",
+    pictures.TRANSPARENT: "put them on a background; trainers show what lies below, often black",
+    pictures.MANY_FRAMES: "only the first frame is used",
+    STALE_DIGEST: "their stored digest is another one: somebody saved them again",
+}
+
+
+def problems(found: Gathered, *, curated: bool | None) -> Check:
+    """Files that cannot be read, show nothing, are turned, transparent or of poor quality.
+
+    Args:
+        found: The dataset.
+        curated: Whether the run that made it refused what shows nothing; None if not known.
+    """
+    total = len(found.ids)
+    if not found.opened:
+        unopened = {"opened": 0}
+        if curated:
+            said = "Not opened again: those that cannot be read or show nothing were refused."
+            return Check("image files", "good", said, numbers=unopened)
+        said = "Not opened: the dataset stores their hashes."
+        return Check(
+            "image files", "unknown", said, "Open them: regforge audit ... --thorough", unopened
+        )
+    numbers: dict[str, float] = {"opened": total}
+    numbers |= {trouble.lower().replace(" ", "_"): found.troubles[trouble] for trouble in _ADVICE}
+    if not found.troubles:
+        return Check("image files", "good", f"All {total:,} can be read.", numbers=numbers)
+    useless = sum(found.troubles[trouble] for trouble in _USELESS)
+    numbers["useless_share"] = ratio(useless, total)
+    grade: Grade = worse("look", "bad" if useless > SOME * total else "good")
+    said_of = [trouble for trouble in _ADVICE if found.troubles[trouble]]
+    examples = [name for trouble in said_of for name in found.trouble_ids[trouble][:2]]
+    return Check(
+        "image files",
+        grade,
+        "; ".join(f"{trouble}: {of(found.troubles[trouble], total)}" for trouble in said_of) + ".",
+        "; ".join(f"{trouble}: {_ADVICE[trouble]}" for trouble in said_of) + ".",
+        numbers,
+        list(dict.fromkeys(examples))[:5],
+    )

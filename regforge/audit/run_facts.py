@@ -1,0 +1,74 @@
+"""What the folder of a run adds to its dataset: the recipe and the phrases on offer.
+
+Files that are missing or damaged say nothing; they are the run's trouble, not the audit's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """See the module's docstring.
+
+    Attributes:
+        identifier: The subject's, or None.
+        license: The dataset's, or None.
+        curated: Whether black and single-coloured images were refused; None if not known.
+        offered: Phrases on offer by slot.
+    """
+
+    identifier: str | None = None
+    license: str | None = None
+    curated: bool | None = None
+    offered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def run_facts(folder: Path | None) -> RunFacts:
+    """Read them.
+
+    Args:
+        folder: A run's folder; None knows nothing.
+    """
+    if folder is None:
+        return RunFacts()
+    recipe = _recipe(folder / "recipe.yaml")
+    constant = _section(recipe, "curate").get("constant")
+    return RunFacts(
+        identifier=_text(_section(recipe, "subject").get("identifier")),
+        license=_text(_section(recipe, "dataset").get("license")),
+        curated=constant if isinstance(constant, bool) else None,
+        offered=_offered(folder / "vocabulary.json"),
+    )
+
+
+def _recipe(path: Path) -> Mapping[str, Any]:
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = recipe.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _offered(path: Path) -> dict[str, list[str]]:
+    try:
+        slots = json.loads(path.read_text(encoding="utf-8"))["slots"]
+        return {str(name): [str(value) for value in slot["values"]] for name, slot in slots.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,181 @@
+"""How evenly the phrases of each slot are used, and whether two slots always go together.
+
+A slot whose phrases are all used, equally often and independently of the others, teaches the model
+that none of them belongs to the class. For datasets with slots; `words` is for the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regforge.audit.captions import entropy
+from regforge.audit.findings import MOST_EXAMPLES, Check, Grade, percent, ratio, worse
+from regforge.audit.gathering import Gathered
+
+UNEVEN = 0.7
+VERY_UNEVEN = 0.4
+"""Evenness below which a slot is worth a look, and below which it is bad."""
+
+UNUSED = 0.1
+"""Share of phrases on offer that no caption uses, where there were images enough for all."""
+
+TOGETHER = 0.5
+"""Dependence of two slots from which on they are worth a look."""
+
+_SHUFFLES = 5
+_LEAST_BITS = 0.1  # with less to tell by, dependence is noise
+
+
+def coverage(found: Gathered, offered: Mapping[str, Sequence[str]]) -> Check:
+    """How evenly every slot's phrases are used.
+
+    Evenness is Pielou's J (J. Theor. Biol. 13, 1966): Shannon's entropy of the phrases' counts over
+    the largest that could be, ln(min(phrases, images)). 1 is perfectly even, 0 is one phrase for
+    all. Phrases that were on offer and not used count among the phrases.
+
+    Args:
+        found: A dataset with slots.
+        offered: Phrases on offer by slot; empty where not known.
+    """
+    slots: dict[str, dict[str, Any]] = {}
+    grades: list[Grade] = []
+    worth_a_look: list[str] = []
+    for name, values in found.slots.items():
+        facts = _of_slot(values, offered.get(name, ()))
+        slots[name] = facts
+        grade = _grade(facts, len(values))
+        grades.append(grade)
+        if grade != "good":
+            worth_a_look.append(name)
+    numbers = {"slots": slots}
+    used = {name: facts for name, facts in slots.items() if facts["distinct"]}
+    if not used:
+        return Check(
+            "slot coverage", "look", "No caption has a phrase in any slot.", numbers=numbers
+        )
+    said = ", ".join(_said(name, facts) for name, facts in used.items())
+    unused = sum(facts["unused"] for facts in slots.values())
+    finding = f"Different phrases, and evenness from 0 to 1: {said}"
+    if unused:
+        finding += f"; {unused:,} phrases on offer are in no caption"
+    return Check(
+        "slot coverage",
+        worse(*grades),
+        finding + ".",
+        f"Look at {', '.join(worth_a_look)}: phrases are few, unused, used unevenly, or left out "
+        "of most captions." * bool(worth_a_look),
+        numbers,
+        _seldom(found, worth_a_look),
+    )
+
+
+def pairs(found: Gathered) -> Check:
+    """Whether two slots depend on one another.
+
+    Dependence is mutual information over the smaller of the two entropies, less what shuffled
+    columns have by chance (as in the adjusted mutual information of Vinh, Epps and Bailey, JMLR 11,
+    2010, with the chance estimated from shuffles): 0 is independent, 1 is always together.
+    """
+    columns = {name: _codes(values) for name, values in found.slots.items()}
+    dependence: dict[str, float] = {}
+    for (first, a), (second, b) in combinations(columns.items(), 2):
+        value = _dependence(a, b)
+        if value is not None:
+            dependence[f"{first}, {second}"] = round(value, 3)
+    numbers = {"dependence": dependence}
+    if not dependence:
+        return Check("slot pairs", "unknown", "Too few phrases or images to tell.", numbers=numbers)
+    ranked = sorted(dependence.items(), key=lambda item: (-item[1], item[0]))
+    said = [f"{names.replace(', ', ' and ')} ({value:.2f} of 1)" for names, value in ranked]
+    tied = [text for text, (_, value) in zip(said, ranked, strict=True) if value >= TOGETHER]
+    if not tied:
+        finding = f"No two slots go together; the most dependent are {said[0]}."
+        return Check("slot pairs", "good", finding, numbers=numbers)
+    more = f"; {len(tied) - 3:,} more pairs" if len(tied) > 3 else ""
+    return Check(
+        "slot pairs",
+        "look",
+        f"These go together: {', '.join(tied[:3])}{more}.",
+        "What always comes together is learned as one thing: combine the phrases freely.",
+        numbers,
+    )
+
+
+def _of_slot(values: Sequence[str | None], offered: Sequence[str]) -> dict[str, Any]:
+    counts = Counter(value for value in values if value is not None)
+    with_one = counts.total()
+    unused = [phrase for phrase in dict.fromkeys(offered) if phrase not in counts]
+    phrases = len(counts) + len(unused)
+    most = math.log(min(phrases, with_one)) if min(phrases, with_one) > 1 else 0.0
+    return {
+        "distinct": len(counts),
+        "offered": len(dict.fromkeys(offered)) or None,
+        "unused": len(unused),
+        "without": len(values) - with_one,
+        "without_share": ratio(len(values) - with_one, len(values)),
+        "evenness": round(entropy(counts.values()) / most, 3) if most else None,
+        "top": counts.most_common(1)[0][0] if counts else None,
+        "top_share": ratio(counts.most_common(1)[0][1], with_one) if counts else 0.0,
+    }
+
+
+def _grade(facts: Mapping[str, Any], total: int) -> Grade:
+    """A slot with a single phrase, and no other on offer, was meant to be so."""
+    evenness = facts["evenness"]
+    if evenness is not None and evenness < VERY_UNEVEN:
+        return "bad"
+    enough = total - facts["without"] >= (facts["offered"] or 0)
+    unused = enough and facts["unused"] > UNUSED * (facts["offered"] or 0)
+    left_out = facts["without_share"] > 0.5
+    return "look" if unused or left_out or (evenness or 1.0) < UNEVEN else "good"
+
+
+def _said(name: str, facts: Mapping[str, Any]) -> str:
+    evenness = "fixed" if facts["evenness"] is None else f"{facts['evenness']:.2f}"
+    left_out = f", {percent(facts['without_share'], 1)} without" if facts["without"] else ""
+    return f"{name} {facts['distinct']:,} ({evenness}{left_out})"
+
+
+def _seldom(found: Gathered, names: Sequence[str]) -> list[str]:
+    """What is most frequent in the slots that are worth a look."""
+    tops = [(name, Counter(v for v in found.slots[name] if v)) for name in names]
+    return [
+        f"{name}: {counts.most_common(1)[0][0]} ({counts.most_common(1)[0][1]:,})"
+        for name, counts in tops[:MOST_EXAMPLES]
+        if counts
+    ]
+
+
+def _codes(values: Sequence[str | None]) -> NDArray[np.int64]:
+    """Phrases as numbers from 0; -1 is none."""
+    numbers: dict[str, int] = {}
+    codes = (-1 if v is None else numbers.setdefault(v, len(numbers)) for v in values)
+    return np.fromiter(codes, np.int64, len(values))
+
+
+def _dependence(a: NDArray[np.int64], b: NDArray[np.int64]) -> float | None:
+    """See `pairs`; None where it cannot be told."""
+    both = (a >= 0) & (b >= 0)
+    a, b = a[both], b[both]
+    if len(a) < 2:
+        return None
+    generator = np.random.default_rng(0)  # the same audit twice says the same
+    chance = float(np.mean([_shared(a, generator.permutation(b)) for _ in range(_SHUFFLES)]))
+    least = min(entropy(np.bincount(a).tolist()), entropy(np.bincount(b).tolist()))
+    if least - chance < _LEAST_BITS * math.log(2):
+        return None
+    return max(0.0, min(1.0, (_shared(a, b) - chance) / (least - chance)))
+
+
+def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    """Mutual information of two columns of numbers, in nats."""
+    joint = np.unique(a * (int(b.max()) + 1) + b, return_counts=True)[1]
+    alone = entropy(np.bincount(a).tolist()) + entropy(np.bincount(b).tolist())
+    return alone - entropy(joint.tolist())

@@ -1,0 +1,74 @@
+"""`regforge audit` on folders as they lie around."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audit_samples import file_of, picture
+
+from regforge import cli
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["regforge", "audit", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A community set: pictures and texts, one text empty, one picture twice."""
+    folder = tmp_path / "woman"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02d}.png").write_bytes(file_of(picture(number % 11, (64, 64))))
+        text = "" if number == 3 else "a photo of a woman"
+        (folder / f"{number:02d}.txt").write_text(text)
+    return folder
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_of_pictures_and_texts(command: Any, folder: Path) -> None:
+    before = everything_in(folder)
+    code, out, err = command(
+        folder, "--json", "--class-noun", "woman", "--resolution", 512, "--photos", 4
+    )
+    assert everything_in(folder) == before
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["images"], found["grade"]) == (12, "bad")
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["exact duplicates"]["numbers"]["spare"] == 1
+    assert checks["captions"]["numbers"]["without"] == 1
+    assert checks["caption variety"]["grade"] == "bad"
+    assert checks["class noun"]["grade"] == "good"
+    assert checks["image sizes"]["numbers"]["too_small"] == 12
+    assert checks["size and repeats"]["numbers"]["repeats"] == 3
+
+
+def test_a_bad_grade_is_no_failure_of_the_command(command: Any, folder: Path) -> None:
+    code, out, _ = command(folder, "--quiet", "--subject", folder)
+    assert code == 0
+    assert "Not fit for training as it is: exact duplicates, " in out
+    assert "\x1b" not in out  # not a terminal
+
+
+def test_what_is_no_dataset_is_wrong_usage(command: Any, tmp_path: Path) -> None:
+    code, out, err = command(tmp_path / "nothing")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert "Traceback" not in err

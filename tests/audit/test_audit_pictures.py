@@ -1,0 +1,123 @@
+"""Broken, black, turned, transparent and squeezed files; sizes."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from audit_samples import audit, checked, closed, example, file_of, picture
+from PIL import Image
+
+from regforge.audit.pictures import jpeg_quality, look_at
+
+
+def bomb() -> bytes:
+    """A PNG file of a few bytes that says it has ten thousand million pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(1000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return file_of(picture(1), "JPEG", quality=95, exif=exif)
+
+
+def see_through(alpha: int) -> bytes:
+    image = picture(1).convert("RGBA")
+    image.putpixel((3, 3), (1, 2, 3, alpha))
+    return file_of(image)
+
+
+PNG = file_of(picture(1))
+
+FILES = [
+    (b"", ("cannot be read",)),
+    (b"<html>not found</html>", ("cannot be read",)),
+    (PNG[: len(PNG) // 2], ("cannot be read",)),
+    (bomb(), ("too large to open",)),
+    (file_of(Image.new("RGB", (32, 32))), ("black",)),
+    (file_of(Image.new("RGB", (32, 32), "teal")), ("a single colour",)),
+    (turned(), ("turned by EXIF",)),
+    (see_through(254), ("transparent",)),
+    (see_through(255), ()),
+    (file_of(picture(1), "JPEG", quality=40), ("low JPEG quality",)),
+    (file_of(picture(1), "JPEG", quality=90), ()),
+    (file_of(picture(1).convert("L")), ()),
+    (file_of(picture(1), "WEBP", quality=20), ()),
+    (file_of(picture(1), "GIF", save_all=True, append_images=[picture(2)]), ("animated",)),
+]
+
+
+@pytest.mark.parametrize(("content", "troubles"), FILES)
+def test_what_is_wrong_with_a_file(content: bytes, troubles: tuple[str, ...]) -> None:
+    assert look_at(content).troubles == troubles
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 90, 95, 100])
+def test_jpeg_quality_is_what_the_file_was_saved_with(quality: int) -> None:
+    with Image.open(io.BytesIO(file_of(picture(1), "JPEG", quality=quality))) as image:
+        tables: Any = image.quantization
+        assert jpeg_quality(tables) == pytest.approx(quality, abs=2)
+    assert jpeg_quality({}) is None
+
+
+def test_troubles_are_counted_and_shown() -> None:
+    rows = [example(n) for n in range(200)]
+    rows += [example(200 + n, image=content) for n, (content, _) in enumerate(FILES[3:8])]
+    check = checked(audit(rows), "image files")
+    assert check.grade == "bad"  # three of 205 are of no use
+    assert check.numbers["black"] == check.numbers["turned_by_exif"] == 1
+    assert "too large to open: 1 of 205 images (under 1 %)" in check.finding
+    assert "200.png" in check.examples
+    assert "remove them" in check.advice
+    assert checked(audit(rows[:200]), "image files").grade == "good"
+
+
+def test_a_file_that_is_not_the_one_its_row_speaks_of() -> None:
+    rows = [example(n, metadata=closed(n).metadata) for n in range(3)]
+    check = checked(audit(rows, thorough=True), "image files")
+    assert check.numbers["changed_since_it_was_made"] == 3
+    own = [example(0, metadata={"image_digest": look_at(rows[0].image).digest.upper()})]
+    assert checked(audit(own, thorough=True), "image files").grade == "good"
+
+
+def sizes_of(sizes: list[tuple[int, int]], **more: Any) -> Any:
+    rows = [closed(n, width=w, height=h) for n, (w, h) in enumerate(sizes)]
+    return checked(audit(rows, **more), "image sizes")
+
+
+def test_sizes_against_the_trainer() -> None:
+    assert sizes_of([(1024, 1024)] * 3, resolution=1024).grade == "good"
+    assert sizes_of([(1344, 768)] * 3, resolution=1024).grade == "good"  # a bucket of SDXL
+    small = sizes_of([(512, 512)] * 3, resolution=1024)
+    assert (small.grade, small.numbers["too_small"]) == ("bad", 3)
+    assert "Train at 512" in small.advice
+    few = sizes_of([(1024, 1024)] * 3 + [(512, 512)], resolution=1024)
+    assert (few.grade, few.numbers["too_small"]) == ("look", 1)
+    assert few.examples == ["1024 x 1024: 3", "512 x 512: 1"]
+
+
+def test_sizes_that_need_a_crop() -> None:
+    wide = sizes_of([(1024, 1024), (1024, 400)])
+    assert (wide.grade, wide.numbers["wide"]) == ("look", 1)
+    odd = sizes_of([(1020, 1024)] * 2)
+    assert (odd.grade, odd.numbers["not_multiple_of_8"]) == ("look", 2)
+    off_bucket = sizes_of([(96, 96)] * 2)
+    assert (off_bucket.grade, off_bucket.numbers["not_multiple_of_64"]) == ("good", 2)
+    assert sizes_of([(0, 0)]).grade == "unknown"
+
+
+def test_the_same_pixels_in_two_formats_differ_by_file_alone() -> None:
+    assert look_at(PNG).hash == look_at(file_of(picture(1), "BMP")).hash
+    assert look_at(PNG).pixels == look_at(file_of(picture(1), "BMP")).pixels
+    assert look_at(PNG).digest != look_at(file_of(picture(1), "BMP")).digest

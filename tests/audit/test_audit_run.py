@@ -1,0 +1,128 @@
+"""The audit of a run: by the command, and on its report page."""
+
+import hashlib
+import json
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audit_samples import file_of, picture
+
+from regforge import cli
+from regforge.dataset.build import build_dataset
+from regforge.dataset.store import Store
+from regforge.forge import write_report
+from regforge.recipe import Recipe, recipe_digest, resolved_yaml
+from regforge.records import ImageRow, image_id, image_seed
+
+RECIPE = Recipe.model_validate(
+    {
+        "name": "owls",
+        "subject": {"class_noun": "owl", "identifier": "zqk"},
+        "prompts": {"slots": [{"name": "color", "values": ["red", "blue", "green"]}]},
+        "dataset": {"license": "cc-by-4.0"},
+    }
+)
+DIGEST = recipe_digest(RECIPE)
+
+
+def row(number: int) -> ImageRow:
+    """A row whose stored hash says that images 0 and 1 look alike, which they do not."""
+    image = file_of(picture(number), "WEBP", lossless=True)
+    color = ("red", "blue")[number % 2]
+    return ImageRow(
+        image=image,
+        text=f"a photo of a {color} owl, number {number}" if number else "zqk <script>x</script>",
+        class_noun="owl",
+        kind="living",
+        prompt_set="amplify",
+        slots={"color": color},
+        negative_prompt="",
+        seed=image_seed(DIGEST, number),
+        width=32,
+        height=32,
+        model="embedded/tinyworld",
+        model_revision="0123abcd",
+        scheduler="DDIMScheduler",
+        steps=25,
+        guidance_scale=4.0,
+        language_model=None,
+        template="caption/living.j2",
+        recipe_digest=DIGEST,
+        image_digest=hashlib.sha256(image).hexdigest(),
+        perceptual_hash=f"{max(number, 1) * 0x0123456789ABCDEF % 2**64:016x}",
+        scores={"alignment": None, "duplicate_distance": None},
+        id=image_id(DIGEST, number),
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "owls"
+    store = Store(folder / "shards", ["color"], DIGEST)
+    store.write(0, [row(number) for number in range(6)], [])
+    (folder / "recipe.yaml").write_text(resolved_yaml(RECIPE))
+    (folder / "state.json").write_text(json.dumps({"recipe_digest": DIGEST, "images": 6}))
+    slots = {"color": {"from": "list", "values": ["red", "blue", "green"]}}
+    (folder / "vocabulary.json").write_text(json.dumps({"slots": slots}))
+    build_dataset(
+        store,
+        folder / "dataset",
+        count=6,
+        recipe=RECIPE,
+        recipe_yaml=resolved_yaml(RECIPE, portable=True),
+        caption_template="a {{ color }}",
+    )
+    return folder
+
+
+def audited(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: object
+) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["regforge", "audit", *map(str, words), "--json", "--quiet"])
+    with suppress(SystemExit):
+        cli.main()
+    found: dict[str, Any] = json.loads(capfd.readouterr().out)
+    return found
+
+
+def test_the_page_and_the_command_say_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = audited(monkeypatch, capfd, run)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["near duplicates"]["numbers"]["groups"] == 1
+    assert checks["identifier"]["grade"] == "bad"  # the recipe says which it is
+    assert checks["licence"]["grade"] == "good"
+    assert checks["slot coverage"]["numbers"]["slots"]["color"]["unused"] == 1
+    assert checks["image files"]["grade"] == "good"
+    page = write_report(run).read_text(encoding="utf-8")
+    section = re.search(r'<section class="view" id="audit".*?</section>', page, re.DOTALL)
+    assert section is not None
+    shown = re.findall(r"</i>(\w+)</span></td>\s*<th scope=\"row\">([^<]+)</th>", section.group())
+    assert shown == [(check["grade"], check["name"]) for check in found["checks"]]
+    assert "zqk &lt;script&gt;x&lt;/script&gt;" in section.group()
+    assert f"image={image_id(DIGEST, 0)}" in section.group()
+
+
+def test_the_page_is_written_without_opening_a_picture(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(image: bytes) -> None:
+        raise AssertionError("a picture was opened")
+
+    monkeypatch.setattr("regforge.audit.gathering.look_at", opened)
+    assert "Is it fit for training?" in write_report(run).read_text(encoding="utf-8")
+
+
+def test_thorough_opens_every_picture(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = audited(monkeypatch, capfd, run / "dataset", "--thorough")
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["image files"]["numbers"]["opened"] == 6
+    assert checks["image files"]["numbers"]["changed_since_it_was_made"] == 0
+    assert checks["near duplicates"]["numbers"]["groups"] == 0  # by their real hashes
