@@ -182,16 +182,26 @@ def measured(step: str, work: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "megabytes": peak / 1e6}
 
 
+SERVER = """
+import json, pathlib, sys
+from hub_server import LoopbackHub, hub_environment
+with LoopbackHub(folder=pathlib.Path(sys.argv[1])) as hub:
+    print(json.dumps(hub_environment(hub, pathlib.Path(sys.argv[2]))), flush=True)
+    sys.stdin.read()
+"""
+
+
 @contextmanager
-def hub(folder: Path) -> Iterator[str]:
-    """The loopback Hub in a process of its own, so that its memory is not ours."""
-    code = (
-        "import sys, pathlib, hub_server\n"
-        f"with hub_server.LoopbackHub(folder=pathlib.Path({str(folder)!r})) as hub:\n"
-        "    print(hub.url, flush=True); sys.stdin.read()\n"
-    )
+def hub(work: Path) -> Iterator[dict[str, str]]:
+    """The loopback Hub in a process of its own, so that its memory is not ours.
+
+    Yields:
+        The environment of a process that is to use it.
+    """
+    folder = work / "hub"
+    folder.mkdir(exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", SERVER, str(folder), str(work / "home")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -200,7 +210,7 @@ def hub(folder: Path) -> Iterator[str]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield json.loads(process.stdout.readline())
     finally:
         process.stdin.close()
         process.wait()
@@ -224,23 +234,18 @@ def main() -> None:
             make(work / "run", args.rows)
             print(f"{args.rows:,} rows made in {time.perf_counter() - start:.0f} s")
         print(f"{'':34} seconds  peak MB")
-        with hub(work / "hub") as url:
+        with hub(work) as environment:
             for step in args.steps:
-                found = _in_its_own_process(step, work, url)
-                print(f"{STEPS[step][0]:34} {found['seconds']:7.1f} {found['megabytes']:8.0f}")
+                command = [sys.executable, __file__, "--one", step, "--folder", str(work)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+                found = json.loads(done.stdout.splitlines()[-1])
+                print(
+                    f"{STEPS[step][0]:34} {found['seconds']:7.1f} {found['megabytes']:8.0f}",
+                    flush=True,
+                )
     finally:
         if args.folder is None:
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _in_its_own_process(step: str, work: Path, url: str) -> dict[str, float]:
-    sys.path.insert(0, str(TESTS))
-    from hub_server import hub_environment
-
-    command = [sys.executable, __file__, "--one", step, "--folder", str(work)]
-    environment = os.environ | hub_environment(url, work / "home")
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":

@@ -126,11 +126,20 @@ def check_rows(
     Raises:
         NotPublishable: An image is not the one that its row says, or the rows are others.
     """
+    import pyarrow.dataset as pads
+
     places: dict[str, str] = {}
     written, last = _written(folder, expected), -1
     with _reading() as (datasets, cache):
         stream = datasets.load_dataset(
-            str(folder), split="train", streaming=True, cache_dir=cache
+            str(folder),
+            split="train",
+            streaming=True,
+            cache_dir=cache,
+            # By default pyarrow keeps all of a file that it has read ahead.
+            fragment_scan_options=pads.ParquetFragmentScanOptions(
+                use_buffered_stream=True, pre_buffer=False
+            ),
         ).decode(False)
         batches = stream.iter(_ROWS_AT_A_TIME)
         # Ours first: of a damaged file it knows the name.
