@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from regforge.audit import pictures
 from regforge.audit.findings import Check, Grade, of, ratio, worse
@@ -26,12 +26,13 @@ _ADVICE: Mapping[str, str] = {
 }
 
 
-def problems(found: Gathered, *, curated: bool | None) -> Check:
+def problems(found: Gathered, *, curated: bool | None, left_out: Sequence[str] = ()) -> Check:
     """Files that cannot be read, show nothing, are turned, transparent or of poor quality.
 
     Args:
         found: The dataset.
         curated: Whether the run that made it refused what shows nothing; None if not known.
+        left_out: What the reader of the dataset could not read, a sentence each.
     """
     total = len(found.ids)
     if not found.opened:
@@ -46,16 +47,20 @@ def problems(found: Gathered, *, curated: bool | None) -> Check:
     numbers: dict[str, float] = {"opened": total}
     numbers |= {trouble.lower().replace(" ", "_"): found.troubles[trouble] for trouble in _ADVICE}
     if not found.troubles:
-        return Check("image files", "good", f"All {total:,} can be read.", numbers=numbers)
+        grade: Grade = "look" if left_out else "good"
+        finding = " ".join([f"All {total:,} can be read.", *left_out])
+        advice = "Trainers may stop at what was left out: remove or repair it." * bool(left_out)
+        return Check("image files", grade, finding, advice, numbers)
     useless = sum(found.troubles[trouble] for trouble in _USELESS)
     numbers["useless_share"] = ratio(useless, total)
-    grade: Grade = worse("look", "bad" if useless > SOME * total else "good")
+    grade = worse("look", "bad" if useless > SOME * total else "good")
     said_of = [trouble for trouble in _ADVICE if found.troubles[trouble]]
+    parts = [f"{trouble}: {of(found.troubles[trouble], total)}" for trouble in said_of]
     examples = [name for trouble in said_of for name in found.trouble_ids[trouble][:2]]
     return Check(
         "image files",
         grade,
-        "; ".join(f"{trouble}: {of(found.troubles[trouble], total)}" for trouble in said_of) + ".",
+        " ".join([f"{'; '.join(parts)}.", *left_out]),
         "; ".join(f"{trouble}: {_ADVICE[trouble]}" for trouble in said_of) + ".",
         numbers,
         list(dict.fromkeys(examples))[:5],

@@ -144,7 +144,7 @@ def audit_dataset(
         leakage.copies(found, theirs),
         *([likeness.check()] if likeness else [leakage.no_encoder()] if theirs else []),
         sizes.sizes(found, resolution),
-        files.problems(found, curated=run.curated),
+        files.problems(found, curated=run.curated, left_out=_left_out(dataset.notes)),
     ]
     count = photos or (len(theirs) if theirs else PHOTOS)
     checks.append(suggestions(len(found.ids), count, {check.name: check for check in checks}))
@@ -174,6 +174,11 @@ def _of_captions(found: Gathered, run: RunFacts) -> list[Check]:
         captions.tokens(found, _budget(found)),
         *coverage,
     ]
+
+
+def _left_out(notes: Sequence[str]) -> list[str]:
+    """What the reader of the dataset says about images that it could not read."""
+    return [sayable(note) for note in notes if note.startswith("Left out") and " read" in note]
 
 
 def _budget(found: Gathered) -> TokenBudget:

@@ -86,7 +86,7 @@ def sizes(found: Gathered, resolution: int | None) -> Check:
 
 
 def _fitting(counts: Counter[tuple[int, int]], total: int) -> int:
-    """A multiple of 64 at which most images need no upscaling."""
+    """A multiple of 64, or of 8 below 512, at which most images need no upscaling."""
     seen = 0
     side = 64.0
     for (width, height), count in sorted(counts.items(), key=lambda item: -item[0][0] * item[0][1]):
@@ -94,4 +94,5 @@ def _fitting(counts: Counter[tuple[int, int]], total: int) -> int:
         seen += count
         if seen > MANY_SMALL * total:
             break
-    return max(64, int(side) // 64 * 64)
+    step = 64 if side >= 512 else 8
+    return max(step, int(side) // step * step)

@@ -7,9 +7,9 @@ and about 2,000 images; DreamBooth (arXiv 2208.12242) about 1,000, also with wei
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 
 from regforge.audit.findings import Check, Grade
-from regforge.export.balance import repeats_to_use_all
 
 PHOTOS = 5
 """Photos of a subject, where nobody says how many there are; the paper's subjects have 4 to 6."""
@@ -34,7 +34,7 @@ def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
         photos: Photos of the subject.
         checks: What was found so far, by name.
     """
-    repeats = repeats_to_use_all(photos, images)
+    repeats = max(1, ceil(images / photos))  # as the exporters write them
     weight, reasons = 1.0, []
     if _is_bad(checks, "caption variety", "captions", "word coverage"):
         weight *= LESS
@@ -52,11 +52,10 @@ def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
         "set_size": max(USUAL_SIZE, images),
     }
     why = f", not 1 because of {' and '.join(reasons)}" if reasons else ""
-    each = "each once" if repeats > 1 else "as many as there are photos"
     subject = "1 photo" if photos == 1 else f"{photos:,} photos"
     often = "1 repeat a photo uses" if repeats == 1 else f"{repeats:,} repeats a photo use"
     finding = (
-        f"With {subject}: {often} all {images:,} images, {each}; prior weight {weight:g}{why}; "
+        f"With {subject}: {often} all {images:,} images; prior weight {weight:g}{why}; "
         f"{images:,} steps of one photo and one image see all of them."
     )
     grade: Grade = "look" if small else "good"

@@ -189,8 +189,8 @@ def _notes(material: Material) -> list[str]:
     ]
     if family_of(material.base_model) is None:
         notes.append(
-            f"The name {material.base_model} does not tell what kind of model it is: arch in {JOB} "
-            "says sd1, Stable Diffusion 1.x. Change it, and noise_scheduler, if that is wrong."
+            f"{base_models.unknown(material.base_model)}: arch in {JOB} says sd1, Stable Diffusion "
+            "1.x. Change it, and noise_scheduler, if that is wrong."
         )
     return notes + common.without_photos(material)
 

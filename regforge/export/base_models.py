@@ -37,17 +37,21 @@ FLUX2_KLEIN = Family("flux2-klein", "FLUX.2 klein", flow=True)
 QWEN_IMAGE = Family("qwen-image", "Qwen-Image", flow=True)
 Z_IMAGE = Family("z-image", "Z-Image", flow=True)
 
+NO_BASE_MODEL = "BASE-MODEL"
+"""Stands where the model to be trained belongs and nobody has said which."""
+
 # The first that is found in the name in small letters decides.
-_PATTERNS = (
+_PATTERNS: tuple[tuple[str, Family | None], ...] = (
+    (r"pixart|kontext|image[-._ ]?edit", None),  # have scripts of their own, not those below
     (r"flux[-._ ]?2.*klein", FLUX2_KLEIN),
     (r"flux[-._ ]?2", FLUX2),
     (r"flux", FLUX),
     (r"qwen[-._ ]?image", QWEN_IMAGE),
     (r"z[-._ ]?image", Z_IMAGE),
-    (r"stable-diffusion-3|sd[-._ ]?v?3", SD3),
+    (r"stable-diffusion-3|(?<!s)sd[-._ ]?v?3", SD3),
     (r"xl\b|xl[-._v\d]|playground-v2", SDXL),
-    (r"stable-diffusion-v?2|sd[-._ ]?v?2|sd-turbo", SD2),
-    (r"stable-diffusion-v?1|sd[-._ ]?v?1|dreamshaper|stable-diffusion", SD1),
+    (r"stable-diffusion-v?2|(?<!s)sd[-._ ]?v?2|sd-turbo", SD2),
+    (r"stable-diffusion-v?1|(?<!s)sd[-._ ]?v?1|dreamshaper|stable-diffusion", SD1),
 )
 
 
@@ -76,6 +80,13 @@ def family_of(base_model: str) -> Family | None:
     if by_folder is None or (by_folder is SD1 and by_name is SD2):
         return by_name
     return by_folder
+
+
+def unknown(base_model: str) -> str:
+    """What to say of a base model without a family; a sentence may go on after it."""
+    if base_model == NO_BASE_MODEL:
+        return "No base model is named"
+    return f"The name {base_model} does not tell what kind of model it is"
 
 
 def _family_of_folder(base_model: str) -> Family | None:

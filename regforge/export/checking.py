@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regforge.export.common import some
 from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Picture, Plan, Trainer
 from regforge.export.layout import METADATA, same_content, shard_members
 from regforge.progress import Task
@@ -47,10 +48,11 @@ class Checked:
     def as_text(self) -> str:
         """One line if all is well, else a line for each of the first differences."""
         if not self.differences:
-            photos = f" and {self.photos:,} photos" if self.photos else ""
-            return f"checked: {self.pictures:,} pictures{photos}, captions and sizes equal"
+            photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
+            pictures = some(self.pictures, "picture")
+            return f"checked: {pictures}{photos}, captions and sizes equal"
         count = len(self.differences)
-        lines = [f"checked: {count:,} difference{'s' * (count > 1)}"]
+        lines = [f"checked: {some(count, 'difference')}"]
         lines += [f"  {line}" for line in self.differences[:_SHOWN]]
         lines += [f"  ... and {count - _SHOWN:,} more"] if count > _SHOWN else []
         return "\n".join(lines)

@@ -20,8 +20,8 @@ from regforge.export.order import Traits, balanced_order
 from regforge.progress import Reporter
 from regforge.records import Example
 
-READ_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Image files that all trainers read."""
+READ_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""Image files that all trainers read; ai-toolkit skips BMP."""
 
 _SHOWN = 5
 
@@ -84,12 +84,12 @@ def collect(dataset: CaptionedDataset, reporter: Reporter) -> Collected:
 
 
 def cannot_read(names: list[str]) -> ExportError:
-    """Some image files are of a type that trainers do not read."""
+    """Some image files are of a type that not all trainers read."""
     return ExportError(
-        f"{len(names):,} of the pictures are of a type that trainers do not read: "
+        f"{len(names):,} of the pictures are of a type that not all trainers read: "
         + ", ".join(names[:_SHOWN])
         + (", ..." if len(names) > _SHOWN else "."),
-        hint="Save them as PNG, JPEG, WebP or BMP first.",
+        hint="Save them as PNG, JPEG or WebP first.",
     )
 
 

@@ -9,10 +9,10 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path, PurePath
 from typing import Any
 
-from regforge.export.balance import repeats_to_use_all
 from regforge.export.interface import SUBJECT, ExportError, Material
 
 PAIRS = 2000
@@ -29,8 +29,12 @@ def photos(material: Material) -> int:
 
 
 def repeats(material: Material) -> int:
-    """How often each photo comes so that one-to-one training uses every picture."""
-    return repeats_to_use_all(photos(material), len(material.pictures))
+    """How often each photo comes so that one-to-one training uses every picture.
+
+    He et al. (arXiv 2311.04315) train with batches of one photo and one regularization picture,
+    whatever the size of either set.
+    """
+    return ceil(len(material.pictures) / photos(material))
 
 
 def some(number: int, noun: str) -> str:

@@ -152,6 +152,12 @@ def _notes(
     count = len(material.pictures)
     distinct = len({picture.caption for picture in material.pictures})
     notes = [_use(material, script, repeats)]
+    if family is base_models.Z_IMAGE:
+        notes.append(
+            "At the version that regforge was written for, this script stops before the first step "
+            "when it is given regularization pictures: it joins two lists of prompts as if they "
+            "were tensors. Use --to ai-toolkit, onetrainer or simpletuner unless yours is newer."
+        )
     lost = (
         f"The {distinct:,} different captions are lost."
         if distinct > 1
@@ -180,9 +186,8 @@ def _notes(
         )
     if family is None:
         notes.append(
-            f"The name {material.base_model} does not tell what kind of model it is; "
-            f"{_PLAIN.name} is for Stable Diffusion 1.x and 2.x. For another kind, name the script "
-            "of that kind in the command."
+            f"{base_models.unknown(material.base_model)}; {_PLAIN.name} is for Stable Diffusion "
+            "1.x and 2.x. For another kind, name the script of that kind in the command."
         )
     return notes + common.without_photos(material, INSTANCE_IMAGES)
 
@@ -208,7 +213,7 @@ def _use(material: Material, script: _Script, repeats: int | None) -> str:
         f"{script.name} uses {used:,} of the {common.some(count, 'regularization picture')}: it "
         f"goes through the photos alone and pairs each with one picture, so --repeats={repeats} "
         f"makes {common.some(photos * repeats, 'pair')} of {common.some(photos, 'photo')}, which "
-        f"it keeps decoded in {memory:.1f} GB of memory. Without --repeats it would use only the "
+        f"it keeps decoded in {memory:.2g} GB of memory. Without --repeats it would use only the "
         f"first {min(count, photos):,}.{rest}"
     )
 

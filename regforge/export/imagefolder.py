@@ -17,7 +17,6 @@ import yaml
 from regforge.export import common
 from regforge.export.interface import IMAGES, ExportError, Material, Plan, Seen
 from regforge.export.layout import METADATA
-from regforge.export.rows import rows_of
 
 CARD = "README.md"
 
@@ -142,11 +141,31 @@ class ImageFolder:
         if METADATA not in patterns:
             raise ExportError(f"{out / CARD} does not name {METADATA}: captions would be lost.")
         found = set(files_named(out, patterns))
-        for row in rows_of(out / METADATA):
+        for row in _rows(out / METADATA):
             path = row.get("file_name")
             if path not in found:
                 raise ExportError(f"{METADATA} names {path}, which is not among the pictures.")
             yield Seen(path, row.get("text"), regularization=True)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of metadata.jsonl, one in memory at a time.
+
+    Raises:
+        ExportError: It is not there, or a line is no row.
+    """
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ExportError(f"{path}:{number}: is no JSON: {error}") from error
+                if not isinstance(row, dict):
+                    raise ExportError(f"{path}:{number}: is no row.")
+                yield row
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def load_text(folder: str) -> str:

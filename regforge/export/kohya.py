@@ -224,19 +224,20 @@ def _notes(material: Material) -> list[str]:
         notes.append(f"kohya's smallest bucket is {_STEP} pixels wide, so it trains at {side}.")
     elif side % _STEP:
         notes.append(
-            f"kohya's buckets come in steps of {_STEP} pixels, so pictures are trained a little "
-            f"smaller than {side} x {side}."
+            f"kohya's buckets come in steps of {_STEP} pixels, so a square picture is trained at "
+            f"{side // _STEP * _STEP} x {side // _STEP * _STEP}, not {side} x {side}."
         )
     if family is None:
         notes.append(
-            f"The name {material.base_model} does not tell what kind of model it is. "
+            f"{base_models.unknown(material.base_model)}. "
             f"{_script(family, material)} is a guess by the size of the pictures; sd-scripts has "
             "one script for each kind."
         )
     elif family in (base_models.SD3, base_models.FLUX):
         script = _script(family, material)
         notes.append(
-            f"{script} needs further files, such as those of the text encoders; "
+            f"{script} takes the model as a file on the machine that trains, not as a repository "
+            "of the Hub, and needs further files, such as those of the text encoders; "
             f"docs/{script.removesuffix('.py')}.md of sd-scripts lists them."
         )
     elif family.flow:

@@ -27,14 +27,12 @@ _SAME = 1 << 20
 
 
 def suffix_of(image: bytes) -> str | None:
-    """`png`, `jpg`, `webp` or `bmp` by the file's first bytes; None if it is none of them."""
+    """`png`, `jpg` or `webp` by the file's first bytes; None if it is none of them."""
     if image[:8] == b"\x89PNG\r\n\x1a\n":
         return "png"
     if image[:3] == b"\xff\xd8\xff":
         return "jpg"
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "webp"
-    return "bmp" if image[:2] == b"BM" else None
+    return "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else None
 
 
 def stems(count: int, digits: int) -> Iterator[str]:

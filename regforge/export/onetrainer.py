@@ -190,8 +190,8 @@ def _notes(material: Material) -> list[str]:
     ]
     if family_of(material.base_model) is None:
         notes.append(
-            f"The name {material.base_model} does not tell what kind of model it is, and the "
-            "preset is for Stable Diffusion 1.5. Choose another one if that is wrong."
+            f"{base_models.unknown(material.base_model)}, and the preset is for Stable Diffusion "
+            "1.5. Choose another one if that is wrong."
         )
     return notes + common.without_photos(material)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
+from regforge.export.common import some
 from regforge.export.interface import IMAGES, SUBJECT, Material, Plan, Trainer
 from regforge.export.layout import METADATA
 
@@ -27,8 +28,8 @@ def readme(trainer: Trainer, material: Material, plan: Plan, notes: Sequence[str
         [
             f"# Regularization pictures for {trainer.title}",
             "",
-            f"{len(material.pictures):,} pictures of the class `{material.class_noun}`, exported "
-            f"by regforge. The subject is called `{material.identifier}`.",
+            f"{some(len(material.pictures), 'picture')} of the class `{material.class_noun}`, "
+            f"exported by regforge. The subject is called `{material.identifier}`.",
             "",
             "## What the trainer does with them",
             "",
@@ -54,7 +55,7 @@ def file_table(material: Material, plan: Plan) -> list[str]:
     rows = [
         (f"{IMAGES}/", f"the pictures, {material.pictures[0].name} to {last}, each with its "
          "caption in a .txt file; any first part of them is balanced"),
-        (f"{SUBJECT}/", f"{len(material.photos)} photos of the subject with their captions"
+        (f"{SUBJECT}/", f"{some(len(material.photos), 'photo')} of the subject with captions"
          if material.photos else "empty: put the photos of the subject here"),
         (METADATA, "everything known about each picture"),
         *((name, "read by the trainer") for name in plan.files),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.export.checking import Checked
+from regforge.export.common import some
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,11 @@ class Exported:
 
     def as_text(self) -> str:
         """For a terminal."""
-        photos = f" and {self.photos:,} photo{'s' * (self.photos != 1)}" if self.photos else ""
-        count = f"{self.pictures:,} picture{'s' * (self.pictures != 1)}"
-        head = [f"{count} of {self.dataset}{photos} in {_short(self.out)}", *_listed(self.notes)]
+        photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
+        head = [
+            f"{some(self.pictures, 'picture')} of {self.dataset}{photos} in {_short(self.out)}",
+            *_listed(self.notes),
+        ]
         parts = ["\n".join(head), *(target.as_text() for target in self.targets)]
         if self.differs:
             parts.append(

@@ -12,15 +12,13 @@ from typing import Any
 
 from regforge.embedded import TINYWORLD
 from regforge.errors import RegforgeError
+from regforge.export.base_models import NO_BASE_MODEL
 from regforge.export.captions import tidy
 from regforge.export.collecting import Collected
 from regforge.export.interface import ExportError
 
 EMBEDDED = "embedded/tinyworld"
 """What datasets call the embedded pipeline; trainers know it by its folder."""
-
-NO_BASE_MODEL = "BASE-MODEL"
-"""Stands where the model to be trained belongs and nobody has said which."""
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
@@ -81,13 +79,19 @@ def settle(
         raise ExportError(f"--prior-weight {prior_weight} is no weight; 1 is the paper's.")
     if limit is not None and limit < 1:
         raise ExportError(f"--limit {limit} leaves no pictures.")
+    seen = _root(root) if root else out
+    if isinstance(seen, PureWindowsPath):
+        notes.append(
+            "Commands are written for a Unix shell such as Git Bash. For cmd or PowerShell, put "
+            "them on one line, with double quotes in place of single ones."
+        )
     return Settings(
         class_noun=noun,
         identifier=name,
         resolution=resolution or typical_resolution(collected),
         base_model=_base_model(collected, base_model, notes),
         prior_weight=prior_weight,
-        root=_root(root) if root else out,
+        root=seen,
         limit=limit,
         notes=notes,
     )

@@ -185,13 +185,14 @@ def _config(material: Material) -> dict[str, object]:
 
 def _notes(material: Material) -> list[str]:
     count, photos, repeats = len(material.pictures), common.photos(material), _repeats(material)
+    shown = round(2 * common.PAIRS * count / (count + photos * repeats))
     notes = [
         f"SimpleTuner uses {common.every(count, 'regularization picture')} in each epoch, every "
         f"one with its own caption and once; each of the {common.some(photos, 'photo')} comes "
         f'{common.some(repeats, "time")}, written "repeats": {repeats - 1} because SimpleTuner '
         "counts from 0. The next one is drawn from all that are left, so the two sets mix "
-        f"{photos * repeats:,} to {count:,}, and the {2 * common.PAIRS:,} steps of {CONFIG} show "
-        f"about as many of each.",
+        f"{photos * repeats:,} to {count:,}: about {shown:,} of the {2 * common.PAIRS:,} steps of "
+        f"{CONFIG} show a regularization picture.",
         "The regularization pictures are trained on like the photos: the target is the picture, "
         'as in the paper. With "is_regularisation_data": true the target would be what the base '
         "model predicts for the picture, with the LoRA switched off. That keeps the base model's "
@@ -202,12 +203,13 @@ def _notes(material: Material) -> list[str]:
     if material.prior_weight != 1:
         notes.append(
             f"SimpleTuner has no loss weight for a set of pictures. Prior weight "
-            f"{material.prior_weight:g} is written as the ratio of pictures in an epoch."
+            f"{material.prior_weight:g} is written as the ratio of pictures in an epoch, which "
+            f"comes to {count / (photos * repeats):.2g}."
         )
     if family_of(material.base_model) is None:
         notes.append(
-            f"The name {material.base_model} does not tell what kind of model it is: model_family "
-            f"in {CONFIG} says sd1x, Stable Diffusion 1.x. Change it if that is wrong."
+            f"{base_models.unknown(material.base_model)}: model_family in {CONFIG} says sd1x, "
+            "Stable Diffusion 1.x. Change it if that is wrong."
         )
     return notes + common.without_photos(material)
 

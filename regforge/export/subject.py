@@ -8,6 +8,7 @@ from pathlib import Path
 
 from regforge.export.captions import naming, tidy
 from regforge.export.collecting import cannot_read
+from regforge.export.common import some
 from regforge.export.interface import SUBJECT, Picture
 from regforge.export.layout import Folder, stems, suffix_of
 from regforge.prompts.photos import photo_captions
@@ -109,19 +110,15 @@ def _notes(
 ) -> list[str]:
     notes = []
     if described:
-        notes.append(f"{_photos(described)} had no caption and got '{plain}'.")
+        notes.append(f"{some(described, 'photo')} had no caption and got '{plain}'.")
     if unnamed := len(captions) - naming(captions, identifier):
         notes.append(
-            f"The caption of {_photos(unnamed)} does not say '{identifier}', so these would not "
-            "teach it. Add it to the captions, or name yours with --identifier."
+            f"The caption of {some(unnamed, 'photo')} does not say '{identifier}', so these would "
+            "not teach it. Add it to the captions, or name yours with --identifier."
         )
     if turned:
         notes.append(
-            f"{_photos(turned)} {'are' if turned > 1 else 'is'} stored turned, with the right way "
-            "up in EXIF data that some trainers ignore. Save them upright to be sure."
+            f"{some(turned, 'photo')} {'are' if turned > 1 else 'is'} stored turned, with the "
+            "right way up in EXIF data that some trainers ignore. Save them upright to be sure."
         )
     return notes
-
-
-def _photos(count: int) -> str:
-    return f"{count} photo{'s' * (count != 1)}"

@@ -60,6 +60,18 @@ def test_a_folder_of_pictures_and_texts(command: Any, folder: Path) -> None:
     assert checks["size and repeats"]["numbers"]["repeats"] == 3
 
 
+def test_images_that_were_left_out_are_worth_a_look(command: Any, folder: Path) -> None:
+    def image_files() -> tuple[str, str]:
+        checks = json.loads(command(folder, "--json")[1])["checks"]
+        return next((c["grade"], c["finding"]) for c in checks if c["name"] == "image files")
+
+    assert image_files() == ("good", "All 12 can be read.")
+    (folder / "12.png").write_bytes(b"cut off")
+    grade, finding = image_files()
+    assert grade == "look"
+    assert "All 12 can be read. Left out: 1 image that cannot be read (12.png)." in finding
+
+
 def test_a_bad_grade_is_no_failure_of_the_command(command: Any, folder: Path) -> None:
     code, out, _ = command(folder, "--quiet", "--subject", folder)
     assert code == 0

@@ -102,6 +102,7 @@ def test_sizes_against_the_trainer() -> None:
     small = sizes_of([(512, 512)] * 3, resolution=1024)
     assert (small.grade, small.numbers["too_small"]) == ("bad", 3)
     assert "Train at 512" in small.advice
+    assert "Train at 96" in sizes_of([(96, 96)] * 3, resolution=512).advice
     few = sizes_of([(1024, 1024)] * 3 + [(512, 512)], resolution=1024)
     assert (few.grade, few.numbers["too_small"]) == ("look", 1)
     assert few.examples == ["1024 x 1024: 3", "512 x 512: 1"]

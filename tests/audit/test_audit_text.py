@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -76,6 +78,12 @@ def test_hashes_that_are_stored_spare_opening_the_pictures() -> None:
     found = audit_dataset(foreign)
     assert foreign.opened == 3
     assert found.notes == ("was read to its end",)
+
+
+def test_an_audit_loads_no_exporter() -> None:
+    code = "import sys, regforge.audit; print([m for m in sys.modules if 'regforge.export' in m])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
 
 
 def test_progress_is_reported() -> None:

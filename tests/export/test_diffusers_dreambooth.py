@@ -117,6 +117,12 @@ def test_the_script_goes_by_the_base_model(tmp_path: Path, base_model: str, scri
     assert any("does not tell" in note for note in plan.notes) == (base_model == "/models/mine")
 
 
+def test_a_script_that_cannot_do_it_is_said_to(tmp_path: Path) -> None:
+    notes = TRAINER.plan(material(tmp_path, base_model="Tongyi-MAI/Z-Image")).notes
+    assert "stops before the first step" in notes[1]
+    assert not any("stops before" in note for note in TRAINER.plan(material(tmp_path)).notes)
+
+
 def test_the_notes_say_what_is_lost(tmp_path: Path) -> None:
     notes = TRAINER.plan(material(tmp_path, captions=["a", "b"] * 600)).notes
     assert "uses all 1,200 regularization pictures" in notes[0]

@@ -181,7 +181,7 @@ def test_the_note_says_what_kohya_would_have_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resolution", [8, 63, 64, 96, 512, 768, 1000, 1024, 1536])
 def test_buckets_are_such_as_kohya_takes(tmp_path: Path, resolution: int) -> None:
-    samples.exported(samples.ours(4), tmp_path / "out", resolution=resolution)
+    done = samples.exported(samples.ours(4), tmp_path / "out", resolution=resolution)
     ((dataset, _),) = read_config(tmp_path / "out" / "kohya.toml")
     step, side = dataset["bucket_reso_steps"], dataset["resolution"]
     assert dataset["enable_bucket"] is True
@@ -189,6 +189,8 @@ def test_buckets_are_such_as_kohya_takes(tmp_path: Path, resolution: int) -> Non
     assert dataset["min_bucket_reso"] % step == dataset["max_bucket_reso"] % step == 0
     assert dataset["min_bucket_reso"] <= side <= dataset["max_bucket_reso"]
     assert side == max(resolution, 64)
+    (said,) = re.findall(r"trained at (\d+) x", " ".join(done.targets[0].notes)) or [side]
+    assert int(said) == int(side // step) * step  # model_util.py:1322
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,8 @@ def test_the_command_names_the_script_of_the_model(
     assert extra in command
     assert "--prior_loss_weight=0.5" in command
     assert "'--dataset_config=/data/tea pot/kohya.toml'" in command
+    takes_a_file = any("not as a repository of the Hub" in note for note in done.targets[0].notes)
+    assert takes_a_file == script.startswith(("flux", "sd3"))
 
 
 @pytest.mark.parametrize(

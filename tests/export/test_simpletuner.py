@@ -188,6 +188,19 @@ def test_embeddings_and_captions_have_to_be_there(tmp_path: Path) -> None:
         read(TRAINER, made_from)
 
 
+@pytest.mark.parametrize(
+    ("weight", "shown", "ratio"), [(1, 2000, ""), (0.5, 1333, "0.5"), (9, 3333, "5")]
+)
+def test_the_note_counts_what_the_steps_show(
+    tmp_path: Path, weight: float, shown: int, ratio: str
+) -> None:
+    """10 pictures and 2 photos: the photos come 5, 10 times, and once, as they cannot come less."""
+    plan = TRAINER.plan(material(tmp_path, captions=["a teapot"] * 10, prior_weight=weight))
+    assert f"about {shown:,} of the 4,000 steps" in plan.notes[0]
+    said = [note for note in plan.notes if "comes to" in note]
+    assert [note.rpartition(" ")[2] for note in said] == [f"{ratio}."] * bool(ratio)
+
+
 def test_without_photos_and_elsewhere(tmp_path: Path) -> None:
     root = PurePosixPath("/mnt/x")
     made_from = material(tmp_path, photos=(), captions=["a teapot"] * 10, root=root)
