@@ -36,12 +36,14 @@ class Card:
         before: Text before regforge's part.
         ours: Regforge's part, between its markers; None if it lacks one of them.
         after: Text after regforge's part.
+        readable: Whether there is no front matter, or one that is a mapping.
     """
 
     front: Mapping[str, Any] = field(default_factory=dict)
     before: str = ""
     ours: str | None = None
     after: str = ""
+    readable: bool = True
 
     @classmethod
     def parse(cls, text: str | None) -> Card:
@@ -50,15 +52,16 @@ class Card:
         found = _FRONT_MATTER.match(text)
         rest = text[found.end() :] if found else text
         try:
-            front = yaml.safe_load(found.group(1)) if found else {}
-        except yaml.YAMLError:
-            front = {}
+            front = (yaml.safe_load(found.group(1)) or {}) if found else {}
+        except (yaml.YAMLError, ValueError, RecursionError):  # a date such as 2024-13-45
+            front = None
+        readable = isinstance(front, dict)
         front = front if isinstance(front, dict) else {}
         before, begin, inside = rest.partition(BEGIN)
         ours, end, after = inside.partition(END)
         if begin and end:
-            return cls(front, before, ours, after.removeprefix("\n"))
-        return cls(front, after=f"\n{rest.strip()}\n" if rest.strip() else "")
+            return cls(front, before, ours, after.removeprefix("\n"), readable)
+        return cls(front, after=f"\n{rest.strip()}\n" if rest.strip() else "", readable=readable)
 
     @property
     def own_keys(self) -> dict[str, Any]:
@@ -126,6 +129,8 @@ def merged(local: str, remote: str | None) -> tuple[str, list[str]]:
 
 
 def _left_out(ours: Card, theirs: Card) -> Iterator[str]:
+    if not theirs.readable:
+        yield "README.md: the front matter on the Hub cannot be read, and was written anew."
     kept = "differs from the one on the Hub, and that was kept"
     for where, own, other in (
         ("before", ours.before, theirs.before),

@@ -9,6 +9,7 @@ not regforge's stays as it is. Knows nothing about how files get there.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from regforge.dataset.build import OUR_FILES
 from regforge.dataset.card import DATA_FILES
@@ -36,6 +38,10 @@ from regforge.progress import Reporter
 _TEXT_SAMPLE = 8192
 _ALSO_READ = frozenset({"dataset_infos.json", ".huggingface.yaml"})
 """What `datasets` reads besides README.md and the data, if a repository has it."""
+
+
+_NO_DATA = re.compile(r"(?:.*/)?\..*|licen[cs]e[^/]*|[^/]*\.md", re.IGNORECASE)
+"""Files that a repository may hold before there is a dataset in it: hidden ones, and words."""
 
 
 class AnotherDataset(NotPublishable):
@@ -94,7 +100,8 @@ def pack(folder: Path, *, rows: int, recipe_digest: str, slots: tuple[str, ...])
         _refuse_secrets(name, path)
     card = files["README.md"].read_text(encoding="utf-8", errors="replace")
     check_card(card, slots)
-    _check_license(Card.parse(card), files)
+    front = Card.parse(card).front
+    _check_license(front.get("license"), front, files)
     return Package(files, card, Expected(rows, recipe_digest, slots, names), notes)
 
 
@@ -196,10 +203,22 @@ def _refuse_secrets(name: str, path: Path) -> None:
         raise NotPublishable(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _check_license(card: Card, files: Iterable[str]) -> None:
-    if card.front.get("license") != "other":
+def check_license(folder: Path, license_id: str) -> None:
+    """Whether a dataset says all that a licence needs, before that becomes its own.
+
+    Raises:
+        NotPublishable: Its card does not say which one `other` is.
+    """
+    files = dict(_publishable(folder, []))
+    if "README.md" in files:
+        text = files["README.md"].read_text(encoding="utf-8", errors="replace")
+        _check_license(license_id, Card.parse(text).front, files)
+
+
+def _check_license(license_id: Any, front: Mapping[str, Any], files: Iterable[str]) -> None:
+    if license_id != "other":
         return
-    name, link = (card.front.get(key) for key in ("license_name", "license_link"))
+    name, link = (front.get(key) for key in ("license_name", "license_link"))
     if not isinstance(name, str) or not isinstance(link, str):
         raise NotPublishable(
             "The licence is `other`, and README.md does not say which one.",
@@ -217,13 +236,16 @@ def _check_license(card: Card, files: Iterable[str]) -> None:
 
 
 def _refuse_foreign(package: Package, remote: Remote, card: Card) -> None:
-    """Never replace or delete files of a repository that regforge did not write."""
+    """Never replace or delete files that regforge did not write, nor shadow what they hold.
+
+    With our card beside them, `load_dataset` would give their readers our dataset.
+    """
     if card.ours is not None:
         return
     taken = sorted(
         path
         for path in remote.files
-        if path != "README.md" and (path in package.files or is_ours(path))
+        if path != "README.md" and (path in package.files or not _NO_DATA.fullmatch(path))
     )
     if taken:
         raise AnotherDataset(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from regforge.errors import RegforgeError
 from regforge.files import write_atomically
 from regforge.forge.folder import RunFolder
-from regforge.hub.errors import HubError
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.recipe import (
@@ -253,10 +252,8 @@ def open_import(taken: CaptionImport) -> CaptionedDataset:
     where, revision = address.repo_id, address.revision
     if Path(where).exists():  # in the current directory, where a recipe's paths do not start
         where = f"hf://datasets/{where}"
-    try:  # the images need not be downloaded
-        return open_dataset(where, revision=revision, streaming=True, caption_column=column)
-    except HubError:  # a copy that is on this machine will do
-        return open_dataset(where, revision=revision, caption_column=column)
+    # The images need not be downloaded.
+    return open_dataset(where, revision=revision, streaming=True, caption_column=column)
 
 
 def check_import(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> None:

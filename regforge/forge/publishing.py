@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from regforge.dataset.publishing import Package
 
 
+# Some of what git allows, https://git-scm.com/docs/git-check-ref-format.
+_TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[^\W_][\w.+-]*")
+
+
 class CannotPublish(RegforgeError):
     """Something that has to be said before a dataset can be published."""
 
@@ -140,12 +144,14 @@ def publish_run(
 
     run, reporter = RunFolder(Path(folder)), reporter or Reporter()
     images = _finished(run, folder)
+    _check_tag(tag)
     with run.locked():
         recipe = rewriting.recipe_of(run.dataset)
         repository = _repository(repo_id or recipe.dataset.repo_id, run)
         license_id = _license(license_id or recipe.dataset.license, recipe)
         private = recipe.dataset.private if private is None else private
         settings = {"license": license_id, "repo_id": repository, "private": private}
+        publishing.check_license(run.dataset, license_id)  # what is refused is not remembered
         rewriting.rewrite(run.dataset, run.shards, settings)
         package = publishing.pack(
             run.dataset,
@@ -214,9 +220,35 @@ def _repository(repo_id: str | None, run: RunFolder) -> str:
             "Where to? Neither --repo-id nor the recipe's dataset.repo_id is given.",
             hint=f"It was published to {before} before." if before else "Such as me/teapot-reg.",
         )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) or ".." in repo_id:
-        raise CannotPublish(f"A repository is named user/name, not {repo_id!r}.")
+    if repo_id.count("/") != 1 or not _is_repository(repo_id):
+        raise CannotPublish(
+            f"A repository is named user/name, not {repo_id!r}.",
+            hint="Of letters, digits, '-', '_' and '.'; a part neither begins nor ends with '-' or "
+            "'.'.",
+        )
     return repo_id
+
+
+def _is_repository(repo_id: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _check_tag(tag: str | None) -> None:
+    """Whether git can have it as a tag, and `user/name@tag` can say it."""
+    if tag is None or (_TAG.fullmatch(tag) and tag != "main"):
+        return
+    raise CannotPublish(
+        f"{tag!r} cannot name a version.",
+        hint="Such as v1 or 2024-05: letters, digits, '-', '_' and '.', beginning with a letter or "
+        "digit.",
+    )
 
 
 def _license(license_id: str | None, recipe: Recipe) -> str:

@@ -362,6 +362,8 @@ def test_stale_files_of_ours_are_deleted_and_nobody_else_s(built_once: Path) -> 
         {DATA: "", "README.md": "---\nlicense: mit\n---\n# Precious\n"},
         {"data/train-00000-of-00009.parquet": ""},
         {"recipe.yaml": "of soup"},
+        {"README.md": "# Soup\n", "bowls/01.JPG": ""},
+        {".gitattributes": "", "soup.zip": ""},
     ],
 )
 def test_a_repository_with_something_else_in_it_is_left_alone(
@@ -374,7 +376,8 @@ def test_a_repository_with_something_else_in_it_is_left_alone(
 
 
 def test_a_repository_with_a_readme_alone_is_filled(built_once: Path) -> None:
-    there = {"README.md": "---\nlicense: mit\nviewer: false\n---\n# Soon\n", ".gitattributes": ""}
+    there = {"README.md": "---\nlicense: mit\nviewer: false\n---\n# Soon\n"}
+    there |= dict.fromkeys((".gitattributes", "LICENSE.txt", ".github/x.json", "HOW.md"), "")
     wanted = wanted_by(packed(built_once), "teapots", [])(remote(there))
     card = wanted.files["README.md"].decode()
     assert card.endswith("<!-- regforge:end -->\n\n# Soon\n")

@@ -95,6 +95,16 @@ def test_what_has_lost_our_part_is_kept_below() -> None:
     assert merged(card(), text) == (text, [])
 
 
+@pytest.mark.parametrize("line", ["date: 2024-13-45", "- a list", "a: [1"])
+def test_front_matter_that_nobody_can_read_is_written_anew_and_that_is_said(line: str) -> None:
+    text, notes = merged(card(), f"---\n{line}\n---\n# Hello\n")
+    assert front(text) == front(card())
+    assert text.endswith("# Hello\n")
+    assert notes == ["README.md: the front matter on the Hub cannot be read, and was written anew."]
+    assert merged(card(), text) == (text, [])
+    assert merged(card(), "---\n\n---\n# Hello\n") == (text, [])
+
+
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40).filter(
     lambda text: BEGIN not in text and END not in text
 )

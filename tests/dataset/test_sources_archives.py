@@ -90,6 +90,21 @@ def test_a_zip_whose_member_lies_about_its_size(tmp_path: Path) -> None:
     assert note_of(dataset, "1 image that cannot be read (a.png)")
 
 
+def test_a_zip_that_needs_a_newer_reader(tmp_path: Path) -> None:
+    content = bytearray(as_zip({"a.png": png(0)}))
+    content[content.index(b"PK\1\2") + 6] = 200
+    write(tmp_path, {"x.zip": bytes(content)})
+    with pytest.raises(CannotOpen, match=r"x.zip is no zip archive, or is damaged"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("archives", [("x.zip",), ("x.zip", "y.zip")])
+def test_a_member_without_a_name(archives: tuple[str, ...], tmp_path: Path) -> None:
+    content = as_zip({"a.png": png(0), "?.png": png(1)}).replace(b"?.png", b"\0.png")
+    dataset = open_dataset(write(tmp_path, dict.fromkeys(archives, content)))
+    assert [each.image for each in dataset.examples()] == [png(0)] * len(archives)
+
+
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.parquet"])
 def test_a_file_that_is_not_what_its_name_says(name: str, tmp_path: Path) -> None:
     path = write(tmp_path, {name: b"something else" * 100}) / name

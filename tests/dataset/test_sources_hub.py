@@ -217,23 +217,33 @@ def test_streaming_a_zip_does_not_fetch_all_of_it(hub: LoopbackHub) -> None:
 # ------------------------------------------------------------------------------------- offline
 
 
+@STREAMING
 @pytest.mark.parametrize("how", ["offline mode", "cut", "overload"])
 def test_a_copy_on_this_machine(
-    hub: LoopbackHub, how: str, monkeypatch: pytest.MonkeyPatch
+    hub: LoopbackHub, how: str, streaming: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = items("a", "b")
     card = "---\nlicense: mit\n---\n"
     commit = hub.put("they/cats", {**with_text_files(some), "README.md": card})
     open_dataset("they/cats")
     _cut_off(hub, how, monkeypatch)
-    dataset = open_dataset("they/cats")
+    dataset = open_dataset("they/cats", streaming=streaming)
     assert read(dataset) == written(some)
     assert (dataset.revision, dataset.license) == (commit, "mit")
     assert note_of(dataset, "cannot be reached", f"commit {commit[:8]}")
-    with pytest.raises(HubError):
-        open_dataset("they/cats", streaming=True)
     with pytest.raises(HubError, match="they/dogs"):
-        open_dataset("they/dogs")
+        open_dataset("they/dogs", streaming=streaming)
+
+
+@STREAMING
+def test_what_was_streamed_is_no_copy(
+    hub: LoopbackHub, streaming: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.put("they/cats", {**with_text_files(items("a", "b")), "README.md": "# Cats"})
+    open_dataset("they/cats", streaming=True)
+    _cut_off(hub, "offline mode", monkeypatch)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        open_dataset("they/cats", streaming=streaming)
 
 
 def test_a_part_of_a_copy_is_not_enough(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Parquet files of anybody: columns, sizes, damage, and what is not read."""
 
+import base64
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,6 +54,24 @@ def test_two_kinds_of_tables(tmp_path: Path) -> None:
     write(tmp_path, {"data/x.parquet": other})
     with pytest.raises(CannotOpen, match=r"has prompt, seed too and lacks text"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "metadata.parquet"])
+def test_a_table_that_pyarrow_does_not_know(name: str, tmp_path: Path) -> None:
+    """One whose stored schema speaks of integers of four bits."""
+    schema = pa.schema({"image": pa.binary(), "file_name": pa.string(), "n": pa.int16()})
+    stored, wider = (
+        each.serialize().to_pybytes() for each in (schema, schema.set(2, pa.field("n", pa.int32())))
+    )
+    pq.write_table(schema.empty_table(), tmp_path / name)
+    (at,) = (at for at, pair in enumerate(zip(stored, wider, strict=True)) if pair == (16, 32))
+    broken = stored[:at] + b"\4" + stored[at + 1 :]
+    content = (tmp_path / name).read_bytes()
+    assert base64.b64encode(stored) in content
+    content = content.replace(base64.b64encode(stored), base64.b64encode(broken))
+    write(tmp_path, {"a.png": png(0), name: content})
+    with pytest.raises(CannotOpen, match=f"{name} cannot be read"):
+        open_dataset(tmp_path if name == "metadata.parquet" else tmp_path / name)
 
 
 def test_a_table_without_images(tmp_path: Path) -> None:

@@ -332,3 +332,13 @@ def test_a_gated_dataset_is_one_sentence(
     with pytest.raises(HubError, match="me/cats is gated"):
         quietly(importing("me/cats"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("reg")
+def test_a_dataset_that_is_not_there_is_asked_for_and_said_once(
+    hub: LoopbackHub, importing: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(HubError, match="no dataset me/dogs") as caught:
+        quietly(importing("me/dogs"), tmp_path / "run")
+    assert str(caught.value).count("Nor is there a folder") == 1
+    assert len(hub.requests) == 1

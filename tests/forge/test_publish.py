@@ -311,6 +311,10 @@ def one_sentence(shell: Shell) -> str:
         (["--repo-id", "cats"], "A repository is named user/name, not 'cats'", 2),
         (["--repo-id", "me/cats@v1"], "A repository is named user/name", 2),
         (["--repo-id", "me/../cats"], "A repository is named user/name", 2),
+        (["--repo-id", "me/-cats"], "A repository is named user/name", 2),
+        (["--repo-id", "me/cats", "--tag", "my tag"], "'my tag' cannot name a version", 2),
+        (["--repo-id", "me/cats", "--tag", ""], "'' cannot name a version", 2),
+        (["--repo-id", "me/cats", "--tag", "v1.lock"], "cannot name a version", 2),
         (["--repo-id", "me/cats", "--license", "Apache 2"], "did you mean 'apache-2.0'", 2),
         (["--repo-id", "me/cats", "--license", "qqq"], "'qqq' is no licence identifier", 2),
         (["--repo-id", "me/cats", "--license", "other"], "does not say which one", 1),
@@ -319,9 +323,11 @@ def one_sentence(shell: Shell) -> str:
 def test_what_has_to_be_said_first(
     made: Path, hub: LoopbackHub, shell: Shell, words: list[str], says: str, code: int
 ) -> None:
+    before = local_files(made)
     assert shell("publish", made, *words) == code
     assert says in one_sentence(shell)
     assert hub.requests == []
+    assert local_files(made) == before  # or what was refused would count the next time
 
 
 def test_an_unknown_renderer_has_no_licence_of_its_own(
@@ -401,7 +407,7 @@ def test_a_tag_that_names_something_else_is_refused(
 
 
 def test_somebody_else_s_dataset_is_left_alone(made: Path, hub: LoopbackHub, shell: Shell) -> None:
-    theirs = {"README.md": "# Soup\n", "data/train-00000-of-00001.parquet": "PAR1"}
+    theirs = {"README.md": "# Soup\n", "01.jpg": "a bowl", "01.txt": "a bowl of soup"}
     hub.put("me/soup", theirs, private=True)
     assert shell("publish", made, "--repo-id", "me/soup") == 2
     assert "regforge did not make" in one_sentence(shell)

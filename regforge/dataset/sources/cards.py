@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from regforge.dataset.sources.captions import listed
-from regforge.dataset.sources.trees import Tree, read_bytes
+from regforge.dataset.sources.trees import UNREADABLE, Tree, read_bytes
 
 CARD = "README.md"
 
@@ -47,7 +47,7 @@ def read_card(tree: Tree) -> Card:
         return Card()
     try:
         text = read_bytes(tree, CARD, _MOST_BYTES).decode("utf-8-sig", errors="replace")
-    except (OSError, ValueError):
+    except UNREADABLE:
         return Card(notes=("The card cannot be read.",))
     found = _FRONT_MATTER.match(text)
     try:

@@ -29,18 +29,18 @@ def open_on_hub(address: HubAddress, *, streaming: bool, caption_column: str | N
     """Open a dataset of the Hub.
 
     Without streaming, the files that are needed go into the cache of huggingface_hub; what is
-    there already is not fetched again, and is used when the Hub cannot be reached.
+    there already is not fetched again. When the Hub cannot be reached, a copy there is used.
 
     Raises:
         CannotOpen: It holds no images, or is damaged.
         HubError: It may not be read, or cannot be reached.
     """
-    folder, files, cached = _looked_up(address, streaming)
+    folder, files, cached = _looked_up(address)
     commit = folder.name
     card = read_card(LocalTree(folder) if folder.is_dir() else HubTree(address, commit, files))
     choice = choose(files, card, address.repo_id)
     tree: Tree = HubTree(address, commit, files)
-    if not streaming:
+    if cached or not streaming:
         wanted = [*choice.data, *choice.beside]
         try:
             _fetched(address.at(commit), _patterns(wanted), cached=cached)
@@ -59,14 +59,14 @@ def open_on_hub(address: HubAddress, *, streaming: bool, caption_column: str | N
     )
 
 
-def _looked_up(address: HubAddress, streaming: bool) -> tuple[Path, Mapping[str, int], bool]:
+def _looked_up(address: HubAddress) -> tuple[Path, Mapping[str, int], bool]:
     """(folder of the commit in the cache, its files on the Hub, whether only a copy was found)."""
     try:
         folder = _fetched(address, [CARD])  # finds out the commit, and notes it in the cache
         return folder, _listed(address, folder.name), False
     except Exception as error:
         problem = explained(error, address.repo_id, revision=address.revision)
-        if streaming or not _may_be_cached(error):
+        if not _may_be_cached(error):
             raise problem from error
         try:
             folder = _fetched(address, [CARD], cached=True)

@@ -137,6 +137,7 @@ class TableReader:
 
     def _rows(self, path: str, images: bool) -> Iterator[tuple[dict[str, Any], Any]]:
         """(columns, image column or None) of each row of a file."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         small = list(self._columns.others)
@@ -167,7 +168,7 @@ class TableReader:
                         ),
                         strict=True,
                     )
-        except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        except (OSError, ValueError, pa.lib.ArrowException) as error:
             raise _damaged(path, error) from error
 
     def _source(self, path: str) -> Any:
@@ -178,12 +179,13 @@ class TableReader:
         return self._tree.open(path) if place is None else pa.OSFile(str(place))
 
     def _schema(self, path: str) -> pa.Schema:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             with self._source(path) as stream:
                 return pq.read_schema(stream)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.lib.ArrowException) as error:
             raise _damaged(path, error) from error
 
     def _check_same(self, path: str, schema: pa.Schema) -> None:

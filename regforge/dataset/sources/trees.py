@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol, cast
 
 from regforge.dataset.sources.interface import CannotOpen
 
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What is raised while a damaged file is read from any of the trees."""
 
 _LITTER = frozenset({"__MACOSX", "__pycache__"})
@@ -179,7 +179,7 @@ class ZipTree:
             stream = self._base.open(path)
             try:
                 self._open = (path, zipfile.ZipFile(stream), stream)
-            except (zipfile.BadZipFile, zlib.error, ValueError, OSError) as error:
+            except UNREADABLE as error:
                 stream.close()
                 raise CannotOpen(f"{path} is no zip archive, or is damaged: {error}.") from error
         return self._open[1]
@@ -191,7 +191,7 @@ def _counts(entry: zipfile.ZipInfo, archive: str) -> bool:
             f"{archive} is locked with a password.", hint="Unpack it and name the folder."
         )
     is_link = stat.S_ISLNK(entry.external_attr >> 16)
-    return not (entry.is_dir() or is_link)
+    return bool(entry.filename) and not (entry.is_dir() or is_link)
 
 
 def suffix_of(path: str) -> str:
