@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from regforge.forge import Run, Until
     from regforge.progress import Reporter
 
+_CTRL_C = 130
+"""What typer exits with after Ctrl-C, where a command does not see to it itself."""
+
 app = typer.Typer(
     name="regforge",
     help="Structured-caption regularization datasets for personalizing text-to-image models.",
@@ -475,6 +478,11 @@ def main() -> None:
     except RegforgeError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        if ended.code == _CTRL_C:
+            typer.secho("\nInterrupted. The same command goes on, or starts over.", err=True)
+            sys.exit(EXIT_FAILED)
+        raise
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         sys.stderr.close()
         sys.exit(EXIT_USAGE)

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,18 @@ def assert_is(row: dict[str, Any], expected: ImageRow) -> None:
 
 
 # ----------------------------------------------------------------------------------- there and back
+
+
+def test_ctrl_c_ends_in_a_sentence_and_the_same_command_goes_on(
+    made: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    hub.on("POST .*/preupload/", lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert shell("publish", made, "--repo-id", "me/cats") == 1
+    assert "Interrupted. The same command goes on" in shell.err
+    assert "Traceback" not in shell.err
+    assert hub.files("me/cats") == {}
+    assert shell("publish", made, "--repo-id", "me/cats") == 0, shell.err
+    assert hub.files("me/cats") == local_files(made)
 
 
 def test_what_is_published_is_what_readers_get(made: Path, hub: LoopbackHub, shell: Shell) -> None:
