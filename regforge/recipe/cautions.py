@@ -30,10 +30,15 @@ def _about_the_subject(recipe: Recipe) -> Iterator[str]:
             "token in them would go into the regularization captions."
         )
     if identifier is not None and is_ordinary(identifier):
-        yield (
-            f"subject.identifier: {identifier!r} is an ordinary word, and models already know "
-            "what it means. A rare token such as 'sks' learns faster and spoils less."
-        )
+        yield ordinary_identifier(identifier)
+
+
+def ordinary_identifier(identifier: str) -> str:
+    """What to say of an identifier that models know well."""
+    return (
+        f"subject.identifier: {identifier!r} is an ordinary word, and models already know "
+        "what it means. A rare token such as 'sks' learns faster and spoils less."
+    )
 
 
 def is_ordinary(identifier: str) -> bool:
@@ -71,10 +76,7 @@ def _about_prompts(recipe: Recipe) -> Iterator[str]:
 def _about_images(recipe: Recipe) -> Iterator[str]:
     render, alignment = recipe.render, recipe.curate.alignment
     if is_embedded(render.model) and not drawable(recipe.subject.class_noun):
-        yield (
-            f"{render.model} has never seen a {recipe.subject.class_noun}: it draws a small world "
-            "of stickers. Name another render.model for real pictures."
-        )
+        yield not_drawable(render.model, recipe.subject.class_noun, "render.model")
     if render.negative_prompt and render.guidance_scale <= 1:
         yield "render.negative_prompt has no effect where render.guidance_scale is 1 or less."
     if alignment is not None and is_embedded(alignment.model) and not is_embedded(render.model):
@@ -91,6 +93,14 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
             "dataset.license is left out, so nobody will know how they may use the images. It "
             f"follows the terms of the rendering model{known}."
         )
+
+
+def not_drawable(model: str, class_noun: str, key: str) -> str:
+    """What to say of a class noun that the embedded pipeline cannot draw; `key` names the model."""
+    return (
+        f"{model} has never seen a {class_noun}: it draws a small world of stickers. Name another "
+        f"{key} for real pictures."
+    )
 
 
 def drawable(class_noun: str) -> bool:

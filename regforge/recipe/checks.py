@@ -26,6 +26,7 @@ from regforge.recipe.messages import did_you_mean
 from regforge.recipe.models import Recipe, Slot
 from regforge.recipe.named_files import is_file, is_folder, photos_in, phrases_in
 from regforge.recipe.problems import Location, Problem, RecipeError, shown
+from regforge.recipe.training import TrainingRecipe
 
 SCHEDULERS = (
     "euler_ancestral",
@@ -74,7 +75,16 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         RecipeError: It cannot be carried out; the error names all problems.
     """
-    problems = [Problem.at(None, found.location, found.message) for found in findings(recipe)]
+    refuse(recipe, findings(recipe))
+
+
+def refuse(recipe: Recipe | TrainingRecipe, found: Iterable[Finding]) -> None:
+    """Refuse a recipe that was made in Python, if there is a reason to.
+
+    Raises:
+        RecipeError: There is; the error names all problems.
+    """
+    problems = [Problem.at(None, each.location, each.message) for each in found]
     if recipe.extends is not None:
         problems.append(Problem.at(None, ("extends",), "works only in recipes that are files"))
     if problems:
@@ -86,11 +96,9 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _class_noun(recipe: Recipe) -> Iterator[Finding]:
     noun, at = recipe.subject.class_noun, ("subject", "class_noun")
-    if not noun.strip():
-        yield Finding(at, "must not be blank")
-    elif not noun.isprintable():
-        yield Finding(at, "must be one line of plain text")
-    elif recipe.subject.kind is None and bank_kind(noun) is None:
+    bad = list(plain_line(noun, at))
+    yield from bad
+    if not bad and recipe.subject.kind is None and bank_kind(noun) is None:
         yield Finding(("subject", "kind"), kind_wanted(recipe), (at,))
 
 
@@ -115,14 +123,8 @@ def _identifier(recipe: Recipe) -> Iterator[Finding]:
 
 def _photos(recipe: Recipe) -> Iterator[Finding]:
     images, at = recipe.subject.images, ("subject", "images")
-    if images is not None and not is_folder(images):
-        yield Finding(at, f"there is no folder {images}")
-    elif images is not None:
-        try:
-            if not photos_in(images):
-                yield Finding(at, f"there are no photos in {images} (JPEG, PNG, WebP)")
-        except OSError as error:
-            yield Finding(at, f"{images} cannot be read: {error.strerror}")
+    if images is not None:
+        yield from photo_folder(images, at)
     if recipe.subject.captions == "auto" and images is not None:
         llm = recipe.prompts.llm
         if is_embedded(llm.vision_model or llm.model):
@@ -156,15 +158,8 @@ def _import(recipe: Recipe) -> Iterator[Finding]:
         return
     if not taken.dataset.strip():
         yield Finding((*at, "dataset"), "must not be blank")
-        return
-    address = HubAddress.parse(taken.dataset)
-    about = ((*at, "dataset"),)
-    if taken.revision is not None and address is None:
-        yield Finding((*at, "revision"), "goes with a dataset of the Hub alone: user/name", about)
-    elif taken.revision is not None and address and address.revision not in (None, taken.revision):
-        yield Finding(
-            (*at, "revision"), f"the dataset's name says {shown(address.revision)} already", about
-        )
+    else:
+        yield from dataset_revision(taken.dataset, taken.revision, at)
 
 
 # ----------------------------------------------------------------------------------------- slots
@@ -308,10 +303,8 @@ def _url(address: str) -> tuple[bool, bool] | None:
 def _rendering(recipe: Recipe) -> Iterator[Finding]:
     for side in ("width", "height"):
         pixels = getattr(recipe.render, side)
-        if pixels is not None and pixels % 8:
-            lower = pixels - pixels % 8
-            message = f"must be a multiple of 8, such as {lower} or {lower + 8}, not {pixels}"
-            yield Finding(("render", side), message)
+        if pixels is not None:
+            yield from multiple_of_8(pixels, ("render", side))
     scheduler = recipe.render.scheduler
     of_diffusers = re.fullmatch(r"[A-Z]\w*Scheduler", scheduler or "")
     if scheduler is not None and scheduler not in SCHEDULERS and not of_diffusers:
@@ -340,6 +333,47 @@ _CHECKS: Sequence[Callable[[Recipe], Iterable[Finding]]] = (
     _rendering,
     _repository,
 )
+
+
+# ------------------------------------------------------------- for dataset and training recipes
+
+
+def plain_line(text: str, at: Location) -> Iterator[Finding]:
+    """What is wrong with a text that goes into captions."""
+    if not text.strip():
+        yield Finding(at, "must not be blank")
+    elif not text.isprintable():
+        yield Finding(at, "must be one line of plain text")
+
+
+def photo_folder(folder: Path, at: Location) -> Iterator[Finding]:
+    """What is wrong with a folder that should hold the photos of the subject."""
+    if not is_folder(folder):
+        yield Finding(at, f"there is no folder {folder}")
+        return
+    try:
+        if not photos_in(folder):
+            yield Finding(at, f"there are no photos in {folder} (JPEG, PNG, WebP)")
+    except OSError as error:
+        yield Finding(at, f"{folder} cannot be read: {error.strerror}")
+
+
+def dataset_revision(dataset: str, revision: str | None, section: Location) -> Iterator[Finding]:
+    """What is wrong with the revision of a dataset, named in a section of the recipe."""
+    address = HubAddress.parse(dataset)
+    at, about = (*section, "revision"), ((*section, "dataset"),)
+    if revision is not None and address is None:
+        yield Finding(at, "goes with a dataset of the Hub alone: user/name", about)
+    elif revision is not None and address and address.revision not in (None, revision):
+        yield Finding(at, f"the dataset's name says {shown(address.revision)} already", about)
+
+
+def multiple_of_8(pixels: int, at: Location) -> Iterator[Finding]:
+    """What is wrong with a side of an image."""
+    if pixels % 8:
+        lower = pixels - pixels % 8
+        message = f"must be a multiple of 8, such as {lower} or {lower + 8}, not {pixels}"
+        yield Finding(at, message)
 
 
 # ----------------------------------------------------------------------------------------- words

@@ -42,7 +42,11 @@ def recipe_digest(recipe: Recipe) -> str:
     Raises:
         RecipeError: A file that the recipe names cannot be read.
     """
-    content = {"scheme": SCHEME, **data_of(recipe)}
+    return digest_of({"scheme": SCHEME, **data_of(recipe)})
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    """The SHA-256 of JSON values, however their keys are ordered."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -53,7 +57,7 @@ def data_of(recipe: Recipe) -> dict[str, Any]:
     Raises:
         RecipeError: A file that the recipe names cannot be read.
     """
-    data = _fields(recipe)
+    data = fields_of(recipe)
     prompts, subject = data["prompts"], data["subject"]
     shares = shares_of(recipe)
     subject["kind"] = kind_of(recipe)
@@ -72,13 +76,13 @@ def data_of(recipe: Recipe) -> dict[str, Any]:
         source = str(taken.address or Path(taken.dataset).name)
         prompts["import"] = {"dataset": source, "caption_column": taken.caption_column}
     if "against" in shares and recipe.subject.images is not None:
-        subject["images"] = _photos(recipe.subject.images)
+        subject["images"] = photos_of(recipe.subject.images)
     else:  # nobody looks at the photos
         subject["images"] = subject["captions"] = prompts["llm"]["vision_model"] = None
     return data
 
 
-def _fields(section: Section) -> dict[str, Any]:
+def fields_of(section: Section) -> dict[str, Any]:
     """The fields of a section that are not marked `RUNTIME`, as JSON values.
 
     Paths are left out; `data_of` puts what the files say in their place.
@@ -98,14 +102,14 @@ def is_runtime(field: FieldInfo) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
-        return _fields(value)
+        return fields_of(value)
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     return None if isinstance(value, Path) else value
 
 
 def _slot(recipe: Recipe, slot: Slot, number: int) -> dict[str, Any]:
-    data = _fields(slot)
+    data = fields_of(slot)
     data["source"] = slot.origin
     if slot.origin != "llm":
         data["count"] = None  # nobody is asked for phrases
@@ -134,8 +138,12 @@ def _vocabulary(path: Path | None) -> str | None:
         return _sha256(text.encode())
 
 
-def _photos(folder: Path) -> list[list[str]]:
-    """Name and digest of each photo and of each file with captions, by name."""
+def photos_of(folder: Path) -> list[list[str]]:
+    """Name and digest of each photo and of each file with captions, by name.
+
+    Raises:
+        RecipeError: One of them cannot be read.
+    """
     at = ("subject", "images")
     try:
         photos = photos_in(folder)

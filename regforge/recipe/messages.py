@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from regforge.recipe.models import PROBLEM, Recipe
+from regforge.recipe.models import PROBLEM
 from regforge.recipe.problems import Location, shown
 
 PATTERNS = {
@@ -28,12 +28,15 @@ PATTERNS = {
 _Error = Mapping[str, Any]
 
 
-def explained(error: ValidationError, data: Any) -> list[tuple[Location, str, bool]]:
+def explained(
+    error: ValidationError, data: Any, recipe: type[BaseModel]
+) -> list[tuple[Location, str, bool]]:
     """What is wrong with a recipe.
 
     Args:
-        error: Of `Recipe.model_validate(data)`.
+        error: Of `recipe.model_validate(data)`.
         data: The recipe as plain dicts, lists and scalars.
+        recipe: The model of all of it.
 
     Returns:
         For each problem where it is, what it is, and whether it is the key rather than the value.
@@ -41,7 +44,7 @@ def explained(error: ValidationError, data: Any) -> list[tuple[Location, str, bo
     grouped: dict[Location, list[_Error]] = {}
     for each in error.errors(include_url=False):
         grouped.setdefault(_in_the_data(each, data), []).append(each)
-    return [_explained(location, errors) for location, errors in grouped.items()]
+    return [_explained(recipe, location, errors) for location, errors in grouped.items()]
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str | None:
@@ -78,28 +81,32 @@ def _in_the_data(error: _Error, data: Any) -> Location:
     return tuple(location)
 
 
-def _explained(location: Location, errors: Sequence[_Error]) -> tuple[Location, str, bool]:
+def _explained(
+    recipe: type[BaseModel], location: Location, errors: Sequence[_Error]
+) -> tuple[Location, str, bool]:
     first = errors[0]
     if first["type"] == "extra_forbidden":
-        return location, _unknown_key(location), True
+        return location, _unknown_key(recipe, location), True
     if first["type"] == "missing":
-        return location, f"is missing{_example(location)}", False
+        return location, f"is missing{_example(recipe, location)}", False
     if "[key]" in first["loc"]:
         return location, f"must be {one_of(_choices(first), location[-1])}", True
     if first["type"] == PROBLEM:
         context = first["ctx"]
         key = (context["key"],) if context["key"] else ()
         return (*location, *key), str(context["message"]), False
-    return location, _wrong_value(location, errors), False
+    return location, _wrong_value(recipe, location, errors), False
 
 
 # ------------------------------------------------------------------------------------------ keys
 
 
-def _unknown_key(location: Location) -> str:
+def _unknown_key(recipe: type[BaseModel], location: Location) -> str:
     *above, key = location
-    known = _names(_model_at(tuple(above)))
-    elsewhere = [path for path in _all_keys() if path[-1] == key and path[:-1] != tuple(above)]
+    known = _names(_model_at(recipe, tuple(above)))
+    elsewhere = [
+        path for path in _all_keys(recipe) if path[-1] == key and path[:-1] != tuple(above)
+    ]
     if elsewhere:
         places = [".".join(path) if len(path) > 1 else f"{key} at the top" for path in elsewhere]
         return f"unknown key here, did you mean {' or '.join(places)}?"
@@ -115,9 +122,9 @@ def _names(model: type[BaseModel] | None) -> list[str]:
 
 
 @cache
-def _all_keys() -> tuple[tuple[str, ...], ...]:
+def _all_keys(recipe: type[BaseModel]) -> tuple[tuple[str, ...], ...]:
     """All keys that a recipe can have, but those in lists."""
-    return tuple(_keys_of(Recipe, ()))
+    return tuple(_keys_of(recipe, ()))
 
 
 def _keys_of(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -129,15 +136,15 @@ def _keys_of(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[s
             yield from _keys_of(below, (*above, name))
 
 
-def field_at(location: Location) -> FieldInfo | None:
+def _field_at(recipe: type[BaseModel], location: Location) -> FieldInfo | None:
     """The field that describes a value, if it is one with a name of its own."""
     if not location or not isinstance(location[-1], str):
         return None
-    return _field(_model_at(location[:-1]), location[-1])
+    return _field(_model_at(recipe, location[:-1]), location[-1])
 
 
-def _model_at(location: Location) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = Recipe
+def _model_at(recipe: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = recipe
     for part in location:
         if isinstance(part, int):
             continue  # the list's own annotation already led to what is in it
@@ -215,7 +222,7 @@ _WANTED: dict[str, str | Callable[[_Error], str]] = {
 """What a value must be, by pydantic's name of the error."""
 
 
-def _wrong_value(location: Location, errors: Sequence[_Error]) -> str:
+def _wrong_value(recipe: type[BaseModel], location: Location, errors: Sequence[_Error]) -> str:
     first = errors[0]
     if first["type"] in ("string_too_short", "too_short"):
         return "must not be empty"
@@ -225,7 +232,7 @@ def _wrong_value(location: Location, errors: Sequence[_Error]) -> str:
     if None in wanted:
         return str(first["msg"])
     options = " or ".join(dict.fromkeys(str(each) for each in wanted))
-    return f"must be {options}, not {shown(first['input'])}{_advice(location, first)}"
+    return f"must be {options}, not {shown(first['input'])}{_advice(recipe, location, first)}"
 
 
 def _wanted(error: _Error) -> str | None:
@@ -233,7 +240,7 @@ def _wanted(error: _Error) -> str | None:
     return wanted(error) if callable(wanted) else wanted
 
 
-def _advice(location: Location, error: _Error) -> str:
+def _advice(recipe: type[BaseModel], location: Location, error: _Error) -> str:
     given = error["input"]
     match error["type"]:
         case "string_type" | "path_type" if isinstance(given, int | float):
@@ -245,13 +252,13 @@ def _advice(location: Location, error: _Error) -> str:
         case "tuple_type" if isinstance(given, str):
             return f"; write [{given}]" if re.fullmatch(r"[\w./-]+", given) else ""
         case "dict_type" | "tuple_type":
-            return _example(location)
+            return _example(recipe, location)
     return ""
 
 
-def _example(location: Location) -> str:
+def _example(recipe: type[BaseModel], location: Location) -> str:
     """The example of a field, the way one would write it."""
-    found = field_at(location)
+    found = _field_at(recipe, location)
     if found is None or not found.examples:
         return ""
     return f"; for example {location[-1]}: {_flow(found.examples[0])}"

@@ -11,7 +11,7 @@ out.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -50,19 +50,20 @@ PROBLEM = "recipe_problem"
 """Type of the validation errors that have their own words; their context names the key."""
 
 
-def _problem(key: str, message: str) -> PydanticCustomError:
+def problem_of(key: str, message: str) -> PydanticCustomError:
+    """A validation error in our own words, about a key of the section or (empty) its value."""
     return PydanticCustomError(PROBLEM, "{message}", {"key": key, "message": message})
 
 
-def _not_truth(value: object) -> object:
-    # pydantic reads `count: true` as 1.
+def not_truth(value: object) -> object:
+    """The value, unless it is true or false: pydantic reads `count: true` as 1."""
     if isinstance(value, bool):
         raise PydanticKnownError("float_type")
     return value
 
 
-Share = Annotated[float, Field(ge=0, le=1_000_000), BeforeValidator(_not_truth)]
-Weight = Annotated[float, Field(gt=0, le=1_000_000), BeforeValidator(_not_truth)]
+Share = Annotated[float, Field(ge=0, le=1_000_000), BeforeValidator(not_truth)]
+Weight = Annotated[float, Field(gt=0, le=1_000_000), BeforeValidator(not_truth)]
 SlotName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
@@ -77,7 +78,7 @@ class Section(BaseModel):
     @classmethod
     def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
         kind = cls.model_fields[info.field_name or ""].annotation
-        return _not_truth(value) if kind in (int, float, int | None, float | None) else value
+        return not_truth(value) if kind in (int, float, int | None, float | None) else value
 
 
 class Subject(Section):
@@ -152,24 +153,24 @@ class Slot(Section):
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> Slot:
         if self.origin == "list" and self.values is None:
-            raise _problem("from", "`from: list` needs `values`")
+            raise problem_of("from", "`from: list` needs `values`")
         if self.origin == "file" and self.file is None:
-            raise _problem("from", "`from: file` needs `file`")
+            raise problem_of("from", "`from: file` needs `file`")
         if self.file is not None and self.origin != "file":
-            raise _problem("file", "goes with `from: file` alone")
+            raise problem_of("file", "goes with `from: file` alone")
         if self.origin in ("file", "bank") and self.values is not None:
-            raise _problem("values", f"does not go with `from: {self.origin}`")
+            raise problem_of("values", f"does not go with `from: {self.origin}`")
         if self.weights is None:
             return self
         if self.origin != "list":
-            raise _problem("weights", "goes with a list of `values` alone")
+            raise problem_of("weights", "goes with a list of `values` alone")
         if len(self.weights) != len(self.values or ()):
             count = len(self.values or ())
-            raise _problem(
+            raise problem_of(
                 "weights", f"needs {count} numbers, one for each value, not {len(self.weights)}"
             )
         if self.mode != "sample":
-            raise _problem("weights", f"does not go with `mode: {self.mode}`")
+            raise problem_of("weights", f"does not go with `mode: {self.mode}`")
         return self
 
     @property
@@ -396,7 +397,7 @@ class Prompts(Section):
     @classmethod
     def _sets_make_captions(cls, sets: dict[PromptSet, float]) -> dict[PromptSet, float]:
         if sum(sets.values()) <= 0:
-            raise _problem("", "needs at least one share above 0")
+            raise problem_of("", "needs at least one share above 0")
         return sets
 
     @field_validator("slots")
@@ -405,7 +406,7 @@ class Prompts(Section):
         names = [slot.name for slot in slots or ()]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise _problem("", f"lists {repeated[0]!r} twice")
+            raise problem_of("", f"lists {repeated[0]!r} twice")
         return slots
 
 
@@ -464,7 +465,7 @@ class Render(Section):
         "given up.",
     )
     batch_size: (
-        Literal["auto"] | Annotated[int, Field(ge=1, le=1024), BeforeValidator(_not_truth)]
+        Literal["auto"] | Annotated[int, Field(ge=1, le=1024), BeforeValidator(not_truth)]
     ) = Field(
         default="auto",
         description="Images at a time. `auto` finds a good one and halves it when memory runs out.",
@@ -562,7 +563,30 @@ class DatasetSection(Section):
     )
 
 
-class Recipe(Section):
+class RecipeDocument(Section):
+    """A whole recipe of some kind. It knows the file it was read from, which is no part of it."""
+
+    _source: Path | None = PrivateAttr(default=None)
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from, for messages; no part of what the recipe says."""
+        return self._source
+
+    def read_from(self, source: Path) -> Self:
+        """The same recipe, knowing the file that it was read from."""
+        recipe = self.model_copy()
+        recipe._source = source
+        return recipe
+
+    def __eq__(self, other: object) -> bool:
+        # Two recipes that say the same are equal, wherever they were read from.
+        return type(other) is type(self) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Recipe(RecipeDocument):
     """A regularization dataset, declared."""
 
     version: Literal[1] = Field(default=1, description="Version of the recipe format.")
@@ -584,22 +608,3 @@ class Recipe(Section):
         default_factory=DatasetSection, description="What the dataset says about itself."
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Everything random follows from it.")
-
-    _source: Path | None = PrivateAttr(default=None)
-
-    @property
-    def source(self) -> Path | None:
-        """The file it was read from, for messages; no part of what the recipe says."""
-        return self._source
-
-    def read_from(self, source: Path) -> Recipe:
-        """The same recipe, knowing the file that it was read from."""
-        recipe = self.model_copy()
-        recipe._source = source
-        return recipe
-
-    def __eq__(self, other: object) -> bool:
-        # Two recipes that say the same are equal, wherever they were read from.
-        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
-
-    __hash__ = None  # type: ignore[assignment]

@@ -47,7 +47,7 @@ def apply_setting(root: Node, setting: str) -> list[Problem]:
     place = Place(source_of(setting), Path.cwd())
     parts = key.strip().split(".")
     if not equals or not all(re.fullmatch(r"[\w-]+", part) for part in parts):
-        return [Problem.at(place, (), "expected key=value, such as prompts.count=50")]
+        return [Problem.at(place, (), "expected key=value, such as seed=1")]
     if parts == ["extends"]:
         return [Problem.at(place, ("extends",), "can be said only in a file")]
     value, problems = read_yaml(text, place)

@@ -1,4 +1,4 @@
-"""docs/recipe.md and recipes/regforge.schema.json, both made from the models.
+"""docs/recipe.md, docs/training-recipe.md and the schemas in recipes/, all made from the models.
 
 `python -m regforge.recipe.reference --write` writes them again; without `--write` it says whether
 they are up to date. For a checkout only.
@@ -15,7 +15,13 @@ from typing import Any
 
 from regforge import resources
 from regforge.files import write_atomically
-from regforge.recipe.schema import SCHEMA_FILE, json_schema, schema_text
+from regforge.recipe.schema import (
+    SCHEMA_FILE,
+    TRAINING_SCHEMA_FILE,
+    json_schema,
+    schema_text,
+    training_schema,
+)
 from regforge.recipe.starter import filled_in, in_yaml
 
 
@@ -39,11 +45,19 @@ class Row:
 
 
 def reference_markdown() -> str:
-    """All keys of a recipe, section by section, with a short introduction."""
-    schema = json_schema()
+    """All keys of a dataset recipe, section by section, with a short introduction."""
+    return _reference("reference.md.j2", json_schema())
+
+
+def training_reference_markdown() -> str:
+    """All keys of a training recipe, section by section, with a short introduction."""
+    return _reference("training-reference.md.j2", training_schema())
+
+
+def _reference(template: str, schema: dict[str, Any]) -> str:
     sections = [("", "", schema), *_sections(schema, schema, ())]
     return filled_in(
-        "reference.md.j2",
+        template,
         sections=[(path, about, list(_rows(each, schema))) for path, about, each in sections],
     )
 
@@ -103,6 +117,9 @@ def _kind(described: dict[str, Any]) -> str:
         return ", ".join(f"`{each}`" for each in choices)
     if "$ref" in described:
         return "section"
+    if "prefixItems" in described:
+        each = described["prefixItems"]
+        return f"list of {len(each)}, each a {_kind(each[0])}"
     if described["type"] == "array":
         return f"list of {_kind(described['items'])}"
     words = {
@@ -117,9 +134,10 @@ def _kind(described: dict[str, Any]) -> str:
 
 def _range(described: dict[str, Any]) -> str:
     low, high = described.get("minimum"), described.get("maximum")
-    above = described.get("exclusiveMinimum")
+    above, below = described.get("exclusiveMinimum"), described.get("exclusiveMaximum")
     if above is not None:
-        return f" above {above}" + (f", to {high}" if high is not None else "")
+        below_it = f", below {below}" if below is not None else ""
+        return f" above {above}" + (f", to {high}" if high is not None else below_it)
     if low is not None and high is not None:
         return f", {low} to {high}"
     return f", {low} or more" if low is not None else ""
@@ -128,9 +146,12 @@ def _range(described: dict[str, Any]) -> str:
 def _files() -> dict[Path, str]:
     """What the made files have to say."""
     recipes = resources.recipes()
+    docs = recipes.parent / "docs"
     return {
         recipes / SCHEMA_FILE: schema_text(),
-        recipes.parent / "docs" / "recipe.md": reference_markdown(),
+        recipes / TRAINING_SCHEMA_FILE: schema_text(training_schema()),
+        docs / "recipe.md": reference_markdown(),
+        docs / "training-recipe.md": training_reference_markdown(),
     }
 
 

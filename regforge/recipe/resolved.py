@@ -20,11 +20,13 @@ from regforge.recipe.defaults import (
 )
 from regforge.recipe.digest import recipe_digest
 from regforge.recipe.models import Recipe
+from regforge.recipe.training import TrainingRecipe
+from regforge.recipe.training_digest import training_digest
 from regforge.recipe.yaml_nodes import Dumper
 from regforge.version import __version__
 
 
-def resolved_yaml(recipe: Recipe, *, portable: bool = False) -> str:
+def resolved_yaml(recipe: Recipe | TrainingRecipe, *, portable: bool = False) -> str:
     """The full recipe as YAML, headed by the version of regforge and the digest.
 
     Args:
@@ -33,38 +35,47 @@ def resolved_yaml(recipe: Recipe, *, portable: bool = False) -> str:
             nobody's home folder is in it, but the files have to be put beside it again.
 
     Returns:
-        YAML from which `load_recipe` makes an equal recipe with the same digest, unless it is
-        `portable` and names files.
+        YAML from which `load_recipe` or `load_training_recipe` makes an equal recipe with the same
+        digest, unless it is `portable` and names files.
 
     Raises:
         RecipeError: A file that the recipe names cannot be read.
     """
     data = recipe.model_dump(mode="json", by_alias=True, exclude={"extends"})
-    _change_paths(data, _name if portable else _absolute)
+    change = _name if portable else _absolute
+    if isinstance(recipe, TrainingRecipe):
+        _change_training_paths(data, change)
+        said = [f"# digest: {training_digest(recipe)}"]
+    else:
+        _change_paths(data, change)
+        if portable:
+            _hide_places(data)
+        _tidy_slots(data)
+        said = _said_by_default(recipe)
+    lines = [f"# Written by regforge {__version__}, with every key spelled out.", *said]
     if portable:
-        _hide_places(data)
+        lines.append("# Of paths only the last part is here.")
+    body = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=88)
+    return "\n".join((*lines, "", body))
+
+
+def _tidy_slots(data: dict[str, Any]) -> None:
     slots = data["prompts"]["slots"]
     if slots is not None:  # most keys of most slots say nothing
         data["prompts"]["slots"] = [
             {key: value for key, value in slot.items() if value is not None} for slot in slots
         ]
-    body = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=88)
-    return "\n".join((*_head(recipe, portable), "", body))
 
 
-def _head(recipe: Recipe, portable: bool) -> list[str]:
-    lines = [
-        f"# Written by regforge {__version__}, with every key spelled out.",
-        f"# digest: {recipe_digest(recipe)}",
-    ]
+def _said_by_default(recipe: Recipe) -> list[str]:
+    """The digest, and what a dataset recipe means where it says nothing, a comment each."""
+    lines = [f"# digest: {recipe_digest(recipe)}"]
     if recipe.subject.kind is None:
         lines.append(f"# kind: {kind_of(recipe)}")
     if recipe.prompts.slots is None:
         lines.append(f"# slots: {', '.join(slot.name for slot in slots_of(recipe))}")
     if recipe.prompts.template is None:
         lines.append(f"# template: {template_name(recipe)}")
-    if portable:
-        lines.append("# Of paths only the last part is here.")
     return lines
 
 
@@ -83,6 +94,16 @@ def _change_paths(data: dict[str, Any], change: Callable[[str], str]) -> None:
     taken = prompts["import"]
     if taken and HubAddress.parse(taken["dataset"]) is None:
         taken["dataset"] = change(taken["dataset"])
+
+
+def _change_training_paths(data: dict[str, Any], change: Callable[[str], str]) -> None:
+    subject, regularization = data["subject"], data["regularization"]
+    subject["images"] = change(subject["images"])
+    dataset, model = regularization["dataset"], data["base_model"]
+    if dataset and HubAddress.parse(dataset) is None:
+        regularization["dataset"] = change(dataset)
+    if Path(model).is_absolute():
+        data["base_model"] = change(model)
 
 
 def _hide_places(data: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The JSON schema of recipes: what editors complete from and check against.
 
 It says what one key may hold. What must hold between keys, and that files are there, only
-`load_recipe` checks. `recipes/regforge.schema.json` is a copy (see `reference`).
+`load_recipe` checks. The files in `recipes` are copies (see `reference`).
 """
 
 from __future__ import annotations
@@ -9,35 +9,49 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from regforge.recipe.models import Recipe
+from regforge.recipe.models import Recipe, RecipeDocument
+from regforge.recipe.training import TrainingRecipe
 
 SCHEMA_FILE = "regforge.schema.json"
 SCHEMA_LINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
 """The first line of a recipe by which editors find the schema, in a file beside it."""
 
+TRAINING_SCHEMA_FILE = "regforge-train.schema.json"
+TRAINING_SCHEMA_LINE = f"# yaml-language-server: $schema={TRAINING_SCHEMA_FILE}"
+"""The same for training recipes."""
+
 
 def json_schema() -> dict[str, Any]:
-    """The schema, in JSON Schema draft 2020-12.
+    """The schema of dataset recipes, in JSON Schema draft 2020-12.
 
     Keys marked `x-runtime` say how a run is carried out and do not change what it makes.
     """
-    made = Recipe.model_json_schema()
-    for section in (made, *made["$defs"].values()):
-        _tidy(section)
+    made = _schema(Recipe, "urn:regforge:recipe:1", "regforge recipe")
     _allow_bare_slot_names(made)
     _spell_out_sets(made)
-    _loosen_for_extends(made)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "urn:regforge:recipe:1",
-        "title": "regforge recipe",
-        **made,
-    }
+    _loosen_for_extends(made, "Subject")
+    return made
 
 
-def schema_text() -> str:
-    """The schema as the file `SCHEMA_FILE` has it."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+def training_schema() -> dict[str, Any]:
+    """The schema of training recipes; see `json_schema`."""
+    made = _schema(TrainingRecipe, "urn:regforge:training-recipe:1", "regforge training recipe")
+    _loosen_for_extends(made, "TrainingSubject")
+    return made
+
+
+def schema_text(schema: dict[str, Any] | None = None) -> str:
+    """A schema as its file has it; that of dataset recipes if none is given."""
+    schema = json_schema() if schema is None else schema
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _schema(recipe: type[RecipeDocument], name: str, title: str) -> dict[str, Any]:
+    made = recipe.model_json_schema()
+    for section in (made, *made["$defs"].values()):
+        _tidy(section)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": name, "title": title}
+    return {**head, **made}
 
 
 def _tidy(section: dict[str, Any]) -> None:
@@ -65,10 +79,10 @@ def _spell_out_sets(made: dict[str, Any]) -> None:
     sets["additionalProperties"] = False
 
 
-def _loosen_for_extends(made: dict[str, Any]) -> None:
+def _loosen_for_extends(made: dict[str, Any], subject: str) -> None:
     """What a recipe must have, one that extends another may leave to that one."""
     required = made.pop("required")
-    within = made["$defs"]["Subject"].pop("required")
+    within = made["$defs"][subject].pop("required")
     made["anyOf"] = [
         {"required": ["extends"]},
         {"required": required, "properties": {"subject": {"type": "object", "required": within}}},

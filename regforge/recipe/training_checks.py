@@ -1,0 +1,272 @@
+"""What is wrong with a training recipe as a whole, and what is allowed but probably not meant.
+
+Findings have places and keep a recipe from being used; cautions are said before a run and keep
+nobody from anything. Knows no tensors: whether a package is there is all it asks of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from regforge import resources
+from regforge.hub.address import HubAddress
+from regforge.recipe.cautions import drawable, is_ordinary, not_drawable, ordinary_identifier
+from regforge.recipe.checks import (
+    Finding,
+    dataset_revision,
+    has_words,
+    is_embedded,
+    multiple_of_8,
+    photo_folder,
+    plain_line,
+    refuse,
+)
+from regforge.recipe.messages import did_you_mean
+from regforge.recipe.models import Section
+from regforge.recipe.named_files import is_file, is_folder, photos_in
+from regforge.recipe.problems import shown
+from regforge.recipe.training import TrainingRecipe
+
+OPTIMIZERS: dict[str, str | None] = {
+    "adamw": None,
+    "adamw8bit": "bitsandbytes",
+    "prodigy": "prodigyopt",
+}
+"""The names that `optimizer.name` takes, and the package that each needs besides torch."""
+
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+"""The package that each value of `tracking` needs."""
+
+FEWEST_PHOTOS, MOST_PHOTOS = 3, 20
+"""How many photos of a subject are usual (DreamBooth, arXiv 2208.12242: 3 to 5)."""
+
+EMBEDDED_MODEL = "embedded/tinyworld"
+
+
+def training_findings(recipe: TrainingRecipe) -> Iterator[Finding]:
+    """Everything that is wrong with a training recipe whose single values are right."""
+    for check in _CHECKS:
+        yield from check(recipe)
+
+
+def check_training_recipe(recipe: TrainingRecipe) -> None:
+    """Check a recipe that was made in Python; `load_training_recipe` has done it already.
+
+    Raises:
+        RecipeError: It cannot be carried out; the error names all problems.
+    """
+    refuse(recipe, training_findings(recipe))
+
+
+def uses_regularization(recipe: TrainingRecipe) -> bool:
+    """Whether there are regularization images in a batch; without weight they are not even read."""
+    return recipe.regularization.dataset is not None and recipe.regularization.prior_weight > 0
+
+
+# --------------------------------------------------------------------------------------- findings
+
+
+def _subject(recipe: TrainingRecipe) -> Iterator[Finding]:
+    subject = recipe.subject
+    noun, at = subject.class_noun, ("subject", "identifier")
+    yield from photo_folder(subject.images, ("subject", "images"))
+    yield from plain_line(noun, ("subject", "class_noun"))
+    bad = list(plain_line(subject.identifier, at))
+    yield from bad
+    same = subject.identifier.split() == noun.split()
+    if not bad and not same and has_words(subject.identifier, noun):
+        yield Finding(
+            at,
+            f"must be the token alone, without the class noun {noun!r}",
+            (("subject", "class_noun"),),
+        )
+
+
+def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
+    model, at = recipe.base_model, ("base_model",)
+    if not model.strip():
+        yield Finding(at, "must not be blank")
+    elif is_embedded(model):
+        if model != EMBEDDED_MODEL:
+            yield Finding(at, f"there is no {model!r}, only '{EMBEDDED_MODEL}'")
+    elif is_file(Path(model)):
+        yield Finding(
+            at,
+            f"{model} is a file, and a folder in diffusers' layout is needed; diffusers makes one "
+            "with `StableDiffusionPipeline.from_single_file(...).save_pretrained(...)`",
+        )
+    elif Path(model).is_absolute() and not is_folder(Path(model)):
+        yield Finding(at, f"there is no folder {model}")
+    elif is_folder(Path(model)) and not is_file(Path(model) / "model_index.json"):
+        yield Finding(at, f"{model} has no model_index.json, so it is no diffusers pipeline")
+
+
+def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
+    named, at = recipe.regularization, ("regularization", "dataset")
+    if named.dataset is None:
+        return
+    yield from dataset_revision(named.dataset, named.revision, ("regularization",))
+    path = Path(named.dataset)
+    is_here = is_file(path) or is_folder(path)
+    if uses_regularization(recipe) and not is_here and HubAddress.parse(named.dataset) is None:
+        about = (("regularization", "prior_weight"),)
+        yield Finding(at, f"there is no {path}{_how_to_get(path)}", about)
+
+
+def _how_to_get(path: Path) -> str:
+    """How to come by a dataset that is not there."""
+    here = Path("runs") / path.name
+    if is_folder(here) and here.absolute() != path:
+        return f"; if you mean the run here: --set regularization.dataset={here}"
+    shipped = resources.recipes() / f"{path.name}.yaml"
+    if path.parent.name == "runs" and is_file(shipped):
+        made = "`make quickstart`" if path.name == "quickstart" else f"`regforge run {shipped}`"
+        return f" yet: run {made} first, or train without it: --set regularization.dataset=null"
+    return ""
+
+
+def _method(recipe: TrainingRecipe) -> Iterator[Finding]:
+    for number, target in enumerate(recipe.method.targets or ()):
+        if not target.strip():
+            yield Finding(("method", "targets", number), "must not be blank")
+
+
+def _data(recipe: TrainingRecipe) -> Iterator[Finding]:
+    if recipe.data.resolution is not None:
+        yield from multiple_of_8(recipe.data.resolution, ("data", "resolution"))
+
+
+def _optimizer(recipe: TrainingRecipe) -> Iterator[Finding]:
+    name, at = recipe.optimizer.name, ("optimizer", "name")
+    if name not in OPTIMIZERS:
+        near = did_you_mean(name, OPTIMIZERS)
+        but = f"; did you mean '{near}'?" if near else f", not {shown(name)}"
+        yield Finding(at, f"must be one of {', '.join(OPTIMIZERS)}{but}")
+        return
+    package = OPTIMIZERS[name]
+    if package is not None and find_spec(package) is None:
+        yield Finding(at, f"{name!r} needs a package that is not here: pip install {package}")
+
+
+def _precision(recipe: TrainingRecipe) -> Iterator[Finding]:
+    device = recipe.device
+    if device is not None and not device.strip():
+        yield Finding(("device",), "must not be blank")
+    if recipe.optimizer.precision == "fp16" and device == "cpu":
+        yield Finding(
+            ("optimizer", "precision"),
+            "fp16 is for GPUs: on the CPU choose fp32 or bf16, or leave it out",
+            (("device",),),
+        )
+
+
+def _tracking(recipe: TrainingRecipe) -> Iterator[Finding]:
+    package = TRACKERS.get(recipe.tracking)
+    if package is not None and find_spec(package) is None:
+        message = f"{recipe.tracking!r} needs a package that is not here: pip install {package}"
+        yield Finding(("tracking",), message)
+
+
+_CHECKS: Sequence[Callable[[TrainingRecipe], Iterable[Finding]]] = (
+    _subject,
+    _base_model,
+    _regularization,
+    _method,
+    _data,
+    _optimizer,
+    _precision,
+    _tracking,
+)
+
+
+# --------------------------------------------------------------------------------------- cautions
+
+
+def training_warnings(recipe: TrainingRecipe) -> list[str]:
+    """What to tell the user before training; none of it keeps the recipe from being carried out."""
+    return [*_about_the_subject(recipe), *_about_the_batch(recipe), *_without_effect(recipe)]
+
+
+def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
+    subject = recipe.subject
+    if has_words(subject.class_noun, subject.identifier):
+        yield (
+            f"subject.identifier: {subject.identifier!r} is part of the class noun, so the whole "
+            "class would become the subject. Choose a rare token such as 'sks'."
+        )
+    elif is_ordinary(subject.identifier):
+        yield ordinary_identifier(subject.identifier)
+    try:
+        photos = len(photos_in(subject.images))
+    except OSError:  # whoever reads them says so
+        photos = FEWEST_PHOTOS
+    if not FEWEST_PHOTOS <= photos <= MOST_PHOTOS:
+        but = (
+            "with fewer, the model learns the picture rather than the subject"
+            if photos < FEWEST_PHOTOS
+            else "with more, choose the sharpest that differ most"
+        )
+        yield (
+            f"subject.images has {photos} photo{'s' if photos != 1 else ''}; {FEWEST_PHOTOS} to "
+            f"{MOST_PHOTOS} are usual: {but}."
+        )
+    if is_embedded(recipe.base_model) and not drawable(subject.class_noun):
+        yield not_drawable(recipe.base_model, subject.class_noun, "base_model")
+
+
+def _about_the_batch(recipe: TrainingRecipe) -> Iterator[str]:
+    optimizer, data = recipe.optimizer, recipe.data
+    if data.crop == "none" and (optimizer.batch_size > 1 or uses_regularization(recipe)):
+        yield (
+            "data.crop: none: only images of the same proportions share a forward pass, so "
+            "batches of mixed ones run in pieces and more slowly."
+        )
+    if optimizer.name == "prodigy" and optimizer.lr < 0.1:
+        yield (
+            f"optimizer.lr: prodigy finds the rate itself and multiplies it by {optimizer.lr:g}; "
+            "1.0 is usual."
+        )
+    if optimizer.warmup_steps >= optimizer.steps:
+        yield (
+            f"optimizer.warmup_steps: the learning rate is still growing when the "
+            f"{optimizer.steps} steps are over."
+        )
+
+
+def _without_effect(recipe: TrainingRecipe) -> Iterator[str]:
+    for section, keys, reason in _idle(recipe):
+        settings: Section = getattr(recipe, section)
+        said = [key for key in keys if getattr(settings, key) != _default(settings, key)]
+        if said:
+            names = ", ".join(f"{section}.{key}" for key in said)
+            yield f"{names} {'has' if len(said) == 1 else 'have'} no effect {reason}."
+    if recipe.revision is not None and (
+        is_embedded(recipe.base_model) or is_folder(Path(recipe.base_model))
+    ):
+        yield "revision has no effect where base_model is a folder."
+
+
+def _idle(recipe: TrainingRecipe) -> Iterator[tuple[str, Sequence[str], str]]:
+    """Keys that do nothing if they are given: their section, their names, and why."""
+    of_lora = ("rank", "alpha", "dropout", "dora", "rslora", "targets")
+    if recipe.method.kind == "full":
+        yield "method", of_lora, "with method.kind: full"
+    if not recipe.method.text_encoder:
+        yield "method", ("text_encoder_lr",), "without method.text_encoder: true"
+    if recipe.regularization.dataset is None:
+        of_dataset = ("revision", "prior_weight", "target", "per_instance")
+        yield "regularization", of_dataset, "without regularization.dataset"
+    elif recipe.regularization.prior_weight == 0:
+        weighted = ("dataset", "target", "per_instance")
+        yield "regularization", weighted, "with regularization.prior_weight: 0"
+    if recipe.data.crop != "random":
+        yield "data", ("crop_scale", "crops_per_image"), f"with data.crop: {recipe.data.crop}"
+    if not recipe.optimizer.ema:
+        yield "optimizer", ("ema_decay",), "without optimizer.ema: true"
+
+
+def _default(section: Section, key: str) -> Any:
+    return type(section).model_fields[key].get_default(call_default_factory=True)

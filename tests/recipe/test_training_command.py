@@ -1,0 +1,130 @@
+"""`regforge train` and what people can get wrong about it, run as they run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner
+
+from regforge import cli, resources
+from regforge.recipe import training_schema
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "regforge", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / f"photos/{number}.png").touch()
+    path = tmp_path / "cat.yaml"
+    path.write_text("name: cat\nsubject: {images: photos, class_noun: cat}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.yaml"], "none.yaml  there is no such file"),
+        (["cat.yaml", "--set", "optimizer.stesp=5"], "unknown key, did you mean 'steps'?"),
+        (["cat.yaml", "--set", "subject.images=none"], "subject.images: there is no folder"),
+        (["cat.yaml", "--set", "subject.images=."], "subject.images: there are no photos in"),
+        (["cat.yaml", "--set", "regularization.dataset=../none"], "there is no /"),
+        (["quickstart.yaml"], "regforge comes with one of that name"),
+        (["photos"], "is a folder, not a recipe"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence_and_with_2(
+    recipe: Path, arguments: list[str], said: str
+) -> None:
+    done = run("train", *arguments, cwd=recipe.parent)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (recipe.parent / "runs").exists()
+
+
+def test_recipes_go_to_their_commands(recipe: Path) -> None:
+    quickstart = str(resources.recipes() / "quickstart.yaml")
+    done = run("train", quickstart, cwd=recipe.parent)
+    assert done.returncode == 2
+    assert (
+        "is a dataset recipe, for `regforge run`; here a training recipe is needed" in done.stderr
+    )
+    recipe.write_text(recipe.read_text() + "optimizer: {steps: 5}\n")
+    for command in ("run", "check"):
+        done = run(command, "cat.yaml", cwd=recipe.parent)
+        assert done.returncode == 2
+        assert "is a training recipe, for `regforge train`" in done.stderr
+
+
+def test_the_schema_of_training_recipes(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["schema", "--training"])
+    assert json.loads(done.stdout) == training_schema()
+    jsonschema.Draft202012Validator.check_schema(json.loads(done.stdout))
+    assert "base_model" not in CliRunner().invoke(cli.app, ["schema"]).stdout
+
+
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Take the place of the training itself; returns what it is asked."""
+    from regforge import training
+
+    asked: list[Any] = []
+
+    def train(recipe: Any, out: Any = None, *, fresh: bool = False, reporter: Any = None) -> Any:
+        asked.append(SimpleNamespace(recipe=recipe, out=out, fresh=fresh))
+        return SimpleNamespace(as_dict=lambda: {"weights": "w"}, as_text=lambda: "weights  w")
+
+    monkeypatch.setattr(training, "train", train)
+    return asked
+
+
+def test_the_command_hands_over_what_it_was_told(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    asked = trained(monkeypatch)
+    plain = CliRunner().invoke(cli.app, ["train", "cat.yaml"])
+    assert (plain.exit_code, plain.stdout, plain.stderr) == (0, "weights  w\n", "")
+    arguments = ["--out", "there", "--fresh", "--set", "optimizer.steps=5", "--json"]
+    told = CliRunner().invoke(cli.app, ["train", "cat.yaml", *arguments])
+    assert json.loads(told.stdout) == {"weights": "w"}
+    assert [(each.out, each.fresh) for each in asked] == [
+        (Path("runs/cat"), False),
+        (Path("there"), True),
+    ]
+    assert [each.recipe.optimizer.steps for each in asked] == [2000, 5]
+
+
+def test_what_is_probably_not_meant_is_said_before_and_by_one_process(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    asked = trained(monkeypatch)
+    arguments = ["train", "cat.yaml", "--set", "subject.identifier=dog"]
+    first = CliRunner().invoke(cli.app, arguments)
+    assert first.stderr.startswith("warning: subject.identifier: 'dog' is an ordinary word")
+    assert CliRunner().invoke(cli.app, [*arguments, "--quiet"]).stderr == ""
+    monkeypatch.setenv("RANK", "1")
+    second = CliRunner().invoke(cli.app, arguments)
+    assert (second.exit_code, second.output) == (0, "")
+    assert len(asked) == 3

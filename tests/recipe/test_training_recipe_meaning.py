@@ -1,0 +1,426 @@
+"""What training recipes mean: their digest, the resolved copy, cautions; and those we ship."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from regforge import resources
+from regforge.embedded import load_vocabulary
+from regforge.recipe import (
+    RecipeError,
+    TrainingRecipe,
+    load_training_recipe,
+    resolved_yaml,
+    training_digest,
+    training_schema,
+    training_warnings,
+    uses_regularization,
+)
+from regforge.recipe.digest import is_runtime
+from regforge.recipe.reference import training_reference_markdown
+from regforge.recipe.schema import TRAINING_SCHEMA_FILE, TRAINING_SCHEMA_LINE, schema_text
+
+SHIPPED = sorted(resources.recipes().glob("train-*.yaml"))
+SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(b"photo %d" % number)
+        (folder / f"{number}.txt").write_text(f"a photo of a sks cat {number}")
+    return folder
+
+
+def recipe_of(photos: Path, **content: Any) -> TrainingRecipe:
+    subject = {"images": str(photos), "class_noun": "cat", **content.pop("subject", {})}
+    return TrainingRecipe.model_validate({"name": "x", **content, "subject": subject})
+
+
+# ----------------------------------------------------------------------------------------- digest
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"name": "y"},
+        {"tracking": "wandb"},
+        {"device": "cpu"},
+        {"validation": {"prompts": ["a cat"], "every": 7, "steps": 8, "guidance_scale": 1}},
+        {"checkpoint": {"every": 7, "keep": 1, "resume": "never"}},
+        {"data": {"cache": "disk"}},
+        {"optimizer": {"gradient_checkpointing": True, "compile": True}},
+        # Defaults, written down
+        {"method": {"alpha": 16}},
+        {"data": {"crop": "random"}, "base_model": "embedded/tinyworld"},
+        # Without effect
+        {"regularization": {"dataset": "me/x", "prior_weight": 0}},
+        {"regularization": {"prior_weight": 3, "target": "teacher"}},
+        {"method": {"text_encoder_lr": 1e-6}},
+        {"optimizer": {"ema_decay": 0.5}},
+        # More steps at a constant rate go on from where it ended
+        {"optimizer": {"steps": 7}},
+    ],
+    ids=str,
+)
+def test_what_does_not_change_the_training_does_not_change_the_digest(
+    photos: Path, content: dict[str, Any]
+) -> None:
+    assert training_digest(recipe_of(photos, **content)) == training_digest(recipe_of(photos))
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"seed": 1},
+    {"base_model": "me/model"},
+    {"revision": "v1"},
+    {"variant": "fp16"},
+    {"subject": {"identifier": "zwx"}},
+    {"subject": {"class_noun": "dog"}},
+    {"regularization": {"dataset": "me/x"}},
+    {"regularization": {"dataset": "me/x", "revision": "v1"}},
+    {"regularization": {"dataset": "me/y"}},
+    {"regularization": {"dataset": "me/x", "prior_weight": 0.5}},
+    {"regularization": {"dataset": "me/x", "target": "teacher"}},
+    {"regularization": {"dataset": "me/x", "per_instance": 2}},
+    {"method": {"rank": 4}},
+    {"method": {"rank": 4, "alpha": 16}},
+    {"method": {"dropout": 0.1}},
+    {"method": {"dora": True}},
+    {"method": {"rslora": True}},
+    {"method": {"targets": ["to_q"]}},
+    {"method": {"kind": "full"}},
+    {"method": {"text_encoder": True}},
+    {"method": {"text_encoder": True, "text_encoder_lr": 1e-6}},
+    {"data": {"resolution": 64}},
+    {"data": {"crop": "center"}},
+    {"data": {"crop_scale": 0.9}},
+    {"data": {"crop_wording": False}},
+    {"data": {"crops_per_image": 2}},
+    {"data": {"caption_dropout": 0}},
+    {"data": {"slot_dropout": 0}},
+    {"data": {"flip": True}},
+    {"optimizer": {"name": "prodigy"}},
+    {"optimizer": {"lr": 1e-3}},
+    {"optimizer": {"batch_size": 2}},
+    {"optimizer": {"gradient_accumulation": 2}},
+    {"optimizer": {"scheduler": "cosine"}},
+    {"optimizer": {"scheduler": "cosine", "steps": 7}},
+    {"optimizer": {"warmup_steps": 5}},
+    {"optimizer": {"warmup_steps": 5, "steps": 4}},
+    {"optimizer": {"weight_decay": 0}},
+    {"optimizer": {"betas": [0.9, 0.99]}},
+    {"optimizer": {"max_grad_norm": None}},
+    {"optimizer": {"precision": "fp32"}},
+    {"optimizer": {"min_snr_gamma": 5}},
+    {"optimizer": {"ema": True}},
+    {"optimizer": {"ema": True, "ema_decay": 0.5}},
+]
+
+
+def test_what_changes_the_training_changes_the_digest(photos: Path) -> None:
+    recipes = [{}, *CHANGES]
+    digests = {training_digest(recipe_of(photos, **content)): content for content in recipes}
+    assert [each for each in recipes if each not in digests.values()] == []
+    assert all(len(digest) == 64 for digest in digests)
+
+
+def test_no_key_that_changes_the_training_was_forgotten_above() -> None:
+    covered = {
+        (section, key) if isinstance(value, dict) else (section,)
+        for change in CHANGES
+        for section, value in change.items()
+        for key in (value if isinstance(value, dict) else [""])
+    }
+    expected = set()
+    for name, field in TrainingRecipe.model_fields.items():
+        below = getattr(field.annotation, "model_fields", None)
+        if below is None and not is_runtime(field):
+            expected.add((name,))
+        for key, each in (below or {}).items():
+            if not is_runtime(each):
+                expected.add((name, key))
+    assert expected - covered == {("version",), ("subject", "images")}
+
+
+def test_photos_and_captions_count_and_where_they_lie_does_not(
+    photos: Path, tmp_path: Path
+) -> None:
+    before = training_digest(recipe_of(photos))
+    moved = Path(shutil.copytree(photos, tmp_path / "elsewhere/pictures"))
+    assert training_digest(recipe_of(moved)) == before
+    (moved / "1.txt").write_text("a painting of a sks cat")
+    captioned = training_digest(recipe_of(moved))
+    (moved / "1.png").write_bytes(b"another")
+    pictured = training_digest(recipe_of(moved))
+    (moved / "notes.md").write_text("nobody reads this")
+    assert len({before, captioned, pictured, training_digest(recipe_of(moved))}) == 3
+    (moved / "2.png").unlink()
+    assert training_digest(recipe_of(moved)) not in (before, captioned, pictured)
+    shutil.rmtree(moved)
+    with pytest.raises(RecipeError, match=r"subject\.images: .*pictures cannot be read"):
+        training_digest(recipe_of(moved))
+
+
+def test_models_and_datasets_on_disk_count_by_name(photos: Path, tmp_path: Path) -> None:
+    def digest(folder: str, model: str = "sd", dataset: str = "reg") -> str:
+        where = {"dataset": str(tmp_path / folder / dataset)}
+        model = str(tmp_path / folder / model)
+        return training_digest(recipe_of(photos, base_model=model, regularization=where))
+
+    assert digest("a") == digest("b")
+    assert len({digest("a"), digest("a", model="xl"), digest("a", dataset="other")}) == 3
+
+
+def test_two_ways_to_name_a_revision_are_one(photos: Path) -> None:
+    one = recipe_of(photos, regularization={"dataset": "me/x@v1"})
+    other = recipe_of(photos, regularization={"dataset": "me/x", "revision": "v1"})
+    assert training_digest(one) == training_digest(other)
+
+
+def test_the_digest_of_a_known_recipe(photos: Path) -> None:
+    # If this changes, so must training_digest.SCHEME: all checkpoints are void then.
+    assert training_digest(recipe_of(photos)) == (
+        "a19ed890a25096f2c853fea5fca65b0b73ded98fd441ac0ea5e3cd5cfadcf28e"
+    )
+
+
+# --------------------------------------------------------------------------------------- resolved
+
+
+@given(
+    content=st.fixed_dictionaries(
+        {"seed": st.integers(0, 2**63 - 1)},
+        optional={
+            "method": st.fixed_dictionaries(
+                {"rank": st.integers(1, 1024), "targets": st.just(["to_q", "yes", "1e-4"])}
+            ),
+            "optimizer": st.fixed_dictionaries(
+                {
+                    "lr": st.floats(1e-9, 10),
+                    "betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
+                    "max_grad_norm": st.none() | st.floats(1e-3, 10),
+                }
+            ),
+            "regularization": st.fixed_dictionaries(
+                {"dataset": st.sampled_from(["me/x", "me/x@v1"]), "prior_weight": st.floats(0, 9)}
+            ),
+            "validation": st.fixed_dictionaries(
+                {"prompts": st.lists(st.text(st.characters(exclude_categories=["Cs"])))}
+            ),
+        },
+    )
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[SHARED_FOLDER])
+def test_the_resolved_recipe_is_the_same_recipe(photos: Path, content: dict[str, Any]) -> None:
+    recipe = recipe_of(photos, **content)
+    path = photos.parent / "resolved.yaml"
+    text = resolved_yaml(recipe)
+    path.write_text(text, encoding="utf-8", newline="")
+    again = load_training_recipe(path)
+    assert again == recipe
+    assert f"# digest: {training_digest(recipe)}" in text.splitlines()
+    assert resolved_yaml(again) == text
+    assert training_warnings(again) == training_warnings(recipe)
+
+
+def test_a_portable_recipe_tells_nobody_where_it_lay(photos: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home-of-jane"
+    content = {
+        "base_model": str(home / "models/sdxl"),
+        "regularization": {"dataset": str(home / "runs/reg")},
+    }
+    moved = Path(shutil.copytree(photos, home / "photos"))
+    recipe = recipe_of(moved, **content)
+    text = resolved_yaml(recipe, portable=True)
+    assert "home-of-jane" not in text
+    shown = yaml.safe_load(text)
+    assert shown["base_model"] == "sdxl"
+    assert shown["regularization"]["dataset"] == "reg"
+    assert shown["subject"]["images"] == "photos"
+    assert f"# digest: {training_digest(recipe)}" in text.splitlines()
+    assert "home-of-jane" in resolved_yaml(recipe)
+    on_hub = recipe_of(moved, regularization={"dataset": "me/x"}, base_model="me/model")
+    shown = yaml.safe_load(resolved_yaml(on_hub, portable=True))
+    assert (shown["base_model"], shown["regularization"]["dataset"]) == ("me/model", "me/x")
+
+
+# --------------------------------------------------------------------------------------- cautions
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"subject": {"identifier": "Dog"}}, "'Dog' is an ordinary word"),
+        ({"subject": {"identifier": "my"}}, "'my' is an ordinary word"),
+        ({"subject": {"identifier": "cat"}}, "'cat' is part of the class noun"),
+        ({"subject": {"identifier": "red", "class_noun": "red cat"}}, "is part of the class noun"),
+        ({"subject": {"class_noun": "skyscraper"}}, "never seen a skyscraper"),
+        ({"subject": {"class_noun": "skyscraper"}}, "Name another base_model"),
+        (
+            {"data": {"crop": "none"}, "optimizer": {"batch_size": 2}},
+            "data.crop: none: only images",
+        ),
+        ({"data": {"crop": "none"}, "regularization": {"dataset": "me/x"}}, "data.crop: none"),
+        ({"optimizer": {"name": "prodigy"}}, "optimizer.lr: prodigy finds the rate itself"),
+        ({"optimizer": {"warmup_steps": 9, "steps": 9}}, "optimizer.warmup_steps: "),
+        (
+            {"method": {"kind": "full", "rank": 4, "dora": True}},
+            "method.rank, method.dora have no effect with method.kind: full.",
+        ),
+        (
+            {"method": {"text_encoder_lr": 1e-6}},
+            "method.text_encoder_lr has no effect without method.text_encoder: true.",
+        ),
+        (
+            {"regularization": {"dataset": "me/x", "prior_weight": 0, "target": "teacher"}},
+            "regularization.dataset, regularization.target have no effect with "
+            "regularization.prior_weight: 0.",
+        ),
+        (
+            {"regularization": {"target": "teacher"}},
+            "regularization.target has no effect without regularization.dataset.",
+        ),
+        (
+            {"data": {"crop": "center", "crop_scale": 0.5}},
+            "data.crop_scale has no effect with data.crop: center.",
+        ),
+        ({"optimizer": {"ema_decay": 0.9}}, "optimizer.ema_decay has no effect without"),
+        ({"revision": "v1"}, "revision has no effect where base_model is a folder"),
+    ],
+)
+def test_what_is_probably_not_meant_is_said_once(
+    photos: Path, content: dict[str, Any], part: str
+) -> None:
+    (warning,) = training_warnings(recipe_of(photos, **content))
+    assert part in warning
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 21])
+def test_unusual_numbers_of_photos_are_said(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        (tmp_path / f"{number}.png").touch()
+    said = " ".join(training_warnings(recipe_of(tmp_path)))
+    assert (f"has {count} photo" in said) is (count in (1, 2, 21))
+    assert ("photos; 3 to 20" in said) is (count in (2, 21))
+
+
+def test_nothing_is_said_of_usual_recipes(photos: Path) -> None:
+    for content in (
+        {},
+        {"regularization": {"dataset": "me/x", "target": "teacher", "prior_weight": 0.5}},
+        {"method": {"kind": "full", "text_encoder": True, "text_encoder_lr": 1e-6}},
+        {"data": {"crop": "none"}},
+        {"optimizer": {"ema": True, "ema_decay": 0.99, "warmup_steps": 5}},
+        {"base_model": "me/model", "revision": "v1", "subject": {"class_noun": "skyscraper"}},
+    ):
+        assert training_warnings(recipe_of(photos, **content)) == []
+
+
+def test_regularization_needs_a_dataset_and_a_weight(photos: Path) -> None:
+    assert not uses_regularization(recipe_of(photos))
+    for weight in (0, 0.5):
+        named = {"dataset": "me/x", "prior_weight": weight}
+        assert uses_regularization(recipe_of(photos, regularization=named)) is (weight > 0)
+
+
+# ---------------------------------------------------------------------------------------- shipped
+
+
+def test_the_shipped_training_recipes_are_these() -> None:
+    assert {path.stem for path in SHIPPED} >= {"train-quickstart", "train-sdxl"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_each_shipped_training_recipe_is_sound_and_taught_to_editors(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    recipe = load_training_recipe(path, ["regularization.dataset=me/x"])
+    assert training_warnings(recipe) == []
+    assert len(training_digest(recipe)) == 64
+    assert text.splitlines()[0] == TRAINING_SCHEMA_LINE
+    assert len(text.splitlines()) < 80
+    content = yaml.safe_load(text)
+    jsonschema.Draft202012Validator(training_schema()).validate(content)
+    assert content["regularization"]["dataset"]
+
+
+def test_the_quickstart_trains_on_what_the_dataset_quickstart_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipes = Path(shutil.copytree(resources.recipes(), tmp_path / "recipes"))
+    cat = Path("examples/subjects/cat")
+    shutil.copytree(resources.recipes().parent / cat, tmp_path / cat)
+    with pytest.raises(RecipeError, match=r"runs/quickstart yet: run `make quickstart` first"):
+        load_training_recipe(recipes / "train-quickstart.yaml")
+    (tmp_path / "runs/quickstart").mkdir(parents=True)
+    recipe = load_training_recipe(recipes / "train-quickstart.yaml")
+    dataset = yaml.safe_load((recipes / "quickstart.yaml").read_text(encoding="utf-8"))
+    assert recipe.regularization.dataset == str(tmp_path / "runs" / dataset["name"])
+    assert recipe.subject.class_noun == dataset["subject"]["class_noun"]
+    assert recipe.subject.identifier == dataset["subject"]["identifier"]
+    assert recipe.base_model == dataset["render"]["model"]
+    assert recipe.subject.class_noun in load_vocabulary()["class_noun"]
+
+
+def test_the_shipped_training_schema_and_reference_are_up_to_date(repo: Path) -> None:
+    again = "run: python -m regforge.recipe.reference --write"
+    shipped = (repo / "recipes" / TRAINING_SCHEMA_FILE).read_text(encoding="utf-8")
+    assert shipped == schema_text(training_schema()), again
+    reference = (repo / "docs" / "training-recipe.md").read_text(encoding="utf-8")
+    assert reference == training_reference_markdown(), again
+
+
+def test_the_training_schema_has_words_for_every_key() -> None:
+    schema = training_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert json.loads(schema_text(schema)) == schema
+    for section in (schema, *schema["$defs"].values()):
+        assert section["additionalProperties"] is False
+    described = [each for s in schema["$defs"].values() for each in s["properties"].values()]
+    assert all("description" in each for each in described)
+
+
+@pytest.mark.parametrize(
+    ("content", "sound"),
+    [
+        ({"name": "x", "subject": {"class_noun": "cat", "images": "p"}}, True),
+        ({"name": "x", "subject": {"class_noun": "cat", "images": "p"}, "optimizer": None}, True),
+        ({"extends": "base.yaml", "subject": {"identifier": "sks"}}, True),
+        ({"extends": "base.yaml", "optimizer": {"betas": [0.9, 0.99]}}, True),
+        ({"name": "x", "subject": {"class_noun": "cat"}}, False),
+        ({"name": "x"}, False),
+        ({"extends": "base.yaml", "optimiser": {}}, False),
+        ({"extends": "base.yaml", "optimizer": {"betas": [0.9]}}, False),
+        ({"extends": "base.yaml", "method": {"kind": "dora"}}, False),
+    ],
+)
+def test_the_training_schema_accepts_what_a_file_may_say(content: Any, sound: bool) -> None:
+    assert jsonschema.Draft202012Validator(training_schema()).is_valid(content) is sound
+
+
+def test_reading_a_training_recipe_loads_no_heavy_library(photos: Path) -> None:
+    path = photos.parent / "r.yaml"
+    path.write_text("name: x\nsubject: {images: photos, class_noun: cat}\n")
+    code = (
+        "import sys\n"
+        "from regforge.recipe import load_training_recipe, training_digest, training_warnings\n"
+        f"recipe = load_training_recipe({str(path)!r}, ['optimizer.steps=5'])\n"
+        "training_digest(recipe), training_warnings(recipe)\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
