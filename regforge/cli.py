@@ -7,7 +7,10 @@ once. Exit codes: 0 done, 1 the run failed, 2 the command or a recipe was wrong.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -367,14 +370,49 @@ def audit(
 
 
 @app.command()
-def schema() -> None:
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Personalize a model: photos of one subject beside a regularization dataset.
+
+    Takes a training recipe (docs/training-recipe.md). The LoRA is written to the run's folder, as
+    lora/pytorch_lora_weights.safetensors. Interrupted or killed, the same command goes on where it
+    was. On several GPUs: accelerate launch -m regforge train recipe.yaml
+
+    Example: regforge train recipes/train-quickstart.yaml --set optimizer.steps=50
+    """
+    from regforge.recipe import load_training_recipe, training_warnings
+
+    wanted = load_training_recipe(recipe, overrides or ())
+    folder = out or Path("runs") / wanted.name
+    first = os.environ.get("RANK", "0") == "0"  # `accelerate launch` starts several of us
+    reporter = _reporter(quiet or not first)
+    for warning in training_warnings(wanted):
+        reporter.say(f"warning: {warning}")
+    from regforge import training  # it takes seconds to import; a bad recipe is refused at once
+
+    with _kept_if_interrupted(folder):
+        done = training.train(wanted, out=folder, fresh=fresh, reporter=reporter)
+    if first:
+        typer.echo(_as_json(done.as_dict()) if as_json else done.as_text())
+
+
+@app.command()
+def schema(
+    training: Annotated[bool, typer.Option("--training", help="Of training recipes.")] = False,
+) -> None:
     """Print the JSON schema of recipes, from which editors complete and check.
 
     Example: regforge schema > regforge.schema.json
     """
-    from regforge.recipe import json_schema
+    from regforge.recipe import json_schema, training_schema
 
-    typer.echo(_as_json(json_schema()))
+    typer.echo(_as_json(training_schema() if training else json_schema()))
 
 
 @app.command()
@@ -412,10 +450,17 @@ def _run(
 
     recipe = load_recipe(path, overrides or ())
     folder = out or Path("runs") / recipe.name
-    try:
+    with _kept_if_interrupted(folder):
         return forge.run(
             recipe, out=folder, limit=limit, fresh=fresh, until=until, reporter=_reporter(quiet)
         )
+
+
+@contextmanager
+def _kept_if_interrupted(folder: Path) -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost, and how to go on."""
+    try:
+        yield
     except KeyboardInterrupt:
         again = " ".join(["regforge", *(_quoted(word) for word in sys.argv[1:])])
         again = again.replace(" --fresh", "")

@@ -26,12 +26,17 @@ class Task:
         self.total = total
         self.unit = unit
         self.done = done
+        self.remark = ""
         self._done_before = done
         self._start = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
         """So many more units are done."""
         self.done += count
+
+    def note(self, remark: str) -> None:
+        """Say this beside the numbers, from the next change on."""
+        self.remark = remark
 
     def extend(self, count: int) -> None:
         """There is so much more to do than was said."""
@@ -57,7 +62,7 @@ class Task:
             text += f", {_per_second(self.rate)}"
             if self.total is not None and self.total > self.done:
                 text += f", {duration((self.total - self.done) / self.rate)} left"
-        return text
+        return f"{text}, {self.remark}" if self.remark else text
 
 
 class Reporter:
@@ -135,7 +140,7 @@ class _BarTask(Task):
 
     def advance(self, count: int = 1) -> None:
         super().advance(count)
-        speed: Any = _per_second(self.rate)
+        speed: Any = ", ".join(filter(None, (_per_second(self.rate), self.remark)))
         self._progress.update(self._id, completed=self.done, speed=speed)
 
     def extend(self, count: int) -> None:

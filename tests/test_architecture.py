@@ -39,7 +39,22 @@ HEAVY = frozenset(
 # count as heavy libraries themselves: only one another may import them at the top, everybody else
 # inside functions.
 TENSOR_MODULES = frozenset(
-    f"{PACKAGE}.embedded.{name}" for name in ("language_model.generation", "language_model.network")
+    f"{PACKAGE}.{name}"
+    for name in (
+        "embedded.language_model.generation",
+        "embedded.language_model.network",
+        "training.checkpoints",
+        "training.families.base",
+        "training.families.diffusion",
+        "training.families.sd",
+        "training.families.sd3",
+        "training.families.sdxl",
+        "training.loop",
+        "training.loss",
+        "training.optimizers",
+        "training.processes",
+        "training.weights",
+    )
 )
 
 When = Literal["import time", "later", "type checking"]

@@ -196,15 +196,8 @@ def _body(
     vocabulary: bool,
     front: Mapping[str, Any],
 ) -> str:
-    environment = SandboxedEnvironment(
-        loader=FileSystemLoader(templates() / "card"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_escaped,
-    )
-    environment.filters["code"] = _for_code
-    return environment.get_template("README.md.j2").render(
+    template = card_environment("card").get_template("README.md.j2")
+    return template.render(
         title=_title(recipe),
         rows=survey.rows,
         class_nouns=survey.values("class noun"),
@@ -303,6 +296,24 @@ def _most_common(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
+def card_environment(folder: str) -> SandboxedEnvironment:
+    """What renders the cards of a templates folder: every value is escaped for Markdown.
+
+    The filter `code` makes the name of a file or repository safe for a block of code instead, and
+    `quoted` a sentence between quotes there.
+    """
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(templates() / folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_escaped,
+    )
+    environment.filters["code"] = _for_code
+    environment.filters["quoted"] = _for_quotes
+    return environment
+
+
 class _Safe(str):
     """Text that needs no escaping."""
 
@@ -324,3 +335,8 @@ def _escaped(value: object) -> str:
 def _for_code(value: str) -> _Safe:
     """Text for a code block: only what names and paths are made of."""
     return _Safe(re.sub(r"[^\w./-]", "-", without_secrets(value)))
+
+
+def _for_quotes(value: str) -> _Safe:
+    """Text between the quotes of a line of code: words and the plainest punctuation."""
+    return _Safe(" ".join(re.sub(r"[^\w ,.'-]", " ", without_secrets(value)).split()))

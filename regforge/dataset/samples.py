@@ -95,10 +95,28 @@ def samples_grid(rows: Iterable[ImageRow], *, columns: int = 4, tile: int = TILE
     Returns:
         An RGB picture; a blank one without rows.
     """
-    tiles = [(row, _fitted(_picture(row), tile)) for row in rows]
-    width = max((picture.width for _, picture in tiles), default=tile)
+    return labelled_grid(
+        ((_picture(row), row.prompt_set, row.text) for row in rows), columns=columns, tile=tile
+    )
+
+
+def labelled_grid(
+    tiles: Iterable[tuple[Image.Image, str, str]], *, columns: int = 4, tile: int = TILE
+) -> Image.Image:
+    """Any pictures in a grid, each with a label and a caption below.
+
+    Args:
+        tiles: RGB picture, label (none if empty) and caption of each, in reading order.
+        columns: How many stand side by side.
+        tile: As for `samples_grid`.
+
+    Returns:
+        An RGB picture; a blank one without tiles.
+    """
+    fitted = [(_fitted(picture, tile), label, text) for picture, label, text in tiles]
+    width = max((picture.width for picture, _, _ in fitted), default=tile)
     font = ImageFont.load_default(_FONT_SIZE)
-    blocks = [_block(row, picture, width, font) for row, picture in tiles]
+    blocks = [_block(*each, width, font) for each in fitted]
     lines = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
     across = min(columns, len(blocks)) or 1
     size = (
@@ -142,25 +160,23 @@ def _fitted(picture: Image.Image, tile: int) -> Image.Image:
 
 
 def _block(
-    row: ImageRow,
     picture: Image.Image,
+    label: str,
+    text: str,
     width: int,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> Image.Image:
-    """An image with its prompt set and its caption below."""
-    lines = _wrapped(row.text, width, font)
+    """An image with its label and its caption below."""
+    lines = [(label, _LABEL)] if label else []
+    lines += [(line, _TEXT) for line in _wrapped(text, width, font)]
     height = round(_FONT_SIZE * 1.3)
-    block = Image.new(
-        "RGB", (width, picture.height + _GAP + height * (1 + len(lines))), _BACKGROUND
-    )
+    block = Image.new("RGB", (width, picture.height + _GAP + height * len(lines)), _BACKGROUND)
     left = (width - picture.width) // 2
     block.paste(picture, (left, 0))
     draw = ImageDraw.Draw(block)
     # A white picture needs an edge on a white page.
     draw.rectangle((left, 0, left + picture.width - 1, picture.height - 1), outline=_EDGE)
-    for number, (line, color) in enumerate(
-        [(row.prompt_set, _LABEL), *((line, _TEXT) for line in lines)]
-    ):
+    for number, (line, color) in enumerate(lines):
         draw.text((0, picture.height + _GAP + number * height), line, fill=color, font=font)
     return block
 

@@ -3,7 +3,8 @@
     recipe.yaml  vocabulary.json  captions.json  imported.jsonl  prompts.jsonl
     shards/  staging/  dataset/  report.html  grid.webp  log.jsonl  ledger.jsonl  state.json
 
-Knows nothing about how any of them is made.
+Knows nothing about how any of them is made. What is true of every run's folder, a training's too,
+is in `OwnedFolder`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class RunFolderError(RegforgeError):
     exit_code = EXIT_USAGE
 
 
-class RunFolder:
-    """Paths of one run; see the module's docstring.
+class OwnedFolder:
+    """A folder that belongs to one recipe, for one process at a time.
 
     Args:
         path: The folder itself; it need not exist.
@@ -39,15 +40,6 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.recipe = self.path / "recipe.yaml"
-        self.vocabulary = self.path / "vocabulary.json"
-        self.captions = self.path / "captions.json"
-        self.imported = self.path / "imported.jsonl"
-        self.prompts = self.path / "prompts.jsonl"
-        self.shards = self.path / "shards"
-        self.staging = self.path / "staging"
-        self.dataset = self.path / "dataset"
-        self.report = self.path / "report.html"
-        self.grid = self.path / "grid.webp"
         self._state = self.path / "state.json"
 
     @contextmanager
@@ -73,11 +65,12 @@ class RunFolder:
         finally:
             os.close(handle)
 
-    def claim(self, recipe: Recipe, *, fresh: bool) -> bool:
-        """Make the folder this recipe's: write recipe.yaml, or check that it is the same recipe.
+    def own(self, digest: str, resolved: str, *, fresh: bool) -> bool:
+        """Make the folder a recipe's: write recipe.yaml, or check that it is the same recipe.
 
         Args:
-            recipe: Whose run it is.
+            digest: Of the recipe whose run it is.
+            resolved: The recipe in full, as YAML.
             fresh: Delete what an earlier run left.
 
         Returns:
@@ -89,7 +82,6 @@ class RunFolder:
         """
         if fresh:
             self._empty()
-        digest = recipe_digest(recipe)
         known = self.state().get("recipe_digest")
         if known is None and self._is_foreign():
             raise RunFolderError(
@@ -98,12 +90,12 @@ class RunFolder:
             )
         if known is not None and known != digest:
             raise RunFolderError(
-                f"{self.path} holds the run of another recipe.{self._differences(recipe)}",
+                f"{self.path} holds the run of another recipe.{self._differences(resolved)}",
                 hint="Start it over with --fresh (what is there is deleted), or choose another "
                 "folder with --out.",
             )
         self.remember(recipe_digest=digest)
-        write_atomically(self.recipe, resolved_yaml(recipe))
+        write_atomically(self.recipe, resolved)
         return known is not None
 
     def state(self) -> dict[str, Any]:
@@ -141,16 +133,40 @@ class RunFolder:
             except OSError as error:
                 raise storage_error(each, error) from error
 
-    def _differences(self, recipe: Recipe) -> str:
+    def _differences(self, resolved: str) -> str:
         """The keys that differ from the recipe this folder belongs to, as ` Changed: ...`."""
         try:
             before = _flat(yaml.safe_load(self.recipe.read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError):
             return ""
-        now = _flat(yaml.safe_load(resolved_yaml(recipe)))
+        now = _flat(yaml.safe_load(resolved))
         changed = [key for key in now | before if now.get(key) != before.get(key)]
         shown = ", ".join(changed[:6]) + (", ..." if len(changed) > 6 else "")
         return f" Changed: {shown}." if shown else " A file that the recipe names has changed."
+
+
+class RunFolder(OwnedFolder):
+    """Paths of one run; see the module's docstring.
+
+    Args:
+        path: The folder itself; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.vocabulary = self.path / "vocabulary.json"
+        self.captions = self.path / "captions.json"
+        self.imported = self.path / "imported.jsonl"
+        self.prompts = self.path / "prompts.jsonl"
+        self.shards = self.path / "shards"
+        self.staging = self.path / "staging"
+        self.dataset = self.path / "dataset"
+        self.report = self.path / "report.html"
+        self.grid = self.path / "grid.webp"
+
+    def claim(self, recipe: Recipe, *, fresh: bool) -> bool:
+        """Make the folder this recipe's; see `own`."""
+        return self.own(recipe_digest(recipe), resolved_yaml(recipe), fresh=fresh)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,8 @@ import hashlib
 import inspect
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,27 @@ _OTHER_INPUTS = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model a recipe names.
+
+    Attributes:
+        model: A folder, a repository of the Hub, or `embedded/tinyworld`.
+        revision: Branch, tag or commit of the repository.
+        variant: Weights variant, such as `fp16`.
+        trust_remote_code: Whether code of the repository may run.
+        key: What the recipe calls `model`.
+        variant_key: What it calls `variant`.
+    """
+
+    model: str
+    revision: str | None = None
+    variant: str | None = None
+    trust_remote_code: bool = False
+    key: str = "render.model"
+    variant_key: str = "render.variant"
+
+
 def load_pipeline(render: Render, dtype: torch.dtype) -> tuple[Any, str | None]:
     """Load the recipe's text-to-image pipeline into main memory.
 
@@ -43,84 +66,106 @@ def load_pipeline(render: Render, dtype: torch.dtype) -> tuple[Any, str | None]:
     Raises:
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
     """
-    with quiet_loading():
-        folder = _local_folder(render)
-        if folder is None:
-            _check_class(_read_index(render.model, _fetch_index(render)), render)
-            folder = _download(render)
-        else:
-            _check_class(_read_index(render.model, folder / _INDEX), render)
-        pipeline = _load(folder, render, dtype)
-        if render.lora is not None:
+    choice = ModelChoice(render.model, render.revision, render.variant, render.trust_remote_code)
+    pipeline, folder = load_model(choice, dtype)
+    if render.lora is not None:
+        with quiet_loading():
             _load_lora(pipeline, render.lora)
-    return pipeline, _revision(folder)
+    return pipeline, revision_of(folder)
 
 
-def _local_folder(render: Render) -> Path | None:
+def load_model(
+    choice: ModelChoice, dtype: torch.dtype, check: Callable[[str], None] | None = None
+) -> tuple[Any, Path]:
+    """Load a text-to-image pipeline into main memory.
+
+    Args:
+        choice: Which one.
+        dtype: Precision of the weights.
+        check: Is told the name of the pipeline's class before anything large is downloaded, and
+            raises if it is of no use.
+
+    Returns:
+        The pipeline, and the folder that it came from.
+
+    Raises:
+        ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
+    """
+    with quiet_loading():
+        folder = _local_folder(choice)
+        index = _read_index(choice.model, folder / _INDEX if folder else _fetch_index(choice))
+        if check is not None:
+            check(str(index["_class_name"]))
+        _check_class(index, choice)
+        folder = folder or _download(choice)
+        return _load(folder, choice, dtype), folder
+
+
+def _local_folder(choice: ModelChoice) -> Path | None:
     """The folder that the recipe names; None if it names a repository of the Hub."""
-    if render.model == EMBEDDED:
+    if choice.model == EMBEDDED:
         return require_folder(TINYWORLD, _INDEX)
-    folder = Path(render.model).expanduser()
+    folder = Path(choice.model).expanduser()
     if folder.is_dir():
         if not (folder / _INDEX).is_file():
             raise ModelUnavailable(
-                f"{render.model} is no diffusers model: it has no {_INDEX}.",
-                hint="render.model is the folder that holds model_index.json, unet/, vae/ and so "
+                f"{choice.model} is no diffusers model: it has no {_INDEX}.",
+                hint=f"{choice.key} is the folder that holds model_index.json, unet/, vae/ and so "
                 "on. A single .safetensors checkpoint has to be converted first.",
             )
         return folder
     if folder.is_file():
         raise ModelUnavailable(
-            f"{render.model} is a file, and render.model takes a diffusers folder.",
+            f"{choice.model} is a file, and {choice.key} takes a diffusers folder.",
             hint="Convert a single checkpoint with diffusers' from_single_file and "
             "save_pretrained.",
         )
-    if folder.is_absolute() or render.model.startswith((".", "~")) or render.model.count("/") > 1:
-        raise ModelUnavailable(f"There is no folder {render.model} (render.model).")
+    if folder.is_absolute() or choice.model.startswith((".", "~")) or choice.model.count("/") > 1:
+        raise ModelUnavailable(f"There is no folder {choice.model} ({choice.key}).")
     return None
 
 
 # ------------------------------------------------------------------------------------ the Hub
 
 
-def _fetch_index(render: Render) -> Path:
+def _fetch_index(choice: ModelChoice) -> Path:
     """Download model_index.json, which tells everything that can go wrong early."""
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(render.model, _INDEX, revision=render.revision))
+        return Path(hf_hub_download(choice.model, _INDEX, revision=choice.revision))
     except Exception as error:
-        raise _hub_problem(render, error) from error
+        raise _hub_problem(choice, error) from error
 
 
-def _download(render: Render) -> Path:
+def _download(choice: ModelChoice) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
         return Path(
             DiffusionPipeline.download(
-                render.model,
-                revision=render.revision,
-                variant=render.variant,
+                choice.model,
+                revision=choice.revision,
+                variant=choice.variant,
                 use_safetensors=True,
-                trust_remote_code=render.trust_remote_code,
+                trust_remote_code=choice.trust_remote_code,
             )
         )
     except Exception as error:
-        raise _weights_problem(render, error) or _hub_problem(render, error) from error
+        raise _weights_problem(choice, error) or _hub_problem(choice, error) from error
 
 
-def _hub_problem(render: Render, error: Exception) -> ModelUnavailable:
+def _hub_problem(choice: ModelChoice, error: Exception) -> ModelUnavailable:
     """What an exception of huggingface_hub means, for people."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     if isinstance(error, RemoteEntryNotFoundError):
         return ModelUnavailable(
-            f"{render.model} is no diffusers model: it has no {_INDEX}.",
+            f"{choice.model} is no diffusers model: it has no {_INDEX}.",
             hint="Look for a repository tagged 'diffusers' on the Hub.",
         )
-    problem = explained(error, render.model, repo_type="model", revision=render.revision)
-    local = "render.model may be a local folder too; embedded/tinyworld needs no network."
+    problem = explained(error, choice.model, repo_type="model", revision=choice.revision)
+    local = f"{choice.key} may be a local folder too; embedded/tinyworld needs no network."
     return ModelUnavailable(problem.message, hint=f"{problem.hint or ''} {local}".strip())
 
 
@@ -137,28 +182,28 @@ def _read_index(model: str, path: Path) -> dict[str, Any]:
     return index
 
 
-def _check_class(index: dict[str, Any], render: Render) -> None:
+def _check_class(index: dict[str, Any], choice: ModelChoice) -> None:
     """Refuse what is no text-to-image model of the installed diffusers."""
     import diffusers
 
     name = index["_class_name"]
     if not isinstance(name, str):
-        if render.trust_remote_code:
+        if choice.trust_remote_code:
             return
         raise ModelUnavailable(
-            f"{render.model} brings its own code along, which regforge does not run unasked.",
+            f"{choice.model} brings its own code along, which regforge does not run unasked.",
             hint="Read it, and if you trust it set render.trust_remote_code: true",
         )
     found = getattr(diffusers, name, None)
     if found is None:
         raise ModelUnavailable(
-            f"{render.model} needs the pipeline {name}, which diffusers {diffusers.__version__} "
+            f"{choice.model} needs the pipeline {name}, which diffusers {diffusers.__version__} "
             "does not have.",
             hint="A newer diffusers may: pip install --upgrade diffusers",
         )
     if not draws_from_text(found):
         raise ModelUnavailable(
-            f"{render.model} is no text-to-image model: {name} starts from something else, or "
+            f"{choice.model} is no text-to-image model: {name} starts from something else, or "
             "makes something else.",
             hint="Choose a model tagged 'text-to-image' on the Hub.",
         )
@@ -179,41 +224,42 @@ def draws_from_text(pipeline_class: Any) -> bool:
 # ------------------------------------------------------------------------------------- loading
 
 
-def _load(folder: Path, render: Render, dtype: torch.dtype) -> Any:
+def _load(folder: Path, choice: ModelChoice, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
         loaded: Any = DiffusionPipeline.from_pretrained(
             folder,
             dtype=dtype,
-            variant=render.variant,
+            variant=choice.variant,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=render.trust_remote_code,
+            trust_remote_code=choice.trust_remote_code,
         )
     except Exception as error:
-        raise _weights_problem(render, error, folder) or ModelUnavailable(
-            f"{render.model} cannot be loaded: {_first_line(error)}.",
+        raise _weights_problem(choice, error, folder) or ModelUnavailable(
+            f"{choice.model} cannot be loaded: {_first_line(error)}.",
             hint="If files are missing or cut short, delete the model and download it again.",
         ) from error
     return loaded
 
 
 def _weights_problem(
-    render: Render, error: Exception, folder: Path | None = None
+    choice: ModelChoice, error: Exception, folder: Path | None = None
 ) -> ModelUnavailable | None:
     """What an exception about weight files means; None if it is about something else."""
     text = str(error)
-    if render.variant is not None and "variant" in text:
+    if choice.variant is not None and "variant" in text:
         return ModelUnavailable(
-            f"{render.model} has no weights of the variant {render.variant!r} (render.variant).",
-            hint="Leave render.variant out, or look at the file names in the repository.",
+            f"{choice.model} has no weights of the variant {choice.variant!r} "
+            f"({choice.variant_key}).",
+            hint=f"Leave {choice.variant_key} out, or look at the file names in the repository.",
         )
     lacking = "no file named" in text or "Could not find the necessary" in text
     pickled = ".bin" in text or (folder is not None and any(folder.rglob("*.bin")))
     if lacking and pickled:
         return ModelUnavailable(
-            f"{render.model} has weights that are no safetensors files; others can hold code, so "
+            f"{choice.model} has weights that are no safetensors files; others can hold code, so "
             "regforge does not load them.",
             hint="Choose a revision or a copy of the model with safetensors, or convert it with "
             "diffusers' save_pretrained.",
@@ -251,7 +297,7 @@ def _first_line(error: Exception) -> str:
 # ------------------------------------------------------------------------------------- revision
 
 
-def _revision(folder: Path) -> str:
+def revision_of(folder: Path) -> str:
     """The commit of a downloaded repository, else a digest of the folder's configs and weights."""
     if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
         return folder.name

@@ -1,0 +1,172 @@
+"""Keeps what the autoencoder and the text encoders said, so that they are asked once.
+
+    MemoryStore   in main memory, until the process ends
+    DiskStore     one safetensors file each, shared by all runs
+    NoStore       nothing
+
+Kept is what the models returned, bit for bit: nothing is rounded, so that a cached run and one
+that is not come to the same numbers. Names on disk follow from the weights that were asked and
+from what they were shown, so that a cache never has the answers of another model. Knows tensors
+and files, not what they mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from regforge.files import write_atomically
+from regforge.progress import Reporter
+from regforge.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Tensors = dict[str, Tensor]
+
+_CHECKSUM = "crc32"
+
+
+class Store(Protocol):
+    """Somewhere to keep tensors.
+
+    Attributes:
+        keeps: Whether it keeps anything at all.
+    """
+
+    keeps: bool
+
+    def load(self, key: str) -> Tensors | None:
+        """What was saved under a key, on the CPU; None if nothing was."""
+        ...
+
+    def save(self, key: str, tensors: Tensors) -> None:
+        """Keep tensors of the CPU under a key.
+
+        Raises:
+            StorageError: The disk is full or cannot be written.
+        """
+        ...
+
+
+class NoStore:
+    """Keeps nothing."""
+
+    keeps = False
+
+    def load(self, key: str) -> Tensors | None:  # noqa: ARG002
+        """See `Store`."""
+        return None
+
+    def save(self, key: str, tensors: Tensors) -> None:
+        """See `Store`."""
+
+
+class MemoryStore:
+    """Keeps everything in main memory."""
+
+    keeps = True
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensors] = {}
+
+    def load(self, key: str) -> Tensors | None:
+        """See `Store`."""
+        return self._kept.get(key)
+
+    def save(self, key: str, tensors: Tensors) -> None:
+        """See `Store`."""
+        self._kept[key] = tensors
+
+
+class DiskStore:
+    """Keeps each in a file, where later runs find it.
+
+    A file that is damaged counts as none: what it held is computed and written again.
+
+    Args:
+        folder: Where the files go; may be deleted when nobody trains.
+        reporter: Is told about damaged files.
+    """
+
+    keeps = True
+
+    def __init__(self, folder: Path, reporter: Reporter) -> None:
+        self._folder = folder
+        self._reporter = reporter
+
+    def load(self, key: str) -> Tensors | None:
+        """See `Store`."""
+        from safetensors import safe_open
+
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                written = (file.metadata() or {}).get(_CHECKSUM)
+            if written != _checksum(tensors):
+                raise ValueError("its checksum is wrong")
+        except Exception as error:  # whatever safetensors raises on a damaged file
+            self._reporter.say(f"{path} is damaged and is made again ({error}).")
+            return None
+        return tensors
+
+    def save(self, key: str, tensors: Tensors) -> None:
+        """See `Store`."""
+        from safetensors.torch import save
+
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomically(self._path(key), save(whole, {_CHECKSUM: _checksum(whole)}))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.safetensors"
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    number = 0
+    for name in sorted(tensors):
+        number = zlib.crc32(_bytes(tensors[name]), zlib.crc32(name.encode(), number))
+    return f"{number:08x}"
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def key_of(*parts: object) -> str:
+    """A name of 64 hex digits that follows from some parts; different parts, different names."""
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def identity(modules: Mapping[str, nn.Module], *about: object) -> str:
+    """Which models these are: a digest of their classes, configurations and weights.
+
+    Weights of some GB take seconds. The same model under another name or revision is the same.
+
+    Args:
+        modules: By name.
+        about: What else their answers depend on.
+    """
+    digest = hashlib.sha256(key_of(__version__, *about).encode())
+    for name, module in sorted(modules.items()):
+        digest.update(key_of(name, type(module).__name__, _configuration(module)).encode())
+        for place, tensor in sorted(module.state_dict().items()):
+            digest.update(key_of(place, tensor.dtype, tuple(tensor.shape)).encode())
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _configuration(module: nn.Module) -> dict[str, Any]:
+    """What it was built with; where it was loaded from, which begins with "_", does not count."""
+    config = getattr(module, "config", None) or {}
+    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return {key: str(value) for key, value in sorted(plain.items()) if not key.startswith("_")}

@@ -1,0 +1,153 @@
+"""The card of a trained model: README.md, with what the Hub reads and what people read.
+
+The text comes from templates/model/README.md.j2. It stands between two markers, as in the cards of
+datasets, and what somebody wrote around them stays when the card is written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from regforge.dataset.card import card_environment, without_folders
+from regforge.dataset.card_parts import BEGIN, END, Card, front_matter
+from regforge.hub.address import HubAddress
+from regforge.journal import without_secrets
+from regforge.recipe.licenses import terms_of
+from regforge.recipe.training import TrainingRecipe
+from regforge.version import __version__
+
+_OURS = frozenset(
+    {"base_model", "datasets", "instance_prompt", "library_name", "license", "license_link"}
+    | {"license_name", "pipeline_tag", "tags", "widget"}
+)
+_EMBEDDED = "embedded/"
+
+
+def model_card(
+    recipe: TrainingRecipe,
+    *,
+    repo_id: str | None = None,
+    base_revision: str | None = None,
+    dataset_revision: str | None = None,
+    samples: str | None = None,
+    other: str | None = None,
+    existing: str | None = None,
+) -> str:
+    """The text of README.md.
+
+    Args:
+        recipe: What was trained.
+        repo_id: `user/name` on the Hub, if it goes there.
+        base_revision: Commit of the base model; the recipe's revision if left out.
+        dataset_revision: Likewise, of the regularization dataset.
+        samples: Name of a picture beside the card.
+        other: Name of the file for other programs.
+        existing: The card that is to be replaced: what stands outside of its markers is kept, and
+            so are the keys of its front matter that regforge does not write.
+    """
+    kept = Card.parse(existing)
+    front = _front_matter(recipe, samples)
+    front |= {key: value for key, value in kept.front.items() if key not in _OURS}
+    body = (
+        card_environment("model")
+        .get_template("README.md.j2")
+        .render(
+            title=recipe.name,
+            lora=recipe.method.kind == "lora",
+            base=without_folders(recipe.base_model),
+            embedded=recipe.base_model.startswith(_EMBEDDED),
+            class_noun=recipe.subject.class_noun,
+            subject=f"{recipe.subject.identifier} {recipe.subject.class_noun}",
+            prompt=instance_prompt(recipe),
+            repo_id=repo_id or "path/to/this/folder",
+            samples=samples,
+            other=other,
+            dataset=_has_prior(recipe),
+            made=list(_made(recipe, base_revision, dataset_revision).items()),
+            license=front.get("license"),
+            license_name=front.get("license_name"),
+        )
+    )
+    ours = f"{BEGIN}\n{body.strip()}\n{END}\n"
+    return f"---\n{without_secrets(front_matter(front))}---\n{kept.before}{ours}{kept.after}"
+
+
+def instance_prompt(recipe: TrainingRecipe) -> str:
+    """The plainest prompt for the subject."""
+    return f"a photo of {recipe.subject.identifier} {recipe.subject.class_noun}"
+
+
+def _front_matter(recipe: TrainingRecipe, samples: str | None) -> dict[str, Any]:
+    base, dataset = _on_hub(recipe.base_model), _on_hub(recipe.regularization.dataset)
+    terms = terms_of(recipe.base_model)
+    lora = recipe.method.kind == "lora"
+    tags = ["text-to-image", "diffusers", "dreambooth", "regforge"]
+    tags += ["lora", "template:sd-lora"] if lora else []
+    widget = {"text": instance_prompt(recipe), "output": {"url": samples}}
+    front: dict[str, Any] = {
+        "base_model": base,
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "license": terms.license if terms else None,
+        "license_name": terms.name if terms else None,
+        "license_link": terms.link if terms else None,
+        "datasets": [dataset] if dataset and _has_prior(recipe) else None,
+        "instance_prompt": instance_prompt(recipe),
+        "tags": tags,
+        "widget": [widget] if samples else None,
+    }
+    return {key: value for key, value in front.items() if value is not None}
+
+
+def _made(
+    recipe: TrainingRecipe, base_revision: str | None, dataset_revision: str | None
+) -> Mapping[str, str]:
+    method, optimizer, prior = recipe.method, recipe.optimizer, recipe.regularization
+    kind = "all weights"
+    if method.kind == "lora":
+        alpha = method.rank if method.alpha is None else method.alpha
+        flags = [name for name in ("dora", "rslora") if getattr(method, name)]
+        kind = ", ".join([f"LoRA, rank {method.rank}, alpha {alpha:g}", *flags])
+    kind += ", and the text encoder" if method.text_encoder else ""
+    photos = optimizer.batch_size * optimizer.gradient_accumulation
+    facts: dict[str, str | None] = {
+        "base model": without_folders(recipe.base_model),
+        "its revision": base_revision or recipe.revision,
+        "trained": kind,
+        "steps": f"{optimizer.steps:,}, of {photos} photo{'s' * (photos > 1)} each",
+        "optimizer": f"{optimizer.name}, learning rate {optimizer.lr:g}, {optimizer.scheduler}",
+        "min-SNR gamma": f"{optimizer.min_snr_gamma:g}" if optimizer.min_snr_gamma else None,
+        "weights saved": "moving average" if optimizer.ema else None,
+        "resolution": f"{recipe.data.resolution} pixels" if recipe.data.resolution else None,
+        "cropping": recipe.data.crop,
+        "caption dropout": f"{recipe.data.caption_dropout:g}",
+        "seed": str(recipe.seed),
+    }
+    if _has_prior(recipe):
+        facts |= {
+            "regularization dataset": without_folders(prior.dataset or ""),
+            "revision of the dataset": dataset_revision or prior.revision,
+            "regularization images per photo": str(prior.per_instance),
+            "prior weight": f"{prior.prior_weight:g}",
+            "what they teach": {
+                "pixels": "themselves",
+                "teacher": "what the base model predicts for them",
+            }[prior.target],
+            "slot dropout": f"{recipe.data.slot_dropout:g}",
+        }
+    facts["made with"] = f"regforge {__version__}"
+    return {name: value for name, value in facts.items() if value}
+
+
+def _has_prior(recipe: TrainingRecipe) -> bool:
+    return recipe.regularization.dataset is not None and recipe.regularization.prior_weight > 0
+
+
+def _on_hub(name: str | None) -> str | None:
+    """The repository that a recipe names; None for folders and what is in the package."""
+    if name is None or name.startswith(_EMBEDDED) or Path(name).expanduser().exists():
+        return None
+    address = HubAddress.parse(name)
+    return address.repo_id if address else None

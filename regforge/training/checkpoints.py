@@ -1,0 +1,279 @@
+"""Checkpoints: everything that a run needs to go on, in folders that are whole or not there.
+
+    checkpoints/step-000500/
+        weights.safetensors      what is trained
+        average.safetensors      its moving average, where there is one
+        optimizer.safetensors    the optimizer's tensors, by parameter number and name
+        state.json               step, scaler, the optimizer's plain numbers, the recipe's digest
+
+No pickles. Tensors are copied to the CPU at once and written in a background thread, into a folder
+that takes its name when all of it is on the disk. Knows nothing about what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regforge.errors import RegforgeError
+from regforge.files import storage_error
+
+FORMAT = 1
+
+_NAME = re.compile(r"step-\d{6,}")
+_PARTIAL = ".unfinished-"
+
+
+class CheckpointError(RegforgeError):
+    """A checkpoint that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of a training run.
+
+    Attributes:
+        step: How many optimizer steps are done.
+        weights: What is trained, by name.
+        optimizer: As `Optimizer.state_dict` returns.
+        average: The moving average of the weights, by name; empty without one.
+        scaler: As `GradScaler.state_dict` returns.
+        extra: What else to remember; anything that JSON can hold.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: Where they lie; need not exist.
+        keep: The newest so many are kept.
+        digest: The recipe's; checkpoints of another one are refused.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, digest: str) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._digest = digest
+        self._writer: threading.Thread | None = None
+        self._problem: Exception | None = None
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint in the background; its tensors may change as soon as this returns.
+
+        Waits for the one before, so that at most one copy of the weights is in memory.
+
+        Returns:
+            Where it will be.
+
+        Raises:
+            StorageError: The one before, or this one, cannot be written.
+        """
+        self.wait()
+        path = self._folder / f"step-{snapshot.step:06d}"
+        files, state = _plain(snapshot)
+        state |= {"format": FORMAT, "recipe_digest": self._digest}
+        self._writer = threading.Thread(
+            target=self._write, args=(path, files, state), name="checkpoint"
+        )
+        self._writer.start()
+        return path
+
+    def wait(self) -> None:
+        """Until what `save` was given last is on the disk.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            raise problem
+
+    def all(self) -> list[Path]:
+        """All that are on the disk, oldest first."""
+        there = self._folder.iterdir() if self._folder.is_dir() else ()
+        found = [path for path in there if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=_step_of)
+
+    def newest(self, at_most: int) -> Snapshot | None:
+        """The newest one that can be read; None if there is none.
+
+        Args:
+            at_most: Without those of later steps.
+
+        Raises:
+            CheckpointError: It is of another recipe, or of another version of regforge.
+        """
+        for path in reversed(self.all()):
+            if _step_of(path) > at_most:
+                continue
+            try:
+                state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                tensors = {each.stem: _tensors(each) for each in path.glob("*.safetensors")}
+            except (OSError, ValueError, UnicodeDecodeError):  # _tensors raises ValueError too
+                continue
+            if not isinstance(state, dict) or not {"weights", "optimizer"} <= set(tensors):
+                continue
+            self._check(path, state)
+            return _snapshot(tensors, state)
+        return None
+
+    def _check(self, path: Path, state: dict[str, Any]) -> None:
+        if state.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path} was written by another version of regforge.",
+                hint="Go on with that version, or start over with --fresh.",
+            )
+        if state.get("recipe_digest") != self._digest:
+            raise CheckpointError(
+                f"{path} is of another recipe.",
+                hint="Start over with --fresh (what is there is deleted), or choose another "
+                "folder with --out.",
+            )
+
+    def _write(
+        self, path: Path, files: dict[str, dict[str, Tensor]], state: dict[str, Any]
+    ) -> None:
+        from safetensors.torch import save_file
+
+        partial = path.with_name(f"{_PARTIAL}{path.name}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            partial.mkdir()
+            for name, tensors in files.items():
+                save_file(tensors, partial / f"{name}.safetensors")
+            (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            for each in (*partial.iterdir(), partial):
+                _sync(each)
+            if path.exists():
+                shutil.rmtree(path)
+            partial.replace(path)
+            _sync(self._folder)
+            for old in self.all()[: -self._keep]:
+                # First under a name that nobody takes for a checkpoint: deleting takes a while.
+                shutil.rmtree(old.replace(old.with_name(f"{_PARTIAL}{old.name}")))
+        except OSError as error:
+            self._problem = storage_error(path, error)
+        except Exception as error:  # raised again by `wait`, in the thread that asked
+            self._problem = error
+
+    def _clear(self) -> None:
+        """Delete what was left half-written or half-deleted."""
+        for left in self._folder.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(left)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _sync(path: Path) -> None:
+    """Have it on the disk before something else is."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # a folder, on Windows
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each with its own memory."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
+
+
+def _plain(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """A snapshot as files of tensors, and the rest as JSON."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for parameter, values in snapshot.optimizer["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{parameter}.{name}"] = value
+            else:
+                numbers.setdefault(str(parameter), {})[name] = value
+    files = {"weights": _copies(snapshot.weights), "optimizer": _copies(tensors)}
+    if snapshot.average:
+        files["average"] = _copies(snapshot.average)
+    state = {
+        "step": snapshot.step,
+        "scaler": dict(snapshot.scaler),
+        "optimizer": {"state": numbers, "param_groups": snapshot.optimizer["param_groups"]},
+        "extra": dict(snapshot.extra),
+    }
+    # Here, not in the thread: numbers may change, and what JSON cannot hold shows where it is from.
+    return files, json.loads(json.dumps(state, default=_number))
+
+
+def _number(value: object) -> Any:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    raise CheckpointError(f"An optimizer with a {type(value).__name__} in it cannot be saved.")
+
+
+def _snapshot(tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Snapshot:
+    optimizer = state["optimizer"]
+    values: dict[int, dict[str, Any]] = {
+        int(parameter): dict(numbers) for parameter, numbers in optimizer["state"].items()
+    }
+    for key, tensor in tensors["optimizer"].items():
+        parameter, _, name = key.partition(".")
+        values.setdefault(int(parameter), {})[name] = tensor
+    return Snapshot(
+        step=state["step"],
+        weights=tensors["weights"],
+        optimizer={"state": values, "param_groups": optimizer["param_groups"]},
+        average=tensors.get("average", {}),
+        scaler=state["scaler"],
+        extra=state["extra"],
+    )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
+    """Give an optimizer the state it had.
+
+    Raises:
+        CheckpointError: It is of another optimizer, or of other parameters.
+    """
+    try:
+        optimizer.load_state_dict(dict(snapshot.optimizer))
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"The checkpoint does not fit the optimizer: {error}.",
+            hint="Start over with --fresh.",
+        ) from error

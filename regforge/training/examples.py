@@ -1,0 +1,376 @@
+"""What the trainer is fed with: the tensors of any draw.
+
+    draw ─► picture ─► crop ─► pixels ─► moments ┐
+       └──► caption ─► embeddings ───────────────┴─► batch, with noise and time
+
+Every step of it follows from the draw's own number and the recipe: no example depends on those
+beside it. Images go through the autoencoder one by one, so that cached and not cached is the same
+to the bit; captions go through the text encoders in groups, which is the same in float32 on a CPU,
+and within the noise of the precision on a GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regforge.files import cache_folder as shared_cache
+from regforge.progress import Reporter
+from regforge.recipe.training import TrainingRecipe
+from regforge.training.caching import DiskStore, MemoryStore, NoStore, Store, identity, key_of
+from regforge.training.captioning import Captioning
+from regforge.training.crops import Crop, Cropping, ExamplesError, decode, pixels_of
+from regforge.training.interface import Batch, Embeddings, Examples, Family
+from regforge.training.order import Batches, Draw, generator, number_of
+from regforge.training.pictures import Photos, PictureSet, RegularizationImages
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_CAPTIONS_AT_ONCE = 32
+_WORTH_A_WORD = 2**30
+"""Bytes of main memory."""
+
+_NAMES = {"instance": "photos", "class": "regularization images"}
+
+
+def open_examples(
+    recipe: TrainingRecipe,
+    family: Family,
+    *,
+    cache_folder: Path | None,
+    device: torch.device | str,
+    reporter: Reporter,
+    processes: int = 1,
+    process: int = 0,
+) -> Examples:
+    """Open the photos and the regularization images of a recipe.
+
+    Nothing is decoded or encoded yet, but all captions are read.
+
+    Args:
+        recipe: Says which, and what is done with them.
+        family: Encodes them.
+        cache_folder: Where `data.cache: disk` keeps files; regforge's cache folder if None. Runs
+            may share it.
+        device: Where the autoencoder lies.
+        reporter: Is told how far `prepare` is.
+        processes: How many train together.
+        process: Which of them this is; `prepare` computes what its own draws need.
+
+    Raises:
+        PhotosError: There are no photos, or some cannot be read.
+        ExamplesError: The dataset has no captions, or the resolution does not suit the model.
+        CannotOpen: There is no such dataset, or it holds no images.
+        HubError: The dataset is on the Hub and cannot be read.
+    """
+    sets: dict[str, PictureSet] = {"instance": Photos(recipe.subject)}
+    prior = recipe.regularization
+    if prior.dataset is not None and prior.prior_weight > 0:
+        sets["class"] = RegularizationImages(
+            prior, recipe.subject.identifier, slot_dropout=recipe.data.slot_dropout > 0
+        )
+    return _Examples(
+        recipe,
+        family,
+        sets,
+        _store(recipe, cache_folder, reporter),
+        device,
+        reporter,
+        processes,
+        process,
+    )
+
+
+def _store(recipe: TrainingRecipe, folder: Path | None, reporter: Reporter) -> Store:
+    if recipe.data.cache == "disk":
+        return DiskStore(folder or shared_cache() / "training", reporter)
+    return MemoryStore() if recipe.data.cache == "memory" else NoStore()
+
+
+class _Examples:
+    """See `interface.Examples`."""
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        family: Family,
+        sets: dict[str, PictureSet],
+        store: Store,
+        device: torch.device | str,
+        reporter: Reporter,
+        processes: int,
+        process: int,
+    ) -> None:
+        self._recipe = recipe
+        self._family = family
+        self._sets = sets
+        self._store = store
+        self._device = device
+        self._reporter = reporter
+        self._cropping = _cropping(recipe, family)
+        data = recipe.data
+        self._captioning = Captioning(
+            recipe.seed, data.caption_dropout, data.slot_dropout, data.crop_wording
+        )
+        self.photos = len(sets["instance"].pictures)
+        self.pictures = len(sets["class"].pictures) if "class" in sets else 0
+        self.revision: str | None = getattr(sets.get("class"), "revision", None)
+        self._order = Batches(
+            self.photos,
+            self.pictures,
+            recipe.optimizer.batch_size,
+            recipe.regularization.per_instance,
+            recipe.optimizer.gradient_accumulation,
+            recipe.seed,
+            processes,
+            process,
+        )
+        self.notes: Sequence[str] = [
+            *(note for each in sets.values() for note in each.notes),
+            *_notes_on_sizes(sets, self._cropping),
+            *_notes_on_lengths(sets, family),
+        ]
+        self._contents: dict[tuple[str, int], str] = {}
+        self._models: dict[str, str] = {}
+
+    # ---------------------------------------------------------------------------------- one draw
+
+    def _crop(self, draw: Draw) -> Crop:
+        picture = self._sets[draw.stream].pictures[draw.index]
+        rng = generator(self._recipe.seed, draw.stream, draw.number, "crop")
+        variant = int(rng.integers(self._cropping.variants))
+        flip = self._recipe.data.flip and bool(rng.integers(2))
+        return self._cropping.crop(picture.size, draw.stream, picture.name, variant, flip=flip)
+
+    def _caption(self, draw: Draw, crop: Crop) -> str:
+        picture = self._sets[draw.stream].pictures[draw.index]
+        return self._captioning.caption(draw, picture.said, tight=crop.tight)
+
+    def _random(self, draw: Draw, name: str) -> torch.Generator:
+        import torch
+
+        seed = number_of(self._recipe.seed, draw.stream, draw.number, name)
+        return torch.Generator().manual_seed(seed)
+
+    # ------------------------------------------------------------------------------------ batches
+
+    def batches(self, draws: Sequence[Draw]) -> list[Batch]:
+        """See `interface.Examples`."""
+        of_shape: dict[tuple[int, int], list[tuple[Draw, Crop]]] = {}
+        for draw in sorted(draws, key=lambda each: each.stream != "instance"):
+            crop = self._crop(draw)
+            of_shape.setdefault(crop.target, []).append((draw, crop))
+        return [self._batch(members) for members in of_shape.values()]
+
+    def _batch(self, members: Sequence[tuple[Draw, Crop]]) -> Batch:
+        import torch
+
+        draws = [draw for draw, _ in members]
+        captions = [self._caption(draw, crop) for draw, crop in members]
+        moments = torch.stack([self._moments(draw, crop) for draw, crop in members])
+        shape = moments.shape[2:]
+
+        def normal(name: str) -> Tensor:
+            return torch.stack(
+                [torch.randn(shape, generator=self._random(draw, name)) for draw in draws]
+            )
+
+        return Batch(
+            moments=moments,
+            sampling_noise=normal("latent"),
+            noise=normal("noise"),
+            uniform=torch.cat(
+                [torch.rand(1, generator=self._random(draw, "time")) for draw in draws]
+            ),
+            captions=captions,
+            embeddings=self._embeddings(captions),
+            geometry=[crop.geometry for _, crop in members],
+            photos=sum(draw.stream == "instance" for draw in draws),
+        )
+
+    # ------------------------------------------------------------------------------------- images
+
+    def _moments(self, draw: Draw, crop: Crop) -> Tensor:
+        """float32 [2, C, h, w], on the CPU."""
+        place = draw.stream, draw.index
+        if self._store.keeps and place in self._contents:
+            found = self._store.load(self._latent_key(self._contents[place], crop))
+            if found is not None:
+                return found["moments"]
+        content = self._sets[draw.stream].read(draw.index)
+        return next(self._encoded(place, content, [crop]))
+
+    def _encoded(
+        self, place: tuple[str, int], content: bytes, crops: Sequence[Crop]
+    ) -> Iterator[Tensor]:
+        """The moments of some crops of an image; it is decoded if one of them is not there yet."""
+        import torch
+
+        picture = self._sets[place[0]].pictures[place[1]]
+        image = None
+        if self._store.keeps and place not in self._contents:
+            self._contents[place] = hashlib.sha256(content).hexdigest()
+        for crop in crops:
+            key = self._latent_key(self._contents[place], crop) if self._store.keeps else ""
+            if found := self._store.load(key):
+                yield found["moments"]
+                continue
+            if image is None:
+                image = decode(content, picture.size, picture.label)
+            pixels = torch.from_numpy(pixels_of(image, crop).copy()).permute(2, 0, 1)
+            with torch.no_grad():
+                scaled = pixels.to(self._device, torch.float32)[None] / 127.5 - 1
+                moments = self._family.encode_images(scaled)[0].float().cpu()
+            self._store.save(key, {"moments": moments})
+            yield moments
+
+    def _latent_key(self, content: str, crop: Crop) -> str:
+        return key_of(self._model("images"), content, crop.box, crop.target, crop.flip)
+
+    # ----------------------------------------------------------------------------------- captions
+
+    def _embeddings(self, captions: Sequence[str]) -> Embeddings | None:
+        import torch
+
+        if self._recipe.method.text_encoder:
+            return None
+        each = list(self._embedded(captions))
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def _embedded(self, captions: Sequence[str]) -> Iterator[Embeddings]:
+        """The embeddings of captions; those that are not there yet are computed together."""
+        import torch
+
+        keys = [self._caption_key(caption) for caption in captions]
+        known = {key: self._store.load(key) for key in dict.fromkeys(keys)}
+        new = {k: caption for k, caption in zip(keys, captions, strict=True) if known[k] is None}
+        if new:
+            with torch.no_grad():
+                made = self._family.encode_captions(list(new.values()))
+            for key, embeddings in zip(new, made, strict=True):
+                # Copies: a part of a batch would keep the whole batch in memory.
+                own = {name: value.cpu().clone() for name, value in embeddings.items()}
+                self._store.save(key, own)
+                known[key] = own
+        for key in keys:
+            found = known[key]
+            assert found is not None
+            yield found
+
+    def _caption_key(self, caption: str) -> str:
+        return key_of(self._model("captions"), caption) if self._store.keeps else caption
+
+    def _model(self, what: str) -> str:
+        """Which model encodes images, or captions; only files need to know it."""
+        if not isinstance(self._store, DiskStore):
+            return what
+        if what not in self._models:
+            import torch
+
+            family = self._family
+            images = {"vae": family.pipeline.vae}
+            modules = images if what == "images" else dict(family.text_encoders)
+            device = torch.device(self._device).type
+            about = (what, family.name, self._recipe.optimizer.precision, device)
+            self._models[what] = identity(modules, *about)
+        return self._models[what]
+
+    # ------------------------------------------------------------------------------------ prepare
+
+    def prepare(self) -> None:
+        """See `interface.Examples`; with `data.cache: none` nothing is kept."""
+        if not self._store.keeps:
+            return
+        crops, captions = self._needed()
+        for stream, of_image in crops.items():
+            self._prepare_images(stream, of_image)
+        if not self._recipe.method.text_encoder:
+            self._prepare_captions(captions)
+
+    def _needed(self) -> tuple[dict[str, dict[int, list[Crop]]], list[str]]:
+        """The crops of each image by stream and index, and the captions, of all draws to come."""
+        crops: dict[str, dict[int, dict[Crop, None]]] = {}
+        captions: dict[str, None] = {}
+        for step in range(self._recipe.optimizer.steps):
+            for draws in self._order.step(step):
+                for draw in draws:
+                    crop = self._crop(draw)
+                    of_image = crops.setdefault(draw.stream, {}).setdefault(draw.index, {})
+                    of_image[crop] = None
+                    captions[self._caption(draw, crop)] = None
+        return {
+            stream: {index: list(found) for index, found in of_image.items()}
+            for stream, of_image in crops.items()
+        }, list(captions)
+
+    def _prepare_images(self, stream: str, crops: dict[int, list[Crop]]) -> None:
+        total = sum(map(len, crops.values()))
+        with self._reporter.task(f"encoding {_NAMES[stream]}", total, "crops") as task:
+            for index, content in self._sets[stream].read_some(crops):
+                for moments in self._encoded((stream, index), content, crops[index]):
+                    if task.done == 0:
+                        self._say_memory(f"latents of {total:,} crops", total * moments.nbytes)
+                    task.advance()
+
+    def _prepare_captions(self, captions: Sequence[str]) -> None:
+        with self._reporter.task("encoding captions", len(captions), "captions") as task:
+            for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
+                for embeddings in self._embedded(captions[start : start + _CAPTIONS_AT_ONCE]):
+                    if task.done == 0:
+                        size = len(captions) * sum(each.nbytes for each in embeddings.values())
+                        self._say_memory(f"embeddings of {len(captions):,} captions", size)
+                    task.advance()
+
+    def _say_memory(self, what: str, size: int) -> None:
+        if isinstance(self._store, MemoryStore) and size > _WORTH_A_WORD:
+            self._reporter.say(
+                f"The {what} take {size / 2**30:.1f} GiB of main memory; data.cache: disk would "
+                "keep them in files."
+            )
+
+
+def _cropping(recipe: TrainingRecipe, family: Family) -> Cropping:
+    data, multiple = recipe.data, family.side_multiple
+    resolution = data.resolution or family.resolution
+    if resolution % multiple:
+        nearest = max(multiple, round(resolution / multiple) * multiple)
+        raise ExamplesError(
+            f"data.resolution: {resolution} is no multiple of {multiple}, as {recipe.base_model} "
+            "needs it.",
+            hint=f"Set data.resolution: {nearest}",
+        )
+    return Cropping(
+        data.crop, data.crop_scale, data.crops_per_image, resolution, multiple, recipe.seed
+    )
+
+
+def _notes_on_sizes(sets: dict[str, PictureSet], cropping: Cropping) -> Iterator[str]:
+    for stream, each in sets.items():
+        sizes = [min(picture.size) for picture in each.pictures]
+        small = sum(size < cropping.resolution for size in sizes)
+        if small and cropping.kind != "none":
+            yield (
+                f"{small:,} of {len(sizes):,} {_NAMES[stream]} are less than "
+                f"{cropping.resolution} pixels wide or high (the smallest {min(sizes)}) and will "
+                "be enlarged."
+            )
+
+
+def _notes_on_lengths(sets: dict[str, PictureSet], family: Family) -> Iterator[str]:
+    """Captions of which a text encoder reads the beginning only."""
+    tokenizer = getattr(family.pipeline, "tokenizer", None)
+    if tokenizer is None or getattr(family.pipeline, "tokenizer_3", None) is not None:
+        return  # where there is a third one, T5, it reads the rest
+    most = tokenizer.model_max_length
+    for stream, each in sets.items():
+        texts = [picture.said.text for picture in each.pictures]
+        long = sum(len(ids) > most for ids in tokenizer(texts, verbose=False).input_ids)
+        if long:
+            yield (
+                f"{long:,} of {len(texts):,} captions of {_NAMES[stream]} have more than {most} "
+                "tokens; the model does not read what comes after."
+            )

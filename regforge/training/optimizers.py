@@ -1,0 +1,177 @@
+"""Optimizers by name, learning rates by step, and the precision of the forward pass.
+
+Learning rates are functions of the step number alone, so that a resumed run needs no state of a
+scheduler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from regforge.training.problems import TrainingSetup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from regforge.recipe.training import Optimizer, TrainingRecipe
+
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+
+
+def make_optimizer(
+    groups: Iterable[dict[str, Any]], settings: Optimizer, device: torch.device
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer.
+
+    Args:
+        groups: Each with `params` and `lr`.
+        settings: Name, betas, weight decay.
+        device: Where the parameters are.
+
+    Raises:
+        TrainingSetup: There is no such optimizer, or its package is not installed.
+    """
+    common: dict[str, Any] = {
+        "lr": settings.lr,
+        "betas": settings.betas,
+        "weight_decay": settings.weight_decay,
+    }
+    made: torch.optim.Optimizer
+    match settings.name.lower():
+        case "adamw":
+            fused = device.type in ("cuda", "cpu")
+            made = torch.optim.AdamW(list(groups), **common, fused=fused)
+        case "adamw8bit":
+            package = _package("bitsandbytes", settings.name)
+            made = package.optim.AdamW8bit(list(groups), **common)
+        case "prodigy":
+            package = _package("prodigyopt", settings.name)
+            made = package.Prodigy(list(groups), **common, decouple=True, safeguard_warmup=True)
+        case other:
+            near = get_close_matches(other, OPTIMIZERS, 1)
+            raise TrainingSetup(
+                f"optimizer.name: there is no {settings.name!r}"
+                + (f", did you mean {near[0]!r}?" if near else "."),
+                hint=f"Known are {', '.join(OPTIMIZERS)}.",
+            )
+    for group in made.param_groups:
+        group["base_lr"] = group["lr"]
+    return made
+
+
+def _package(name: str, optimizer: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise TrainingSetup(
+            f"optimizer.name: {optimizer} needs {name}, which is not installed.",
+            hint=f"pip install {name}, or use adamw.",
+        ) from error
+
+
+def learning_rate_factor(settings: Optimizer, step: int) -> float:
+    """What the learning rate is multiplied by at a step, 0 and up.
+
+    In `warmup_steps` it grows evenly to 1; then it stays (`constant`), or falls to 0 after the
+    last step along a line (`linear`) or half a cosine (`cosine`).
+    """
+    warmup = min(settings.warmup_steps, settings.steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, settings.steps - warmup)
+    match settings.scheduler:
+        case "constant":
+            return 1.0
+        case "linear":
+            return max(0.0, 1.0 - done)
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set the learning rates of a step; returns that of the first group."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Of what numbers are.
+
+    Attributes:
+        weights: Of frozen weights.
+        forward: Of the forward pass where that is lower than float32, else None.
+    """
+
+    weights: torch.dtype
+    forward: torch.dtype | None
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """A context for forward passes."""
+        if self.forward is None:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, self.forward)
+
+    def scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """Keeps float16 gradients from vanishing; does nothing for other precisions."""
+        return torch.amp.GradScaler(device.type, enabled=self.forward is torch.float16)
+
+
+def precision_of(recipe: TrainingRecipe, device: torch.device) -> Precision:
+    """The recipe's precision on a device; `auto` takes bfloat16 where a GPU has it.
+
+    Weights that are all trained stay in float32, whatever the forward pass uses.
+
+    Raises:
+        TrainingSetup: The device does not have it.
+    """
+    name = recipe.optimizer.precision
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise TrainingSetup(
+            "optimizer.precision: this GPU has no bf16.", hint="Use fp16 or fp32 instead."
+        )
+    forward = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
+    keep = forward is None or recipe.method.kind == "full" or device.type == "cpu"
+    return Precision(torch.float32 if keep or forward is None else forward, forward)
+
+
+def device_of(recipe: TrainingRecipe) -> torch.device:
+    """The recipe's device, or the best there is.
+
+    Raises:
+        TrainingSetup: The device does not exist.
+    """
+    name = recipe.device
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    there = available.get(name.split(":")[0])
+    if there is None or not there():
+        raise TrainingSetup(
+            f"device: there is no {name!r} here.", hint="Leave it out to use the best there is."
+        )
+    return torch.device(name)
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All tensors that the optimizer changes, in order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,402 @@
+"""A training run from recipe to weights: loads, goes on where it stopped, saves, draws, finishes.
+
+    DIR/recipe.yaml                                  the recipe in full
+    DIR/checkpoints/step-000500/                     to go on from
+    DIR/validation/step-000500.webp                  what the model drew then
+    DIR/lora/pytorch_lora_weights.safetensors        the result (`method: lora`)
+    DIR/model/                                       the result (`method: full`)
+    DIR/README.md samples.webp loss.svg              for people
+    DIR/log.jsonl state.json                         for programs
+
+Knows the order of things and what goes from one to the next, and no part's inside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.files import write_atomically
+from regforge.forge.folder import OwnedFolder
+from regforge.journal import Journal
+from regforge.progress import Reporter, Task
+from regforge.recipe import (
+    TrainingRecipe,
+    check_training_recipe,
+    resolved_yaml,
+    training_digest,
+)
+from regforge.training.problems import (
+    is_out_of_memory,
+    not_finite,
+    out_of_memory,
+)
+from regforge.training.recording import Record, history, write_curve
+from regforge.training.results import TrainedModel, final_loss, peak_memory
+from regforge.training.stopping import Stop, stopping
+
+if TYPE_CHECKING:
+    import torch
+
+    from regforge.training.checkpoints import Checkpoints
+    from regforge.training.interface import Family
+    from regforge.training.loop import Loop, StepLosses
+    from regforge.training.processes import Processes
+    from regforge.training.validation import Painter
+    from regforge.training.weights import Trainable
+
+_READ_EVERY = 10
+"""Steps between two looks at the losses; each look makes the host wait for the device."""
+
+_PICTURES_ON_THE_WAY, _PICTURES_AT_THE_END = 2, 4
+
+
+def train(
+    recipe: TrainingRecipe,
+    out: str | Path | None = None,
+    *,
+    fresh: bool = False,
+    reporter: Reporter | None = None,
+) -> TrainedModel:
+    """Carry out a training recipe, or go on with its run.
+
+    Killed at any instant, it loses the steps since the last checkpoint; SIGTERM and Ctrl-C save
+    first. Called again, it goes on, and ends with what it would have ended with. Under
+    `accelerate launch` all processes call it; the first one writes.
+
+    Args:
+        recipe: What to do; see `regforge.recipe.load_training_recipe`.
+        out: The run's folder; `runs/<name>` if left out.
+        fresh: Delete what an earlier run left in the folder.
+        reporter: Where progress goes; standard error by default.
+
+    Returns:
+        What was made.
+
+    Raises:
+        KeyboardInterrupt: Somebody asked to stop; everything is saved.
+        RegforgeError: Something the user can put right; the message says what.
+    """
+    from regforge.training.processes import start_processes
+
+    check_training_recipe(recipe)
+    processes = start_processes(recipe.device)
+    if not processes.is_main:
+        reporter = Reporter(quiet=True)
+    folder = OwnedFolder(Path(out) if out is not None else Path("runs") / recipe.name)
+    session = _Session(recipe, folder, processes, reporter or Reporter())
+    with stopping() as stop, _claimed(session, fresh=fresh):
+        return session.run(stop)
+
+
+@contextmanager
+def _claimed(session: _Session, *, fresh: bool) -> Iterator[None]:
+    """Hold the folder; of several processes, the first one does, and the others wait for it."""
+    processes, folder, recipe = session.processes, session.folder, session.recipe
+    if not processes.is_main:
+        processes.wait()
+        yield
+        return
+    with folder.locked():
+        fresh = fresh or recipe.checkpoint.resume == "never"
+        if folder.own(training_digest(recipe), resolved_yaml(recipe), fresh=fresh):
+            session.reporter.say(f"Going on with {folder.path}")
+        processes.wait()
+        yield
+
+
+@dataclass
+class _Session:
+    """One call of `train`; the parts that it puts together."""
+
+    recipe: TrainingRecipe
+    folder: OwnedFolder
+    processes: Processes
+    reporter: Reporter
+    start: float = field(default_factory=time.monotonic)
+    at: str = "while the model was loaded"
+
+    def run(self, stop: Stop) -> TrainedModel:
+        try:
+            return self._run(stop)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(self.recipe, self.at) from error
+
+    def _run(self, stop: Stop) -> TrainedModel:
+        done = self._finished()
+        if done is not None:
+            self.reporter.say(f"Nothing to do: all {done.steps} steps are done.")
+            return done
+        run = self._open()
+        try:
+            self._train(run, stop)
+            stop.deferred = False
+            return self._finish(run)
+        finally:
+            run.record.close()
+
+    # --------------------------------------------------------------------------------------- parts
+
+    def _finished(self) -> TrainedModel | None:
+        """What an earlier session made, if nothing is left to do."""
+        made = self.folder.state().get("finished")
+        if not made or made["steps"] != self.recipe.optimizer.steps:
+            return None
+        weights = self.folder.path / made["weights"]
+        if not weights.exists() or not (self.folder.path / "samples.webp").exists():
+            return None
+        return self._result(made, weights)
+
+    def _result(self, made: dict[str, Any], weights: Path) -> TrainedModel:
+        return TrainedModel(
+            folder=self.folder.path,
+            weights=weights,
+            steps=made["steps"],
+            seconds=time.monotonic() - self.start,
+            instance_loss=made["instance_loss"],
+            prior_loss=made["prior_loss"],
+            peak_memory=made["peak_memory"],
+        )
+
+    def _open(self) -> _Run:
+        """Load the model and prepare the examples."""
+        import torch
+
+        from regforge.training.checkpoints import Checkpoints
+        from regforge.training.examples import open_examples
+        from regforge.training.families import open_family
+        from regforge.training.loop import Loop
+        from regforge.training.optimizers import device_of, precision_of
+        from regforge.training.validation import Painter
+        from regforge.training.weights import attach
+
+        recipe, processes = self.recipe, self.processes
+        device = processes.device or device_of(recipe)
+        precision = precision_of(recipe, device)
+        journal = Journal(self.folder.path if processes.is_main else None)
+        record = Record(recipe, self.folder.path, journal, quiet=not processes.is_main)
+        family = open_family(recipe, device, precision.weights)
+        examples = open_examples(
+            recipe,
+            family,
+            cache_folder=None,
+            device=device,
+            reporter=self.reporter,
+            processes=processes.count,
+            process=processes.index,
+        )
+        for note in examples.notes:
+            self.reporter.say(note)
+        self.at = "while images and captions were encoded"
+        examples.prepare()
+        painter = Painter(recipe, family, device=device, precision=precision)
+        if recipe.data.cache != "none":
+            _release(recipe, family, device)
+        torch.manual_seed(recipe.seed)  # a new LoRA begins with random numbers
+        teacher = recipe.regularization.target == "teacher" and examples.pictures > 0
+        trainable = attach(family, recipe.method, teacher=teacher)
+        if recipe.optimizer.gradient_checkpointing:
+            trainable.checkpoint_gradients()
+        loop = Loop(
+            recipe,
+            family,
+            trainable,
+            examples,
+            device=device,
+            precision=precision,
+            processes=processes,
+        )
+        checkpoints = Checkpoints(
+            self.folder.path / "checkpoints",
+            keep=recipe.checkpoint.keep,
+            digest=training_digest(recipe),
+        )
+        return _Run(
+            family,
+            trainable,
+            loop,
+            checkpoints,
+            painter,
+            record,
+            journal,
+            device,
+            examples.revision,
+        )
+
+    def _train(self, run: _Run, stop: Stop) -> None:
+        """All steps that are left."""
+        from regforge.training.loop import Losses
+
+        steps, every = self.recipe.optimizer.steps, self.recipe.checkpoint.every
+        saved = self._restore(run)
+        waiting = Losses()
+        with self.reporter.task("training", steps, "steps", done=saved) as task:
+            run.record.pause_ends()
+            stop.deferred = True
+            for step in range(saved + 1, steps + 1):
+                self.at = f"at step {step}"
+                waiting.add(step, *run.loop.step(step - 1))
+                stopped = self._stopped(stop, step)
+                to_save = stopped or step % every == 0 or step == steps
+                to_draw = self._validates(step)
+                if not (to_save or to_draw or step % _READ_EVERY == 0):
+                    continue
+                self._note(run, waiting.read(), task)
+                if to_save:
+                    self._save(run, step)
+                if stopped:
+                    self._give_way(run, step)
+                if to_draw:
+                    self._draw(run, step, stop)
+        run.checkpoints.wait()
+
+    def _restore(self, run: _Run) -> int:
+        """Go on from the newest checkpoint; returns how many steps are done."""
+        snapshot = run.checkpoints.newest(at_most=self.recipe.optimizer.steps)
+        if snapshot is None:
+            return 0
+        run.loop.restore(snapshot)
+        self.reporter.say(f"Going on after step {snapshot.step}.")
+        return snapshot.step
+
+    def _stopped(self, stop: Stop, step: int) -> bool:
+        """Whether to stop; several processes ask one another only now and then."""
+        if self.processes.count == 1:
+            return stop.requested
+        return step % _READ_EVERY == 0 and self.processes.any(stop.requested)
+
+    def _validates(self, step: int) -> bool:
+        every = self.recipe.validation.every
+        return bool(every) and step % every == 0 and step < self.recipe.optimizer.steps
+
+    def _note(self, run: _Run, losses: list[StepLosses], task: Task) -> None:
+        """Write losses down, show them, and see that they are numbers.
+
+        Raises:
+            TrainingFailed: They are not.
+        """
+        bad = next((each for each in losses if not each.is_finite), None)
+        good = [each for each in losses if bad is None or each.step < bad.step]
+        run.record.steps(good)
+        if bad is not None:
+            run.checkpoints.wait()
+            saved = run.checkpoints.all()
+            run.journal.event("not_finite", step=bad.step)
+            raise not_finite(self.recipe, bad.step, saved[-1] if saved else None)
+        if losses:
+            instance = sum(each.instance for each in losses) / len(losses)
+            prior = sum(each.prior for each in losses) / len(losses)
+            task.note(f"loss {instance:.4f}" + (f" + {prior:.4f}" if run.loop.has_prior else ""))
+            task.advance(len(losses))
+
+    def _save(self, run: _Run, step: int) -> None:
+        if self.processes.is_main:
+            run.checkpoints.save(run.loop.snapshot(step, {}))
+
+    def _give_way(self, run: _Run, step: int) -> None:
+        """Stop, now that all is saved.
+
+        Raises:
+            KeyboardInterrupt: Always.
+        """
+        run.checkpoints.wait()
+        run.journal.event("stopped", step=step)
+        steps = self.recipe.optimizer.steps
+        self.reporter.say(f"Stopped after step {step} of {steps}; all of it is saved.")
+        raise KeyboardInterrupt
+
+    def _draw(self, run: _Run, step: int, stop: Stop) -> None:
+        """A validation grid; the first process draws, the others wait."""
+        from regforge.training.validation import write_grid
+
+        if self.processes.is_main:
+            self.at = f"while pictures were drawn after step {step}"
+            try:
+                with run.loop.result():
+                    drawn = run.painter.draw(_PICTURES_ON_THE_WAY, stopped=lambda: stop.requested)
+            except KeyboardInterrupt:
+                self._save(run, step)
+                self._give_way(run, step)
+            write_grid(drawn, self.folder.path / "validation" / f"step-{step:06d}.webp")
+            run.record.pictures(step, [each.picture for each in drawn])
+        self.processes.wait()
+        run.record.pause_ends()
+
+    def _finish(self, run: _Run) -> TrainedModel:
+        """Weights, samples, card: everything a finished run leaves."""
+        from regforge.training.saving import save_result
+        from regforge.training.validation import write_grid
+
+        path, entries = self.folder.path, history(self.folder.path)
+        made: dict[str, Any] = {
+            "steps": self.recipe.optimizer.steps,
+            "instance_loss": final_loss(entries, "instance_loss"),
+            "prior_loss": final_loss(entries, "prior_loss") if run.loop.has_prior else None,
+            "peak_memory": peak_memory(run.device),
+        }
+        if self.processes.is_main:
+            self.at = "while the result was saved"
+            with run.loop.result():
+                weights = save_result(run.family, run.trainable, path, name=self.recipe.name)
+                drawn = run.painter.draw(_PICTURES_AT_THE_END)
+            write_grid(drawn, path / "samples.webp")
+            run.record.pictures(made["steps"], [each.picture for each in drawn])
+            write_curve(entries, path / "loss.svg")
+            write_atomically(path / "README.md", self._card(run, weights))
+            made["weights"] = str(weights.relative_to(path))
+            self.folder.remember(finished=made)
+        self.processes.wait()
+        made = self.folder.state()["finished"]
+        return self._result(made, path / made["weights"])
+
+    def _card(self, run: _Run, weights: Path) -> str:
+        """The model card; what somebody wrote into the one that is there stays."""
+        from regforge.images.loading import revision_of
+        from regforge.training.card import model_card
+
+        card = self.folder.path / "README.md"
+        others = sorted(weights.parent.glob("*-kohya.safetensors")) if weights.is_file() else []
+        return model_card(
+            self.recipe,
+            base_revision=revision_of(run.family.source),
+            dataset_revision=run.dataset_revision,
+            samples="samples.webp",
+            other=others[0].name if others else None,
+            existing=card.read_text(encoding="utf-8") if card.exists() else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is open while a session trains."""
+
+    family: Family
+    trainable: Trainable
+    loop: Loop
+    checkpoints: Checkpoints
+    painter: Painter
+    record: Record
+    journal: Journal
+    device: torch.device
+    dataset_revision: str | None
+
+
+def _release(recipe: TrainingRecipe, family: Family, device: torch.device) -> None:
+    """Give back the memory of what is not needed between here and the next pictures."""
+    import gc
+
+    import torch
+
+    if not recipe.method.text_encoder:
+        family.release_text_encoders()
+    if device.type != "cpu":
+        family.pipeline.vae.to("cpu")
+        gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

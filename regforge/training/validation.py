@@ -1,0 +1,170 @@
+"""Pictures of what the model has learned so far, drawn with the modules that are being trained.
+
+Nothing is loaded again: the family's pipeline holds the live modules. The same prompts and seeds
+each time, so that only the weights differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.dataset.samples import as_webp, labelled_grid
+from regforge.files import write_atomically
+from regforge.training.order import number_of
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from regforge.recipe.training import TrainingRecipe
+    from regforge.training.interface import Embeddings, Family
+    from regforge.training.optimizers import Precision
+
+_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture and what was asked for."""
+
+    prompt: str
+    number: int
+    picture: Image.Image
+
+
+def prompts_of(recipe: TrainingRecipe) -> tuple[str, ...]:
+    """What to draw: the recipe's prompts, or two with the identifier."""
+    if recipe.validation.prompts:
+        return recipe.validation.prompts
+    subject = f"{recipe.subject.identifier} {recipe.subject.class_noun}"
+    return f"a photo of a {subject}", f"a {subject} on a beach"
+
+
+class Painter:
+    """Draws the validation prompts with the family's live modules.
+
+    Captions are encoded at once, so that frozen text encoders may be released afterwards.
+
+    Args:
+        recipe: Prompts, seed, steps and guidance.
+        family: Its pipeline draws.
+        device: Where.
+        precision: Of the forward pass.
+    """
+
+    def __init__(
+        self, recipe: TrainingRecipe, family: Family, *, device: torch.device, precision: Precision
+    ) -> None:
+        self._recipe = recipe
+        self._family = family
+        self._device = device
+        self._precision = precision
+        self._embeddings: dict[str, Embeddings] | None = None
+        if not recipe.method.text_encoder:
+            captions = ["", *prompts_of(recipe)]
+            encoded = family.encode_captions(captions)
+            self._embeddings = {
+                caption: {name: value.cpu() for name, value in each.items()}
+                for caption, each in zip(captions, encoded, strict=True)
+            }
+
+    def draw(self, each: int, *, stopped: Callable[[], bool] = lambda: False) -> list[Drawing]:
+        """Draw all prompts with the weights as they are.
+
+        Args:
+            each: How many pictures of each prompt.
+            stopped: Asked after each denoising step.
+
+        Returns:
+            In the order of the prompts.
+
+        Raises:
+            KeyboardInterrupt: `stopped` said so.
+        """
+        import torch
+
+        wanted = [(prompt, n) for prompt in prompts_of(self._recipe) for n in range(each)]
+        drawn: list[Drawing] = []
+        self._family.pipeline.set_progress_bar_config(disable=True)
+        with _ready(self._family, self._device), torch.no_grad():
+            for start in range(0, len(wanted), _AT_ONCE):
+                batch = wanted[start : start + _AT_ONCE]
+                pictures = self._pictures(batch, stopped)
+                drawn += [
+                    Drawing(prompt, number, picture)
+                    for (prompt, number), picture in zip(batch, pictures, strict=True)
+                ]
+        return drawn
+
+    def _pictures(
+        self, batch: Sequence[tuple[str, int]], stopped: Callable[[], bool]
+    ) -> list[Image.Image]:
+        import torch
+
+        def check(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+            if stopped():
+                raise KeyboardInterrupt
+            return values
+
+        recipe, family = self._recipe, self._family
+        side = recipe.data.resolution or family.resolution
+        with self._precision.autocast(self._device):
+            latents = family.pipeline(
+                **self._asked([prompt for prompt, _ in batch]),
+                num_inference_steps=recipe.validation.steps,
+                guidance_scale=recipe.validation.guidance_scale,
+                height=side,
+                width=side,
+                generator=[
+                    torch.Generator().manual_seed(
+                        number_of(recipe.seed, "validation", prompt, number)
+                    )
+                    for prompt, number in batch
+                ],
+                output_type="latent",
+                callback_on_step_end=check,
+            ).images
+        # Not by the pipeline: under float16 many autoencoders draw black.
+        pixels = family.decode(latents).cpu()
+        pictures: list[Image.Image] = family.pipeline.image_processor.postprocess(pixels)
+        return pictures
+
+    def _asked(self, prompts: list[str]) -> dict[str, Any]:
+        """The prompts, as arguments of the pipeline."""
+        import torch
+
+        if self._embeddings is None:
+            return {"prompt": prompts}
+        asked = {}
+        for prefix, captions in (("", prompts), ("negative_", [""] * len(prompts))):
+            for name in self._embeddings[""]:
+                stacked = torch.stack([self._embeddings[caption][name] for caption in captions])
+                asked[prefix + name] = stacked.to(self._device)
+        return asked
+
+
+def write_grid(drawn: Sequence[Drawing], path: Path) -> None:
+    """The pictures with their prompts below, as WebP."""
+    columns = 1 + max((each.number for each in drawn), default=0)
+    tiles = [(each.picture, "", each.prompt) for each in drawn]
+    write_atomically(path, as_webp(labelled_grid(tiles, columns=max(2, min(4, columns)))))
+
+
+@contextmanager
+def _ready(family: Family, device: torch.device) -> Iterator[None]:
+    """All modules on the device and not training, then each as it was before."""
+    from torch import nn
+
+    modules = [each for each in family.pipeline.components.values() if isinstance(each, nn.Module)]
+    before = [(module, next(module.parameters()).device, module.training) for module in modules]
+    try:
+        for module in modules:
+            module.to(device).eval()
+        yield
+    finally:
+        for module, place, training in before:
+            module.to(place).train(training)

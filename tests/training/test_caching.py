@@ -1,0 +1,164 @@
+"""Where latents and embeddings are kept."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fed import class_images, draws_of, family, opened, photos, recipe, same, tensors
+
+from regforge.progress import Reporter
+from regforge.training.caching import DiskStore, MemoryStore, NoStore, Store, identity, key_of
+
+SOME = {
+    "moments": torch.arange(6, dtype=torch.float32).reshape(1, 2, 3),
+    "half": torch.tensor([1.5, -0.0, float("nan")], dtype=torch.bfloat16),
+    "scalar": torch.tensor(3, dtype=torch.int64),
+    "none": torch.zeros(0, 4),
+}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[n].dtype == other[n].dtype
+        and one[n].shape == other[n].shape
+        and torch.equal(torch.nan_to_num(one[n]), torch.nan_to_num(other[n]))
+        for n in one
+    )
+
+
+def disk(folder: Path, stream: io.StringIO | None = None) -> DiskStore:
+    return DiskStore(folder, Reporter(stream=stream, quiet=stream is None))
+
+
+@pytest.mark.parametrize("store", [lambda _: MemoryStore(), disk], ids=["memory", "disk"])
+def test_what_is_saved_is_loaded(store: Callable[[Path], Store], tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    assert kept.keeps
+    assert kept.load(key_of("a")) is None
+    kept.save(key_of("a"), SOME)
+    kept.save(key_of("b"), {"moments": SOME["moments"][0].T})
+    found = kept.load(key_of("a"))
+    assert found is not None
+    assert equal(found, SOME)
+
+
+def test_nothing_is_kept() -> None:
+    store = NoStore()
+    store.save("a", SOME)
+    assert store.load("a") is None
+    assert not store.keeps
+
+
+def test_files_are_whole_and_shared(tmp_path: Path) -> None:
+    disk(tmp_path).save(key_of("a"), SOME)
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert file.suffix == ".safetensors"
+    found = disk(tmp_path).load(key_of("a"))
+    assert found is not None
+    assert equal(found, SOME)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text"])
+def test_a_damaged_file_counts_as_none(tmp_path: Path, damage: str) -> None:
+    said = io.StringIO()
+    store = disk(tmp_path, said)
+    store.save(key_of("a"), SOME)
+    (file,) = tmp_path.rglob("*.safetensors")
+    content = file.read_bytes()
+    flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    broken = {"cut": content[:-3], "empty": b"", "flipped": flipped, "text": b"no tensors"}
+    file.write_bytes(broken[damage])
+    assert store.load(key_of("a")) is None
+    assert said.getvalue().count("is damaged and is made again") == 1
+    store.save(key_of("a"), SOME)
+    assert store.load(key_of("a")) is not None
+
+
+def test_keys_tell_everything_apart() -> None:
+    parts = [("a", "b"), ("ab",), ("a", "b", ""), ("a", ["b"]), (("a", "b"),), ("a", 1), ("a", "1")]
+    assert len({key_of(*each) for each in parts}) == len(parts)
+    assert key_of("ä", (1, 2)) == key_of("ä", (1, 2))
+
+
+def test_which_model_it_is() -> None:
+    def model(weight: float = 1.0, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+        made = torch.nn.Linear(2, 2)
+        torch.nn.init.constant_(made.weight, weight)
+        torch.nn.init.zeros_(made.bias)
+        return made.to(dtype)
+
+    known = identity({"vae": model()}, "images")
+    assert identity({"vae": model()}, "images") == known
+    others = [
+        identity({"vae": model(2)}, "images"),
+        identity({"vae": model(dtype=torch.bfloat16)}, "images"),
+        identity({"vae": model()}, "captions"),
+        identity({"text_encoder": model()}, "images"),
+        identity({"vae": torch.nn.Sequential(model())}, "images"),
+    ]
+    assert len({known, *others}) == 6
+
+
+# ------------------------------------------------------------------------------ with a training run
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> tuple[Path, Path]:
+    return photos(tmp_path / "photos"), class_images(tmp_path / "class")
+
+
+def test_a_second_run_computes_nothing(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    setup = recipe(*sources, data={"cache": "disk"})
+    opened(setup, family()[0], cache=tmp_path / "cache").prepare()
+    model, fake = family()
+    again = opened(setup, model, cache=tmp_path / "cache")
+    again.prepare()
+    again.batches(draws_of(setup, again))
+    assert (fake.images, fake.captions) == ([], [])
+
+
+def test_another_model_computes_everything(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    setup = recipe(*sources, data={"cache": "disk"})
+    first, counted = family()
+    opened(setup, first, cache=tmp_path / "cache").prepare()
+    model, fake = family(weight=2.0)
+    opened(setup, model, cache=tmp_path / "cache").prepare()
+    assert len(fake.images) == len(counted.images) > 0
+    assert len(fake.captions) == len(counted.captions) > 0
+
+
+def test_another_photo_under_the_same_name(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    setup = recipe(*sources, data={"cache": "disk", "crop": "center"})
+    opened(setup, family()[0], cache=tmp_path / "cache").prepare()
+    (sources[0] / "00.png").write_bytes((sources[0] / "01.png").read_bytes())
+    changed = opened(setup, family()[0], cache=tmp_path / "cache")
+    fresh = opened(recipe(*sources, data={"cache": "none", "crop": "center"}))
+    changed.prepare()
+    for draw in draws_of(setup, changed):
+        assert same(tensors(changed, [draw])[0], tensors(fresh, [draw])[0])
+
+
+def test_a_damaged_file_is_computed_again(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    setup = recipe(*sources, data={"cache": "disk"})
+    first = opened(setup, family()[0], cache=tmp_path / "cache")
+    first.prepare()
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    for file in files[::3]:
+        file.write_bytes(file.read_bytes()[:-1])
+    said = io.StringIO()
+    model, fake = family()
+    again = opened(setup, model, cache=tmp_path / "cache", reporter=Reporter(stream=said))
+    again.prepare()
+    assert said.getvalue().count("is damaged") == len(files[::3])
+    assert len(fake.images) + len(fake.captions) == len(files[::3])
+    for draw in draws_of(setup, again):
+        assert same(tensors(again, [draw])[0], tensors(first, [draw])[0])
+
+
+def test_progress_is_told(sources: tuple[Path, Path]) -> None:
+    said = io.StringIO()
+    opened(recipe(*sources), reporter=Reporter(stream=said)).prepare()
+    for line in ("encoding photos: ", "encoding regularization images: ", "encoding captions: "):
+        assert line in said.getvalue()

@@ -1,0 +1,350 @@
+"""What an example says: dropout of captions and slots, and the wording of tight crops."""
+
+import hashlib
+import itertools
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fed import class_images, color_of, draws_of, opened, photos, picture, recipe
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regforge import resources
+from regforge.dataset.parquet import RowWriter
+from regforge.prompts.captions import CaptionTemplate
+from regforge.records import ImageRow
+from regforge.training.captioning import Captioning, Composer, Said, close_up
+from regforge.training.interface import Examples
+from regforge.training.order import Draw
+
+SLOTS = ("color", "texture", "background", "lighting", "style")
+COLORS, TEXTURES = ("red", "olive green"), ("striped", None)
+PLACES, LIGHTS = ("on a beach", "in an office"), ("at sunset", None)
+STYLES = ("a photo", "an oil painting", "in the style of Monet", None)
+
+
+def captioning(
+    caption: float = 0.0, slot: float = 0.0, *, wording: bool = True, seed: int = 0
+) -> Captioning:
+    return Captioning(seed, caption, slot, wording)
+
+
+def draw(number: int, stream: str = "class") -> Draw:
+    return Draw("class" if stream == "class" else "instance", number, 0)
+
+
+def within(count: int, trials: int, rate: float) -> bool:
+    """Whether a count is within five standard deviations of its expectation."""
+    return abs(count - trials * rate) <= 5 * math.sqrt(trials * rate * (1 - rate))
+
+
+# --------------------------------------------------------------------------------------- dropout
+
+
+@pytest.mark.parametrize("stream", ["class", "instance"])
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 1.0])
+def test_captions_are_dropped_as_often_as_asked(stream: str, rate: float) -> None:
+    of, said = captioning(rate), Said("a teapot")
+    texts = [of.caption(draw(number, stream), said, tight=False) for number in range(4000)]
+    assert set(texts) <= {"", "a teapot"}
+    assert within(texts.count(""), 4000, rate)
+    again = [captioning(rate).caption(draw(n, stream), said, tight=False) for n in range(4000)]
+    assert again == texts
+
+
+def test_streams_and_seeds_drop_by_themselves() -> None:
+    said = Said("a teapot")
+
+    def pattern(of: Captioning, stream: str) -> list[str]:
+        return [of.caption(draw(number, stream), said, tight=False) for number in range(200)]
+
+    found = [pattern(captioning(0.5, seed=n), stream) for n in (0, 1) for stream in ("class", "i")]
+    assert all(one != other for one, other in itertools.combinations(found, 2))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.7])
+def test_each_slot_is_dropped_as_often_as_asked(rate: float) -> None:
+    slots = {name: name for name in "abcd"}
+    said = Said("a b c d", slots, " ".join)
+    kept: Counter[str] = Counter()
+    pairs = 0
+    for number in range(3000):
+        text = captioning(slot=rate).caption(draw(number), said, tight=False)
+        kept.update(text.split())
+        pairs += {"a", "b"} <= set(text.split())
+    assert all(within(kept[name], 3000, 1 - rate) for name in slots)
+    assert within(pairs, 3000, (1 - rate) ** 2)
+
+
+def test_no_dropout_leaves_captions_alone() -> None:
+    said = Said("a b", {"a": "a"}, lambda _: "never")
+    assert {captioning().caption(draw(n), said, tight=False) for n in range(50)} == {"a b"}
+    assert captioning(0.0, 1.0).caption(draw(0), Said("a b"), tight=False) == "a b"
+
+
+# -------------------------------------------------------------------------- composed again
+
+
+def write_dataset(
+    folder: Path, rows: list[ImageRow], template: str | None = "object", slots: object = SLOTS
+) -> Path:
+    """A dataset as `regforge run` leaves it."""
+    (folder / "data").mkdir(parents=True)
+    with (folder / "data" / "train-00000-of-00001.parquet").open("wb") as stream:
+        writer = RowWriter(stream, list(slots))  # type: ignore[call-overload]
+        writer.write(rows)
+        writer.close()
+    (folder / "recipe.yaml").write_text("name: x\n")
+    if template is not None:
+        file = resources.templates() / "caption" / f"{template}.j2"
+        shutil.copy(file, folder / "caption.j2")
+    return folder
+
+
+def row(index: int, text: str, slots: Mapping[str, str | None], prompt_set: str) -> ImageRow:
+    image = picture(color_of(index), (16, 16))
+    return ImageRow(
+        image=image,
+        text=text,
+        class_noun="teapot",
+        kind="object",
+        prompt_set=prompt_set,
+        slots=slots,
+        negative_prompt="",
+        seed=index,
+        width=16,
+        height=16,
+        model="embedded/tinyworld",
+        model_revision=None,
+        scheduler="DDIMScheduler",
+        steps=25,
+        guidance_scale=4.0,
+        language_model=None,
+        template="caption/object.j2",
+        recipe_digest="0" * 64,
+        image_digest=hashlib.sha256(image).hexdigest(),
+        perceptual_hash="0" * 16,
+        scores={},
+        id=f"x-{index:06d}",
+    )
+
+
+def shipped(kind: str = "object") -> CaptionTemplate:
+    file = resources.templates() / "caption" / f"{kind}.j2"
+    return CaptionTemplate(file, f"caption/{kind}.j2", class_noun="teapot", kind="object")
+
+
+def amplified() -> list[ImageRow]:
+    rows: list[ImageRow] = []
+    for values in itertools.product(COLORS, TEXTURES, PLACES, LIGHTS, STYLES):
+        slots = dict(zip(SLOTS, values, strict=True))
+        rows.append(row(len(rows), shipped().render(slots), slots, "amplify"))
+    return rows
+
+
+def sayings(examples: Examples, setup: object, steps: int = 400) -> list[tuple[int, str]]:
+    """(index, caption) of regularization images as they are drawn."""
+    draws = draws_of(setup, examples, steps)  # type: ignore[arg-type]
+    mine = [each for each in draws if each.stream == "class"]
+    (batch,) = examples.batches(mine)
+    return [(each.index, text) for each, text in zip(mine, batch.captions, strict=True)]
+
+
+def test_dropped_slots_leave_a_caption_of_the_template(tmp_path: Path) -> None:
+    rows = amplified()
+    write_dataset(tmp_path / "set", rows)
+    data = {"slot_dropout": 0.4, "caption_dropout": 0, "crop": "center"}
+    setup = recipe(photos(tmp_path / "photos"), tmp_path / "set", data=data)
+    examples = opened(setup)
+    assert list(examples.notes) == []
+    possible: dict[int, set[str]] = {}
+    shorter = 0
+    for index, text in sayings(examples, setup, 200):
+        slots = {name: phrase for name, phrase in rows[index].slots.items() if phrase}
+        if index not in possible:
+            possible[index] = set(all_shorter(slots))
+        assert text in possible[index]
+        shorter += text != rows[index].text
+    assert shorter > 120
+
+
+def all_shorter(slots: Mapping[str, str]) -> Iterator[str]:
+    """The captions that are left when some slots are left out."""
+    template = shipped()
+    for count in range(len(slots) + 1):
+        for names in itertools.combinations(slots, count):
+            kept = {name: slots[name] for name in names}
+            text = template.render(kept)
+            if "style" not in kept and "photo" not in slots.get("style", "photo"):
+                text = text.replace("a photo of", "a picture of")
+            yield text
+
+
+def test_a_painting_without_its_style_is_no_photo() -> None:
+    slots = {"color": "red", "style": "an oil painting", "background": "in an office"}
+    said = of_template(slots, shipped().render(slots))
+    assert said.write is not None
+    assert said.write({"color": "red"}) == "a picture of a red teapot"
+    slots["style"] = "a vintage photo"
+    said = of_template(slots, shipped().render(slots))
+    assert said.write is not None
+    assert said.write({"background": "in an office"}) == "a photo of a teapot in an office"
+    slots["style"] = "in the style of Monet"
+    said = of_template(slots, shipped().render(slots))
+    assert said.write is not None
+    assert said.write({}) == "a picture of a teapot"
+    assert said.write(slots) == "a picture of a red teapot in an office, in the style of Monet"
+
+
+def of_template(slots: Mapping[str, str | None], text: str, prompt_set: str = "amplify") -> Said:
+    file = resources.templates() / "caption" / "object.j2"
+    composer = Composer(file, "caption.j2", SLOTS)
+    return composer.said(text, slots, class_noun="teapot", kind="object", prompt_set=prompt_set)
+
+
+def test_against_captions_lose_attributes_only() -> None:
+    """What stands around the noun phrase is the photo's own caption."""
+    slots = {"color": "olive green", "texture": "striped", "background": "on a desk", "style": "x"}
+    text = "a photo of an olive green striped teapot on a desk, next to an old cup"
+    said = of_template(slots, text, "against")
+    assert said.write is not None
+    assert set(said.slots) == {"color", "texture"}
+    assert said.write({"texture": "striped"}) == (
+        "a photo of a striped teapot on a desk, next to an old cup"
+    )
+    assert said.write({}) == "a photo of a teapot on a desk, next to an old cup"
+    assert of_template(slots, "a photo of a teapot on a desk", "against").write is None
+    twice = "an olive green striped teapot and an olive green striped teapot"
+    assert of_template(slots, twice, "against").write is None
+
+
+def test_captions_that_the_template_does_not_write_are_left_alone(tmp_path: Path) -> None:
+    rows = amplified()
+    edited = [replace(each, text=f"{each.text}, edited") for each in rows[:10]] + rows[10:]
+    write_dataset(tmp_path / "set", edited)
+    data = {"slot_dropout": 1.0, "caption_dropout": 0, "crop": "center"}
+    setup = recipe(photos(tmp_path / "photos"), tmp_path / "set", data=data)
+    examples = opened(setup)
+    (note,) = examples.notes
+    assert "10 of 64 captions are not as caption.j2 writes them" in note
+    texts = dict(sayings(examples, setup, 128))
+    assert all(texts[index] == edited[index].text for index in range(10))
+    assert all(len(texts[index].split()) == 5 for index in range(10, 64))  # "a photo of a teapot"
+
+
+def test_what_cannot_be_composed_again_is_said_once(tmp_path: Path) -> None:
+    rows = amplified()
+    pictures = photos(tmp_path / "photos")
+    write_dataset(tmp_path / "bare", rows, template=None)
+    write_dataset(tmp_path / "broken", rows)
+    (tmp_path / "broken" / "caption.j2").write_text("a photo of {{ class_noun | a }} {{ oops }}")
+    class_images(tmp_path / "foreign")
+    reasons = {"bare": "no caption.j2", "broken": "caption.j2:1: there is no 'oops'"}
+    for name, reason in {**reasons, "foreign": "no slots"}.items():
+        data = {"slot_dropout": 0.5, "caption_dropout": 0, "crop": "center"}
+        setup = recipe(pictures, tmp_path / name, data=data)
+        examples = opened(setup)
+        (note,) = examples.notes
+        assert reason in note
+        if name != "foreign":
+            assert all(text == rows[index].text for index, text in sayings(examples, setup, 64))
+        silent = recipe(pictures, tmp_path / name, data={**data, "slot_dropout": 0})
+        assert list(opened(silent).notes) == []
+
+
+def test_photos_lose_no_slots(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "set", amplified())
+    data = {"slot_dropout": 1.0, "caption_dropout": 0, "crop": "center"}
+    setup = recipe(photos(tmp_path / "photos"), tmp_path / "set", data=data)
+    examples = opened(setup)
+    mine = [each for each in draws_of(setup, examples, 9) if each.stream == "instance"]
+    (batch,) = examples.batches(mine)
+    expected = [f"a photo of a sks teapot, number {each.index}" for each in mine]
+    assert list(batch.captions) == expected
+
+
+# -------------------------------------------------------------------------------------- close-ups
+
+
+@pytest.mark.parametrize(
+    ("caption", "worded"),
+    [
+        ("a photo of sks teapot on a table", "a close-up photo of sks teapot on a table"),
+        ("A photo of a sks teapot.", "A close-up photo of a sks teapot."),
+        ("an oil painting of a cat", "a close-up oil painting of a cat"),
+        ("An image of a cat", "A close-up image of a cat"),
+        ("the only picture of it", "the close-up only picture of it"),
+        ("a watercolor painting of a cat", "a close-up watercolor painting of a cat"),
+        ("a pixel art picture of a dog at night", "a close-up pixel art picture of a dog at night"),
+        ("a 35mm film photo of a dog", "a close-up 35mm film photo of a dog"),
+        ("photo of a dog", "close-up photo of a dog"),
+        ("Photo of a dog", "Close-up photo of a dog"),
+        ("a sks teapot on a table", "a close-up of a sks teapot on a table"),
+        ("A cup of tea", "A close-up of a cup of tea"),
+        ("the old teapot", "a close-up of the old teapot"),
+        ("sks teapot, kitchen table", "close-up, sks teapot, kitchen table"),
+        ("a dog is running on a beach", "close-up, a dog is running on a beach"),
+        ("A dog. It runs.", "close-up, A dog. It runs."),
+        ("a close-up photo of a dog", "a close-up photo of a dog"),
+        ("a closeup of a dog", "a closeup of a dog"),
+        ("a macro photo of a bee", "a macro photo of a bee"),
+        ("a wide shot of a dog", "a wide shot of a dog"),
+        ("a full-body photo of a dog", "a full-body photo of a dog"),
+        ("", ""),
+    ],
+)
+def test_the_wording_of_a_close_up(caption: str, worded: str) -> None:
+    assert close_up(caption) == worded
+    assert close_up(worded) == worded
+
+
+def test_every_shipped_style_is_named_as_a_close_up() -> None:
+    from regforge.embedded import load_vocabulary, phrase_banks
+
+    for style in load_vocabulary()["style"]:
+        noun = style.removesuffix(" of").split(" ", 1)[1]
+        assert close_up(f"{style} a cat") == f"a close-up {noun} of a cat"
+    styles = [phrase_banks.phrases("style", category) for category in ("rigid_object", "animal")]
+    texts = {phrase.text for phrases in styles for phrase in phrases}
+    assert len(texts) > 50
+    for style in texts:
+        worded = close_up(f"{style} of a teapot")
+        assert worded.startswith("a close-up ") or worded == f"{style} of a teapot"
+        assert " of a teapot" in worded
+        assert not worded.startswith("a close-up of a")
+
+
+@given(st.text())
+def test_any_text_can_be_worded(caption: str) -> None:
+    worded = close_up(caption)
+    assert close_up(worded) == worded
+    assert len(worded) >= len(caption.strip()) or "\n" in caption
+
+
+def test_only_tight_crops_say_so_and_only_if_asked() -> None:
+    said = Said("a photo of a cat")
+    assert captioning().caption(draw(0), said, tight=False) == "a photo of a cat"
+    assert captioning().caption(draw(0), said, tight=True) == "a close-up photo of a cat"
+    off = captioning(wording=False)
+    assert off.caption(draw(0), said, tight=True) == "a photo of a cat"
+    assert captioning(1.0).caption(draw(0), said, tight=True) == ""
+
+
+def test_captions_follow_the_crop_that_is_shown(tmp_path: Path) -> None:
+    setup = recipe(
+        photos(tmp_path / "photos", size=(64, 64)),
+        data={"crop_scale": 0.5, "crops_per_image": 8, "caption_dropout": 0, "resolution": 64},
+    )
+    (batch,) = opened(setup).batches([Draw("instance", n, n % 3) for n in range(60)])
+    tight = []
+    for text, geometry in zip(batch.captions, batch.geometry, strict=True):
+        tight.append(text.startswith("a close-up photo of a sks teapot"))
+        corner = max(geometry.top_left)
+        if corner > (1 / 0.75 - 1) * 64 + 1:  # so far off only a tight crop can be
+            assert tight[-1]
+    assert 5 < sum(tight) < 55

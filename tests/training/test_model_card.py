@@ -1,0 +1,133 @@
+"""The card of a trained model says what was trained, and nobody's words become markup."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regforge.recipe.training import TrainingRecipe
+from regforge.training.card import model_card
+from regforge.training.saving import write_card
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+def recipe(**more: Any) -> TrainingRecipe:
+    subject = {"images": "photos", "class_noun": "teapot"} | more.pop("subject", {})
+    return TrainingRecipe.model_validate(
+        {"name": "pot", "base_model": SDXL, "subject": subject} | more
+    )
+
+
+def front(card: str) -> dict[str, Any]:
+    found = re.match(r"---\n(.*?)^---\n", card, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    values: dict[str, Any] = yaml.safe_load(found[1])
+    return values
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    prior = {"dataset": "me/teapot-reg", "revision": "v1"}
+    card = model_card(recipe(regularization=prior), samples="samples.webp")
+    values = front(card)
+    assert values["base_model"] == SDXL
+    assert values["license"] == "openrail++"
+    assert values["datasets"] == ["me/teapot-reg"]
+    assert values["instance_prompt"] == "a photo of sks teapot"
+    assert values["widget"] == [
+        {"text": "a photo of sks teapot", "output": {"url": "samples.webp"}}
+    ]
+    assert {"lora", "text-to-image", "template:sd-lora"} <= set(values["tags"])
+
+
+def test_the_recipe_is_told() -> None:
+    card = model_card(
+        recipe(
+            method={"rank": 8, "dora": True},
+            regularization={"dataset": "me/teapot-reg", "target": "teacher"},
+            optimizer={"min_snr_gamma": 5},
+        ),
+        base_revision="b" * 40,
+        dataset_revision="d" * 40,
+    )
+    for row in (
+        f"| its revision | {'b' * 40} |",
+        "| trained | LoRA, rank 8, alpha 8, dora |",
+        "| regularization dataset | me/teapot-reg |",
+        f"| revision of the dataset | {'d' * 40} |",
+        "| what they teach | what the base model predicts for them |",
+        "| min-SNR gamma | 5 |",
+    ):
+        assert row in card
+
+
+@pytest.mark.parametrize("prior", [{}, {"dataset": "me/teapot-reg", "prior_weight": 0}])
+def test_without_regularization_it_says_so(prior: dict[str, Any]) -> None:
+    card = model_card(recipe(regularization=prior))
+    assert "without a regularization dataset" in card
+    assert "datasets" not in front(card)
+    assert "prior weight" not in card
+
+
+def test_a_folder_of_ones_own_is_not_told_to_the_world(tmp_path: Path) -> None:
+    card = model_card(
+        recipe(
+            base_model=str(tmp_path / "secret" / "my-model"),
+            regularization={"dataset": str(tmp_path / "secret" / "my-reg")},
+        )
+    )
+    assert "secret" not in card
+    assert "my-model" in card
+    assert "my-reg" in card
+    assert not {"base_model", "license", "datasets"} & set(front(card))
+
+
+NASTY = st.text(min_size=1, max_size=40).filter(str.strip)
+
+
+@given(NASTY, NASTY)
+def test_words_stay_words(noun: str, identifier: str) -> None:
+    noun, identifier = f"x<b>`{{{{{noun}", f"sks{identifier}"[:40]
+    made = recipe(subject={"class_noun": noun, "identifier": identifier})
+    card = model_card(made, other="lora/pot-kohya.safetensors")
+    values = front(card)
+    assert values["instance_prompt"] == f"a photo of {identifier} {noun}"
+    body = card.partition("<!-- regforge:begin -->")[2]
+    assert "<b>" not in body
+    assert "{{" not in body
+    code = re.search(r"```python\n(.*?)```", body, re.DOTALL)
+    assert code is not None
+    ast.parse(code[1])
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("base", [SDXL, "embedded/tinyworld"])
+def test_the_code_says_how_to_load_it(kind: str, base: str) -> None:
+    card = model_card(recipe(base_model=base, method={"kind": kind}))
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
+    ast.parse(code[1])
+    assert ("load_lora_weights" in code[1]) is (kind == "lora")
+    assert ("regforge.embedded" in code[1]) is (kind == "lora" and base != SDXL)
+
+
+def test_it_is_about_what_lies_in_the_folder_and_keeps_words_of_others(tmp_path: Path) -> None:
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "pot-kohya.safetensors").write_bytes(b"")
+    path = write_card(recipe(), tmp_path)
+    first = path.read_text(encoding="utf-8")
+    assert "lora/pot-kohya.safetensors" in first
+    assert "samples.webp" not in first
+    (tmp_path / "samples.webp").write_bytes(b"")
+    mine = first.replace("license: openrail++", "license: openrail++\nlanguage: fr")
+    path.write_text(f"{mine}\nMy own words.\n", encoding="utf-8")
+    second = write_card(recipe(), tmp_path).read_text(encoding="utf-8")
+    assert second.endswith("\nMy own words.\n")
+    assert front(second)["language"] == "fr"
+    assert "samples.webp" in second
+    assert write_card(recipe(), tmp_path).read_text(encoding="utf-8") == second

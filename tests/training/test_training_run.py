@@ -1,0 +1,218 @@
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from training_runs import QUIET, Signalling, differences, picture, recipe, regularization, weights
+
+from regforge.forge.folder import RunFolderError
+from regforge.journal import read
+from regforge.training import TrainingFailed, train
+from regforge.training.recording import history
+
+
+def losses(folder: Path) -> list[tuple[int, float, float]]:
+    return [(e["step"], e["instance_loss"], e["prior_loss"]) for e in history(folder)]
+
+
+@pytest.fixture(scope="module")
+def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return regularization(tmp_path_factory.mktemp("dogs") / "dogs")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, dogs: Path):
+    """A run that was never stopped, with everything whose state has to be kept."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return train(stateful(dogs), folder, reporter=QUIET)
+
+
+def stateful(dogs: Path, **sections):
+    return recipe(
+        regularization={"dataset": str(dogs), "prior_weight": 0.5},
+        method={"rank": 4, "dropout": 0.2},
+        optimizer={"steps": 5, "lr": 1e-3, "scheduler": "cosine", "warmup_steps": 2, "ema": True},
+        checkpoint={"every": 2, "keep": 2},
+        validation={"every": 2},
+        **sections,
+    )
+
+
+def test_a_run_leaves_what_people_and_programs_need(whole) -> None:
+    folder = whole.folder
+    assert sorted(each.name for each in folder.iterdir() if each.name != ".lock") == [
+        *(
+            "README.md",
+            "checkpoints",
+            "log.jsonl",
+            "lora",
+            "loss.svg",
+            "recipe.yaml",
+            "samples.webp",
+        ),
+        *("state.json", "validation"),
+    ]
+    assert whole.weights == folder / "lora" / "pytorch_lora_weights.safetensors"
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
+        "step-000004",
+        "step-000005",
+    ]
+    assert [path.name for path in sorted((folder / "validation").iterdir())] == [
+        "step-000002.webp",
+        "step-000004.webp",
+    ]
+    assert picture(whole.samples).width > picture(folder / "validation/step-000002.webp").width
+    assert (folder / "loss.svg").read_text().count("<polyline") == 2
+    assert "samples.webp" in (folder / "README.md").read_text()
+    assert whole.steps == 5
+    assert json.dumps(whole.as_dict())
+    assert "5 steps" in whole.as_text()
+    steps = [entry for entry in read(folder / "log.jsonl") if entry["event"] == "train_step"]
+    assert [entry["step"] for entry in steps] == [2, 4, 5]
+    assert all(entry["instance_loss"] > 0 and entry["prior_loss"] > 0 for entry in steps)
+    assert steps[1]["lr"] != steps[2]["lr"]
+
+
+def test_a_finished_run_is_not_trained_again(whole, dogs: Path) -> None:
+    before = whole.weights.stat().st_mtime_ns
+    again = train(stateful(dogs), whole.folder, reporter=QUIET)
+    assert again.weights.stat().st_mtime_ns == before
+    assert (again.instance_loss, again.prior_loss) == (whole.instance_loss, whole.prior_loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "drawing", "done"), [(signal.SIGTERM, True, 2), (signal.SIGINT, False, 3)]
+)
+def test_stopped_and_resumed_is_never_stopped(
+    whole, dogs: Path, tmp_path: Path, number: int, drawing: bool, done: int
+) -> None:
+    each = stateful(dogs)
+    if not drawing:
+        each = each.model_copy(
+            update={"validation": each.validation.model_copy(update={"every": 0})}
+        )
+    # It comes when step 2 is done. Pictures are given up; a step is finished. Then all is saved.
+    with pytest.raises(KeyboardInterrupt):
+        train(each, tmp_path, reporter=Signalling(number, at=2))
+    assert max((tmp_path / "checkpoints").iterdir()).name == f"step-00000{done}"
+    assert not (tmp_path / "lora").exists()
+    train(each, tmp_path, reporter=QUIET)
+    assert differences(weights(tmp_path), weights(whole.folder)) == 0
+    # Where step 3 was logged alone, what is logged for 4 is another mean.
+    here, there = losses(tmp_path), losses(whole.folder)
+    assert (here[0], here[-1]) == (there[0], there[-1])
+
+
+def test_another_recipe_is_refused(whole, dogs: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"another recipe\. Changed: seed") as caught:
+        train(stateful(dogs, seed=1), whole.folder, reporter=QUIET)
+    assert "--fresh" in str(caught.value)
+
+
+def test_one_batch_of_eight_is_eight_batches_of_one(dogs: Path, tmp_path: Path) -> None:
+    def trained(batch_size: int, accumulation: int) -> dict:
+        folder = tmp_path / f"{batch_size}-{accumulation}"
+        each = recipe(
+            regularization={"dataset": str(dogs)},
+            optimizer={
+                "steps": 1,
+                "batch_size": batch_size,
+                "gradient_accumulation": accumulation,
+                "lr": 1e-4,
+                "min_snr_gamma": 5,
+            },
+        )
+        train(each, folder, reporter=QUIET)
+        return weights(folder) | {"loss": losses(folder)[0][1], "prior": losses(folder)[0][2]}
+
+    one, other = trained(8, 1), trained(1, 8)
+    assert abs(one.pop("loss") - other.pop("loss")) < 1e-6
+    assert abs(one.pop("prior") - other.pop("prior")) < 1e-6
+    assert differences(one, other) < 1e-6
+
+
+def test_zero_prior_weight_is_no_dataset(dogs: Path, tmp_path: Path) -> None:
+    each = recipe(regularization={"dataset": str(dogs), "prior_weight": 0}, optimizer={"steps": 2})
+    without = train(each, tmp_path / "without", reporter=QUIET)
+    none = train(recipe(optimizer={"steps": 2}), tmp_path / "none", reporter=QUIET)
+    assert without.prior_loss is None
+    assert differences(weights(without.folder), weights(none.folder)) == 0
+
+
+def test_an_untouched_lora_agrees_with_its_teacher(dogs: Path, tmp_path: Path) -> None:
+    each = recipe(
+        regularization={"dataset": str(dogs), "target": "teacher"},
+        optimizer={"steps": 2},
+        checkpoint={"every": 1},
+    )
+    train(each, tmp_path, reporter=QUIET)
+    (_, _, first), (_, _, second) = losses(tmp_path)
+    # Not 0: the teacher computes one example, the student two, and rounding knows.
+    assert first < 1e-11
+    assert second > 1e-8
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    each = recipe(
+        method={"rank": 4, "alpha": 1e6},
+        optimizer={"steps": 30, "lr": 10},
+        checkpoint={"every": 1},
+    )
+    with pytest.raises(TrainingFailed, match="not a number any more at step 2") as caught:
+        train(each, tmp_path, reporter=QUIET)
+    assert caught.value.exit_code == 1
+    assert "step-000001" in str(caught.value)
+    assert "a lower optimizer.lr" in str(caught.value)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+    assert [step for step, _, _ in losses(tmp_path)] == [1]
+
+
+@pytest.mark.slow
+def test_more_steps_go_on(tmp_path: Path) -> None:
+    train(recipe(optimizer={"steps": 2}), tmp_path / "a", reporter=QUIET)
+    more = train(recipe(optimizer={"steps": 3}), tmp_path / "a", reporter=QUIET)
+    at_once = train(recipe(optimizer={"steps": 3}), tmp_path / "b", reporter=QUIET)
+    assert more.steps == 3
+    assert differences(weights(more.folder), weights(at_once.folder)) == 0
+
+
+def test_running_out_of_memory_says_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from regforge.training.families.sd import StableDiffusion
+
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(StableDiffusion, "predict", no_memory)
+    with pytest.raises(TrainingFailed, match=r"^Out of memory at step 1\.") as caught:
+        train(recipe(optimizer={"batch_size": 2}), tmp_path, reporter=QUIET)
+    said = str(caught.value)
+    assert "optimizer.gradient_checkpointing=true" in said
+    assert "optimizer.batch_size=1 with optimizer.gradient_accumulation=2" in said
+
+
+TRACKIO = """
+import json, pathlib
+class Run:
+    def __init__(self, project): self.lines = [project]
+    def log(self, values, step=None): self.lines.append([step, sorted(values)])
+    def finish(self): pathlib.Path("tracked.json").write_text(json.dumps(self.lines))
+def init(project): return Run(project)
+"""
+
+
+def test_a_tracker_is_told_what_the_log_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trackio.py").write_text(TRACKIO)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    train(recipe(tracking="trackio", checkpoint={"every": 2}), tmp_path / "run", reporter=QUIET)
+    project, *told = json.loads((tmp_path / "tracked.json").read_text())
+    assert project == "cat"
+    names = ["gradient_norm", "instance_loss", "lr", "prior_loss", "seconds"]
+    assert told == [[2, names], [4, names]]

@@ -1,0 +1,160 @@
+"""Slow: training that is killed, training by several processes, and training that learns."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from training_runs import QUIET, SUBJECTS, differences, recipe, regularization, weights
+
+from regforge.recipe import TrainingRecipe, resolved_yaml
+from regforge.training import train
+from regforge.training.recording import history
+
+pytestmark = pytest.mark.slow
+
+
+def started(each: TrainingRecipe, folder: Path, *launcher: str) -> subprocess.Popen[str]:
+    """`regforge train` in a process of its own."""
+    file = folder.with_suffix(".yaml")
+    file.write_text(resolved_yaml(each))
+    command = [sys.executable, *(launcher or ["-m"]), "regforge", "train", str(file)]
+    return subprocess.Popen(
+        [*command, "--out", str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not appear")
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingRecipe, Path]:
+    """A recipe with forty steps, and what it makes when nobody disturbs it."""
+    folder = tmp_path_factory.mktemp("forty")
+    each = recipe(
+        regularization={"dataset": str(regularization(folder / "dogs"))},
+        optimizer={"steps": 40, "lr": 1e-3, "scheduler": "linear"},
+        checkpoint={"every": 4},
+    )
+    return each, train(each, folder / "run", reporter=QUIET).folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_started_again_ends_the_same(
+    forty: tuple[TrainingRecipe, Path], tmp_path: Path, number: int
+) -> None:
+    each, whole = forty
+    folder = tmp_path / "run"
+    process = started(each, folder)
+    wait_for(folder / "checkpoints" / "step-000008", process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert not (folder / "lora").exists(), "killed too late to show anything"
+    if number == signal.SIGTERM:
+        assert process.returncode == 1
+        assert "Stopped after step" in said
+        assert "go on with\n  regforge train" in said
+        assert "Traceback" not in said
+    process = started(each, folder)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "Going on after step" in said
+    assert differences(weights(folder), weights(whole)) == 0
+    assert [entry["step"] for entry in history(folder)][-1] == 40
+
+
+def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path) -> None:
+    def of(accumulation: int) -> TrainingRecipe:
+        return recipe(
+            regularization={"dataset": str(tmp_path / "dogs")},
+            optimizer={"steps": 3, "lr": 1e-4, "gradient_accumulation": accumulation},
+        )
+
+    regularization(tmp_path / "dogs")
+    # What `accelerate launch --multi_gpu` does, which itself needs two GPUs.
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    process = started(of(1), tmp_path / "two", *launcher)
+    _, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said
+    assert said.count("3 of 3 steps") == 1  # the first process alone speaks
+    train(of(2), tmp_path / "one", reporter=QUIET)
+    train(of(1), tmp_path / "alone", reporter=QUIET)
+    assert differences(weights(tmp_path / "two"), weights(tmp_path / "one")) < 1e-5
+    assert differences(weights(tmp_path / "two"), weights(tmp_path / "alone")) > 1e-4
+    one, two = history(tmp_path / "one"), history(tmp_path / "two")
+    assert abs(one[0]["instance_loss"] - two[0]["instance_loss"]) < 1e-5
+
+
+def test_training_makes_the_model_draw_the_subject(tmp_path: Path) -> None:
+    each = recipe(
+        method={
+            "rank": 16,
+            "targets": (
+                *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out"),
+                *("ff.net.0.proj", "ff.net.2", "conv1", "conv2"),
+            ),
+        },
+        data={"resolution": 96, "crop": "center", "caption_dropout": 0.0},
+        optimizer={"steps": 60, "lr": 1e-3, "batch_size": 4, "precision": "fp32"},
+        checkpoint={"every": 60},
+    )
+    before = identity(drawn(None))
+    made = train(each, tmp_path, reporter=QUIET)
+    after = identity(drawn(made.weights))
+    assert before < 0.2
+    assert after > before + 0.15
+    losses = [entry["instance_loss"] for entry in history(tmp_path)]
+    assert np.mean(losses[-2:]) < 0.8 * losses[0]
+
+
+def drawn(lora: Path | None) -> list[Any]:
+    """Eight pictures of the subject in places where it was never seen."""
+    import torch
+
+    from regforge.embedded import load_pipeline
+
+    pipeline = load_pipeline()
+    if lora is not None:
+        pipeline.load_lora_weights(lora.parent)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = [f"a photo of a sks cat {place}" for place in ("on a beach", "in a forest")] * 4
+    return pipeline(
+        prompts,
+        num_inference_steps=20,
+        guidance_scale=4.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+    ).images
+
+
+def identity(pictures: list[Any]) -> float:
+    """Mean cosine between pictures and the subject's photos, by the embedded judge."""
+    import torch
+    from PIL import Image
+
+    from regforge.embedded import load_identity
+
+    model, processor = load_identity()
+    photos = [Image.open(path).convert("RGB") for path in sorted((SUBJECTS / "cat").glob("*.png"))]
+    with torch.no_grad():
+        one, other = (
+            torch.nn.functional.normalize(
+                model(**processor(each, return_tensors="pt")).pooler_output.flatten(1), dim=-1
+            )
+            for each in (pictures, photos)
+        )
+    return float((one @ other.T).mean())
