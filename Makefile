@@ -37,11 +37,11 @@ quickstart: $(USER_STAMP) ## Install into .venv and make a first dataset, with n
 install: $(DEV_STAMP) ## Install everything needed to work on regforge into .venv
 
 test: $(DEV_STAMP) ## Run the fast tests
-	@$(PY) -m pytest -n auto -m "not slow"
+	@$(PY) -m pytest -n auto --dist loadfile -m "not slow"
 	@echo "==> The fast tests passed. The slow ones too: make test-all"
 
 test-slow: $(DEV_STAMP) ## Run only the slow tests
-	@$(PY) -m pytest -m slow
+	@$(PY) -m pytest -n auto --dist loadfile -m slow
 
 test-all: $(DEV_STAMP) ## Run all tests
 	@$(PY) -m pytest

@@ -76,6 +76,7 @@ def test_doctor_json_is_for_scripts() -> None:
     assert {"python", "torch", "diffusers", "transformers", "litellm", "judge"} <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_doctor_never_shows_a_secret(flags: list[str]) -> None:
     canary = "hf_CANARYcanaryCANARYcanary"

@@ -84,6 +84,7 @@ def test_a_folders_captions_are_drawn_by_the_recipes_own_model(
     assert str(tmp_path) not in published
 
 
+@pytest.mark.slow
 def test_a_runs_captions_bring_their_slots_along(
     write_recipe: WriteRecipe, importing: Any, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_person_is_told_what_is_odd_about_a_dataset(
     assert "1 of 4 images have no caption" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("reg")
 def test_too_few_captions_are_an_error_and_nothing_is_lost(importing: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -146,6 +148,7 @@ def test_too_few_captions_are_an_error_and_nothing_is_lost(importing: Any, tmp_p
 # ------------------------------------------------------------------------------------- going on
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("reg")
 def test_a_run_goes_on_without_the_dataset(importing: Any, reg: Path, tmp_path: Path) -> None:
     settings = {"sets": {"import": 2, "amplify": 1}, "count": 4}
@@ -177,6 +180,7 @@ def test_changes_there_count_for_a_fresh_run_only(
     assert imported_texts(out)[0] == "a cat in the snow"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("reg")
 def test_edited_captions_are_used(importing: Any, tmp_path: Path) -> None:
     recipe, out = importing(count=2), tmp_path / "run"

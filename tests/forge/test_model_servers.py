@@ -69,6 +69,7 @@ def captions_of(out: Path) -> list[str]:
 KINDS = ("429", "500", "hang", "prose", "truncated", "think")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["vocabulary", "compose"])
 def test_a_server_that_fails_a_third_of_the_time_still_gives_all_captions(
     mode: str, shell: Shell, write_recipe: WriteRecipe, tmp_path: Path

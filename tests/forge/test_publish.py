@@ -209,6 +209,7 @@ def test_a_commit_in_between_is_not_lost(made: Path, hub: LoopbackHub, shell: Sh
     assert hub.files("me/cats", "v2")["NOTES.md"] == b"new"
 
 
+@pytest.mark.slow
 def test_a_run_that_grew_replaces_its_files(
     made: Path, hub: LoopbackHub, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,6 +492,7 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(
 # --------------------------------------------------------------------------------------- no secrets
 
 
+@pytest.mark.slow
 def test_a_canary_token_is_nowhere(
     made: Path, hub: LoopbackHub, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def test_a_run_makes_what_the_recipe_says(small: Recipe, tmp_path: Path) -> None
         assert made.stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_running_again_changes_nothing(small: Recipe, tmp_path: Path) -> None:
     done = quietly(small, tmp_path / "run")
     before = fingerprint(done.folder)
@@ -48,11 +49,13 @@ def test_running_again_changes_nothing(small: Recipe, tmp_path: Path) -> None:
     assert fingerprint(done.folder) == before
 
 
+@pytest.mark.slow
 def test_another_run_of_the_recipe_has_the_same_bytes(small: Recipe, tmp_path: Path) -> None:
     first, second = quietly(small, tmp_path / "a"), quietly(small, tmp_path / "b")
     assert fingerprint(first.folder) == fingerprint(second.folder)
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_no_prompt_and_hardly_a_pixel(
     write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -65,6 +68,7 @@ def test_the_batch_size_changes_no_prompt_and_hardly_a_pixel(
         assert np.abs(pixels(one.image) - pixels(eight.image)).max() <= 2  # of 255
 
 
+@pytest.mark.slow
 def test_more_images_are_added_to_those_that_are_there(
     write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -75,6 +79,7 @@ def test_more_images_are_added_to_those_that_are_there(
     assert many[:4] == few
 
 
+@pytest.mark.slow
 def test_a_run_can_stop_after_each_stage(small: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert quietly(small, out, until="prompts").prompts == 10
@@ -84,6 +89,7 @@ def test_a_run_can_stop_after_each_stage(small: Recipe, tmp_path: Path) -> None:
     assert quietly(small, out).images == 10
 
 
+@pytest.mark.slow
 def test_refused_images_are_drawn_again_and_then_replaced(
     write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -103,6 +109,7 @@ def test_refused_images_are_drawn_again_and_then_replaced(
     assert all("looks like image" in reason for reason in refusals)
 
 
+@pytest.mark.slow
 def test_a_recipe_that_refuses_everything_fails_and_says_why(
     write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -117,6 +124,7 @@ def test_a_recipe_that_refuses_everything_fails_and_says_why(
         quietly(recipe, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_naive_captions_are_all_the_same(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(prompts={"count": 3, "sets": {"naive": 1}}))
     rows = rows_of(quietly(recipe, tmp_path / "run"))
@@ -124,6 +132,7 @@ def test_naive_captions_are_all_the_same(write_recipe: WriteRecipe, tmp_path: Pa
     assert len({row.image_digest for row in rows}) == 3
 
 
+@pytest.mark.slow
 def test_several_images_of_each_prompt(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(prompts={"count": 3}, render={"images_per_prompt": 2}))
     rows = rows_of(quietly(recipe, tmp_path / "run"))
@@ -132,6 +141,7 @@ def test_several_images_of_each_prompt(write_recipe: WriteRecipe, tmp_path: Path
     assert len({row.seed for row in rows}) == 6
 
 
+@pytest.mark.slow
 def test_an_edited_vocabulary_is_used(small: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
     quietly(small, out)

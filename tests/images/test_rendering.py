@@ -218,6 +218,7 @@ def pipeline() -> Any:
     return pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_each_scheduler_draws(name: str, pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "scheduler", pipeline.scheduler)  # put back what was there
@@ -289,6 +290,7 @@ def limit_batches(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(StableDiffusionPipeline, "__call__", limited)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved(
     renderer: Renderer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -301,6 +303,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert sizes == [4, 2]
 
 
+@pytest.mark.slow
 def test_memory_that_holds_no_image_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_batches(monkeypatch, 0)
     with pytest.raises(RenderError, match="not suffice for a single image") as error:

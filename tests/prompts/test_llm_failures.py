@@ -20,6 +20,7 @@ from regforge.prompts.llm import (
 )
 
 
+@pytest.mark.slow
 def test_every_failure_is_in_the_ledger_and_the_answers_are_right(bench: Bench) -> None:
     """30 % of the calls fail, in every way there is."""
     faults = Faults(lambda call: said(color_of(call)), share=0.3, seed=3)

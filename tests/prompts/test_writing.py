@@ -179,6 +179,7 @@ def jobs(draw: st.DrawFn) -> tuple[Recipe, Vocabulary, dict[str, Any]]:
     return made, vocabulary(slots, clashes), options
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(jobs(), st.integers(0, 60), st.integers(0, 60))
 def test_fewer_captions_are_the_first_of_more(
@@ -202,6 +203,7 @@ def test_fewer_captions_are_the_first_of_more(
     assert all(words.compatible(prompt.slots) for prompt in amplified)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(jobs())
 def test_all_captions_there_are_can_be_had(job: tuple[Recipe, Vocabulary, dict[str, Any]]) -> None:
