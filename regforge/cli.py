@@ -484,7 +484,7 @@ def _quoted(word: str) -> str:
 
 
 def _what_next(done: Run, recipe: Path, out: Path | None) -> str:
-    dataset = _short(done.dataset)
+    dataset, run = _short(done.dataset), _quoted(str(_short(done.folder)))
     more = f"regforge run {recipe} --set prompts.count={2 * done.prompts}"
     more += f" --out {out}" if out else ""
     lines = [
@@ -498,6 +498,8 @@ def _what_next(done: Run, recipe: Path, out: Path | None) -> str:
         "",
         "Next:",
         f'  python -c "import datasets; print(datasets.load_dataset({str(dataset)!r}))"',
+        f"  regforge audit {run}   (is it fit for training?)",
+        f"  regforge export {run} --to kohya --out {done.folder.name}-kohya   (for that trainer)",
         f"  {more}   (as many again, beside these)",
         "  regforge init mine.yaml --class-noun teapot   (a recipe of your own)",
     ]
