@@ -59,6 +59,12 @@ CaptionColumn = Annotated[
     str | None,
     typer.Option("--caption-column", help="Where captions stand, in somebody else's dataset."),
 ]
+Streaming = Annotated[
+    bool,
+    typer.Option(
+        "--streaming", help="Read from the Hub piece by piece, and download nothing first."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 
@@ -286,6 +292,7 @@ def export(
         int | None, typer.Option("--limit", min=1, help="Only so many pictures, balanced.")
     ] = None,
     caption_column: CaptionColumn = None,
+    streaming: Streaming = False,
     check: Annotated[
         bool, typer.Option("--check", help="Read everything back the way the trainer does.")
     ] = False,
@@ -296,10 +303,16 @@ def export(
 
     Example: regforge export runs/teapot --to kohya --out teapot-kohya --subject photos/
     """
+    from regforge.dataset.sources import open_dataset
     from regforge.export import export_dataset
 
+    source = (
+        open_dataset(dataset, streaming=True, caption_column=caption_column)
+        if streaming
+        else dataset
+    )
     done = export_dataset(
-        dataset,
+        source,
         to=to,
         out=out,
         subject=subject,
@@ -339,6 +352,7 @@ def audit(
         str | None, typer.Option("--class-noun", help="Where the dataset does not say it.")
     ] = None,
     caption_column: CaptionColumn = None,
+    streaming: Streaming = False,
     thorough: Annotated[
         bool,
         typer.Option("--thorough", help="Open all pictures, also where their hashes are stored."),
@@ -357,7 +371,7 @@ def audit(
     from regforge.dataset.sources import open_dataset
 
     found = audit_dataset(
-        open_dataset(dataset, caption_column=caption_column),
+        open_dataset(dataset, streaming=streaming, caption_column=caption_column),
         subject=subject,
         identifier=identifier,
         class_noun=class_noun,

@@ -88,6 +88,23 @@ def assert_is(row: dict[str, Any], expected: ImageRow) -> None:
 # ----------------------------------------------------------------------------------- there and back
 
 
+def test_what_is_published_can_be_exported_and_audited_streaming(
+    made: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v1") == 0, shell.err
+    told, ranged = {}, {}
+    for how in ("--streaming", "--quiet"):
+        before = len(hub.requests)
+        assert shell("audit", "me/cats@v1", "--json", how) == 0, shell.err
+        told[how] = json.loads(shell.out)["checks"]
+        out = made.parent / how.strip("-")
+        assert shell("export", "me/cats@v1", "--to", "kohya", "--out", out, how) == 0, shell.err
+        assert len(list((out / "images").glob("*.txt"))) == 6
+        ranged[how] = any(request.range for request in hub.requests[before:])
+    assert told["--streaming"] == told["--quiet"]
+    assert ranged == {"--streaming": True, "--quiet": False}
+
+
 def test_ctrl_c_ends_in_a_sentence_and_the_same_command_goes_on(
     made: Path, hub: LoopbackHub, shell: Shell
 ) -> None:
