@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -138,13 +139,20 @@ def _prompts_of(name: str) -> list[str]:
     shipped = resources.templates() / "benchmarks" / f"{name}.yaml"
     try:
         if re.fullmatch(r"[a-z0-9_-]+", name) and shipped.is_file():
-            prompts: list[str] = yaml.safe_load(shipped.read_text(encoding="utf-8"))["prompts"]
-            return prompts
+            return _texts_in(yaml.safe_load(shipped.read_text(encoding="utf-8"))["prompts"])
         return phrases_in(Path(name))
     except OSError as error:
         raise ExclusionError(f"{name} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ExclusionError(f"{name} is not UTF-8 text.") from error
+
+
+def _texts_in(prompts: Any) -> list[str]:
+    """The prompts of a benchmark, whichever kind of subject and group they stand under."""
+    if isinstance(prompts, str):
+        return [prompts]
+    parts = prompts.values() if isinstance(prompts, dict) else prompts
+    return [text for part in parts for text in _texts_in(part)]
 
 
 # ----------------------------------------------------------------------------- usable vocabularies

@@ -13,9 +13,15 @@ from regforge import resources
 from regforge.prompts.exclude import ExclusionError, Exclusions, content_words, usable
 from regforge.prompts.vocabulary import Vocabulary
 
-DREAMBENCH = yaml.safe_load(
-    (resources.templates() / "benchmarks" / "dreambench.yaml").read_text(encoding="utf-8")
-)
+BENCHMARKS = resources.templates() / "benchmarks"
+DREAMBENCH = [
+    prompt
+    for groups in yaml.safe_load((BENCHMARKS / "dreambench.yaml").read_text("utf-8"))[
+        "prompts"
+    ].values()
+    for prompts in groups.values()
+    for prompt in prompts
+]
 
 
 def dreambench(class_noun: str = "teapot", identifier: str | None = "sks") -> Exclusions:
@@ -26,16 +32,24 @@ BENCH = dreambench()
 
 
 def test_dreambench_is_whole() -> None:
-    prompts = DREAMBENCH["prompts"]
     # Two lists of 25, of which 10 contexts and 5 properties are the same.
-    assert len(prompts) == len(set(prompts)) == 35
-    assert all(prompt.count("{}") == 1 for prompt in prompts)
+    assert len(DREAMBENCH) == len(set(DREAMBENCH)) == 35
+    assert all(prompt.count("{}") == 1 for prompt in DREAMBENCH)
+    assert [entry for entry, _ in BENCH.entries] == DREAMBENCH
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.yaml")))
+def test_every_benchmark_can_be_kept_out(name: str) -> None:
+    exclusions = Exclusions.load([name], class_noun="teapot")
+    for entry, words in exclusions.entries:
+        assert exclusions.forbids(f"{entry.replace('{}', 'teapot')}, at dusk") is not None
+        assert words
 
 
 @pytest.mark.parametrize("class_noun", ["teapot", "dog", "red panda", "beach ball", "fabric hat"])
 def test_every_prompt_of_dreambench_is_kept_out(class_noun: str) -> None:
     exclusions = dreambench(class_noun)
-    for prompt in DREAMBENCH["prompts"]:
+    for prompt in DREAMBENCH:
         for subject in (class_noun, f"sks {class_noun}", f"small {class_noun}"):
             found = exclusions.forbids("A photo of " + prompt.replace("{}", subject) + ", at dusk")
             assert found is not None, prompt

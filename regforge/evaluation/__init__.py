@@ -1,0 +1,15 @@
+"""Whether it helped: pictures drawn with a trained model, and what is measured on them.
+
+    from regforge.evaluation import evaluate
+    evaluation = evaluate(["runs/teapot-lora", "runs/teapot-naive"], out="evaluations/teapot")
+
+Draws the same prompts with the same seeds from each model, measures the pictures, and writes
+`evaluation.json`, `report.html` and the pictures themselves. Knows nothing about how a model was
+trained beyond what its run's folder says.
+"""
+
+from regforge.evaluation.models import PersonalizedModel, open_model
+from regforge.evaluation.results import Evaluation
+from regforge.evaluation.running import evaluate
+
+__all__ = ["Evaluation", "PersonalizedModel", "evaluate", "open_model"]

@@ -1,0 +1,222 @@
+"""A base model in memory: loaded, ready to draw, and LoRAs laid on it and taken off again.
+
+Knows diffusers pipelines as far as `regforge.images` does, and how they take LoRAs. Knows nothing
+about which pictures are wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.embedded.pipeline import quiet_loading
+from regforge.evaluation.interface import EvaluationError, PersonalizedModel
+from regforge.evaluation.model_files import lora_header
+from regforge.images.interface import ModelIdentity, RenderError
+from regforge.images.loading import EMBEDDED, ModelChoice, load_model
+from regforge.journal import Journal
+from regforge.recipe.models import Render
+
+if TYPE_CHECKING:
+    import torch
+
+    from regforge.images.local import LocalRenderer
+    from regforge.progress import Reporter
+    from regforge.prompts.tokens import TokenBudget
+
+_EMBEDDED_GUIDANCE = 4.0  # what the embedded pipeline was measured with
+_USUAL_GUIDANCE = 5.0
+_MEMORY_HINT = (
+    "Use a GPU with more memory, give the one there is back from other programs, or draw on the "
+    "CPU: CUDA_VISIBLE_DEVICES= before the command."
+)
+# How the second matrix of a layer is called: by peft, by kohya's scripts, by diffusers once.
+_UPS = (".lora_B.weight", ".lora_up.weight", ".lora.up.weight", "lora_linear_layer.up.weight")
+
+
+def in_our_words(error: RenderError) -> RenderError:
+    """The same error without hints at keys of a dataset's recipe, which nobody has here."""
+    hint = error.hint
+    if hint is not None and "render." in hint:
+        hint = _MEMORY_HINT if "emory" in error.message else None
+    return type(error)(error.message.replace("render.", ""), hint=hint)
+
+
+class BaseModel:
+    """A base model in memory.
+
+    Attributes:
+        pipeline: The diffusers pipeline, on its device.
+    """
+
+    def __init__(
+        self, pipeline: Any, name: str, folder: Path, dtype: str, device: torch.device
+    ) -> None:
+        self.pipeline = pipeline
+        self._name = name
+        self._folder = folder
+        self._dtype = dtype
+        self._device = device
+        self._budget: TokenBudget | None = None
+
+    @classmethod
+    def load(
+        cls, model: PersonalizedModel, *, device: str | None, dtype: str, resolution: int | None
+    ) -> BaseModel:
+        """Load a model's base and put it where it computes.
+
+        Args:
+            model: Whose.
+            device: The best there is if None.
+            dtype: `auto` takes the best for the device.
+            resolution: Side of the pictures to come, in pixels; the model's own if None.
+
+        Raises:
+            RenderError: It is not there, cannot be used, or does not fit.
+        """
+        from regforge.images.devices import pick_device, pick_dtype
+        from regforge.images.pipelines import default_size, place
+
+        choice = ModelChoice(
+            model.base, model.revision, model.variant, key="base_model", variant_key="variant"
+        )
+        try:
+            where = pick_device(device)
+            precision = pick_dtype(dtype, where)
+            pipeline, folder = load_model(choice, precision)
+            render = Render(model=model.base, width=resolution, height=resolution)
+            width, height = default_size(pipeline, render)
+            place(pipeline, render, where, width * height)
+        except RenderError as error:
+            raise in_our_words(error) from error
+        return cls(pipeline, model.base, folder, str(precision).removeprefix("torch."), where)
+
+    def renderer(
+        self, settings: Mapping[str, Any], batch_size: int | None, reporter: Reporter
+    ) -> LocalRenderer:
+        """Something that draws with the pipeline as it is now; it encodes prompts anew.
+
+        Args:
+            settings: See `Artist.settings_for`.
+            batch_size: Pictures at a time; as many as memory should suffice for if None.
+            reporter: Who tells when it does not.
+        """
+        from regforge.images.devices import first_batch_size
+        from regforge.images.local import LocalRenderer
+        from regforge.images.pipelines import default_size
+
+        render = Render(
+            model=self._name,
+            steps=settings["steps"],
+            guidance_scale=self.guidance(settings),
+            width=settings["resolution"],
+            height=settings["resolution"],
+        )
+        width, height = default_size(self.pipeline, render)
+        scheduler = type(self.pipeline.scheduler).__name__
+        return LocalRenderer(
+            self.pipeline,
+            render,
+            ModelIdentity(self._name, None, scheduler, self._dtype, width, height),
+            batch_size or first_batch_size(self._device, width * height),
+            journal=Journal(None),
+            reporter=reporter,
+        )
+
+    def guidance(self, settings: Mapping[str, Any]) -> float:
+        """Classifier-free guidance: what was asked for, else what the pipeline takes by itself."""
+        from regforge.images.pipelines import inputs_of
+
+        if settings["guidance_scale"] is not None:
+            return float(settings["guidance_scale"])
+        if self._name == EMBEDDED:
+            return _EMBEDDED_GUIDANCE
+        parameter = inputs_of(self.pipeline).get("guidance_scale")
+        default = None if parameter is None else parameter.default
+        return float(default) if isinstance(default, int | float) else _USUAL_GUIDANCE
+
+    def to_float32(self) -> None:
+        """Compute in float32 from now on."""
+        import torch
+
+        self.pipeline.to(torch.float32)
+        self._dtype = "float32"
+
+    def tokens(self, prompt: str) -> tuple[int, int]:
+        """Tokens of a prompt, and how many the text encoder reads."""
+        if self._budget is None:
+            from regforge.prompts.tokens import token_budget
+
+            with quiet_loading():
+                self._budget = token_budget(Render(model=str(self._folder)), offline=True)
+        return self._budget.count(prompt), self._budget.limit
+
+
+# --------------------------------------------------------------------------------------- LoRAs
+
+
+def lay_on(pipeline: Any, weights: Path) -> int:
+    """Put a LoRA on a pipeline, in any format that diffusers takes.
+
+    Returns:
+        How many of its layers the pipeline has no place for.
+
+    Raises:
+        EvaluationError: The pipeline takes none, or not this one.
+    """
+    hint = "Was it trained on this model? --base-model names another one."
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise EvaluationError(f"{type(pipeline).__name__} takes no LoRA.")
+    try:
+        with silent(), quiet_loading():
+            pipeline.load_lora_weights(
+                str(weights.parent), weight_name=weights.name, use_safetensors=True
+            )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".:")
+        raise EvaluationError(
+            f"The LoRA {weights} does not fit {type(pipeline).__name__} ({reason}).", hint=hint
+        ) from error
+    there = _layers(pipeline)
+    if there == 0:
+        raise EvaluationError(
+            f"No layer of the LoRA {weights} has a place in {type(pipeline).__name__}.", hint=hint
+        )
+    names, _ = lora_header(weights)
+    return max(0, sum(name.endswith(_UPS) for name in names) - there)
+
+
+def take_off(pipeline: Any) -> None:
+    """Take all LoRAs off; what is left is what was there before, bit by bit."""
+    with silent():
+        pipeline.unload_lora_weights()
+
+
+def _layers(pipeline: Any) -> int:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    modules = [each for each in pipeline.components.values() if isinstance(each, nn.Module)]
+    return sum(isinstance(each, BaseTunerLayer) for module in modules for each in module.modules())
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Without the libraries' remarks: what matters of them, we find out ourselves."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    both = [(each, each.get_verbosity()) for each in (diffusers_logging, transformers_logging)]
+    try:
+        for each, _ in both:
+            each.set_verbosity(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, verbosity in both:
+            each.set_verbosity(verbosity)

@@ -1,0 +1,391 @@
+"""Finds what a trained model consists of: its weights, its run's recipe, its card, its base model.
+
+Knows the folders that training leaves, LoRA files of any maker, and repositories of the Hub. What
+becomes of all that, `models` knows; nothing here loads weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from regforge.dataset.card_parts import Card
+from regforge.evaluation.interface import EvaluationError
+from regforge.hub import HubAddress, HubError, explained
+from regforge.hub.repository import quiet_client
+from regforge.images.loading import EMBEDDED
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+INDEX = "model_index.json"
+LORA_NAME = "pytorch_lora_weights.safetensors"
+
+_SNAPSHOT = re.compile(r"step-(\d+)")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# What a repository's LoRA is called, the first that there is.
+_LORA_PLACES = (f"lora/{LORA_NAME}", LORA_NAME)
+_LORA_KEY = re.compile(r"lora|lokr|\.alpha$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trained model on the disk.
+
+    Attributes:
+        weights: The LoRA's file; None for a whole pipeline.
+        pipeline: The folder of a whole pipeline; None for a LoRA.
+        home: The run's folder, the snapshot's, or the one that holds the weights; the file itself
+            if it has a name of its own.
+        run: Folder of the training run, if there is one.
+        step: Of a snapshot.
+        recipe: Of the run.
+        state: Of the run.
+        card: Front matter of the README.md beside it.
+    """
+
+    weights: Path | None
+    pipeline: Path | None
+    home: Path
+    run: Path | None = None
+    step: int | None = None
+    recipe: Mapping[str, Any] | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_files(path: Path) -> Found:
+    """What lies in a folder, or which run a file belongs to.
+
+    Args:
+        path: A run, a snapshot of it, its `lora` or `model`, a LoRA file, or a pipeline's folder.
+
+    Raises:
+        EvaluationError: There is no model, or none yet.
+    """
+    path = path.absolute()
+    if path.is_file():
+        _require_lora(path)
+        return _with_run(path, None, path if path.name != LORA_NAME else _home(path.parent))
+    if (path / INDEX).is_file():
+        return _with_run(None, path, _home(path))
+    if (path / "model" / INDEX).is_file():
+        return _with_run(None, path / "model", path)
+    for folder in (path / "lora", path):
+        weights = _lora_in(folder)
+        if weights is not None:
+            _require_lora(weights)
+            return _with_run(weights, None, _home(path))
+    raise _nothing_in(path)
+
+
+def _home(folder: Path) -> Path:
+    return folder.parent if folder.name in ("lora", "model") else folder
+
+
+def _with_run(weights: Path | None, pipeline: Path | None, home: Path) -> Found:
+    folder = _home(home.parent) if home.is_file() else home
+    run, step = _run_of(folder)
+    recipe = None if run is None else read_recipe(run / "recipe.yaml")
+    places = [folder, *([run] if run else [])]
+    return Found(
+        weights,
+        pipeline,
+        home,
+        run=run if recipe is not None else None,
+        step=step,
+        recipe=recipe,
+        state={} if run is None else _read_json(run / "state.json"),
+        card=next((card for place in places if (card := _read_card(place))), {}),
+    )
+
+
+def _run_of(folder: Path) -> tuple[Path | None, int | None]:
+    """The run that a folder is, or that it is a snapshot of, and of which step."""
+    named = _SNAPSHOT.fullmatch(folder.name)
+    if named and folder.parent.name == "snapshots":
+        return folder.parent.parent, int(named[1])
+    return (folder, None) if (folder / "recipe.yaml").is_file() else (None, None)
+
+
+def _lora_in(folder: Path) -> Path | None:
+    """The LoRA in a folder; None if there is none.
+
+    Raises:
+        EvaluationError: There are several, and nothing says which.
+    """
+    if (folder / LORA_NAME).is_file():
+        return folder / LORA_NAME
+    files = sorted(each for each in folder.glob("*.safetensors") if each.is_file())
+    if len(files) > 1:
+        raise _several(str(folder), [each.name for each in files])
+    return files[0] if files else None
+
+
+def _several(where: str, names: Sequence[str]) -> EvaluationError:
+    return EvaluationError(
+        f"{where} has several .safetensors files: {', '.join(names[:6])}"
+        f"{' and more' if len(names) > 6 else ''}.",
+        hint="Give the path of one of them.",
+    )
+
+
+def _nothing_in(path: Path) -> EvaluationError:
+    recipe = read_recipe(path / "recipe.yaml") if (path / "recipe.yaml").is_file() else None
+    if recipe is not None and "render" in recipe:
+        return EvaluationError(
+            f"{path} is the run of a dataset, not of a training.",
+            hint="Train with it first: regforge train recipe.yaml",
+        )
+    if recipe is not None:
+        return _unfinished(path, recipe)
+    if path.name in ("lora", "model") and (path.parent / "recipe.yaml").is_file():
+        return _nothing_in(path.parent)
+    if any(each.suffix in _PICKLES for each in path.iterdir()):
+        return EvaluationError(
+            f"{path} has weights that are no safetensors files; others can hold code, so regforge "
+            "does not load them."
+        )
+    return EvaluationError(
+        f"{path} holds no model.",
+        hint="A model is a training run's folder, a LoRA's .safetensors file, a diffusers folder, "
+        f"{EMBEDDED}, or user/name on the Hub.",
+    )
+
+
+def _unfinished(run: Path, recipe: Mapping[str, Any]) -> EvaluationError:
+    """What to say of a run without a result, with what there is in its place."""
+    snapshots = sorted(
+        (int(named[1]), each)
+        for each in (run / "snapshots").glob("step-*")
+        if (named := _SNAPSHOT.fullmatch(each.name)) and _is_whole(each)
+    )
+    steps = section(recipe, "optimizer").get("steps")
+    so_far = f"It was to train {steps:,} steps. " if isinstance(steps, int) else ""
+    hint = f"{so_far}Go on with it: regforge train {run / 'recipe.yaml'} --out {run}"
+    if snapshots:
+        step, newest = snapshots[-1]
+        hint += f"\nOr take its newest snapshot, of step {step:,}: {newest}"
+    return EvaluationError(f"{run} is not finished: it has no weights yet.", hint=hint)
+
+
+def _is_whole(snapshot: Path) -> bool:
+    places = (snapshot / "lora" / LORA_NAME, snapshot / "model" / INDEX)
+    return any(each.is_file() for each in places)
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def read_recipe(path: Path) -> Mapping[str, Any] | None:
+    """A run's recipe as it stands there; None if it cannot be read. Nothing it names need exist."""
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return recipe if isinstance(recipe, dict) else None
+
+
+def section(recipe: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """A section of a recipe; empty where there is none."""
+    found = (recipe or {}).get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_card(folder: Path) -> Mapping[str, Any]:
+    try:
+        return Card.parse((folder / "README.md").read_text(encoding="utf-8")).front
+    except (OSError, ValueError):
+        return {}
+
+
+def lora_header(path: Path) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Names of a safetensors file's tensors, and its metadata.
+
+    Raises:
+        EvaluationError: It is no safetensors file, or a damaged one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return list(file.keys()), file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise EvaluationError(
+            f"{path} is no whole safetensors file ({str(error).splitlines()[0]}).",
+            hint="Copy or download it again.",
+        ) from error
+
+
+def _require_lora(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        pickle = path.suffix in _PICKLES
+        raise EvaluationError(
+            f"{path} is no .safetensors file"
+            + ("; others can hold code, so regforge does not load them." if pickle else "."),
+            hint="A LoRA's file, or the folder of a run or a pipeline, is a model.",
+        )
+    names, _ = lora_header(path)
+    if not any(_LORA_KEY.search(name) for name in names):
+        raise EvaluationError(
+            f"{path} holds no LoRA; it looks like a whole model.",
+            hint="Convert it with diffusers' from_single_file and save_pretrained, and give that "
+            "folder.",
+        )
+    if any(name.endswith("dora_scale") for name in names):
+        raise EvaluationError(
+            f"{path} is a DoRA in kohya's format, of which diffusers would leave out half.",
+            hint=f"Take the {LORA_NAME} of the same training.",
+        )
+
+
+def base_named(weights: Path, card: Mapping[str, Any]) -> str | None:
+    """The base model that a LoRA's file or its card names; None if neither does."""
+    metadata = lora_header(weights)[1]
+    try:
+        adapter = json.loads(metadata.get("lora_adapter_metadata") or "{}")
+    except (ValueError, RecursionError):
+        adapter = {}
+    named: list[Any] = [metadata.get("base_model"), metadata.get("ss_sd_model_name")]
+    if isinstance(adapter, dict):
+        named += [v for k, v in adapter.items() if k.endswith("base_model_name_or_path")]
+    on_card = card.get("base_model")
+    named += on_card if isinstance(on_card, list) else [on_card]
+    return next((each for each in named if isinstance(each, str) and _is_model(each)), None)
+
+
+def _is_model(name: str) -> bool:
+    """Whether a name can be loaded; kohya's scripts write file names there too."""
+    if name == EMBEDDED or (Path(name) / INDEX).is_file():
+        return True
+    address = HubAddress.parse(name)
+    return address is not None and not name.endswith((".safetensors", ".ckpt"))
+
+
+# ------------------------------------------------------------------------------------- digests
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def pipeline_digest(folder: Path) -> str:
+    """SHA-256 of a pipeline's index, and of names and sizes of its files: quick, if not exact."""
+    digest = hashlib.sha256((folder / INDEX).read_bytes())
+    for path in sorted(_weights_in(folder)):
+        digest.update(f"\0{path.relative_to(folder).as_posix()}:{path.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
+def _weights_in(folder: Path) -> Iterator[Path]:
+    names = (".json", ".safetensors", ".txt", ".model", ".bin")
+    return (each for each in folder.rglob("*") if each.suffix in names and each.is_file())
+
+
+# ----------------------------------------------------------------------------------- the Hub
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A repository of the Hub, as far as it is needed here.
+
+    Attributes:
+        folder: Where it lies in the cache.
+        commit: Which version it is.
+        is_pipeline: Whether it is a whole pipeline at its top, whose weights are not here yet.
+    """
+
+    folder: Path
+    commit: str
+    is_pipeline: bool
+
+
+def download(address: HubAddress) -> Downloaded:
+    """Get a LoRA from the Hub, or what says what a pipeline is.
+
+    Raises:
+        HubError: The Hub cannot be reached and has not been before, or there is no such thing.
+        EvaluationError: The repository holds no model, or several.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        info = HfApi().model_info(address.repo_id, revision=address.revision)
+    except Exception as error:
+        return _from_cache(address, error)
+    files = _needed(address, info)
+    try:
+        with quiet_client():  # by its name, so that it is found by that when there is no network
+            folder = snapshot_download(
+                address.repo_id, revision=address.revision, allow_patterns=files
+            )
+    except Exception as error:
+        raise _explained(address, error) from error
+    return Downloaded(Path(folder), Path(folder).name, INDEX in files)
+
+
+def _needed(address: HubAddress, info: ModelInfo) -> list[str]:
+    """Files of a repository to download."""
+    there = [each.rfilename for each in info.siblings or ()]
+    about = [name for name in ("README.md", "recipe.yaml", INDEX) if name in there]
+    if INDEX in there:
+        return about
+    if f"model/{INDEX}" in there:
+        unsafe = tuple(_PICKLES)
+        return [*about, *(n for n in there if n.startswith("model/") and not n.endswith(unsafe))]
+    lora = next((name for name in _LORA_PLACES if name in there), None)
+    if lora is None:
+        loras = [name for name in there if name.endswith(".safetensors")]
+        if len(loras) > 1:
+            raise _several(str(address), loras)
+        if not loras:
+            raise EvaluationError(
+                f"{address} holds no model: no {INDEX} and no .safetensors file.",
+                hint="Look for a repository tagged 'lora' or 'diffusers' on the Hub.",
+            )
+        lora = loras[0]
+    return [*about, lora]
+
+
+def _from_cache(address: HubAddress, error: Exception) -> Downloaded:
+    """What an earlier download left, where the Hub cannot be reached now."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not isinstance(error, HfHubHTTPError):
+        try:
+            # No patterns: nothing has to be there, for we never had more than a part.
+            found = snapshot_download(
+                address.repo_id,
+                revision=address.revision,
+                allow_patterns=[],
+                local_files_only=True,
+            )
+        except Exception:
+            raise _explained(address, error) from error
+        folder = Path(found)
+        return Downloaded(folder, folder.name, (folder / INDEX).is_file())
+    raise _explained(address, error) from error
+
+
+def _explained(address: HubAddress, error: Exception) -> HubError:
+    problem = explained(error, address.repo_id, repo_type="model", revision=address.revision)
+    local = f"There is no folder {address} on this machine either."
+    return HubError(problem.message, hint=f"{problem.hint or ''} {local}".strip())

@@ -1,0 +1,349 @@
+"""Pictures of numbers: models in the plane of identity and alignment, bars, and curves.
+
+Every plot has a white background and its own ink, so it reads the same on a light and on a dark
+page, at 800 pixels as well as in print; colours are those of M. Okabe and K. Ito, which people of
+any colour vision tell apart, and every series is labelled where it is. Draws on figures of its own,
+without pyplot, so nothing of a caller's matplotlib changes. Knows intervals and names; nothing of
+where they come from.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.evaluation.interface import EvaluationError, Interval, Metric
+from regforge.evaluation.plot_labels import label_ends, label_points
+from regforge.evaluation.wording import BY_KEY, arrow, metrics_of, number
+from regforge.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#a5498c", "#b07c00", "#3d9bd1", "#5c5c5c")
+"""Of series, in this order; with the eighth they begin again, with another marker."""
+
+_MARKERS = "osD^vPX"
+_INK, _SOFT, _LINE = "#1d1a17", "#6c655d", "#e6e1da"
+_WIDTH = 8.0  # inches; 800 pixels at 100 a inch
+_RESOLUTION = 200  # of PNGs: sharp on screens with two pixels for one
+_MOST_NAME = 32
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 10.5,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _SOFT,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.8,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "text.color": _INK,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "regforge",  # or ids, and so bytes, would be random
+}
+
+
+def identity_against_alignment(
+    scores: Mapping[str, Mapping[str, Interval]],
+    *,
+    identity: str = "dino",
+    alignment: str = "clip_t",
+    ceiling: Mapping[str, Interval] | None = None,
+    title: str = "",
+) -> Figure:
+    """Models as points: how much they draw the subject, and how much they do as they are told.
+
+    Args:
+        scores: By model name, then `Metric.key`; a model without both metrics is left out.
+        identity: The metric upwards.
+        alignment: The metric to the right.
+        ceiling: What the reference photos score; its `identity` is a dashed line.
+        title: Stands above; empty for none.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    up, right = BY_KEY[identity], BY_KEY[alignment]
+    with _styled():
+        figure, (axes,) = _figure(4.8)
+        points, arms = [], []
+        for place, (name, had) in enumerate(scores.items()):
+            if identity not in had or alignment not in had:
+                continue
+            x, y = had[alignment], had[identity]
+            axes.errorbar(
+                x.mean,
+                y.mean,
+                xerr=[[x.mean - x.low], [x.high - x.mean]],
+                yerr=[[y.mean - y.low], [y.high - y.mean]],
+                fmt=_marker(place),
+                color=_color(place),
+                markersize=8,
+                elinewidth=1.6,
+                capsize=0,
+            )
+            points.append((x.mean, y.mean, _short(name), _color(place)))
+            arms += [((x.low, y.mean), (x.high, y.mean)), ((x.mean, y.low), (x.mean, y.high))]
+        if ceiling and identity in ceiling:
+            _reference_line(axes, "the photos themselves", ceiling[identity].mean)
+        axes.margins(0.14)
+        axes.set_xlabel(f"{right.name}: does it show what the prompt says?  (right is better)")
+        axes.set_ylabel(f"{up.name}: is it this subject?  (up is better)")
+        _titled(axes, title)
+        figure.tight_layout()
+        label_points(axes, points, arms)
+    return figure
+
+
+def bars(scores: Mapping[str, Mapping[str, Interval]], *, title: str = "") -> Figure:
+    """One panel a metric, one bar a model, with the interval on it and the mean beside it.
+
+    Args:
+        scores: By model name, then `Metric.key`.
+        title: Stands above; empty for none.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    metrics = metrics_of(scores.values())
+    names = list(scores)
+    with _styled():
+        across = min(3, len(metrics)) or 1
+        down = -(-len(metrics) // across) or 1
+        height = down * (0.75 + 0.34 * len(names)) + (0.5 if title else 0.15)
+        figure, panels = _figure(height, down, across)
+        for place, axes in enumerate(panels):
+            if place < len(metrics):
+                _panel(axes, metrics[place], scores, names if place % across == 0 else None)
+            else:
+                axes.set_axis_off()
+        if title:
+            figure.suptitle(
+                _short(title, 90), x=0.01, ha="left", weight="bold", size=12, parse_math=False
+            )
+        figure.tight_layout(w_pad=1.4, h_pad=1.2)
+    return figure
+
+
+def curves(
+    series: Mapping[str, Sequence[tuple[float, Interval]]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    reference_lines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Lines with a band for their intervals, each labelled at its end.
+
+    Args:
+        series: By name: x and what was found there, such as training steps and a score.
+        title: Stands above; empty for none.
+        x_label: What x is.
+        y_label: What the intervals are of.
+        log_x: Whether equal factors of x are equally far apart; the x that occur are its ticks.
+        reference_lines: Levels to compare with, by name: `{"the photos themselves": 0.77}`.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    with _styled():
+        figure, (axes,) = _figure(4.4)
+        ends = []
+        for place, (name, unsorted) in enumerate(series.items()):
+            points = sorted(unsorted, key=lambda point: point[0])
+            if not points:
+                continue
+            x = [at for at, _ in points]
+            color = _color(place)
+            axes.fill_between(
+                x, [f.low for _, f in points], [f.high for _, f in points],
+                color=color, alpha=0.16, linewidth=0,
+            )  # fmt: skip
+            axes.plot(
+                x, [f.mean for _, f in points],
+                color=color, linewidth=2, marker=_marker(place), markersize=5,
+            )  # fmt: skip
+            ends.append((points[-1][0], points[-1][1].mean, _short(name), color))
+        if log_x:
+            _log_ticks(axes, sorted({at for points in series.values() for at, _ in points}))
+        for name, level in (reference_lines or {}).items():
+            _reference_line(axes, name, level)
+        axes.set_xlabel(x_label, parse_math=False)
+        axes.set_ylabel(y_label, parse_math=False)
+        axes.grid(visible=False, axis="x")
+        _titled(axes, title)
+        figure.tight_layout()
+        label_ends(figure, axes, ends)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a plot whole or not at all; the same plot is the same bytes.
+
+    Args:
+        figure: Of this module.
+        path: `.svg` or `.png`.
+
+    Raises:
+        EvaluationError: The name has another ending.
+        StorageError: The file cannot be written.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise EvaluationError(f"{path.name} is no name for a plot.", hint="Use .svg or .png.")
+    write_atomically(path, drawn(figure, kind))
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """A plot as a file.
+
+    Args:
+        figure: Of this module.
+        kind: `svg` or `png`.
+    """
+    nothing: dict[str, Any] = (
+        {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    )
+    stream = io.BytesIO()
+    with _styled():
+        figure.savefig(stream, format=kind, metadata=nothing, dpi=_RESOLUTION)
+    return stream.getvalue()
+
+
+# ------------------------------------------------------------------------------------------ pieces
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise EvaluationError(
+            "Plots need matplotlib, which is not installed.",
+            hint="pip install 'regforge[evaluation]'",
+        ) from error
+    # What a caller set must not show; the backend is the one thing that is never touched.
+    settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
+    settings |= _STYLE
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # A name in letters that the font lacks has boxes; that is no news to anybody.
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph")
+        yield
+
+
+def _figure(height: float, down: int = 1, across: int = 1) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), dpi=100)
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(down, across, squeeze=False).flat)
+
+
+def _panel(
+    axes: Axes,
+    metric: Metric,
+    scores: Mapping[str, Mapping[str, Interval]],
+    names: Sequence[str] | None,
+) -> None:
+    highest = 0.0
+    for place, had in enumerate(scores.values()):
+        found = had.get(metric.key)
+        if found is None:
+            continue
+        axes.barh(place, found.mean, height=0.62, color=_color(place))
+        axes.plot([found.low, found.high], [place, place], color=_INK, linewidth=1.4)
+        highest = max(highest, found.high)
+        axes.annotate(
+            number(found.mean),
+            (max(found.high, found.mean), place),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            size=9,
+        )
+    axes.set_title(f"{metric.name} {arrow(metric)}", size=11)
+    axes.set_xlim(right=highest * 1.32 or 1)
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    axes.set_yticks(
+        range(len(scores)),
+        labels=[_short(name, 22) for name in names] if names else [""] * len(scores),
+        parse_math=False,
+        color=_INK,
+    )
+    axes.set_xticks([0])
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="x", labelbottom=False)
+
+
+def _reference_line(axes: Axes, name: str, level: float) -> None:
+    axes.axhline(level, color=_SOFT, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    axes.annotate(
+        _short(name),
+        (0.995, level),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=_SOFT,
+        size=9,
+        parse_math=False,
+    )
+
+
+def _log_ticks(axes: Axes, places: Sequence[float]) -> None:
+    """A tick where something was measured, but none that would touch its neighbour."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    if not places:
+        return
+    factor = (places[-1] / places[0]) ** (1 / 9)  # room for about ten
+    kept: list[float] = []
+    for place in reversed(places):
+        if not kept or kept[-1] / place >= factor:
+            kept.append(place)
+    axes.set_xticks(kept, labels=[f"{place:g}" for place in kept])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _titled(axes: Axes, title: str) -> None:
+    if title:
+        axes.set_title(_short(title, 80), pad=12, parse_math=False)
+
+
+def _short(text: str, most: int = _MOST_NAME) -> str:
+    """On one line; a long name keeps its end, where names of runs differ."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown if len(shown) <= most else f"…{shown[1 - most :]}"
+
+
+def _color(place: int) -> str:
+    return COLORS[place % len(COLORS)]
+
+
+def _marker(place: int) -> str:
+    return _MARKERS[(place + place // len(COLORS)) % len(_MARKERS)]

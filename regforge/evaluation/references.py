@@ -1,0 +1,172 @@
+"""The photos that pictures are compared with: which they are, and whether they were trained on.
+
+Reads a folder of photos and copies small ones for the page. Knows nothing about models or scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from regforge.dataset.samples import as_webp
+from regforge.evaluation.interface import EvaluationError, Subject
+from regforge.files import write_atomically
+from regforge.prompts.photos import PhotosError, photo_captions
+
+SHOWN_SIZE = 256
+"""Longest side of a reference photo on the page, in pixels."""
+
+
+@dataclass(frozen=True)
+class References:
+    """What the pictures of one subject are compared with.
+
+    Attributes:
+        subject: Whose photos they are.
+        photos: Files, each with other pixels than all before it, by name.
+        held_out: Whether they are other photos than those trained on.
+        notes: What a reader must know about them, a sentence each.
+    """
+
+    subject: Subject
+    photos: Sequence[Path]
+    held_out: bool
+    notes: Sequence[str]
+
+    def pictures(self) -> Iterator[Image.Image]:
+        """The photos one after the other, RGB, turned the way a viewer shows them."""
+        return (_opened(path) for path in self.photos)
+
+    def thumbnails(self) -> Iterator[Image.Image]:
+        """The same, small."""
+        for picture in self.pictures():
+            picture.thumbnail((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.LANCZOS)
+            yield picture
+
+    def copy_small(self, folder: Path) -> list[Path]:
+        """Write small copies for the page, and return them in order.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        made = []
+        for number, picture in enumerate(self.thumbnails()):
+            made.append(folder / f"{number:02d}.webp")
+            write_atomically(made[-1], as_webp(picture))
+        return made
+
+
+def find_references(
+    subject: Subject, held_out: Path | None = None, *, notes: Sequence[str] = ()
+) -> References:
+    """The photos to compare with.
+
+    Args:
+        subject: Who was learned.
+        held_out: Folder of photos of it that were not trained on; None takes those that were.
+        notes: What is known of the model; why its photos are not there, for one.
+
+    Raises:
+        EvaluationError: Nobody knows where there are photos, or they cannot be used.
+    """
+    if held_out is None:
+        return _trained_photos(subject, notes)
+    if not held_out.is_dir():
+        raise EvaluationError(f"There is no folder {held_out} (--references).")
+    distinct, remarks = _distinct(held_out)
+    trained_on = _trained_on(subject)
+    shared = [path.name for key, path in distinct.items() if key in trained_on]
+    if not trained_on:
+        remarks.append(
+            "The photos that were trained on are not here, so nobody can say whether some of them "
+            "are among the references."
+        )
+    elif len(shared) == len(distinct):
+        remarks.append(
+            "All reference photos were trained on: they are not held out, and likeness to them is "
+            "overstated."
+        )
+    elif shared:
+        remarks.append(
+            f"{len(shared)} of {len(distinct)} reference photos were trained on "
+            f"({_listed(shared)}), so likeness to them is overstated."
+        )
+    is_held_out = len(shared) < len(distinct)
+    return References(subject, list(distinct.values()), is_held_out, remarks)
+
+
+def _trained_photos(subject: Subject, notes: Sequence[str]) -> References:
+    if subject.images is None or not subject.images.is_dir():
+        gone = next((note for note in notes if note.startswith("The photos of the subject")), None)
+        raise EvaluationError(
+            gone or f"Nothing says where there are photos of {name_of(subject)}.",
+            hint="Pictures are compared with them. Name their folder with --subject, or with "
+            "--references if those photos were not trained on.",
+        )
+    distinct, remarks = _distinct(subject.images)
+    return References(subject, list(distinct.values()), False, remarks)
+
+
+def name_of(subject: Subject) -> str:
+    """What prompts call it: `sks teapot`."""
+    return f"{subject.identifier} {subject.class_noun}".strip()
+
+
+def _trained_on(subject: Subject) -> set[str]:
+    """Pixels of the photos that it was learned from, as far as they can still be read."""
+    if subject.images is None or not subject.images.is_dir():
+        return set()
+    try:
+        return set(_distinct(subject.images)[0])
+    except EvaluationError:
+        return set()
+
+
+def _distinct(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Photos by digest of their pixels, and a note on those that are left out."""
+    try:
+        found = photo_captions(
+            folder, describe=lambda paths: {path.name: "photo" for path in paths}
+        )
+    except PhotosError as error:
+        raise EvaluationError(error.message, hint=error.hint) from error
+    distinct: dict[str, Path] = {}
+    copies = []
+    for each in found:
+        path = folder / each.file
+        if distinct.setdefault(_pixels(_opened(path)), path) != path:
+            copies.append(each.file)
+    notes = []
+    if copies:
+        one = len(copies) == 1
+        notes.append(
+            f"{_listed(copies)} show{'s' if one else ''} the same as another reference photo and "
+            f"{'is' if one else 'are'} left out."
+        )
+    return distinct, notes
+
+
+def _opened(path: Path) -> Image.Image:
+    """RGB, turned as a viewer shows it, on white where it is transparent, as training has it."""
+    with Image.open(path) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        if not picture.has_transparency_data:
+            return picture.convert("RGB")
+        above = picture.convert("RGBA")
+        white = Image.new("RGBA", above.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, above).convert("RGB")
+
+
+def _pixels(picture: Image.Image) -> str:
+    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    shown = list(names[:most])
+    if len(names) > most:
+        return f"{', '.join(shown)} and {len(names) - most} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

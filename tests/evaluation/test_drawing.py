@@ -1,0 +1,424 @@
+"""Drawing with LoRAs: what a picture depends on, and that the base model stays as it is."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluation.trained_models import LORA, fitting_lora, lora
+from images import drawing
+from PIL import Image
+
+from regforge.embedded import TINYWORLD
+from regforge.evaluation import base_model
+from regforge.evaluation.drawing import Artist, seed_of
+from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Wanted
+from regforge.images.interface import ModelUnavailable, RenderError
+from regforge.progress import Reporter, Task
+
+NOISE = 2
+"""Levels of 255 by which a picture may depend on its batch in float32."""
+
+BASE = PersonalizedModel("tinyworld", "embedded/tinyworld", "0" * 64)
+QUICK: dict[str, Any] = {"device": "cpu", "dtype": "float32", "steps": 2, "resolution": 32}
+
+
+@pytest.fixture(scope="module")
+def artist() -> Iterator[Artist]:
+    with Artist(**QUICK, batch_size=2) as artist:
+        yield artist
+
+
+@pytest.fixture(scope="module")
+def model(artist: Artist, tmp_path_factory: pytest.TempPathFactory) -> PersonalizedModel:
+    """The embedded model with a LoRA for its denoiser and its text encoder."""
+    path = tmp_path_factory.mktemp("model") / LORA
+    fitting_lora(artist._base(BASE).pipeline, path)
+    return PersonalizedModel("lora", "embedded/tinyworld", "1" * 64, weights=path)
+
+
+def wanted(count: int, prompt: str = "a photo of a red teapot") -> list[Wanted]:
+    return [Wanted(prompt, n, seed_of(0, prompt, n), f"{n:03d}.png") for n in range(count)]
+
+
+def drawn(
+    artist: Artist,
+    model: PersonalizedModel,
+    asked: list[Wanted],
+    folder: Path | None = None,
+    task: Task | None = None,
+) -> np.ndarray:
+    """Uint8 [N, H, W, 3]."""
+    with artist.using(model) as pen:
+        done = list(pen.draw(asked, folder=folder, task=task))
+    assert [each.wanted for each in done] == asked
+    return np.stack([np.asarray(each.picture) for each in done])
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other).max())
+
+
+def weights_of(pipeline: Any) -> dict[str, Any]:
+    """Copies of all numbers in a pipeline."""
+    modules = {n: m for n, m in pipeline.components.items() if hasattr(m, "state_dict")}
+    return {
+        f"{part}.{name}": value.clone()
+        for part, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(bool((one[k] == other[k]).all()) for k in one)
+
+
+class Stopping(Task):
+    """Presses Ctrl-C when so many pictures are done."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__("drawing", None, "pictures", 0)
+        self._after = after
+
+    def advance(self, count: int = 1) -> None:
+        super().advance(count)
+        if self.done == self._after:
+            raise KeyboardInterrupt
+
+
+def test_seeds_stay_what_they_are() -> None:
+    assert seed_of(0, "a {} in the jungle", 3) == 1008694351
+    seeds = {seed_of(s, p, n) for s in range(3) for p in ("a", "b") for n in range(20)}
+    assert len(seeds) == 120
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+# ---------------------------------------------------------------------------------------- LoRAs
+
+
+def test_a_lora_is_laid_on_and_taken_off_without_a_trace(
+    artist: Artist, model: PersonalizedModel
+) -> None:
+    plain = drawn(artist, BASE, wanted(2))
+    pipeline = artist._base(BASE).pipeline
+    before = weights_of(pipeline)
+    changed = drawn(artist, model, wanted(2))
+    assert np.abs(changed.astype(int) - plain).mean() > 2
+    assert artist._base(BASE).pipeline is pipeline
+    assert same(weights_of(pipeline), before)
+    assert np.array_equal(drawn(artist, BASE, wanted(2)), plain)
+    assert np.array_equal(drawn(artist, model, wanted(2)), changed)
+
+
+@pytest.mark.slow
+def test_pictures_are_those_of_a_plain_call(artist: Artist, model: PersonalizedModel) -> None:
+    import torch
+
+    from regforge.embedded import load_pipeline
+
+    pipeline = load_pipeline("cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    assert model.weights is not None
+    pipeline.load_lora_weights(str(model.weights.parent))
+    asked = wanted(2)
+    with torch.no_grad():
+        output = pipeline(
+            [each.prompt for each in asked],
+            num_inference_steps=2,
+            guidance_scale=4.0,
+            width=32,
+            height=32,
+            generator=[torch.Generator().manual_seed(each.seed) for each in asked],
+        )
+    plain = np.stack([np.asarray(image) for image in output.images])
+    assert difference(drawn(artist, model, asked), plain) <= NOISE
+
+
+@pytest.mark.slow
+def test_kohyas_format_is_the_same_lora(
+    artist: Artist, model: PersonalizedModel, tmp_path: Path
+) -> None:
+    pipeline = artist._base(BASE).pipeline
+    path = fitting_lora(pipeline, tmp_path / "x-kohya.safetensors", kohya=True)
+    kohya = PersonalizedModel("kohya", BASE.base, "2" * 64, weights=path)
+    assert difference(drawn(artist, kohya, wanted(2)), drawn(artist, model, wanted(2))) <= NOISE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("misfit", ["nothing of it fits", "wrong shapes", "half of it fits"])
+def test_a_lora_of_another_model(
+    artist: Artist, model: PersonalizedModel, tmp_path: Path, misfit: str
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    plain = drawn(artist, BASE, wanted(1))
+    assert model.weights is not None
+    tensors = load_file(model.weights)
+    path = tmp_path / LORA
+    if misfit == "nothing of it fits":
+        lora(path)
+    elif misfit == "wrong shapes":
+        save_file({k: np.concatenate([v, v], axis=-1) for k, v in tensors.items()}, path)
+    else:
+        strange = {k.replace("down_blocks", "side_blocks"): v for k, v in tensors.items()}
+        save_file(tensors | strange, path)
+    other = PersonalizedModel("other", BASE.base, "3" * 64, weights=path)
+    if misfit == "half of it fits":
+        drawn(artist, other, wanted(1))
+        assert any("have no place in embedded/tinyworld" in note for note in artist.notes)
+    else:
+        with pytest.raises(EvaluationError, match="LoRA"):
+            drawn(artist, other, wanted(1))
+    assert np.array_equal(drawn(artist, BASE, wanted(1)), plain)
+
+
+@pytest.mark.slow
+def test_a_base_model_is_loaded_once_and_replaced_by_another(
+    model: PersonalizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = base_model.load_model
+
+    def counting(choice: Any, dtype: Any) -> Any:
+        loaded.append(choice.model)
+        return load(choice, dtype)
+
+    monkeypatch.setattr(base_model, "load_model", counting)
+    other = PersonalizedModel("copy", str(TINYWORLD), "4" * 64)
+    with Artist(**QUICK) as artist:
+        for each in (BASE, model, BASE, other, model):
+            drawn(artist, each, wanted(1))
+    assert loaded == [BASE.base, other.base, BASE.base]
+
+
+# ------------------------------------------------------------------------------------- the folder
+
+
+@pytest.mark.slow
+def test_pictures_say_what_made_them(
+    artist: Artist, model: PersonalizedModel, tmp_path: Path
+) -> None:
+    prompt = 'a red teapot, "日本" on a beach'
+    pictures = drawn(artist, model, wanted(1, prompt), tmp_path)
+    with Image.open(tmp_path / "000.png") as image:
+        assert np.array_equal(np.asarray(image), pictures[0])
+        assert image.info["parameters"].startswith(f"{prompt}\nSteps: 2, Sampler: DDIM")
+        says = json.loads(image.info["regforge"])
+    assert (says["prompt"], says["seed"]) == (prompt, seed_of(0, prompt, 0))
+    assert (says["model"], says["base_model"]) == ("lora", "embedded/tinyworld")
+    assert says["weights"] == model.digest
+
+
+def test_pictures_that_are_there_need_no_model(
+    artist: Artist, model: PersonalizedModel, tmp_path: Path
+) -> None:
+    first = drawn(artist, model, wanted(3), tmp_path)
+    nobody = Artist(**(QUICK | {"device": "nonsense"}))
+    task = Task("drawing", 3, "pictures", 0)
+    assert np.array_equal(drawn(nobody, model, wanted(3), tmp_path, task), first)
+    assert (task.done, task.rate) == (3, 0)
+
+
+@pytest.mark.slow
+def test_what_is_missing_broken_or_of_something_else_is_drawn_again(
+    artist: Artist, model: PersonalizedModel, tmp_path: Path
+) -> None:
+    first = drawn(artist, model, wanted(8), tmp_path)
+    files = [tmp_path / f"{number:03d}.png" for number in range(8)]
+    bytes_before = [file.read_bytes() for file in files]
+    files[0].unlink()
+    files[2].write_bytes(bytes_before[2][:-40])  # cut short
+    damaged = bytearray(bytes_before[4])
+    damaged[len(damaged) // 2] ^= 0xFF
+    files[4].write_bytes(damaged)
+    Image.new("RGB", (32, 32)).save(files[5])  # somebody's own
+    files[7].write_bytes(bytes_before[6])  # another seed
+    untouched = {number: files[number].stat().st_mtime_ns for number in (1, 3, 6)}
+    task = Task("drawing", 8, "pictures", 0)
+    assert np.array_equal(drawn(artist, model, wanted(8), tmp_path, task), first)
+    assert [file.read_bytes() for file in files] == bytes_before
+    assert {n: files[n].stat().st_mtime_ns for n in untouched} == untouched
+    assert task.done == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["weights", "steps", "guidance", "resolution"])
+def test_pictures_of_other_weights_or_settings_are_drawn_anew(
+    artist: Artist, model: PersonalizedModel, tmp_path: Path, change: str
+) -> None:
+    drawn(artist, model, wanted(1), tmp_path)
+    before = (tmp_path / "000.png").read_bytes()
+    asked = QUICK | {"steps": {"steps": 1}, "guidance": {"guidance_scale": 1.0}}.get(change, {})
+    other = Artist(**(asked | ({"resolution": 48} if change == "resolution" else {})))
+    who = BASE if change == "weights" else model
+    other._loaded = artist._loaded
+    assert np.array_equal(drawn(other, who, wanted(1), tmp_path), drawn(other, who, wanted(1)))
+    assert (tmp_path / "000.png").read_bytes() != before
+
+
+@pytest.mark.slow
+def test_an_interruption_leaves_no_trace(
+    artist: Artist, model: PersonalizedModel, tmp_path: Path
+) -> None:
+    whole, other = tmp_path / "whole", tmp_path / "interrupted"
+    drawn(artist, model, wanted(5), whole)
+    before = weights_of(artist._base(BASE).pipeline)
+    with pytest.raises(KeyboardInterrupt):
+        drawn(artist, model, wanted(5), other, Stopping(3))
+    assert same(weights_of(artist._base(BASE).pipeline), before)
+    assert len(list(other.iterdir())) == 3
+    drawn(artist, model, wanted(5), other)
+    assert [f.read_bytes() for f in sorted(other.iterdir())] == [
+        f.read_bytes() for f in sorted(whole.iterdir())
+    ]
+
+
+@pytest.mark.slow
+def test_a_picture_does_not_depend_on_its_batch(artist: Artist, model: PersonalizedModel) -> None:
+    asked = [*wanted(3), *wanted(2, "a blue cat")]
+    two = drawn(artist, model, asked)
+    for size in (1, 4):
+        other = Artist(**QUICK, batch_size=size)
+        other._loaded = artist._loaded
+        assert difference(drawn(other, model, asked), two) <= NOISE
+    alone = drawn(artist, model, asked[3:4])
+    assert difference(alone[0], two[3]) <= NOISE
+
+
+# -------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Memory for so many pictures at a time."""
+    import functools
+
+    from diffusers import StableDiffusionPipeline
+
+    most = [2]
+    call = StableDiffusionPipeline.__call__
+
+    @functools.wraps(call)
+    def limited(self: Any, *arguments: Any, **named: Any) -> Any:
+        if len(named["generator"]) > most[0]:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return call(self, *arguments, **named)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", limited)
+    return most
+
+
+@pytest.mark.slow
+def test_out_of_memory(
+    artist: Artist,
+    model: PersonalizedModel,
+    little_memory: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    greedy = Artist(**QUICK, batch_size=8, reporter=Reporter())
+    greedy._loaded = artist._loaded
+    assert difference(drawn(greedy, model, wanted(5)), drawn(artist, model, wanted(5))) <= NOISE
+    assert "going on with 2" in capsys.readouterr().err
+    little_memory[0] = 0
+    with pytest.raises(RenderError) as error:
+        drawn(greedy, model, wanted(1))
+    assert "single image" in error.value.message
+    assert "GPU with more memory" in str(error.value)
+    assert "render." not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_prompt_that_is_too_long_is_drawn_and_named_once(
+    artist: Artist, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prompt = "a photo of a teapot " * 30
+    drawn(artist, BASE, wanted(3, prompt))
+    drawn(artist, BASE, wanted(3, prompt))
+    named = [note for note in artist.notes if "reads the first 48" in note]
+    assert len(named) == 1
+    assert prompt in named[0]
+    assert capfd.readouterr().err == ""  # diffusers would print the padding of the whole batch
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"guidance_scale": 99.0}, {"batch_size": 0}, {"resolution": 4}]
+)
+def test_numbers_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(EvaluationError, match="it can be"):
+        Artist(**wrong)
+
+
+def test_a_base_model_that_is_not_there(tmp_path: Path) -> None:
+    gone = PersonalizedModel("gone", str(tmp_path / "gone"), "5" * 64)
+    with pytest.raises(ModelUnavailable, match="There is no folder"):
+        drawn(Artist(**QUICK), gone, wanted(1))
+    with pytest.raises(RenderError) as error:
+        drawn(Artist(device="nonsense"), BASE, wanted(1))
+    assert "render." not in str(error.value)
+
+
+# ------------------------------------------------------------------------------ other families
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux"])
+def test_other_families(tmp_path: Path, kind: str) -> None:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    folder = getattr(drawing, kind)(tmp_path / kind)
+    base = PersonalizedModel(kind, folder, "6" * 64)
+    size = {} if kind == "flux" else {"resolution": None}
+    with Artist(**(QUICK | size), batch_size=2) as artist:
+        plain = drawn(artist, base, wanted(2))
+        pipeline = artist._base(base).pipeline
+        before = weights_of(pipeline)
+        path = fitting_lora(pipeline, tmp_path / LORA, scale=1.0)
+        model = PersonalizedModel("lora", folder, "7" * 64, weights=path)
+        changed = drawn(artist, model, wanted(2))
+        assert same(weights_of(pipeline), before)
+        assert np.array_equal(drawn(artist, base, wanted(2)), plain)
+    assert difference(changed, plain) > NOISE
+    other = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    other.load_lora_weights(str(path.parent))
+    side = plain.shape[1]
+    with torch.no_grad():
+        output = other(
+            [each.prompt for each in wanted(2)],
+            num_inference_steps=2,
+            width=side,
+            height=side,
+            generator=[torch.Generator().manual_seed(each.seed) for each in wanted(2)],
+        )
+    assert difference(np.stack([np.asarray(i) for i in output.images]), changed) <= NOISE
+
+
+@pytest.mark.slow
+def test_half_precision_that_draws_black(tmp_path: Path) -> None:
+    import torch
+
+    from regforge.embedded import load_pipeline
+
+    pipeline = load_pipeline("cpu")
+    with torch.no_grad():  # too large for float16; what follows it does not mind in float32
+        pipeline.vae.decoder.conv_in.weight.mul_(1e4)
+        pipeline.vae.decoder.conv_in.bias.mul_(1e4)
+    pipeline.save_pretrained(tmp_path / "large")
+    model = PersonalizedModel("large", str(tmp_path / "large"), "8" * 64)
+    with Artist(**(QUICK | {"dtype": "float16"}), batch_size=2) as artist:
+        pictures = drawn(artist, model, wanted(3))
+        assert all(picture.std() > 5 for picture in pictures)
+        assert any("black in float16" in note for note in artist.notes)
+        assert np.array_equal(drawn(artist, model, wanted(3))[2:], pictures[2:])
+
+
+@pytest.mark.slow
+def test_a_safety_checker_is_left_on_and_named(tmp_path: Path) -> None:
+    folder = drawing.with_safety_checker(tmp_path / "prudish", flagged=True)
+    model = PersonalizedModel("prudish", folder, "9" * 64)
+    for _ in range(2):  # drawn, and read
+        with Artist(**QUICK) as artist:
+            assert not drawn(artist, model, wanted(1), tmp_path / "pictures").any()
+            assert any("safety checker" in note for note in artist.notes)

@@ -1,0 +1,311 @@
+"""Encoders of every sort, as small models with random weights, saved with their processors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regforge.embedded import ALIGNMENT, TINYWORLD
+from regforge.errors import RegforgeError
+from regforge.evaluation.encoders import (
+    EncoderNames,
+    default_encoders,
+    open_image_encoder,
+    open_text_image_encoder,
+)
+from regforge.evaluation.interface import EvaluationError
+
+SIDE = 32
+SMALL: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+PATCHES: dict[str, Any] = {**SMALL, "image_size": SIDE, "patch_size": 8}
+WORDS: dict[str, Any] = {**SMALL, "vocab_size": 5000, "max_position_embeddings": 16}
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+CAPTIONS = ["a photo of a cat on a beach", "a red teapot", "a dog"]
+
+
+def pictures(count: int = 3) -> list[Image.Image]:
+    numbers = np.random.default_rng(0)
+    return [
+        Image.fromarray(numbers.integers(0, 256, (40 + 9 * n, 64, 3), dtype=np.uint8))
+        for n in range(count)
+    ]
+
+
+def save(folder: Path, model: Any, processor: Any, *, words: bool = False) -> Path:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    if words:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(TINYWORLD / "tokenizer" / name, folder / name)
+    return folder
+
+
+def dino(folder: Path) -> Path:
+    """As `facebook/dino-vits16` is published: its processor squeezes pictures into a square."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    torch.manual_seed(0)
+    size = {"height": SIDE, "width": SIDE}
+    processor = ViTImageProcessor(size=size, image_mean=MEAN, image_std=STD)
+    return save(folder, ViTModel(ViTConfig(**PATCHES), add_pooling_layer=False), processor)
+
+
+def dinov2(folder: Path) -> Path:
+    import torch
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    processor = BitImageProcessor(size={"shortest_edge": 36}, crop_size=SIDE)
+    return save(folder, Dinov2Model(Dinov2Config(**PATCHES)), processor)
+
+
+def resnet(folder: Path) -> Path:
+    import torch
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
+
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    return save(folder, ResNetModel(config), ConvNextImageProcessor(size={"shortest_edge": SIDE}))
+
+
+def clip(folder: Path) -> Path:
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    torch.manual_seed(0)
+    ids = json.loads((TINYWORLD / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]
+    end = ids["vocab"]["<|endoftext|>"]
+    config = CLIPConfig(
+        text_config={**WORDS, "eos_token_id": end, "bos_token_id": end - 1, "pad_token_id": end},
+        vision_config=PATCHES,
+        projection_dim=12,
+    )
+    processor = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SIDE)
+    return save(folder, CLIPModel(config), processor, words=True)
+
+
+def siglip(folder: Path) -> Path:
+    import torch
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    torch.manual_seed(0)
+    config = SiglipConfig(text_config={**WORDS, "projection_size": 16}, vision_config=PATCHES)
+    size = {"height": SIDE, "width": SIDE}
+    return save(folder, SiglipModel(config), SiglipImageProcessor(size=size), words=True)
+
+
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    builder.__name__: builder for builder in (dino, dinov2, resnet, clip, siglip)
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = BUILDERS[name](tmp_path_factory.mktemp("models") / name)
+        return made[name]
+
+    return folder
+
+
+# ---------------------------------------------------------------------------------- what they give
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_vectors_are_of_unit_length_whatever_the_batch(
+    saved: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = open_image_encoder(str(saved(name)), device="cpu")
+    found = encoder.images(pictures())
+    assert found.dtype == np.float32
+    assert found.shape[0] == 3
+    assert np.linalg.norm(found, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-4  # it does look at them
+    monkeypatch.setattr("regforge.evaluation.encoders._BATCH", 2)
+    assert encoder.images(pictures()) == pytest.approx(found, abs=1e-5)
+    assert encoder.images([]).shape[0] == 0
+    assert encoder.name.startswith(f"{name}@sha256:")
+
+
+def test_dino_is_the_cls_token_of_the_middle_of_the_picture(saved: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import ViTModel
+
+    picture = Image.new("RGB", (74, 37), "blue")  # 37 is 8/7 of 32: nothing is resized
+    picture.paste(pictures()[0].crop((0, 0, SIDE, SIDE)), (21, 2))
+    pixels = np.asarray(picture, dtype=np.float32)[2:34, 21:53] / 255
+    values = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)
+    model = ViTModel.from_pretrained(saved("dino"), add_pooling_layer=False).eval()
+    with torch.inference_mode():
+        token = model(values[None].contiguous()).last_hidden_state[0, 0].numpy()
+    found = open_image_encoder(str(saved("dino")), device="cpu").images([picture])
+    assert found[0] == pytest.approx(token / np.linalg.norm(token), abs=1e-4)
+
+
+def test_dinov2_is_its_cls_token(saved: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import BitImageProcessorPil, Dinov2Model
+
+    model = Dinov2Model.from_pretrained(saved("dinov2")).eval()
+    inputs = BitImageProcessorPil.from_pretrained(saved("dinov2"))(
+        images=pictures(1), return_tensors="pt"
+    )
+    with torch.inference_mode():
+        token = model(**inputs).last_hidden_state[0, 0].numpy()
+    found = open_image_encoder(str(saved("dinov2")), device="cpu").images(pictures(1))
+    assert found[0] == pytest.approx(token / np.linalg.norm(token), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_pairs_put_captions_into_the_same_space(saved: Callable[[str], Path], name: str) -> None:
+    encoder = open_text_image_encoder(str(saved(name)), device="cpu")
+    captions = encoder.texts(CAPTIONS)
+    assert captions.dtype == np.float32
+    assert captions.shape == encoder.images(pictures()).shape
+    assert np.linalg.norm(captions, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert encoder.texts(CAPTIONS[1:2])[0] == pytest.approx(captions[1], abs=1e-5)
+    assert encoder.texts(["A Red TEAPOT"])[0] == pytest.approx(captions[1], abs=1e-5)
+
+
+def test_clip_is_its_projection_and_does_not_mind_padding(saved: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+
+    model = CLIPModel.from_pretrained(saved("clip")).eval()
+    inputs = AutoTokenizer.from_pretrained(saved("clip"))(CAPTIONS[:1], return_tensors="pt")
+    with torch.inference_mode():
+        hidden = model.text_model(**inputs).last_hidden_state[0, -1]  # the end-of-text token
+        text = model.text_projection(hidden).numpy()
+    found = open_text_image_encoder(str(saved("clip")), device="cpu").texts(CAPTIONS[:1])
+    assert found[0] == pytest.approx(text / np.linalg.norm(text), abs=1e-4)
+
+
+def test_siglip_reads_captions_padded_and_unmasked(saved: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import AutoTokenizer, SiglipModel
+
+    model = SiglipModel.from_pretrained(saved("siglip")).eval()
+    tokens = AutoTokenizer.from_pretrained(saved("siglip"))(
+        CAPTIONS[:1], padding="max_length", max_length=16, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        text = model.get_text_features(input_ids=tokens["input_ids"]).pooler_output[0].numpy()
+        masked = model.get_text_features(**tokens).pooler_output[0].numpy()
+    assert np.abs(text - masked).max() > 1e-3  # so it matters
+    found = open_text_image_encoder(str(saved("siglip")), device="cpu").texts(CAPTIONS[:1])
+    assert found[0] == pytest.approx(text / np.linalg.norm(text), abs=1e-4)
+
+
+def test_a_long_caption_is_cut_and_noted_once(saved: Callable[[str], Path]) -> None:
+    encoder = open_text_image_encoder(str(saved("clip")), device="cpu")
+    long = "a photo of a cat " * 8
+    first = encoder.texts([long, "a cat"])
+    assert encoder.texts([long + "on a beach"])[0] == pytest.approx(first[0], abs=1e-5)
+    encoder.texts([long])
+    notes = encoder.notes  # type: ignore[attr-defined]
+    assert len(notes) == 2  # two captions, and one of them twice
+    assert "reads 16 tokens" in notes[0]
+    assert long in notes[0]
+
+
+def test_the_embedded_judge_measures_as_curation_does(repo: Path) -> None:
+    from regforge.images.alignment import AlignmentScorer
+
+    folder = repo / "examples" / "subjects" / "cat"
+    photos = [Image.open(folder / f"0{number}.png").convert("RGB") for number in range(2)]
+    captions = ["a photo of a cat in a meadow", "a photo of a cat in a bedroom"]
+    judge = open_text_image_encoder("embedded/judge", device="cpu")
+    assert judge.name == "embedded/judge"
+    cosines = judge.images(photos) @ judge.texts(captions).T
+    assert cosines.argmax(axis=1).tolist() == [0, 1]
+    scores = AlignmentScorer(device="cpu").scores(photos, captions)
+    assert np.diagonal(cosines) == pytest.approx(scores, abs=2e-4)
+
+    identity = open_image_encoder("embedded/judge", device="cpu")
+    dog = Image.open(repo / "examples" / "subjects" / "dog" / "00.png")
+    first, second, other = identity.images([*photos, dog])
+    assert first @ second > first @ other + 0.3
+
+
+# ----------------------------------------------------------------------------------- which, and not
+
+
+def test_default_encoders() -> None:
+    embedded = EncoderNames("embedded/judge", "embedded/judge")
+    assert default_encoders("embedded/tinyworld") == embedded
+    assert default_encoders(str(TINYWORLD)) == embedded
+    real = EncoderNames("facebook/dino-vits16", "openai/clip-vit-base-patch32")
+    assert default_encoders("stabilityai/stable-diffusion-xl-base-1.0") == real
+
+
+def test_without_network_one_sentence_says_what_to_pass() -> None:
+    with pytest.raises(RegforgeError) as caught:
+        open_image_encoder("facebook/dino-vits16@main")
+    assert "facebook/dino-vits16" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "local folder" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "no model", "/no/such/folder"])
+def test_what_is_no_model_is_said(name: str) -> None:
+    with pytest.raises(EvaluationError, match="There is no folder"):
+        open_image_encoder(name)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"it has no config\.json"):
+        open_image_encoder(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
+    with pytest.raises(EvaluationError, match="cannot be loaded"):
+        open_image_encoder(str(tmp_path))
+
+
+def test_pickled_weights_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved("dino"), tmp_path / "dino"))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(EvaluationError, match="has no weights as safetensors"):
+        open_image_encoder(str(folder))
+
+
+def test_weights_that_lack_a_part_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(saved("dinov2"), tmp_path / "dinov2"))
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("embeddings.cls_token")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EvaluationError, match=r"lacks embeddings\.cls_token"):
+        open_image_encoder(str(folder))
+
+
+def test_vectors_without_numbers_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(saved("dinov2"), tmp_path / "dinov2"))
+    weights = load_file(folder / "model.safetensors")
+    weights["layernorm.weight"] *= float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EvaluationError, match="zero or no numbers"):
+        open_image_encoder(str(folder), device="cpu").images(pictures(1))
+
+
+def test_a_model_of_pictures_alone_takes_no_captions(saved: Callable[[str], Path]) -> None:
+    with pytest.raises(EvaluationError, match="does not put pictures and captions side by side"):
+        open_text_image_encoder(str(saved("dino")))
+    assert ALIGNMENT.is_dir()

@@ -1,0 +1,365 @@
+"""What an evaluation refuses, plans and keeps, up to the first picture."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trained_models
+from PIL import Image
+from typer.testing import CliRunner
+
+from regforge.cli import app
+from regforge.errors import RegforgeError
+from regforge.evaluation import evaluate
+from regforge.evaluation.drawing import Artist
+from regforge.evaluation.folder import EvaluationFolder, default_folder
+from regforge.evaluation.interface import (
+    EvaluationError,
+    Interval,
+    PersonalizedModel,
+    Subject,
+)
+from regforge.evaluation.models import open_model
+from regforge.evaluation.planning import (
+    Row,
+    guidance_for,
+    open_all,
+    questions_for,
+    row_of,
+    rows_of,
+)
+from regforge.evaluation.references import find_references
+from regforge.evaluation.results import ModelResult
+from regforge.evaluation.steps import best_steps, over_steps, worth_comparing
+from regforge.progress import Reporter
+
+CAT = trained_models.SUBJECTS / "cat"
+QUIET = Reporter(quiet=True)
+
+
+def refusal(*models: Path | str, **options: Any) -> RegforgeError:
+    with pytest.raises(RegforgeError) as caught:
+        evaluate(models, reporter=QUIET, **options)
+    return caught.value
+
+
+def photos(folder: Path, *names: str) -> Path:
+    """Some of the cat's photos, under names of their own, and without captions."""
+    folder.mkdir()
+    for number, name in enumerate(names):
+        (folder / f"{number}-{name}").write_bytes((CAT / name).read_bytes())
+    return folder
+
+
+# --------------------------------------------------------------------------------------- refusals
+
+
+def test_what_cannot_be_evaluated_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    unfinished = trained_models.run(tmp_path / "half", finished=None)
+    stray = trained_models.lora(tmp_path / "stray" / "stray.safetensors")
+    out = tmp_path / "out"
+    cases: list[tuple[str, list[Path], dict[str, Any]]] = [
+        ("no model to evaluate", [], {}),
+        ("There is no", [tmp_path / "nowhere"], {}),
+        ("no weights yet", [unfinished], {}),
+        ("asked for twice", [run, run], {}),
+        ("Nothing says which subject stray", [stray], {"base_model": "embedded/tinyworld"}),
+        ("did you mean 'dreambench'", [run], {"suites": ["dreambnch"]}),
+        ("There is no prompt", [run], {"suites": []}),
+        ("There is no folder", [run], {"references": tmp_path / "nowhere"}),
+        ("samples is 0", [run], {"samples": 0}),
+        ("limit is 0", [run], {"limit": 0}),
+        ("The steps is 0", [run], {"steps": 0}),
+        ("has no snapshots", [run], {"snapshots": True}),
+        ("The seed is -1", [run], {"seed": -1}),
+    ]
+    for words, models, options in cases:
+        assert words in refusal(*models, out=out, **options).message, words
+    assert not out.exists()
+
+
+def test_an_encoder_that_is_not_there_is_said_before_anything_is_drawn(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    error = refusal(run, out=tmp_path / "out", structure=str(tmp_path / "dino"))
+    assert "dino" in error.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_of_other_bases_are_not_compared(tmp_path: Path) -> None:
+    one = trained_models.run(tmp_path / "one")
+    other = trained_models.run(tmp_path / "other", base_model="stabilityai/sdxl", revision="v1")
+    error = refusal(one, other, out=tmp_path / "out")
+    assert "one was trained on embedded/tinyworld, and other on stabilityai/sdxl@v1" in str(error)
+    assert "--base-model" in str(error)
+
+
+def test_photos_that_are_gone_are_asked_for(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", "00.png")
+    subject = {"images": str(folder), "identifier": "sks", "class_noun": "cat"}
+    run = trained_models.run(tmp_path / "run", subject=subject)
+    (folder / "0-00.png").unlink()
+    folder.rmdir()
+    error = refusal(run, out=tmp_path / "out")
+    assert str(folder) in error.message
+    assert "--subject" in str(error)
+
+
+def test_held_out_photos_are_of_one_subject(tmp_path: Path) -> None:
+    dog = {"images": str(trained_models.SUBJECTS / "dog"), "class_noun": "dog"}
+    runs = [trained_models.run(tmp_path / "cat"), trained_models.run(tmp_path / "dog", subject=dog)]
+    error = refusal(*runs, out=tmp_path / "out", references=CAT)
+    assert "the models know 2" in error.message
+
+
+def test_the_command_says_what_is_wrong_in_a_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "nowhere")])
+    assert isinstance(result.exception, EvaluationError)
+    assert result.exception.exit_code == 2
+
+
+# ----------------------------------------------------------------------------------- the folder
+
+
+MODELS = {"a": "/runs/a", "b": "/runs/b"}
+SETTINGS = {"samples": 2, "limit": 5, "seed": 0, "suites": ["dreambench"]}
+
+
+def claimed(path: Path, models: Any = None, *, fresh: bool = False, **settings: Any) -> bool:
+    """Claim the folder, and draw something into it."""
+    folder = EvaluationFolder(path)
+    with folder.locked():
+        known = folder.claim(models or MODELS, {**SETTINGS, **settings}, fresh=fresh)
+        if fresh:
+            assert not folder.pictures.exists()
+        folder.pictures.mkdir(exist_ok=True)
+        return known
+
+
+def test_a_folder_without_pictures_is_still_anybodys(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    (tmp_path / "pictures").rmdir()
+    assert claimed(tmp_path, {"c": "/runs/c"}, seed=1)
+
+
+def test_more_of_the_same_is_the_same_evaluation(tmp_path: Path) -> None:
+    assert not claimed(tmp_path)
+    assert claimed(tmp_path)
+    assert claimed(tmp_path, {"c": "/runs/c", **MODELS})
+    with pytest.raises(EvaluationError, match="of c, a and b, and c is not asked for now"):
+        claimed(tmp_path)
+    three = {"c": "/runs/c", **MODELS}
+    assert claimed(tmp_path, three, samples=4)
+    assert claimed(tmp_path, three, samples=4, limit=None)
+    for less in ({"samples": 3, "limit": None}, {"samples": 4, "limit": 5}):
+        with pytest.raises(EvaluationError, match="holds another evaluation"):
+            claimed(tmp_path, three, **less)
+
+
+@pytest.mark.parametrize(
+    ("models", "settings", "words"),
+    [
+        (MODELS, {"seed": 1}, "seed 0, not 1"),
+        (MODELS, {"suites": ["motion"]}, "suites dreambench, not motion"),
+        ({"a": "/other/a", "b": "/runs/b"}, {}, "its a is /runs/a, not /other/a"),
+    ],
+)
+def test_another_evaluation_is_refused_and_may_be_started_over(
+    tmp_path: Path, models: Any, settings: Any, words: str
+) -> None:
+    claimed(tmp_path)
+    (tmp_path / "pictures" / "a").mkdir()
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(EvaluationError) as caught:
+        claimed(tmp_path, models, **settings)
+    assert words in caught.value.message
+    assert "--fresh" in str(caught.value)
+    assert not claimed(tmp_path, models, fresh=True, **settings)
+    assert not (tmp_path / "pictures" / "a").exists()
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
+def test_fresh_never_deletes_what_is_no_evaluation(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    with pytest.raises(EvaluationError, match="other files than an evaluation's"):
+        claimed(run, fresh=True)
+    assert (run / "lora" / trained_models.LORA).is_file()
+
+
+def test_a_folder_is_named_after_the_models(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "teapot")
+    lora = run / "lora" / trained_models.LORA
+    for where in (run, run / "lora", lora, str(run)):
+        assert default_folder([where]) == Path("evaluations/teapot")
+    assert default_folder([run, "me/mug-lora"]) == Path("evaluations/teapot-mug-lora")
+    many = [f"me/{'x' * 30}-{number}" for number in range(4)]
+    assert default_folder(many) == Path(f"evaluations/{'x' * 30}-0-and-3-more")
+
+
+# ------------------------------------------------------------------------------------- references
+
+
+def cat(images: Path | None = CAT) -> Subject:
+    return Subject("sks", "cat", "living", images)
+
+
+def test_references_are_the_photos_that_were_trained_on(tmp_path: Path) -> None:
+    found = find_references(cat())
+    assert [path.name for path in found.photos] == [f"{n:02d}.png" for n in range(5)]
+    assert not found.held_out
+    assert not found.notes
+    assert all(picture.mode == "RGB" for picture in found.pictures())
+    small = found.copy_small(tmp_path)
+    assert [path.name for path in small] == [f"{n:02d}.webp" for n in range(5)]
+
+
+def test_held_out_photos_that_were_trained_on_are_named(tmp_path: Path) -> None:
+    trained_on = photos(tmp_path / "trained", "00.png", "01.png", "02.png")
+    others = find_references(cat(trained_on), photos(tmp_path / "others", "03.png", "04.png"))
+    assert others.held_out
+    assert not others.notes
+    some = find_references(cat(trained_on), photos(tmp_path / "some", "03.png", "01.png"))
+    assert some.held_out
+    assert "1 of 2 reference photos were trained on (1-01.png)" in some.notes[0]
+    # Saved again by another program: other bytes, the same pixels.
+    again = tmp_path / "again"
+    again.mkdir()
+    Image.open(CAT / "02.png").convert("RGB").save(again / "a.bmp")
+    same = find_references(cat(trained_on), again)
+    assert not same.held_out
+    assert "All reference photos were trained on" in same.notes[0]
+    unknown = find_references(cat(None), again)
+    assert unknown.held_out
+    assert "are not here" in unknown.notes[0]
+
+
+def test_a_photo_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", "00.png", "01.png", "00.png")
+    found = find_references(cat(folder))
+    assert [path.name for path in found.photos] == ["0-00.png", "1-01.png"]
+    assert found.notes == ["2-00.png shows the same as another reference photo and is left out."]
+
+
+def test_transparent_photos_lie_on_white(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(folder / "clear.png")
+    (picture,) = find_references(cat(folder)).pictures()
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+
+
+# ----------------------------------------------------------------------------------------- plans
+
+
+def planned(where: Path, artist: Artist | None = None, **options: Any) -> list[Row]:
+    model = open_model(where)
+    assert model.subject is not None
+    questions = questions_for(model, model.subject, None, options.pop("limit", None))
+    numbers = {"samples": 2, "class_samples": 3, "seed": 0} | options
+    return [
+        row_of(each, noun, questions, artist or Artist(), **numbers)
+        for each, noun in rows_of([model], with_base=True)
+    ]
+
+
+def test_all_models_are_asked_the_same_from_the_same_noise(tmp_path: Path) -> None:
+    base, tuned = planned(trained_models.run(tmp_path / "run"))
+    assert [row.model.name for row in (base, tuned)] == ["base model", "run"]
+    assert len(tuned.asked) == (25 + 12) * 2 + 3
+    assert [each.wanted.seed for each in base.asked] == [each.wanted.seed for each in tuned.asked]
+    assert len({each.wanted.seed for each in tuned.asked}) == len(tuned.asked)
+    assert tuned.asked[0].wanted.prompt == "a photo of a sks cat on a beach"
+    assert base.asked[0].wanted.prompt == "a photo of a cat on a beach"
+    # Encoders know what a cat is, and not what sks is.
+    assert {each.says for each in tuned.asked[:2]} == {"a photo of a cat on a beach"}
+    of_class = [each for each in tuned.asked if each.question is None]
+    assert {each.wanted.prompt for each in of_class} == {"a photo of a cat"}
+    assert len({each.wanted.file for each in tuned.asked}) == len(tuned.asked)
+
+
+def test_another_seed_is_other_noise(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    one, other = planned(run)[1], planned(run, seed=1)[1]
+    for first, second in zip(one.asked, other.asked, strict=True):
+        assert first.wanted.seed != second.wanted.seed
+        assert first.wanted.file != second.wanted.file
+
+
+def test_pictures_of_other_weights_or_settings_have_another_folder(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    folders = [planned(run, Artist(steps=25))[1].folder, planned(run, Artist(steps=9))[1].folder]
+    trained_models.lora(run / "lora" / trained_models.LORA, value=2.0)
+    folders.append(planned(run, Artist(steps=25))[1].folder)
+    assert len(set(folders)) == 3
+    assert planned(run, Artist(steps=25))[1].folder == folders[2]
+
+
+def test_a_limit_takes_the_first_prompts_of_each_benchmark(tmp_path: Path) -> None:
+    asked = planned(trained_models.run(tmp_path / "run"), limit=2, samples=1)[1].asked
+    suites = [each.question.suite for each in asked if each.question]
+    assert suites == ["tinyworld"] * 2 + ["tinyworld-motion"] * 2
+
+
+def test_one_guidance_scale_for_all(tmp_path: Path) -> None:
+    models = [
+        open_model(trained_models.run(tmp_path / name, validation={"guidance_scale": scale}))
+        for name, scale in (("a", 4.0), ("b", 7.5))
+    ]
+    scale, notes = guidance_for(models, None)
+    assert scale == 4.0
+    assert "the recipe of b names another one" in notes[0]
+    assert guidance_for(models, 3.0) == (3.0, [])
+    assert guidance_for(models[:1], None) == (4.0, [])
+
+
+# ------------------------------------------------------------------------------------- snapshots
+
+
+def snapshot(run: Path, step: int, value: float) -> Path:
+    folder = run / "snapshots" / f"step-{step:06d}"
+    trained_models.lora(folder / "lora" / trained_models.LORA, value=value)
+    return folder
+
+
+def opened(*runs: Path) -> list[PersonalizedModel]:
+    return open_all(runs, base=None, subject=None, snapshots=True)
+
+
+def test_snapshots_come_before_what_the_run_became(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    for step in (40, 5, 20):
+        snapshot(run, step, value=step)
+    (run / "snapshots" / "step-000050").mkdir()  # not whole
+    names = [model.name for model in opened(run)]
+    assert names == ["run-step-5", "run-step-20", "run-step-40", "run"]
+    snapshot(run, 60, value=1.0)  # the same weights as the result's
+    assert [model.name for model in opened(run)] == names
+
+
+def test_a_run_that_goes_on_is_measured_by_its_snapshots(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run", finished=None)
+    snapshot(run, 5, value=5)
+    assert [model.steps for model in opened(run)] == [5]
+
+
+def test_scores_of_snapshots_are_told_by_step(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    for step in (20, 40):
+        snapshot(run, step, value=step)
+    models = [model for model, _ in rows_of(opened(run), with_base=True)]
+    dino = {"base model": 0.1, "run-step-20": 0.3, "run-step-40": 0.5, "run": 0.4}
+    results = [
+        ModelResult(model, [], {"dino": Interval(dino[model.name], 0, 1, 4)}) for model in models
+    ]
+    ordered = over_steps(results)["run"]
+    assert [each.model.steps for each in ordered] == [0, 20, 40, 60]
+    assert "DINO after 40 (0.500)" in best_steps(results)[0]
+    # Each pair of twenty snapshots would be 190 tables.
+    assert [each.model.name for each in worth_comparing(results)] == ["base model", "run"]
+    assert [each.model.name for each in worth_comparing(results[:-1])] == [
+        "base model",
+        "run-step-40",
+    ]
+    only_runs = [each for each in results if each.model.name in ("base model", "run")]
+    assert over_steps(only_runs) == {}
+    assert best_steps(only_runs) == []

@@ -1,0 +1,191 @@
+"""Slow: two trained runs measured from end to end, interrupted, gone on with, and made larger."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trained_models
+from PIL import Image
+
+from regforge.evaluation import Evaluation, evaluate
+from regforge.progress import Reporter, Task
+from regforge.recipe import TrainingRecipe
+from regforge.training import train
+
+pytestmark = pytest.mark.slow
+
+QUICK: dict[str, Any] = {
+    "samples": 2,
+    "class_samples": 3,
+    "limit": 3,
+    "steps": 2,
+    "device": "cpu",
+    "batch_size": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two runs on the cat, of which one has snapshots; a few steps are enough to differ."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, more in (("one", {"snapshots": (2, 3)}), ("two", {})):
+        content: dict[str, Any] = {
+            "name": name,
+            "subject": {
+                "images": trained_models.SUBJECTS / "cat",
+                "identifier": "sks",
+                "class_noun": "cat",
+            },
+            "method": {"rank": 4},
+            "data": {"crop": "center"},
+            "optimizer": {"steps": 4, "lr": 3e-3 if name == "one" else 1e-3},
+            "validation": {"every": 0, "steps": 1, "guidance_scale": 4.0},
+            "checkpoint": {"every": 100, **more},
+            "device": "cpu",
+        }
+        recipe = TrainingRecipe.model_validate(content)
+        train(recipe, folder / name, reporter=Reporter(quiet=True))
+    return folder / "one", folder / "two"
+
+
+@pytest.fixture(scope="module")
+def whole(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """What comes out if nobody disturbs it."""
+    return evaluate(runs, out=tmp_path_factory.mktemp("whole") / "out", reporter=said(), **QUICK)
+
+
+def said() -> Reporter:
+    return Reporter(stream=io.StringIO())
+
+
+class Interrupting(Reporter):
+    """Presses Ctrl-C when so many pictures of a model are done."""
+
+    def __init__(self, model: str, at: int) -> None:
+        super().__init__(stream=io.StringIO())
+        self._model, self._at = model, at
+
+    @contextmanager
+    def task(self, name: str, total: int | None, unit: str = "", done: int = 0) -> Iterator[Task]:
+        with super().task(name, total, unit, done) as task:
+            advance = task.advance
+
+            def advance_and_stop(count: int = 1) -> None:
+                advance(count)
+                if name == self._model and task.done == self._at:
+                    raise KeyboardInterrupt
+
+            task.advance = advance_and_stop  # type: ignore[method-assign]
+            yield task
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*.png")
+        if path.parent != folder
+    }
+
+
+def test_it_measures_and_shows_all_models(whole: Evaluation) -> None:
+    names = [result.model.name for result in whole.results]
+    assert names == ["base model", "one", "two"]
+    for result in whole.results:
+        assert len(result.measured) == (3 + 3) * 2 + 3
+        assert {"dino", "clip_i", "clip_t", "matched", "pres", "div"} <= result.scores.keys()
+        assert result.scores["dino"].count == 12
+        assert result.scores["pres"].count == 3
+        for each in result.measured:
+            with Image.open(whole.folder / each.file) as picture:
+                assert picture.size == (96, 96)
+    one, two = (result.scores["dino"].mean for result in whole.results[1:])
+    assert one != two
+    assert whole.ceiling["sks cat"]["dino"].mean > max(one, two)
+    assert {(each.first, each.second) for each in whole.comparisons} == {
+        ("base model", "one"),
+        ("base model", "two"),
+        ("one", "two"),
+    }
+    assert not whole.held_out
+    assert any("only the first 3 prompts" in note for note in whole.notes)
+    assert any("DreamBench draws 4" in note for note in whole.notes)
+    for name in ("report.html", "evaluation.json", "references/00/00.webp"):
+        assert (whole.folder / name).is_file()
+
+
+@pytest.mark.parametrize(("model", "at"), [("base model", 5), ("one", 15), ("two", 6)])
+def test_interrupted_and_gone_on_with_ends_with_the_same_bytes(
+    runs: tuple[Path, Path], whole: Evaluation, tmp_path: Path, model: str, at: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(runs, out=tmp_path / "out", reporter=Interrupting(model, at), **QUICK)
+    made = pictures(tmp_path / "out")
+    assert 0 < len(made) < len(pictures(whole.folder))
+    times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made}
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    again = evaluate(runs, out=tmp_path / "out", reporter=said(), **QUICK)
+    assert pictures(again.folder) == pictures(whole.folder)
+    for name, time in times.items():  # and nothing was drawn twice
+        assert (again.folder / name).stat().st_mtime_ns == time
+    one, other = ((each.folder / "evaluation.json").read_bytes() for each in (whole, again))
+    assert one == other
+
+
+def test_more_can_be_asked_for_and_new_weights_are_drawn_anew(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    copy = tmp_path / "copy"
+    trained_models.run(copy)
+    weights = Path("lora", trained_models.LORA)
+    (copy / weights).write_bytes((runs[0] / weights).read_bytes())
+    less = QUICK | {"samples": 1, "with_base": False}
+    evaluate([copy], out=out, reporter=said(), **less)
+    before = pictures(out)
+    larger = evaluate([copy, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
+    assert before.items() <= pictures(out).items()
+    assert [len(result.measured) for result in larger.results] == [15, 15]
+    (copy / weights).write_bytes((runs[1] / weights).read_bytes())
+    other = evaluate([copy, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
+    assert [each.scores for each in other.results[0].measured] == [
+        each.scores for each in other.results[1].measured
+    ]
+
+
+def test_snapshots_are_models_of_their_own(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    found = evaluate(
+        runs[:1], out=tmp_path, reporter=said(), snapshots=True, **QUICK | {"limit": 1}
+    )
+    assert [result.model.steps for result in found.results] == [0, 2, 3, 4]
+    assert any(note.startswith("Best steps of one: DINO after") for note in found.notes)
+    assert "over training steps" in (tmp_path / "report.html").read_text()
+
+
+def test_the_command_and_its_page(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in ("00.png", "01.png"):
+        (others / name).write_bytes((trained_models.SUBJECTS / "owl" / name).read_bytes())
+    numbers = ["--samples", "1", "--limit", "1", "--steps", "2", "--no-base"]
+    command = [sys.executable, "-m", "regforge", "evaluate", str(runs[0]), *numbers]
+    command += ["--references", str(others), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "10 pictures of one model" in done.stderr
+    assert "DINO" in done.stdout
+    assert done.stdout.rstrip().endswith(str(tmp_path / "out" / "report.html"))
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["held_out"] is True
+    wrong = [*command, "--seed", "1"]
+    refused = subprocess.run(wrong, capture_output=True, text=True, check=False, timeout=300)
+    assert refused.returncode == 2
+    assert "seed 0, not 1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert os.listdir(tmp_path / "out" / "pictures")  # noqa: PTH208

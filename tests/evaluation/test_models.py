@@ -1,0 +1,359 @@
+"""Whatever people call a model is found, or refused in one clear sentence."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from evaluation.trained_models import LORA, SUBJECTS, lora, recipe, run
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from regforge.embedded import TINYWORLD
+from regforge.errors import RegforgeError
+from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Subject
+from regforge.evaluation.models import base_of, distinct_names, open_model, without_identifier
+
+if TYPE_CHECKING:
+    from hub_server import LoopbackHub
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+CAT = Subject("sks", "cat", "living", SUBJECTS / "cat")
+
+
+def refusal(where: Path | str, **more: Any) -> str:
+    with pytest.raises(RegforgeError) as error:
+        open_model(where, **more)
+    assert len(error.value.message.splitlines()) == 1
+    return str(error.value)
+
+
+def front(**values: Any) -> str:
+    return f"---\n{json.dumps(values)}\n---\n# A card\n"
+
+
+# ------------------------------------------------------------------------------------- a run
+
+
+def test_a_run_says_everything(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot")
+    model = open_model(folder)
+    assert (model.name, model.base, model.steps) == ("teapot", "embedded/tinyworld", 60)
+    assert model.weights == folder / "lora" / LORA
+    assert model.subject == CAT
+    assert model.prompts == ("a photo of a sks cat", "a photo of a cat")
+    assert (model.guidance_scale, model.recipe, model.notes) == (4.0, recipe(), ())
+    assert len(model.digest) == 64
+
+
+@pytest.mark.parametrize("below", ["lora", f"lora/{LORA}"])
+def test_its_parts_are_the_same_model(tmp_path: Path, below: str) -> None:
+    folder = run(tmp_path / "teapot")
+    whole, part = open_model(folder), open_model(folder / below)
+    assert part.where == str(folder / below)
+    assert PersonalizedModel(**{**vars(part), "where": whole.where}) == whole
+
+
+def test_a_file_of_another_name_has_its_name(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot")
+    model = open_model(lora(folder / "lora" / "teapot-kohya.safetensors", value=2.0))
+    assert (model.name, model.subject) == ("teapot-kohya", CAT)
+    assert model.digest != open_model(folder).digest
+
+
+def test_a_snapshot_has_the_recipe_of_its_run(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot", finished=None)
+    lora(folder / "snapshots" / "step-000125" / "lora" / LORA)
+    for below in ("", "lora"):
+        model = open_model(folder / "snapshots" / "step-000125" / below)
+        assert (model.name, model.steps) == ("teapot-step-125", 125)
+        assert (model.subject, model.base) == (CAT, "embedded/tinyworld")
+
+
+def test_a_whole_fine_tuned_pipeline(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot", finished=None)
+    shutil.copytree(TINYWORLD, folder / "model")
+    for where in (folder, folder / "model"):
+        model = open_model(where)
+        assert (model.name, model.base) == ("teapot", str(folder / "model"))
+        assert (model.weights, model.subject) == (None, CAT)
+    below = base_of(model)
+    assert below is not None
+    assert (below.base, below.subject) == ("embedded/tinyworld", None)
+
+
+def test_weights_of_a_run_that_goes_on_are_those_of_its_last_end(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot", finished=40)
+    assert open_model(folder).steps == 40
+
+
+def test_a_run_that_was_downloaded_without_its_state(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot")
+    (folder / "state.json").unlink()
+    assert open_model(folder).steps == 60
+
+
+def test_an_unfinished_run_names_its_newest_whole_snapshot(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot", finished=None)
+    assert "is not finished" in refusal(folder)
+    assert "snapshot" not in refusal(folder)
+    for step in ("000050", "000125"):
+        lora(folder / "snapshots" / f"step-{step}" / "lora" / LORA)
+    (folder / "snapshots" / "step-000250" / "lora").mkdir(parents=True)
+    said = refusal(folder)
+    assert str(folder / "snapshots" / "step-000125") in said
+    assert f"regforge train {folder / 'recipe.yaml'} --out {folder}" in said
+
+
+def test_a_run_without_prompts_gets_two(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot", validation={"prompts": []})
+    assert open_model(folder).prompts == ("a photo of a sks cat", "a sks cat on a beach")
+
+
+def test_a_base_model_that_is_gone(tmp_path: Path) -> None:
+    folder = run(tmp_path / "teapot", base_model=str(tmp_path / "sdxl"))
+    assert "which is not there" in refusal(folder)
+    assert open_model(folder, base=SDXL).base == SDXL
+    (tmp_path / "sdxl").mkdir()
+    assert open_model(folder).base == str(tmp_path / "sdxl")
+
+
+@pytest.mark.parametrize("content", ["", "- 1", "a: [", "subject: 7\nvalidation: x\ndata: []"])
+def test_a_recipe_that_is_none_is_as_good_as_none(tmp_path: Path, content: str) -> None:
+    folder = run(tmp_path / "teapot")
+    (folder / "recipe.yaml").write_text(content)
+    model = open_model(folder, base=SDXL)
+    assert (model.subject, model.prompts) == (None, ())
+
+
+# ---------------------------------------------------------------------------- where there is none
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "holds no model" in refusal(tmp_path / "empty")
+    assert "no file or folder" in refusal(tmp_path / "nothing")
+    assert "no file or folder" in refusal("./no/thing")
+    dataset = run(tmp_path / "data", finished=None, render={"steps": 3})
+    assert "run of a dataset" in refusal(dataset)
+
+
+def test_weights_that_are_none(tmp_path: Path) -> None:
+    pickle = tmp_path / "pickles" / "pytorch_lora_weights.bin"
+    pickle.parent.mkdir()
+    pickle.write_bytes(b"\x80")
+    assert "hold code" in refusal(pickle, base=SDXL)
+    assert "hold code" in refusal(pickle.parent, base=SDXL)
+    broken = lora(tmp_path / "broken.safetensors")
+    broken.write_bytes(broken.read_bytes()[:-9])
+    assert "no whole safetensors file" in refusal(broken, base=SDXL)
+    checkpoint = tmp_path / "whole.safetensors"
+    save_file({"model.diffusion_model.out.weight": np.zeros(2, np.float32)}, checkpoint)
+    assert "a whole model" in refusal(checkpoint, base=SDXL)
+    dora = tmp_path / "dora.safetensors"
+    names = ("lora_unet_x.lora_up.weight", "lora_unet_x.dora_scale")
+    save_file({name: np.zeros(2, np.float32) for name in names}, dora)
+    assert "DoRA" in refusal(dora, base=SDXL)
+
+
+def test_several_files_of_which_none_is_the_usual_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        lora(tmp_path / f"{name}.safetensors")
+    assert "several .safetensors files: a.safetensors, b.safetensors" in refusal(tmp_path)
+    (tmp_path / "b.safetensors").rename(tmp_path / LORA)
+    assert open_model(tmp_path, base=SDXL).weights == tmp_path / LORA
+
+
+# ------------------------------------------------------------------------------- the base model
+
+
+def test_a_lora_alone_must_be_told_its_base(tmp_path: Path) -> None:
+    path = lora(tmp_path / "mug.safetensors", metadata={"ss_sd_model_name": "sd15.safetensors"})
+    assert "--base-model" in refusal(path)
+    assert open_model(path, base=SDXL).base == SDXL
+    assert open_model(path, base=TINYWORLD).base == str(TINYWORLD)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"ss_sd_model_name": SDXL},
+        {"base_model": SDXL},
+        {"lora_adapter_metadata": json.dumps({"unet.base_model_name_or_path": SDXL})},
+    ],
+)
+def test_a_lora_whose_metadata_name_its_base(tmp_path: Path, metadata: dict[str, str]) -> None:
+    assert open_model(lora(tmp_path / "mug.safetensors", metadata=metadata)).base == SDXL
+
+
+@pytest.mark.parametrize("named", [SDXL, [SDXL, "other/model"]])
+def test_a_lora_whose_card_names_its_base(tmp_path: Path, named: Any) -> None:
+    path = lora(tmp_path / "mug.safetensors")
+    (tmp_path / "README.md").write_text(front(base_model=named, instance_prompt="a TOK mug"))
+    model = open_model(path)
+    assert (model.base, model.prompts) == (SDXL, ("a TOK mug",))
+
+
+def test_the_base_of_a_model(tmp_path: Path) -> None:
+    below = base_of(open_model(run(tmp_path / "teapot")))
+    assert below is not None
+    assert (below.name, below.base, below.weights) == ("tinyworld", "embedded/tinyworld", None)
+    assert below.digest == open_model("embedded/tinyworld").digest
+    assert base_of(open_model("embedded/tinyworld")) is None
+
+
+# ----------------------------------------------------------------------------------- the subject
+
+
+def test_a_folder_of_photos_says_who_it_is(tmp_path: Path) -> None:
+    model = open_model(run(tmp_path / "teapot"), subject=SUBJECTS / "robot")
+    said = json.loads((SUBJECTS / "robot" / "subject.json").read_text())
+    assert model.subject == Subject(
+        said["identifier"], said["class_noun"], said["kind"], SUBJECTS / "robot"
+    )
+    given_one = Subject("zwx", "chair", "object", None)
+    assert open_model("embedded/tinyworld", subject=given_one).subject == given_one
+
+
+def test_a_folder_that_does_not_say_it_is_that_of_the_recipe(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    model = open_model(run(tmp_path / "teapot"), subject=photos)
+    assert model.subject == Subject("sks", "cat", "living", photos)
+    assert "Nothing says what the subject" in refusal("embedded/tinyworld", subject=photos)
+    assert "no folder" in refusal("embedded/tinyworld", subject=tmp_path / "nothing")
+    for content in ("{", "[]", '{"class_noun": "cat", "kind": "plant"}'):
+        (photos / "subject.json").write_text(content)
+        assert "subject.json" in refusal("embedded/tinyworld", subject=photos)
+
+
+@pytest.mark.parametrize(
+    ("noun", "said", "kind", "notes"),
+    [
+        ("cat", None, "living", 0),
+        ("teapot", None, "object", 0),
+        ("zorble", None, "object", 1),
+        ("zorble", "living", "living", 0),
+    ],
+)
+def test_its_kind(tmp_path: Path, noun: str, said: str | None, kind: str, notes: int) -> None:
+    subject = recipe()["subject"] | {"class_noun": noun, "kind": said}
+    model = open_model(run(tmp_path / "teapot", subject=subject))
+    assert model.subject is not None
+    assert (model.subject.kind, len(model.notes)) == (kind, notes)
+
+
+def test_photos_that_are_gone(tmp_path: Path) -> None:
+    subject = recipe()["subject"] | {"images": str(tmp_path / "gone")}
+    model = open_model(run(tmp_path / "teapot", subject=subject))
+    assert model.subject == Subject("sks", "cat", "living", None)
+    assert str(tmp_path / "gone") in model.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("a photo of a sks cat in the snow", "a photo of a cat in the snow"),
+        ("A sks owl", "An owl"),
+        ("an SKS teapot", "a teapot"),
+        ("a teapot, sks, on a beach", "a teapot,, on a beach"),
+        ("a photo of sks", "a photo of"),
+        ("a cat in sksland", "a cat in sksland"),
+        ("", ""),
+    ],
+)
+def test_a_prompt_without_the_identifier(prompt: str, plain: str) -> None:
+    assert without_identifier(prompt, CAT) == plain
+    assert without_identifier(prompt, None) == prompt
+
+
+@given(st.lists(st.sampled_from("a an sks cat in on snow, SKS. owl".split()), max_size=8))
+def test_no_identifier_is_left(words: list[str]) -> None:
+    plain = without_identifier(" ".join(words), CAT)
+    kept = [word for word in words if word.strip(".,").lower() not in ("sks", "a", "an")]
+    assert "sks" not in plain.lower()
+    assert [
+        w.strip(",.") for w in plain.split() if w.strip(",.").lower() not in ("a", "an", "")
+    ] == [word.strip(",.") for word in kept]
+
+
+# ----------------------------------------------------------------------------------------- names
+
+
+def names(*models: PersonalizedModel) -> list[str]:
+    return [model.name for model in distinct_names(models)]
+
+
+def test_names_differ_and_are_short(tmp_path: Path) -> None:
+    a, b, other = (open_model(run(tmp_path / n)) for n in ("a/cat", "b/cat", "a/dog"))
+    assert names(a, other) == ["cat", "dog"]
+    assert names(a, b, other) == ["a/cat", "b/cat", "dog"]
+    assert names(a, a, open_model(tmp_path / "a" / "cat" / "lora")) == ["cat", "cat (2)", "cat (3)"]
+    deep = open_model(run(tmp_path / "c" / "a" / "cat"))
+    assert names(a, deep) == [f"{tmp_path.name}/a/cat", "c/a/cat"]
+    assert names(open_model(a.where, name="mine"), a) == ["mine", "cat"]
+
+
+def test_names_of_snapshots(tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        snapshot = run(tmp_path / name / "cat") / "snapshots" / "step-000010"
+        lora(snapshot / "lora" / LORA)
+        found.append(open_model(snapshot))
+    assert names(*found) == ["a/cat-step-10", "b/cat-step-10"]
+
+
+# --------------------------------------------------------------------------------------- the Hub
+
+
+def test_a_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path, monkeypatch: Any) -> None:
+    folder = run(tmp_path / "teapot")
+    files: dict[str, Any] = {
+        "README.md": front(base_model=SDXL),
+        "recipe.yaml": (folder / "recipe.yaml").read_text().replace(str(SUBJECTS / "cat"), "cat"),
+        f"lora/{LORA}": folder / "lora" / LORA,
+        "lora/teapot-kohya.safetensors": b"not wanted",
+    }
+    hub.put("me/teapot", files, repo_type="model")
+    model = open_model("me/teapot")
+    assert (model.name, model.where, model.base) == ("teapot", "me/teapot", "embedded/tinyworld")
+    assert model.subject == Subject("sks", "cat", "living", None)
+    assert model.digest == open_model(folder).digest
+    assert not any("kohya" in request.path for request in hub.requests)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert open_model("me/teapot") == model
+    assert "HF_HUB_OFFLINE" in refusal("me/another")
+
+
+def test_somebodys_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path) -> None:
+    weights = lora(tmp_path / "mug.safetensors")
+    card = front(base_model=SDXL, instance_prompt="a TOK mug")
+    hub.put("her/mug", {"mug_v2.safetensors": weights, "README.md": card}, repo_type="model")
+    model = open_model("her/mug")
+    assert (model.name, model.base, model.prompts) == ("mug", SDXL, ("a TOK mug",))
+    hub.put("her/mug", {"mug_v1.safetensors": weights}, repo_type="model")
+    assert "mug_v1.safetensors" in refusal("her/mug")
+    hub.put("her/words", {"README.md": "# Words"}, repo_type="model")
+    assert "holds no model" in refusal("her/words")
+    assert "no folder her/nothing" in refusal("her/nothing")
+
+
+def test_a_pipeline_of_the_hub_is_not_downloaded_yet(hub: "LoopbackHub") -> None:
+    files = {"model_index.json": (TINYWORLD / "model_index.json").read_bytes()}
+    commit = hub.put("her/world", {**files, "unet/x.safetensors": b"large"}, repo_type="model")
+    model = open_model("her/world")
+    assert (model.base, model.revision, model.weights) == ("her/world", commit, None)
+    assert not any("x.safetensors" in request.path for request in hub.requests)
+    hub.put("her/world", {"unet/x.safetensors": b"other"}, repo_type="model")
+    assert open_model("her/world").digest != model.digest
+    assert open_model(f"her/world@{commit}").digest == model.digest
+
+
+def test_what_goes_wrong_is_an_evaluation_error(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError) as error:
+        open_model(tmp_path / "nothing")
+    assert error.value.exit_code == 2

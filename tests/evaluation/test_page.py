@@ -1,0 +1,318 @@
+"""The page of an evaluation and its plots: what they say, and what they survive."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from made_evaluation import MODELS, PLACES, made_evaluation
+from PIL import Image
+
+from regforge.evaluation import plots
+from regforge.evaluation.interface import EvaluationError, Interval, Subject
+from regforge.evaluation.page import write_page
+from regforge.evaluation.results import Evaluation
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}$x^{ --> </svg>"
+
+
+class Read(HTMLParser):
+    """Elements, their attributes, and the text of the page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._silent = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._silent += tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    folder = tmp_path_factory.mktemp("evaluation")
+    return made_evaluation(folder, samples=2, size=32, places=PLACES[:4])
+
+
+@pytest.fixture(scope="module")
+def page(made: Evaluation) -> Read:
+    return Read(write_page(made, made.folder).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if matplotlib were not installed; quicker, too."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+@pytest.fixture
+def copied(made: Evaluation, tmp_path: Path) -> Evaluation:
+    shutil.copytree(made.folder, tmp_path / "copy")
+    return replace(made, folder=tmp_path / "copy", results=list(made.results))
+
+
+def read(evaluation: Evaluation, **more: int) -> Read:
+    path = write_page(evaluation, evaluation.folder, **more)
+    return Read(path.read_text(encoding="utf-8"))
+
+
+def test_every_model_prompt_and_number_is_there(made: Evaluation, page: Read) -> None:
+    for result in made.results:
+        assert result.model.name in page.text
+        for found in result.scores.values():
+            assert f"{found.mean:.3f}" in page.text
+        for each in result.measured:
+            assert each.prompt in page.text
+            for value in each.scores.values():
+                assert f"{value:.3f}" in page.text
+    for each in made.comparisons:
+        assert f"{abs(each.difference.mean):.3f}" in page.text
+    assert "0.774" in page.text, "the ceiling"
+    assert made.notes[0] in page.text
+    assert "facebook/dino-vits16" in page.text
+
+
+def test_every_picture_is_there_with_its_words(made: Evaluation, page: Read) -> None:
+    described = {image.get("alt") for image in page.all("img")}
+    for result in made.results:
+        for each in result.measured:
+            assert f"{result.model.name}: {each.prompt}, sample {each.number + 1}" in described
+    assert "Reference photo 4 of sks teapot" in described
+
+
+def test_the_verdict_says_what_the_intervals_say(page: Read) -> None:
+    assert re.search(
+        r"Against “naive”, “against \+ amplify” looks more like the subject \(DINO \+0\.\d+, "
+        r"CLIP-I \+0\.\d+\), follows prompts better \(CLIP-T \+0\.\d+\)",
+        page.text,
+    )
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_best_is_what_beats_all_and_ahead_what_might_not(made: Evaluation) -> None:
+    winner, loser = "against + amplify", "naive"
+    (clear,) = (
+        each
+        for each in made.comparisons
+        if (each.first, each.second, each.metric) == (loser, winner, "pres")
+    )
+    unsure = replace(clear, difference=replace(clear.difference, high=0.01))
+    others = [each for each in made.comparisons if each is not clear]
+    for comparison, mark in ((clear, "best"), (unsure, "ahead")):
+        html = write_page(replace(made, comparisons=[*others, comparison]), made.folder).read_text(
+            encoding="utf-8"
+        )
+        mean = f"{made.results[2].scores['pres'].mean:.3f}"
+        assert re.search(rf'class="score {mark}"><span class="mean">{mean}<', html)
+
+
+def test_the_page_asks_nobody_for_anything(page: Read, made: Evaluation) -> None:
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "action", "srcset"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name)
+        assert "style" not in attributes, "the policy forbids it"
+        assert not [name for name in attributes if name.startswith("on")]
+    (policy,) = (m["content"] or "" for m in page.all("meta") if m.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_every_id_is_unique_and_every_link_leads_somewhere(page: Read) -> None:
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = {(a.get("href") or a.get("xlink:href") or "#")[1:] for _, a in page.elements}
+    assert {link for link in links if link and not link.startswith("ata:")} <= set(ids)
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_the_same_results_are_the_same_bytes(made: Evaluation, tmp_path: Path) -> None:
+    assert (
+        write_page(made, tmp_path / "a").read_bytes()
+        == write_page(made, tmp_path / "b").read_bytes()
+    )
+
+
+def test_hostile_names_and_prompts_are_only_text(tmp_path: Path) -> None:
+    evaluation = made_evaluation(
+        tmp_path,
+        [(HOSTILE, 0.6, 0.2, 0.5, 0), ("other", 0.7, 0.3, 0.4, 9)],
+        samples=1,
+        size=16,
+        subject=Subject(HOSTILE, "teapot", "object", None),
+        places=[(HOSTILE, "red")],
+    )
+    evaluation.notes.append(HOSTILE)
+    evaluation.settings = {HOSTILE: HOSTILE}
+    page = read(evaluation)
+    assert len(page.all("script")) == 1
+    assert not [a for _, a in page.elements if "onerror" in a]
+    assert page.text.count(" ".join(HOSTILE.split())) > 5
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_missing_pictures_are_said_and_no_crash(copied: Evaluation) -> None:
+    gone = [each.file for each in copied.results[1].measured[:2]]
+    (copied.folder / gone[0]).unlink()
+    (copied.folder / gone[1]).write_bytes(b"no picture")
+    page = read(copied)
+    assert "2 pictures could not be read and are not shown" in page.text
+    assert page.text.count("no picture") == 2
+    assert f"DINO {copied.results[1].measured[0].scores['dino']:.3f}" in page.text
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_no_picture_outside_of_the_folder_is_shown(copied: Evaluation) -> None:
+    Image.new("RGB", (8, 8)).save(copied.folder.parent / "secret.png")
+    copied.results[0] = replace(
+        copied.results[0],
+        measured=[replace(each, file="../secret.png") for each in copied.results[0].measured[:1]],
+    )
+    assert "1 picture could not be read" in read(copied).text
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_full_page_leaves_out_the_last_samples_and_says_so(made: Evaluation) -> None:
+    everything = read(made)
+    size = sum(len(image["src"] or "") for image in everything.all("img"))
+    page = read(made, budget=size // 2)
+    shown = [image.get("alt") or "" for image in page.all("img")]
+    assert re.search(r"\d+ pictures are left out so that this page stays small", page.text)
+    for name, *_ in MODELS:
+        first, second = (
+            [alt for alt in shown if alt.startswith(name) and alt.endswith(f"sample {n}")]
+            for n in (1, 2)
+        )
+        assert len(first) == 7, "all prompts, and the class"
+        assert len(second) <= 7
+    assert len(shown) < len(everything.all("img"))
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_without_matplotlib_there_is_a_page_that_says_what_to_install(made: Evaluation) -> None:
+    page = read(made)
+    assert "Plots need matplotlib: pip install 'regforge[evaluation]'" in page.text
+    assert not [a for a in page.all("figure") if a.get("class") == "plot"]
+    with pytest.raises(EvaluationError, match="matplotlib"):
+        plots.bars({})
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_single_model_is_held_against_the_photos(made: Evaluation) -> None:
+    alone = replace(made, results=made.results[:1], comparisons=[])
+    page = read(alone)
+    mean = alone.results[0].scores["dino"].mean
+    assert f"reaches DINO {mean:.3f}; the photos themselves reach 0.774" in page.text
+    assert not [a for _, a in page.elements if a.get("id") == "comparisons"]
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_two_subjects_have_their_own_tables(made: Evaluation) -> None:
+    cat = replace(made.results[1].model, subject=Subject("zxc", "cat", "living", None), name="cats")
+    both = replace(
+        made, results=[made.results[0], replace(made.results[1], model=cat)], comparisons=[]
+    )
+    page = read(both)
+    assert "Pictures of sks teapot" in page.text
+    assert "Pictures of zxc cat" in page.text
+
+
+# ------------------------------------------------------------------------------------------- plots
+
+
+def found(mean: float) -> Interval:
+    return Interval(mean, mean - 0.02, mean + 0.02, 40)
+
+
+SCORES = {
+    "naive": {"dino": found(0.6), "clip_t": found(0.25)},
+    "$x^{ \N{SNOWMAN}\n漢": {"dino": found(0.65), "clip_t": found(0.28), "pres": found(0.4)},
+}
+
+
+def some_curves() -> "plots.Figure":
+    points = [(80.0, found(0.5)), (400.0, found(0.6)), (2000.0, found(0.64))]
+    return plots.curves(
+        {"naive": points, "$x^{": [(x, found(f.mean + 0.01)) for x, f in points], "none": []},
+        title="Identity",
+        x_label="steps",
+        y_label="DINO",
+        log_x=True,
+        reference_lines={"photos": 0.7},
+    )
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.identity_against_alignment(SCORES, ceiling={"dino": found(0.7)}),
+        lambda: plots.bars(SCORES, title="all"),
+        some_curves,
+    ],
+)
+def test_plots_are_the_same_bytes_each_time(
+    draw: Callable[[], "plots.Figure"], tmp_path: Path
+) -> None:
+    for name in ("one.svg", "two.svg"):
+        plots.save(draw(), tmp_path / name)
+    svg = (tmp_path / "one.svg").read_bytes()
+    assert svg == (tmp_path / "two.svg").read_bytes()
+    assert b"<dc:date>" not in svg
+    ElementTree.fromstring(svg)
+
+
+def test_a_plot_is_wide_enough_for_a_readme(tmp_path: Path) -> None:
+    plots.save(plots.bars(SCORES), tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as picture:
+        assert picture.width == 1600
+        assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_plots_leave_a_callers_matplotlib_as_it_was() -> None:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"axes.facecolor": "black", "font.size": 33}):
+        before = dict(mpl.rcParams)
+        plain = plots.drawn(plots.bars(SCORES), "svg")
+        assert dict(mpl.rcParams) == before
+    assert plain == plots.drawn(plots.bars(SCORES), "svg")
+
+
+def test_labels_at_the_ends_of_curves_do_not_touch() -> None:
+    points = {f"arm {n}": [(1.0, found(0.5)), (2.0, found(0.5 + n / 1000))] for n in range(5)}
+    figure = plots.curves(points, title="", x_label="x", y_label="y")
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: float(box.y0))
+    assert len(boxes) == 5
+    for low, high in pairwise(boxes):
+        assert high.y0 >= low.y0 + 12
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes), "nothing is cut off"
+
+
+def test_a_plot_needs_a_name_that_says_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"plot\.jpg"):
+        plots.save(plots.bars(SCORES), tmp_path / "plot.jpg")

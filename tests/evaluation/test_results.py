@@ -1,0 +1,260 @@
+"""Results: summed up, compared, said in words, written and read again."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_evaluation import MODELS, SUBJECT, made_evaluation
+
+from regforge.evaluation.interface import (
+    EvaluationError,
+    Interval,
+    Measured,
+    PersonalizedModel,
+    Question,
+    Subject,
+)
+from regforge.evaluation.results import Comparison, Evaluation, ModelResult, compare, summarize
+from regforge.evaluation.statistics import interval
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    return made_evaluation(tmp_path_factory.mktemp("evaluation"), samples=2, size=32)
+
+
+def model(name: str, subject: Subject | None = SUBJECT) -> PersonalizedModel:
+    return PersonalizedModel(name=name, base="b", digest="0" * 64, subject=subject)
+
+
+def pictures(identifier: str, scores: list[float], key: str = "clip_t") -> list[Measured]:
+    """Two samples of each question."""
+    questions = [Question(f"a {{}} number {n // 2}", "dreambench", "") for n in range(len(scores))]
+    return [
+        Measured(question, question.about(f"{identifier} teapot"), n % 2, f"{n}.png", {key: score})
+        for n, (question, score) in enumerate(zip(questions, scores, strict=True))
+    ]
+
+
+def test_scores_are_means_over_pictures_with_prompts_as_clusters(made: Evaluation) -> None:
+    result = made.results[0]
+    asked = [each for each in result.measured if each.question]
+    expected = interval(
+        [each.scores["dino"] for each in asked], [each.prompt for each in asked], resamples=2000
+    )
+    assert result.scores["dino"] == expected
+    assert expected.count == len(asked) == 20
+
+
+def test_preservation_comes_from_class_pictures_and_everything_else_from_questions() -> None:
+    measured = [
+        *pictures("sks", [0.2, 0.4]),
+        Measured(None, "a photo of a teapot", 0, "c.png", {"pres": 0.5, "clip_t": 9.0}),
+    ]
+    measured[0].scores["pres"] = 9.0
+    scores = summarize(model("a"), measured).scores
+    assert scores["clip_t"].mean == pytest.approx(0.3)
+    assert scores["pres"].mean == 0.5
+
+
+def test_parts_of_a_benchmark_are_summed_up_apart(made: Evaluation) -> None:
+    result = made.results[1]
+    assert list(result.by_suite) == ["dreambench", "styles"]
+    assert list(result.by_group) == ["dreambench/place", "styles/style"]
+    assert result.by_suite["dreambench"]["dino"].count == 16
+    assert result.by_suite["styles"] == result.by_group["styles/style"]
+    assert "pres" not in result.by_suite["dreambench"]
+
+
+def test_scores_that_are_not_there_or_not_finite_were_not_measured() -> None:
+    measured = pictures("sks", [0.2, math.nan, 0.4, 0.3])
+    del measured[3].scores["clip_t"]
+    found = summarize(model("a"), measured).scores["clip_t"]
+    assert (found.count, found.mean) == (2, pytest.approx(0.3))
+
+
+def test_a_share_has_no_interval_beyond_all_and_nothing() -> None:
+    measured = pictures("sks", [1.0, 1.0, 1.0, 0.0, 0.0, 1.0], key="matched")
+    found = summarize(model("a"), measured).scores["matched"]
+    assert 0 <= found.low < found.mean < found.high <= 1
+
+
+def test_models_are_compared_in_pairs_of_pictures_whatever_their_identifier() -> None:
+    photos = Path("photos")
+    first = summarize(
+        model("first", replace(SUBJECT, images=photos)), pictures("sks", [0.1, 0.5, 0.9, 0.3])
+    )
+    # The same pictures a little higher, in another order, of a model that calls the subject `zxc`.
+    better = [0.31 + 0.1, 0.5 + 0.11, 0.9 + 0.1, 0.3 + 0.11]
+    theirs = pictures("zxc", [0.21, better[1], better[2], better[3]])
+    second = summarize(
+        model("second", replace(SUBJECT, identifier="zxc", images=photos)), theirs[::-1]
+    )
+    (found,) = compare([first, second])
+    assert (found.first, found.second, found.metric) == ("first", "second", "clip_t")
+    assert found.difference.mean == pytest.approx((0.11 + 0.11 + 0.1 + 0.11) / 4)
+    assert found.difference.count == 4
+    assert found.difference.low > 0
+
+
+def test_questions_of_all_suites_are_one_level_of_clusters(made: Evaluation) -> None:
+    """Were suites the outer level, two of them would make every interval many times as wide."""
+    (found,) = (
+        each
+        for each in made.comparisons
+        if (each.first, each.second, each.metric) == (MODELS[0][0], MODELS[2][0], "clip_t")
+    )
+    assert 0 < found.difference.high - found.difference.low < 0.02
+
+
+def test_what_only_one_of_two_models_drew_is_left_out_of_their_comparison() -> None:
+    first = summarize(model("a"), pictures("sks", [0.1, 0.1, 0.7, 0.7]))
+    second = summarize(model("b"), pictures("sks", [0.2, 0.2]))
+    (found,) = compare([first, second])
+    assert (found.difference.mean, found.difference.count) == (pytest.approx(0.1), 2)
+
+
+def test_models_of_different_subjects_are_not_compared() -> None:
+    first = summarize(model("a"), pictures("sks", [0.1, 0.2]))
+    second = summarize(model("b", replace(SUBJECT, class_noun="cat")), pictures("sks", [0.1, 0.2]))
+    assert compare([first, second]) == []
+
+
+def test_each_model_is_compared_with_each_one_before_it(made: Evaluation) -> None:
+    pairs = dict.fromkeys((each.first, each.second) for each in made.comparisons)
+    names = [name for name, *_ in MODELS]
+    assert list(pairs) == [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
+
+
+# --------------------------------------------------------------------------------- evaluation.json
+
+
+def test_it_is_read_again_as_it_was_written(made: Evaluation) -> None:
+    path = made.folder / "evaluation.json"
+    made.save(path)
+    again = Evaluation.load(path)
+    assert again == made
+    assert Evaluation.load(made.folder) == made, "the folder will do"
+    before = path.read_bytes()
+    again.save(path)
+    assert path.read_bytes() == before
+
+
+def test_the_file_has_what_scripts_need_and_nothing_of_this_machine(made: Evaluation) -> None:
+    made.save(made.folder / "evaluation.json")
+    text = (made.folder / "evaluation.json").read_text(encoding="utf-8")
+    found = json.loads(text)
+    assert found["format"] == 1
+    first = found["models"][0]
+    assert first["name"] == "no regularization"
+    assert set(first["scores"]["dino"]) == {"mean", "low", "high", "count"}
+    assert first["pictures"][0]["file"] == "pictures/0/0-0.png"
+    assert str(made.folder) not in text
+    assert [metric["key"] for metric in found["metrics"]][:3] == ["dino", "clip_i", "clip_t"]
+
+
+def test_files_in_the_current_folder_are_named_by_their_way_from_there(
+    made: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inside = replace(made.results[0].model, weights=tmp_path / "runs" / "a.safetensors")
+    evaluation = replace(made, results=[replace(made.results[0], model=inside)])
+    assert evaluation.as_dict()["models"][0]["weights"] == "runs/a.safetensors"
+
+
+def test_scores_that_are_not_finite_do_not_break_the_file(made: Evaluation) -> None:
+    measured = [Measured(None, "p", 0, "f.png", {"pres": math.nan, "dino": 0.5})]
+    result = ModelResult(made.results[0].model, measured)
+    text = json.dumps(replace(made, results=[result]).as_dict(), allow_nan=False)
+    assert json.loads(text)["models"][0]["pictures"][0]["scores"] == {"dino": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "There is no"),
+        ("{", "cannot be read"),
+        ("[]", "is not an evaluation"),
+        ('{"format": 1, "settings": {}}', "is not an evaluation"),
+        ('{"format": 99}', "newer regforge"),
+    ],
+)
+def test_what_is_no_evaluation_is_said_in_a_sentence(
+    tmp_path: Path, text: str | None, complaint: str
+) -> None:
+    path = tmp_path / "evaluation.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(EvaluationError, match=complaint):
+        Evaluation.load(path)
+
+
+# ------------------------------------------------------------------------------------ in a terminal
+
+
+def test_the_text_fits_a_terminal_and_names_every_model_and_score(made: Evaluation) -> None:
+    text = made.as_text()
+    assert max(map(len, text.splitlines())) < 100
+    for result in made.results:
+        row = next(line for line in text.splitlines() if line.startswith(result.model.name))
+        assert f"{result.scores['dino'].mean:.3f}" in row
+        for found in result.scores.values():
+            assert f"{found.mean:.3f}" in text
+    assert "(the photos themselves)  0.774" in text
+    assert made.notes[0] in text
+
+
+def test_the_best_of_each_column_is_marked_in_its_direction(made: Evaluation) -> None:
+    lines = made.as_text().splitlines()
+    rows = {name: next(line for line in lines if line.startswith(name)) for name, *_ in MODELS}
+    marked = {name: row.count("*") for name, row in rows.items()}
+    assert marked == {"no regularization": 2, "naive": 0, "against + amplify": 3}
+    assert "PRES ↓" in lines[0]
+    assert rows["against + amplify"].endswith("*"), "the lowest PRES is the best one"
+
+
+def compared(metric: str, mean: float, low: float, high: float) -> str:
+    evaluation = Evaluation(
+        folder=Path(),
+        settings={},
+        references={},
+        held_out=True,
+        ceiling={},
+        results=[],
+        comparisons=[Comparison("A", "B", metric, Interval(mean, low, high, 100))],
+    )
+    return " ".join(evaluation.as_text().split())
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean", "low", "high", "sentence"),
+    [
+        ("clip_t", 0.031, 0.012, 0.05,
+         "B follows prompts better than A: CLIP-T +0.031 (0.012 to 0.050)."),
+        ("dino", -0.02, -0.03, -0.01,
+         "A looks more like the subject than B: DINO +0.020 (0.010 to 0.030)."),
+        ("pres", -0.05, -0.08, -0.02,
+         "B keeps the rest of the class apart from the subject better than A: "
+         "PRES -0.050 (-0.080 to -0.020)."),
+        ("div", 0.01, -0.01, 0.03, "No clear difference in DIV."),
+    ],
+)  # fmt: skip
+def test_differences_are_said_in_words(
+    metric: str, mean: float, low: float, high: float, sentence: str
+) -> None:
+    assert sentence in compared(metric, mean, low, high)
+
+
+def test_names_cannot_steer_the_terminal(made: Evaluation) -> None:
+    hostile = replace(made.results[0].model, name="\x1b[2Jevil\nname")
+    text = replace(made, results=[replace(made.results[0], model=hostile)]).as_text()
+    assert "\x1b" not in text
+    assert "?[2Jevil?name" in text
+
+
+def test_many_comparisons_come_with_a_warning(made: Evaluation) -> None:
+    assert "by chance" not in made.as_text()
+    many = replace(made, comparisons=made.comparisons * 3)
+    assert "Of 54 comparisons about 3 would look clear by chance" in many.as_text()

@@ -1,0 +1,193 @@
+"""Pictures to look at: which are drawn, where they go, and that none is lost or replaced."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluation.trained_models import LORA, fitting_lora, lora, run
+from PIL import Image
+
+from regforge.evaluation.drawing import seed_of
+from regforge.evaluation.grid import TILE, Row, Section, draw_grid, fitted
+from regforge.evaluation.interface import EvaluationError
+from regforge.evaluation.sampling import Samples, sample
+from regforge.progress import Reporter
+
+QUIET = Reporter(quiet=True)
+
+
+def plain(side: int, color: str = "red", *, wide: int = 0) -> Image.Image:
+    return Image.new("RGB", (wide or side, side), color)
+
+
+# ---------------------------------------------------------------------------------------- the grid
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ((96, 96), (192, 192)),
+        ((32, 32), (224, 224)),
+        ((256, 256), (256, 256)),
+        ((1024, 1024), (TILE, TILE)),
+        ((1024, 512), (TILE, TILE // 2)),
+        ((3000, 1), (TILE, 1)),
+    ],
+)
+def test_pictures_of_all_sizes_fit(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    assert fitted(Image.new("RGB", size)).size == shown
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 4), (8, 8), (9, 5), (10, 5), (17, 6)])
+def test_rows_are_broken_evenly(count: int, columns: int) -> None:
+    tiles = [fitted(plain(96)) for _ in range(count)]
+    grid = np.asarray(draw_grid([Section("a prompt", [Row("", tiles)])]))
+    red = (grid[..., 0] > 200) & (grid[..., 1] < 60)
+    assert red.sum() >= count * 190 * 190
+    across = (np.diff(red[red.any(1).nonzero()[0][5]].astype(int)) == 1).sum()
+    assert across == columns
+
+
+def test_each_row_has_its_own_pictures() -> None:
+    rows = [Row("mine", [plain(96, "red")] * 2), Row("base", [plain(96, "blue")] * 2)]
+    grid = np.asarray(draw_grid([Section("a", rows), Section("b", rows)], footer="seed 0"))
+    found = [
+        "red" if line[40, 0] > 200 and line[40, 2] < 60 else "blue"
+        for line in grid
+        if tuple(line[40]) in ((255, 0, 0), (0, 0, 255))
+    ]
+    order = [color for i, color in enumerate(found) if i == 0 or found[i - 1] != color]
+    assert order == ["red", "blue", "red", "blue"]
+
+
+def test_long_prompts_are_wrapped_and_not_cut() -> None:
+    rows = [Row("", [plain(96)])]
+    short = draw_grid([Section("a cat", rows)])
+    long = draw_grid([Section("a very long prompt " * 40 + "x" * 400, rows)])
+    assert long.width == short.width
+    assert long.height > short.height + 300
+    assert draw_grid([]).size[0] > 0
+
+
+# --------------------------------------------------------------------------- what cannot be drawn
+
+
+def refusal(*arguments: Any, **more: Any) -> str:
+    with pytest.raises(EvaluationError) as error:
+        sample(*arguments, **{"reporter": QUIET, "device": "nonsense"} | more)
+    return str(error.value)
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    alone = lora(tmp_path / "mug.safetensors")
+    assert "--prompt" in refusal(alone, base="embedded/tinyworld")
+    assert "{} stands for" in refusal(alone, ["a {}"], base="embedded/tinyworld")
+    assert "empty" in refusal("embedded/tinyworld", ["  "])
+    assert "1 to" in refusal("embedded/tinyworld", ["a cat"], count=0)
+    assert "no base model" in refusal("embedded/tinyworld", ["a cat"], beside_base=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    assert "other files" in refusal("embedded/tinyworld", ["a cat"], out=tmp_path)
+    (tmp_path / "samples.json").write_text('{"request": {"prompts": ["a dog"]}}')
+    assert "other samples" in refusal("embedded/tinyworld", ["a cat"], out=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png", "samples.json"]
+
+
+# -------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training run of the embedded pipeline."""
+    from regforge.embedded import load_pipeline
+
+    folder = run(tmp_path_factory.mktemp("runs") / "cat", data={"resolution": 32})
+    fitting_lora(load_pipeline("cpu"), folder / "lora" / LORA)
+    return folder
+
+
+def drawn(folder: Path, prompts: tuple[str, ...] = (), **more: Any) -> Samples:
+    quick: dict[str, Any] = {"count": 2, "steps": 1, "device": "cpu", "dtype": "float32"}
+    return sample(folder, prompts, reporter=QUIET, **(quick | more))
+
+
+@pytest.mark.slow
+def test_samples_beside_the_base_model(folder: Path) -> None:
+    done = drawn(folder, ("a {} on the moon", "a photo of a cat"), beside_base=True, seed=7)
+    assert done.folder == folder / "samples" / "1"
+    asked = [(each.file, each.prompt, each.model) for each in done.pictures]
+    assert asked[::2] == [
+        ("001.png", "a sks cat on the moon", "cat"),
+        ("003.png", "a photo of a cat", "cat"),
+        ("base/001.png", "a cat on the moon", "tinyworld"),
+        ("base/003.png", "a photo of a cat", "tinyworld"),
+    ]
+    seeds = [each.seed for each in done.pictures]
+    assert seeds[:4] == seeds[4:]
+    assert seeds[0] == seed_of(7, "a {} on the moon", 0)
+    for each in done.pictures:
+        with Image.open(done.folder / each.file) as image:
+            assert image.size == (32, 32)
+            says = json.loads(image.info["regforge"])
+        assert (says["prompt"], says["seed"], says["model"]) == (each.prompt, each.seed, each.model)
+        assert (says["weights"] == done.model.digest) == (each.model == "cat")
+    mine, base = ((done.folder / name).read_bytes() for name in ("003.png", "base/003.png"))
+    assert mine != base
+    assert done.notes == (
+        "1 of 2 prompts do not say 'sks', so they ask for any cat, not for this one.",
+    )
+    written = json.loads((done.folder / "samples.json").read_text())
+    assert {key: written[key] for key in done.as_dict()} == done.as_dict()
+    assert "4 pictures of 2 prompts, and 4 by the base model" in done.as_text()
+    with Image.open(done.grid) as grid:
+        assert grid.height > 4 * 224
+
+
+@pytest.mark.slow
+def test_the_same_request_goes_on_and_another_one_has_its_own_folder(folder: Path) -> None:
+    first = drawn(folder, ("a {}",))
+    pictures = {path: path.read_bytes() for path in first.folder.glob("*.png")}
+    (first.folder / "002.png").unlink()
+    first.grid.unlink()
+    again = drawn(folder, ("a {}",))
+    assert again == first
+    assert {path: path.read_bytes() for path in first.folder.glob("*.png")} == pictures
+    for change in ({"seed": 1}, {"count": 3}, {"steps": 2}, {"guidance_scale": 1.0}):
+        other = drawn(folder, ("a {}",), **change)
+        assert other.folder.parent == first.folder.parent
+        assert other.folder != first.folder
+    assert {path: path.read_bytes() for path in first.folder.glob("*.png")} == pictures
+    assert drawn(folder, ("a {}",), seed=1).folder.name == str(int(first.folder.name) + 1)
+
+
+@pytest.mark.slow
+def test_the_command(folder: Path, tmp_path: Path) -> None:
+    def regforge(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "regforge", "sample", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    asked = [str(folder), "-n", "1", "--steps", "1", "--out", "mine"]
+    done = regforge(*asked, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    prompts = [each["prompt"] for each in found["pictures"]]
+    assert prompts == ["a photo of a sks cat", "a photo of a cat"]  # the model's own
+    assert done.stderr == ""
+    assert (tmp_path / "mine" / "grid.png").is_file()
+    refused = regforge(*asked, "--seed", "1")
+    assert (refused.returncode, "other samples" in refused.stderr) == (2, True)
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,222 @@
+"""The prompts that models are asked: those that come with regforge, and users' own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from regforge import resources
+from regforge.embedded import TINYWORLD, load_vocabulary
+from regforge.evaluation.interface import EvaluationError, Kind, PersonalizedModel, Question
+from regforge.evaluation.suites import default_suites, load_suite
+
+SHIPPED = sorted(path.stem for path in (resources.templates() / "benchmarks").glob("*.yaml"))
+COUNTS: dict[tuple[str, Kind], int] = {
+    ("dreambench", "object"): 25,
+    ("dreambench", "living"): 25,
+    ("dreambench-rephrased", "object"): 25,
+    ("dreambench-rephrased", "living"): 25,
+    ("motion", "living"): 12,
+    ("tinyworld", "object"): 25,
+    ("tinyworld", "living"): 25,
+    ("tinyworld-motion", "living"): 12,
+    ("tinyworld-rephrased", "object"): 25,
+    ("tinyworld-rephrased", "living"): 25,
+}
+
+
+def model(base: str, **more: object) -> PersonalizedModel:
+    return PersonalizedModel(name="m", base=base, digest="0" * 64, **more)  # type: ignore[arg-type]
+
+
+def test_every_shipped_suite_is_counted() -> None:
+    assert {name for name, _ in COUNTS} == set(SHIPPED)
+
+
+@pytest.mark.parametrize(("name", "kind"), COUNTS)
+def test_shipped_suites(name: str, kind: Kind) -> None:
+    questions = load_suite(name, kind)
+    texts = [question.text for question in questions]
+    assert len(texts) == len(set(texts)) == COUNTS[name, kind]
+    for question in questions:
+        assert question.text.count("{}") == 1
+        assert question.suite == name
+        assert question.group
+        assert not re.search(r"\bsks\b|photo of photo|  ", question.text)
+
+
+@pytest.mark.parametrize("name", ["motion", "tinyworld-motion"])
+def test_objects_do_not_move(name: str) -> None:
+    with pytest.raises(EvaluationError, match="no prompts for objects"):
+        load_suite(name, "object")
+
+
+def test_dreambench_asks_each_kind_its_own() -> None:
+    objects = {question.text for question in load_suite("dreambench", "object")}
+    living = {question.text for question in load_suite("dreambench", "living")}
+    assert len(objects & living) == 15
+    assert "a {} with the Eiffel Tower in the background" in objects - living
+    assert "a {} wearing a red hat" in living - objects
+
+
+@pytest.mark.parametrize("kind", ["object", "living"])
+@pytest.mark.parametrize("name", ["dreambench", "tinyworld"])
+def test_rephrased_suites_say_the_same_in_other_words(name: str, kind: Kind) -> None:
+    plain, other = load_suite(name, kind), load_suite(f"{name}-rephrased", kind)
+    assert [question.group for question in plain] == [question.group for question in other]
+    assert not {question.text for question in plain} & {question.text for question in other}
+
+
+def test_rephrased_dreambench_keeps_what_is_asked() -> None:
+    plain, other = (load_suite(f"dreambench{end}", "object") for end in ("", "-rephrased"))
+    told = {asked.text: said.text for asked, said in zip(plain, other, strict=True)}
+    for word in ("Eiffel", "wheat", "milk", "sunflowers", "cube"):
+        asked = [text for text in told if word in text]
+        assert len(asked) == 1
+        assert word in told[asked[0]]
+
+
+# ------------------------------------------------------------------------------ the tiny world
+
+
+@pytest.fixture(scope="module")
+def world(repo: Path) -> ModuleType:
+    """The words of the embedded pipeline's training captions."""
+    file = repo / "examples" / "tinyworld" / "world" / "vocabulary.py"
+    spec = importlib.util.spec_from_file_location("tinyworld_vocabulary", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def one_of(phrases: Iterable[str]) -> str:
+    return "|".join(re.escape(phrase) for phrase in sorted(set(phrases) - {""}, key=len)[::-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(n, k) for n, k in COUNTS if n.startswith("tinyworld") and k == "living"]
+)
+def test_the_tiny_world_has_heard_every_prompt(name: str, kind: Kind, world: ModuleType) -> None:
+    styles = one_of(phrase for phrases in world.STYLES.values() for phrase in phrases)
+    places = one_of(phrase for phrases in world.PLACES.values() for phrase in phrases)
+    lights = one_of(phrase for phrases in world.LIGHTS.values() for phrase in phrases)
+    motions = one_of(phrase for phrases in world.MOTIONS.values() for phrase in phrases)
+    colors = one_of(phrase for _, phrases in world.COLORS.values() for phrase in phrases)
+    sizes = one_of(phrase for phrases in world.SIZES.values() for phrase in phrases)
+    subject = rf"an? (?:(?:{sizes}) )?(?:(?:{colors}) )?\{{\}}(?: that is (?:{colors}))?"
+    styled = rf"(?:{styles}) {subject}(?: (?:{motions}))?(?: (?:{places}))?(?:,? (?:{lights}))?"
+    scene = rf"(?:{places})(?: (?:{lights}))?, {subject}"
+    for question in load_suite(name, kind):
+        assert re.fullmatch(f"(?:{styled})|(?:{scene})", question.text), question.text
+
+
+def test_tinyworld_uses_the_canonical_words() -> None:
+    words = load_vocabulary()
+    phrases = [
+        each for slot in ("background", "style", "motion", "lighting") for each in words[slot]
+    ]
+    for name in ("tinyworld", "tinyworld-motion"):
+        for question in load_suite(name, "living"):
+            rest = question.text
+            for phrase in sorted(phrases, key=len, reverse=True):
+                rest = rest.replace(phrase, " ")
+            left = set(rest.split()) - {"a", "{}"}
+            assert left <= {*words["color"], *words["size"]}, question.text
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("tinyworld")])
+def test_the_tiny_worlds_tokenizer_knows_every_word(name: str) -> None:
+    model = json.loads((TINYWORLD / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]
+    for question in load_suite(name, "living"):
+        for word in re.findall(r"[a-z]+", question.text):
+            assert f"{word}</w>" in model["vocab"], f"{word} of {question.text!r}"
+
+
+# ------------------------------------------------------------------------------- which are asked
+
+
+def test_default_suites(tmp_path: Path) -> None:
+    assert default_suites(model("stabilityai/sdxl"), "object") == ("dreambench",)
+    assert default_suites(model("stabilityai/sdxl"), "living") == ("dreambench", "motion")
+    assert default_suites(model("embedded/tinyworld"), "object") == ("tinyworld",)
+    assert default_suites(model(str(TINYWORLD)), "living") == ("tinyworld", "tinyworld-motion")
+    whole = model(str(tmp_path), recipe={"base_model": "embedded/tinyworld"})
+    assert default_suites(whole, "object") == ("tinyworld",)
+
+
+def test_the_article_fits_the_noun() -> None:
+    assert Question("a {} in the snow", "s").about("owl") == "an owl in the snow"
+    assert Question("a {} in the snow", "s").about("sks owl") == "a sks owl in the snow"
+    assert Question("a red {} on a road", "s").about("owl") == "a red owl on a road"
+    assert Question("A {}", "s").about("elephant") == "An elephant"
+
+
+# --------------------------------------------------------------------------------- users' files
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("# my prompts\n\na {} in the rain  # wet\n  a   blue {}\na {} in the rain\n")
+    assert load_suite(file, "living") == [
+        Question("a {} in the rain", "mine"),
+        Question("a   blue {}", "mine"),
+    ]
+
+
+def test_a_yaml_file_may_be_a_list_or_have_kinds_and_groups(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("prompts:\n  - a {} in the rain\n")
+    assert load_suite(str(file), "object") == [Question("a {} in the rain", "mine")]
+    file.write_text(
+        "prompts:\n  living:\n    weather: ['a {} in the rain']\n  both: ['{} on ice']\n"
+        "  object: ['{} in pieces']\n"
+    )
+    assert load_suite(file, "living") == [
+        Question("a {} in the rain", "mine", "weather"),
+        Question("{} on ice", "mine"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("p.txt", "a {} here\na teapot there\n", "p.txt:2  'a teapot there' has no {}."),
+        ("p.txt", "a {} on a {}\n", "p.txt:1  'a {} on a {}' has {} 2 times."),
+        ("p.txt", "# nothing\n", "p.txt has no prompts."),
+        ("p.yaml", "prompts:\n  - a {} here\n  - a dog\n", "p.yaml:3:5  'a dog' has no {}."),
+        ("p.yaml", "prompts:\n  cats: ['a {}']\n", "p.yaml:2:3  'cats' is no kind of subject"),
+        ("p.yaml", "prompts:\n  object: a {}\n", "p.yaml:2:11  a list of prompts belongs here."),
+        ("p.yaml", "prompts:\n  - [a]\n", "p.yaml:2:5  a prompt is text."),
+        ("p.yaml", "- a {}\n", "p.yaml has no `prompts:`."),
+        ("p.yaml", "", "p.yaml has no `prompts:`."),
+        ("p.yaml", "prompts: [a\n", "p.yaml:1"),
+        ("p.yaml", "prompts:\n  - {} in quotes\n", "p.yaml:2"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    with pytest.raises(EvaluationError) as caught:
+        load_suite(name, "object")
+    assert caught.value.message.startswith(said)
+    assert caught.value.hint
+
+
+def test_a_name_that_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"There is no benchmark dreambanch, did you mean"):
+        load_suite("dreambanch", "object")
+    with pytest.raises(EvaluationError, match="There is no benchmark"):
+        load_suite("../benchmarks/dreambench", "object")
+    (tmp_path / "latin.txt").write_bytes(b"a {} in a caf\xe9\n")
+    with pytest.raises(EvaluationError, match="UTF-8"):
+        load_suite(tmp_path / "latin.txt", "object")

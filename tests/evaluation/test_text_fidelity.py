@@ -1,0 +1,119 @@
+"""Writing that is read before and after: drawn here with a font, and on the shipped subjects."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+
+from regforge.evaluation import text_fidelity
+from regforge.evaluation.text_fidelity import INSTALL, Lettering, folded, similarity
+
+
+def sign(text: str, size: tuple[int, int] = (120, 80), *, paper: str = "white") -> Image.Image:
+    picture = Image.new("RGB", size, paper)
+    font = ImageFont.load_default(size=size[1] / 4)
+    ImageDraw.Draw(picture).text((size[0] / 12, size[1] / 3), text, fill="black", font=font)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def market() -> Lettering:
+    """Two photos agree on one word, and on nothing else."""
+    return Lettering([sign("MARKET"), sign("Market", paper="beige"), sign("SUMMER")])
+
+
+def test_the_lexicon_is_what_photos_agree_on(market: Lettering) -> None:
+    assert market.lexicon == ("market",)
+    assert market.reader.startswith("rapidocr ")
+    assert market.notes == []
+
+
+def test_damaged_writing_scores_lower(market: Lettering) -> None:
+    whole, damaged, other, none = market.score(
+        [sign("MARKET"), sign("MARXIT"), sign("GOOD"), Image.new("RGB", (120, 80), "white")]
+    )
+    assert whole == 1.0
+    assert damaged is not None
+    assert 0.5 <= damaged < 0.9
+    assert other is not None
+    assert other < 0.4
+    assert none == 0.0
+
+
+def test_pictures_of_any_size_and_mode_are_read(market: Lettering) -> None:
+    assert market.score([sign("MARKET", (400, 250)).convert("L")]) == [1.0]
+
+
+def test_the_score_weighs_by_length(market: Lettering) -> None:
+    signs = Lettering([])
+    signs.lexicon = ("ab", "abcdef")
+    assert signs.score_of(["abcdef"]) == pytest.approx((2 * 2 / 6 + 6) / 8)
+    assert signs.score_of(["ab", "abcxxx"]) == pytest.approx((2 * 1 + 6 * 0.5) / 8)
+    assert signs.score_of([]) == 0.0
+
+
+def test_a_subject_without_writing_has_no_score() -> None:
+    plain = Lettering([Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")])
+    assert plain.lexicon == ()
+    assert plain.score([sign("MARKET")]) == [None]
+
+
+def test_without_a_reader_the_note_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    text_fidelity._reader.cache_clear()
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    try:
+        left_out = Lettering([sign("MARKET"), sign("MARKET")])
+    finally:
+        text_fidelity._reader.cache_clear()
+    assert left_out.notes == [INSTALL]
+    assert left_out.score([sign("MARKET")] * 2) == [None, None]
+    assert left_out.reader == ""
+
+
+def test_without_models_inside_nothing_is_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import rapidocr
+
+    text_fidelity._reader.cache_clear()
+    monkeypatch.setattr(rapidocr, "__file__", str(tmp_path / "__init__.py"))
+    try:
+        left_out = Lettering([sign("MARKET"), sign("MARKET")])
+    finally:
+        text_fidelity._reader.cache_clear()
+    assert "no models inside" in left_out.notes[0]
+    assert left_out.lexicon == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("subject", "text"), [("backpack", "rf"), ("robot", "k7"), ("cat", "mo"), ("sneaker", None)]
+)
+def test_the_letters_on_shipped_subjects_are_read(repo: Path, subject: str, text: str) -> None:
+    files = sorted((repo / "examples" / "subjects" / subject).glob("*.png"))
+    found = Lettering(Image.open(file) for file in files)
+    assert found.lexicon == ((text,) if text else ())
+
+
+@given(st.text("abc", max_size=6), st.text("abc", max_size=6))
+def test_similarity_is_symmetric_and_bounded(first: str, second: str) -> None:
+    assert 0 <= similarity(first, second) == similarity(second, first) <= 1
+    assert (similarity(first, second) == 1) == (first == second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [("kitten", "sitting", 1 - 3 / 7), ("rf", "re", 0.5), ("ab", "", 0), ("abc", "xabc", 0.75)],
+)
+def test_similarity_by_hand(first: str, second: str, expected: float) -> None:
+    assert similarity(first, second) == pytest.approx(expected)
+
+
+def test_only_letters_and_digits_are_compared() -> None:
+    assert folded("Get  Well!") == folded("GETWELL") == "getwell"
+    assert folded("６.5 %") == "65"
