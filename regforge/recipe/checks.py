@@ -23,9 +23,10 @@ from regforge.recipe.defaults import (
     shipped_template,
 )
 from regforge.recipe.messages import did_you_mean
-from regforge.recipe.models import Recipe, Slot
+from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import is_file, is_folder, photos_in, phrases_in
 from regforge.recipe.problems import Location, Problem, RecipeError, shown
+from regforge.recipe.prompts import Slot
 from regforge.recipe.training import TrainingRecipe
 
 SCHEDULERS = (

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from regforge import resources
-from regforge.recipe.models import CaptionImport, Kind, PromptSet, Recipe, Slot
+from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import is_file
 from regforge.recipe.problems import Problem, RecipeError
+from regforge.recipe.prompts import CaptionImport, Kind, PromptSet, Slot
 
 OBJECT_SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
 LIVING_SLOTS = ("shape", "color", "texture", "motion", "background", "lighting", "style")

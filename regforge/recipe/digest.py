@@ -28,9 +28,11 @@ from regforge.recipe.defaults import (
     slots_of,
     template_file,
 )
-from regforge.recipe.models import Recipe, Section, Slot
+from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import caption_files_of, photos_in, phrases_in
 from regforge.recipe.problems import Location, Problem, RecipeError
+from regforge.recipe.prompts import Slot
+from regforge.recipe.sections import Section
 
 SCHEME = 1
 """Raised when the digest is computed differently; all old digests are void then."""

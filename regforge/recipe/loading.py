@@ -13,10 +13,10 @@ from regforge.hub.address import HubAddress
 from regforge.recipe.checks import findings, is_embedded
 from regforge.recipe.defaults import is_benchmark, shipped_template
 from regforge.recipe.models import Recipe
-from regforge.recipe.named_files import is_file, is_folder
-from regforge.recipe.reading import Form, child, read_recipe
+from regforge.recipe.named_files import is_file, is_folder, names_recipe
+from regforge.recipe.reading import Form, child, form_of, read_recipe
 from regforge.recipe.training import TrainingRecipe
-from regforge.recipe.training_checks import training_findings
+from regforge.recipe.training_checks import training_findings, uses_regularization
 from regforge.recipe.yaml_nodes import Entry, Node
 
 SECTIONS = ("subject", "prompts", "render", "curate", "dataset")
@@ -28,6 +28,7 @@ TRAINING_SECTIONS = (
     "optimizer",
     "validation",
     "checkpoint",
+    "hub",
 )
 
 
@@ -59,9 +60,35 @@ def load_training_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Tra
         The recipe, with what it extends carried out and all paths absolute.
 
     Raises:
+        RecipeError: Something is wrong; the error names everything that is, and where. Where
+            `regularization.dataset` is a recipe, what is wrong with that comes afterwards.
+    """
+    recipe = read_recipe(_TRAINING, Path(path), overrides, [_DATASET])
+    dataset_recipe_of(recipe)
+    return recipe
+
+
+def load_any_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | TrainingRecipe:
+    """Read a recipe of either kind, by the keys that it has; see `load_recipe`.
+
+    Raises:
         RecipeError: Something is wrong; the error names everything that is, and where.
     """
-    return read_recipe(_TRAINING, Path(path), overrides, [_DATASET])
+    if form_of([_DATASET, _TRAINING], Path(path), overrides) is _TRAINING:
+        return load_training_recipe(path, overrides)
+    return load_recipe(path, overrides)
+
+
+def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
+    """The dataset recipe that `regularization.dataset` names; None if it names a dataset.
+
+    Raises:
+        RecipeError: Something is wrong with it; the places are those in its own file.
+    """
+    named = recipe.regularization.dataset
+    if named is None or not uses_regularization(recipe) or not names_recipe(named):
+        return None
+    return load_recipe(named)
 
 
 # ------------------------------------------------------------------------------- dataset recipes
@@ -93,7 +120,11 @@ def _resolve_paths(root: Node) -> None:
 
 def _resolve_training_paths(root: Node) -> None:
     _make_absolute(child(root, "subject", "images"))
-    _resolve_dataset(child(root, "regularization", "dataset"))
+    dataset = child(root, "regularization", "dataset")
+    if dataset and names_recipe(str(dataset.content)):
+        _make_absolute(dataset)
+    else:
+        _resolve_dataset(dataset)
     model = child(root, "base_model")
     if model and isinstance(model.content, str) and model.content.strip():
         # A name of the Hub stays one, unless such a folder lies beside the recipe.

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from regforge.recipe.models import PROBLEM
 from regforge.recipe.problems import Location, shown
+from regforge.recipe.sections import PROBLEM
 
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$": "at most 80 letters, digits, '.', '_' and '-', the first "

@@ -27,6 +27,11 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def names_recipe(name: str) -> bool:
+    """Whether what a recipe names, of a dataset, is another recipe: a YAML file."""
+    return name.lower().endswith((".yaml", ".yml"))
+
+
 def phrases_in(path: Path) -> list[str]:
     """The phrases of a text file, one a line.
 

@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from regforge import resources
 from regforge.recipe.checks import Finding
 from regforge.recipe.messages import explained
-from regforge.recipe.models import RecipeDocument
 from regforge.recipe.named_files import is_file
 from regforge.recipe.overrides import apply_setting, laid_over, source_of
 from regforge.recipe.problems import Location, Place, Problem, RecipeError, shown
+from regforge.recipe.sections import RecipeDocument
 from regforge.recipe.yaml_nodes import MOST_CHARACTERS, Entry, Node, place_of, plain, read_yaml
 
 _MOST_ROUNDS = 20
@@ -85,6 +85,18 @@ def read_recipe(
     if reading.problems or recipe is None:
         raise RecipeError(reading.in_order())
     return recipe.read_from(Path(os.path.abspath(path)))  # noqa: PTH100 (keeps symbolic links)
+
+
+def form_of(forms: Sequence[Form[Any]], path: Path, overrides: Sequence[str]) -> Form[Any]:
+    """The kind of recipe that a file is; the first one where nothing tells.
+
+    Raises:
+        RecipeError: It is no mapping, or cannot be read at all.
+    """
+    root = _Reading(forms[0]).read_file(path)
+    keys = set(root.content) if isinstance(root.content, dict) else set()
+    keys |= {setting.partition("=")[0].partition(".")[0].strip() for setting in overrides}
+    return max(forms, key=lambda form: len(keys & form.telling))
 
 
 def _refuse_other(form: Form[Any], others: Iterable[Form[Any]], root: Node) -> None:

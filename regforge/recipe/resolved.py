@@ -20,19 +20,23 @@ from regforge.recipe.defaults import (
 )
 from regforge.recipe.digest import recipe_digest
 from regforge.recipe.models import Recipe
+from regforge.recipe.named_files import names_recipe
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_digest import training_digest
 from regforge.recipe.yaml_nodes import Dumper
 from regforge.version import __version__
 
 
-def resolved_yaml(recipe: Recipe | TrainingRecipe, *, portable: bool = False) -> str:
+def resolved_yaml(
+    recipe: Recipe | TrainingRecipe, *, portable: bool = False, digest: str | None = None
+) -> str:
     """The full recipe as YAML, headed by the version of regforge and the digest.
 
     Args:
         recipe: What to write.
         portable: Write only the last part of every path, for datasets that others will see:
             nobody's home folder is in it, but the files have to be put beside it again.
+        digest: Of a training recipe, where it is known and its photos may be gone.
 
     Returns:
         YAML from which `load_recipe` or `load_training_recipe` makes an equal recipe with the same
@@ -45,7 +49,7 @@ def resolved_yaml(recipe: Recipe | TrainingRecipe, *, portable: bool = False) ->
     change = _name if portable else _absolute
     if isinstance(recipe, TrainingRecipe):
         _change_training_paths(data, change)
-        said = [f"# digest: {training_digest(recipe)}"]
+        said = [f"# digest: {digest or training_digest(recipe)}"]
     else:
         _change_paths(data, change)
         if portable:
@@ -100,7 +104,7 @@ def _change_training_paths(data: dict[str, Any], change: Callable[[str], str]) -
     subject, regularization = data["subject"], data["regularization"]
     subject["images"] = change(subject["images"])
     dataset, model = regularization["dataset"], data["base_model"]
-    if dataset and HubAddress.parse(dataset) is None:
+    if dataset and (names_recipe(dataset) or HubAddress.parse(dataset) is None):
         regularization["dataset"] = change(dataset)
     if Path(model).is_absolute():
         data["base_model"] = change(model)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from regforge.recipe.models import Recipe, RecipeDocument
+from regforge.recipe.models import Recipe
+from regforge.recipe.sections import RecipeDocument
 from regforge.recipe.training import TrainingRecipe
 
 SCHEMA_FILE = "regforge.schema.json"

@@ -19,8 +19,8 @@ from regforge.files import write_atomically
 from regforge.recipe.cautions import drawable
 from regforge.recipe.checks import is_embedded
 from regforge.recipe.defaults import LIVING_SLOTS, OBJECT_SLOTS, bank_kind
-from regforge.recipe.models import Kind
 from regforge.recipe.named_files import is_folder
+from regforge.recipe.prompts import Kind
 from regforge.recipe.schema import SCHEMA_FILE, SCHEMA_LINE, schema_text
 from regforge.recipe.yaml_nodes import Dumper
 

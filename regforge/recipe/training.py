@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from regforge.recipe.models import RUNTIME, RecipeDocument, Section, not_truth, problem_of
+from regforge.recipe.prompts import Kind
+from regforge.recipe.sections import RUNTIME, RecipeDocument, Section, not_truth, problem_of
 
 Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(not_truth)]
 
@@ -25,6 +26,14 @@ def _two_numbers(value: object) -> object:
 
 Decay = Annotated[float, Field(ge=0, lt=1), BeforeValidator(not_truth)]
 Betas = Annotated[tuple[Decay, Decay], BeforeValidator(_two_numbers)]
+
+
+def _in_order(steps: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(set(steps)))
+
+
+Step = Annotated[int, Field(ge=1), BeforeValidator(not_truth)]
+Steps = Annotated[tuple[Step, ...], AfterValidator(_in_order)]
 
 
 class TrainingSubject(Section):
@@ -48,6 +57,11 @@ class TrainingSubject(Section):
         description="What the subject is, as specific as fits: 'ceramic teapot'.",
         examples=["ceramic teapot"],
     )
+    kind: Kind | None = Field(
+        default=None,
+        description="`object` or `living`: which prompts `regforge evaluate` asks it.",
+        json_schema_extra=RUNTIME,
+    )
 
 
 class Regularization(Section):
@@ -56,7 +70,8 @@ class Regularization(Section):
     dataset: str | None = Field(
         default=None,
         min_length=1,
-        description="A run, a dataset's folder, an archive, or `user/name` on the Hub; null trains "
+        description="A run, a dataset's folder, an archive, `user/name` on the Hub, or a dataset "
+        "recipe (`reg.yaml`), which is run first, in runs/<its name>, or gone on with; null trains "
         "without regularization. Relative paths start at the recipe; what lies there is never "
         "looked for on the Hub.",
         examples=["me/teapot-reg"],
@@ -249,6 +264,34 @@ class Checkpoint(Section):
         description="`auto` goes on from the newest whole checkpoint in the folder.",
         json_schema_extra=RUNTIME,
     )
+    snapshots: Steps = Field(
+        default=(),
+        description="After these steps the result so far is kept as well, as weights to use: "
+        "`snapshots/step-000125/lora/...`. Steps beyond `optimizer.steps` are ignored.",
+        examples=[[50, 125, 250]],
+        json_schema_extra=RUNTIME,
+    )
+
+
+class HubSection(Section):
+    """Where the model goes."""
+
+    repo_id: str | None = Field(
+        default=None,
+        description="Where `regforge publish` puts it on the Hub: `user/name`.",
+        json_schema_extra=RUNTIME,
+    )
+    private: bool = Field(
+        default=True,
+        description="Whether the Hub repository is private.",
+        json_schema_extra=RUNTIME,
+    )
+    license: str | None = Field(
+        default=None,
+        description="Licence of the model, as a Hub identifier (`openrail++`, `other`). It follows "
+        "the base model's terms.",
+        json_schema_extra=RUNTIME,
+    )
 
 
 class TrainingRecipe(RecipeDocument):
@@ -286,6 +329,7 @@ class TrainingRecipe(RecipeDocument):
     optimizer: Optimizer = Field(default_factory=Optimizer, description="How the weights move.")
     validation: Validation = Field(default_factory=Validation, description="Pictures on the way.")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is kept.")
+    hub: HubSection = Field(default_factory=HubSection, description="Where the model goes.")
     tracking: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
         default="none",
         description="Where numbers go besides log.jsonl; the package must be installed.",

@@ -25,9 +25,9 @@ from regforge.recipe.checks import (
     refuse,
 )
 from regforge.recipe.messages import did_you_mean
-from regforge.recipe.models import Section
-from regforge.recipe.named_files import is_file, is_folder, photos_in
+from regforge.recipe.named_files import is_file, is_folder, names_recipe, photos_in
 from regforge.recipe.problems import shown
+from regforge.recipe.sections import Section
 from regforge.recipe.training import TrainingRecipe
 
 OPTIMIZERS: dict[str, str | None] = {
@@ -108,11 +108,17 @@ def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
     named, at = recipe.regularization, ("regularization", "dataset")
     if named.dataset is None:
         return
+    path, about = Path(named.dataset), (("regularization", "prior_weight"),)
+    if names_recipe(named.dataset):
+        if named.revision is not None:
+            said = "goes with a dataset of the Hub alone: user/name"
+            yield Finding(("regularization", "revision"), said, (at,))
+        if uses_regularization(recipe) and not is_file(path):
+            yield Finding(at, f"there is no recipe {path}", about)
+        return
     yield from dataset_revision(named.dataset, named.revision, ("regularization",))
-    path = Path(named.dataset)
     is_here = is_file(path) or is_folder(path)
     if uses_regularization(recipe) and not is_here and HubAddress.parse(named.dataset) is None:
-        about = (("regularization", "prior_weight"),)
         yield Finding(at, f"there is no {path}{_how_to_get(path)}", about)
 
 

@@ -6,7 +6,8 @@ their captions are. How many steps are taken is not in it where the learning rat
 it: the same recipe with more steps goes on.
 
 Of the base model and of the regularization dataset it covers the name: the address and revision as
-the recipe has them, or the name of the folder. What those hold can be gigabytes.
+the recipe has them, or the name of the folder. What those hold can be gigabytes. Of a dataset that
+is named by its recipe it covers that recipe's digest and how many images it asks for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from regforge.hub.address import HubAddress
-from regforge.recipe.digest import digest_of, fields_of, photos_of
+from regforge.recipe.digest import digest_of, fields_of, photos_of, recipe_digest
+from regforge.recipe.loading import dataset_recipe_of
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import uses_regularization
 
@@ -29,7 +31,7 @@ def training_digest(recipe: TrainingRecipe) -> str:
     """The SHA-256 of what decides where training goes, 64 hex digits.
 
     Raises:
-        RecipeError: A photo cannot be read.
+        RecipeError: A photo cannot be read, or something is wrong with the dataset's recipe.
     """
     return digest_of({"scheme": SCHEME, **training_data_of(recipe)})
 
@@ -38,7 +40,7 @@ def training_data_of(recipe: TrainingRecipe) -> dict[str, Any]:
     """What the digest covers, as JSON values: useful to see why two digests differ.
 
     Raises:
-        RecipeError: A photo cannot be read.
+        RecipeError: A photo cannot be read, or something is wrong with the dataset's recipe.
     """
     data = {key: value for key, value in fields_of(recipe).items() if value != {}}
     data["base_model"] = _name(recipe.base_model)
@@ -59,6 +61,10 @@ def _regularization(recipe: TrainingRecipe, data: dict[str, Any]) -> dict[str, A
     named = recipe.regularization
     if named.dataset is None or not uses_regularization(recipe):
         return None
+    made_by = dataset_recipe_of(recipe)
+    if made_by is not None:
+        images = made_by.prompts.count * made_by.render.images_per_prompt
+        return {**data, "dataset": {"recipe": recipe_digest(made_by), "images": images}}
     address = HubAddress.parse(named.dataset)
     place = str(address.at(named.revision)) if address else _name(named.dataset)
     return {**data, "dataset": place, "revision": None}

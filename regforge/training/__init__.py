@@ -7,7 +7,8 @@ order       which examples meet at which step          families   what differs b
 examples    their tensors                              weights    what of a model is trained
 loss        what a batch costs                         loop       one optimizer step after another
 checkpoints, validation, recording, saving             what is written down on the way and after
-running     the order of all of these
+dataset_runs, launching                    the dataset's own recipe, and who trains together
+running     the order of all of these          publishing what it made, for the Hub
 """
 
 from regforge.training.problems import TrainingFailed, TrainingSetup

@@ -6,22 +6,30 @@ datasets, and what somebody wrote around them stays when the card is written aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from regforge.dataset.card import card_environment, without_folders
-from regforge.dataset.card_parts import BEGIN, END, Card, front_matter
+from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, Card, front_matter
 from regforge.hub.address import HubAddress
 from regforge.journal import without_secrets
 from regforge.recipe.licenses import terms_of
+from regforge.recipe.named_files import names_recipe
 from regforge.recipe.training import TrainingRecipe
 from regforge.version import __version__
 
 _OURS = frozenset(
-    {"base_model", "datasets", "instance_prompt", "library_name", "license", "license_link"}
-    | {"license_name", "pipeline_tag", "tags", "widget"}
+    {"base_model", "base_model_relation", "datasets", "instance_prompt", "library_name", "license"}
+    | {"pipeline_tag", "tags", "widget"}
 )
+_FAMILY_TAGS = {
+    "sd": ("stable-diffusion", "stable-diffusion-diffusers"),
+    "sdxl": ("stable-diffusion-xl", "stable-diffusion-xl-diffusers"),
+    "sd3": ("sd3", "sd3-diffusers"),
+}
+"""What diffusers' training scripts call the families."""
+
 _EMBEDDED = "embedded/"
 
 
@@ -32,24 +40,29 @@ def model_card(
     base_revision: str | None = None,
     dataset_revision: str | None = None,
     samples: str | None = None,
+    pictures: Sequence[tuple[str, str]] = (),
     other: str | None = None,
+    family: str | None = None,
     existing: str | None = None,
 ) -> str:
     """The text of README.md.
 
     Args:
         recipe: What was trained.
-        repo_id: `user/name` on the Hub, if it goes there.
+        repo_id: `user/name` on the Hub, if it goes there: its files lie at the top.
         base_revision: Commit of the base model; the recipe's revision if left out.
         dataset_revision: Likewise, of the regularization dataset.
         samples: Name of a picture beside the card.
+        pictures: Prompts, each with the name of a picture for the Hub's gallery.
         other: Name of the file for other programs.
+        family: Name of the model's family.
         existing: The card that is to be replaced: what stands outside of its markers is kept, and
             so are the keys of its front matter that regforge does not write.
     """
     kept = Card.parse(existing)
-    front = _front_matter(recipe, samples)
-    front |= {key: value for key, value in kept.front.items() if key not in _OURS}
+    front = _front_matter(recipe, pictures, family)
+    front |= _own_keys(kept.front, front)
+    terms = terms_of(recipe.base_model)
     body = (
         card_environment("model")
         .get_template("README.md.j2")
@@ -62,11 +75,13 @@ def model_card(
             subject=f"{recipe.subject.identifier} {recipe.subject.class_noun}",
             prompt=instance_prompt(recipe),
             repo_id=repo_id or "path/to/this/folder",
+            on_hub=repo_id is not None,
             samples=samples,
             other=other,
             dataset=_has_prior(recipe),
             made=list(_made(recipe, base_revision, dataset_revision).items()),
             license=front.get("license"),
+            of_base=terms is not None and terms.license == front.get("license"),
             license_name=front.get("license_name"),
         )
     )
@@ -79,26 +94,52 @@ def instance_prompt(recipe: TrainingRecipe) -> str:
     return f"a photo of {recipe.subject.identifier} {recipe.subject.class_noun}"
 
 
-def _front_matter(recipe: TrainingRecipe, samples: str | None) -> dict[str, Any]:
+def _front_matter(
+    recipe: TrainingRecipe, pictures: Sequence[tuple[str, str]], family: str | None
+) -> dict[str, Any]:
+    """What the Hub reads; its keys are those that diffusers' training scripts write.
+
+    https://github.com/huggingface/diffusers/blob/main/examples/dreambooth/train_dreambooth_lora.py,
+    `save_model_card`; https://huggingface.co/docs/hub/model-cards.
+    """
     base, dataset = _on_hub(recipe.base_model), _on_hub(recipe.regularization.dataset)
-    terms = terms_of(recipe.base_model)
     lora = recipe.method.kind == "lora"
     tags = ["text-to-image", "diffusers", "dreambooth", "regforge"]
     tags += ["lora", "template:sd-lora"] if lora else []
-    widget = {"text": instance_prompt(recipe), "output": {"url": samples}}
+    tags += _FAMILY_TAGS.get(family or "", ())
+    relation = "adapter" if lora else "finetune"
     front: dict[str, Any] = {
         "base_model": base,
+        "base_model_relation": relation if base else None,
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "license": terms.license if terms else None,
-        "license_name": terms.name if terms else None,
-        "license_link": terms.link if terms else None,
+        **_license(recipe),
         "datasets": [dataset] if dataset and _has_prior(recipe) else None,
         "instance_prompt": instance_prompt(recipe),
         "tags": tags,
-        "widget": [widget] if samples else None,
+        "widget": [{"text": text, "output": {"url": url}} for text, url in pictures] or None,
     }
     return {key: value for key, value in front.items() if value is not None}
+
+
+def _own_keys(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """What somebody wrote into the front matter, and regforge does not."""
+    left = _OURS | ours.keys()
+    if ours.get("license") != "other":
+        left |= LICENSE_KEYS
+    return {key: value for key, value in theirs.items() if key not in left}
+
+
+def _license(recipe: TrainingRecipe) -> dict[str, str | None]:
+    """The licence that the recipe names, or the base model's."""
+    terms, named = terms_of(recipe.base_model), recipe.hub.license
+    if terms is None or named not in (None, terms.license):
+        return {"license": named}
+    return {
+        "license": terms.license,
+        "license_name": terms.name,
+        "license_link": terms.link,
+    }
 
 
 def _made(
@@ -147,7 +188,9 @@ def _has_prior(recipe: TrainingRecipe) -> bool:
 
 def _on_hub(name: str | None) -> str | None:
     """The repository that a recipe names; None for folders and what is in the package."""
-    if name is None or name.startswith(_EMBEDDED) or Path(name).expanduser().exists():
+    if name is None or name.startswith(_EMBEDDED) or names_recipe(name):
+        return None
+    if Path(name).expanduser().exists():
         return None
     address = HubAddress.parse(name)
     return address.repo_id if address else None

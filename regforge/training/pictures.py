@@ -72,6 +72,9 @@ class Photos:
     Args:
         subject: Where they lie, and the words for what they show.
 
+    Attributes:
+        silent: Names of those that have no caption of their own.
+
     Raises:
         PhotosError: There are none, or some cannot be read.
     """
@@ -91,6 +94,7 @@ class Photos:
             Picture(each.digest, each.file, (each.height, each.width), Said(each.caption))
             for each in found
         ]
+        self.silent: Sequence[str] = silent
         self.notes = _notes_on_photos(self.pictures, subject, silent, plain)
 
     def read(self, index: int) -> bytes:

@@ -7,12 +7,14 @@ that there are others, and accumulation costs no traffic.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from regforge.training.launching import is_told_cpu, launched
+from regforge.training.problems import TrainingSetup
 
 _BUCKET = 32 * 1024 * 1024  # elements; fewer, larger messages are quicker
 
@@ -67,18 +69,28 @@ class Processes:
             torch.distributed.barrier()
 
 
-def start_processes(device: str | None) -> Processes:
+def start_processes(device: torch.device) -> Processes:
     """Join the processes that `accelerate launch` or `torchrun` started; alone without them.
 
     Args:
-        device: The recipe's.
+        device: The recipe's, or the best there is; `accelerate launch --cpu` overrules it.
+
+    Raises:
+        TrainingSetup: There are others, and no way to talk to them.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Processes()
+    cpu = is_told_cpu() or device.type != "cuda"
+    count = launched()
+    if count < 2:
+        return Processes(device=torch.device("cpu") if is_told_cpu() else None)
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
-    return Processes(state.num_processes, state.process_index, state.device)
+    state = PartialState(cpu=cpu)
+    if state.num_processes != count:
+        raise TrainingSetup(
+            f"{count} processes were started, and accelerate joins {state.num_processes} of them.",
+            hint="`accelerate test` tells more. One process alone: regforge train RECIPE",
+        )
+    return Processes(count, state.process_index, state.device)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

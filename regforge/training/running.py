@@ -3,9 +3,10 @@
     DIR/recipe.yaml                                  the recipe in full
     DIR/checkpoints/step-000500/                     to go on from
     DIR/validation/step-000500.webp                  what the model drew then
+    DIR/snapshots/step-000500/                       what would have been the result then
     DIR/lora/pytorch_lora_weights.safetensors        the result (`method: lora`)
     DIR/model/                                       the result (`method: full`)
-    DIR/README.md samples.webp loss.svg              for people
+    DIR/README.md samples.webp pictures/ loss.svg    for people
     DIR/log.jsonl state.json                         for programs
 
 Knows the order of things and what goes from one to the next, and no part's inside.
@@ -20,14 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.files import write_atomically
 from regforge.forge.folder import OwnedFolder
 from regforge.journal import Journal
 from regforge.progress import Reporter, Task
 from regforge.recipe import (
     TrainingRecipe,
     check_training_recipe,
-    resolved_yaml,
     training_digest,
 )
 from regforge.training.problems import (
@@ -81,10 +80,11 @@ def train(
         KeyboardInterrupt: Somebody asked to stop; everything is saved.
         RegforgeError: Something the user can put right; the message says what.
     """
+    from regforge.training.optimizers import device_of
     from regforge.training.processes import start_processes
 
     check_training_recipe(recipe)
-    processes = start_processes(recipe.device)
+    processes = start_processes(device_of(recipe))
     if not processes.is_main:
         reporter = Reporter(quiet=True)
     folder = OwnedFolder(Path(out) if out is not None else Path("runs") / recipe.name)
@@ -103,7 +103,7 @@ def _claimed(session: _Session, *, fresh: bool) -> Iterator[None]:
         return
     with folder.locked():
         fresh = fresh or recipe.checkpoint.resume == "never"
-        if folder.own(training_digest(recipe), resolved_yaml(recipe), fresh=fresh):
+        if folder.own(recipe, fresh=fresh):
             session.reporter.say(f"Going on with {folder.path}")
         processes.wait()
         yield
@@ -118,7 +118,7 @@ class _Session:
     processes: Processes
     reporter: Reporter
     start: float = field(default_factory=time.monotonic)
-    at: str = "while the model was loaded"
+    at: str = "at the start"
 
     def run(self, stop: Stop) -> TrainedModel:
         try:
@@ -132,6 +132,7 @@ class _Session:
         done = self._finished()
         if done is not None:
             self.reporter.say(f"Nothing to do: all {done.steps} steps are done.")
+            self._say_what_was_missed(done.steps)
             return done
         run = self._open()
         try:
@@ -176,7 +177,9 @@ class _Session:
         from regforge.training.validation import Painter
         from regforge.training.weights import attach
 
-        recipe, processes = self.recipe, self.processes
+        self.at = "while the regularization images were made"
+        recipe, processes = self._with_dataset(), self.processes
+        self.at = "while the model was loaded"
         device = processes.device or device_of(recipe)
         precision = precision_of(recipe, device)
         journal = Journal(self.folder.path if processes.is_main else None)
@@ -215,7 +218,7 @@ class _Session:
         checkpoints = Checkpoints(
             self.folder.path / "checkpoints",
             keep=recipe.checkpoint.keep,
-            digest=training_digest(recipe),
+            digest=training_digest(self.recipe),
         )
         return _Run(
             family,
@@ -229,12 +232,20 @@ class _Session:
             examples.revision,
         )
 
+    def _with_dataset(self) -> TrainingRecipe:
+        """The recipe with a dataset that is there."""
+        from regforge.training.dataset_runs import with_dataset
+
+        return with_dataset(self.recipe, is_main=self.processes.is_main, reporter=self.reporter)
+
     def _train(self, run: _Run, stop: Stop) -> None:
         """All steps that are left."""
         from regforge.training.loop import Losses
 
         steps, every = self.recipe.optimizer.steps, self.recipe.checkpoint.every
         saved = self._restore(run)
+        self._keep(run, saved)
+        self._say_what_was_missed(saved)
         waiting = Losses()
         with self.reporter.task("training", steps, "steps", done=saved) as task:
             run.record.pause_ends()
@@ -245,9 +256,11 @@ class _Session:
                 stopped = self._stopped(stop, step)
                 to_save = stopped or step % every == 0 or step == steps
                 to_draw = self._validates(step)
-                if not (to_save or to_draw or step % _READ_EVERY == 0):
+                to_keep = step in self.recipe.checkpoint.snapshots
+                if not (to_save or to_draw or to_keep or step % _READ_EVERY == 0):
                     continue
                 self._note(run, waiting.read(), task)
+                self._keep(run, step)  # before the checkpoint: nobody comes back to before it
                 if to_save:
                     self._save(run, step)
                 if stopped:
@@ -299,6 +312,32 @@ class _Session:
         if self.processes.is_main:
             run.checkpoints.save(run.loop.snapshot(step, {}))
 
+    def _keep(self, run: _Run, step: int) -> None:
+        """The result so far, if the recipe wants it after this step."""
+        from regforge.training.saving import save_snapshot
+
+        if self.processes.is_main and step in self.recipe.checkpoint.snapshots:
+            self.at = f"while the weights of step {step} were saved"
+            with run.loop.result():
+                save_snapshot(run.family, run.trainable, self.folder.path, step)
+            run.record.pause_ends()
+
+    def _say_what_was_missed(self, done: int) -> None:
+        """Snapshots that were asked for when their steps were over."""
+        from regforge.training.saving import snapshot_path
+
+        path, method = self.folder.path, self.recipe.method
+        missed = [
+            str(step)
+            for step in self.recipe.checkpoint.snapshots
+            if step <= done and not snapshot_path(path, method, step).exists()
+        ]
+        if missed:
+            self.reporter.say(
+                f"checkpoint.snapshots: {', '.join(missed)} of {done} steps were trained before "
+                "they were asked for; --fresh trains them again."
+            )
+
     def _give_way(self, run: _Run, step: int) -> None:
         """Stop, now that all is saved.
 
@@ -330,15 +369,22 @@ class _Session:
 
     def _finish(self, run: _Run) -> TrainedModel:
         """Weights, samples, card: everything a finished run leaves."""
-        from regforge.training.saving import save_result
-        from regforge.training.validation import write_grid
+        from regforge.images.loading import revision_of
+        from regforge.training.saving import save_result, write_card
+        from regforge.training.validation import write_grid, write_pictures
 
         path, entries = self.folder.path, history(self.folder.path)
+        about = {
+            "base_revision": revision_of(run.family.source),
+            "dataset_revision": run.dataset_revision,
+            "family": run.family.name,
+        }
         made: dict[str, Any] = {
             "steps": self.recipe.optimizer.steps,
             "instance_loss": final_loss(entries, "instance_loss"),
             "prior_loss": final_loss(entries, "prior_loss") if run.loop.has_prior else None,
             "peak_memory": peak_memory(run.device),
+            **about,
         }
         if self.processes.is_main:
             self.at = "while the result was saved"
@@ -346,30 +392,15 @@ class _Session:
                 weights = save_result(run.family, run.trainable, path, name=self.recipe.name)
                 drawn = run.painter.draw(_PICTURES_AT_THE_END)
             write_grid(drawn, path / "samples.webp")
+            write_pictures(drawn, path)
             run.record.pictures(made["steps"], [each.picture for each in drawn])
             write_curve(entries, path / "loss.svg")
-            write_atomically(path / "README.md", self._card(run, weights))
+            write_card(self.recipe, path, **about)
             made["weights"] = str(weights.relative_to(path))
             self.folder.remember(finished=made)
         self.processes.wait()
         made = self.folder.state()["finished"]
         return self._result(made, path / made["weights"])
-
-    def _card(self, run: _Run, weights: Path) -> str:
-        """The model card; what somebody wrote into the one that is there stays."""
-        from regforge.images.loading import revision_of
-        from regforge.training.card import model_card
-
-        card = self.folder.path / "README.md"
-        others = sorted(weights.parent.glob("*-kohya.safetensors")) if weights.is_file() else []
-        return model_card(
-            self.recipe,
-            base_revision=revision_of(run.family.source),
-            dataset_revision=run.dataset_revision,
-            samples="samples.webp",
-            other=others[0].name if others else None,
-            existing=card.read_text(encoding="utf-8") if card.exists() else None,
-        )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
     lora/pytorch_lora_weights.safetensors   for diffusers: pipeline.load_lora_weights(".../lora")
     lora/<name>-kohya.safetensors           the same for ComfyUI, A1111 and kohya's scripts (SD, XL)
     model/                                  after a full fine-tune: a diffusers folder
+    snapshots/step-000125/lora/, .../model/ the same, of a step on the way; for diffusers only
 
 All of it is whole or not there. Knows file formats; knows nothing about training.
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from regforge.embedded.pipeline import quiet_loading
 from regforge.files import StorageError, storage_error, write_atomically
 from regforge.training.card import model_card
+from regforge.training.validation import PICTURES, prompts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 LORA_FILE = Path("lora", "pytorch_lora_weights.safetensors")
 MODEL_FOLDER = Path("model")
+SNAPSHOTS = Path("snapshots")
 
 # What kohya's scripts and ComfyUI call the modules of a LoRA.
 _KOHYA = {
@@ -66,10 +69,39 @@ def save_result(
     return _save_lora(family, trainable, folder / LORA_FILE, f"{name}-kohya.safetensors")
 
 
-def _save_lora(family: Family, trainable: Trainable, path: Path, other: str) -> Path:
+def save_snapshot(family: Family, trainable: Trainable, folder: Path, step: int) -> Path:
+    """Write what was trained so far into a run's folder, unless it is there.
+
+    Args:
+        family: What it belongs to.
+        trainable: Its weights as they are now.
+        folder: The run's.
+        step: How many steps are done.
+
+    Returns:
+        The LoRA's file, or the folder of the pipeline.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    path = snapshot_path(folder, trainable.method, step)
+    if path.exists():  # a run that goes on makes the same again
+        return path
+    if trainable.method.kind == "full":
+        return _save_pipeline(family, trainable, path)
+    return _save_lora(family, trainable, path, None)
+
+
+def snapshot_path(folder: Path, method: Method, step: int) -> Path:
+    """Where the weights of a step on the way lie, or would lie."""
+    result = MODEL_FOLDER if method.kind == "full" else LORA_FILE
+    return folder / SNAPSHOTS / f"step-{step:06d}" / result
+
+
+def _save_lora(family: Family, trainable: Trainable, path: Path, other: str | None) -> Path:
     layers = trainable.lora_layers()
     names = _KOHYA.get(family.name)
-    if names is not None:
+    if other is not None and names is not None:
         converted = kohya_weights(layers, trainable.method, names)
         write_atomically(path.with_name(other), _as_bytes(converted, _about(family, trainable)))
     with _temporary_folder(path.parent) as temporary:
@@ -98,10 +130,21 @@ def _save_pipeline(family: Family, trainable: Trainable, path: Path) -> Path:
         )
         with _temporary_folder(path.parent) as temporary:
             pipeline.save_pretrained(temporary / "new", safe_serialization=True)
+            _forget_places(temporary / "new")
             if path.exists():
                 path.replace(temporary / "old")
             (temporary / "new").replace(path)
     return path
+
+
+def _forget_places(folder: Path) -> None:
+    """Take out where on this machine the parts of a pipeline came from."""
+    for path in sorted(folder.rglob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and Path(str(content.get("_name_or_path", ""))).is_absolute():
+            del content["_name_or_path"]
+            text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_card(
@@ -110,6 +153,7 @@ def write_card(
     *,
     base_revision: str | None = None,
     dataset_revision: str | None = None,
+    family: str | None = None,
 ) -> Path:
     """Write README.md into a run's folder, about what lies there.
 
@@ -118,22 +162,38 @@ def write_card(
         folder: The run's.
         base_revision: Commit of the base model; the recipe's revision if left out.
         dataset_revision: Likewise, of the regularization dataset.
+        family: Name of the model's family.
 
     Raises:
         StorageError: It cannot be written.
     """
     path = folder / "README.md"
-    others = sorted((folder / LORA_FILE).parent.glob("*-kohya.safetensors"))
+    other = kohya_file(folder)
     card = model_card(
         recipe,
         base_revision=base_revision,
         dataset_revision=dataset_revision,
         samples="samples.webp" if (folder / "samples.webp").is_file() else None,
-        other=f"lora/{others[0].name}" if others else None,
+        pictures=pictures_of(recipe, folder),
+        other=f"{LORA_FILE.parent}/{other.name}" if other else None,
+        family=family,
         existing=path.read_text(encoding="utf-8") if path.is_file() else None,
     )
     write_atomically(path, card)
     return path
+
+
+def kohya_file(folder: Path) -> Path | None:
+    """The LoRA for other programs in a run's folder, if there is one."""
+    found = sorted((folder / LORA_FILE).parent.glob("*-kohya.safetensors"))
+    return found[0] if found else None
+
+
+def pictures_of(recipe: TrainingRecipe, folder: Path) -> list[tuple[str, str]]:
+    """Validation prompts, each with the name of its picture in a run's folder, if it is there."""
+    named = enumerate(prompts_of(recipe), start=1)
+    pictures = [(prompt, f"{PICTURES}/{number:02d}.webp") for number, prompt in named]
+    return [(prompt, name) for prompt, name in pictures if (folder / name).is_file()]
 
 
 # ------------------------------------------------------------------------------------------ kohya

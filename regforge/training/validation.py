@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from regforge.training.interface import Embeddings, Family
     from regforge.training.optimizers import Precision
 
+PICTURES = "pictures"
+"""The folder, in a run's, with one picture of each prompt."""
+
 _AT_ONCE = 4
 
 
@@ -152,6 +155,13 @@ def write_grid(drawn: Sequence[Drawing], path: Path) -> None:
     columns = 1 + max((each.number for each in drawn), default=0)
     tiles = [(each.picture, "", each.prompt) for each in drawn]
     write_atomically(path, as_webp(labelled_grid(tiles, columns=max(2, min(4, columns)))))
+
+
+def write_pictures(drawn: Sequence[Drawing], folder: Path) -> None:
+    """The first picture of each prompt, in the order of the prompts, as WebP."""
+    first = [each.picture for each in drawn if each.number == 0]
+    for number, picture in enumerate(first, start=1):
+        write_atomically(folder / PICTURES / f"{number:02d}.webp", as_webp(picture))
 
 
 @contextmanager

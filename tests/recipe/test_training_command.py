@@ -1,33 +1,19 @@
-"""`regforge train` and what people can get wrong about it, run as they run it."""
+"""`regforge train` and what people can get wrong about it."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import pytest
+from shell import Shell
 from typer.testing import CliRunner
 
 from regforge import cli, resources
 from regforge.recipe import training_schema
-
-
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "regforge", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -53,28 +39,20 @@ def recipe(tmp_path: Path) -> Path:
     ],
 )
 def test_bad_input_ends_in_a_sentence_and_with_2(
-    recipe: Path, arguments: list[str], said: str
+    recipe: Path, shell: Shell, arguments: list[str], said: str
 ) -> None:
-    done = run("train", *arguments, cwd=recipe.parent)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert shell("train", *arguments) == 2
+    assert said in shell.err
+    assert shell.out == ""
     assert not (recipe.parent / "runs").exists()
 
 
-def test_recipes_go_to_their_commands(recipe: Path) -> None:
-    quickstart = str(resources.recipes() / "quickstart.yaml")
-    done = run("train", quickstart, cwd=recipe.parent)
-    assert done.returncode == 2
-    assert (
-        "is a dataset recipe, for `regforge run`; here a training recipe is needed" in done.stderr
-    )
+def test_recipes_go_to_their_commands(recipe: Path, shell: Shell) -> None:
+    assert shell("train", resources.recipes() / "quickstart.yaml") == 2
+    assert "is a dataset recipe, for `regforge run`; here a training recipe is needed" in shell.err
     recipe.write_text(recipe.read_text() + "optimizer: {steps: 5}\n")
-    for command in ("run", "check"):
-        done = run(command, "cat.yaml", cwd=recipe.parent)
-        assert done.returncode == 2
-        assert "is a training recipe, for `regforge train`" in done.stderr
+    assert shell("run", "cat.yaml") == 2
+    assert "is a training recipe, for `regforge train`" in shell.err
 
 
 def test_the_schema_of_training_recipes(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_lists_and_numbers_arrive_as_they_were_written() -> None:
         ("optimizer:\n  stesp: 5\n", "6:3  optimizer.stesp: unknown key, did you mean 'steps'?"),
         ("lr: 5\n", "5:1  lr: unknown key here, did you mean optimizer.lr?"),
         ("data: {rank: 4}\n", "5:8  data.rank: unknown key here, did you mean method.rank?"),
-        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, base_model, revision, variant, subject, regularization, method, data, optimizer, validation, checkpoint, tracking, device, seed"),
+        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, base_model, revision, variant, subject, regularization, method, data, optimizer, validation, checkpoint, hub, tracking, device, seed"),
         # Values
         ("optimizer:\n  steps: 0\n", "6:10  optimizer.steps: must be at least 1, not 0"),
         ("optimizer: {lr: fast}\n", "5:17  optimizer.lr: must be a number, not 'fast'"),
@@ -173,7 +173,8 @@ def test_each_mistake_has_its_line(tmp_path: Path, more: str, line: str) -> None
         ("{images: photos, class_noun: cat, identifier: ' '}", "2:56  subject.identifier: must not be blank"),
         ("{images: photos, class_noun: cat, identifier: ''}", "2:56  subject.identifier: must not be empty"),
         ("{images: photos, class_noun: cat, identifier: sks cat}", "2:56  subject.identifier: must be the token alone, without the class noun 'cat'"),
-        ("{images: photos, class_noun: cat, kind: living}", "2:44  subject.kind: unknown key here, did you mean method.kind?"),
+        ("{images: photos, class_noun: cat, rank: 4}", "2:44  subject.rank: unknown key here, did you mean method.rank?"),
+        ("{images: photos, class_noun: cat, kind: beast}", "2:50  subject.kind: must be one of object, living, not 'beast'"),
     ],
 )  # fmt: skip
 def test_each_mistake_about_the_subject_has_its_line(

@@ -20,6 +20,8 @@ from regforge.embedded import load_vocabulary
 from regforge.recipe import (
     RecipeError,
     TrainingRecipe,
+    dataset_recipe_of,
+    load_recipe,
     load_training_recipe,
     resolved_yaml,
     training_digest,
@@ -60,7 +62,7 @@ def recipe_of(photos: Path, **content: Any) -> TrainingRecipe:
         {"tracking": "wandb"},
         {"device": "cpu"},
         {"validation": {"prompts": ["a cat"], "every": 7, "steps": 8, "guidance_scale": 1}},
-        {"checkpoint": {"every": 7, "keep": 1, "resume": "never"}},
+        {"checkpoint": {"every": 7, "keep": 1, "resume": "never", "snapshots": (5, 10)}},
         {"data": {"cache": "disk"}},
         {"optimizer": {"gradient_checkpointing": True, "compile": True}},
         # Defaults, written down
@@ -363,12 +365,10 @@ def test_the_quickstart_trains_on_what_the_dataset_quickstart_makes(
     recipes = Path(shutil.copytree(resources.recipes(), tmp_path / "recipes"))
     cat = Path("examples/subjects/cat")
     shutil.copytree(resources.recipes().parent / cat, tmp_path / cat)
-    with pytest.raises(RecipeError, match=r"runs/quickstart yet: run `make quickstart` first"):
-        load_training_recipe(recipes / "train-quickstart.yaml")
-    (tmp_path / "runs/quickstart").mkdir(parents=True)
-    recipe = load_training_recipe(recipes / "train-quickstart.yaml")
+    recipe = load_training_recipe(recipes / "train-quickstart.yaml")  # with nothing made yet
     dataset = yaml.safe_load((recipes / "quickstart.yaml").read_text(encoding="utf-8"))
-    assert recipe.regularization.dataset == str(tmp_path / "runs" / dataset["name"])
+    made_by = dataset_recipe_of(recipe)
+    assert made_by == load_recipe(recipes / "quickstart.yaml")
     assert recipe.subject.class_noun == dataset["subject"]["class_noun"]
     assert recipe.subject.identifier == dataset["subject"]["identifier"]
     assert recipe.base_model == dataset["render"]["model"]

@@ -1,6 +1,5 @@
 """What an example says: dropout of captions and slots, and the wording of tight crops."""
 
-import hashlib
 import itertools
 import math
 import shutil
@@ -13,6 +12,7 @@ import pytest
 from fed import class_images, color_of, draws_of, opened, photos, picture, recipe
 from hypothesis import given
 from hypothesis import strategies as st
+from made_rows import make_row
 
 from regforge import resources
 from regforge.dataset.parquet import RowWriter
@@ -108,30 +108,8 @@ def write_dataset(
 
 def row(index: int, text: str, slots: Mapping[str, str | None], prompt_set: str) -> ImageRow:
     image = picture(color_of(index), (16, 16))
-    return ImageRow(
-        image=image,
-        text=text,
-        class_noun="teapot",
-        kind="object",
-        prompt_set=prompt_set,
-        slots=slots,
-        negative_prompt="",
-        seed=index,
-        width=16,
-        height=16,
-        model="embedded/tinyworld",
-        model_revision=None,
-        scheduler="DDIMScheduler",
-        steps=25,
-        guidance_scale=4.0,
-        language_model=None,
-        template="caption/object.j2",
-        recipe_digest="0" * 64,
-        image_digest=hashlib.sha256(image).hexdigest(),
-        perceptual_hash="0" * 16,
-        scores={},
-        id=f"x-{index:06d}",
-    )
+    more = {"prompt_set": prompt_set, "width": 16, "height": 16}
+    return make_row(index, image=image, text=text, slots=slots, **more)
 
 
 def shipped(kind: str = "object") -> CaptionTemplate:

@@ -33,16 +33,46 @@ def front(card: str) -> dict[str, Any]:
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
     prior = {"dataset": "me/teapot-reg", "revision": "v1"}
-    card = model_card(recipe(regularization=prior), samples="samples.webp")
+    card = model_card(
+        recipe(regularization=prior), pictures=[("a sks pot", "pictures/01.webp")], family="sdxl"
+    )
     values = front(card)
     assert values["base_model"] == SDXL
     assert values["license"] == "openrail++"
     assert values["datasets"] == ["me/teapot-reg"]
     assert values["instance_prompt"] == "a photo of sks teapot"
-    assert values["widget"] == [
-        {"text": "a photo of sks teapot", "output": {"url": "samples.webp"}}
-    ]
-    assert {"lora", "text-to-image", "template:sd-lora"} <= set(values["tags"])
+    assert values["base_model_relation"] == "adapter"
+    assert values["widget"] == [{"text": "a sks pot", "output": {"url": "pictures/01.webp"}}]
+    assert {"lora", "text-to-image", "template:sd-lora", "stable-diffusion-xl"} <= set(
+        values["tags"]
+    )
+
+
+def test_on_the_hub_it_lies_at_the_top() -> None:
+    lora = model_card(recipe(), repo_id="me/pot", other="pot-kohya.safetensors")
+    assert '"me/pot", weight_name="pytorch_lora_weights.safetensors"' in lora
+    assert "path/to/this/folder" not in lora
+    full = model_card(recipe(method={"kind": "full"}), repo_id="me/pot")
+    assert 'from_pretrained("me/pot")' in full
+    assert front(full)["base_model_relation"] == "finetune"
+
+
+def test_the_licence_is_the_base_model_s_unless_somebody_names_another() -> None:
+    other = {"base_model": "stabilityai/stable-diffusion-3.5-medium"}
+    values = front(model_card(recipe(**other)))
+    assert values["license"] == "other"
+    assert values["license_name"] == "stabilityai-ai-community"
+    assert "license_link" in values
+    named = model_card(
+        recipe(**other, hub={"license": "mit"}), existing=model_card(recipe(**other))
+    )
+    assert front(named)["license"] == "mit"
+    assert "license_name" not in front(named)
+    assert "that of the base model" not in named
+    mine = {"base_model": "me/unknown", "hub": {"license": "other"}}
+    said = "---\nlicense: other\nlicense_name: mine\nlicense_link: https://x.org\n---\n"
+    values = front(model_card(recipe(**mine), existing=said))
+    assert (values["license_name"], values["license_link"]) == ("mine", "https://x.org")
 
 
 def test_the_recipe_is_told() -> None:
@@ -72,6 +102,12 @@ def test_without_regularization_it_says_so(prior: dict[str, Any]) -> None:
     assert "without a regularization dataset" in card
     assert "datasets" not in front(card)
     assert "prior weight" not in card
+
+
+def test_the_recipe_of_a_dataset_is_no_repository() -> None:
+    card = model_card(recipe(regularization={"dataset": "recipes/reg.yaml"}))
+    assert "datasets" not in front(card)
+    assert "| regularization dataset | recipes/reg.yaml |" in card
 
 
 def test_a_folder_of_ones_own_is_not_told_to_the_world(tmp_path: Path) -> None:

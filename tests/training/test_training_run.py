@@ -47,6 +47,7 @@ def test_a_run_leaves_what_people_and_programs_need(whole) -> None:
             "log.jsonl",
             "lora",
             "loss.svg",
+            "pictures",
             "recipe.yaml",
             "samples.webp",
         ),
@@ -105,7 +106,7 @@ def test_stopped_and_resumed_is_never_stopped(
 
 
 def test_another_recipe_is_refused(whole, dogs: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"another recipe\. Changed: seed") as caught:
+    with pytest.raises(RunFolderError, match=r"another recipe\. Changed: seed\.") as caught:
         train(stateful(dogs, seed=1), whole.folder, reporter=QUIET)
     assert "--fresh" in str(caught.value)
 

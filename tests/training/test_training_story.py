@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,14 +20,20 @@ from regforge.training.recording import history
 pytestmark = pytest.mark.slow
 
 
-def started(each: TrainingRecipe, folder: Path, *launcher: str) -> subprocess.Popen[str]:
-    """`regforge train` in a process of its own."""
+def started(
+    each: TrainingRecipe, folder: Path, *launcher: str, path: Path | None = None
+) -> subprocess.Popen[str]:
+    """`regforge train` in a process of its own; programs in `path` are found first."""
     file = folder.with_suffix(".yaml")
     file.write_text(resolved_yaml(each))
     command = [sys.executable, *(launcher or ["-m"]), "regforge", "train", str(file)]
     return subprocess.Popen(
         [*command, "--out", str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PATH": os.pathsep.join([*([str(path)] if path else []), os.environ["PATH"]]),
+        },
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -78,18 +85,61 @@ def test_killed_and_started_again_ends_the_same(
     assert [entry["step"] for entry in history(folder)][-1] == 40
 
 
-def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path) -> None:
+# What accelerate needs of MPI to start processes on CPUs, for machines without it.
+MPIRUN = """#!{python}
+import os, subprocess, sys
+if "--version" in sys.argv:
+    sys.exit(print("mpirun (Open MPI) 5.0.0"))
+count = int(sys.argv[sys.argv.index("-n") + 1])
+command = sys.argv[sys.argv.index(sys.executable):]
+names = ("SIZE", "LOCAL_SIZE", "RANK", "LOCAL_RANK")
+started = [
+    subprocess.Popen(command, env=os.environ | {{
+        f"OMPI_COMM_WORLD_{{name}}": str(value)
+        for name, value in zip(names, (count, count, rank, rank))
+    }})
+    for rank in range(count)
+]
+sys.exit(max(each.wait() for each in started))
+"""
+ACCELERATE = ("-m", "accelerate.commands.launch", "--num_processes=2", "--num_machines=1")
+LAUNCHERS = {
+    "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"),
+    "accelerate": (*ACCELERATE, "--multi_gpu", "--main_process_port=0", "-m"),
+    "accelerate with MPI": (*ACCELERATE, "--cpu", "--mpirun_hostfile=none", "-m"),
+}
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path, launcher: str) -> None:
+    import torch
+
+    # Left out, the best device there is; with a GPU that would be two of them.
+    device = "cpu" if launcher == "torchrun" or torch.cuda.is_available() else None
+
     def of(accumulation: int) -> TrainingRecipe:
         return recipe(
             regularization={"dataset": str(tmp_path / "dogs")},
             optimizer={"steps": 3, "lr": 1e-4, "gradient_accumulation": accumulation},
+            device=device,
         )
 
     regularization(tmp_path / "dogs")
-    # What `accelerate launch --multi_gpu` does, which itself needs two GPUs.
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
-    process = started(of(1), tmp_path / "two", *launcher)
-    _, said = process.communicate(timeout=180)
+    (tmp_path / "bin").mkdir()
+    mpirun = tmp_path / "bin" / "mpirun"
+    mpirun.write_text(MPIRUN.format(python=sys.executable))
+    mpirun.chmod(0o755)
+    words = list(LAUNCHERS[launcher])
+    if "MPI" in launcher:
+        words.insert(-1, f"--main_process_port={free_port()}")
+    process = started(of(1), tmp_path / "two", *words, path=mpirun.parent)
+    _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
     assert said.count("3 of 3 steps") == 1  # the first process alone speaks
     train(of(2), tmp_path / "one", reporter=QUIET)

@@ -1,0 +1,259 @@
+"""What training with a recipe would do: photos, images beside them, how often each is seen.
+
+Touches nothing, loads no model and asks nobody, the Hub neither. Photos and a dataset that is here
+are read as the training itself reads them, so what cannot be trained on is said now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from regforge.forge.folder import OwnedFolder, RunFolder
+from regforge.hub.address import HubAddress
+from regforge.recipe import (
+    TrainingRecipe,
+    dataset_recipe_of,
+    training_digest,
+    training_warnings,
+    uses_regularization,
+)
+from regforge.recipe.checks import is_embedded
+from regforge.training.dataset_runs import is_finished
+from regforge.training.pictures import Photos, RegularizationImages
+from regforge.training.saving import LORA_FILE, MODEL_FOLDER
+
+SAMPLES = 5
+_LAYERS = 4
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training would do.
+
+    Attributes:
+        name: The recipe's name.
+        digest: Its digest.
+        folder: Where the run would lie.
+        done: What is there already, in words; empty for a new run.
+        subject: The subject in words.
+        base_model: What is trained.
+        method: How, in words.
+        photos: Photos of the subject.
+        captions: The captions of some of them, by file name.
+        without_caption: Files that have none of their own and get the plain one.
+        dataset: The regularization images, in words; None for none.
+        images: How many of them can be trained on; None if that is not known before.
+        batch: Photos and regularization images in a batch, on one device.
+        steps: Optimizer steps.
+        batches: Batches a step.
+        seen_photo: How often each photo is seen, on one device.
+        seen_image: How often each regularization image is; None without any, or if not known.
+        result: The file or folder that comes out.
+        needs: What has to be there and is not, a sentence each.
+        notes: What was found in photos and dataset, a sentence each.
+        warnings: What may not be meant.
+    """
+
+    name: str
+    digest: str
+    folder: Path
+    done: str
+    subject: str
+    base_model: str
+    method: str
+    photos: int
+    captions: dict[str, str]
+    without_caption: list[str]
+    dataset: str | None
+    images: int | None
+    batch: tuple[int, int]
+    steps: int
+    batches: int
+    seen_photo: float
+    seen_image: float | None
+    result: Path
+    needs: list[str]
+    notes: list[str]
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: str(value) if isinstance(value, Path) else value for name, value in values.items()
+        }
+
+    def as_text(self) -> str:
+        """For people."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        photos, images = self.batch
+        yield f"{self.name} is a sound recipe ({self.digest[:12]})."
+        yield ""
+        yield f"  subject          {self.subject}, {_count(self.photos, 'photo')}"
+        yield f"  base model       {self.base_model}"
+        yield f"  method           {self.method}"
+        yield f"  regularization   {self.dataset or 'none'}"
+        beside = f" and {_count(images, 'regularization image')}" if images else ""
+        yield f"  a batch          {_count(photos, 'photo')}{beside}"
+        of = f" of {self.batches} batches" if self.batches > 1 else ""
+        yield f"  training         {_count(self.steps, 'step')}{of}: {self._seen()}"
+        yield f"  run folder       {self.folder}{self.done}"
+        yield f"  result           {self.result}"
+        for number, need in enumerate(self.needs):
+            yield f"  {'' if number else 'needs':<16} {need}"
+        yield ""
+        yield "Captions of the photos:"
+        for name, caption in self.captions.items():
+            yield f"  {name:<12} {caption}{' *' if name in self.without_caption else ''}"
+        if self.photos > len(self.captions):
+            yield f"  and {self.photos - len(self.captions)} more"
+        if self.without_caption:
+            yield "  * it has no caption of its own"
+        for note in self.notes:
+            yield f"\nnote: {note}"
+        for warning in self.warnings:
+            yield f"\nwarning: {warning}"
+
+    def _seen(self) -> str:
+        said = f"each photo is seen {_times(self.seen_photo)}"
+        if self.seen_image is None:
+            return said
+        if self.seen_image < 1:
+            some = round(self.seen_image * (self.images or 0))
+            return f"{said}, {some:,} of the regularization images once"
+        return f"{said}, each regularization image {_times(self.seen_image)}"
+
+
+def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> TrainingPlan:
+    """Look a training recipe over.
+
+    Args:
+        recipe: A loaded recipe.
+        out: The run's folder; `runs/<name>` if left out.
+
+    Raises:
+        RegforgeError: Something in it cannot work: a photo, the regularization dataset.
+    """
+    folder = OwnedFolder(out or Path("runs") / recipe.name)
+    photos = Photos(recipe.subject)
+    dataset, images, notes = _regularization(recipe)
+    optimizer = recipe.optimizer
+    beside = optimizer.batch_size * recipe.regularization.per_instance if dataset else 0
+    batches = optimizer.steps * optimizer.gradient_accumulation
+    method = recipe.method
+    return TrainingPlan(
+        name=recipe.name,
+        digest=training_digest(recipe),
+        folder=folder.path,
+        done=_done(folder, recipe),
+        subject=f"{recipe.subject.identifier} {recipe.subject.class_noun}",
+        base_model=recipe.base_model + (f"@{recipe.revision}" if recipe.revision else ""),
+        method=_method(recipe),
+        photos=len(photos.pictures),
+        captions={each.label: each.said.text for each in photos.pictures[:SAMPLES]},
+        without_caption=list(photos.silent),
+        dataset=dataset,
+        images=images,
+        batch=(optimizer.batch_size, beside),
+        steps=optimizer.steps,
+        batches=optimizer.gradient_accumulation,
+        seen_photo=batches * optimizer.batch_size / len(photos.pictures),
+        seen_image=batches * beside / images if images else None,
+        result=folder.path / (LORA_FILE if method.kind == "lora" else MODEL_FOLDER),
+        needs=list(_needs(recipe)),
+        notes=[*photos.notes, *notes],
+        warnings=training_warnings(recipe),
+    )
+
+
+def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, list[str]]:
+    """The dataset in words, how many images it has, and what was found in it."""
+    named = recipe.regularization
+    where = named.dataset
+    if where is None or not uses_regularization(recipe):
+        return None, None, []
+    how = f"weight {named.prior_weight:g}, target {named.target}"
+    made_by = dataset_recipe_of(recipe)
+    if made_by is not None:
+        run = RunFolder(Path("runs") / made_by.name)
+        if not is_finished(run, made_by):
+            images = made_by.prompts.count * made_by.render.images_per_prompt
+            return f"{run.path}, made first: up to {_count(images, 'image')}; {how}", images, []
+        where = str(run.path)
+    elif not Path(where).exists() and (address := HubAddress.parse(where)):
+        return f"{address.at(named.revision)} on the Hub, not read yet; {how}", None, []
+    found = RegularizationImages(
+        named.model_copy(update={"dataset": where}),
+        recipe.subject.identifier,
+        slot_dropout=recipe.data.slot_dropout > 0,
+    )
+    images = len(found.pictures)
+    return f"{where}, {_count(images, 'image')}; {how}", images, found.notes
+
+
+def _method(recipe: TrainingRecipe) -> str:
+    method = recipe.method
+    encoder = "the text encoder too" if method.text_encoder else "not the text encoder"
+    if method.kind == "full":
+        return f"all weights, {encoder}"
+    kind = "DoRA" if method.dora else "LoRA"
+    scale = ", rank-stabilized" if method.rslora else ""
+    where = _some(method.targets) if method.targets else "the attention layers"
+    return f"{kind} of rank {method.rank}{scale}, on {where}, {encoder}"
+
+
+def _done(folder: OwnedFolder, recipe: TrainingRecipe) -> str:
+    state = folder.state()
+    known = state.get("recipe_digest")
+    if known is None:
+        return ""
+    if known != training_digest(recipe):
+        return " (holds the run of another recipe: choose another with --out)"
+    if (state.get("finished") or {}).get("steps") == recipe.optimizer.steps:
+        return " (finished)"
+    saved = sorted(path.name for path in folder.path.glob("checkpoints/step-*") if path.is_dir())
+    reached = f" after step {int(saved[-1].removeprefix('step-')):,}" if saved else ""
+    return f" (begun: `train` goes on{reached})"
+
+
+def _needs(recipe: TrainingRecipe) -> Iterator[str]:
+    """What is missing on this machine; packages of optimizers and trackers the recipe refuses."""
+    wanted = (*_PACKAGES, "peft") if recipe.method.kind == "lora" else _PACKAGES
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        yield f"packages that are not here: pip install {' '.join(missing)}"
+    address = HubAddress.parse(recipe.base_model)
+    if is_embedded(recipe.base_model) or Path(recipe.base_model).is_dir() or address is None:
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    revision = recipe.revision or address.revision
+    if not isinstance(
+        try_to_load_from_cache(address.repo_id, "model_index.json", revision=revision), str
+    ):
+        yield f"{address.at(recipe.revision)}, which is not on this machine: it will be downloaded"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Such as `to_q, to_k, to_v and 7 more`."""
+    more = len(names) - _LAYERS
+    return ", ".join(names[:_LAYERS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _times(number: float) -> str:
+    """Such as `once` or `about 12 times`."""
+    whole = round(number)
+    if number == whole:
+        return "once" if whole == 1 else f"{whole:,} times"
+    return f"about {number:.1f} times" if number < 10 else f"about {whole:,} times"

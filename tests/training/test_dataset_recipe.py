@@ -1,0 +1,146 @@
+"""`regularization.dataset: reg.yaml`: the dataset is made first, and used as it is afterwards."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from training_runs import QUIET, recipe
+
+from regforge.forge.folder import RunFolder
+from regforge.progress import Reporter
+from regforge.recipe import (
+    RecipeError,
+    TrainingRecipe,
+    check_training_recipe,
+    load_training_recipe,
+    resolved_yaml,
+    training_digest,
+)
+from regforge.training import TrainingSetup, train
+from regforge.training.dataset_runs import with_dataset
+
+REG: dict[str, Any] = {
+    "name": "dogs",
+    "subject": {"class_noun": "dog", "kind": "living"},
+    "prompts": {
+        "count": 3,
+        "sets": {"amplify": 1},
+        "slots": [{"name": "color", "values": ["red", "blue", "black"]}],
+        "llm": {"model": "embedded/smollm2-135m"},
+    },
+    "render": {"model": "embedded/tinyworld", "steps": 1, "batch_size": 3},
+    "curate": {"max_duplicate_distance": None},
+}
+
+
+@pytest.fixture
+def reg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dataset recipe, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    return written(tmp_path / "recipes" / "reg.yaml")
+
+
+def written(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**REG, **changes}))
+    return path
+
+
+def trained_beside(dataset: Path | str) -> TrainingRecipe:
+    return recipe(regularization={"dataset": str(dataset)}, optimizer={"steps": 1})
+
+
+def training_file(folder: Path, dataset: str, **regularization: Any) -> Path:
+    """A training recipe beside the dataset recipe."""
+    content = yaml.safe_load(resolved_yaml(trained_beside("me/reg")))
+    content["regularization"] |= {"dataset": dataset, **regularization}
+    path = folder / "train.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_it_is_found_beside_the_recipe_and_its_problems_have_its_own_lines(reg: Path) -> None:
+    path = training_file(reg.parent, "reg.yaml")
+    assert load_training_recipe(path).regularization.dataset == str(reg)
+    with pytest.raises(
+        RecipeError,
+        match=r"train\.yaml:\d+:\d+  regularization\.dataset: there is no recipe /.*other/reg\.yam",
+    ):
+        # Such a name could be a repository's.
+        load_training_recipe(training_file(reg.parent, "other/reg.yaml"))
+    with pytest.raises(RecipeError, match="revision: goes with a dataset of the Hub alone"):
+        load_training_recipe(training_file(reg.parent, "reg.yaml", revision="v1"))
+    reg.write_text("name: dogs\nsubject: {class_noun: dog, kind: living}\nprompts:\n  conut: 3\n")
+    path = training_file(reg.parent, "reg.yaml")
+    with pytest.raises(RecipeError, match=r"reg\.yaml:4:3  prompts\.conut: unknown key") as caught:
+        load_training_recipe(path)
+    assert "train.yaml" not in str(caught.value)
+    assert load_training_recipe(path, ["regularization.prior_weight=0"])  # nobody looks at it
+    with pytest.raises(RecipeError, match=r"is a training recipe.*here a dataset recipe"):
+        load_training_recipe(training_file(reg.parent, "train.yaml"))
+
+
+def test_the_digest_is_of_what_the_dataset_is(reg: Path) -> None:
+    first = training_digest(trained_beside(reg))
+    moved = written(reg.with_name("moved.yaml"), name="other")
+    assert training_digest(trained_beside(moved)) == first
+    assert training_digest(trained_beside("me/reg")) != first
+    for change in ({"seed": 1}, {"prompts": {**REG["prompts"], "count": 4}}):
+        assert training_digest(trained_beside(written(moved, **change))) != first
+    resolved = resolved_yaml(trained_beside(os.path.relpath(reg)))
+    assert yaml.safe_load(resolved)["regularization"]["dataset"] == str(reg)
+    assert str(reg.parent) not in resolved_yaml(trained_beside(reg), portable=True)
+
+
+def test_a_folder_of_another_dataset_is_left_alone(reg: Path) -> None:
+    folder = RunFolder(Path("runs/dogs"))
+    folder.path.mkdir(parents=True)
+    (folder.path / "mine.txt").write_text("words")
+    with pytest.raises(TrainingSetup, match="holds other files than a run's") as caught:
+        with_dataset(trained_beside(reg), is_main=True, reporter=QUIET)
+    assert "--set regularization.dataset=RUN" in str(caught.value)
+    assert [path.name for path in folder.path.iterdir() if path.name != ".lock"] == ["mine.txt"]
+
+
+def test_a_recipe_made_in_python_is_checked_too(reg: Path) -> None:
+    check_training_recipe(trained_beside("recipes/reg.yaml"))
+    with pytest.raises(RecipeError, match=r"there is no recipe recipes/none\.yaml"):
+        check_training_recipe(trained_beside("recipes/none.yaml"))
+
+
+@pytest.mark.slow
+def test_the_dataset_is_made_once(reg: Path) -> None:
+    said = io.StringIO()
+    first = train(trained_beside(reg), "first", reporter=Reporter(stream=said))
+    assert "First the 3 regularization images" in said.getvalue()
+    made = Path("runs/dogs/log.jsonl").stat().st_mtime_ns
+    said = io.StringIO()
+    # With what is there, and as if the run had been named itself.
+    again = train(trained_beside(reg), "again", reporter=Reporter(stream=said))
+    named = train(trained_beside("runs/dogs"), "named", reporter=QUIET)
+    assert "First the" not in said.getvalue()
+    assert Path("runs/dogs/log.jsonl").stat().st_mtime_ns == made
+    assert first.prior_loss == again.prior_loss == named.prior_loss is not None
+    assert first.weights.read_bytes() == again.weights.read_bytes() == named.weights.read_bytes()
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_makes_the_dataset(reg: Path) -> None:
+    path = training_file(reg.parent, "reg.yaml")
+    launcher = "torch.distributed.run --standalone --nproc_per_node=2 -m regforge train".split()
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, str(path), "--out", "run"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("First the 3 regularization images") == 1
+    assert (Path("run") / "lora" / "pytorch_lora_weights.safetensors").is_file()

@@ -1,0 +1,47 @@
+"""Who is told how many train together."""
+
+import pytest
+import torch
+
+from regforge.training import TrainingSetup, launching
+from regforge.training.processes import start_processes
+
+NAMES = [name for names in (launching._COUNT, launching._INDEX) for name in names]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*NAMES, "LOCAL_RANK", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("count", "index"), [("WORLD_SIZE", "RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")]
+)
+def test_launchers_say_it_in_their_own_words(
+    monkeypatch: pytest.MonkeyPatch, count: str, index: str
+) -> None:
+    assert launching.launched() == 1
+    assert launching.is_first_process()
+    monkeypatch.setenv(count, "2")
+    monkeypatch.setenv(index, "1")
+    assert launching.launched() == 2
+    assert not launching.is_first_process()
+    monkeypatch.setenv(index, "0")
+    assert launching.is_first_process()
+
+
+def test_the_launcher_may_say_that_it_is_to_be_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start_processes(torch.device("cuda")).device is None
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert start_processes(torch.device("cuda")).device == torch.device("cpu")
+
+
+def test_processes_that_cannot_talk_do_not_train_the_same_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("they could")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingSetup, match="2 processes were started, and accelerate joins 1"):
+        start_processes(torch.device("cuda"))
