@@ -19,7 +19,7 @@ from servers import Answer, Call, Faults, OpenAIServer, Reply, said
 
 from regforge.journal import Journal
 from regforge.prompts.llm import LanguageModelClient, Question
-from regforge.recipe.models import LanguageModel
+from regforge.recipe.prompts import LanguageModel
 
 
 class Color(BaseModel):

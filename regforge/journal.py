@@ -102,7 +102,9 @@ def without_secrets(text: str) -> str:
     Also every value of an environment variable whose name ends in TOKEN, KEY or SECRET.
     """
     text = _SECRET.sub("[secret]", text)
-    for name, value in os.environ.items():
-        if len(value) >= 8 and name.upper().endswith(("TOKEN", "KEY", "SECRET", "PASSWORD")):
-            text = text.replace(value, "[secret]")
+    for name in os.environ:
+        if name.upper().endswith(("TOKEN", "KEY", "SECRET", "PASSWORD")):
+            value = os.environ.get(name, "")
+            if len(value) >= 8:
+                text = text.replace(value, "[secret]")
     return text

@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from hub_server import LoopbackHub
+    from shell import Shell
 
 # Set before any test imports a library that reads them; subprocesses inherit them.
 os.environ["HF_HUB_OFFLINE"] = (
@@ -40,3 +41,14 @@ def hub(
     with LoopbackHub() as server:
         redirect(monkeypatch, server, tmp_path_factory.mktemp("hf-home"))
         yield server
+
+
+@pytest.fixture
+def shell(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> "Shell":
+    """Commands, typed in an empty folder."""
+    from shell import Shell
+
+    monkeypatch.chdir(tmp_path)
+    return Shell(monkeypatch, capfd)

@@ -6,6 +6,7 @@ it works on the small broken packages with which the checker itself is tested be
 
 import ast
 import builtins
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -49,6 +50,7 @@ TENSOR_MODULES = frozenset(
         "training.families.sd",
         "training.families.sd3",
         "training.families.sdxl",
+        "training.lora",
         "training.loop",
         "training.loss",
         "training.optimizers",
@@ -78,10 +80,15 @@ def modules_of(package: Path) -> dict[str, Path]:
     return found
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def imports_of(module: str, modules: dict[str, Path]) -> list[Import]:
     path = modules[module]
     holder = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    tree = parsed(path.read_text(encoding="utf-8"))
     return [
         Import(target, node.lineno, when)
         for node, when in _import_nodes(tree, "import time")
@@ -200,7 +207,7 @@ def bare_errors_in(package: Path) -> list[str]:
     return [
         f"{path.relative_to(package)}:{node.lineno}: {node.name} is no RegforgeError"
         for path in sorted(package.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef) and node.name != "RegforgeError" and node.bases
         if {base.id for base in node.bases if isinstance(base, ast.Name)} <= builtin
         and any(isinstance(base, ast.Name) for base in node.bases)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shell import Shell
 
 import regforge
 from regforge import cli, doctor
@@ -66,11 +67,11 @@ def test_doctor_finds_everything_in_place() -> None:
         assert line in result.stdout
 
 
-def test_doctor_json_is_for_scripts() -> None:
-    result = run("doctor", "--json")
-    found = json.loads(result.stdout)
+def test_doctor_json_is_for_scripts(shell: Shell) -> None:
+    code = shell("doctor", "--json")
+    found = json.loads(shell.out)
     assert found["regforge"] == regforge.__version__
-    assert result.returncode == (0 if found["ok"] else 1)
+    assert code == (0 if found["ok"] else 1)
     assert found["ok"] == all(check["state"] != "problem" for check in found["checks"])
     names = {check["name"] for check in found["checks"]}
     assert {"python", "torch", "diffusers", "transformers", "litellm", "judge"} <= names

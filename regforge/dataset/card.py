@@ -7,6 +7,7 @@ strangers: each is escaped so that it is text, whatever it looks like.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections import Counter
@@ -296,6 +297,7 @@ def _most_common(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
+@functools.cache
 def card_environment(folder: str) -> SandboxedEnvironment:
     """What renders the cards of a templates folder: every value is escaped for Markdown.
 

@@ -9,6 +9,7 @@ behaves is the business of templates/report/report.js.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -96,15 +97,9 @@ def write_report(path: Path, data: ReportData) -> None:
     folder = templates() / "report"
     css = (folder / "report.css").read_text(encoding="utf-8")
     script = (folder / "report.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     payload = _payload(data)
-    page = environment.get_template("report.html.j2").render(
+    template = _environment().get_template("report.html.j2")
+    page = template.render(
         **_static_parts(data),
         css=Markup(css),
         script=Markup(script),
@@ -118,6 +113,17 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 # ------------------------------------------------------------------------- what the script draws
+
+
+@functools.cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(templates() / "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _payload(data: ReportData) -> dict[str, Any]:

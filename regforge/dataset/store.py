@@ -106,23 +106,6 @@ class Store:
         numbers = sorted(int(s) for s in stems if s.isdecimal() and s == f"{int(s):05d}")
         return [number for number in numbers if self._is_usable(number)]
 
-    def is_complete(self, number: int, jobs: Sequence[ImageJob]) -> bool:
-        """Whether a shard holds each of these jobs, accepted or refused, and made from the same.
-
-        It may hold more: those of a run that asked for more images. The caption must be the same,
-        the seed that of one of the job's attempts, and the size the one that the prompt asks for.
-        """
-        if not self._is_usable(number):
-            return False
-        rows = {row.id: row for row in read_rows(self._path(number), images=False)}
-        refused = {each.id: each for each in self.rejected(number)}
-        return all(
-            is_made_from(rows[job.id], job)
-            if job.id in rows
-            else job.id in refused and refused[job.id].text == job.prompt.text
-            for job in jobs
-        )
-
     def write(self, number: int, rows: Sequence[ImageRow], rejected: Sequence[Rejection]) -> None:
         """Write a shard, in place of the one there may be; a reader sees the old or the new one.
 

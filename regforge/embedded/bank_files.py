@@ -1,7 +1,7 @@
 """The phrase banks as they are written: YAML files, checked, with errors that name the line.
 
 Knows which keys a bank file has and how to say where in it something is wrong. It does not know
-which phrase suits what; `phrase_banks` does.
+which phrase suits what; `bank_phrases` does.
 """
 
 import difflib

@@ -20,17 +20,9 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from regforge.embedded.bank_files import (
-    CategoryFile,
-    Kind,
-    PhraseBankError,
-    SharedFile,
-    Source,
-    entries,
-    plain,
-    read_folder,
-    suggestion,
-)
+from regforge.embedded.bank_building import Contents, contents_of
+from regforge.embedded.bank_files import Kind, PhraseBankError, plain, read_folder, suggestion
+from regforge.embedded.bank_phrases import SLOTS, Category, NounGroup, Phrase, compatible
 from regforge.errors import RegforgeError
 
 __all__ = [
@@ -48,14 +40,6 @@ __all__ = [
     "super_category",
 ]
 
-OWN_SLOTS = ("shape", "color", "texture", "motion")
-"""Slots that every super-category's own file fills; `motion` is for living things only."""
-
-SHARED_SLOTS = {"background": "places.yaml", "lighting": "lighting.yaml", "style": "styles.yaml"}
-"""Slots that all super-categories draw from one file, and that file."""
-
-SLOTS = (*OWN_SLOTS, *SHARED_SLOTS)
-
 
 class UnknownClassNoun(PhraseBankError):
     """A class noun that belongs to no super-category."""
@@ -65,82 +49,11 @@ class UnknownClassNoun(PhraseBankError):
 
 
 @dataclass(frozen=True, slots=True)
-class Phrase:
-    """One phrase, and what it goes with.
-
-    Attributes:
-        text: The words, ready to stand in a caption.
-        slot: The slot it fills.
-        tags: What it is; for a place these are what `fits` and `avoids` of others look at.
-        fits: If not empty, it needs a place with at least one of these tags.
-        avoids: It needs a place with none of these tags.
-        only_for: If not empty, only these super-categories or groups use it.
-        not_for: These super-categories or groups never use it.
-    """
-
-    text: str
-    slot: str
-    tags: frozenset[str] = frozenset()
-    fits: frozenset[str] = frozenset()
-    avoids: frozenset[str] = frozenset()
-    only_for: frozenset[str] = frozenset()
-    not_for: frozenset[str] = frozenset()
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def compatible(first: Phrase, second: Phrase, *more: Phrase) -> bool:
-    """Whether phrases can stand in one caption.
-
-    Only a place restricts the others: no swimming in a kitchen, no starry sky there either.
-    """
-    chosen = (first, second, *more)
-    places = [phrase for phrase in chosen if phrase.slot == "background"]
-    return all(_suits(phrase.fits, phrase.avoids, place) for phrase in chosen for place in places)
-
-
-def _suits(fits: frozenset[str], avoids: frozenset[str], place: Phrase) -> bool:
-    return (not fits or not fits.isdisjoint(place.tags)) and avoids.isdisjoint(place.tags)
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Class nouns that behave alike, such as the songbirds."""
-
-    names: frozenset[str]
-    """What `only_for` and `not_for` call it: itself, what it is also, and its super-category."""
-    nouns: tuple[str, ...]
-    fits: frozenset[str]
-    avoids: frozenset[str]
-
-    def uses(self, phrase: Phrase) -> bool:
-        if not phrase.not_for.isdisjoint(self.names):
-            return False
-        if phrase.only_for:
-            # A place reserved for this group needs no matching tag.
-            return not phrase.only_for.isdisjoint(self.names)
-        if phrase.slot != "background":
-            return True
-        # Unlike a phrase, a group that fits no tag fits no place but the reserved ones.
-        return not self.fits.isdisjoint(phrase.tags) and self.avoids.isdisjoint(phrase.tags)
-
-
-@dataclass(frozen=True, slots=True)
-class _Category:
-    kind: Kind
-    default: _Group
-    groups: Mapping[str, _Group]
-    without_article: frozenset[str]
-    own: tuple[Phrase, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Found:
     """Where a class noun belongs, under which name it was found, and whether as a plural."""
 
     super_category: str
-    group: _Group
+    group: NounGroup
     noun: str
     plural: bool = False
     measured: bool = False
@@ -154,22 +67,17 @@ class PhraseBanks:
         super_categories: Their names, sorted.
     """
 
-    def __init__(
-        self,
-        categories: Mapping[str, _Category],
-        shared: tuple[Phrase, ...],
-        markers: Mapping[str, tuple[str, str]],
-    ) -> None:
-        self._categories = categories
-        self._shared = shared
-        self._markers = markers
+    def __init__(self, contents: Contents) -> None:
+        self._categories = contents.categories
+        self._shared = contents.shared
+        self._markers = contents.markers
         self._nouns = {
             plain(noun): (name, group)
-            for name, category in categories.items()
+            for name, category in self._categories.items()
             for group in category.groups.values()
             for noun in group.nouns
         }
-        self.super_categories: tuple[str, ...] = tuple(sorted(categories))
+        self.super_categories: tuple[str, ...] = tuple(sorted(self._categories))
 
     def super_category(self, class_noun: str, default: str | None = None) -> str:
         """The super-category of a class noun: as listed, or that of its head noun.
@@ -232,7 +140,7 @@ class PhraseBanks:
         groups = category.groups.values()
         return len({each for group in groups for each in self._usable(slot, category, group)})
 
-    def _usable(self, slot: str, category: _Category, group: _Group) -> tuple[Phrase, ...]:
+    def _usable(self, slot: str, category: Category, group: NounGroup) -> tuple[Phrase, ...]:
         return tuple(
             phrase
             for phrase in (*category.own, *self._shared)
@@ -261,7 +169,7 @@ class PhraseBanks:
         without = self._categories[found.super_category].without_article
         return not found.plural and plain(found.noun) not in without
 
-    def _category(self, name: str) -> _Category:
+    def _category(self, name: str) -> Category:
         if name not in self._categories:
             raise PhraseBankError(
                 f"There is no super-category {name!r}.{suggestion(name, self._categories)}",
@@ -303,7 +211,7 @@ class PhraseBanks:
 
 @functools.cache
 def _shipped() -> PhraseBanks:
-    return _build(read_folder(files("regforge.embedded").joinpath("banks")))
+    return PhraseBanks(contents_of(read_folder(files("regforge.embedded").joinpath("banks"))))
 
 
 def load(path: str | Path | None = None) -> PhraseBanks:
@@ -323,7 +231,8 @@ def load(path: str | Path | None = None) -> PhraseBanks:
     own = read_folder(folder) if folder.is_dir() else {}
     if not own:
         raise PhraseBankError(f"{folder} is not a folder with phrase banks (*.yaml).")
-    return _build({**read_folder(files("regforge.embedded").joinpath("banks")), **own})
+    shipped = read_folder(files("regforge.embedded").joinpath("banks"))
+    return PhraseBanks(contents_of({**shipped, **own}))
 
 
 def super_category(class_noun: str, default: str | None = None) -> str:
@@ -382,98 +291,6 @@ def indefinite_article(text: str) -> str:
 def _or(options: Iterable[str]) -> str:
     *most, last = options
     return f"{', '.join(most)} or {last}" if most else last
-
-
-# --------------------------------------------------------------------------- building from files
-
-
-def _build(sources: Mapping[str, Source]) -> PhraseBanks:
-    shared = {slot: sources[name] for slot, name in SHARED_SLOTS.items()}
-    own = {
-        name.removesuffix(".yaml"): source
-        for name, source in sources.items()
-        if name not in SHARED_SLOTS.values()
-    }
-    shared_files = {slot: source.parse(SharedFile) for slot, source in shared.items()}
-    own_files = {name: source.parse(CategoryFile) for name, source in own.items()}
-    known = _known_names(shared_files["background"], own_files)
-    _refuse_repeated_nouns(own, own_files)
-    for name, file in own_files.items():
-        _check_category(own[name], file, known["fits"])
-    return PhraseBanks(
-        {name: _category(own[name], name, file, known) for name, file in own_files.items()},
-        tuple(
-            Phrase(text, slot, **rules)
-            for slot, file in shared_files.items()
-            for text, rules in entries(
-                shared[slot], "blocks", file.blocks, {**known, "tags": set(file.tags)}
-            )
-        ),
-        {
-            word: (name, group)
-            for name, file in own_files.items()
-            for word, group in file.markers.items()
-        },
-    )
-
-
-def _known_names(places: SharedFile, categories: Mapping[str, CategoryFile]) -> dict[str, set[str]]:
-    """The valid names for each rule of a phrase; only shared files have tags of their own."""
-    names = set(categories)
-    for file in categories.values():
-        names.update(file.groups, *(group.also for group in file.groups.values()))
-    tags = set(places.tags)
-    return {"tags": set(), "fits": tags, "avoids": tags, "only_for": names, "not_for": names}
-
-
-def _refuse_repeated_nouns(
-    sources: Mapping[str, Source], parsed: Mapping[str, CategoryFile]
-) -> None:
-    owner: dict[str, str] = {}
-    for name, file in parsed.items():
-        for group, entry in file.groups.items():
-            for number, noun in enumerate(entry.nouns):
-                if plain(noun) in owner:
-                    message = f"{noun!r} is already in {owner[plain(noun)]}"
-                    raise sources[name].error(("groups", group, "nouns", number), message)
-                owner[plain(noun)] = f"{name}.yaml, group {group}"
-
-
-def _check_category(source: Source, file: CategoryFile, place_tags: set[str]) -> None:
-    source.check_known([file.default_group], file.groups, ("default_group",), "group")
-    for word, group in file.markers.items():
-        source.check_known([group], file.groups, ("markers", word), "group")
-    nouns = {noun for entry in file.groups.values() for noun in entry.nouns}
-    source.check_known(file.without_article, nouns, ("without_article",), "class noun")
-    source.check_known(file.fits, place_tags, ("fits",), "place tag")
-    source.check_known(file.avoids, place_tags, ("avoids",), "place tag")
-    for group, entry in file.groups.items():
-        here = ("groups", group)
-        source.check_known(entry.fits or (), place_tags, (*here, "fits"), "place tag")
-        source.check_known(entry.avoids or (), place_tags, (*here, "avoids"), "place tag")
-    if (file.kind == "living") != bool(file.motion):
-        raise source.error(("motion",), "living things need motions, and objects must have none")
-
-
-def _category(
-    source: Source, name: str, file: CategoryFile, known: Mapping[str, set[str]]
-) -> _Category:
-    groups = {
-        group: _Group(
-            names=frozenset({name, group, *entry.also}),
-            nouns=tuple(entry.nouns),
-            fits=frozenset(file.fits if entry.fits is None else entry.fits),
-            avoids=frozenset(file.avoids if entry.avoids is None else entry.avoids),
-        )
-        for group, entry in file.groups.items()
-    }
-    own = (
-        Phrase(text, slot, **rules)
-        for slot in OWN_SLOTS
-        for text, rules in entries(source, slot, getattr(file, slot), known)
-    )
-    without = frozenset(plain(noun) for noun in file.without_article)
-    return _Category(file.kind, groups[file.default_group], groups, without, tuple(own))
 
 
 # ------------------------------------------------------------------------------- the command line

@@ -21,7 +21,14 @@ import yaml
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import storage_error, write_atomically
-from regforge.recipe import Recipe, recipe_digest, resolved_yaml
+from regforge.recipe import (
+    Recipe,
+    TrainingRecipe,
+    changed_keys,
+    recipe_digest,
+    resolved_yaml,
+    training_digest,
+)
 
 
 class RunFolderError(RegforgeError):
@@ -65,12 +72,11 @@ class OwnedFolder:
         finally:
             os.close(handle)
 
-    def own(self, digest: str, resolved: str, *, fresh: bool) -> bool:
+    def own(self, recipe: Recipe | TrainingRecipe, *, fresh: bool) -> bool:
         """Make the folder a recipe's: write recipe.yaml, or check that it is the same recipe.
 
         Args:
-            digest: Of the recipe whose run it is.
-            resolved: The recipe in full, as YAML.
+            recipe: Whose run it is.
             fresh: Delete what an earlier run left.
 
         Returns:
@@ -80,6 +86,10 @@ class OwnedFolder:
             RunFolderError: The folder belongs to another recipe, or to something else altogether.
             StorageError: The folder cannot be written.
         """
+        if isinstance(recipe, TrainingRecipe):
+            digest = training_digest(recipe)
+        else:
+            digest = recipe_digest(recipe)
         if fresh:
             self._empty()
         known = self.state().get("recipe_digest")
@@ -90,12 +100,12 @@ class OwnedFolder:
             )
         if known is not None and known != digest:
             raise RunFolderError(
-                f"{self.path} holds the run of another recipe.{self._differences(resolved)}",
+                f"{self.path} holds the run of another recipe.{self._differences(recipe)}",
                 hint="Start it over with --fresh (what is there is deleted), or choose another "
                 "folder with --out.",
             )
         self.remember(recipe_digest=digest)
-        write_atomically(self.recipe, resolved)
+        write_atomically(self.recipe, resolved_yaml(recipe))
         return known is not None
 
     def state(self) -> dict[str, Any]:
@@ -133,14 +143,13 @@ class OwnedFolder:
             except OSError as error:
                 raise storage_error(each, error) from error
 
-    def _differences(self, resolved: str) -> str:
-        """The keys that differ from the recipe this folder belongs to, as ` Changed: ...`."""
+    def _differences(self, recipe: Recipe | TrainingRecipe) -> str:
+        """Which keys make it another recipe than this folder's, as ` Changed: ...`."""
         try:
-            before = _flat(yaml.safe_load(self.recipe.read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError):
+            before = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
             return ""
-        now = _flat(yaml.safe_load(resolved))
-        changed = [key for key in now | before if now.get(key) != before.get(key)]
+        changed = changed_keys(before, recipe)
         shown = ", ".join(changed[:6]) + (", ..." if len(changed) > 6 else "")
         return f" Changed: {shown}." if shown else " A file that the recipe names has changed."
 
@@ -163,20 +172,6 @@ class RunFolder(OwnedFolder):
         self.dataset = self.path / "dataset"
         self.report = self.path / "report.html"
         self.grid = self.path / "grid.webp"
-
-    def claim(self, recipe: Recipe, *, fresh: bool) -> bool:
-        """Make the folder this recipe's; see `own`."""
-        return self.own(recipe_digest(recipe), resolved_yaml(recipe), fresh=fresh)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        name: each
-        for key, below in value.items()
-        for name, each in _flat(below, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def _lock(handle: int) -> bool:

@@ -1,4 +1,7 @@
-"""Publishes the dataset of a run: which repository, which licence, then all of it or nothing."""
+"""Publishes the dataset of a run: which repository, which licence, then all of it or nothing.
+
+What is asked of repository, tag and licence is the same for models (`regforge.training`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.forge.folder import RunFolder
+from regforge.forge.folder import OwnedFolder, RunFolder
 from regforge.forge.running import RunFailed
 from regforge.hub import Published, publish_files
 from regforge.progress import Reporter
@@ -144,11 +147,16 @@ def publish_run(
 
     run, reporter = RunFolder(Path(folder)), reporter or Reporter()
     images = _finished(run, folder)
-    _check_tag(tag)
+    check_tag(tag)
     with run.locked():
         recipe = rewriting.recipe_of(run.dataset)
-        repository = _repository(repo_id or recipe.dataset.repo_id, run)
-        license_id = _license(license_id or recipe.dataset.license, recipe)
+        repository = repository_of(repo_id or recipe.dataset.repo_id, run, key="dataset.repo_id")
+        license_id = license_of(
+            license_id or recipe.dataset.license,
+            recipe.render.model,
+            did="which drew the images",
+            key="dataset.license",
+        )
         private = recipe.dataset.private if private is None else private
         settings = {"license": license_id, "repo_id": repository, "private": private}
         publishing.check_license(run.dataset, license_id)  # what is refused is not remembered
@@ -213,11 +221,21 @@ def _finished(run: RunFolder, given: str | Path) -> int:
     return images
 
 
-def _repository(repo_id: str | None, run: RunFolder) -> str:
+def repository_of(repo_id: str | None, run: OwnedFolder, *, key: str) -> str:
+    """The repository, if there is one and it can be one.
+
+    Args:
+        repo_id: As it was given.
+        run: Knows where it was published before.
+        key: The recipe's.
+
+    Raises:
+        CannotPublish: It is missing, or wrong.
+    """
     if repo_id is None:
         before = (run.state().get("published") or {}).get("repo_id")
         raise CannotPublish(
-            "Where to? Neither --repo-id nor the recipe's dataset.repo_id is given.",
+            f"Where to? Neither --repo-id nor the recipe's {key} is given.",
             hint=f"It was published to {before} before." if before else "Such as me/teapot-reg.",
         )
     if repo_id.count("/") != 1 or not _is_repository(repo_id):
@@ -240,8 +258,12 @@ def _is_repository(repo_id: str) -> bool:
     return True
 
 
-def _check_tag(tag: str | None) -> None:
-    """Whether git can have it as a tag, and `user/name@tag` can say it."""
+def check_tag(tag: str | None) -> None:
+    """Whether git can have it as a tag, and `user/name@tag` can say it.
+
+    Raises:
+        CannotPublish: It cannot.
+    """
     if tag is None or (_TAG.fullmatch(tag) and tag != "main"):
         return
     raise CannotPublish(
@@ -251,14 +273,24 @@ def _check_tag(tag: str | None) -> None:
     )
 
 
-def _license(license_id: str | None, recipe: Recipe) -> str:
+def license_of(license_id: str | None, model: str, *, did: str, key: str) -> str:
+    """The licence that was named, or the one that follows from a model.
+
+    Args:
+        license_id: As it was given.
+        model: Whose terms count.
+        did: What it did, such as "which drew the images".
+        key: The recipe's.
+
+    Raises:
+        CannotPublish: Nobody knows it, or the Hub does not.
+    """
     if license_id is None:
-        terms = terms_of(recipe.render.model)
+        terms = terms_of(model)
         if terms is None:
             raise CannotPublish(
-                "No licence is named, and regforge does not know the terms of "
-                f"{recipe.render.model}, which drew the images.",
-                hint="Look at its card, and name what it asks for: dataset.license in the recipe, "
+                f"No licence is named, and regforge does not know the terms of {model}, {did}.",
+                hint=f"Look at its card, and name what it asks for: {key} in the recipe, "
                 f"or --license. Identifiers: {OVERVIEW}",
             )
         return terms.license

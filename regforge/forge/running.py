@@ -149,7 +149,7 @@ def run(
     check_recipe(recipe)
     check_import(recipe, folder, fresh=fresh)
     with folder.locked(), _terminated_like_interrupted():
-        if folder.claim(recipe, fresh=fresh):
+        if folder.own(recipe, fresh=fresh):
             reporter.say(f"Going on with {folder.path}")
         return _stages(recipe, folder, count, until, reporter)
 

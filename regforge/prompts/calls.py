@@ -26,7 +26,7 @@ from regforge.prompts.questions import (
     dollars,
 )
 from regforge.prompts.replies import Message
-from regforge.recipe.models import LanguageModel
+from regforge.recipe.prompts import LanguageModel
 
 _TOKENS_OF_AN_IMAGE = 2000
 _FIRST_REPLY_GUESS = 1000

@@ -23,7 +23,7 @@ from regforge import resources
 from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import suggestion
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.recipe.models import STANDARD_SLOTS
+from regforge.recipe.prompts import STANDARD_SLOTS
 
 _MOST_CHARACTERS = 2000
 _UNSAID, _SAID_LATER = "a photo of", "a picture of"

@@ -42,7 +42,7 @@ from regforge.prompts.replies import (
     without_annotations,
 )
 from regforge.prompts.reply_cache import KeptReply, ReplyCache, key_of
-from regforge.recipe.models import LanguageModel
+from regforge.recipe.prompts import LanguageModel
 from regforge.version import __version__
 
 _FRESH_STARTS = 2

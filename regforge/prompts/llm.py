@@ -44,7 +44,7 @@ from regforge.prompts.questions import (
     WrongKey,
 )
 from regforge.prompts.reply_cache import ReplyCache
-from regforge.recipe.models import LanguageModel
+from regforge.recipe.prompts import LanguageModel
 
 __all__ = [
     "CostLimitReached",

@@ -1,29 +1,17 @@
 """`regforge audit` on folders as they lie around."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from audit_samples import file_of, picture
-
-from regforge import cli
+from shell import Shell
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["regforge", "audit", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+def command(shell: Shell) -> Any:
+    return lambda *words: (shell("audit", *words), shell.out, shell.err)
 
 
 @pytest.fixture

@@ -1,22 +1,20 @@
 """The audit of a run: by the command, and on its report page."""
 
-import hashlib
 import json
 import re
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from audit_samples import file_of, picture
+from made_rows import make_row
+from shell import Shell
 
-from regforge import cli
 from regforge.dataset.build import build_dataset
 from regforge.dataset.store import Store
 from regforge.forge import write_report
 from regforge.recipe import Recipe, recipe_digest, resolved_yaml
-from regforge.records import ImageRow, image_id, image_seed
+from regforge.records import ImageRow, image_id
 
 RECIPE = Recipe.model_validate(
     {
@@ -31,31 +29,21 @@ DIGEST = recipe_digest(RECIPE)
 
 def row(number: int) -> ImageRow:
     """A row whose stored hash says that images 0 and 1 look alike, which they do not."""
-    image = file_of(picture(number), "WEBP", lossless=True)
     color = ("red", "blue")[number % 2]
-    return ImageRow(
-        image=image,
+    return make_row(
+        number,
+        digest=DIGEST,
+        image=file_of(picture(number), "WEBP", lossless=True),
         text=f"a photo of a {color} owl, number {number}" if number else "zqk <script>x</script>",
         class_noun="owl",
         kind="living",
         prompt_set="amplify",
         slots={"color": color},
-        negative_prompt="",
-        seed=image_seed(DIGEST, number),
         width=32,
         height=32,
-        model="embedded/tinyworld",
-        model_revision="0123abcd",
-        scheduler="DDIMScheduler",
-        steps=25,
-        guidance_scale=4.0,
-        language_model=None,
         template="caption/living.j2",
-        recipe_digest=DIGEST,
-        image_digest=hashlib.sha256(image).hexdigest(),
         perceptual_hash=f"{max(number, 1) * 0x0123456789ABCDEF % 2**64:016x}",
         scores={"alignment": None, "duplicate_distance": None},
-        id=image_id(DIGEST, number),
     )
 
 
@@ -79,20 +67,14 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def audited(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: object
-) -> dict[str, Any]:
-    monkeypatch.setattr(sys, "argv", ["regforge", "audit", *map(str, words), "--json", "--quiet"])
-    with suppress(SystemExit):
-        cli.main()
-    found: dict[str, Any] = json.loads(capfd.readouterr().out)
+def audited(shell: Shell, *words: object) -> dict[str, Any]:
+    shell("audit", *words, "--json", "--quiet")
+    found: dict[str, Any] = json.loads(shell.out)
     return found
 
 
-def test_the_page_and_the_command_say_the_same(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    found = audited(monkeypatch, capfd, run)
+def test_the_page_and_the_command_say_the_same(run: Path, shell: Shell) -> None:
+    found = audited(shell, run)
     checks = {check["name"]: check for check in found["checks"]}
     assert checks["near duplicates"]["numbers"]["groups"] == 1
     assert checks["identifier"]["grade"] == "bad"  # the recipe says which it is
@@ -118,10 +100,8 @@ def test_the_page_is_written_without_opening_a_picture(
     assert "Is it fit for training?" in write_report(run).read_text(encoding="utf-8")
 
 
-def test_thorough_opens_every_picture(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    found = audited(monkeypatch, capfd, run / "dataset", "--thorough")
+def test_thorough_opens_every_picture(run: Path, shell: Shell) -> None:
+    found = audited(shell, run / "dataset", "--thorough")
     checks = {check["name"]: check for check in found["checks"]}
     assert checks["image files"]["numbers"]["opened"] == 6
     assert checks["image files"]["numbers"]["changed_since_it_was_made"] == 0

@@ -4,9 +4,10 @@ import hashlib
 import io
 from typing import Any
 
+from made_rows import make_row
 from PIL import Image
 
-from regforge.records import ImageRow, image_id, image_seed
+from regforge.records import ImageRow
 
 DIGEST = "3f2a9c01b7de" + 52 * "0"
 
@@ -28,21 +29,15 @@ def image_row(number: int, **changes: Any) -> ImageRow:
         "prompt_set": "amplify",
         "slots": {"color": "red"},
         "negative_prompt": "blurry",
-        "seed": image_seed(DIGEST, number),
         "width": 96,
         "height": 96,
-        "model": "embedded/tinyworld",
         "model_revision": "8c1f0a77e1b2",
         "scheduler": "ddim",
-        "steps": 25,
         "guidance_scale": 7.099999904632568,  # 7.1 as float32
         "language_model": "embedded/smollm2-135m",
         "template": "caption/living.j2",
-        "recipe_digest": DIGEST,
         "image_digest": hashlib.sha256(str(number).encode()).hexdigest(),
         "perceptual_hash": hashlib.sha256(f"hash {number}".encode()).hexdigest()[:16],
         "scores": {"alignment": None, "duplicate_distance": None},
-        "id": image_id(DIGEST, number),
-        "reference": None,
     }
-    return ImageRow(**(values | changes))
+    return make_row(number, digest=DIGEST, **(values | changes))

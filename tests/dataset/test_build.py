@@ -167,7 +167,7 @@ def test_a_process_with_another_hash_seed_writes_the_same_bytes(
     dataset: Path, tmp_path: Path
 ) -> None:
     script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; from pathlib import Path; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']\n"
         "from test_build import *\n"
         "built(Store(Path(sys.argv[2]), SLOTS, DIGEST), Path(sys.argv[3]), 6)\n"
     )
@@ -236,7 +236,7 @@ def killed_at(name: str, call: int, shards: Path, dataset: Path, count: int) -> 
     """Build in a process that is killed just before the given call of a function."""
     script = """
 import itertools, os, pathlib, shutil, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
 from test_build import *
 holder, name = {"rename": (pathlib.Path, "rename"), "rmtree": (shutil, "rmtree"),
                 "fsync": (os, "fsync")}[sys.argv[4]]
@@ -328,7 +328,7 @@ def test_a_damaged_shard_is_an_error_and_not_a_smaller_dataset(
 
 MEASURED = """
 import resource, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
 from test_build import *
 store = Store(Path(sys.argv[2]), SLOTS, DIGEST)
 count = int(sys.argv[4])

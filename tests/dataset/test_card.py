@@ -1,5 +1,6 @@
 """The card: facts the Hub reads, text that strangers cannot turn into anything else."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,7 @@ def test_nothing_of_the_maker_s_machine_is_in_it(monkeypatch: pytest.MonkeyPatch
 # ----------------------------------------------------------------------------------- hostile values
 
 
+@functools.cache
 def hostile_card(value: str) -> str:
     rows = [
         make_row(

@@ -14,7 +14,7 @@ from made_rows import DIGEST, SLOTS, make_jobs, make_row, make_rows, picture
 from PIL import Image
 
 from regforge.dataset.parquet import RowWriter
-from regforge.dataset.store import Rejection, Store, StoreError, thumbnail
+from regforge.dataset.store import Rejection, Store, StoreError, is_made_from, thumbnail
 from regforge.files import StorageError
 from regforge.journal import Journal, read
 from regforge.records import image_id, image_seed
@@ -87,36 +87,23 @@ def test_a_store_that_was_never_written_is_empty(store: Store) -> None:
         store.rows(0)
 
 
-# ------------------------------------------------------------------------------------- completeness
+# ------------------------------------------------------------------------------ what is drawn again
 
 
-def test_a_shard_is_complete_when_each_job_was_accepted_or_refused(store: Store) -> None:
-    store.write(0, make_rows(0, 2), [rejection(1)])
-    assert store.is_complete(0, make_jobs(3))
-    assert store.is_complete(0, make_jobs(2)), "it may hold more than is asked for"
-    assert not store.is_complete(0, make_jobs(4))
-    assert not store.is_complete(1, make_jobs(1))
+def test_an_image_of_a_later_attempt_counts_and_one_of_another_seed_does_not() -> None:
+    (job,) = make_jobs(1)
+    assert is_made_from(make_row(0), job)
+    assert is_made_from(make_row(0, seed=image_seed(DIGEST, 0, 2)), job)
+    assert not is_made_from(make_row(0, seed=5), job)
+    assert is_made_from(make_row(0, seed=5), replace(job, seed=5))
 
 
-def test_an_image_of_a_later_attempt_counts_and_one_of_another_seed_does_not(store: Store) -> None:
-    store.write(0, [make_row(0, seed=image_seed(DIGEST, 0, 2))], [])
-    assert store.is_complete(0, make_jobs(1))
-    store.write(0, [make_row(0, seed=5)], [])
-    assert not store.is_complete(0, make_jobs(1))
-    own_seed = [replace(job, seed=5) for job in make_jobs(1)]
-    assert store.is_complete(0, own_seed)
-
-
-@pytest.mark.parametrize("changes", [{"text": "a photo of a new caption"}, {"width": 48}])
-def test_an_image_of_another_caption_or_size_does_not_count(store: Store, changes) -> None:
-    job = make_jobs(1)[0]
-    store.write(0, make_rows(0), [])
-    changed = replace(job, prompt=replace(job.prompt, **changes))
-    assert not store.is_complete(0, [changed])
-    if "text" in changes:
-        store.write(0, [], [rejection(0)])
-        assert store.is_complete(0, [job])
-        assert not store.is_complete(0, [changed])
+@pytest.mark.parametrize(
+    "changes", [{"text": "a photo of a new caption"}, {"width": 48}, {"height": 48}]
+)
+def test_an_image_of_another_caption_or_size_does_not_count(changes) -> None:
+    (job,) = make_jobs(1)
+    assert not is_made_from(make_row(0), replace(job, prompt=replace(job.prompt, **changes)))
 
 
 # ---------------------------------------------------------------------------------- damage and loss
@@ -179,7 +166,6 @@ def test_a_bad_shard_is_set_aside_and_said_so(store: Store, tmp_path: Path, spoi
     content = path.read_bytes()
 
     fresh = Store(store.folder, SLOTS, DIGEST, Journal(tmp_path))
-    assert not fresh.is_complete(0, make_jobs(1))
     assert fresh.shards() == [1]
     assert len(fresh.set_aside) == 1
     assert "00000.parquet" in fresh.set_aside[0]
@@ -239,8 +225,8 @@ Store(Path(sys.argv[1]), SLOTS, DIGEST).write(0, make_rows(0, 1), [])
 
 def test_a_killed_write_leaves_the_old_shard_and_the_next_one_clears_up(store: Store) -> None:
     store.write(0, make_rows(0), [])
-    here = str(Path(__file__).parent)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.folder), here], check=False)
+    tests = str(Path(__file__).parents[1])
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.folder), tests], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(store.folder.iterdir())) == 2, "the half-written file is there"
     assert again(store).rows(0) == make_rows(0)

@@ -10,20 +10,20 @@ own rule for numbers), `preprocess_dataset_raw_config` and `DatasetConfig` (conf
 import json
 import re
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings, strategies
+from hypothesis import assume, given, settings, strategies
 from trainer_layout import (
     CAPTIONS,
     HARD_FOLDERS,
     ONE_LINE_TEXTS,
     PHOTO_CAPTIONS,
-    captions_of,
     material,
     read,
+    read_back,
+    sorted_out,
     write,
 )
 
@@ -102,18 +102,6 @@ def test_ai_toolkit_reads_each_picture_with_its_caption(tmp_path: Path, folder: 
     assert job.job["config"]["name"] == "1e5-teapot-lora"
 
 
-def test_it_is_read_back(tmp_path: Path) -> None:
-    made_from = material(tmp_path)
-    write(TRAINER, made_from)
-    regularization, photos = read(TRAINER, made_from)
-    assert [(one.path, one.caption, one.repeats) for one in regularization] == [
-        (f"images/{picture.name}", picture.caption, 1) for picture in made_from.pictures
-    ]
-    assert [(one.path, one.caption, one.repeats) for one in photos] == [
-        (f"subject/{photo.name}", photo.caption, 1) for photo in made_from.photos
-    ]
-
-
 def test_a_space_comes_after_every_comma() -> None:
     assert trained("a, b,c") == "a,  b, c"
     assert trained("a [name] b[trigger]") == "a  b"
@@ -122,15 +110,11 @@ def test_a_space_comes_after_every_comma() -> None:
 @settings(max_examples=40, deadline=None)
 @given(strategies.lists(ONE_LINE_TEXTS, min_size=1, max_size=4))
 def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
-    kept = [text for text in texts if TRAINER.refuses(text) is None]
-    assert all("[name]" in text or "[trigger]" in text for text in set(texts) - set(kept))
-    if not kept:
-        return
-    with TemporaryDirectory() as folder:
-        made_from = material(Path(folder), captions=kept, size=(8, 8))
-        write(TRAINER, made_from)
-        assert [one.caption for one in read(TRAINER, made_from)[0]] == kept
-        job = Job(made_from.out / JOB)
+    kept, refused = sorted_out(TRAINER, texts)
+    assert all("[name]" in text or "[trigger]" in text for text in refused)
+    assume(kept)
+    with read_back(TRAINER, kept) as out:
+        job = Job(out / JOB)
         for theirs, ours in zip(job.captions(job.datasets[1]), kept, strict=True):
             assert re.sub(r",\s*", ",", theirs) == re.sub(r",\s*", ",", ours)
 
@@ -165,14 +149,9 @@ def test_the_notes_say_how_many_pictures_are_seen(tmp_path: Path) -> None:
     assert "uses all 100,000 regularization pictures" in many
 
 
-def test_without_photos_and_elsewhere(tmp_path: Path) -> None:
-    made_from = material(tmp_path, photos=(), root=PurePosixPath("/mnt/x"))
-    plan = write(TRAINER, made_from)
-    assert "/mnt/x/subject" in plan.notes[-1]
+def test_the_command_names_the_job_where_it_will_lie(tmp_path: Path) -> None:
+    plan = TRAINER.plan(material(tmp_path, root=PurePosixPath("/mnt/x")))
     assert plan.command == "python run.py /mnt/x/ai-toolkit/train.yaml"
-    regularization, photos = read(TRAINER, made_from)
-    assert [one.caption for one in regularization] == captions_of(made_from.pictures)
-    assert photos == []
 
 
 @pytest.mark.parametrize("name", ["a ${HOME}", "[name]"])

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import export_samples as samples
 import pytest
+from shell import Shell
 
-from regforge import cli
-
-Shell = Callable[..., tuple[int, str, str]]
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["regforge", "export", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return (code, *capfd.readouterr())
-
-    return run
+def export(shell: Shell) -> Command:
+    return lambda *words: (shell("export", *words), shell.out, shell.err)
 
 
 @pytest.fixture
@@ -40,12 +29,12 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_export_and_check(shell: Shell, folder: Path, tmp_path: Path) -> None:
+def test_export_and_check(export: Command, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     photos = samples.photos(tmp_path / "photos")
     words = [folder, "--to", "kohya", "--to", "imagefolder", "--out", out]
     words += ["--subject", photos, "--class-noun", "teapot", "--check"]
-    code, printed, _ = shell(*words, "--quiet")
+    code, printed, _ = export(*words, "--quiet")
     assert code == 0
     assert "kohya will use all 12 regularization pictures" in printed
     assert printed.count("checked: 12 pictures and 4 photos, captions and sizes equal") == 2
@@ -54,10 +43,10 @@ def test_export_and_check(shell: Shell, folder: Path, tmp_path: Path) -> None:
     assert (folder / "p0.jpg").stat().st_nlink > 1
 
     (out / "images" / "00005.txt").unlink()
-    code, printed, _ = shell(*words, "--quiet")
+    code, printed, _ = export(*words, "--quiet")
     assert code == 1
     assert "images/00005.txt: missing" in printed
-    code, printed, _ = shell(*words, "--json", "--quiet")
+    code, printed, _ = export(*words, "--json", "--quiet")
     found = json.loads(printed)
     assert code == 1
     assert "images/00005.txt: missing" in found["targets"][0]["checked"]["differences"]
@@ -73,17 +62,17 @@ def test_export_and_check(shell: Shell, folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_end_in_a_sentence(
-    shell: Shell, folder: Path, tmp_path: Path, words: list[str], said: str
+    export: Command, folder: Path, tmp_path: Path, words: list[str], said: str
 ) -> None:
-    code, printed, told = shell(folder, *words, "--out", tmp_path / "out", "--quiet")
+    code, printed, told = export(folder, *words, "--out", tmp_path / "out", "--quiet")
     assert (code, printed) == (2, "")
     assert said in told
     assert "Traceback" not in told
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_inside_of_its_own_dataset_is_refused(shell: Shell, folder: Path) -> None:
+def test_an_export_inside_of_its_own_dataset_is_refused(export: Command, folder: Path) -> None:
     words = ["--to", "kohya", "--class-noun", "teapot", "--quiet"]
-    code, _, told = shell(folder, *words, "--out", folder / "out")
+    code, _, told = export(folder, *words, "--out", folder / "out")
     assert code == 2
     assert "lies inside of the dataset" in told

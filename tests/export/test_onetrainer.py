@@ -10,11 +10,10 @@ import json
 from enum import Enum
 from math import floor
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import assume, given, settings, strategies
 from trainer_layout import (
     CAPTIONS,
     HARD_FOLDERS,
@@ -22,6 +21,8 @@ from trainer_layout import (
     TEXTS,
     material,
     read,
+    read_back,
+    sorted_out,
     write,
 )
 
@@ -128,31 +129,14 @@ def test_an_epoch_has_as_many_pictures_as_photos_and_leaves_none_out(
         assert [tmp_path / one.path for one in ours] == theirs.paths()
 
 
-def test_it_is_read_back(tmp_path: Path) -> None:
-    made_from = material(tmp_path)
-    write(TRAINER, made_from)
-    regularization, photos = read(TRAINER, made_from)
-    assert [(one.path, one.caption, one.repeats) for one in regularization] == [
-        (f"images/{picture.name}", picture.caption, 1) for picture in made_from.pictures
-    ]
-    assert [(one.path, one.caption, one.repeats) for one in photos] == [
-        (f"subject/{photo.name}", photo.caption, 3) for photo in made_from.photos
-    ]
-
-
 @settings(max_examples=40, deadline=None)
 @given(strategies.lists(TEXTS, min_size=1, max_size=4))
 def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
-    kept = [text for text in texts if TRAINER.refuses(text) is None]
-    for text in set(texts) - set(kept):
-        assert "\n" in text or "\r" in text or text != text.strip()
-    if not kept:
-        return
-    with TemporaryDirectory() as folder:
-        made_from = material(Path(folder), captions=kept, size=(8, 8))
-        write(TRAINER, made_from)
-        assert [one.caption for one in read(TRAINER, made_from)[0]] == kept
-        assert concepts_of(made_from.out)[1].captions() == [[caption] for caption in kept]
+    kept, refused = sorted_out(TRAINER, texts)
+    assert all("\n" in text or "\r" in text or text != text.strip() for text in refused)
+    assume(kept)
+    with read_back(TRAINER, kept) as out:
+        assert concepts_of(out)[1].captions() == [[caption] for caption in kept]
 
 
 def test_the_notes_and_the_preset(tmp_path: Path) -> None:
@@ -167,16 +151,12 @@ def test_the_notes_and_the_preset(tmp_path: Path) -> None:
     assert "does not tell" in other.notes[-1]
 
 
-def test_without_photos_and_elsewhere(tmp_path: Path) -> None:
+def test_elsewhere_and_without_photos(tmp_path: Path) -> None:
     root = PurePosixPath("/mnt/x")
-    made_from = material(tmp_path, photos=(), captions=["a teapot"] * 10, root=root)
-    plan = write(TRAINER, made_from)
-    assert "/mnt/x/subject" in plan.notes[-1]
+    plan = TRAINER.plan(material(tmp_path, photos=(), captions=["a teapot"] * 10, root=root))
     subject, regularization = json.loads(plan.files[CONCEPTS])
     assert (subject["balancing"], regularization["balancing"]) == (2.0, 10.0)  # of 5 photos
     assert plan.command.endswith("--config-path /mnt/x/onetrainer/config.json")
-    regularization, photos = read(TRAINER, made_from)
-    assert ([one.caption for one in regularization], photos) == (["a teapot"] * 10, [])
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,10 @@ config/validators.py, `LocalDataBackend.list_files` (data_backend/local.py, 127-
 
 import json
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import assume, given, settings, strategies
 from trainer_layout import (
     CAPTIONS,
     HARD_FOLDERS,
@@ -23,6 +22,8 @@ from trainer_layout import (
     captions_of,
     material,
     read,
+    read_back,
+    sorted_out,
     write,
 )
 
@@ -76,31 +77,14 @@ def test_simpletuner_reads_each_picture_with_its_caption(tmp_path: Path, folder:
     assert plan.command.startswith("simpletuner train ")
 
 
-def test_it_is_read_back(tmp_path: Path) -> None:
-    made_from = material(tmp_path)
-    write(TRAINER, made_from)
-    regularization, photos = read(TRAINER, made_from)
-    assert [(one.path, one.caption, one.repeats) for one in regularization] == [
-        (f"images/{picture.name}", picture.caption, 1) for picture in made_from.pictures
-    ]
-    assert [(one.path, one.caption, one.repeats) for one in photos] == [
-        (f"subject/{photo.name}", photo.caption, 3) for photo in made_from.photos
-    ]
-
-
 @settings(max_examples=40, deadline=None)
 @given(strategies.lists(TEXTS, min_size=1, max_size=4))
 def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
-    kept = [text for text in texts if TRAINER.refuses(text) is None]
-    assert all("\n" in text for text in set(texts) - set(kept))
-    with TemporaryDirectory() as folder:
-        made_from = material(Path(folder), captions=kept, size=(8, 8))
-        if not kept:
-            return
-        write(TRAINER, made_from)
-        assert [one.caption for one in read(TRAINER, made_from)[0]] == kept
-        restated = backends_of(made_from.out)[1].captions()
-        assert list(restated.values()) == [[caption] for caption in kept]
+    kept, refused = sorted_out(TRAINER, texts)
+    assert all("\n" in text for text in refused)
+    assume(kept)
+    with read_back(TRAINER, kept) as out:
+        assert list(backends_of(out)[1].captions().values()) == [[caption] for caption in kept]
 
 
 @pytest.mark.parametrize(
@@ -201,15 +185,11 @@ def test_the_note_counts_what_the_steps_show(
     assert [note.rpartition(" ")[2] for note in said] == [f"{ratio}."] * bool(ratio)
 
 
-def test_without_photos_and_elsewhere(tmp_path: Path) -> None:
+def test_elsewhere_and_without_photos(tmp_path: Path) -> None:
     root = PurePosixPath("/mnt/x")
-    made_from = material(tmp_path, photos=(), captions=["a teapot"] * 10, root=root)
-    plan = write(TRAINER, made_from)
-    assert "/mnt/x/subject" in plan.notes[-1]
+    plan = TRAINER.plan(material(tmp_path, photos=(), captions=["a teapot"] * 10, root=root))
     assert json.loads(plan.files[BACKENDS])[0]["repeats"] == 1  # of 5 photos
     assert plan.command == "simpletuner train env=/mnt/x/simpletuner"
-    regularization, photos = read(TRAINER, made_from)
-    assert ([one.caption for one in regularization], photos) == (["a teapot"] * 10, [])
 
 
 def test_its_own_parser_reads_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

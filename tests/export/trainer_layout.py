@@ -1,8 +1,10 @@
 """A small export for the trainers' tests: material, and the layout that the core would write."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
 from hypothesis import strategies
 from PIL import Image
@@ -86,6 +88,22 @@ def read(trainer: Trainer, made_from: Material) -> tuple[list[Seen], list[Seen]]
         [one for one in seen if one.regularization],
         [one for one in seen if not one.regularization],
     )
+
+
+def sorted_out(trainer: Trainer, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(captions that the trainer takes, captions that it refuses)."""
+    refused = [text for text in texts if trainer.refuses(text) is not None]
+    return [text for text in texts if text not in refused], refused
+
+
+@contextmanager
+def read_back(trainer: Trainer, captions: Sequence[str]) -> Iterator[Path]:
+    """A folder that was written with these captions, of which each is read back as it was."""
+    with TemporaryDirectory() as folder:
+        made_from = material(Path(folder), captions=captions, size=(8, 8))
+        write(trainer, made_from)
+        assert [one.caption for one in read(trainer, made_from)[0]] == captions
+        yield made_from.out
 
 
 def captions_of(pictures: Sequence[Picture]) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Shell, WriteRecipe, write_small
+from small_runs import WriteRecipe, write_small
 
 from regforge.recipe import Recipe, load_recipe
 
@@ -27,12 +27,3 @@ def write_recipe(tmp_path: Path, repo: Path) -> WriteRecipe:
 @pytest.fixture
 def small(write_recipe: WriteRecipe) -> Recipe:
     return load_recipe(write_recipe())
-
-
-@pytest.fixture
-def shell(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Shell:
-    """Commands, typed in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return Shell(monkeypatch, capfd)

@@ -1,16 +1,13 @@
-"""Running recipes in this process, and reading what came out."""
+"""Running small recipes, and reading what came out."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from PIL import Image
 
-from regforge import cli
 from regforge.dataset.reading import read_rows
 from regforge.forge import Run, run
 from regforge.progress import Reporter
@@ -76,22 +73,3 @@ def fingerprint(folder: Path) -> dict[str, str]:
         for path in files
         if path.is_file()
     }
-
-
-class Shell:
-    """Runs commands in this process; keeps what they printed."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capfd = capfd
-        self.out = self.err = ""
-
-    def __call__(self, *words: object) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["regforge", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        self.out, self.err = self._capfd.readouterr()
-        return code

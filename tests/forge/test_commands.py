@@ -7,7 +7,8 @@ from pathlib import Path
 
 import datasets
 import pytest
-from small_runs import Shell, WriteRecipe
+from shell import Shell
+from small_runs import WriteRecipe
 
 from regforge import resources
 from regforge.dataset.reading import read_rows

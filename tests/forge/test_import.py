@@ -8,7 +8,8 @@ from typing import Any
 import datasets
 import pytest
 from hub_server import LoopbackHub
-from small_runs import Shell, WriteRecipe, fingerprint, quietly, rows_of, write_captioned
+from shell import Shell
+from small_runs import WriteRecipe, fingerprint, quietly, rows_of, write_captioned
 
 from regforge.errors import RegforgeError
 from regforge.hub import HubError

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from servers import Answer, Call, Faults, OpenAIServer, Reply, refused, said
-from small_runs import Shell, WriteRecipe
+from shell import Shell
+from small_runs import WriteRecipe
 
 from regforge.journal import read
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from hub_server import LoopbackHub
-from small_runs import Shell
+from shell import Shell
 
 from regforge.dataset import build
 from regforge.dataset.reading import read_rows

@@ -155,8 +155,8 @@ def test_an_edited_vocabulary_is_used(small: Recipe, tmp_path: Path) -> None:
 def test_a_folder_keeps_to_its_recipe(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
     quietly(load_recipe(write_recipe()), out, until="prompts")
-    other = load_recipe(write_recipe(seed=5))
-    with pytest.raises(RegforgeError, match=r"run of another recipe\. Changed: seed") as caught:
+    other = load_recipe(write_recipe(seed=5, name="other", prompts={"count": 7}))
+    with pytest.raises(RegforgeError, match=r"run of another recipe\. Changed: seed\.") as caught:
         quietly(other, out)
     assert caught.value.exit_code == 2
     quietly(other, out, fresh=True, until="prompts")

@@ -12,7 +12,7 @@ from regforge import journal
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.llm import LanguageModelClient, Question
-from regforge.recipe.models import LanguageModel
+from regforge.recipe.prompts import LanguageModel
 
 KEY = "sk-test-0123456789abcdef"
 

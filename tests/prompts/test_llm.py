@@ -22,7 +22,7 @@ from regforge.prompts.llm import (
     UnknownModel,
     estimate_cost,
 )
-from regforge.recipe.models import LanguageModel
+from regforge.recipe.prompts import LanguageModel
 
 PRICES = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
 

@@ -1,0 +1,196 @@
+"""Commands that make a dataset: from a recipe to a run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regforge.cli.options import (
+    AsJson,
+    Fresh,
+    Limit,
+    Out,
+    Overrides,
+    Quiet,
+    RecipePath,
+    json_of,
+    kept_if_interrupted,
+    quoted,
+    reporter_for,
+    shortened,
+    show,
+)
+
+if TYPE_CHECKING:
+    from regforge.forge import Run, Until
+
+
+def init(
+    path: Annotated[
+        Path, typer.Argument(help="Where to: a file name ending in .yaml, or a folder.")
+    ] = Path("recipe.yaml"),
+    class_noun: Annotated[
+        str, typer.Option("--class-noun", help="What the subject is, as specific as fits.")
+    ] = "teapot",
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder with photos of the subject.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a commented recipe to start from.
+
+    It runs as it is, on the embedded models; two lines in it say how to use real ones.
+
+    Example: regforge init mug.yaml --class-noun "coffee mug" --images photos/
+    """
+    from regforge.recipe import write_starter
+
+    written = write_starter(path, class_noun=class_noun, images=images, force=force)
+    typer.echo(f"Wrote {written}. Look at it, then:")
+    typer.echo(f"  regforge check {written}")
+    typer.echo(f"  regforge run {written}")
+
+
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look a recipe over and say what a run would do; touches nothing.
+
+    Shows the plan, how many calls and about what they cost, how long it takes, and five sample
+    captions. Of a training recipe: what is trained on, and how often it is seen.
+
+    Example: regforge check recipes/quickstart.yaml --set prompts.count=200
+    """
+    from regforge.recipe import Recipe, load_any_recipe
+
+    found = load_any_recipe(recipe, overrides or ())
+    if isinstance(found, Recipe):
+        from regforge.forge.plan import make_plan
+
+        show(make_plan(found, out=out), as_json)
+    else:
+        from regforge.training.plan import make_training_plan
+
+        show(make_training_plan(found, out=out), as_json)
+
+
+def prompts(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    limit: Limit = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the vocabulary and the captions of a recipe, and no images.
+
+    Example: regforge prompts recipes/quickstart.yaml --limit 20
+    """
+    done = _run(recipe, overrides, out, limit, fresh, quiet, until="prompts")
+    if as_json:
+        typer.echo(json_of(done.as_dict()))
+        return
+    for line in done.captions(10):
+        typer.echo(f"  {line}")
+    typer.echo(f"{done.prompts} captions in {shortened(done.folder / 'prompts.jsonl')}")
+    typer.echo(f"Vocabulary in {shortened(done.folder / 'vocabulary.json')}")
+
+
+def render(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    limit: Limit = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Render the images of a recipe, and no dataset yet; makes the captions first if need be.
+
+    Example: regforge render recipes/quickstart.yaml --limit 8
+    """
+    done = _run(recipe, overrides, out, limit, False, quiet, until="images")
+    if as_json:
+        typer.echo(json_of(done.as_dict()))
+        return
+    typer.echo(f"{done.images} images in {shortened(done.folder / 'shards')}")
+    typer.echo(f"The dataset of them: regforge run {recipe}")
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    limit: Limit = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the whole dataset: captions, images, dataset, report.
+
+    Interrupted or killed, the same command goes on where it was.
+
+    Example: regforge run recipes/quickstart.yaml --set prompts.count=200 --out runs/mine
+    """
+    done = _run(recipe, overrides, out, limit, fresh, quiet, until="report")
+    typer.echo(json_of(done.as_dict()) if as_json else _what_next(done, recipe, out))
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+) -> None:
+    """Write the report page of a run again.
+
+    Example: regforge report runs/quickstart
+    """
+    from regforge.forge import write_report
+
+    typer.echo(f"Wrote {shortened(write_report(folder))}")
+
+
+def _run(
+    path: Path,
+    overrides: list[str] | None,
+    out: Path | None,
+    limit: int | None,
+    fresh: bool,
+    quiet: bool,
+    until: Until,
+) -> Run:
+    from regforge import forge
+    from regforge.recipe import load_recipe
+
+    recipe = load_recipe(path, overrides or ())
+    folder = out or Path("runs") / recipe.name
+    with kept_if_interrupted(folder):
+        return forge.run(
+            recipe, out=folder, limit=limit, fresh=fresh, until=until, reporter=reporter_for(quiet)
+        )
+
+
+def _what_next(done: Run, recipe: Path, out: Path | None) -> str:
+    dataset, run = shortened(done.dataset), quoted(str(shortened(done.folder)))
+    more = f"regforge run {recipe} --set prompts.count={2 * done.prompts}"
+    more += f" --out {out}" if out else ""
+    lines = [
+        f"\nDone: {done.images} images"
+        + (f", {done.rejected} others refused" if done.rejected else "")
+        + f", {done.seconds_in_words}, language model cost {done.cost_in_words}.",
+        "",
+        f"  dataset   {dataset}",
+        f"  grid      {shortened(done.grid)}",
+        f"  report    {shortened(done.report)}   (open it in a browser)",
+        "",
+        "Next:",
+        f'  python -c "import datasets; print(datasets.load_dataset({str(dataset)!r}))"',
+        f"  regforge audit {run}   (is it fit for training?)",
+        f"  regforge export {run} --to kohya --out {done.folder.name}-kohya   (for that trainer)",
+        f"  {more}   (as many again, beside these)",
+        "  regforge init mine.yaml --class-noun teapot   (a recipe of your own)",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""What several commands share: the options they have in common, and small helpers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from regforge.errors import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from regforge.progress import Reporter
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set prompts.count=50"),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run's folder; runs/<name> if left out.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Make only the first N prompts.")]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh/--resume",
+        help="Delete what an earlier run left in the folder, or go on from it (the default).",
+    ),
+]
+DatasetName = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A run, a folder, an archive, or user/name[@tag].")
+]
+CaptionColumn = Annotated[
+    str | None,
+    typer.Option("--caption-column", help="Where captions stand, in somebody else's dataset."),
+]
+Streaming = Annotated[
+    bool,
+    typer.Option(
+        "--streaming", help="Read from the Hub piece by piece, and download nothing first."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+
+
+class Result(Protocol):
+    """What a command shows when it is done: to people, and to scripts."""
+
+    def as_text(self) -> str:
+        """Lines for people."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for scripts, as what JSON can hold."""
+
+
+def show(result: Result, as_json: bool) -> None:
+    """Print the result of a command on stdout."""
+    typer.echo(json_of(result.as_dict()) if as_json else result.as_text())
+
+
+def reporter_for(quiet: bool) -> Reporter:
+    """Who tells on stderr how far the work is; when `quiet`, nobody."""
+    from regforge.progress import Reporter
+
+    return Reporter(quiet=quiet)
+
+
+def quoted(word: str) -> str:
+    """The word as a shell wants it."""
+    import shlex
+
+    return shlex.quote(word)
+
+
+@contextmanager
+def kept_if_interrupted(folder: Path) -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = " ".join(["regforge", *(quoted(word) for word in sys.argv[1:])])
+        again = again.replace(" --fresh", "")
+        typer.secho(
+            f"\nInterrupted. What was made is kept in {shortened(folder)}; go on with\n  {again}",
+            err=True,
+        )
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def shortened(path: Path) -> Path:
+    """The path as a person in this folder would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def json_of(value: Any) -> str:
+    """The value as JSON to print."""
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False)

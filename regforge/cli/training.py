@@ -1,0 +1,218 @@
+"""Commands about the model: training it, drawing with it, and measuring what it draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regforge.cli.options import (
+    AsJson,
+    Fresh,
+    Out,
+    Overrides,
+    Quiet,
+    RecipePath,
+    kept_if_interrupted,
+    reporter_for,
+    shortened,
+    show,
+)
+
+
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Personalize a model: photos of one subject beside a regularization dataset.
+
+    Takes a training recipe (docs/training-recipe.md). The LoRA is written to the run's folder, as
+    lora/pytorch_lora_weights.safetensors. Interrupted or killed, the same command goes on where it
+    was. On several GPUs: accelerate launch -m regforge train recipe.yaml
+
+    Example: regforge train recipes/train-quickstart.yaml --set optimizer.steps=50
+    """
+    from regforge.recipe import load_training_recipe, training_warnings
+
+    wanted = load_training_recipe(recipe, overrides or ())
+    folder = out or Path("runs") / wanted.name
+    from regforge import training  # after the recipe: a bad one is refused at once
+    from regforge.training.launching import is_first_process
+
+    first = is_first_process()  # `accelerate launch` starts several of us
+    reporter = reporter_for(quiet or not first)
+    for warning in training_warnings(wanted):
+        reporter.say(f"warning: {warning}")
+
+    with kept_if_interrupted(folder):
+        done = training.train(wanted, out=folder, fresh=fresh, reporter=reporter)
+    if first:
+        show(done, as_json)
+
+
+def sample(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A training run, a LoRA's file, a pipeline, or user/name."
+        ),
+    ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            help="What to draw; may be given several times. {} stands for the subject. The "
+            "model's own validation prompts if left out.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures of each.")] = 8,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder; samples/<n> beside the model if left out.")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Below a LoRA that does not say which.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="All noise follows from it.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, max=1000, help="Denoising steps.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option("--guidance-scale", min=0, max=50, help="Classifier-free guidance."),
+    ] = None,
+    beside_base: Annotated[
+        bool,
+        typer.Option("--beside-base", help="Draw the same with the untouched base model below."),
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw with a trained model: pictures, and a grid of them with captions.
+
+    The same command again goes on where it was, or finds all there.
+
+    Example: regforge sample runs/train-quickstart --prompt "a {} on the moon" --beside-base
+    """
+    from regforge.evaluation.sampling import sample as draw
+
+    done = draw(
+        model,
+        prompt or (),
+        count=count,
+        out=out,
+        base=base_model,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        beside_base=beside_base,
+        reporter=reporter_for(quiet),
+    )
+    show(done, as_json)
+
+
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Training runs, LoRA files, pipelines, or user/name."
+        ),
+    ],
+    subject: Annotated[
+        Path | None,
+        typer.Option("--subject", help="Folder of the subject's photos, if a model does not say."),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option("--references", help="Photos of the subject that were not trained on."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--suite",
+            help="dreambench, motion, ..., or a file with one prompt a line; may be given several "
+            "times. What suits model and subject if left out.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Pictures of each prompt.")] = 4,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder; evaluations/<names> if left out.")
+    ] = None,
+    snapshots: Annotated[
+        bool,
+        typer.Option("--snapshots", help="Each snapshot of a run too: which step is the best?"),
+    ] = False,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="Do not read the writing on the subject.")
+    ] = False,
+    no_base: Annotated[
+        bool, typer.Option("--no-base", help="Leave out the model that was trained on.")
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Only the first N prompts of each, for a quick look."),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Below a LoRA that does not say which.")
+    ] = None,
+    structure_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--structure-encoder", help="For DINO: a transformers model by name, or its folder."
+        ),
+    ] = None,
+    alignment_encoder: Annotated[
+        str | None,
+        typer.Option("--alignment-encoder", help="For CLIP-I and CLIP-T, likewise."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="All noise follows from it.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", min=1, max=1000, help="Denoising steps.")] = 25,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance-scale", min=0, max=50, help="That of the first model's recipe if left out."
+        ),
+    ] = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what models draw: is it the subject, and does it do what the prompt says?
+
+    Draws a benchmark's prompts with each model, scores the pictures, and writes a page with all of
+    them side by side (docs/evaluation.md). Interrupted, the same command goes on where it was.
+
+    Example: regforge evaluate runs/teapot-naive runs/teapot-structured --limit 8 --samples 1
+    """
+    from regforge.evaluation.folder import default_folder
+    from regforge.evaluation.running import evaluate as measure
+
+    folder = out or default_folder(models)
+    with kept_if_interrupted(folder):
+        done = measure(
+            models,
+            out=folder,
+            subject=subject,
+            references=references,
+            suites=suite or None,
+            samples=samples,
+            seed=seed,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            base_model=base_model,
+            structure=structure_encoder,
+            alignment=alignment_encoder,
+            lettering=not no_text,
+            with_base=not no_base,
+            snapshots=snapshots,
+            limit=limit,
+            fresh=fresh,
+            reporter=reporter_for(quiet),
+        )
+    show(done, as_json)
+    if not as_json:
+        typer.echo(f"\nPictures and plots: {shortened(done.folder / 'report.html')}")
