@@ -1,0 +1,220 @@
+"""Reproduce the paper's claims: which regularization images let a model train longer?
+
+    python examples/paper/run.py                            the full grid, a night on a CPU
+    python examples/paper/run.py examples/paper/small.yaml  a smaller one
+    python examples/paper/run.py examples/paper/sdxl.yaml   on a GPU
+
+Makes the regularization sets, trains every cell of the grid, measures it on the way, and writes
+curves, tables and a page. Started again, it goes on where it was. `--only` does one of these alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import grid
+import yaml
+from grid import Cell, Experiment, ExperimentError, RegularizationSet
+
+HERE = Path(__file__).parent
+
+
+def make_set(experiment: Experiment, of: RegularizationSet) -> None:
+    """Render one regularization set, or what is missing of it."""
+    import regforge
+    from regforge.progress import Reporter
+
+    recipe = regforge.load_recipe(experiment.regularization, _set_overrides(experiment, of))
+    regforge.run(recipe, out=set_folder(experiment, of), reporter=Reporter(quiet=True))
+
+
+def _set_overrides(experiment: Experiment, of: RegularizationSet) -> list[str]:
+    about = experiment.subjects[of.subject]
+    return [
+        f"name={experiment.name}-{of.subject}-{of.arm.replace('+', '-')}",
+        f"subject.class_noun={about.class_noun or of.subject}",
+        f"subject.kind={about.kind}",
+        f"subject.images={about.images}",
+        f"prompts.sets={json.dumps(experiment.arms[of.arm])}",
+        f"prompts.count={of.images}",
+        f"prompts.slots={json.dumps(_slots(experiment, of))}",
+    ]
+
+
+def _slots(experiment: Experiment, of: RegularizationSet) -> list[Any]:
+    """The slots of the recipe that this set's captions have: motion is for living things."""
+    recipe = yaml.safe_load(experiment.regularization.read_text(encoding="utf-8"))
+    living = experiment.subjects[of.subject].kind == "living"
+    unsaid = {of.without} if living else {of.without, "motion"}
+    return [slot for slot in recipe["prompts"]["slots"] if _name(slot) not in unsaid]
+
+
+def _name(slot: str | dict[str, Any]) -> str:
+    return slot if isinstance(slot, str) else str(slot["name"])
+
+
+def set_folder(experiment: Experiment, of: RegularizationSet) -> Path:
+    """Where a regularization set lies."""
+    return experiment.out / "sets" / of.key
+
+
+def train_cell(experiment: Experiment, cell: Cell) -> None:
+    """Train one cell; its weights are kept at all its points."""
+    from regforge.progress import Reporter
+    from regforge.recipe import load_training_recipe
+    from regforge.training import train
+
+    about = experiment.subjects[cell.subject]
+    of = cell.regularization
+    overrides = [
+        f"name={cell.subject}",
+        f"subject.images={about.images}",
+        f"subject.class_noun={about.class_noun or cell.subject}",
+        f"regularization.dataset={set_folder(experiment, of) if of else 'null'}",
+        f"optimizer.steps={cell.points[-1]}",
+        f"checkpoint.snapshots={list(cell.points)}",
+        f"seed={cell.seed}",
+        *experiment.overrides,
+    ]
+    recipe = load_training_recipe(experiment.training, overrides)
+    train(recipe, out=run_folder(experiment, cell), reporter=Reporter(quiet=True))
+
+
+def run_folder(experiment: Experiment, cell: Cell) -> Path:
+    """Where a cell's training run lies."""
+    return experiment.out / "cells" / cell.key
+
+
+def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
+    """Draw and measure what a cell asks, at its points."""
+    from regforge.evaluation import evaluate, open_model
+    from regforge.progress import Reporter
+
+    about = experiment.subjects[cell.subject]
+    run = run_folder(experiment, cell)
+    for suite, points in cell.prompts:
+        models = [open_model(run / "snapshots" / f"step-{step:06d}") for step in points]
+        evaluate(
+            models,
+            out=evaluation_folder(experiment, cell, suite),
+            references=about.references,
+            suites=[suite],
+            samples=experiment.samples,
+            class_samples=experiment.class_samples if suite == experiment.prompts else 1,
+            steps=experiment.sampling_steps,
+            guidance_scale=experiment.guidance_scale,
+            structure=experiment.structure_encoder,
+            alignment=experiment.alignment_encoder,
+            lettering=False,
+            with_base=False,
+            reporter=Reporter(quiet=True),
+        )
+
+
+def evaluation_folder(experiment: Experiment, cell: Cell, suite: str) -> Path:
+    """Where what was measured of a cell lies."""
+    return run_folder(experiment, cell) / "evaluations" / grid.stem(suite)
+
+
+def is_done(experiment: Experiment, cell: Cell, only: str | None) -> bool:
+    """Whether nothing is left to do for a cell."""
+    if only == "train":
+        run = run_folder(experiment, cell)
+        return all((run / "snapshots" / f"step-{step:06d}").exists() for step in cell.points)
+    return all(
+        (evaluation_folder(experiment, cell, suite) / "evaluation.json").exists()
+        for suite, _ in cell.prompts
+    )
+
+
+def work_off(
+    name: str, jobs: Sequence[tuple[str, Callable[..., None], tuple[Any, ...]]], workers: int
+) -> None:
+    """Run jobs in processes of one thread each, and say how far they are."""
+    started, done = time.monotonic(), 0
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        running = {pool.submit(function, *arguments): key for key, function, arguments in jobs}
+        try:
+            while running:
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    key = running.pop(future)
+                    future.result()
+                    done += 1
+                    left = (time.monotonic() - started) / done * (len(jobs) - done)
+                    print(f"{name} {done}/{len(jobs)}  {key}  {left / 60:.0f} min left", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    """Many processes of one thread each are quicker than one process of many."""
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+
+
+def _train_and_evaluate(experiment: Experiment, cell: Cell, only: str | None) -> None:
+    if only != "evaluate":
+        train_cell(experiment, cell)
+    if only != "train":
+        evaluate_cell(experiment, cell)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", nargs="?", type=Path, default=HERE / "experiment.yaml")
+    parser.add_argument("--workers", type=int, default=None, help="processes; one a CPU core")
+    parser.add_argument("--only", choices=["sets", "train", "evaluate", "figures"])
+    parser.add_argument("--study", help="main, motion, size or slots: these cells alone")
+    parser.add_argument("--until", type=int, help="stop after so many cells")
+    arguments = parser.parse_args()
+    try:
+        experiment = grid.read(arguments.experiment)
+    except ExperimentError as error:
+        sys.exit(str(error))
+    only, workers = arguments.only, arguments.workers or _workers()
+    chosen = [c for c in grid.cells(experiment) if arguments.study in (None, c.study)]
+    chosen = chosen[: arguments.until]
+    if only in (None, "sets"):
+        missing = [
+            s for s in grid.sets(chosen) if not (set_folder(experiment, s) / "dataset").exists()
+        ]
+        work_off("sets", [(each.key, make_set, (experiment, each)) for each in missing], workers)
+    if only in (None, "train", "evaluate"):
+        left = [cell for cell in chosen if not is_done(experiment, cell, only)]
+        work_off(
+            "cells",
+            [(cell.key, _train_and_evaluate, (experiment, cell, only)) for cell in left],
+            workers,
+        )
+    if only in (None, "figures"):
+        import figures
+
+        print(figures.write_all(experiment))
+
+
+def _workers() -> int:
+    """One process a core; one alone on a GPU."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else max(1, os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    main()
