@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from regforge.training.checkpoints import Snapshot, restore_optimizer
 from regforge.training.loss import Objective, on_device
@@ -31,7 +32,10 @@ from regforge.training.weights import Average, Trainable
 
 if TYPE_CHECKING:
     from regforge.recipe.training import TrainingRecipe
-    from regforge.training.interface import Examples, Family
+    from regforge.training.interface import Batch, Examples, Family
+
+_SHORT = 512
+"""Positions of a latent."""
 
 
 class Loop:
@@ -131,12 +135,13 @@ class Loop:
         sums = torch.zeros(2, device=self._device)
         for draws in batches.step(step):
             for batch in self._examples.batches(draws):
-                with self._precision.autocast(self._device):
-                    losses = self._objective.example_losses(
-                        self._family, on_device(batch, self._device)
-                    )
-                parts = self._objective.parts(losses, batch.photos, of_photos, of_pictures)
-                self._scaler.scale(self._objective.total(parts)).backward()
+                with _attention(batch, self._device, self._precision):
+                    with self._precision.autocast(self._device):
+                        losses = self._objective.example_losses(
+                            self._family, on_device(batch, self._device)
+                        )
+                    parts = self._objective.parts(losses, batch.photos, of_photos, of_pictures)
+                    self._scaler.scale(self._objective.total(parts)).backward()
                 sums += parts.detach()
         return sums
 
@@ -185,6 +190,20 @@ class Loop:
         else:
             with self._average.applied():
                 yield
+
+
+def _attention(
+    batch: Batch, device: torch.device, precision: Precision
+) -> AbstractContextManager[None]:
+    """How attention is computed while this block runs.
+
+    On a CPU, in 16 bits, the gradient of the fused kernel takes three times as long as the plain
+    one's for short sequences, and less for long ones.
+    """
+    short = batch.noise[0, 0].numel() <= _SHORT
+    if device.type != "cpu" or precision.forward is None or not short:
+        return nullcontext()
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 @dataclass(frozen=True)

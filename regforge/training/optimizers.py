@@ -118,8 +118,12 @@ class Precision:
     forward: torch.dtype | None
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """A context for forward passes."""
-        if self.forward is None:
+        """A context for forward passes.
+
+        It does nothing where the weights have that precision already: autocast would convert what
+        norms return to float32, and back for each layer after them.
+        """
+        if self.forward in (None, self.weights):
             return contextlib.nullcontext()
         return torch.autocast(device.type, self.forward)
 
@@ -144,7 +148,7 @@ def precision_of(recipe: TrainingRecipe, device: torch.device) -> Precision:
             "optimizer.precision: this GPU has no bf16.", hint="Use fp16 or fp32 instead."
         )
     forward = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
-    keep = forward is None or recipe.method.kind == "full" or device.type == "cpu"
+    keep = forward is None or recipe.method.kind == "full"
     return Precision(torch.float32 if keep or forward is None else forward, forward)
 
 

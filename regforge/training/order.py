@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -87,14 +88,22 @@ class Batches:
         Args:
             step: 0 and up.
         """
-        instances = Shuffled(self.photos, self.seed, "instance")
-        classes = Shuffled(self.pictures, self.seed, "class") if self.pictures else None
         for micro in range(step * self.accumulation, (step + 1) * self.accumulation):
             turn = micro * self.processes + self.process
-            batch = _draws("instance", instances, turn, self.batch_size)
-            if classes is not None:
-                batch += _draws("class", classes, turn, self.batch_size * self.per_instance)
+            batch = _draws("instance", self._instances, turn, self.batch_size)
+            if self.pictures:
+                batch += _draws("class", self._classes, turn, self.batch_size * self.per_instance)
             yield batch
+
+    # Kept, so that a set is shuffled once a pass: large ones take milliseconds.
+
+    @cached_property
+    def _instances(self) -> Shuffled:
+        return Shuffled(self.photos, self.seed, "instance")
+
+    @cached_property
+    def _classes(self) -> Shuffled:
+        return Shuffled(self.pictures, self.seed, "class")
 
 
 def _draws(stream: Stream, order: Shuffled, turn: int, size: int) -> list[Draw]:

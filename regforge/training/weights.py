@@ -19,6 +19,7 @@ from regforge.recipe.training import Method
 from regforge.training.checkpoints import CheckpointError
 from regforge.training.families.base import in_precision
 from regforge.training.interface import Family
+from regforge.training.lora import speed_up
 from regforge.training.problems import TrainingSetup
 
 ADAPTER = "default"
@@ -259,6 +260,7 @@ def _add_lora(module: nn.Module, method: Method, targets: Sequence[str]) -> None
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    speed_up(module)
 
 
 def _checked(module: nn.Module, targets: Sequence[str] | None) -> Sequence[str]:

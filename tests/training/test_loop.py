@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_training import SmallFamily, small_batch
+from torch import Tensor
 from training_runs import QUIET, differences, picture, recipe, regularization, weights
 
 from regforge.recipe.training import Optimizer
@@ -94,7 +95,15 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest() -> None:
 def test_precision_on_a_cpu() -> None:
     assert precision_of(recipe(), CPU).forward is None
     asked = precision_of(recipe(optimizer={"precision": "bf16"}), CPU)
-    assert (asked.weights, asked.forward) == (torch.float32, torch.bfloat16)
+    assert (asked.weights, asked.forward) == (torch.bfloat16, torch.bfloat16)
+    full = precision_of(recipe(optimizer={"precision": "bf16"}, method={"kind": "full"}), CPU)
+    assert (full.weights, full.forward) == (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_weights_that_are_low_already_need_no_autocast(weights: torch.dtype) -> None:
+    with Precision(weights, torch.bfloat16).autocast(CPU):
+        assert torch.is_autocast_enabled("cpu") == (weights is torch.float32)
 
 
 # ------------------------------------------------------------------------------------- real steps
@@ -149,13 +158,52 @@ class SmallExamples:
         return [small_batch(of_shape, side=side) for side, of_shape in shapes if of_shape]
 
 
-def small_loop(precision: Precision = FP32, **options: Any) -> tuple[Loop, SmallTrainable]:
+def small_loop(
+    precision: Precision = FP32, family: SmallFamily | None = None, **options: Any
+) -> tuple[Loop, SmallTrainable]:
     torch.manual_seed(0)
-    family = SmallFamily()
+    family = family or SmallFamily()
     trainable = SmallTrainable(family)
     each = recipe(optimizer={"steps": 10, **options}, regularization={"per_instance": 2})
     loop = Loop(each, family, trainable, SmallExamples(), device=CPU, precision=precision)
     return loop, trainable
+
+
+class AttentionFamily(SmallFamily):
+    """Notes for each size of latents whether attention may be fused, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused: set[tuple[int, bool]] = set()
+
+    def predict(self, noisy: Tensor, *others: Any) -> Tensor:
+        def note(*_: Any) -> None:
+            self.fused.add((noisy.shape[-1], torch.backends.cuda.flash_sdp_enabled()))
+
+        note()
+        predicted = super().predict(noisy, *others)
+        predicted.register_hook(note)
+        return predicted
+
+
+class LargeExamples(SmallExamples):
+    """Two shapes, one of which is long for attention."""
+
+    def batches(self, draws: Sequence[Draw]) -> list[Batch]:
+        return [small_batch(draws, side=side) for side in (4, 32)]
+
+
+def test_short_attention_in_16_bits_is_not_fused_on_a_cpu() -> None:
+    for forward, fused in (
+        (None, {(4, True), (32, True)}),
+        (torch.bfloat16, {(4, False), (32, True)}),
+    ):
+        family = AttentionFamily()
+        loop, _ = small_loop(Precision(torch.float32, forward), family)
+        loop._examples = LargeExamples()
+        loop.step(0)
+        assert family.fused == fused
+        assert torch.backends.cuda.flash_sdp_enabled()
 
 
 def run(loop: Loop, steps: range) -> list[list[float]]:
