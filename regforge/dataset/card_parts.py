@@ -92,7 +92,9 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def merged(local: str, remote: str | None) -> tuple[str, list[str]]:
+def merged(
+    local: str, remote: str | None, *, our_keys: frozenset[str] = OUR_KEYS
+) -> tuple[str, list[str]]:
     """The card for a repository: regforge's part of ours, everybody's words of theirs.
 
     Of the words around regforge's part and of keys that are not regforge's, the repository's count;
@@ -101,6 +103,7 @@ def merged(local: str, remote: str | None) -> tuple[str, list[str]]:
     Args:
         local: The card on disk, with both markers.
         remote: The card in the repository, or None.
+        our_keys: Keys that regforge writes; those of a dataset's card if left out.
 
     Returns:
         The card, byte for byte the repository's if that says the same; and what of the local one
@@ -110,9 +113,9 @@ def merged(local: str, remote: str | None) -> tuple[str, list[str]]:
     front = {
         key: value
         for key, value in {**ours.front, **theirs.front}.items()
-        if key in ours.front or key not in OUR_KEYS | LICENSE_KEYS
+        if key in ours.front or key not in our_keys | LICENSE_KEYS
     }
-    front |= {key: ours.front[key] for key in OUR_KEYS | LICENSE_KEYS if key in ours.front}
+    front |= {key: ours.front[key] for key in our_keys | LICENSE_KEYS if key in ours.front}
     both = Card(
         front,
         theirs.before if theirs.before.strip() else ours.before,
@@ -125,10 +128,10 @@ def merged(local: str, remote: str | None) -> tuple[str, list[str]]:
         theirs.ours,
         theirs.after,
     )
-    return remote if same and remote else both.as_text(), list(_left_out(ours, theirs))
+    return remote if same and remote else both.as_text(), list(_left_out(ours, theirs, our_keys))
 
 
-def _left_out(ours: Card, theirs: Card) -> Iterator[str]:
+def _left_out(ours: Card, theirs: Card, our_keys: frozenset[str]) -> Iterator[str]:
     if not theirs.readable:
         yield "README.md: the front matter on the Hub cannot be read, and was written anew."
     kept = "differs from the one on the Hub, and that was kept"
@@ -138,6 +141,6 @@ def _left_out(ours: Card, theirs: Card) -> Iterator[str]:
     ):
         if own.strip() and other.strip() and own.strip() != other.strip():
             yield f"README.md: the text {where} regforge's part {kept}."
-    for key, value in ours.own_keys.items():
-        if key not in LICENSE_KEYS and theirs.front.get(key, value) != value:
+    for key, value in ours.front.items():
+        if key not in our_keys | LICENSE_KEYS and theirs.front.get(key, value) != value:
             yield f"README.md: the key {key!r} {kept}."

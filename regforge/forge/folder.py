@@ -30,11 +30,17 @@ from regforge.recipe import (
     training_digest,
 )
 
+_LOCK = ".lock"
+
 
 class RunFolderError(RegforgeError):
     """A run folder that cannot be worked on."""
 
     exit_code = EXIT_USAGE
+
+
+class FolderInUse(RunFolderError):
+    """A run folder that another process is working on."""
 
 
 class OwnedFolder:
@@ -54,17 +60,17 @@ class OwnedFolder:
         """Hold the folder for this process; released even by `kill -9`.
 
         Raises:
-            RunFolderError: Another process is working on it.
+            FolderInUse: Another process is working on it.
             StorageError: The folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise storage_error(self.path, error) from error
         try:
             if not _lock(handle):
-                raise RunFolderError(
+                raise FolderInUse(
                     f"Another regforge is working on {self.path}.",
                     hint="Wait for it, stop it, or choose another folder with --out.",
                 )
@@ -86,27 +92,37 @@ class OwnedFolder:
             RunFolderError: The folder belongs to another recipe, or to something else altogether.
             StorageError: The folder cannot be written.
         """
-        if isinstance(recipe, TrainingRecipe):
-            digest = training_digest(recipe)
-        else:
-            digest = recipe_digest(recipe)
         if fresh:
             self._empty()
+        if (refusal := self.refusal(recipe)) is not None:
+            raise refusal
+        digest = _digest_of(recipe)
+        goes_on = self.state().get("recipe_digest") == digest
+        self.remember(recipe_digest=digest)
+        write_atomically(self.recipe, resolved_yaml(recipe))
+        return goes_on
+
+    def refusal(self, recipe: Recipe | TrainingRecipe) -> RunFolderError | None:
+        """Why the folder cannot be this recipe's; None if it can.
+
+        A folder in which nothing was made yet, because the first attempt failed early, can become
+        another recipe's.
+        """
         known = self.state().get("recipe_digest")
-        if known is None and self._is_foreign():
-            raise RunFolderError(
+        if known is None and self._holds_other_than(_LOCK):
+            return RunFolderError(
                 f"{self.path} holds other files than a run's.",
                 hint="Choose another folder with --out.",
             )
-        if known is not None and known != digest:
-            raise RunFolderError(
-                f"{self.path} holds the run of another recipe.{self._differences(recipe)}",
-                hint="Start it over with --fresh (what is there is deleted), or choose another "
-                "folder with --out.",
-            )
-        self.remember(recipe_digest=digest)
-        write_atomically(self.recipe, resolved_yaml(recipe))
-        return known is not None
+        if known in (None, _digest_of(recipe)):
+            return None
+        if not self._holds_other_than(_LOCK, self.recipe.name, self._state.name):
+            return None
+        return RunFolderError(
+            f"{self.path} holds the run of another recipe.{self._differences(recipe)}",
+            hint="Start it over with --fresh (what is there is deleted), or choose another "
+            "folder with --out.",
+        )
 
     def state(self) -> dict[str, Any]:
         """What earlier sessions settled, such as the batch size; empty for a new run."""
@@ -122,18 +138,18 @@ class OwnedFolder:
         if {**state, **facts} != state:
             write_atomically(self._state, json.dumps({**state, **facts}, indent=1) + "\n")
 
-    def _is_foreign(self) -> bool:
-        return any(each.name != ".lock" for each in self.path.iterdir())
+    def _holds_other_than(self, *names: str) -> bool:
+        return self.path.is_dir() and any(each.name not in names for each in self.path.iterdir())
 
     def _empty(self) -> None:
-        if "recipe_digest" not in self.state() and self._is_foreign():
+        if "recipe_digest" not in self.state() and self._holds_other_than(_LOCK):
             raise RunFolderError(
                 f"{self.path} holds other files than a run's, so --fresh does not delete them.",
                 hint="Choose another folder with --out.",
             )
         # The state goes last: until then the folder is known as ours.
         for each in sorted(self.path.iterdir(), key=lambda path: path == self._state):
-            if each.name == ".lock":
+            if each.name == _LOCK:
                 continue
             try:
                 if each.is_dir() and not each.is_symlink():
@@ -172,6 +188,10 @@ class RunFolder(OwnedFolder):
         self.dataset = self.path / "dataset"
         self.report = self.path / "report.html"
         self.grid = self.path / "grid.webp"
+
+
+def _digest_of(recipe: Recipe | TrainingRecipe) -> str:
+    return training_digest(recipe) if isinstance(recipe, TrainingRecipe) else recipe_digest(recipe)
 
 
 def _lock(handle: int) -> bool:

@@ -66,17 +66,8 @@ class PublishedRun:
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
-        done = self.on_hub
         return {
-            "repo_id": done.repo_id,
-            "url": done.url,
-            "commit": done.commit,
-            "tag": done.tag,
-            "pull_request": done.pull_request,
-            "changed": done.changed,
-            "uploaded": done.uploaded,
-            "deleted": done.deleted,
-            "unchanged": self.unchanged,
+            **facts_of(self.on_hub, self.unchanged),
             "images": self.images,
             "license": self.license,
             "files": list(self.files),
@@ -97,13 +88,7 @@ class PublishedRun:
         else:
             yield f"Nothing to do: the Hub holds these {self.images} images already."
         yield ""
-        yield f"  page      {done.url}"
-        if done.pull_request:
-            yield f"  request   {done.pull_request}   (a person has to merge it)"
-        yield f"  commit    {done.commit}" + (f"   (tag {done.tag})" if done.tag else "")
-        if done.changed:
-            counts = f"{done.uploaded} uploaded, {done.deleted} deleted, {self.unchanged} unchanged"
-            yield f"  files     {counts}"
+        yield from lines_of(done, self.unchanged)
         if self.own_files:
             yield f"  yours     {', '.join(self.own_files)}"
         for note in self.notes:
@@ -111,6 +96,32 @@ class PublishedRun:
         yield ""
         which = f'"{done.repo_id}", revision="{self.revision}", split="train"'
         yield f"  datasets.load_dataset({which})"
+
+
+def facts_of(done: Published, unchanged: int) -> dict[str, Any]:
+    """What the Hub holds now, for scripts."""
+    return {
+        "repo_id": done.repo_id,
+        "url": done.url,
+        "commit": done.commit,
+        "tag": done.tag,
+        "pull_request": done.pull_request,
+        "changed": done.changed,
+        "uploaded": done.uploaded,
+        "deleted": done.deleted,
+        "unchanged": unchanged,
+    }
+
+
+def lines_of(done: Published, unchanged: int) -> Iterator[str]:
+    """What the Hub holds now, for people."""
+    yield f"  page      {done.url}"
+    if done.pull_request:
+        yield f"  request   {done.pull_request}   (a person has to merge it)"
+    yield f"  commit    {done.commit}" + (f"   (tag {done.tag})" if done.tag else "")
+    if done.changed:
+        counts = f"{done.uploaded} uploaded, {done.deleted} deleted, {unchanged} unchanged"
+        yield f"  files     {counts}"
 
 
 def publish_run(
@@ -300,13 +311,25 @@ def license_of(license_id: str | None, model: str, *, did: str, key: str) -> str
     return license_id
 
 
-def _about_the_license(license_id: str, recipe: Recipe) -> Iterator[str]:
-    model, terms = recipe.render.model, terms_of(recipe.render.model)
+def license_notes(license_id: str, model: str, *, cautioned: bool) -> Iterator[str]:
+    """What people should know of a model's licence, a sentence each.
+
+    Args:
+        license_id: The one that was chosen.
+        model: Whose terms count.
+        cautioned: Whether to say what it means for images.
+    """
+    terms = terms_of(model)
     if terms is not None:
         which = terms.license + (f" ({terms.name})" if terms.name else "")
         if terms.license != license_id:
             yield f"{license_id} was chosen as the licence; that of {model} is {which}."
         if terms.caution:
-            yield f"The licence of {model} is {which}. {terms.caution} {terms.link}"
+            caution = f" {terms.caution}" if cautioned else ""
+            yield f"The licence of {model} is {which}.{caution} {terms.link}"
+
+
+def _about_the_license(license_id: str, recipe: Recipe) -> Iterator[str]:
+    yield from license_notes(license_id, recipe.render.model, cautioned=True)
     if recipe.render.lora:
         yield f"The terms of the LoRA {recipe.render.lora} count as well."

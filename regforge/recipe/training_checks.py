@@ -193,7 +193,13 @@ _CHECKS: Sequence[Callable[[TrainingRecipe], Iterable[Finding]]] = (
 
 def training_warnings(recipe: TrainingRecipe) -> list[str]:
     """What to tell the user before training; none of it keeps the recipe from being carried out."""
-    return [*_about_the_subject(recipe), *_about_the_batch(recipe), *_without_effect(recipe)]
+    return [
+        *_about_the_subject(recipe),
+        *_about_the_batch(recipe),
+        *_without_effect(recipe),
+        *_beyond_the_end(recipe),
+        *_about_the_dataset(recipe),
+    ]
 
 
 def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
@@ -272,6 +278,24 @@ def _idle(recipe: TrainingRecipe) -> Iterator[tuple[str, Sequence[str], str]]:
         yield "data", ("crop_scale", "crops_per_image"), f"with data.crop: {recipe.data.crop}"
     if not recipe.optimizer.ema:
         yield "optimizer", ("ema_decay",), "without optimizer.ema: true"
+
+
+def _about_the_dataset(recipe: TrainingRecipe) -> Iterator[str]:
+    name = recipe.regularization.dataset or ""
+    if not uses_regularization(recipe) or names_recipe(name) or not name.startswith("runs/"):
+        return
+    if not is_folder(Path(name)) and not is_file(Path(name)):
+        yield (
+            f"regularization.dataset: there is no run {name} here, so the Hub is asked for a "
+            "dataset of that name."
+        )
+
+
+def _beyond_the_end(recipe: TrainingRecipe) -> Iterator[str]:
+    steps = recipe.optimizer.steps
+    late = [str(step) for step in recipe.checkpoint.snapshots if step > steps]
+    if late:
+        yield f"checkpoint.snapshots: training ends at step {steps}, before {', '.join(late)}."
 
 
 def _default(section: Section, key: str) -> Any:

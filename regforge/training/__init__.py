@@ -8,7 +8,8 @@ examples    their tensors                              weights    what of a mode
 loss        what a batch costs                         loop       one optimizer step after another
 checkpoints, validation, recording, saving             what is written down on the way and after
 dataset_runs, launching                    the dataset's own recipe, and who trains together
-running     the order of all of these          publishing what it made, for the Hub
+opening     all of it put together             running    the order of all of these
+plan        what it would do, for `check`      publishing what it made, for the Hub
 """
 
 from regforge.training.problems import TrainingFailed, TrainingSetup

@@ -19,10 +19,11 @@ from regforge.recipe.named_files import names_recipe
 from regforge.recipe.training import TrainingRecipe
 from regforge.version import __version__
 
-_OURS = frozenset(
+OUR_KEYS = frozenset(
     {"base_model", "base_model_relation", "datasets", "instance_prompt", "library_name", "license"}
     | {"pipeline_tag", "tags", "widget"}
 )
+"""Keys of the front matter that regforge writes; all others are somebody's own."""
 _FAMILY_TAGS = {
     "sd": ("stable-diffusion", "stable-diffusion-diffusers"),
     "sdxl": ("stable-diffusion-xl", "stable-diffusion-xl-diffusers"),
@@ -106,6 +107,7 @@ def _front_matter(
     lora = recipe.method.kind == "lora"
     tags = ["text-to-image", "diffusers", "dreambooth", "regforge"]
     tags += ["lora", "template:sd-lora"] if lora else []
+    tags += ["dora"] if lora and recipe.method.dora else []
     tags += _FAMILY_TAGS.get(family or "", ())
     relation = "adapter" if lora else "finetune"
     front: dict[str, Any] = {
@@ -124,7 +126,7 @@ def _front_matter(
 
 def _own_keys(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """What somebody wrote into the front matter, and regforge does not."""
-    left = _OURS | ours.keys()
+    left = OUR_KEYS | ours.keys()
     if ours.get("license") != "other":
         left |= LICENSE_KEYS
     return {key: value for key, value in theirs.items() if key not in left}

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from regforge.forge.folder import OwnedFolder, RunFolder
+from regforge.forge.folder import OwnedFolder
 from regforge.hub.address import HubAddress
 from regforge.recipe import (
     TrainingRecipe,
@@ -22,7 +22,12 @@ from regforge.recipe import (
     uses_regularization,
 )
 from regforge.recipe.checks import is_embedded
-from regforge.training.dataset_runs import is_finished
+from regforge.training.dataset_runs import (
+    check_folders,
+    dataset_folder,
+    images_of,
+    is_finished,
+)
 from regforge.training.pictures import Photos, RegularizationImages
 from regforge.training.saving import LORA_FILE, MODEL_FOLDER
 
@@ -123,6 +128,8 @@ class TrainingPlan:
 
     def _seen(self) -> str:
         said = f"each photo is seen {_times(self.seen_photo)}"
+        if self.seen_photo < 1:
+            said = f"{round(self.seen_photo * self.photos):,} of the photos are seen once"
         if self.seen_image is None:
             return said
         if self.seen_image < 1:
@@ -142,6 +149,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         RegforgeError: Something in it cannot work: a photo, the regularization dataset.
     """
     folder = OwnedFolder(out or Path("runs") / recipe.name)
+    check_folders(recipe, folder.path)
     photos = Photos(recipe.subject)
     dataset, images, notes = _regularization(recipe)
     optimizer = recipe.optimizer
@@ -182,10 +190,11 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
     how = f"weight {named.prior_weight:g}, target {named.target}"
     made_by = dataset_recipe_of(recipe)
     if made_by is not None:
-        run = RunFolder(Path("runs") / made_by.name)
+        run, images = dataset_folder(made_by), images_of(made_by)
         if not is_finished(run, made_by):
-            images = made_by.prompts.count * made_by.render.images_per_prompt
-            return f"{run.path}, made first: up to {_count(images, 'image')}; {how}", images, []
+            goes_on = run.state() and run.refusal(made_by) is None
+            begun = "gone on with" if goes_on else "made"
+            return f"{run.path}, {begun} first: {_count(images, 'image')}; {how}", images, []
         where = str(run.path)
     elif not Path(where).exists() and (address := HubAddress.parse(where)):
         return f"{address.at(named.revision)} on the Hub, not read yet; {how}", None, []
@@ -210,21 +219,26 @@ def _method(recipe: TrainingRecipe) -> str:
 
 
 def _done(folder: OwnedFolder, recipe: TrainingRecipe) -> str:
-    state = folder.state()
-    known = state.get("recipe_digest")
-    if known is None:
+    refusal, state = folder.refusal(recipe), folder.state()
+    if refusal is not None:
+        why = refusal.message.removeprefix(f"{folder.path} ").rstrip(".")
+        return f" ({why}; choose another with --out)"
+    if not state:
         return ""
-    if known != training_digest(recipe):
-        return " (holds the run of another recipe: choose another with --out)"
-    if (state.get("finished") or {}).get("steps") == recipe.optimizer.steps:
+    made, steps = state.get("finished") or {}, recipe.optimizer.steps
+    if made.get("steps") == steps and (folder.path / made["weights"]).exists():
         return " (finished)"
-    saved = sorted(path.name for path in folder.path.glob("checkpoints/step-*") if path.is_dir())
-    reached = f" after step {int(saved[-1].removeprefix('step-')):,}" if saved else ""
+    names = [path.name.removeprefix("step-") for path in folder.path.glob("checkpoints/step-*")]
+    saved = [int(name) for name in names if name.isdecimal() and int(name) <= steps]
+    reached = f" after step {max(saved):,}" if saved else ""
     return f" (begun: `train` goes on{reached})"
 
 
 def _needs(recipe: TrainingRecipe) -> Iterator[str]:
     """What is missing on this machine; packages of optimizers and trackers the recipe refuses."""
+    made_by = dataset_recipe_of(recipe)
+    if made_by is not None and (refusal := dataset_folder(made_by).refusal(made_by)) is not None:
+        yield f"the regularization images, which cannot be made: {refusal.message}"
     wanted = (*_PACKAGES, "peft") if recipe.method.kind == "lora" else _PACKAGES
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:

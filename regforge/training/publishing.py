@@ -16,19 +16,27 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from regforge.dataset.card_parts import Card
+from regforge.dataset.card_parts import Card, merged
 from regforge.forge.folder import OwnedFolder
-from regforge.forge.publishing import CannotPublish, check_tag, license_of, repository_of
+from regforge.forge.publishing import (
+    CannotPublish,
+    check_tag,
+    facts_of,
+    license_notes,
+    license_of,
+    lines_of,
+    repository_of,
+)
 from regforge.hub import Published, Remote, Wanted, publish_files
 from regforge.journal import without_secrets
 from regforge.progress import Reporter
 from regforge.recipe import TrainingRecipe, resolved_yaml
-from regforge.recipe.licenses import terms_of
-from regforge.training.card import model_card
+from regforge.training.card import OUR_KEYS, model_card
 from regforge.training.saving import LORA_FILE, kohya_file, pictures_of
 from regforge.version import __version__
 
 _CARD = "README.md"
+_INDEX = "model_index.json"
 _OURS = re.compile(
     r"README\.md|recipe\.yaml|loss\.svg|samples\.webp|pictures/\d+\.webp|[^/]+-kohya\.safetensors"
     r"|pytorch_lora_weights\.safetensors"
@@ -67,17 +75,8 @@ class PublishedModel:
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
-        done = self.on_hub
         return {
-            "repo_id": done.repo_id,
-            "url": done.url,
-            "commit": done.commit,
-            "tag": done.tag,
-            "pull_request": done.pull_request,
-            "changed": done.changed,
-            "uploaded": done.uploaded,
-            "deleted": done.deleted,
-            "unchanged": self.unchanged,
+            **facts_of(self.on_hub, self.unchanged),
             "kind": self.kind,
             "license": self.license,
             "files": list(self.files),
@@ -97,13 +96,7 @@ class PublishedModel:
         else:
             yield f"Nothing to do: the Hub holds this {what.partition(' ')[2]} already."
         yield ""
-        yield f"  page      {done.url}"
-        if done.pull_request:
-            yield f"  request   {done.pull_request}   (a person has to merge it)"
-        yield f"  commit    {done.commit}" + (f"   (tag {done.tag})" if done.tag else "")
-        if done.changed:
-            counts = f"{done.uploaded} uploaded, {done.deleted} deleted, {self.unchanged} unchanged"
-            yield f"  files     {counts}"
+        yield from lines_of(done, self.unchanged)
         for note in self.notes:
             yield f"  note      {note}"
         yield ""
@@ -154,8 +147,9 @@ def publish_model(
     recipe = _recipe_of(run, folder)
     with run.locked():
         state = run.state()
-        made, before = _finished(state, run, folder), state.get("published") or {}
-        repository = repository_of(repo_id or recipe.hub.repo_id, run, key="hub.repo_id")
+        made, before = _finished(recipe, run, folder), state.get("published") or {}
+        repo_id = repo_id or recipe.hub.repo_id or before.get("repo_id")
+        repository = repository_of(repo_id, run, key="hub.repo_id")
         license_id = license_of(
             license_id or recipe.hub.license or before.get("license"),
             recipe.base_model,
@@ -168,9 +162,10 @@ def publish_model(
         hub = {"repo_id": repository, "private": private, "license": license_id}
         recipe = recipe.model_copy(update={"hub": recipe.hub.model_copy(update=hub)})
         files = _files(recipe, run, made, state["recipe_digest"])
+        notes = list(license_notes(license_id, recipe.base_model, cautioned=False))
         done = publish_files(
             repository,
-            _wanted_by(recipe, run.path, made, files),
+            _wanted_by(recipe, run.path, made, files, notes),
             message=f"{_WHAT[recipe.method.kind]}, with regforge {__version__}",
             repo_type="model",
             private=private,
@@ -180,8 +175,7 @@ def publish_model(
         )
         run.remember(published={**hub, "commit": done.commit, "tag": done.tag})
     names = tuple(sorted({*files, _CARD}))
-    notes = tuple(_about_the_license(license_id, recipe.base_model))
-    return PublishedModel(done, recipe.method.kind, license_id, names, notes)
+    return PublishedModel(done, recipe.method.kind, license_id, names, tuple(notes))
 
 
 # ---------------------------------------------------------------------------------------- the run
@@ -207,15 +201,21 @@ def _recipe_of(run: OwnedFolder, given: str | Path) -> TrainingRecipe:
         ) from error
 
 
-def _finished(state: Mapping[str, Any], run: OwnedFolder, given: str | Path) -> dict[str, Any]:
+def _finished(recipe: TrainingRecipe, run: OwnedFolder, given: str | Path) -> dict[str, Any]:
     """What the run made, as it remembers it."""
-    made = state.get("finished")
+    made, steps = run.state().get("finished"), recipe.optimizer.steps
     if not isinstance(made, dict) or not (run.path / made["weights"]).exists():
-        raise CannotPublish(
-            f"{given} holds no finished training.",
-            hint=f"Train its recipe first, to the end: regforge train RECIPE --out {given}",
+        problem = f"{given} holds no finished training."
+    elif made["steps"] != steps:  # its recipe asked for other steps since
+        problem = (
+            f"{given} holds the weights of step {made['steps']}, and its training to step {steps} "
+            "is not finished."
         )
-    return made
+    else:
+        return made
+    raise CannotPublish(
+        problem, hint=f"Train its recipe first, to the end: regforge train RECIPE --out {given}"
+    )
 
 
 def _files(
@@ -255,17 +255,18 @@ def _wanted_by(
     folder: Path,
     made: Mapping[str, Any],
     files: Mapping[str, Path | bytes],
+    notes: list[str],
 ) -> Callable[[Remote], Wanted]:
-    """What the repository shall hold, see `hub.publish_files`."""
-    local = folder / _CARD
-    mine = local.read_text(encoding="utf-8") if local.is_file() else None
+    """What the repository shall hold, see `hub.publish_files`; `notes` get what was left out."""
+    local = _card(recipe, folder, made)
+    said = list(notes)
 
     def wanted(remote: Remote) -> Wanted:
         theirs = remote.read(_CARD)
         text = None if theirs is None else theirs.decode(errors="replace")
         _refuse_foreign(files, remote, Card.parse(text))
-        # Of words around regforge's part the repository's count, if it has any.
-        card = _card(recipe, folder, made, mine if text is None else text)
+        card, left_out = merged(local, text, our_keys=OUR_KEYS)
+        notes[:] = said + left_out
         _refuse_secrets(_CARD, card)
         _check_license(card)
         stale = sorted(p for p in remote.files if _OURS.fullmatch(p) and p not in {*files, _CARD})
@@ -274,9 +275,9 @@ def _wanted_by(
     return wanted
 
 
-def _card(
-    recipe: TrainingRecipe, folder: Path, made: Mapping[str, Any], existing: str | None
-) -> str:
+def _card(recipe: TrainingRecipe, folder: Path, made: Mapping[str, Any]) -> str:
+    """The run's card as it is on the Hub, with the words that somebody wrote into the run's."""
+    path = folder / _CARD
     other = kohya_file(folder) if Path(made["weights"]) == LORA_FILE else None
     return model_card(
         recipe,
@@ -287,13 +288,18 @@ def _card(
         pictures=pictures_of(recipe, folder),
         other=other.name if other else None,
         family=made.get("family"),
-        existing=existing,
+        existing=path.read_text(encoding="utf-8") if path.is_file() else None,
     )
 
 
 def _refuse_foreign(files: Mapping[str, Path | bytes], remote: Remote, card: Card) -> None:
     """Never replace files that regforge did not write, nor shadow a model beside them."""
     if card.ours is not None:
+        if _INDEX in remote.files and _INDEX not in files:
+            raise AnotherModel(
+                "The repository holds a whole pipeline, which this LoRA would lie beside.",
+                hint="Choose another one with --repo-id, or delete its files on the Hub first.",
+            )
         return
     taken = sorted(
         path
@@ -316,13 +322,3 @@ def _check_license(card: str) -> None:
             hint="Add `license_name: ...` and `license_link: https://...` to the front matter of "
             "README.md in the run's folder.",
         )
-
-
-def _about_the_license(license_id: str, model: str) -> Iterator[str]:
-    terms = terms_of(model)
-    if terms is not None:
-        which = terms.license + (f" ({terms.name})" if terms.name else "")
-        if terms.license != license_id:
-            yield f"{license_id} was chosen as the licence; that of {model} is {which}."
-        if terms.caution:
-            yield f"The licence of {model} is {which}. {terms.link}"

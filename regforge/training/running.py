@@ -22,31 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.forge.folder import OwnedFolder
-from regforge.journal import Journal
 from regforge.progress import Reporter, Task
-from regforge.recipe import (
-    TrainingRecipe,
-    check_training_recipe,
-    training_digest,
-)
-from regforge.training.problems import (
-    is_out_of_memory,
-    not_finite,
-    out_of_memory,
-)
-from regforge.training.recording import Record, history, write_curve
+from regforge.recipe import TrainingRecipe, check_training_recipe
+from regforge.training.dataset_runs import check_folders
+from regforge.training.opening import OpenRun, open_run
+from regforge.training.problems import is_out_of_memory, not_finite, out_of_memory
+from regforge.training.recording import history, write_curve
 from regforge.training.results import TrainedModel, final_loss, peak_memory
 from regforge.training.stopping import Stop, stopping
 
 if TYPE_CHECKING:
-    import torch
-
-    from regforge.training.checkpoints import Checkpoints
-    from regforge.training.interface import Family
-    from regforge.training.loop import Loop, StepLosses
+    from regforge.training.loop import StepLosses
     from regforge.training.processes import Processes
-    from regforge.training.validation import Painter
-    from regforge.training.weights import Trainable
 
 _READ_EVERY = 10
 """Steps between two looks at the losses; each look makes the host wait for the device."""
@@ -88,6 +75,7 @@ def train(
     if not processes.is_main:
         reporter = Reporter(quiet=True)
     folder = OwnedFolder(Path(out) if out is not None else Path("runs") / recipe.name)
+    check_folders(recipe, folder.path)
     session = _Session(recipe, folder, processes, reporter or Reporter())
     with stopping() as stop, _claimed(session, fresh=fresh):
         return session.run(stop)
@@ -134,7 +122,7 @@ class _Session:
             self.reporter.say(f"Nothing to do: all {done.steps} steps are done.")
             self._say_what_was_missed(done.steps)
             return done
-        run = self._open()
+        run = open_run(self.recipe, self.folder.path, self.processes, self.reporter, self._begin)
         try:
             self._train(run, stop)
             stop.deferred = False
@@ -143,6 +131,10 @@ class _Session:
             run.record.close()
 
     # --------------------------------------------------------------------------------------- parts
+
+    def _begin(self, doing: str) -> None:
+        """Note down what is being done, such as `at step 12`."""
+        self.at = doing
 
     def _finished(self) -> TrainedModel | None:
         """What an earlier session made, if nothing is left to do."""
@@ -165,80 +157,7 @@ class _Session:
             peak_memory=made["peak_memory"],
         )
 
-    def _open(self) -> _Run:
-        """Load the model and prepare the examples."""
-        import torch
-
-        from regforge.training.checkpoints import Checkpoints
-        from regforge.training.examples import open_examples
-        from regforge.training.families import open_family
-        from regforge.training.loop import Loop
-        from regforge.training.optimizers import device_of, precision_of
-        from regforge.training.validation import Painter
-        from regforge.training.weights import attach
-
-        self.at = "while the regularization images were made"
-        recipe, processes = self._with_dataset(), self.processes
-        self.at = "while the model was loaded"
-        device = processes.device or device_of(recipe)
-        precision = precision_of(recipe, device)
-        journal = Journal(self.folder.path if processes.is_main else None)
-        record = Record(recipe, self.folder.path, journal, quiet=not processes.is_main)
-        family = open_family(recipe, device, precision.weights)
-        examples = open_examples(
-            recipe,
-            family,
-            cache_folder=None,
-            device=device,
-            reporter=self.reporter,
-            processes=processes.count,
-            process=processes.index,
-        )
-        for note in examples.notes:
-            self.reporter.say(note)
-        self.at = "while images and captions were encoded"
-        examples.prepare()
-        painter = Painter(recipe, family, device=device, precision=precision)
-        if recipe.data.cache != "none":
-            _release(recipe, family, device)
-        torch.manual_seed(recipe.seed)  # a new LoRA begins with random numbers
-        teacher = recipe.regularization.target == "teacher" and examples.pictures > 0
-        trainable = attach(family, recipe.method, teacher=teacher)
-        if recipe.optimizer.gradient_checkpointing:
-            trainable.checkpoint_gradients()
-        loop = Loop(
-            recipe,
-            family,
-            trainable,
-            examples,
-            device=device,
-            precision=precision,
-            processes=processes,
-        )
-        checkpoints = Checkpoints(
-            self.folder.path / "checkpoints",
-            keep=recipe.checkpoint.keep,
-            digest=training_digest(self.recipe),
-        )
-        return _Run(
-            family,
-            trainable,
-            loop,
-            checkpoints,
-            painter,
-            record,
-            journal,
-            device,
-            examples.revision,
-        )
-
-    def _with_dataset(self) -> TrainingRecipe:
-        """The recipe with a dataset that is there."""
-        from regforge.training.dataset_runs import with_dataset
-
-        return with_dataset(self.recipe, is_main=self.processes.is_main, reporter=self.reporter)
-
-    def _train(self, run: _Run, stop: Stop) -> None:
+    def _train(self, run: OpenRun, stop: Stop) -> None:
         """All steps that are left."""
         from regforge.training.loop import Losses
 
@@ -269,7 +188,7 @@ class _Session:
                     self._draw(run, step, stop)
         run.checkpoints.wait()
 
-    def _restore(self, run: _Run) -> int:
+    def _restore(self, run: OpenRun) -> int:
         """Go on from the newest checkpoint; returns how many steps are done."""
         snapshot = run.checkpoints.newest(at_most=self.recipe.optimizer.steps)
         if snapshot is None:
@@ -288,7 +207,7 @@ class _Session:
         every = self.recipe.validation.every
         return bool(every) and step % every == 0 and step < self.recipe.optimizer.steps
 
-    def _note(self, run: _Run, losses: list[StepLosses], task: Task) -> None:
+    def _note(self, run: OpenRun, losses: list[StepLosses], task: Task) -> None:
         """Write losses down, show them, and see that they are numbers.
 
         Raises:
@@ -308,11 +227,11 @@ class _Session:
             task.note(f"loss {instance:.4f}" + (f" + {prior:.4f}" if run.loop.has_prior else ""))
             task.advance(len(losses))
 
-    def _save(self, run: _Run, step: int) -> None:
+    def _save(self, run: OpenRun, step: int) -> None:
         if self.processes.is_main:
             run.checkpoints.save(run.loop.snapshot(step, {}))
 
-    def _keep(self, run: _Run, step: int) -> None:
+    def _keep(self, run: OpenRun, step: int) -> None:
         """The result so far, if the recipe wants it after this step."""
         from regforge.training.saving import save_snapshot
 
@@ -333,12 +252,13 @@ class _Session:
             if step <= done and not snapshot_path(path, method, step).exists()
         ]
         if missed:
+            steps, was = ("steps", "were") if len(missed) > 1 else ("step", "was")
             self.reporter.say(
-                f"checkpoint.snapshots: {', '.join(missed)} of {done} steps were trained before "
-                "they were asked for; --fresh trains them again."
+                f"No snapshot of {steps} {', '.join(missed)}: trained before it {was} asked for; "
+                "--fresh starts over."
             )
 
-    def _give_way(self, run: _Run, step: int) -> None:
+    def _give_way(self, run: OpenRun, step: int) -> None:
         """Stop, now that all is saved.
 
         Raises:
@@ -350,7 +270,7 @@ class _Session:
         self.reporter.say(f"Stopped after step {step} of {steps}; all of it is saved.")
         raise KeyboardInterrupt
 
-    def _draw(self, run: _Run, step: int, stop: Stop) -> None:
+    def _draw(self, run: OpenRun, step: int, stop: Stop) -> None:
         """A validation grid; the first process draws, the others wait."""
         from regforge.training.validation import write_grid
 
@@ -367,7 +287,7 @@ class _Session:
         self.processes.wait()
         run.record.pause_ends()
 
-    def _finish(self, run: _Run) -> TrainedModel:
+    def _finish(self, run: OpenRun) -> TrainedModel:
         """Weights, samples, card: everything a finished run leaves."""
         from regforge.images.loading import revision_of
         from regforge.training.saving import save_result, write_card
@@ -388,6 +308,7 @@ class _Session:
         }
         if self.processes.is_main:
             self.at = "while the result was saved"
+            self.reporter.say("Saving the weights, and drawing what they have learned")
             with run.loop.result():
                 weights = save_result(run.family, run.trainable, path, name=self.recipe.name)
                 drawn = run.painter.draw(_PICTURES_AT_THE_END)
@@ -401,33 +322,3 @@ class _Session:
         self.processes.wait()
         made = self.folder.state()["finished"]
         return self._result(made, path / made["weights"])
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What is open while a session trains."""
-
-    family: Family
-    trainable: Trainable
-    loop: Loop
-    checkpoints: Checkpoints
-    painter: Painter
-    record: Record
-    journal: Journal
-    device: torch.device
-    dataset_revision: str | None
-
-
-def _release(recipe: TrainingRecipe, family: Family, device: torch.device) -> None:
-    """Give back the memory of what is not needed between here and the next pictures."""
-    import gc
-
-    import torch
-
-    if not recipe.method.text_encoder:
-        family.release_text_encoders()
-    if device.type != "cpu":
-        family.pipeline.vae.to("cpu")
-        gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

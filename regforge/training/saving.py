@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regforge.embedded.pipeline import quiet_loading
 from regforge.files import StorageError, storage_error, write_atomically
@@ -105,7 +105,7 @@ def _save_lora(family: Family, trainable: Trainable, path: Path, other: str | No
         converted = kohya_weights(layers, trainable.method, names)
         write_atomically(path.with_name(other), _as_bytes(converted, _about(family, trainable)))
     with _temporary_folder(path.parent) as temporary:
-        made = family.save_lora(temporary, layers, trainable.lora_metadata())
+        made = family.save_lora(temporary, layers, _without_places(trainable.lora_metadata()))
         write_atomically(path, in_order(made.read_bytes()))
     return path
 
@@ -145,6 +145,12 @@ def _forget_places(folder: Path) -> None:
             del content["_name_or_path"]
             text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
             path.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_places(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same for a LoRA: transformers notes from which folder it loaded a text encoder."""
+    place = "base_model_name_or_path"
+    return {name: {**config, place: None} for name, config in metadata.items()}
 
 
 def write_card(

@@ -70,7 +70,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def train(recipe: Any, out: Any = None, *, fresh: bool = False, reporter: Any = None) -> Any:
         asked.append(SimpleNamespace(recipe=recipe, out=out, fresh=fresh))
-        return SimpleNamespace(as_dict=lambda: {"weights": "w"}, as_text=lambda: "weights  w")
+        return SimpleNamespace(
+            folder=Path(out).absolute(),
+            as_dict=lambda: {"weights": "w"},
+            as_text=lambda: "weights  w",
+        )
 
     monkeypatch.setattr(training, "train", train)
     return asked
@@ -82,7 +86,9 @@ def test_the_command_hands_over_what_it_was_told(
     monkeypatch.chdir(recipe.parent)
     asked = trained(monkeypatch)
     plain = CliRunner().invoke(cli.app, ["train", "cat.yaml"])
-    assert (plain.exit_code, plain.stdout, plain.stderr) == (0, "weights  w\n", "")
+    assert (plain.exit_code, plain.stderr) == (0, "")
+    assert plain.stdout.startswith("weights  w\ncard     runs/cat/README.md ")
+    assert "\n  regforge evaluate runs/cat " in plain.stdout
     arguments = ["--out", "there", "--fresh", "--set", "optimizer.steps=5", "--json"]
     told = CliRunner().invoke(cli.app, ["train", "cat.yaml", *arguments])
     assert json.loads(told.stdout) == {"weights": "w"}

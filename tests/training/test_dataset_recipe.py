@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 import yaml
 from training_runs import QUIET, recipe
 
-from regforge.forge.folder import RunFolder
+from regforge.forge.folder import OwnedFolder, RunFolder, RunFolderError
 from regforge.progress import Reporter
 from regforge.recipe import (
     RecipeError,
     TrainingRecipe,
     check_training_recipe,
+    load_recipe,
     load_training_recipe,
+    recipe_digest,
     resolved_yaml,
     training_digest,
 )
@@ -105,6 +108,44 @@ def test_a_folder_of_another_dataset_is_left_alone(reg: Path) -> None:
         with_dataset(trained_beside(reg), is_main=True, reporter=QUIET)
     assert "--set regularization.dataset=RUN" in str(caught.value)
     assert [path.name for path in folder.path.iterdir() if path.name != ".lock"] == ["mine.txt"]
+
+
+def test_the_training_and_its_dataset_need_folders_of_their_own(reg: Path) -> None:
+    for out in ("runs/dogs", Path("recipes/../runs/dogs").absolute()):
+        with pytest.raises(TrainingSetup, match=r"would both lie in .*runs/dogs"):
+            train(trained_beside(reg), out, reporter=QUIET)
+    assert not Path("runs").exists()
+
+
+def test_a_folder_in_which_nothing_was_made_can_become_another_recipe_s(reg: Path) -> None:
+    folder = OwnedFolder(Path("runs/cat"))
+    with folder.locked():
+        folder.own(trained_beside(reg), fresh=False)
+        changed = trained_beside(written(reg, seed=1))  # its images could not be made; now they can
+        assert not folder.own(changed, fresh=False)
+        (folder.path / "log.jsonl").write_text("")
+        with pytest.raises(RunFolderError, match="A file that the recipe names has changed"):
+            folder.own(trained_beside(written(reg, seed=2)), fresh=False)
+        assert folder.own(trained_beside(written(reg, seed=1)), fresh=False)
+
+
+def test_it_waits_for_another_process_that_makes_the_dataset(
+    reg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by = load_recipe(reg)
+    folder, said = RunFolder(Path("runs/dogs")), io.StringIO()
+
+    def finish(_: float) -> None:  # what the other process does while this one waits
+        folder.dataset.mkdir()
+        folder.remember(recipe_digest=recipe_digest(made_by), images=3)
+        other.close()
+
+    monkeypatch.setattr("regforge.training.dataset_runs.time.sleep", finish)
+    with ExitStack() as other:
+        other.enter_context(folder.locked())
+        found = with_dataset(trained_beside(reg), is_main=True, reporter=Reporter(stream=said))
+    assert found.regularization.dataset == str(folder.path)
+    assert "Another regforge is making them; waiting" in said.getvalue()
 
 
 def test_a_recipe_made_in_python_is_checked_too(reg: Path) -> None:

@@ -30,6 +30,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("somebodys-home")
     each = recipe(
         regularization={"dataset": str(regularization(top / "dogs"))},
+        method={"text_encoder": True},  # transformers notes whence it loaded one
         optimizer={"steps": 1},
         validation={"prompts": PROMPTS},
     )
@@ -109,7 +110,7 @@ def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
 def test_nothing_tells_whose_machine_it_was(made: Path, hub: LoopbackHub) -> None:
     assert publish(made, "--repo-id", "me/cat").exit_code == 0
     for name, content in files(hub).items():
-        for secret in (hub.token, str(made.parent), "somebodys-home", str(SUBJECTS.parent)):
+        for secret in (hub.token, str(made.parent), "somebodys-home", str(SUBJECTS.parents[1])):
             assert secret.encode() not in content, (name, secret)
     assert b"dataset: dogs\n" in files(hub)["recipe.yaml"]
 
@@ -117,7 +118,7 @@ def test_nothing_tells_whose_machine_it_was(made: Path, hub: LoopbackHub) -> Non
 def test_publishing_again_writes_nothing(made: Path, hub: LoopbackHub) -> None:
     publish(made, "--repo-id", "me/cat", "--public")
     before = len(hub.writes)
-    for words in (["--repo-id", "me/cat"], ["--repo-id", "me/cat", "--license", "cc-by-4.0"]):
+    for words in ([], ["--repo-id", "me/cat"], ["--license", "cc-by-4.0"]):
         done = publish(made, *words)
         assert done.exit_code == 0, done.output
         assert "Nothing to do: the Hub holds this LoRA already." in done.stdout
@@ -143,7 +144,9 @@ def test_the_recipe_says_where_to_and_words_of_others_stay(made: Path, hub: Loop
     # Another licence: the card and the recipe. A picture less.
     assert (told["uploaded"], told["deleted"]) == (2, 1)
     assert told["notes"] == [
-        "apache-2.0 was chosen as the licence; that of embedded/tinyworld is cc-by-4.0."
+        "apache-2.0 was chosen as the licence; that of embedded/tinyworld is cc-by-4.0.",
+        "README.md: the text after regforge's part differs from the one on the Hub, and that was "
+        "kept.",
     ]
     card_there = files(hub)["README.md"]
     assert card_there.decode().endswith("\nOurs.\n")
@@ -151,6 +154,33 @@ def test_the_recipe_says_where_to_and_words_of_others_stay(made: Path, hub: Loop
     assert front(card_there)["language"] == "fr"
     assert files(hub)["NOTES.md"] == b"n"
     assert "pictures/02.webp" not in files(hub)
+
+
+def test_words_of_the_run_s_own_card_are_published_too(made: Path, hub: LoopbackHub) -> None:
+    # As the Hub's page for a new repository makes it.
+    hub.put("me/cat", {"README.md": "---\nlicense: mit\n---\n"}, repo_type="model")
+    words = ("--repo-id", "me/cat", "--public", "--license", "other")
+    assert "does not say which one" in str(refused(made, *words))
+    card, about = made / "README.md", "license_name: mine\nlicense_link: https://x.org\n"
+    card.write_text(card.read_text().replace("---\n", f"---\n{about}", 1) + "\nMy own words.\n")
+    assert publish(made, *words).exit_code == 0
+    there = files(hub)["README.md"]
+    assert there.endswith(b"\nMy own words.\n")
+    values = front(there)
+    assert (values["license"], values["license_name"]) == ("other", "mine")
+    card.write_text(card.read_text().replace("license_name: mine", "license_name: ours"))
+    assert publish(made, *words).exit_code == 0
+    assert front(files(hub)["README.md"])["license_name"] == "ours"
+
+
+def test_the_result_of_fewer_steps_is_not_published_as_that_of_more(
+    made: Path, hub: LoopbackHub
+) -> None:
+    change(made, optimizer={"steps": 9})  # as `train` does that goes on, until it is done
+    error = refused(made, "--repo-id", "me/cat")
+    assert "holds the weights of step 1, and its training to step 9 is not finished" in str(error)
+    assert error.exit_code == 2
+    assert hub.repository("me/cat", repo_type="model") is None
 
 
 def test_what_is_missing_or_wrong_is_said_and_nothing_is_uploaded(
@@ -180,6 +210,10 @@ def test_a_model_of_somebody_is_left_alone(made: Path, hub: LoopbackHub) -> None
     before = hub.head("me/cat", repo_type="model")
     error = refused(made, "--repo-id", "me/cat", "--public")
     assert "a model that regforge did not make: model.safetensors" in str(error)
+    ours = "<!-- regforge:begin --><!-- regforge:end -->"
+    hub.put("me/whole", {"README.md": ours, "model_index.json": "{}"}, repo_type="model")
+    error = refused(made, "--repo-id", "me/whole", "--public")
+    assert "holds a whole pipeline" in str(error)
     assert hub.head("me/cat", repo_type="model") == before
 
 

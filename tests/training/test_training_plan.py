@@ -101,6 +101,12 @@ def test_photos_are_shown_with_their_captions_and_the_one_they_get(here: Path) -
             "2 photos and 2 regularization images",
             "3 steps: each photo is seen once, 6 of the regularization images once",
         ),
+        (
+            {"steps": 2},
+            1,
+            "2 photos and 2 regularization images",
+            "2 steps: 4 of the photos are seen once, 4 of the regularization images once",
+        ),
     ],
 )
 def test_how_often_each_is_seen(
@@ -129,10 +135,34 @@ def test_a_dataset_of_the_hub_is_not_asked_for(here: Path) -> None:
 def test_a_dataset_that_its_recipe_would_make_first(here: Path) -> None:
     (here / "reg.yaml").write_text(yaml.safe_dump(REG))
     made = planned(str(here / "reg.yaml"))
-    first = f"{here / 'runs' / 'cats'}, made first: up to 16 images; "
+    first = f"{here / 'runs' / 'cats'}, made first: 16 images; "
     assert line(made, "regularization").startswith(first)
     assert made.seen_image == 60 / 16
     assert not (here / "runs").exists()
+
+
+def test_a_dataset_that_its_recipe_cannot_make_is_needed(here: Path) -> None:
+    (here / "reg.yaml").write_text(yaml.safe_dump(REG))
+    fill(here / "runs", [])
+    fill(here / "runs" / "cats", [None])
+    (need,) = planned(str(here / "reg.yaml")).needs
+    assert need.startswith("the regularization images, which cannot be made: ")
+    assert need.endswith("runs/cats holds other files than a run's.")
+
+
+def test_a_run_that_is_not_here_could_be_a_repository(here: Path) -> None:
+    said = "regularization.dataset: there is no run runs/reg here, so the Hub is asked"
+    assert planned("runs/reg").warnings[-1].startswith(said)
+    (here / "runs").mkdir()
+    (here / "reg").rename(here / "runs" / "reg")
+    assert not any(said in each for each in planned("runs/reg").warnings)
+
+
+def test_snapshots_beyond_the_end_are_named(here: Path) -> None:
+    made = planned(checkpoint={"snapshots": [50, 30, 40]})
+    said = "checkpoint.snapshots: training ends at step 30, before 40, 50."
+    assert said in made.warnings
+    assert not any("checkpoint" in each for each in planned().warnings)
 
 
 def test_a_dataset_that_cannot_be_trained_on_is_said_now(here: Path) -> None:
@@ -170,10 +200,14 @@ def test_what_is_in_the_folder_already(here: Path) -> None:
         return line(planned(), "run folder").removeprefix(str(folder)).strip()
 
     assert done() == "(begun: `train` goes on after step 20)"
-    state["finished"] = {"steps": 30}
+    state["finished"] = {"steps": 30, "weights": "checkpoints"}
     assert done() == "(finished)"
+    state["finished"]["weights"] = "lora/deleted"
+    assert done() == "(begun: `train` goes on after step 20)"
     state["recipe_digest"] = "f" * 64
-    assert done() == "(holds the run of another recipe: choose another with --out)"
+    assert done() == "(holds the run of another recipe; choose another with --out)"
+    state.clear()
+    assert done() == "(holds other files than a run's; choose another with --out)"
 
 
 def test_a_base_model_that_was_downloaded_is_not_needed(here: Path) -> None:
