@@ -1,33 +1,29 @@
-"""What the cells of the experiment say together: numbers, curves, pictures and a page.
-
-Means and intervals are over training runs (subject and seed together): a run's pictures are alike,
-and what is asked is what another run would do. Differences between two sets are taken prompt by
-prompt within the same subject and seed. Works on as many cells as are there, and says how many.
-"""
+"""What the cells of the experiment say together, as numbers, curves, pictures and a page."""
 
 from __future__ import annotations
 
-import functools
 import html
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grid import Cell, Experiment, cells, stem, steps_of
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from grid import Experiment, cells, stem
 from regforge.evaluation import plots
 from regforge.evaluation.interface import METRICS, Interval
 from regforge.evaluation.results import Evaluation
-from regforge.evaluation.statistics import difference, interval, is_clear
+from regforge.evaluation.statistics import is_clear
 from regforge.files import write_atomically
+from scores import Found, Score, mean_of, paired
 
 SHOWN = ("dino", "clip_t", "matched", "pres")
 """The metrics of curves and tables."""
 
 BY_KEY = {metric.key: metric for metric in METRICS}
+
+_AS_ASKED = ", as asked"
 
 LABELS = {
     "dino": "identity (DINO): is it this subject?",
@@ -37,123 +33,6 @@ LABELS = {
     "pres": "PRES: has the whole class become the subject? (low is good)",
     "div": "DIV: do pictures of one prompt differ?",
 }
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number of one picture, and where it is from.
-
-    Attributes:
-        cell: The run.
-        step: When the run was looked at.
-        suite: Name of the prompts' file.
-        asked: What pairs it with pictures of other runs: question and number.
-        metric: `Metric.key`.
-        value: The number.
-    """
-
-    cell: Cell
-    step: int
-    suite: str
-    asked: tuple[str, int]
-    metric: str
-    value: float
-
-
-def scores(experiment: Experiment) -> list[Score]:
-    """All that was measured so far."""
-    return [score for cell in cells(experiment) for score in _of_cell(experiment, cell)]
-
-
-def _of_cell(experiment: Experiment, cell: Cell) -> Iterator[Score]:
-    from run import evaluation_folder
-
-    for suite, _ in cell.prompts:
-        folder = evaluation_folder(experiment, cell, suite)
-        if not (folder / "evaluation.json").exists():
-            continue
-        for result in Evaluation.load(folder).results:
-            for picture in result.measured:
-                question = picture.question.text if picture.question else picture.prompt
-                asked = (question, picture.number)
-                for metric, value in picture.scores.items():
-                    yield Score(cell, result.model.steps or 0, stem(suite), asked, metric, value)
-
-
-def mean_of(found: Sequence[Score]) -> Interval:
-    """Mean and interval over runs."""
-    return interval([s.value for s in found], [(s.cell.subject, s.cell.seed) for s in found])
-
-
-def paired(first: Iterable[Score], second: Iterable[Score]) -> Interval | None:
-    """Second minus first, over the same prompts of the same subjects and seeds."""
-
-    def keyed(found: Iterable[Score]) -> dict[Any, float]:
-        return {(s.cell.subject, s.cell.seed, *s.asked): s.value for s in found}
-
-    before, after = keyed(first), keyed(second)
-    both = [key for key in before if key in after]
-    if not both:
-        return None
-    return difference([before[k] for k in both], [after[k] for k in both], [k[:2] for k in both])
-
-
-class Found:
-    """The scores, to be asked for by what they are of."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-        self._by: dict[tuple[str, str, int, str], list[Score]] = {}
-        for score in scores(experiment):
-            key = (self.name(score.cell), score.suite, score.step, score.metric)
-            self._by.setdefault(key, []).append(score)
-
-    @staticmethod
-    def name(cell: Cell) -> str:
-        """The set that a cell was trained beside, whoever the subject is."""
-        of = cell.regularization
-        if of is None:
-            return "none"
-        return f"{of.arm} {of.images}" + (f" without {of.without}" if of.without else "")
-
-    def of(self, arm: str, suite: str, step: int, metric: str) -> list[Score]:
-        """Scores of an arm of the main grid, or of a set by its whole name."""
-        name = arm if arm not in self.experiment.arms or arm == "none" else self._whole(arm)
-        return self._by.get((name, suite, step, metric), [])
-
-    def main(self, arm: str, step: int, metric: str) -> list[Score]:
-        """Scores of an arm, from the runs that all arms have: like is compared with like."""
-        suite = stem(self.experiment.prompts)
-        return [
-            score
-            for score in self.of(arm, suite, step, metric)
-            if (score.cell.subject, score.cell.seed) in self.common
-        ]
-
-    @functools.cached_property
-    def common(self) -> set[tuple[str, int]]:
-        """Subject and seed of the runs that all arms have."""
-        suite, last = stem(self.experiment.prompts), self.steps[-1]
-        of_arms = [
-            {(s.cell.subject, s.cell.seed) for s in self.of(arm, suite, last, "dino")}
-            for arm in self.arms
-        ]
-        return set.intersection(*of_arms) if of_arms else set()
-
-    def _whole(self, arm: str) -> str:
-        return f"{arm} {self.experiment.images}"
-
-    @property
-    def arms(self) -> list[str]:
-        """Those of the main grid that have anything."""
-        return [
-            arm for arm in self.experiment.arms if any(k[0].split(" ")[0] == arm for k in self._by)
-        ]
-
-    @property
-    def steps(self) -> list[int]:
-        """Points of the main grid."""
-        return list(steps_of(self.experiment, self.experiment.points))
 
 
 # ----------------------------------------------------------------------------------------- figures
@@ -188,9 +67,7 @@ def _curve(found: Found, metric: str, folder: Path) -> Path | None:
     unit = found.experiment.steps
     series = {
         arm: [
-            (step / unit, mean_of(had))
-            for step in found.steps
-            if (had := found.main(arm, step, metric))
+            (step / unit, mean) for step in found.steps if (mean := found.mean(arm, step, metric))
         ]
         for arm in found.arms
     }
@@ -213,8 +90,9 @@ def _side_figures(found: Found, folder: Path) -> list[tuple[str, Path]]:
     made = []
     for name, title, groups in _side_groups(found):
         series = {
-            label: {metric: mean_of(had) for metric, had in by_metric.items() if had}
+            label: {m: mean_of(had) for m, had in by_metric.items() if had and m != "pres"}
             for label, by_metric in groups.items()
+            if not label.endswith(_AS_ASKED)
         }
         series = {label: had for label, had in series.items() if had}
         if len(series) < 2:
@@ -242,9 +120,9 @@ def _side_groups(
         if name == "rephrased":
             groups = {}
             for arm in found.arms:
-                groups[f"{arm}, as asked"] = at(arm, main, step)
-                groups[f"{arm}, rephrased"] = at(arm, suite, step)
-            yield name, f"Rephrased prompts, {times} (Fig. 3)", groups
+                groups[f"{arm}{_AS_ASKED}"] = at(arm, main, step)
+                groups[arm] = at(arm, suite, step)
+            yield name, f"Rephrased prompts, {times} (Fig. 3)", _of_same_runs(groups)
         elif name == "motion":
             slot = study.without
             groups = {
@@ -297,7 +175,7 @@ def _main_table(found: Found) -> str:
     ]
     for arm in found.arms:
         for step in found.steps:
-            row = " | ".join(_number(found.main(arm, step, metric)) for metric in SHOWN)
+            row = " | ".join(_shown(found.mean(arm, step, metric)) for metric in SHOWN)
             lines.append(f"| {arm} | {len(found.common)} | {step / unit:g}x | {row} |")
     return "\n".join(lines)
 
@@ -340,9 +218,12 @@ def _side_tables(found: Found) -> Iterator[str]:
 
 
 def _number(had: Sequence[Score]) -> str:
-    if not had:
+    return _shown(mean_of(had) if had else None)
+
+
+def _shown(found: Interval | None) -> str:
+    if found is None:
         return ""
-    found = mean_of(had)
     return f"{found.mean:.3f} ± {(found.high - found.low) / 2:.3f}"
 
 
@@ -356,7 +237,7 @@ def _change(change: Interval | None) -> str:
 def _numbers(found: Found) -> list[dict[str, Any]]:
     """All means, for whoever wants to plot them otherwise."""
     rows = []
-    for (name, suite, step, metric), had in sorted(found._by.items()):
+    for (name, suite, step, metric), had in found.all():
         mean = mean_of(had)
         rows.append(
             {
@@ -398,15 +279,32 @@ def _pictures(experiment: Experiment, folder: Path) -> Path | None:
         rows.append((label, [Image.open(where / p.file).convert("RGB") for p in shown]))
     if not rows:
         return None
-    side = rows[0][1][0].width
-    sheet = Image.new("RGB", (side * len(rows[0][1]), side * len(rows)), "white")
-    for y, (_, pictures) in enumerate(rows):
+    side = max(96, rows[0][1][0].width)
+    columns = len(rows[0][1])
+    margin = 150
+    sheet = Image.new("RGB", (margin + side * columns, side * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, (label, pictures) in enumerate(rows):
+        draw.text((8, y * side + side // 2 - 8), label, fill="#1d1a17", font_size=16)
         for x, picture in enumerate(pictures):
-            sheet.paste(picture.resize((side, side)), (x * side, y * side))
+            sheet.paste(picture.resize((side, side)), (margin + x * side, y * side))
     path = folder / "pictures.webp"
     sheet.save(path, quality=90, method=6)
-    write_atomically(folder / "pictures.txt", "\n".join(label for label, _ in rows).encode())
     return path
+
+
+def _as_html(table: str) -> str:
+    """A Markdown table, or a bold heading, as HTML."""
+    if not table.startswith("|"):
+        return f"<h2>{html.escape(table.strip('*'))}</h2>"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    lines = ["".join(f"<td>{_bold(cell)}" for cell in row) for row in [rows[0], *rows[2:]]]
+    return "<table>" + "".join(f"<tr>{line}" for line in lines) + "</table>"
+
+
+def _bold(cell: str) -> str:
+    text = html.escape(cell)
+    return f"<b>{text.strip('*')}</b>" if text.startswith("**") else text
 
 
 def _page(
@@ -419,26 +317,25 @@ def _page(
     """One page with everything, self-contained but for the pictures beside it."""
     whole = len(experiment.subjects) * len(experiment.seeds)
     state = f"{len(found.common)} of {whole} runs of each set ({', '.join(found.arms)})"
-    parts = [
-        f"<h1>Does the data help? {html.escape(experiment.name)}</h1><p>{html.escape(state)}</p>"
-    ]
+    parts = [f"<h1>Does the data help?</h1><p>{html.escape(state)}</p>"]
     parts += [
         f'<figure><img src="figures/{path.name}" alt="{html.escape(title)}"></figure>'
         for title, path in figures
     ]
     if grid:
-        labels = html.escape((grid.with_suffix(".txt")).read_text().replace("\n", ", "))
         parts.append(
             f'<figure><img src="figures/{grid.name}" alt="pictures"><figcaption>The same prompts '
-            f"and noise at the longest training; rows: {labels}. The last two columns are asked "
-            "for without the identifier.</figcaption></figure>"
+            f"and noise at the longest training. The last two columns are asked for without the "
+            "identifier.</figcaption></figure>"
         )
-    parts.append(f"<pre>{html.escape(tables)}</pre>")
+    parts += [_as_html(table) for table in tables.split("\n\n")]
     page = (
         "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         "<title>Does the data help?</title><style>body{font:16px/1.5 system-ui;max-width:60rem;"
         "margin:2rem auto;padding:0 1rem;background:#fff;color:#1d1a17}img{max-width:100%}"
-        "pre{overflow:auto;font-size:12px}</style>" + "".join(parts)
+        "table{border-collapse:collapse;font-size:14px;display:block;overflow:auto}"
+        "td{padding:.15rem .7rem;border-bottom:1px solid #e6e1da;white-space:nowrap}"
+        "tr:first-child td{font-weight:600}</style>" + "".join(parts)
     )
     path = experiment.out / "report.html"
     write_atomically(path, page.encode())

@@ -21,8 +21,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import grid
 import yaml
+
+import grid
 from grid import Cell, Experiment, ExperimentError, RegularizationSet
 
 HERE = Path(__file__).parent

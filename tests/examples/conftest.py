@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "tinyworld"))
+for example in ("tinyworld", "paper"):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / example))

@@ -1,0 +1,167 @@
+"""The scores of all cells, and what they say together.
+
+Means and intervals are over training runs (subject and seed together): a run's pictures are alike,
+and what is asked is what another run would do. Some subjects are easier than others, for all sets
+alike; in the main grid that is taken out of the intervals (Cousineau 2005, corrected as by Morey
+2008, https://doi.org/10.20982/tqmp.04.2.p061). Differences between two sets are taken prompt by
+prompt within the same subject and seed. Works on as many cells as are there.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from grid import Cell, Experiment, cells, stem, steps_of
+from regforge.evaluation.interface import Interval
+from regforge.evaluation.results import Evaluation
+from regforge.evaluation.statistics import difference, interval
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of one picture, and where it is from.
+
+    Attributes:
+        cell: The run.
+        step: When the run was looked at.
+        suite: Name of the prompts' file.
+        asked: What pairs it with pictures of other runs: question and number.
+        metric: `Metric.key`.
+        value: The number.
+    """
+
+    cell: Cell
+    step: int
+    suite: str
+    asked: tuple[str, int]
+    metric: str
+    value: float
+
+
+def measured(experiment: Experiment) -> list[Score]:
+    """All that was measured so far."""
+    return [score for cell in cells(experiment) for score in _of_cell(experiment, cell)]
+
+
+def _of_cell(experiment: Experiment, cell: Cell) -> Iterator[Score]:
+    from run import evaluation_folder
+
+    for suite, _ in cell.prompts:
+        folder = evaluation_folder(experiment, cell, suite)
+        if not (folder / "evaluation.json").exists():
+            continue
+        for result in Evaluation.load(folder).results:
+            for picture in result.measured:
+                question = picture.question.text if picture.question else picture.prompt
+                asked = (question, picture.number)
+                for metric, value in picture.scores.items():
+                    yield Score(cell, result.model.steps or 0, stem(suite), asked, metric, value)
+
+
+def mean_of(found: Sequence[Score]) -> Interval:
+    """Mean and interval over runs."""
+    return interval([s.value for s in found], [(s.cell.subject, s.cell.seed) for s in found])
+
+
+def paired(first: Iterable[Score], second: Iterable[Score]) -> Interval | None:
+    """Second minus first, over the same prompts of the same subjects and seeds."""
+
+    def keyed(found: Iterable[Score]) -> dict[Any, float]:
+        return {(s.cell.subject, s.cell.seed, *s.asked): s.value for s in found}
+
+    before, after = keyed(first), keyed(second)
+    both = [key for key in before if key in after]
+    if not both:
+        return None
+    return difference([before[k] for k in both], [after[k] for k in both], [k[:2] for k in both])
+
+
+class Found:
+    """The scores, to be asked for by what they are of."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._by: dict[tuple[str, str, int, str], list[Score]] = {}
+        for score in measured(experiment):
+            key = (self.name(score.cell), score.suite, score.step, score.metric)
+            self._by.setdefault(key, []).append(score)
+
+    @staticmethod
+    def name(cell: Cell) -> str:
+        """The set that a cell was trained beside, whoever the subject is."""
+        of = cell.regularization
+        if of is None:
+            return "none"
+        return f"{of.arm} {of.images}" + (f" without {of.without}" if of.without else "")
+
+    def of(self, arm: str, suite: str, step: int, metric: str) -> list[Score]:
+        """Scores of an arm of the main grid, or of a set by its whole name."""
+        name = arm if arm not in self.experiment.arms or arm == "none" else self._whole(arm)
+        return self._by.get((name, suite, step, metric), [])
+
+    def main(self, arm: str, step: int, metric: str) -> list[Score]:
+        """Scores of an arm, from the runs that all arms have: like is compared with like."""
+        suite = stem(self.experiment.prompts)
+        return [
+            score
+            for score in self.of(arm, suite, step, metric)
+            if (score.cell.subject, score.cell.seed) in self.common
+        ]
+
+    def mean(self, arm: str, step: int, metric: str) -> Interval | None:
+        """Of an arm of the main grid, with what is the subject's own taken out of the interval."""
+        found = {each: self.main(each, step, metric) for each in self.arms}
+        if not found[arm]:
+            return None
+        plain = mean_of(found[arm])
+        if any(not had for had in found.values()) or len(found) < 2:
+            return plain
+        everything = [score for had in found.values() for score in had]
+        level = statistics.fmean(score.value for score in everything)
+        of_subject = {
+            name: statistics.fmean(s.value for s in everything if s.cell.subject == name)
+            for name in {score.cell.subject for score in everything}
+        }
+        around = mean_of(
+            [replace(s, value=s.value - of_subject[s.cell.subject] + level) for s in found[arm]]
+        )
+        wider = math.sqrt(len(found) / (len(found) - 1))
+        return replace(
+            plain,
+            low=plain.mean + wider * (around.low - around.mean),
+            high=plain.mean + wider * (around.high - around.mean),
+        )
+
+    @functools.cached_property
+    def common(self) -> set[tuple[str, int]]:
+        """Subject and seed of the runs that all arms have."""
+        suite, last = stem(self.experiment.prompts), self.steps[-1]
+        of_arms = [
+            {(s.cell.subject, s.cell.seed) for s in self.of(arm, suite, last, "dino")}
+            for arm in self.arms
+        ]
+        return set.intersection(*of_arms) if of_arms else set()
+
+    def _whole(self, arm: str) -> str:
+        return f"{arm} {self.experiment.images}"
+
+    def all(self) -> list[tuple[tuple[str, str, int, str], list[Score]]]:
+        """Set, prompts, step and metric, and the scores of that."""
+        return sorted(self._by.items(), key=lambda each: each[0])
+
+    @property
+    def arms(self) -> list[str]:
+        """Those of the main grid that have anything."""
+        return [
+            arm for arm in self.experiment.arms if any(k[0].split(" ")[0] == arm for k in self._by)
+        ]
+
+    @property
+    def steps(self) -> list[int]:
+        """Points of the main grid."""
+        return list(steps_of(self.experiment, self.experiment.points))
