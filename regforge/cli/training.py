@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,10 +15,14 @@ from regforge.cli.options import (
     Quiet,
     RecipePath,
     kept_if_interrupted,
+    quoted,
     reporter_for,
     shortened,
     show,
 )
+
+if TYPE_CHECKING:
+    from regforge.training import TrainedModel
 
 
 def train(
@@ -53,6 +57,8 @@ def train(
         done = training.train(wanted, out=folder, fresh=fresh, reporter=reporter)
     if first:
         show(done, as_json)
+        if not as_json:
+            typer.echo(_what_next(done))
 
 
 def sample(
@@ -75,7 +81,8 @@ def sample(
         Path | None, typer.Option("--out", help="Folder; samples/<n> beside the model if left out.")
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Below a LoRA that does not say which.")
+        str | None,
+        typer.Option("--base-model", help="What a LoRA is laid on, where it does not say so."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="All noise follows from it.")] = 0,
     steps: Annotated[
@@ -157,7 +164,8 @@ def evaluate(
         typer.Option("--limit", min=1, help="Only the first N prompts of each, for a quick look."),
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Below a LoRA that does not say which.")
+        str | None,
+        typer.Option("--base-model", help="What a LoRA is laid on, where it does not say so."),
     ] = None,
     structure_encoder: Annotated[
         str | None,
@@ -216,3 +224,16 @@ def evaluate(
     show(done, as_json)
     if not as_json:
         typer.echo(f"\nPictures and plots: {shortened(done.folder / 'report.html')}")
+
+
+def _what_next(done: TrainedModel) -> str:
+    run = quoted(str(shortened(done.folder)))
+    lines = [
+        f"card     {shortened(done.folder / 'README.md')}   (how to use it)",
+        "",
+        "Next:",
+        f'  regforge sample {run} --prompt "a {{}} on the moon"',
+        f"  regforge evaluate {run} --samples 1   (is it the subject, and does it obey prompts?)",
+        f"  regforge publish {run} --repo-id me/{quoted(done.folder.name)}",
+    ]
+    return "\n".join(lines)

@@ -11,5 +11,6 @@ trained beyond what its run's folder says.
 from regforge.evaluation.models import PersonalizedModel, open_model
 from regforge.evaluation.results import Evaluation
 from regforge.evaluation.running import evaluate
+from regforge.evaluation.sampling import Samples, sample
 
-__all__ = ["Evaluation", "PersonalizedModel", "evaluate", "open_model"]
+__all__ = ["Evaluation", "PersonalizedModel", "Samples", "evaluate", "open_model", "sample"]

@@ -14,7 +14,6 @@ when memory runs out, `regforge.images` knows.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from regforge.evaluation import png
 from regforge.evaluation.base_model import BaseModel, in_our_words, lay_on, silent, take_off
 from regforge.evaluation.interface import Drawn, EvaluationError, PersonalizedModel, Wanted
 from regforge.evaluation.model_files import section
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
 
 STEPS = 25
 """Denoising steps where nobody says otherwise."""
-
-_CHUNK = "regforge"
-_SPEED = 1  # of PNG compression; 6, the default, takes longer and saves little
 
 
 def seed_of(seed: int, prompt: str, number: int) -> int:
@@ -223,20 +219,7 @@ class Pen:
         """Whether the file is whole and holds this very picture."""
         if folder is None or wanted.file is None:
             return False
-        try:
-            with Image.open(folder / wanted.file, formats=["PNG"]) as image:
-                says = json.loads(image.info[_CHUNK])
-                image.verify()
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ):
-            return False
-        return isinstance(says, dict) and self._made_from(wanted).items() <= says.items()
+        return png.is_made_from(folder / wanted.file, self._made_from(wanted))
 
     def _made_from(self, wanted: Wanted) -> dict[str, Any]:
         return {"prompt": wanted.prompt, "seed": wanted.seed, **self._settings}
@@ -244,10 +227,10 @@ class Pen:
     def _read(self, wanted: Wanted, folder: Path | None) -> Image.Image:
         assert folder is not None
         assert wanted.file is not None
-        with Image.open(folder / wanted.file, formats=["PNG"]) as image:
-            if json.loads(image.info[_CHUNK]).get("blacked_out"):
-                self._note_blacked_out()
-            return image.convert("RGB")
+        picture, blacked_out = png.read(folder / wanted.file)
+        if blacked_out:
+            self._note_blacked_out()
+        return picture
 
     def _kept(self, wanted: Wanted, image: RenderedImage, folder: Path | None) -> Image.Image:
         picture = Image.fromarray(image.pixels)
@@ -258,7 +241,7 @@ class Pen:
         return picture
 
     def _as_png(self, wanted: Wanted, picture: Image.Image, blacked_out: bool) -> bytes:
-        """The picture with what made it: for us as JSON, for image browsers as web UIs write it."""
+        """The picture with what made it."""
         assert self._renderer is not None
         made_from = {"model": self._model.name, **self._made_from(wanted)}
         identity = self._renderer.identity
@@ -273,14 +256,7 @@ class Pen:
             "Weights": self._model.digest[:10],
             "Generator": "regforge",
         }
-        line = ", ".join(f"{key}: {value}" for key, value in parameters.items())
-        chunks = PngInfo()
-        chunks.add_text("parameters", f"{wanted.prompt}\n{line}".replace("\0", ""))
-        blacked = {"blacked_out": True} if blacked_out else {}
-        chunks.add_text(_CHUNK, json.dumps(made_from | blacked))
-        out = io.BytesIO()
-        picture.save(out, "PNG", pnginfo=chunks, compress_level=_SPEED)
-        return out.getvalue()
+        return png.as_png(picture, made_from, parameters, blacked_out=blacked_out)
 
     def _note_blacked_out(self) -> None:
         self._artist.note(
@@ -407,7 +383,7 @@ def _check(
     steps: int, guidance_scale: float | None, batch_size: int | None, resolution: int | None
 ) -> None:
     limits = (
-        ("steps", steps, 1, 1000),
+        ("number of steps", steps, 1, 1000),
         ("guidance scale", guidance_scale, 0, 50),
         ("batch size", batch_size, 1, 1024),
         ("resolution", resolution, 8, 8192),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.evaluation.interface import EvaluationError, PersonalizedModel
+from regforge.evaluation.model_files import normal
 from regforge.files import storage_error
 from regforge.forge.folder import OwnedFolder
 
@@ -57,6 +58,8 @@ class EvaluationFolder(OwnedFolder):
             StorageError: The folder cannot be written.
         """
         known = self.state().get("evaluation")
+        if not isinstance(known, dict) or not {"models", "settings"} <= known.keys():
+            known = None
         if known is None and any(each.name != ".lock" for each in self.path.iterdir()):
             raise EvaluationError(
                 f"{self.path} holds other files than an evaluation's.",
@@ -81,7 +84,8 @@ class EvaluationFolder(OwnedFolder):
 
     def _empty_ours(self) -> None:
         """Delete what evaluations write; the state goes last, so that the folder stays ours."""
-        for name in _OURS:
+        summaries = sorted(each.name for each in self.path.glob("summary-*.png"))
+        for name in (*summaries, *_OURS):
             path = self.path / name
             try:
                 with suppress(FileNotFoundError):
@@ -107,8 +111,9 @@ def default_folder(models: Sequence[str | Path | PersonalizedModel]) -> Path:
 
 def _short_name(where: str | Path) -> str:
     """What a person would call a model: the last part of its path that says anything."""
-    path = Path(where).expanduser()
-    path = path.absolute() if path.exists() else path
+    path = Path(where)
+    with suppress(OSError):  # a name that no file system takes; `open_model` says so
+        path = normal(path) if normal(path).exists() else path
     if path.suffix == ".safetensors":
         path = path.parent if path.stem == "pytorch_lora_weights" else path.with_suffix("")
     if path.name in ("lora", "model"):

@@ -17,6 +17,12 @@ import numpy as np
 from PIL import Image
 
 from regforge.evaluation import measures
+from regforge.evaluation.encoders import (
+    EMBEDDED,
+    EncoderNames,
+    open_image_encoder,
+    open_text_image_encoder,
+)
 from regforge.evaluation.interface import (
     Drawn,
     ImageEncoder,
@@ -24,7 +30,7 @@ from regforge.evaluation.interface import (
     Measured,
     TextImageEncoder,
 )
-from regforge.evaluation.perceptual import Lpips
+from regforge.evaluation.perceptual import Lpips, open_lpips
 from regforge.evaluation.planning import Asked, Row
 from regforge.evaluation.references import References
 from regforge.evaluation.statistics import interval
@@ -56,6 +62,33 @@ class Known:
     lettering: Lettering | None
     ceiling: Mapping[str, Interval]
     notes: Sequence[str]
+
+
+def open_gauge(
+    names: EncoderNames, *, device: str | None, lettering: bool
+) -> tuple[Gauge, list[str]]:
+    """Load what measures.
+
+    Args:
+        names: Which encoders.
+        device: Where to compute; the best there is if None.
+        lettering: Whether to look for writing on the subject.
+
+    Returns:
+        It, and notes on what it lacks.
+
+    Raises:
+        EvaluationError: An encoder is not there or cannot be used.
+        HubError: The Hub has it not, or cannot be reached.
+    """
+    structure = open_image_encoder(names.structure, device=device)
+    content = open_text_image_encoder(names.alignment, device=device)
+    if names.structure == EMBEDDED:  # LPIPS was trained on photos
+        return Gauge(structure, content, lettering=lettering), []
+    found = open_lpips(device=device)
+    if isinstance(found, str):
+        return Gauge(structure, content, lettering=lettering), [found]
+    return Gauge(structure, content, found, lettering=lettering), []
 
 
 class Gauge:

@@ -1,37 +1,33 @@
 """Finds what a trained model consists of: its weights, its run's recipe, its card, its base model.
 
-Knows the folders that training leaves, LoRA files of any maker, and repositories of the Hub. What
-becomes of all that, `models` knows; nothing here loads weights.
+Knows the folders that training leaves, and LoRA files of any maker. What becomes of all that,
+`models` knows; nothing here loads weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from regforge.dataset.card_parts import Card
 from regforge.evaluation.interface import EvaluationError
-from regforge.hub import HubAddress, HubError, explained
-from regforge.hub.repository import quiet_client
-from regforge.images.loading import EMBEDDED
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
+from regforge.hub import HubAddress
+from regforge.images.loading import EMBEDDED, revision_of
 
 INDEX = "model_index.json"
 LORA_NAME = "pytorch_lora_weights.safetensors"
 
 _SNAPSHOT = re.compile(r"step-(\d+)")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-# What a repository's LoRA is called, the first that there is.
-_LORA_PLACES = (f"lora/{LORA_NAME}", LORA_NAME)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _LORA_KEY = re.compile(r"lora|lokr|\.alpha$", re.IGNORECASE)
 
 
@@ -70,7 +66,7 @@ def find_files(path: Path) -> Found:
     Raises:
         EvaluationError: There is no model, or none yet.
     """
-    path = path.absolute()
+    path = normal(path)
     if path.is_file():
         _require_lora(path)
         return _with_run(path, None, path if path.name != LORA_NAME else _home(path.parent))
@@ -84,6 +80,17 @@ def find_files(path: Path) -> Found:
             _require_lora(weights)
             return _with_run(weights, None, _home(path))
     raise _nothing_in(path)
+
+
+def normal(path: Path) -> Path:
+    """Absolute and without `..`, so that its last part is a name; links are not followed."""
+    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111
+
+
+def snapshot_step(folder: Path) -> int | None:
+    """Of which step a run's snapshot is; None for any other folder, such as the Hub's cache."""
+    named = _SNAPSHOT.fullmatch(folder.name)
+    return int(named[1]) if named and folder.parent.name == "snapshots" else None
 
 
 def _home(folder: Path) -> Path:
@@ -109,9 +116,9 @@ def _with_run(weights: Path | None, pipeline: Path | None, home: Path) -> Found:
 
 def _run_of(folder: Path) -> tuple[Path | None, int | None]:
     """The run that a folder is, or that it is a snapshot of, and of which step."""
-    named = _SNAPSHOT.fullmatch(folder.name)
-    if named and folder.parent.name == "snapshots":
-        return folder.parent.parent, int(named[1])
+    step = snapshot_step(folder)
+    if step is not None:
+        return folder.parent.parent, step
     return (folder, None) if (folder / "recipe.yaml").is_file() else (None, None)
 
 
@@ -125,11 +132,12 @@ def _lora_in(folder: Path) -> Path | None:
         return folder / LORA_NAME
     files = sorted(each for each in folder.glob("*.safetensors") if each.is_file())
     if len(files) > 1:
-        raise _several(str(folder), [each.name for each in files])
+        raise several(str(folder), [each.name for each in files])
     return files[0] if files else None
 
 
-def _several(where: str, names: Sequence[str]) -> EvaluationError:
+def several(where: str, names: Sequence[str]) -> EvaluationError:
+    """What to say where one file is needed and there are several."""
     return EvaluationError(
         f"{where} has several .safetensors files: {', '.join(names[:6])}"
         f"{' and more' if len(names) > 6 else ''}.",
@@ -148,7 +156,7 @@ def _nothing_in(path: Path) -> EvaluationError:
         return _unfinished(path, recipe)
     if path.name in ("lora", "model") and (path.parent / "recipe.yaml").is_file():
         return _nothing_in(path.parent)
-    if any(each.suffix in _PICKLES for each in path.iterdir()):
+    if path.is_dir() and any(each.suffix in PICKLES for each in path.iterdir()):
         return EvaluationError(
             f"{path} has weights that are no safetensors files; others can hold code, so regforge "
             "does not load them."
@@ -163,9 +171,9 @@ def _nothing_in(path: Path) -> EvaluationError:
 def _unfinished(run: Path, recipe: Mapping[str, Any]) -> EvaluationError:
     """What to say of a run without a result, with what there is in its place."""
     snapshots = sorted(
-        (int(named[1]), each)
+        (step, each)
         for each in (run / "snapshots").glob("step-*")
-        if (named := _SNAPSHOT.fullmatch(each.name)) and _is_whole(each)
+        if (step := snapshot_step(each)) is not None and _is_whole(each)
     )
     steps = section(recipe, "optimizer").get("steps")
     so_far = f"It was to train {steps:,} steps. " if isinstance(steps, int) else ""
@@ -234,7 +242,7 @@ def lora_header(path: Path) -> tuple[Sequence[str], Mapping[str, str]]:
 
 def _require_lora(path: Path) -> None:
     if path.suffix != ".safetensors":
-        pickle = path.suffix in _PICKLES
+        pickle = path.suffix in PICKLES
         raise EvaluationError(
             f"{path} is no .safetensors file"
             + ("; others can hold code, so regforge does not load them." if pickle else "."),
@@ -287,105 +295,14 @@ def file_digest(path: Path) -> str:
 
 
 def pipeline_digest(folder: Path) -> str:
-    """SHA-256 of a pipeline's index, and of names and sizes of its files: quick, if not exact."""
-    digest = hashlib.sha256((folder / INDEX).read_bytes())
-    for path in sorted(_weights_in(folder)):
-        digest.update(f"\0{path.relative_to(folder).as_posix()}:{path.stat().st_size}".encode())
-    return digest.hexdigest()
+    """SHA-256 of what a pipeline's files hold; they are read again only if one has changed.
 
-
-def _weights_in(folder: Path) -> Iterator[Path]:
-    names = (".json", ".safetensors", ".txt", ".model", ".bin")
-    return (each for each in folder.rglob("*") if each.suffix in names and each.is_file())
-
-
-# ----------------------------------------------------------------------------------- the Hub
-
-
-@dataclass(frozen=True)
-class Downloaded:
-    """A repository of the Hub, as far as it is needed here.
-
-    Attributes:
-        folder: Where it lies in the cache.
-        commit: Which version it is.
-        is_pipeline: Whether it is a whole pipeline at its top, whose weights are not here yet.
+    Of all of it: two trainings leave files of the same names, sizes and headers.
     """
-
-    folder: Path
-    commit: str
-    is_pipeline: bool
+    changed = [(each, each.stat()) for each in sorted(folder.rglob("*")) if each.is_file()]
+    return _digest_of(folder, tuple((p, s.st_size, s.st_mtime_ns) for p, s in changed))
 
 
-def download(address: HubAddress) -> Downloaded:
-    """Get a LoRA from the Hub, or what says what a pipeline is.
-
-    Raises:
-        HubError: The Hub cannot be reached and has not been before, or there is no such thing.
-        EvaluationError: The repository holds no model, or several.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        info = HfApi().model_info(address.repo_id, revision=address.revision)
-    except Exception as error:
-        return _from_cache(address, error)
-    files = _needed(address, info)
-    try:
-        with quiet_client():  # by its name, so that it is found by that when there is no network
-            folder = snapshot_download(
-                address.repo_id, revision=address.revision, allow_patterns=files
-            )
-    except Exception as error:
-        raise _explained(address, error) from error
-    return Downloaded(Path(folder), Path(folder).name, INDEX in files)
-
-
-def _needed(address: HubAddress, info: ModelInfo) -> list[str]:
-    """Files of a repository to download."""
-    there = [each.rfilename for each in info.siblings or ()]
-    about = [name for name in ("README.md", "recipe.yaml", INDEX) if name in there]
-    if INDEX in there:
-        return about
-    if f"model/{INDEX}" in there:
-        unsafe = tuple(_PICKLES)
-        return [*about, *(n for n in there if n.startswith("model/") and not n.endswith(unsafe))]
-    lora = next((name for name in _LORA_PLACES if name in there), None)
-    if lora is None:
-        loras = [name for name in there if name.endswith(".safetensors")]
-        if len(loras) > 1:
-            raise _several(str(address), loras)
-        if not loras:
-            raise EvaluationError(
-                f"{address} holds no model: no {INDEX} and no .safetensors file.",
-                hint="Look for a repository tagged 'lora' or 'diffusers' on the Hub.",
-            )
-        lora = loras[0]
-    return [*about, lora]
-
-
-def _from_cache(address: HubAddress, error: Exception) -> Downloaded:
-    """What an earlier download left, where the Hub cannot be reached now."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if not isinstance(error, HfHubHTTPError):
-        try:
-            # No patterns: nothing has to be there, for we never had more than a part.
-            found = snapshot_download(
-                address.repo_id,
-                revision=address.revision,
-                allow_patterns=[],
-                local_files_only=True,
-            )
-        except Exception:
-            raise _explained(address, error) from error
-        folder = Path(found)
-        return Downloaded(folder, folder.name, (folder / INDEX).is_file())
-    raise _explained(address, error) from error
-
-
-def _explained(address: HubAddress, error: Exception) -> HubError:
-    problem = explained(error, address.repo_id, repo_type="model", revision=address.revision)
-    local = f"There is no folder {address} on this machine either."
-    return HubError(problem.message, hint=f"{problem.hint or ''} {local}".strip())
+@lru_cache(maxsize=64)
+def _digest_of(folder: Path, _files: tuple[tuple[Path, int, int], ...]) -> str:
+    return hashlib.sha256(revision_of(folder).encode()).hexdigest()

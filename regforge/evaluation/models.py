@@ -13,31 +13,29 @@ Loads no weights.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from regforge.embedded import TINYWORLD
-from regforge.evaluation.interface import EvaluationError, Kind, PersonalizedModel, Subject
+from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Subject
 from regforge.evaluation.model_files import (
     INDEX,
     Found,
     base_named,
-    download,
     file_digest,
     find_files,
+    normal,
     pipeline_digest,
     section,
 )
+from regforge.evaluation.model_hub import download
+from regforge.evaluation.subjects import find_subject
 from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED
-from regforge.recipe.defaults import bank_kind
 
 __all__ = ["PersonalizedModel", "base_of", "distinct_names", "open_model", "without_identifier"]
-
-_KINDS: tuple[Kind, ...] = ("object", "living")
 
 
 def open_model(
@@ -53,8 +51,8 @@ def open_model(
         where: A training run's folder, its `lora` or `model`, a snapshot of it, a LoRA's
             .safetensors file, a diffusers folder, `embedded/tinyworld`, or `user/name[@revision]`
             on the Hub.
-        base: The model below a LoRA, where nothing says it, or another than that; without meaning
-            for a whole pipeline.
+        base: The model below a LoRA, where nothing says it, or another than that; a whole pipeline
+            has none, and notes that it was named in vain.
         subject: Folder of the subject's photos, in which a `subject.json` may say its
             `class_noun`, `identifier` and `kind`; or all of that.
         name: For tables and legends; made from `where` if left out.
@@ -68,19 +66,21 @@ def open_model(
     """
     text = str(where)
     if text == EMBEDDED:
-        return _plain(EMBEDDED, pipeline_digest(TINYWORLD), subject, name)
-    path = Path(text).expanduser()
-    if path.exists():
+        model = _plain(EMBEDDED, pipeline_digest(TINYWORLD), subject, name)
+        return _noted(model, base)
+    path = normal(Path(text))
+    if _exists(path):
         found = find_files(path)
-        return _assembled(found, str(path.absolute()), base, subject, name or _name_of(found))
+        model = _assembled(found, str(path), base, subject, name or _name_of(found))
+        return _noted(model, base)
     address = HubAddress.parse(text)
-    if address is None or path.is_absolute() or text.startswith((".", "~")):
+    if address is None or text.startswith((".", "~", "/")):
         raise EvaluationError(
-            f"There is no file or folder {path}.",
+            f"There is no file or folder {text}.",
             hint="A model is a training run's folder, a LoRA's .safetensors file, a diffusers "
             f"folder, {EMBEDDED}, or user/name on the Hub.",
         )
-    return _from_hub(address, base, subject, name)
+    return _noted(_from_hub(address, base, subject, name), base)
 
 
 def base_of(model: PersonalizedModel) -> PersonalizedModel | None:
@@ -92,7 +92,8 @@ def base_of(model: PersonalizedModel) -> PersonalizedModel | None:
         base, revision, variant = model.base, model.revision, model.variant
     elif model.recipe is not None and isinstance(model.recipe.get("base_model"), str):
         base = model.recipe["base_model"]
-        revision, variant = model.recipe.get("revision"), model.recipe.get("variant")
+        revision = _word(model.recipe.get("revision"))
+        variant = _word(model.recipe.get("variant"))
     else:
         return None
     return PersonalizedModel(
@@ -157,11 +158,28 @@ def _bare(word: str) -> str:
 # ------------------------------------------------------------------------------- putting together
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file system takes
+        return False
+
+
+def _noted(model: PersonalizedModel, base: str | Path | None) -> PersonalizedModel:
+    """With a note on a base model that was named in vain."""
+    if base is None or model.weights is not None:
+        return model
+    note = (
+        f"{model.name} is a whole pipeline and is drawn with as it is; {base} is not used for it."
+    )
+    return replace(model, notes=(*model.notes, note))
+
+
 def _plain(
     base: str, digest: str, subject: Subject | str | Path | None, name: str | None, **more: Any
 ) -> PersonalizedModel:
     """A pipeline of which nothing is known but where it is."""
-    whose, notes = _subject(None, subject)
+    whose, notes = find_subject(None, subject)
     return PersonalizedModel(
         name=name or base.rpartition("/")[2],
         base=base,
@@ -182,7 +200,7 @@ def _assembled(
     name: str,
 ) -> PersonalizedModel:
     recipe = found.recipe
-    whose, notes = _subject(recipe, subject)
+    whose, notes = find_subject(recipe, subject)
     below, revision, variant = _base(found, base)
     digest = (
         file_digest(found.weights) if found.weights else pipeline_digest(Path(str(found.pipeline)))
@@ -219,7 +237,16 @@ def _from_hub(
             _plain(address.repo_id, digest, subject, short, revision=got.commit),
             where=str(address),
         )
-    return _assembled(find_files(got.folder), str(address), base, subject, short)
+    return _assembled(_of_a_stranger(find_files(got.folder)), str(address), base, subject, short)
+
+
+def _of_a_stranger(found: Found) -> Found:
+    """Without the folder that a recipe from the Hub has photos in: that is not ours to show."""
+    photos = section(found.recipe, "subject")
+    if found.recipe is None or "images" not in photos:
+        return found
+    bare = {key: value for key, value in photos.items() if key != "images"}
+    return replace(found, recipe={**found.recipe, "subject": bare})
 
 
 def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str | None]:
@@ -231,8 +258,8 @@ def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str 
     if found.weights is None:
         return str(found.pipeline), None, None
     if given is not None:
-        path = Path(given).expanduser()
-        return (str(path.absolute()) if path.is_dir() else str(given)), None, None
+        path = normal(Path(given))
+        return (str(path) if path.is_dir() else str(given)), None, None
     recipe = found.recipe or {}
     base = recipe.get("base_model")
     if isinstance(base, str) and base:
@@ -243,7 +270,7 @@ def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str 
                 f"The base model of {found.home} was {base}, which is not there.",
                 hint="Say where it is now: --base-model FOLDER",
             )
-        return base, recipe.get("revision"), recipe.get("variant")
+        return base, _word(recipe.get("revision")), _word(recipe.get("variant"))
     named = base_named(found.weights, found.card)
     if named is None:
         raise EvaluationError(
@@ -251,6 +278,11 @@ def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str 
             hint="Name it: --base-model stabilityai/stable-diffusion-xl-base-1.0, or a folder.",
         )
     return named, None, None
+
+
+def _word(value: Any) -> str | None:
+    """A value of a recipe that can be anybody's."""
+    return value if isinstance(value, str) else None
 
 
 def _base_digest(base: str, revision: str | None) -> str:
@@ -282,70 +314,6 @@ def _prompts(
         return f"a photo of a {noun}", f"a {noun} on a beach"
     instance = card.get("instance_prompt")
     return (instance,) if isinstance(instance, str) and instance.strip() else ()
-
-
-# --------------------------------------------------------------------------------- the subject
-
-
-def _subject(
-    recipe: Mapping[str, Any] | None, given: Subject | str | Path | None
-) -> tuple[Subject | None, tuple[str, ...]]:
-    """Who the model knows, and what had to be assumed about it.
-
-    Raises:
-        EvaluationError: The given folder is not there, or does not say who it is.
-    """
-    if isinstance(given, Subject):
-        return given, ()
-    said: dict[str, Any] = {
-        key: value for key, value in section(recipe, "subject").items() if value is not None
-    }
-    if given is not None:
-        folder = Path(given).expanduser().absolute()
-        said |= {**_subject_json(folder), "images": str(folder)}
-    noun = said.get("class_noun")
-    if not isinstance(noun, str) or not noun.strip():
-        if given is None:
-            return None, ()
-        raise EvaluationError(
-            f"Nothing says what the subject in {given} is.",
-            hint='Put a subject.json beside the photos: {"class_noun": "teapot", "identifier": '
-            '"sks", "kind": "object"}',
-        )
-    kind, notes = _kind(said.get("kind"), noun)
-    images = Path(str(said["images"])) if said.get("images") else None
-    if images is not None and not images.is_dir():
-        notes = (*notes, f"The photos of the subject are not in {images} any more.")
-        images = None
-    return Subject(str(said.get("identifier") or ""), noun, kind, images), notes
-
-
-def _subject_json(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise EvaluationError(f"There is no folder {folder} with photos of the subject.")
-    path = folder / "subject.json"
-    if not path.is_file():
-        return {}
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(said, dict):
-        raise EvaluationError(f"{path} is no JSON object.")
-    if said.get("kind") not in (None, *_KINDS):
-        raise EvaluationError(f"{path}: kind is 'object' or 'living', not {said['kind']!r}.")
-    return {key: said[key] for key in ("class_noun", "identifier", "kind") if said.get(key)}
-
-
-def _kind(said: Any, noun: str) -> tuple[Kind, tuple[str, ...]]:
-    if said in _KINDS:
-        return said, ()
-    known = bank_kind(noun)
-    if known is not None:
-        return known, ()
-    return "object", (
-        f"Nothing says whether a {noun} is an object or living; it is taken for an object.",
-    )
 
 
 # --------------------------------------------------------------------------------------- names

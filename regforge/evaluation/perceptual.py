@@ -8,7 +8,8 @@ vectors. The two scales cannot be compared, so results say which it was.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ INSTALL = "DIV is not LPIPS: that needs `pip install torchmetrics torchvision`."
 
 _WEIGHTS = "alexnet-owt-7be5be79.pth"
 _BATCH = 8
+_SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class Lpips:
@@ -98,10 +100,25 @@ def open_lpips(*, device: str | None = None) -> Lpips | str:
             f"DIV is not LPIPS: {_WEIGHTS} is not in torch.hub's cache, and HF_HUB_OFFLINE is set."
         )
     try:
-        metric = LearnedPerceptualImagePatchSimilarity(net_type="alex")
+        with _weights_only():
+            metric = LearnedPerceptualImagePatchSimilarity(net_type="alex")
     except Exception as error:  # no network, a cut or broken download
         return f"DIV is not LPIPS: its backbone cannot be loaded ({_first_line(error)})."
     return Lpips(metric, metadata.version("torchmetrics"), device)
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Have torch refuse code in the files it loads, which torchvision does not ask it for."""
+    before = os.environ.get(_SAFE)
+    os.environ[_SAFE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE]
+        else:
+            os.environ[_SAFE] = before
 
 
 def _first_line(error: Exception) -> str:

@@ -21,8 +21,10 @@ from regforge.evaluation.interface import (
     Subject,
     Wanted,
 )
+from regforge.evaluation.model_files import snapshot_step
 from regforge.evaluation.models import base_of, distinct_names, open_model, without_identifier
 from regforge.evaluation.references import name_of
+from regforge.evaluation.steps import is_snapshot
 from regforge.evaluation.suites import default_suites, load_suite
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ BASE = "base model"
 
 CLASS = Question("a photo of a {}", "", "")
 """What is drawn of the class, without the identifier, for `pres`."""
-
-_SNAPSHOT = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,13 @@ def open_all(
             final = []
         digests = {model.digest for model in final}
         opened += [model for model in of_run if model.digest not in digests] + final
-    if snapshots and not any(_is_snapshot(model) for model in opened):
+    if snapshots and not any(is_snapshot(model) for model in opened):
         raise EvaluationError(
             f"{_listed([str(each) for each in models if not isinstance(each, PersonalizedModel)])} "
             "has no snapshots.",
             hint="Training keeps them after the steps that its recipe names: "
             "checkpoint.snapshots: [100, 200, 400]",
         )
-    opened = [_exactly(model) for model in opened]
     _check_together(opened)
     return distinct_names(opened)
 
@@ -126,29 +125,12 @@ def open_all(
 def _snapshots(run: Path) -> Iterator[Path]:
     """The whole snapshots of a run, by step."""
     found = [
-        (int(named[1]), path)
+        (step, path)
         for path in (run.expanduser() / "snapshots").glob("step-*")
-        if (named := _SNAPSHOT.fullmatch(path.name))
+        if (step := snapshot_step(path)) is not None
         and ((path / "lora").is_dir() or (path / "model").is_dir())
     ]
     return (path for _, path in sorted(found))
-
-
-def _is_snapshot(model: PersonalizedModel) -> bool:
-    return "snapshots" in Path(model.where).parts
-
-
-def _exactly(model: PersonalizedModel) -> PersonalizedModel:
-    """With a digest of what is in its files; two trainings leave pipelines of the same sizes."""
-    if model.weights is not None:
-        return model
-    from regforge.embedded import TINYWORLD
-    from regforge.images.loading import EMBEDDED, revision_of
-
-    folder = TINYWORLD if model.base == EMBEDDED else Path(model.base).expanduser()
-    if not folder.is_dir():
-        return model
-    return replace(model, digest=hashlib.sha256(revision_of(folder).encode()).hexdigest())
 
 
 def _check_together(models: Sequence[PersonalizedModel]) -> None:
@@ -200,7 +182,7 @@ def rows_of(
         begun.add(called)
         if base is not None:
             name = BASE if len(subjects) == 1 else f"{BASE} ({called})"
-            base = _exactly(replace(base, name=name, subject=model.subject, steps=0))
+            base = replace(base, name=name, subject=model.subject, steps=0)
             found.append((base, model.subject.class_noun))
         found.append((model, called))
     named = distinct_names([model for model, _ in found])
@@ -232,6 +214,17 @@ def guidance_for(
     ]
 
 
+def note_on_sizes(models: Sequence[PersonalizedModel], artist: Artist) -> Iterator[str]:
+    """A note where models draw in other sizes, and so from other noise."""
+    sizes = {artist.settings_for(model)["resolution"]: model.name for model in models}
+    if len(sizes) > 1:
+        shown = [f"{name} at {size or 'its own size'}" for size, name in sizes.items()]
+        yield (
+            f"Models draw at the size that they were trained at ({_listed(shown)}), so their "
+            "pictures do not come from the same noise."
+        )
+
+
 # -------------------------------------------------------------------------------------- pictures
 
 
@@ -256,7 +249,16 @@ def questions_for(
     names = default_suites(model, kind) if suites is None else list(dict.fromkeys(map(str, suites)))
     if not names:
         raise EvaluationError("There is no prompt to ask.", hint="Name a benchmark with --suite.")
-    return [each for name in names for each in load_suite(name, kind)[:limit]]
+    asked: dict[str, Sequence[Question]] = {}
+    for name in names:
+        questions = load_suite(name, kind)[:limit]
+        suite = questions[0].suite
+        if suite in asked:  # their pictures and scores would be one benchmark's
+            raise EvaluationError(
+                f"Two benchmarks are called {suite}.", hint="Give one of the files another name."
+            )
+        asked[suite] = questions
+    return [each for questions in asked.values() for each in questions]
 
 
 def row_of(

@@ -6,7 +6,7 @@ Reads a folder of photos and copies small ones for the page. Knows nothing about
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,50 @@ class References:
         return made
 
 
+def references_for(
+    learned: Iterable[tuple[Subject, Sequence[str]]], held_out: Path | None = None
+) -> dict[str, References]:
+    """The photos to compare with, by what prompts call the subject.
+
+    Args:
+        learned: Of each model who it knows, and the notes on it.
+        held_out: As for `find_references`.
+
+    Raises:
+        EvaluationError: As for `find_references`; or held-out photos are given for several
+            subjects, or models learned a subject of one name from other photos.
+    """
+    groups: dict[str, list[tuple[Subject, Sequence[str]]]] = {}
+    for subject, notes in learned:
+        groups.setdefault(name_of(subject), []).append((subject, notes))
+    if held_out is not None and len(groups) > 1:
+        raise EvaluationError(
+            f"--references names the photos of one subject, and the models know {len(groups)}: "
+            f"{', '.join(groups)}.",
+            hint="Evaluate the models of each subject apart.",
+        )
+    found = {}
+    for name, those in groups.items():
+        by_folder = {str(subject.images): subject for subject, _ in those if subject.images}
+        same = list(by_folder.values())
+        differ = len(same) > 1 and len({frozenset(_trained_on(each)) for each in same}) > 1
+        if held_out is None and differ:
+            raise EvaluationError(
+                f"Models learned {name} from other photos: {_listed(list(by_folder))}.",
+                hint="If it is one subject, name the photos to compare with: --references FOLDER, "
+                "or --subject FOLDER if they were trained on. If not, evaluate the models apart.",
+            )
+        subject, notes = next((each for each in those if each[0].images), those[-1])
+        found[name] = find_references(subject, held_out, notes=notes, learned_as_well=same)
+    return found
+
+
 def find_references(
-    subject: Subject, held_out: Path | None = None, *, notes: Sequence[str] = ()
+    subject: Subject,
+    held_out: Path | None = None,
+    *,
+    notes: Sequence[str] = (),
+    learned_as_well: Sequence[Subject] = (),
 ) -> References:
     """The photos to compare with.
 
@@ -69,6 +111,7 @@ def find_references(
         subject: Who was learned.
         held_out: Folder of photos of it that were not trained on; None takes those that were.
         notes: What is known of the model; why its photos are not there, for one.
+        learned_as_well: The same subject with the photos that other models learned it from.
 
     Raises:
         EvaluationError: Nobody knows where there are photos, or they cannot be used.
@@ -78,7 +121,7 @@ def find_references(
     if not held_out.is_dir():
         raise EvaluationError(f"There is no folder {held_out} (--references).")
     distinct, remarks = _distinct(held_out)
-    trained_on = _trained_on(subject)
+    trained_on = set().union(*map(_trained_on, (subject, *learned_as_well)))
     shared = [path.name for key, path in distinct.items() if key in trained_on]
     if not trained_on:
         remarks.append(

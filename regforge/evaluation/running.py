@@ -26,30 +26,31 @@ from regforge.evaluation.interface import (
     PersonalizedModel,
     Subject,
 )
+from regforge.evaluation.model_files import normal
 from regforge.evaluation.models import base_of
 from regforge.evaluation.planning import (
     Row,
     guidance_for,
+    note_on_sizes,
     open_all,
     questions_for,
     row_of,
     rows_of,
     settings_of,
 )
-from regforge.evaluation.references import References, find_references, name_of
+from regforge.evaluation.references import References, name_of, references_for
 from regforge.evaluation.results import FILE, Evaluation, ModelResult, compare, summarize
 from regforge.evaluation.steps import best_steps, worth_comparing
 from regforge.progress import Reporter, duration
 
 if TYPE_CHECKING:
-    from regforge.evaluation.encoders import EncoderNames
     from regforge.evaluation.measuring import Gauge, Known
-    from regforge.evaluation.perceptual import Lpips
 
 SAMPLES = 4
 """Pictures of each prompt, as DreamBench has it."""
 
 _CLASS_SAMPLES = 8  # times the samples of a prompt
+_MOST = 10_000  # of anything that is counted here
 _ENOUGH = 40  # pictures that say how long one takes, though the first batch is not counted
 
 
@@ -115,6 +116,7 @@ def evaluate(
         RegforgeError: Something the user can put right; the message says what.
     """
     from regforge.evaluation.encoders import default_encoders
+    from regforge.evaluation.measuring import open_gauge
 
     _check_numbers(samples=samples, class_samples=class_samples, limit=limit)
     _check_seed(seed)
@@ -135,7 +137,11 @@ def evaluate(
         )
         for model, noun in rows_of(opened, with_base=with_base)
     ]
-    photos = _references_for(rows, None if references is None else Path(references).expanduser())
+    notes += note_on_sizes(opened, artist)
+    photos = references_for(
+        [(row.subject, row.model.notes) for row in rows],
+        None if references is None else normal(Path(references)),
+    )
     usual = default_encoders((base_of(opened[0]) or opened[0]).base)
     names = type(usual)(structure or usual.structure, alignment or usual.alignment)
     settings = settings_of(
@@ -148,9 +154,8 @@ def evaluate(
         limit=limit,
         encoders={"structure": names.structure, "alignment": names.alignment},
     )
-    gauge, remarks = _open_encoders(
-        names, device, lettering=lettering
-    )  # in seconds it shows whether they can be had
+    # In seconds it shows whether they can be had.
+    gauge, remarks = open_gauge(names, device=device, lettering=lettering)
     folder = EvaluationFolder(Path(out) if out is not None else default_folder(models))
     with folder.locked(), artist:
         compared_with = "the photos trained on" if references is None else str(references)
@@ -337,64 +342,24 @@ class _Session:
                 save(figure, self.folder.path / name)
 
 
-def _open_encoders(
-    names: EncoderNames, device: str | None, *, lettering: bool
-) -> tuple[Gauge, list[str]]:
-    """What measures, and notes on what it lacks."""
-    from regforge.evaluation.encoders import (
-        EMBEDDED,
-        open_image_encoder,
-        open_text_image_encoder,
-    )
-    from regforge.evaluation.measuring import Gauge
-    from regforge.evaluation.perceptual import open_lpips
-
-    structure = open_image_encoder(names.structure, device=device)
-    content = open_text_image_encoder(names.alignment, device=device)
-    perceptual: Lpips | None = None
-    notes = []
-    if names.structure != EMBEDDED:  # LPIPS was trained on photos
-        found = open_lpips(device=device)
-        if isinstance(found, str):
-            notes.append(found)
-        else:
-            perceptual = found
-    return Gauge(structure, content, perceptual, lettering=lettering), notes
-
-
 def _known_subject(model: PersonalizedModel) -> Subject:
     assert model.subject is not None  # `open_all` has refused others
     return model.subject
 
 
-def _references_for(rows: Sequence[Row], held_out: Path | None) -> dict[str, References]:
-    """The photos to compare with, by what prompts call the subject.
-
-    Raises:
-        EvaluationError: See `find_references`; or held-out photos are given for several subjects.
-    """
-    subjects = {name_of(row.subject): row for row in rows}
-    if held_out is not None and len(subjects) > 1:
-        raise EvaluationError(
-            f"--references names the photos of one subject, and the models know {len(subjects)}: "
-            f"{', '.join(subjects)}.",
-            hint="Evaluate the models of each subject apart.",
-        )
-    return {
-        name: find_references(row.subject, held_out, notes=row.model.notes)
-        for name, row in subjects.items()
-    }
-
-
 def _on_the_protocol(settings: Mapping[str, Any], photos: Iterable[References]) -> Iterator[str]:
     """In which way this is not DreamBench's protocol."""
     if settings["limit"] is not None:
-        yield (
-            f"A quick look: only the first {settings['limit']} prompts of each benchmark were "
-            "asked. Leave out --limit for all."
+        most = settings["limit"]
+        some = (
+            "prompt of each benchmark was"
+            if most == 1
+            else f"{most} prompts of each benchmark were"
         )
+        yield f"A quick look: only the first {some} asked. Leave out --limit for all."
     if settings["samples"] != SAMPLES:
-        yield f"{settings['samples']} drawn of each prompt; DreamBench draws {SAMPLES}."
+        count = "1 picture" if settings["samples"] == 1 else f"{settings['samples']} pictures"
+        yield f"{count} of each prompt; DreamBench draws {SAMPLES}."
     if not any(each.held_out for each in photos):
         yield (
             "Pictures are compared with the photos that were trained on, as in DreamBench; a model "
@@ -404,8 +369,8 @@ def _on_the_protocol(settings: Mapping[str, Any], photos: Iterable[References]) 
 
 def _check_numbers(**numbers: int | None) -> None:
     for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise EvaluationError(f"{name} is {value}; it must be at least 1.")
+        if value is not None and not 1 <= value <= _MOST:
+            raise EvaluationError(f"{name} is {value:,}; it can be 1 to {_MOST:,}.")
 
 
 def _check_seed(seed: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ GRID = "grid.png"
 BASE = "base"
 
 _MOST = 10_000
+_MOST_SHOWN = 400  # tiles of a grid; more would be gigabytes in memory, and nobody looks at them
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,6 @@ class Sample:
     seed: int
     model: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "file": self.file,
-            "prompt": self.prompt,
-            "number": self.number,
-            "seed": self.seed,
-            "model": self.model,
-        }
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -77,7 +68,7 @@ class Samples:
     folder: Path
     model: PersonalizedModel
     pictures: Sequence[Sample]
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
 
     @property
     def grid(self) -> Path:
@@ -93,7 +84,7 @@ class Samples:
             "where": self.model.where,
             "base_model": self.model.base,
             "weights": self.model.digest,
-            "pictures": [each.as_dict() for each in self.pictures],
+            "pictures": [asdict(each) for each in self.pictures],
             "notes": list(self.notes),
         }
 
@@ -103,9 +94,8 @@ class Samples:
         prompts = list(dict.fromkeys(each.prompt for each in own))
         what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
         beside = len(self.pictures) - len(own)
-        lines = [
-            f"{len(own)} pictures of {what}" + f", and {beside} by the base model" * bool(beside)
-        ]
+        count = "1 picture" if len(own) == 1 else f"{len(own)} pictures"
+        lines = [f"{count} of {what}" + f", and {beside} by the base model" * bool(beside)]
         lines.append(f"grid      {_short(self.grid)}")
         lines.append(f"pictures  {_short(self.folder)}")
         return "\n".join(lines)
@@ -176,7 +166,7 @@ def sample(
     artist = Artist(
         device=device,
         dtype=dtype,
-        steps=steps or _steps(model),
+        steps=_steps(model) if steps is None else steps,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
         reporter=reporter,
@@ -195,7 +185,9 @@ def sample(
         reporter.say(f"note: {note}")
     with OwnedFolder(folder).locked(), artist:
         write_atomically(folder / REQUEST, _json({"request": request}))
-        drawing = _Drawing(artist, folder, asked, count, seed)
+        rows_shown = len(asked) * (1 if below is None else 2)
+        shown = min(count, max(1, _MOST_SHOWN // rows_shown))
+        drawing = _Drawing(artist, folder, asked, count, seed, shown)
         with reporter.task("drawing", drawing.total(below), "pictures") as task:
             rows = [drawing.rows(model, task)]
             if below is not None:
@@ -207,7 +199,8 @@ def sample(
                 Section(each.prompt, [row[number] for row in rows])
                 for number, each in enumerate(asked)
             ],
-            footer=_footer(model, artist, seed),
+            footer=_footer(model, artist, seed)
+            + (f"; the first {shown} of each {count:,}" if shown < count else ""),
         )
         out_bytes = io.BytesIO()
         grid.save(out_bytes, "PNG")
@@ -221,7 +214,13 @@ class _Drawing:
     """Draws the asked prompts with one model after the other, and remembers what was drawn."""
 
     def __init__(
-        self, artist: Artist, folder: Path, asked: Sequence[_Asked], count: int, seed: int
+        self,
+        artist: Artist,
+        folder: Path,
+        asked: Sequence[_Asked],
+        count: int,
+        seed: int,
+        shown: int,
     ) -> None:
         self.pictures: list[Sample] = []
         self._artist = artist
@@ -229,6 +228,7 @@ class _Drawing:
         self._asked = asked
         self._count = count
         self._seed = seed
+        self._shown = shown  # of each prompt
 
     def total(self, base: PersonalizedModel | None) -> int:
         return len(self._asked) * self._count * (1 if base is None else 2)
@@ -241,7 +241,9 @@ class _Drawing:
         with self._artist.using(model) as pen:
             drawn = pen.draw(list(self._wanted(base=base)), folder=self._folder, task=task)
             for place, each in enumerate(drawn):
-                rows[place // self._count].tiles.append(fitted(each.picture))
+                tiles = rows[place // self._count].tiles
+                if len(tiles) < self._shown:
+                    tiles.append(fitted(each.picture))
                 wanted = each.wanted
                 self.pictures.append(
                     Sample(str(wanted.file), wanted.prompt, wanted.number, wanted.seed, model.name)
@@ -276,6 +278,9 @@ def _asked(model: PersonalizedModel, prompts: Sequence[str]) -> list[_Asked]:
         )
     if any(not text.strip() for text in texts):
         raise EvaluationError("A prompt is empty.", hint="Write what to draw, or leave it out.")
+    for text in texts:
+        if text != text.encode("utf-8", "replace").decode():
+            raise EvaluationError(f"The prompt {text!r} is not UTF-8 text.")
     subject = model.subject
     if subject is None and any("{}" in text for text in texts):
         raise EvaluationError(
@@ -342,7 +347,8 @@ def _folder(model: PersonalizedModel, out: Path | None, request: Mapping[str, An
             )
         return out
     parent = _beside(model)
-    numbered = {int(path.name): path for path in _children(parent) if path.name.isdecimal()}
+    there = parent.iterdir() if parent.is_dir() else ()
+    numbered = {int(path.name): path for path in there if path.name.isdecimal()}
     for number in sorted(numbered):
         if _request_in(numbered[number]) == request:
             return numbered[number]
@@ -369,10 +375,6 @@ def _beside(model: PersonalizedModel) -> Path:
     if folder.name in ("lora", "model"):
         folder = folder.parent
     return folder / "samples"
-
-
-def _children(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _request_in(folder: Path) -> Any:

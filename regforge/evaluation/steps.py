@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from regforge.evaluation import wording
 from regforge.evaluation.interface import Interval, PersonalizedModel
+from regforge.evaluation.model_files import snapshot_step
 from regforge.evaluation.plots import curves
 
 if TYPE_CHECKING:
@@ -20,21 +21,17 @@ if TYPE_CHECKING:
     from regforge.evaluation.results import ModelResult
 
 _SHOWN = ("dino", "clip_t", "pres")
-_FOLDER = "snapshots"
 
 
 def is_snapshot(model: PersonalizedModel) -> bool:
     """Whether it is what a run was on the way."""
-    return _FOLDER in _place(model).parts
+    return snapshot_step(_folder(model)) is not None
 
 
 def run_of(model: PersonalizedModel) -> Path:
     """The folder of the run that a model is of, or of a snapshot of it."""
-    place = _place(model)
-    folder = place.parent if model.weights is not None else place
-    if folder.name in ("lora", "model"):
-        folder = folder.parent
-    return folder.parent.parent if folder.parent.name == _FOLDER else folder
+    folder = _folder(model)
+    return folder.parent.parent if is_snapshot(model) else folder
 
 
 def over_steps(results: Sequence[ModelResult]) -> dict[str, list[ModelResult]]:
@@ -135,5 +132,7 @@ def plots_over_steps(
     return figures
 
 
-def _place(model: PersonalizedModel) -> Path:
-    return model.weights if model.weights is not None else Path(model.base)
+def _folder(model: PersonalizedModel) -> Path:
+    """The folder that holds it, beside `lora` or `model` if it lies in one."""
+    folder = Path(model.base) if model.weights is None else model.weights.parent
+    return folder.parent if folder.name in ("lora", "model") else folder

@@ -15,6 +15,7 @@ from pathlib import Path
 from regforge import resources
 from regforge.embedded.pipeline import TINYWORLD
 from regforge.evaluation.interface import EvaluationError, Kind, PersonalizedModel, Question
+from regforge.evaluation.model_files import normal
 from regforge.images.loading import EMBEDDED
 from regforge.recipe.defaults import benchmarks
 from regforge.recipe.messages import did_you_mean
@@ -47,7 +48,7 @@ def load_suite(name_or_path: str | Path, kind: Kind) -> list[Question]:
     """
     text = str(name_or_path)
     shipped = resources.templates() / "benchmarks" / f"{text}.yaml"
-    own = Path(text).expanduser()
+    own = normal(Path(text))
     if re.fullmatch(r"[a-z0-9-]+", text) and shipped.is_file():
         path, suite, source = shipped, text, shipped.name
     elif own.is_file():

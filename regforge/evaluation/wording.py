@@ -83,11 +83,10 @@ def arrow(metric: Metric) -> str:
 
 
 def best_of(metric: Metric, means: Mapping[str, float]) -> list[str]:
-    """Names with the best mean, all that share it; none where there is nothing to compare."""
-    if len(means) < 2:
-        return []
-    best = (max if metric.higher_is_better else min)(means.values())
-    return [name for name, mean in means.items() if mean == best]
+    """Names with the best mean, all that share it; none where all do."""
+    best = (max if metric.higher_is_better else min)(means.values(), default=0.0)
+    found = [name for name, mean in means.items() if mean == best]
+    return found if len(found) < len(means) else []
 
 
 def verdict(comparison: Comparison) -> Verdict | None:

@@ -98,6 +98,7 @@ def test_seeds_stay_what_they_are() -> None:
 # ---------------------------------------------------------------------------------------- LoRAs
 
 
+@pytest.mark.slow
 def test_a_lora_is_laid_on_and_taken_off_without_a_trace(
     artist: Artist, model: PersonalizedModel
 ) -> None:
@@ -211,6 +212,7 @@ def test_pictures_say_what_made_them(
     assert says["weights"] == model.digest
 
 
+@pytest.mark.slow
 def test_pictures_that_are_there_need_no_model(
     artist: Artist, model: PersonalizedModel, tmp_path: Path
 ) -> None:

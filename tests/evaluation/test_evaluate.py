@@ -23,12 +23,13 @@ from regforge.evaluation.models import open_model
 from regforge.evaluation.planning import (
     Row,
     guidance_for,
+    note_on_sizes,
     open_all,
     questions_for,
     row_of,
     rows_of,
 )
-from regforge.evaluation.references import find_references
+from regforge.evaluation.references import find_references, references_for
 from regforge.evaluation.results import ModelResult
 from regforge.evaluation.steps import best_steps, over_steps, worth_comparing
 from regforge.progress import Reporter
@@ -70,7 +71,8 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_loaded(tmp_path: Pa
         ("There is no folder", [run], {"references": tmp_path / "nowhere"}),
         ("samples is 0", [run], {"samples": 0}),
         ("limit is 0", [run], {"limit": 0}),
-        ("The steps is 0", [run], {"steps": 0}),
+        ("samples is 99,999", [run], {"samples": 99_999}),
+        ("number of steps is 0", [run], {"steps": 0}),
         ("has no snapshots", [run], {"snapshots": True}),
         ("The seed is -1", [run], {"seed": -1}),
     ]
@@ -110,6 +112,33 @@ def test_held_out_photos_are_of_one_subject(tmp_path: Path) -> None:
     runs = [trained_models.run(tmp_path / "cat"), trained_models.run(tmp_path / "dog", subject=dog)]
     error = refusal(*runs, out=tmp_path / "out", references=CAT)
     assert "the models know 2" in error.message
+
+
+def test_one_name_for_two_subjects_is_refused(tmp_path: Path) -> None:
+    runs = []
+    for name, shown in (("a", "00.png"), ("b", "01.png")):
+        folder = photos(tmp_path / f"{name}-photos", shown)
+        subject = {"images": str(folder), "identifier": "sks", "class_noun": "cat"}
+        runs.append(trained_models.run(tmp_path / name, subject=subject))
+    learned = [(model.subject, ()) for model in map(open_model, runs) if model.subject]
+    error = refusal(*runs, out=tmp_path / "out")
+    assert "learned sks cat from other photos" in error.message
+    assert "--references" in str(error)
+    # What one of them has seen is not held out.
+    held_out = references_for(learned, photos(tmp_path / "new", "00.png", "03.png"))["sks cat"]
+    assert "1 of 2 reference photos were trained on" in held_out.notes[0]
+    same = photos(tmp_path / "copy", "00.png")
+    assert references_for([learned[0], (cat(same), ())])["sks cat"].photos
+
+
+def test_two_benchmarks_of_one_name_are_refused(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    suites = [tmp_path / name / "mine.txt" for name in ("a", "b")]
+    for suite in suites:
+        suite.parent.mkdir()
+        suite.write_text("a {} here\n")
+    error = refusal(run, out=tmp_path / "out", suites=suites)
+    assert "Two benchmarks are called mine" in error.message
 
 
 def test_the_command_says_what_is_wrong_in_a_sentence(tmp_path: Path) -> None:
@@ -312,6 +341,16 @@ def test_one_guidance_scale_for_all(tmp_path: Path) -> None:
     assert guidance_for(models[:1], None) == (4.0, [])
 
 
+def test_sizes_that_differ_are_noted(tmp_path: Path) -> None:
+    small, large, usual = (
+        open_model(trained_models.run(tmp_path / str(size), data={"resolution": size}))
+        for size in (64, 96, None)
+    )
+    (note,) = note_on_sizes([small, large, usual], Artist())
+    assert "64 at 64, 96 at 96 and None at its own size" in note
+    assert not list(note_on_sizes([small, small], Artist()))
+
+
 # ------------------------------------------------------------------------------------- snapshots
 
 
@@ -363,3 +402,14 @@ def test_scores_of_snapshots_are_told_by_step(tmp_path: Path) -> None:
     only_runs = [each for each in results if each.model.name in ("base model", "run")]
     assert over_steps(only_runs) == {}
     assert best_steps(only_runs) == []
+
+
+def test_a_lora_in_the_hubs_cache_is_no_snapshot(tmp_path: Path) -> None:
+    cache = tmp_path / "models--her--mug" / "snapshots"
+    files = [trained_models.lora(cache / name / "mug.safetensors") for name in ("a" * 40, "b" * 40)]
+    results = [
+        ModelResult(open_model(file, base="embedded/tinyworld", name=file.parent.name), [])
+        for file in files
+    ]
+    assert worth_comparing(results) == results
+    assert over_steps(results) == {}

@@ -1,6 +1,7 @@
 """Whatever people call a model is found, or refused in one clear sentence."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,37 @@ def test_a_whole_fine_tuned_pipeline(tmp_path: Path) -> None:
     below = base_of(model)
     assert below is not None
     assert (below.base, below.subject) == ("embedded/tinyworld", None)
+
+
+def test_pipelines_of_equal_sizes_and_other_weights_differ(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    weights = folder / "unet" / "x.safetensors"
+    digests = []
+    for value in (1, 2, 1):
+        weights.write_bytes(b"header" * 99 + bytes([value]) * 10)
+        os.utime(weights, ns=(0, 10**9 * len(digests)))
+        digests.append(open_model(folder).digest)
+    assert digests[0] == digests[2] != digests[1]
+    (folder / "README.md").write_text("not weights")
+    assert open_model(folder).digest == digests[0]
+
+
+def test_a_base_model_for_a_whole_pipeline_is_named_in_vain(tmp_path: Path) -> None:
+    assert open_model("embedded/tinyworld").notes == ()
+    (note,) = open_model("embedded/tinyworld", base=SDXL).notes
+    assert f"{SDXL} is not used" in note
+    assert open_model(run(tmp_path / "cat"), base=SDXL).notes == ()
+
+
+def test_a_model_has_a_name_also_from_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run(tmp_path / "teapot") / "lora")
+    for where in ("..", ".", "../lora", LORA):
+        model = open_model(where)
+        assert (model.name, ".." in model.where) == ("teapot", False)
 
 
 def test_weights_of_a_run_that_goes_on_are_those_of_its_last_end(tmp_path: Path) -> None:
@@ -327,6 +359,18 @@ def test_a_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path, monkeypatch: Any)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert open_model("me/teapot") == model
     assert "HF_HUB_OFFLINE" in refusal("me/another")
+
+
+def test_a_recipe_of_the_hub_does_not_choose_photos_of_ours(
+    hub: "LoopbackHub", tmp_path: Path
+) -> None:
+    folder = run(tmp_path / "teapot", revision={"not": "text"})
+    files = {"recipe.yaml": folder / "recipe.yaml", f"lora/{LORA}": folder / "lora" / LORA}
+    hub.put("she/teapot", files, repo_type="model")
+    model = open_model("she/teapot")
+    assert model.subject == Subject("sks", "cat", "living", None)
+    assert model.revision is None
+    assert open_model("she/teapot", subject=SUBJECTS / "cat").subject == CAT
 
 
 def test_somebodys_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path) -> None:

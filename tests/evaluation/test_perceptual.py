@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +34,7 @@ def torchmetrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     class Metric:
         def __init__(self, net_type: str) -> None:
             assert net_type == "alex"
+            assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
             self.net = Net()
 
     for name in ("torchmetrics", "torchmetrics.image", "torchmetrics.image.lpip"):
@@ -57,6 +59,7 @@ def test_distances_of_pairs(torchmetrics: Path) -> None:
     expected = [0.2, 1.0, 0.8, *[0.0] * 9]
     assert lpips.distances(pictures, pairs) == pytest.approx(expected, abs=1e-6)
     assert lpips.distances(pictures, []).size == 0
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 def test_nothing_is_downloaded_offline(torchmetrics: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from made_evaluation import MODELS, SUBJECT, made_evaluation
 
+from regforge.evaluation import wording
 from regforge.evaluation.interface import (
     EvaluationError,
     Interval,
@@ -213,6 +214,13 @@ def test_the_best_of_each_column_is_marked_in_its_direction(made: Evaluation) ->
     assert marked == {"no regularization": 2, "naive": 0, "against + amplify": 3}
     assert "PRES ↓" in lines[0]
     assert rows["against + amplify"].endswith("*"), "the lowest PRES is the best one"
+
+
+def test_none_is_the_best_where_all_are_equal() -> None:
+    pres = wording.BY_KEY["pres"]
+    assert wording.best_of(pres, {"a": 0.1, "b": 0.0, "c": 0.0}) == ["b", "c"]
+    assert wording.best_of(pres, {"a": 0.0, "b": 0.0}) == []
+    assert wording.best_of(pres, {"a": 0.0}) == wording.best_of(pres, {}) == []
 
 
 def compared(metric: str, mean: float, low: float, high: float) -> str:

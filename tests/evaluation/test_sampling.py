@@ -89,7 +89,14 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
     assert "{} stands for" in refusal(alone, ["a {}"], base="embedded/tinyworld")
     assert "empty" in refusal("embedded/tinyworld", ["  "])
     assert "1 to" in refusal("embedded/tinyworld", ["a cat"], count=0)
+    assert "1 to" in refusal("embedded/tinyworld", ["a cat"], steps=0)
+    assert "UTF-8" in refusal("embedded/tinyworld", ["a \udcff cat"])
     assert "no base model" in refusal("embedded/tinyworld", ["a cat"], beside_base=True)
+
+
+@pytest.mark.parametrize("where", ["x" * 300, "/dev/null", "~nobody-of-this-name/x", "a\0b"])
+def test_paths_that_are_no_models(where: str) -> None:
+    assert "here is no file or folder" in refusal(where) or "holds no model" in refusal(where)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

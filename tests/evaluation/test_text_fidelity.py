@@ -33,6 +33,7 @@ def test_the_lexicon_is_what_photos_agree_on(market: Lettering) -> None:
     assert market.notes == []
 
 
+@pytest.mark.slow
 def test_damaged_writing_scores_lower(market: Lettering) -> None:
     whole, damaged, other, none = market.score(
         [sign("MARKET"), sign("MARXIT"), sign("GOOD"), Image.new("RGB", (120, 80), "white")]
@@ -45,6 +46,7 @@ def test_damaged_writing_scores_lower(market: Lettering) -> None:
     assert none == 0.0
 
 
+@pytest.mark.slow
 def test_pictures_of_any_size_and_mode_are_read(market: Lettering) -> None:
     assert market.score([sign("MARKET", (400, 250)).convert("L")]) == [1.0]
 
