@@ -25,14 +25,18 @@ BY_KEY = {metric.key: metric for metric in METRICS}
 
 _AS_ASKED = ", as asked"
 
-LABELS = {
-    "dino": "identity (DINO): is it this subject?",
-    "clip_i": "identity (CLIP-I)",
-    "clip_t": "alignment (CLIP-T): does it show the prompt?",
-    "matched": "R-precision: does its own prompt fit best?",
-    "pres": "PRES: has the whole class become the subject? (low is good)",
-    "div": "DIV: do pictures of one prompt differ?",
-}
+CURVES = (
+    ("dino", "place", "Identity, where the prompt says nothing about the subject"),
+    ("dino", "style", "Identity, in another style"),
+    ("matched", None, "Is it the picture that was asked for? (all prompts)"),
+    ("clip_t", None, "Alignment (all prompts)"),
+    ("pres", None, "Has the whole class become the subject? (low is good)"),
+)
+"""Metric, group of prompts (None: all), and title of each curve.
+
+Identity is not averaged over all prompts here: a model that draws "a red sks cat" red is right, and
+less like the photos; one that ignores the colour scores higher.
+"""
 
 
 # ----------------------------------------------------------------------------------------- figures
@@ -49,25 +53,32 @@ def write_all(experiment: Experiment) -> Path:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     made: list[tuple[str, Path]] = []
-    for metric in SHOWN:
-        path = _curve(found, metric, figures)
+    for metric, group, title in CURVES:
+        path = _curve(found, metric, group, title, figures)
         if path:
-            made.append((LABELS[metric], path))
+            made.append((title, path))
     made += _side_figures(found, figures)
     grid = _pictures(experiment, figures)
-    tables = [_main_table(found), _difference_table(found), *_side_tables(found)]
+    tables = [
+        _main_table(found),
+        _difference_table(found),
+        *(table for group in _groups(found) for table in _group_tables(found, group)),
+        *_side_tables(found),
+    ]
     text = "\n\n".join(table for table in tables if table)
     write_atomically(folder / "results.md", (text + "\n").encode())
     write_atomically(folder / "results.json", json.dumps(_numbers(found), indent=1).encode())
     return _page(experiment, found, made, grid, text)
 
 
-def _curve(found: Found, metric: str, folder: Path) -> Path | None:
+def _curve(found: Found, metric: str, group: str | None, title: str, folder: Path) -> Path | None:
     """Fig. 5: a metric over training, one line a set."""
     unit = found.experiment.steps
     series = {
         arm: [
-            (step / unit, mean) for step in found.steps if (mean := found.mean(arm, step, metric))
+            (step / unit, mean)
+            for step in found.steps
+            if (mean := found.mean(arm, step, metric, group))
         ]
         for arm in found.arms
     }
@@ -75,12 +86,12 @@ def _curve(found: Found, metric: str, folder: Path) -> Path | None:
         return None
     figure = plots.curves(
         series,
-        title=LABELS[metric],
+        title=title,
         x_label=f"training, in multiples of {unit} steps",
         y_label=BY_KEY[metric].name,
         log_x=True,
     )
-    path = folder / f"{metric}.svg"
+    path = folder / (f"{metric}-{group}.svg" if group else f"{metric}.svg")
     plots.save(figure, path)
     return path
 
@@ -197,6 +208,43 @@ def _difference_table(found: Found) -> str:
                 row.append(_change(change))
             lines.append(f"| {arm} against {first} | {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def _groups(found: Found) -> list[str]:
+    """What the prompts of the main grid are about."""
+    arm, step = found.arms[0], found.steps[-1]
+    return list(dict.fromkeys(score.group for score in found.main(arm, step, "dino")))
+
+
+def _group_tables(found: Found, group: str) -> Iterator[str]:
+    """A heading, and identity and R-precision of one kind of prompts."""
+    yield f"**Prompts about {group}**"
+    names = [f"{BY_KEY[m].name} {step / found.experiment.steps:g}x" for m, step in _both(found)]
+    lines = [
+        "| | " + " | ".join(names) + " |",
+        "| --- | " + " | ".join("---:" for _ in names) + " |",
+    ]
+    for arm in found.arms:
+        row = (_shown(found.mean(arm, step, metric, group)) for metric, step in _both(found))
+        lines.append(f"| {arm} | {' | '.join(row)} |")
+    for arm in found.arms[1:]:
+        if arm == "naive":
+            continue
+        row = (
+            _change(
+                paired(
+                    found.main("naive", step, metric, group), found.main(arm, step, metric, group)
+                )
+            )
+            for metric, step in _both(found)
+        )
+        lines.append(f"| {arm} against naive | {' | '.join(row)} |")
+    yield "\n".join(lines)
+
+
+def _both(found: Found) -> list[tuple[str, int]]:
+    unit, last = found.experiment.steps, found.steps[-1]
+    return [(metric, step) for metric in ("dino", "matched") for step in (unit, last)]
 
 
 def _side_tables(found: Found) -> Iterator[str]:

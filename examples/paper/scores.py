@@ -30,6 +30,7 @@ class Score:
         cell: The run.
         step: When the run was looked at.
         suite: Name of the prompts' file.
+        group: What the question is about (`place`, `style`, ...); empty for pictures of the class.
         asked: What pairs it with pictures of other runs: question and number.
         metric: `Metric.key`.
         value: The number.
@@ -38,6 +39,7 @@ class Score:
     cell: Cell
     step: int
     suite: str
+    group: str
     asked: tuple[str, int]
     metric: str
     value: float
@@ -59,8 +61,10 @@ def _of_cell(experiment: Experiment, cell: Cell) -> Iterator[Score]:
             for picture in result.measured:
                 question = picture.question.text if picture.question else picture.prompt
                 asked = (question, picture.number)
+                group = picture.question.group if picture.question else ""
                 for metric, value in picture.scores.items():
-                    yield Score(cell, result.model.steps or 0, stem(suite), asked, metric, value)
+                    at = result.model.steps or 0
+                    yield Score(cell, at, stem(suite), group, asked, metric, value)
 
 
 def mean_of(found: Sequence[Score]) -> Interval:
@@ -104,18 +108,25 @@ class Found:
         name = arm if arm not in self.experiment.arms or arm == "none" else self._whole(arm)
         return self._by.get((name, suite, step, metric), [])
 
-    def main(self, arm: str, step: int, metric: str) -> list[Score]:
-        """Scores of an arm, from the runs that all arms have: like is compared with like."""
+    def main(self, arm: str, step: int, metric: str, group: str | None = None) -> list[Score]:
+        """Scores of an arm, from the runs that all arms have: like is compared with like.
+
+        Args:
+            arm: Of the main grid.
+            step: When.
+            metric: `Metric.key`.
+            group: Only of these questions; of all if left out.
+        """
         suite = stem(self.experiment.prompts)
         return [
             score
             for score in self.of(arm, suite, step, metric)
-            if (score.cell.subject, score.cell.seed) in self.common
+            if (score.cell.subject, score.cell.seed) in self.common and group in (None, score.group)
         ]
 
-    def mean(self, arm: str, step: int, metric: str) -> Interval | None:
+    def mean(self, arm: str, step: int, metric: str, group: str | None = None) -> Interval | None:
         """Of an arm of the main grid, with what is the subject's own taken out of the interval."""
-        found = {each: self.main(each, step, metric) for each in self.arms}
+        found = {each: self.main(each, step, metric, group) for each in self.arms}
         if not found[arm]:
             return None
         plain = mean_of(found[arm])
