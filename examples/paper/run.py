@@ -109,16 +109,23 @@ def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
             out=evaluation_folder(experiment, cell, suite),
             references=about.references,
             suites=[suite],
-            samples=experiment.samples,
-            class_samples=experiment.class_samples if suite == experiment.prompts else 1,
-            steps=experiment.sampling_steps,
-            guidance_scale=experiment.guidance_scale,
+            **_drawing(experiment, suite),
             structure=experiment.structure_encoder,
             alignment=experiment.alignment_encoder,
             lettering=False,
             with_base=False,
             reporter=Reporter(quiet=True),
         )
+
+
+def _drawing(experiment: Experiment, suite: str) -> dict[str, Any]:
+    """How pictures are drawn, as `evaluate` takes it and `evaluation.json` has it."""
+    return {
+        "samples": experiment.samples,
+        "class_samples": experiment.class_samples if suite == experiment.prompts else 1,
+        "steps": experiment.sampling_steps,
+        "guidance_scale": experiment.guidance_scale,
+    }
 
 
 def evaluation_folder(experiment: Experiment, cell: Cell, suite: str) -> Path:
@@ -131,10 +138,19 @@ def is_done(experiment: Experiment, cell: Cell, only: str | None) -> bool:
     if only == "train":
         run = run_folder(experiment, cell)
         return all((run / "snapshots" / f"step-{step:06d}").exists() for step in cell.points)
-    return all(
-        (evaluation_folder(experiment, cell, suite) / "evaluation.json").exists()
-        for suite, _ in cell.prompts
-    )
+    return all(_is_measured(experiment, cell, suite, points) for suite, points in cell.prompts)
+
+
+def _is_measured(experiment: Experiment, cell: Cell, suite: str, points: tuple[int, ...]) -> bool:
+    """Whether what is there is what the experiment asks for now: its file may have changed."""
+    from regforge.evaluation import Evaluation
+
+    folder = evaluation_folder(experiment, cell, suite)
+    if not (folder / "evaluation.json").exists():
+        return False
+    there = Evaluation.load(folder)
+    as_asked = _drawing(experiment, suite).items() <= there.settings.items()
+    return as_asked and [result.model.steps for result in there.results] == list(points)
 
 
 def work_off(

@@ -113,10 +113,10 @@ def labelled_grid(
     Returns:
         An RGB picture; a blank one without tiles.
     """
-    fitted = [(_fitted(picture, tile), label, text) for picture, label, text in tiles]
-    width = max((picture.width for picture, _, _ in fitted), default=tile)
+    fit = [(fitted(picture, tile), label, text) for picture, label, text in tiles]
+    width = max((picture.width for picture, _, _ in fit), default=tile)
     font = ImageFont.load_default(_FONT_SIZE)
-    blocks = [_block(*each, width, font) for each in fitted]
+    blocks = [_block(*each, width, font) for each in fit]
     lines = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
     across = min(columns, len(blocks)) or 1
     size = (
@@ -148,13 +148,20 @@ def _picture(row: ImageRow) -> Image.Image:
         return picture.convert("RGB")
 
 
-def _fitted(picture: Image.Image, tile: int) -> Image.Image:
+def fitted(picture: Image.Image, largest: int, smallest: int | None = None) -> Image.Image:
+    """A picture as it stands in a grid: never cropped, and enlarged by whole factors only.
+
+    Args:
+        picture: Of any size.
+        largest: A longer side than this is made this long, in pixels.
+        smallest: A small picture is enlarged to about this; to `largest` if left out.
+    """
     longest = max(picture.size)
-    if longest > tile:
-        scale = tile / longest
+    if longest > largest:
+        scale = largest / longest
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         return picture.resize(size, Image.Resampling.LANCZOS)
-    factor = max(1, round(tile / longest))
+    factor = max(1, round((smallest or largest) / longest))
     size = (picture.width * factor, picture.height * factor)
     return picture.resize(size, Image.Resampling.BICUBIC)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from regforge.dataset.samples import fitted
+
 TILE = 256
 """Pictures larger than this are made smaller, to so many pixels at their longest side."""
 
@@ -50,16 +52,9 @@ class Section:
     rows: Sequence[Row]
 
 
-def fitted(picture: Image.Image) -> Image.Image:
+def tile_of(picture: Image.Image) -> Image.Image:
     """The picture at the size that it has in a grid."""
-    longest = max(picture.size)
-    if longest > TILE:
-        scale = TILE / longest
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        return picture.resize(size, Image.Resampling.LANCZOS)
-    factor = max(1, round(_SMALL / longest))
-    size = (picture.width * factor, picture.height * factor)
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    return fitted(picture, TILE, _SMALL)
 
 
 def draw_grid(sections: Sequence[Section], *, footer: str = "") -> Image.Image:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.evaluation.drawing import STEPS, Artist, seed_of
-from regforge.evaluation.grid import Row, Section, draw_grid, fitted
+from regforge.evaluation.grid import Row, Section, draw_grid, tile_of
 from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Subject, Wanted
 from regforge.evaluation.model_files import section
 from regforge.evaluation.models import base_of, open_model, without_identifier
@@ -243,7 +243,7 @@ class _Drawing:
             for place, each in enumerate(drawn):
                 tiles = rows[place // self._count].tiles
                 if len(tiles) < self._shown:
-                    tiles.append(fitted(each.picture))
+                    tiles.append(tile_of(each.picture))
                 wanted = each.wanted
                 self.pictures.append(
                     Sample(str(wanted.file), wanted.prompt, wanted.number, wanted.seed, model.name)

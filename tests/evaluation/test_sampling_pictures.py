@@ -13,7 +13,7 @@ from evaluation.trained_models import LORA, fitting_lora, lora, run
 from PIL import Image
 
 from regforge.evaluation.drawing import seed_of
-from regforge.evaluation.grid import TILE, Row, Section, draw_grid, fitted
+from regforge.evaluation.grid import TILE, Row, Section, draw_grid, tile_of
 from regforge.evaluation.interface import EvaluationError
 from regforge.evaluation.sampling import Samples, sample
 from regforge.progress import Reporter
@@ -40,12 +40,12 @@ def plain(side: int, color: str = "red", *, wide: int = 0) -> Image.Image:
     ],
 )
 def test_pictures_of_all_sizes_fit(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    assert fitted(Image.new("RGB", size)).size == shown
+    assert tile_of(Image.new("RGB", size)).size == shown
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 4), (8, 8), (9, 5), (10, 5), (17, 6)])
 def test_rows_are_broken_evenly(count: int, columns: int) -> None:
-    tiles = [fitted(plain(96)) for _ in range(count)]
+    tiles = [tile_of(plain(96)) for _ in range(count)]
     grid = np.asarray(draw_grid([Section("a prompt", [Row("", tiles)])]))
     red = (grid[..., 0] > 200) & (grid[..., 1] < 60)
     assert red.sum() >= count * 190 * 190

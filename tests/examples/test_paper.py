@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import grid
+import run
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
 FILES = sorted(
@@ -132,3 +133,10 @@ def test_a_small_experiment_runs_from_start_to_end_and_goes_on(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     for picture in re.findall(r'src="([^"]+)"', page):
         assert (tmp_path / "out" / picture).is_file()
+
+    experiment = grid.read(path)
+    cell = grid.cells(experiment)[0]
+    assert run.is_done(experiment, cell, None)
+    for changed in ({"samples": 2}, {"sampling_steps": 2}):
+        other = experiment.model_copy(update=changed)
+        assert not run.is_done(other, cell, None)
