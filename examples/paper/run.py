@@ -14,10 +14,12 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,7 @@ def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
             out=evaluation_folder(experiment, cell, suite),
             references=about.references,
             suites=[suite],
-            **_drawing(experiment, suite),
+            **_drawing(experiment),
             structure=experiment.structure_encoder,
             alignment=experiment.alignment_encoder,
             lettering=False,
@@ -118,11 +120,11 @@ def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
         )
 
 
-def _drawing(experiment: Experiment, suite: str) -> dict[str, Any]:
+def _drawing(experiment: Experiment) -> dict[str, Any]:
     """How pictures are drawn, as `evaluate` takes it and `evaluation.json` has it."""
     return {
         "samples": experiment.samples,
-        "class_samples": experiment.class_samples if suite == experiment.prompts else 1,
+        "class_samples": experiment.class_samples,
         "steps": experiment.sampling_steps,
         "guidance_scale": experiment.guidance_scale,
     }
@@ -149,38 +151,52 @@ def _is_measured(experiment: Experiment, cell: Cell, suite: str, points: tuple[i
     if not (folder / "evaluation.json").exists():
         return False
     there = Evaluation.load(folder)
-    as_asked = _drawing(experiment, suite).items() <= there.settings.items()
+    as_asked = _drawing(experiment).items() <= there.settings.items()
     return as_asked and [result.model.steps for result in there.results] == list(points)
 
 
 def work_off(
     name: str, jobs: Sequence[tuple[str, Callable[..., None], tuple[Any, ...]]], workers: int
-) -> None:
-    """Run jobs in processes of one thread each, and say how far they are."""
-    started, done = time.monotonic(), 0
+) -> bool:
+    """Run jobs in processes of one thread each, and say how far they are.
+
+    Returns:
+        Whether all went well: a night's other cells are not lost to one that fails.
+    """
+    started, done, failed = time.monotonic(), 0, 0
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
         running = {pool.submit(function, *arguments): key for key, function, arguments in jobs}
         try:
-            while running:
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    key = running.pop(future)
-                    future.result()
-                    done += 1
-                    left = (time.monotonic() - started) / done * (len(jobs) - done)
-                    print(f"{name} {done}/{len(jobs)}  {key}  {left / 60:.0f} min left", flush=True)
+            for future in as_completed(running):
+                done += 1
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise error
+                left = (time.monotonic() - started) / done * (len(jobs) - done)
+                state = f"failed: {error}" if error else f"{left / 60:.0f} min left"
+                print(f"{name} {done}/{len(jobs)}  {running[future]}  {state}", flush=True)
+                failed += error is not None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return not failed
 
 
-def _one_thread() -> None:
-    """Many processes of one thread each are quicker than one process of many."""
+def _begin() -> None:
+    """Many processes of one thread each are quicker than one process of many; all end together."""
     import torch
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _train_and_evaluate(experiment: Experiment, cell: Cell, only: str | None) -> None:
@@ -208,22 +224,24 @@ def main() -> None:
     only, workers = arguments.only, arguments.workers or _workers()
     chosen = [c for c in grid.cells(experiment) if arguments.study in (None, c.study)]
     chosen = chosen[: arguments.until]
+    well = True
     if only in (None, "sets"):
         missing = [
             s for s in grid.sets(chosen) if not (set_folder(experiment, s) / "dataset").exists()
         ]
-        work_off("sets", [(each.key, make_set, (experiment, each)) for each in missing], workers)
+        well = work_off(
+            "sets", [(each.key, make_set, (experiment, each)) for each in missing], workers
+        )
     if only in (None, "train", "evaluate"):
         left = [cell for cell in chosen if not is_done(experiment, cell, only)]
-        work_off(
-            "cells",
-            [(cell.key, _train_and_evaluate, (experiment, cell, only)) for cell in left],
-            workers,
-        )
+        jobs = [(cell.key, _train_and_evaluate, (experiment, cell, only)) for cell in left]
+        well = work_off("cells", jobs, workers) and well
     if only in (None, "figures"):
         import figures
 
         print(figures.write_all(experiment))
+    if not well:
+        sys.exit("Something failed, see above. The same command goes on with it.")
 
 
 def _workers() -> int:

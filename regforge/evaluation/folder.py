@@ -12,7 +12,7 @@ models, more samples and more prompts are the same evaluation, made larger.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,22 @@ class EvaluationFolder(OwnedFolder):
         self.pictures = self.path / "pictures"
         self.references = self.path / "references"
 
-    def claim(self, models: Mapping[str, str], settings: Mapping[str, Any], *, fresh: bool) -> bool:
+    def claim(
+        self,
+        models: Mapping[str, str],
+        settings: Mapping[str, Any],
+        *,
+        fresh: bool,
+        unchanged: Collection[str] = (),
+    ) -> bool:
         """Make the folder this evaluation's, or check that it is.
 
         Args:
             models: Name of each model -> where it lies.
             settings: What was asked for, as JSON has it.
             fresh: Delete what an earlier evaluation left.
+            unchanged: Models with the very weights that pictures here were drawn with: it is the
+                same model, though it may have moved.
 
         Returns:
             Whether an earlier session is gone on with.
@@ -70,7 +79,7 @@ class EvaluationFolder(OwnedFolder):
             known = None
         if known is not None and self.pictures.exists():  # else nothing would be lost
             problems = [
-                *_other_models(known["models"], models),
+                *_other_models(known["models"], models, unchanged),
                 *_other_settings(known["settings"], settings),
             ]
             if problems:
@@ -123,13 +132,15 @@ def _short_name(where: str | Path) -> str:
     return path.name
 
 
-def _other_models(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+def _other_models(
+    before: Mapping[str, str], now: Mapping[str, str], unchanged: Collection[str]
+) -> Iterator[str]:
     missing = [name for name in before if name not in now]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         yield f"of {_and(before)}, and {_and(missing)} {verb} not asked for now"
     for name, where in before.items():
-        if name in now and now[name] != where:
+        if name in now and now[name] != where and name not in unchanged:
             yield f"its {name} is {where}, not {now[name]}"
 
 

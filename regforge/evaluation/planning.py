@@ -25,16 +25,13 @@ from regforge.evaluation.model_files import snapshot_step
 from regforge.evaluation.models import base_of, distinct_names, open_model, without_identifier
 from regforge.evaluation.references import name_of
 from regforge.evaluation.steps import is_snapshot
-from regforge.evaluation.suites import default_suites, load_suite
+from regforge.evaluation.suites import class_prompts, default_suites, load_suite
 
 if TYPE_CHECKING:
     from regforge.evaluation.interface import Kind
 
 BASE = "base model"
 """Name of the row of the model that others were trained on."""
-
-CLASS = Question("a photo of a {}", "", "")
-"""What is drawn of the class, without the identifier, for `pres`."""
 
 
 @dataclass(frozen=True)
@@ -246,11 +243,8 @@ def questions_for(
         EvaluationError: There is no such benchmark, or it asks this kind of subject nothing.
     """
     kind: Kind = subject.kind
-    names = default_suites(model, kind) if suites is None else list(dict.fromkeys(map(str, suites)))
-    if not names:
-        raise EvaluationError("There is no prompt to ask.", hint="Name a benchmark with --suite.")
     asked: dict[str, Sequence[Question]] = {}
-    for name in names:
+    for name in _suites_of(model, kind, suites):
         questions = load_suite(name, kind)[:limit]
         suite = questions[0].suite
         if suite in asked:  # their pictures and scores would be one benchmark's
@@ -261,10 +255,34 @@ def questions_for(
     return [each for questions in asked.values() for each in questions]
 
 
+def class_questions_for(
+    model: PersonalizedModel, subject: Subject, suites: Sequence[str | Path] | None
+) -> list[Question]:
+    """What a model is asked of the class as a whole, by all its benchmarks together, each once.
+
+    Args:
+        model: Which.
+        subject: Who it knows.
+        suites: As `questions_for` takes them.
+    """
+    names = _suites_of(model, subject.kind, suites)
+    return list(dict.fromkeys(each for name in names for each in class_prompts(name)))
+
+
+def _suites_of(
+    model: PersonalizedModel, kind: Kind, suites: Sequence[str | Path] | None
+) -> list[str]:
+    names = default_suites(model, kind) if suites is None else suites
+    if not names:
+        raise EvaluationError("There is no prompt to ask.", hint="Name a benchmark with --suite.")
+    return list(dict.fromkeys(map(str, names)))
+
+
 def row_of(
     model: PersonalizedModel,
     noun: str,
     questions: Sequence[Question],
+    class_questions: Sequence[Question],
     artist: Artist,
     *,
     samples: int,
@@ -281,9 +299,10 @@ def row_of(
         model: Which.
         noun: What prompts call the subject: `sks teapot`, or `teapot`.
         questions: What it is asked.
+        class_questions: What it is asked of the class as a whole.
         artist: Who draws; its settings decide which pictures that are there may be taken.
         samples: Pictures of each prompt.
-        class_samples: Pictures of other members of the class.
+        class_samples: Pictures of other members of the class, over all of `class_questions`.
         seed: Of the evaluation.
     """
     subject = model.subject
@@ -291,7 +310,9 @@ def row_of(
     asked: list[Asked] = []
     for question in questions:
         asked += _samples(question, question, noun, subject, samples, seed)
-    asked += _samples(CLASS, None, subject.class_noun, subject, class_samples, seed)
+    for number, question in enumerate(class_questions):
+        share = len(range(number, class_samples, len(class_questions)))
+        asked += _samples(question, None, subject.class_noun, subject, share, seed)
     settings = json.dumps(artist.settings_for(model), sort_keys=True)
     digest = hashlib.sha256(settings.encode()).hexdigest()
     return Row(model, subject, f"{_as_file(model.name)}-{digest[:10]}", asked)

@@ -30,6 +30,7 @@ from regforge.evaluation.model_files import normal
 from regforge.evaluation.models import base_of
 from regforge.evaluation.planning import (
     Row,
+    class_questions_for,
     guidance_for,
     note_on_sizes,
     open_all,
@@ -91,7 +92,8 @@ def evaluate(
             with those then, and not with the ones that were.
         suites: Benchmarks, by name or file; what is usual for model and subject if left out.
         samples: Pictures of each prompt; DreamBench has 4.
-        class_samples: Pictures of other members of the class; 8 times `samples` if left out.
+        class_samples: Pictures of other members of the class, over all the prompts that ask for
+            it; 8 times `samples` if left out.
         seed: What the noise of all pictures follows from.
         steps: Denoising steps.
         guidance_scale: Of all models; that of the first one's recipe if left out.
@@ -130,6 +132,7 @@ def evaluate(
             model,
             noun,
             questions_for(model, _known_subject(model), suites, limit),
+            class_questions_for(model, _known_subject(model), suites),
             artist,
             samples=samples,
             class_samples=per_class,
@@ -163,6 +166,7 @@ def evaluate(
             {row.model.name: row.model.where or row.model.base for row in rows},
             {**settings, "references": compared_with},
             fresh=fresh,
+            unchanged=[row.model.name for row in rows if (folder.pictures / row.folder).is_dir()],
         )
         notes += remarks
         session = _Session(folder, rows, photos, artist, gauge, settings, reporter, notes=notes)

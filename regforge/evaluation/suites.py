@@ -20,7 +20,10 @@ from regforge.images.loading import EMBEDDED
 from regforge.recipe.defaults import benchmarks
 from regforge.recipe.messages import did_you_mean
 from regforge.recipe.problems import Place
-from regforge.recipe.yaml_nodes import Node, read_yaml
+from regforge.recipe.yaml_nodes import Entry, Node, read_yaml
+
+CLASS = Question("a photo of a {}", "")
+"""What is drawn of the class, without the identifier, where a benchmark says nothing else."""
 
 _KINDS = ("both", "object", "living")
 _PLACE = "Write {} where the subject stands, once: `a {} in the jungle`."
@@ -46,16 +49,8 @@ def load_suite(name_or_path: str | Path, kind: Kind) -> list[Question]:
         EvaluationError: There is no such benchmark, it asks this kind of subject nothing, or a
             prompt cannot be used; with the line.
     """
-    text = str(name_or_path)
-    shipped = resources.templates() / "benchmarks" / f"{text}.yaml"
-    own = normal(Path(text))
-    if re.fullmatch(r"[a-z0-9-]+", text) and shipped.is_file():
-        path, suite, source = shipped, text, shipped.name
-    elif own.is_file():
-        path, suite, source = own, own.stem, text
-    else:
-        raise _missing(text)
-    read = _of_yaml if path.suffix.lower() in (".yaml", ".yml") else _of_text
+    path, suite, source = _find(str(name_or_path))
+    read = _of_yaml if _is_yaml(path) else _of_text
     prompts = list(read(_read(path, source), source))
     asked: dict[str, Question] = {}
     for prompt in prompts:
@@ -69,6 +64,25 @@ def load_suite(name_or_path: str | Path, kind: Kind) -> list[Question]:
             hint="Leave it out for this subject." if prompts else _FORM,
         )
     return list(asked.values())
+
+
+def class_prompts(name_or_path: str | Path) -> list[Question]:
+    """What a benchmark asks of the class as a whole, without the identifier, for `pres`.
+
+    Args:
+        name_or_path: As `load_suite` takes it.
+
+    Returns:
+        The `class_prompts:` of its file; `a photo of a {}` where it names none, as in DreamBooth.
+
+    Raises:
+        EvaluationError: There is no such benchmark, or a prompt cannot be used; with the line.
+    """
+    path, _, source = _find(str(name_or_path))
+    found = list(_class_prompts(path, source)) if _is_yaml(path) else []
+    for prompt in found:
+        _check(prompt)
+    return [Question(prompt.text, "") for prompt in found] or [CLASS]
 
 
 def default_suites(model: PersonalizedModel, kind: Kind) -> tuple[str, ...]:
@@ -117,6 +131,21 @@ class _Prompt:
     group: str = ""
 
 
+def _find(name: str) -> tuple[Path, str, str]:
+    """File of a benchmark, its name, and what messages call the file."""
+    shipped = resources.templates() / "benchmarks" / f"{name}.yaml"
+    own = normal(Path(name))
+    if re.fullmatch(r"[a-z0-9-]+", name) and shipped.is_file():
+        return shipped, name, shipped.name
+    if own.is_file():
+        return own, own.stem, name
+    raise _missing(name)
+
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
 def _missing(name: str) -> EvaluationError:
     known = benchmarks()
     near = did_you_mean(Path(name).stem, known)
@@ -143,14 +172,25 @@ def _of_text(text: str, source: str) -> Iterator[_Prompt]:
             yield _Prompt(prompt, f"{source}:{number}")
 
 
-def _of_yaml(text: str, source: str) -> Iterator[_Prompt]:
+def _content(text: str, source: str) -> dict[str, Entry]:
+    """The keys of a benchmark's file, and what each holds."""
     node, problems = read_yaml(text, Place(source, Path(), 1, 1))
     if problems:
         raise EvaluationError(f"{problems[0]}.", hint=_FORM)
     content = node.content if node else None
     if not isinstance(content, dict) or "prompts" not in content:
         raise EvaluationError(f"{source} has no `prompts:`.", hint=_FORM)
-    prompts = content["prompts"].value
+    return content
+
+
+def _class_prompts(path: Path, source: str) -> Iterator[_Prompt]:
+    entry = _content(_read(path, source), source).get("class_prompts")
+    if entry is not None:
+        yield from _of_list(entry.value, "both", "")
+
+
+def _of_yaml(text: str, source: str) -> Iterator[_Prompt]:
+    prompts = _content(text, source)["prompts"].value
     if not isinstance(prompts.content, dict):
         yield from _of_list(prompts, "both", "")
         return

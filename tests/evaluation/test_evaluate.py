@@ -22,6 +22,7 @@ from regforge.evaluation.interface import (
 from regforge.evaluation.models import open_model
 from regforge.evaluation.planning import (
     Row,
+    class_questions_for,
     guidance_for,
     note_on_sizes,
     open_all,
@@ -154,11 +155,14 @@ MODELS = {"a": "/runs/a", "b": "/runs/b"}
 SETTINGS = {"samples": 2, "limit": 5, "seed": 0, "suites": ["dreambench"]}
 
 
-def claimed(path: Path, models: Any = None, *, fresh: bool = False, **settings: Any) -> bool:
+def claimed(
+    path: Path, models: Any = None, *, fresh: bool = False, unchanged: Any = (), **settings: Any
+) -> bool:
     """Claim the folder, and draw something into it."""
     folder = EvaluationFolder(path)
     with folder.locked():
-        known = folder.claim(models or MODELS, {**SETTINGS, **settings}, fresh=fresh)
+        asked = {**SETTINGS, **settings}
+        known = folder.claim(models or MODELS, asked, fresh=fresh, unchanged=unchanged)
         if fresh:
             assert not folder.pictures.exists()
         folder.pictures.mkdir(exist_ok=True)
@@ -178,7 +182,8 @@ def test_more_of_the_same_is_the_same_evaluation(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="of c, a and b, and c is not asked for now"):
         claimed(tmp_path)
     three = {"c": "/runs/c", **MODELS}
-    assert claimed(tmp_path, three, samples=4)
+    assert claimed(tmp_path, {**three, "b": "/moved/b"}, unchanged=["b"])
+    assert claimed(tmp_path, three, samples=4, unchanged=["b"])
     assert claimed(tmp_path, three, samples=4, limit=None)
     for less in ({"samples": 3, "limit": None}, {"samples": 4, "limit": 5}):
         with pytest.raises(EvaluationError, match="holds another evaluation"):
@@ -283,10 +288,12 @@ def test_transparent_photos_lie_on_white(tmp_path: Path) -> None:
 def planned(where: Path, artist: Artist | None = None, **options: Any) -> list[Row]:
     model = open_model(where)
     assert model.subject is not None
-    questions = questions_for(model, model.subject, None, options.pop("limit", None))
+    suites = options.pop("suites", None)
+    questions = questions_for(model, model.subject, suites, options.pop("limit", None))
+    of_class = class_questions_for(model, model.subject, suites)
     numbers = {"samples": 2, "class_samples": 3, "seed": 0} | options
     return [
-        row_of(each, noun, questions, artist or Artist(), **numbers)
+        row_of(each, noun, questions, of_class, artist or Artist(), **numbers)
         for each, noun in rows_of([model], with_base=True)
     ]
 
@@ -321,6 +328,24 @@ def test_pictures_of_other_weights_or_settings_have_another_folder(tmp_path: Pat
     folders.append(planned(run, Artist(steps=25))[1].folder)
     assert len(set(folders)) == 3
     assert planned(run, Artist(steps=25))[1].folder == folders[2]
+
+
+def test_pictures_of_the_class_are_spread_over_the_prompts_that_ask_for_it(tmp_path: Path) -> None:
+    run, mine = trained_models.run(tmp_path / "run"), tmp_path / "mine.yaml"
+    mine.write_text("prompts: ['a {} on ice']\nclass_prompts: ['a {} in the rain', 'an old {}']\n")
+
+    def of_class(suites: list[Any], count: int) -> list[str]:
+        asked = planned(run, suites=suites, class_samples=count)[1].asked
+        return [each.wanted.prompt for each in asked if each.question is None]
+
+    assert of_class([mine], 3) == ["a cat in the rain", "a cat in the rain", "an old cat"]
+    assert of_class([mine], 1) == ["a cat in the rain"]
+    # Benchmarks that are asked together share the pictures.
+    assert of_class(["tinyworld", mine], 3) == [
+        "a photo of a cat",
+        "a cat in the rain",
+        "an old cat",
+    ]
 
 
 def test_a_limit_takes_the_first_prompts_of_each_benchmark(tmp_path: Path) -> None:

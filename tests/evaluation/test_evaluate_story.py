@@ -157,6 +157,11 @@ def test_more_can_be_asked_for_and_new_weights_are_drawn_anew(
     assert [each.scores for each in other.results[0].measured] == [
         each.scores for each in other.results[1].measured
     ]
+    drawn = pictures(out)
+    (tmp_path / "elsewhere").mkdir()
+    moved = copy.rename(tmp_path / "elsewhere" / "copy")  # it is the same model there
+    evaluate([moved, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
+    assert pictures(out) == drawn
 
 
 def test_snapshots_are_models_of_their_own(runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from regforge import resources
 from regforge.embedded import TINYWORLD, load_vocabulary
 from regforge.evaluation.interface import EvaluationError, Kind, PersonalizedModel, Question
-from regforge.evaluation.suites import default_suites, load_suite
+from regforge.evaluation.suites import class_prompts, default_suites, load_suite
 
 SHIPPED = sorted(path.stem for path in (resources.templates() / "benchmarks").glob("*.yaml"))
 COUNTS: dict[tuple[str, Kind], int] = {
@@ -183,6 +183,16 @@ def test_a_yaml_file_may_be_a_list_or_have_kinds_and_groups(tmp_path: Path) -> N
         Question("a {} in the rain", "mine", "weather"),
         Question("{} on ice", "mine"),
     ]
+
+
+def test_a_file_may_ask_for_the_class_in_its_own_words(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("prompts: ['a {} in the rain']\nclass_prompts:\n  - a {} on ice\n  - the {}\n")
+    assert [each.text for each in class_prompts(file)] == ["a {} on ice", "the {}"]
+    assert [each.text for each in class_prompts("dreambench")] == ["a photo of a {}"]
+    file.write_text("prompts: ['a {} in the rain']\nclass_prompts:\n  - a cat\n")
+    with pytest.raises(EvaluationError, match=r"mine.yaml:3:5  'a cat' has no \{\}"):
+        class_prompts(file)
 
 
 @pytest.mark.parametrize(
