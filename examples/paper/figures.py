@@ -16,23 +16,26 @@ from regforge.evaluation.interface import METRICS, Interval
 from regforge.evaluation.results import Evaluation
 from regforge.evaluation.statistics import is_clear
 from regforge.files import write_atomically
-from scores import Found, Score, mean_of, paired
+from scores import BASE, BOTH, Found, Groups, Score, mean_of, paired
 
-SHOWN = ("dino", "clip_t", "matched", "pres")
-"""The metrics of curves and tables."""
+SHOWN = ("dino", "clip_t", "matched", "both", "pres")
+"""The metrics of tables."""
 
-BY_KEY = {metric.key: metric for metric in METRICS}
+BY_KEY = {metric.key: metric for metric in (*METRICS, BOTH)}
+
+_PLAIN = ("place", "style")  # prompts that say nothing about the subject itself
 
 _AS_ASKED = ", as asked"
 
-CURVES = (
-    ("dino", "place", "Identity, where the prompt says nothing about the subject"),
-    ("dino", "style", "Identity, in another style"),
-    ("matched", None, "Is it the picture that was asked for? (all prompts)"),
-    ("clip_t", None, "Alignment (all prompts)"),
-    ("pres", None, "Has the whole class become the subject? (low is good)"),
+CURVES: tuple[tuple[str, Groups, str], ...] = (
+    ("both", _PLAIN, "This subject, in the place and style that were asked for"),
+    ("dino", ("place",), "Identity, where the prompt says nothing about the subject"),
+    ("dino", ("style",), "Identity, in another style"),
+    ("matched", (), "Is it the picture that was asked for? (all prompts)"),
+    ("clip_t", (), "Alignment (all prompts)"),
+    ("pres", (), "Has the whole class become the subject? (low is good)"),
 )
-"""Metric, group of prompts (None: all), and title of each curve.
+"""Metric, kinds of prompts (none: all), and title of each curve.
 
 Identity is not averaged over all prompts here: a model that draws "a red sks cat" red is right, and
 less like the photos; one that ignores the colour scores higher.
@@ -53,15 +56,16 @@ def write_all(experiment: Experiment) -> Path:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     made: list[tuple[str, Path]] = []
-    for metric, group, title in CURVES:
-        path = _curve(found, metric, group, title, figures)
+    for metric, groups, title in CURVES:
+        path = _curve(found, metric, groups, title, figures)
         if path:
             made.append((title, path))
+    made += _trade_off(found, figures)
     made += _side_figures(found, figures)
     grid = _pictures(experiment, figures)
     tables = [
         _main_table(found),
-        _difference_table(found),
+        *_difference_tables(found),
         *(table for group in _groups(found) for table in _group_tables(found, group)),
         *_side_tables(found),
     ]
@@ -71,29 +75,53 @@ def write_all(experiment: Experiment) -> Path:
     return _page(experiment, found, made, grid, text)
 
 
-def _curve(found: Found, metric: str, group: str | None, title: str, folder: Path) -> Path | None:
+def _curve(found: Found, metric: str, groups: Groups, title: str, folder: Path) -> Path | None:
     """Fig. 5: a metric over training, one line a set."""
     unit = found.experiment.steps
     series = {
         arm: [
             (step / unit, mean)
             for step in found.steps
-            if (mean := found.mean(arm, step, metric, group))
+            if (mean := found.mean(arm, step, metric, groups))
         ]
         for arm in found.arms
     }
     if not any(series.values()):
         return None
+    start = found.base(metric, groups)
     figure = plots.curves(
         series,
         title=title,
         x_label=f"training, in multiples of {unit} steps",
         y_label=BY_KEY[metric].name,
         log_x=True,
+        reference_lines={BASE: start.mean} if start else None,
     )
-    path = folder / (f"{metric}-{group}.svg" if group else f"{metric}.svg")
+    path = folder / ("-".join((metric, *groups)) + ".svg")
     plots.save(figure, path)
     return path
+
+
+def _trade_off(found: Found, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Doing what was asked at equal identity: a point each time that a set was looked at."""
+    series = {}
+    for arm in found.arms:
+        points = []
+        for step in found.steps:
+            identity = found.mean(arm, step, "dino", _PLAIN)
+            shown = found.mean(arm, step, "matched", _PLAIN)
+            if identity and shown:
+                points.append((identity.mean, shown))
+        series[arm] = points
+    if not any(series.values()):
+        return
+    title = "What was asked for, at equal identity (place and style)"
+    path = folder / "trade-off.svg"
+    figure = plots.curves(
+        series, title=title, x_label=BY_KEY["dino"].name, y_label=BY_KEY["matched"].name
+    )
+    plots.save(figure, path)
+    yield title, path
 
 
 def _side_figures(found: Found, folder: Path) -> list[tuple[str, Path]]:
@@ -184,6 +212,8 @@ def _main_table(found: Found) -> str:
         "| set | runs | training | " + " | ".join(BY_KEY[m].name for m in SHOWN) + " |",
         "| --- | ---: | ---: | " + " | ".join("---:" for _ in SHOWN) + " |",
     ]
+    base = " | ".join(_shown(found.base(metric)) for metric in SHOWN)
+    lines.append(f"| {BASE} | {len(found.experiment.subjects)} | | {base} |")
     for arm in found.arms:
         for step in found.steps:
             row = " | ".join(_shown(found.mean(arm, step, metric)) for metric in SHOWN)
@@ -191,9 +221,18 @@ def _main_table(found: Found) -> str:
     return "\n".join(lines)
 
 
-def _difference_table(found: Found) -> str:
-    """Each set against none and against naive, at the longest training; clear ones in bold."""
-    step = found.steps[-1]
+def _difference_tables(found: Found) -> Iterator[str]:
+    """Sets against none and against naive, at the longest training; clear ones in bold."""
+    unit, step = found.experiment.steps, found.steps[-1]
+    rephrased = found.experiment.studies.get("rephrased")
+    yield f"**Differences at {step / unit:g}x**"
+    yield _differences(found, step, stem(found.experiment.prompts))
+    if rephrased and rephrased.prompts:
+        yield f"**The same in other words, at {step / unit:g}x**"
+        yield _differences(found, step, stem(rephrased.prompts))
+
+
+def _differences(found: Found, step: int, suite: str) -> str:
     lines = [
         "| | " + " | ".join(BY_KEY[m].name for m in SHOWN) + " |",
         "| --- | " + " | ".join("---:" for _ in SHOWN) + " |",
@@ -202,10 +241,15 @@ def _difference_table(found: Found) -> str:
         for arm in found.arms:
             if arm == first or (first, arm) == ("naive", "none"):
                 continue
-            row = []
-            for metric in SHOWN:
-                change = paired(found.main(first, step, metric), found.main(arm, step, metric))
-                row.append(_change(change))
+            row = (
+                _change(
+                    paired(
+                        found.main(first, step, metric, suite=suite),
+                        found.main(arm, step, metric, suite=suite),
+                    )
+                )
+                for metric in SHOWN
+            )
             lines.append(f"| {arm} against {first} | {' | '.join(row)} |")
     return "\n".join(lines)
 
@@ -219,32 +263,35 @@ def _groups(found: Found) -> list[str]:
 def _group_tables(found: Found, group: str) -> Iterator[str]:
     """A heading, and identity and R-precision of one kind of prompts."""
     yield f"**Prompts about {group}**"
-    names = [f"{BY_KEY[m].name} {step / found.experiment.steps:g}x" for m, step in _both(found)]
+    columns = [
+        (metric, step)
+        for metric in ("dino", "matched", "both")
+        for step in (found.experiment.steps, found.steps[-1])
+    ]
+    names = [f"{BY_KEY[m].name} {step / found.experiment.steps:g}x" for m, step in columns]
     lines = [
         "| | " + " | ".join(names) + " |",
         "| --- | " + " | ".join("---:" for _ in names) + " |",
     ]
+    base = " | ".join(_shown(found.base(metric, (group,))) for metric, _ in columns)
+    lines.append(f"| {BASE} | {base} |")
     for arm in found.arms:
-        row = (_shown(found.mean(arm, step, metric, group)) for metric, step in _both(found))
+        row = (_shown(found.mean(arm, step, metric, (group,))) for metric, step in columns)
         lines.append(f"| {arm} | {' | '.join(row)} |")
-    for arm in found.arms[1:]:
-        if arm == "naive":
+    for arm in found.arms:
+        if arm in ("none", "naive"):
             continue
         row = (
             _change(
                 paired(
-                    found.main("naive", step, metric, group), found.main(arm, step, metric, group)
+                    found.main("naive", step, metric, (group,)),
+                    found.main(arm, step, metric, (group,)),
                 )
             )
-            for metric, step in _both(found)
+            for metric, step in columns
         )
         lines.append(f"| {arm} against naive | {' | '.join(row)} |")
     yield "\n".join(lines)
-
-
-def _both(found: Found) -> list[tuple[str, int]]:
-    unit, last = found.experiment.steps, found.steps[-1]
-    return [(metric, step) for metric in ("dino", "matched") for step in (unit, last)]
 
 
 def _side_tables(found: Found) -> Iterator[str]:

@@ -115,7 +115,7 @@ def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
             structure=experiment.structure_encoder,
             alignment=experiment.alignment_encoder,
             lettering=False,
-            with_base=False,
+            with_base=_with_base(experiment, cell),
             reporter=Reporter(quiet=True),
         )
 
@@ -128,6 +128,11 @@ def _drawing(experiment: Experiment) -> dict[str, Any]:
         "steps": experiment.sampling_steps,
         "guidance_scale": experiment.guidance_scale,
     }
+
+
+def _with_base(experiment: Experiment, cell: Cell) -> bool:
+    """Whether the base model is measured as well: once a subject, as the level to start from."""
+    return cell.regularization is None and cell.seed == experiment.seeds[0]
 
 
 def evaluation_folder(experiment: Experiment, cell: Cell, suite: str) -> Path:
@@ -152,7 +157,8 @@ def _is_measured(experiment: Experiment, cell: Cell, suite: str, points: tuple[i
         return False
     there = Evaluation.load(folder)
     as_asked = _drawing(experiment).items() <= there.settings.items()
-    return as_asked and [result.model.steps for result in there.results] == list(points)
+    asked = [0, *points] if _with_base(experiment, cell) else list(points)
+    return as_asked and [result.model.steps for result in there.results] == asked
 
 
 def work_off(

@@ -12,14 +12,26 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from grid import Cell, Experiment, cells, stem, steps_of
-from regforge.evaluation.interface import Interval
+from regforge.evaluation.interface import Interval, Metric
 from regforge.evaluation.results import Evaluation
 from regforge.evaluation.statistics import difference, interval
+
+BOTH = Metric(
+    "both",
+    "DINO if matched",
+    "Is it this subject, doing what was asked? Identity, and 0 where another prompt fits better.",
+)
+"""Identity alone rewards models that ignore the prompt, alignment those that ignore the subject."""
+
+BASE = "base model"
+
+Groups = Sequence[str]
+"""Kinds of prompts; an empty one stands for all."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Score:
 
     Attributes:
         cell: The run.
-        step: When the run was looked at.
+        step: When the run was looked at; 0 is the base model.
         suite: Name of the prompts' file.
         group: What the question is about (`place`, `style`, ...); empty for pictures of the class.
         asked: What pairs it with pictures of other runs: question and number.
@@ -62,9 +74,16 @@ def _of_cell(experiment: Experiment, cell: Cell) -> Iterator[Score]:
                 question = picture.question.text if picture.question else picture.prompt
                 asked = (question, picture.number)
                 group = picture.question.group if picture.question else ""
-                for metric, value in picture.scores.items():
+                for metric, value in _with_both(picture.scores).items():
                     at = result.model.steps or 0
                     yield Score(cell, at, stem(suite), group, asked, metric, value)
+
+
+def _with_both(found: Mapping[str, float]) -> dict[str, float]:
+    """The scores of a picture, and `BOTH`."""
+    if {"dino", "matched"} <= found.keys():
+        return {**found, BOTH.key: found["dino"] * found["matched"]}
+    return dict(found)
 
 
 def mean_of(found: Sequence[Score]) -> Interval:
@@ -92,7 +111,8 @@ class Found:
         self.experiment = experiment
         self._by: dict[tuple[str, str, int, str], list[Score]] = {}
         for score in measured(experiment):
-            key = (self.name(score.cell), score.suite, score.step, score.metric)
+            name = self.name(score.cell) if score.step else BASE
+            key = (name, score.suite, score.step, score.metric)
             self._by.setdefault(key, []).append(score)
 
     @staticmethod
@@ -108,25 +128,36 @@ class Found:
         name = arm if arm not in self.experiment.arms or arm == "none" else self._whole(arm)
         return self._by.get((name, suite, step, metric), [])
 
-    def main(self, arm: str, step: int, metric: str, group: str | None = None) -> list[Score]:
+    def main(
+        self, arm: str, step: int, metric: str, groups: Groups = (), suite: str | None = None
+    ) -> list[Score]:
         """Scores of an arm, from the runs that all arms have: like is compared with like.
 
         Args:
             arm: Of the main grid.
             step: When.
             metric: `Metric.key`.
-            group: Only of these questions; of all if left out.
+            groups: Only of these kinds of prompts; of all if there are none.
+            suite: Whose prompts; those of the main grid if left out.
         """
-        suite = stem(self.experiment.prompts)
         return [
             score
-            for score in self.of(arm, suite, step, metric)
-            if (score.cell.subject, score.cell.seed) in self.common and group in (None, score.group)
+            for score in self.of(arm, suite or stem(self.experiment.prompts), step, metric)
+            if (score.cell.subject, score.cell.seed) in self.common
+            and (not groups or score.group in groups)
         ]
 
-    def mean(self, arm: str, step: int, metric: str, group: str | None = None) -> Interval | None:
+    def base(self, metric: str, groups: Groups = ()) -> Interval | None:
+        """What the base model scores, asked for the class alone; over subjects."""
+        had = self.of(BASE, stem(self.experiment.prompts), 0, metric)
+        had = [score for score in had if not groups or score.group in groups]
+        return mean_of(had) if had else None
+
+    def mean(
+        self, arm: str, step: int, metric: str, groups: Groups = (), suite: str | None = None
+    ) -> Interval | None:
         """Of an arm of the main grid, with what is the subject's own taken out of the interval."""
-        found = {each: self.main(each, step, metric, group) for each in self.arms}
+        found = {each: self.main(each, step, metric, groups, suite) for each in self.arms}
         if not found[arm]:
             return None
         plain = mean_of(found[arm])
