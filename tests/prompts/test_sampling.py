@@ -134,9 +134,10 @@ def test_weights_hold_in_every_number_of_rows(seed: int, weights: list[float]) -
     counts = np.cumsum(np.eye(len(weights))[values], axis=0)
     wanted = np.outer(np.arange(1, rows + 1), np.asarray(weights) / sum(weights))
     # Independent draws would be off by 20 (the standard deviation at the end) and more.
-    assert np.abs(counts - wanted).max() < 8
-    blocks = np.abs(counts - wanted)[len(weights) - 1 :: len(weights)]
-    assert np.median(blocks.max(axis=1)) < 2.5
+    assert np.abs(counts - wanted).max() < 12
+    # After as many blocks as a block has rows, each end of a value's share is off by less than one.
+    even = len(weights) ** 2 - 1
+    assert np.abs(counts - wanted)[even].max() < 2
 
 
 @given(SEEDS, st.integers(1, 20), st.integers(1, 200))
