@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from regforge.evaluation import wording
 from regforge.evaluation.interface import EvaluationError, Interval, Measured, Metric
@@ -61,6 +61,7 @@ def write_page(evaluation: Evaluation, folder: Path, *, budget: int = BUDGET) ->
         lstrip_blocks=True,
     )
     environment.filters["number"] = wording.number
+    environment.filters["with_code"] = _with_code
     page = environment.get_template("evaluation.html.j2").render(
         **_parts(evaluation, budget),
         css=Markup(css),
@@ -72,6 +73,17 @@ def write_page(evaluation: Evaluation, folder: Path, *, budget: int = BUDGET) ->
     # Prompts can hold what UTF-8 cannot, such as half of a surrogate pair.
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
+
+
+def _with_code(text: str) -> Markup:
+    """Text with what stands in `backticks` set as code; everything is escaped."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one of them belongs to a name
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
 
 
 def _csp_digest(text: str) -> str:

@@ -165,12 +165,12 @@ def test_hostile_names_and_prompts_are_only_text(tmp_path: Path) -> None:
         subject=Subject(HOSTILE, "teapot", "object", None),
         places=[(HOSTILE, "red")],
     )
-    evaluation.notes.append(HOSTILE)
+    evaluation.notes += [HOSTILE, f"`{HOSTILE}` is code, {HOSTILE} is not", f"`{HOSTILE}"]
     evaluation.settings = {HOSTILE: HOSTILE}
     page = read(evaluation)
     assert len(page.all("script")) == 1
     assert not [a for _, a in page.elements if "onerror" in a]
-    assert page.text.count(" ".join(HOSTILE.split())) > 5
+    assert page.text.count(" ".join(HOSTILE.split())) > 8
 
 
 @pytest.mark.usefixtures("without_plots")
