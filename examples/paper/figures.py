@@ -60,7 +60,6 @@ def write_all(experiment: Experiment) -> Path:
         path = _curve(found, metric, groups, title, figures)
         if path:
             made.append((title, path))
-    made += _trade_off(found, figures)
     made += _side_figures(found, figures)
     grid = _pictures(experiment, figures)
     tables = [
@@ -100,28 +99,6 @@ def _curve(found: Found, metric: str, groups: Groups, title: str, folder: Path) 
     path = folder / ("-".join((metric, *groups)) + ".svg")
     plots.save(figure, path)
     return path
-
-
-def _trade_off(found: Found, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Doing what was asked at equal identity: a point each time that a set was looked at."""
-    series = {}
-    for arm in found.arms:
-        points = []
-        for step in found.steps:
-            identity = found.mean(arm, step, "dino", _PLAIN)
-            shown = found.mean(arm, step, "matched", _PLAIN)
-            if identity and shown:
-                points.append((identity.mean, shown))
-        series[arm] = points
-    if not any(series.values()):
-        return
-    title = "What was asked for, at equal identity (place and style)"
-    path = folder / "trade-off.svg"
-    figure = plots.curves(
-        series, title=title, x_label=BY_KEY["dino"].name, y_label=BY_KEY["matched"].name
-    )
-    plots.save(figure, path)
-    yield title, path
 
 
 def _side_figures(found: Found, folder: Path) -> list[tuple[str, Path]]:
