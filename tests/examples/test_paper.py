@@ -127,7 +127,14 @@ def test_a_small_experiment_runs_from_start_to_end_and_goes_on(tmp_path):
     assert "report.html" in done.stdout
     assert {file: file.stat().st_mtime_ns for file in before} == before
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {row["set"] for row in rows} == {"none", "against 4", "against 4 without motion"}
+    assert {row["set"] for row in rows} == {
+        "base model",
+        "none",
+        "against 4",
+        "against 4 without motion",
+    }
+    means = {(row["set"], row["prompts"], row["metric"]): row["mean"] for row in rows}
+    assert means["none", "prompts", "both"] <= means["none", "prompts", "dino"]
     captions = (tmp_path / "out" / "sets" / "cat-against-4-no-motion" / "prompts.jsonl").read_text()
     assert not re.search("running|jumping|sleeping", captions)
     page = (tmp_path / "out" / "report.html").read_text()
