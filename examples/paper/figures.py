@@ -69,7 +69,8 @@ def write_all(experiment: Experiment) -> Path:
         *_side_tables(found),
     ]
     text = "\n\n".join(table for table in tables if table)
-    write_atomically(folder / "results.md", (text + "\n").encode())
+    whole = f"# All numbers\n\n{_state(found)}\n\n{text}\n"
+    write_atomically(folder / "results.md", whole.encode())
     write_atomically(folder / "results.json", json.dumps(_numbers(found), indent=1).encode())
     return _page(experiment, found, made, grid, text)
 
@@ -365,6 +366,17 @@ def _pictures(experiment: Experiment, folder: Path) -> Path | None:
     return path
 
 
+def _state(found: Found) -> str:
+    """What was compared, and how the numbers are to be read."""
+    experiment = found.experiment
+    whole = len(experiment.subjects) * len(experiment.seeds)
+    return (
+        f"{len(found.common)} of {whole} runs of each set ({', '.join(found.arms)}). Means ± half "
+        "of their 95 % interval over runs. Differences are taken prompt by prompt within the same "
+        "subject and seed; where one is bold, its interval does not hold 0."
+    )
+
+
 def _as_html(table: str) -> str:
     """A Markdown table, or a bold heading, as HTML."""
     if not table.startswith("|"):
@@ -387,9 +399,7 @@ def _page(
     tables: str,
 ) -> Path:
     """One page with everything, self-contained but for the pictures beside it."""
-    whole = len(experiment.subjects) * len(experiment.seeds)
-    state = f"{len(found.common)} of {whole} runs of each set ({', '.join(found.arms)})"
-    parts = [f"<h1>Does the data help?</h1><p>{html.escape(state)}</p>"]
+    parts = [f"<h1>Does the data help?</h1><p>{html.escape(_state(found))}</p>"]
     parts += [
         f'<figure><img src="figures/{path.name}" alt="{html.escape(title)}"></figure>'
         for title, path in figures
