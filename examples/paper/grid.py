@@ -49,6 +49,7 @@ class Study(_Section):
         seeds: Of its runs; the experiment's if left out.
         without: Slots that are taken out of the regularization captions, one at a time.
         images: Sizes of the regularization set.
+        arm: Whose set is varied; the last of the experiment's arms if left out.
     """
 
     prompts: str | None = None
@@ -56,6 +57,7 @@ class Study(_Section):
     seeds: tuple[int, ...] | None = None
     without: str | tuple[str, ...] | None = None
     images: tuple[int, ...] = ()
+    arm: str | None = None
 
 
 class Experiment(_Section):
@@ -76,7 +78,7 @@ class Experiment(_Section):
     class_samples: int = Field(ge=1)
     sampling_steps: int = Field(ge=1)
     guidance_scale: float
-    studies: dict[Literal["rephrased", "motion", "size", "slots"], Study] = {}
+    studies: dict[Literal["rephrased", "motion", "size", "slots", "color"], Study] = {}
     structure_encoder: str | None = None
     alignment_encoder: str | None = None
     overrides: tuple[str, ...] = ()
@@ -190,8 +192,8 @@ def _main(experiment: Experiment) -> Iterator[Cell]:
 
 def _side(experiment: Experiment) -> Iterator[Cell]:
     """The runs of the side studies; those that the main grid has too are joined with it."""
-    arm = list(experiment.arms)[-1]
     for name, study in experiment.studies.items():
+        arm = study.arm or list(experiment.arms)[-1]
         steps = steps_of(experiment, study.points)
         asked = ((study.prompts or experiment.prompts, steps),)
         living = name == "motion"

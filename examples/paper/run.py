@@ -21,23 +21,27 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 import grid
 from grid import Cell, Experiment, ExperimentError, RegularizationSet
 
+if TYPE_CHECKING:
+    from regforge.forge import Until
+
 HERE = Path(__file__).parent
 
 
-def make_set(experiment: Experiment, of: RegularizationSet) -> None:
-    """Render one regularization set, or what is missing of it."""
+def make_set(experiment: Experiment, of: RegularizationSet, until: Until = "report") -> None:
+    """Make one regularization set, or what is missing of it; or only its captions."""
     import regforge
     from regforge.progress import Reporter
 
     recipe = regforge.load_recipe(experiment.regularization, _set_overrides(experiment, of))
-    regforge.run(recipe, out=set_folder(experiment, of), reporter=Reporter(quiet=True))
+    out = set_folder(experiment, of)
+    regforge.run(recipe, out=out, until=until, reporter=Reporter(quiet=True))
 
 
 def _set_overrides(experiment: Experiment, of: RegularizationSet) -> list[str]:

@@ -194,40 +194,41 @@ def side_groups(
 ) -> Iterator[tuple[str, str, dict[str, dict[str, list[Score]]]]]:
     """Name, title, and what is compared: label -> metric -> scores."""
     experiment = found.experiment
-    main, last = stem(experiment.prompts), list(experiment.arms)[-1]
+    main = stem(experiment.prompts)
 
     def at(arm: str, suite: str, step: int) -> dict[str, list[Score]]:
         return {metric: found.of(arm, suite, step, metric) for metric in SHOWN}
 
     for name, study in experiment.studies.items():
         suite = stem(study.prompts) if study.prompts else main
+        arm = study.arm or list(experiment.arms)[-1]
         step = round(max(study.points) * experiment.steps)
         times = f"at {max(study.points):g}x"
         if name == "rephrased":
             groups = {}
-            for arm in found.arms:
-                groups[f"{arm}{AS_ASKED}"] = at(arm, main, step)
-                groups[arm] = at(arm, suite, step)
+            for each in found.arms:
+                groups[f"{each}{AS_ASKED}"] = at(each, main, step)
+                groups[each] = at(each, suite, step)
             yield name, f"Rephrased prompts, {times} (Fig. 3)", _of_same_runs(groups)
         elif name == "motion":
             slot = study.without
             groups = {
-                "with motion": at(last, suite, step),
-                "without motion": at(f"{last} {experiment.images} without {slot}", suite, step),
+                "with motion": at(arm, suite, step),
+                "without motion": at(f"{arm} {experiment.images} without {slot}", suite, step),
             }
             yield name, f"Prompts with motion, living subjects, {times} (Fig. 4)", groups
         elif name == "size":
             sizes = sorted({*study.images, experiment.images})
-            groups = {f"{size} images": at(f"{last} {size}", suite, step) for size in sizes}
+            groups = {f"{size} images": at(f"{arm} {size}", suite, step) for size in sizes}
             yield name, f"Size of the set, {times}", _of_same_runs(groups)
         else:
             slots = (study.without,) if isinstance(study.without, str) else study.without or ()
-            groups = {"all slots": at(last, suite, step)}
+            groups = {"all slots": at(arm, suite, step)}
             for slot in slots:
                 groups[f"without {slot}"] = at(
-                    f"{last} {experiment.images} without {slot}", suite, step
+                    f"{arm} {experiment.images} without {slot}", suite, step
                 )
-            yield name, f"One slot less, {times}", _of_same_runs(groups)
+            yield name, f"One slot less, of {arm}, {times}", _of_same_runs(groups)
 
 
 def _of_same_runs(

@@ -100,6 +100,16 @@ def test_an_unknown_key_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["experiment.yaml", "small.yaml"])
+def test_every_set_has_enough_to_say(name, tmp_path):
+    experiment = grid.read(PAPER / name).model_copy(update={"out": tmp_path})
+    for each in grid.sets(grid.cells(experiment)):
+        run.make_set(experiment, each, until="prompts")
+        captions = (run.set_folder(experiment, each) / "prompts.jsonl").read_text().splitlines()
+        assert len(captions) == each.images, each.key
+
+
+@pytest.mark.slow
 def test_a_small_experiment_runs_from_start_to_end_and_goes_on(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(
