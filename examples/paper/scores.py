@@ -1,7 +1,8 @@
 """The scores of all cells, and what they say together.
 
-Means and intervals are over training runs (subject and seed together): a run's pictures are alike,
-and what is asked is what another run would do. Some subjects are easier than others, for all sets
+Intervals are over subjects, each with all its runs: what is asked is what another subject would
+do. Where there are only two (there are no more living ones), they are over training runs, and say
+what other runs on these two would do. Some subjects are easier than others, for all sets
 alike; in the main grid that is taken out of the intervals (Cousineau 2005, corrected as by Morey
 2008, https://doi.org/10.20982/tqmp.04.2.p061). Differences between two sets are taken prompt by
 prompt within the same subject and seed. Works on as many cells as are there.
@@ -87,8 +88,14 @@ def _with_both(found: Mapping[str, float]) -> dict[str, float]:
 
 
 def mean_of(found: Sequence[Score]) -> Interval:
-    """Mean and interval over runs."""
-    return interval([s.value for s in found], [(s.cell.subject, s.cell.seed) for s in found])
+    """Mean and interval."""
+    runs = [(s.cell.subject, s.cell.seed) for s in found]
+    return interval([s.value for s in found], _clusters(runs))
+
+
+def _clusters(runs: Sequence[tuple[str, int]]) -> list[Any]:
+    """What is resampled as a whole, as `interval` takes it."""
+    return list(runs) if len({subject for subject, _ in runs}) > 2 else [(run,) for run in runs]
 
 
 def paired(first: Iterable[Score], second: Iterable[Score]) -> Interval | None:
@@ -101,7 +108,9 @@ def paired(first: Iterable[Score], second: Iterable[Score]) -> Interval | None:
     both = [key for key in before if key in after]
     if not both:
         return None
-    return difference([before[k] for k in both], [after[k] for k in both], [k[:2] for k in both])
+    return difference(
+        [before[k] for k in both], [after[k] for k in both], _clusters([k[:2] for k in both])
+    )
 
 
 class Found:

@@ -36,8 +36,9 @@ def state(found: Found) -> str:
     whole = len(experiment.subjects) * len(experiment.seeds)
     return (
         f"{len(found.common)} of {whole} runs of each set ({', '.join(found.arms)}). Means ± half "
-        "of their 95 % interval over runs. Differences are taken prompt by prompt within the same "
-        "subject and seed; where one is bold, its interval does not hold 0."
+        "of their 95 % interval over subjects (over runs, where there are two subjects). Differences "
+        "are taken prompt by prompt within the same subject and seed; where one is bold, its "
+        "interval does not hold 0."
     )
 
 
@@ -131,8 +132,8 @@ def _group_tables(found: Found, group: str) -> Iterator[str]:
 
 
 def _side_tables(found: Found) -> Iterator[str]:
-    """What the bars of the side studies show, as numbers."""
-    for _, title, groups in side_groups(found):
+    """What the bars of the side studies show, as numbers; each beside what it is a change of."""
+    for name, title, groups in side_groups(found):
         if not any(had for each in groups.values() for had in each.values()):
             continue
         lines = [
@@ -145,6 +146,12 @@ def _side_tables(found: Found) -> Iterator[str]:
             runs = {(s.cell.subject, s.cell.seed) for had in by_metric.values() for s in had}
             row = " | ".join(_number(by_metric[metric]) for metric in SHOWN)
             lines.append(f"| {label} | {len(runs)} | {row} |")
+        whole = f"{found.experiment.images} images" if name == "size" else next(iter(groups))
+        for label, by_metric in groups.items():
+            if name == "rephrased" or label == whole:  # other words cannot be paired by prompt
+                continue
+            changes = (_change(paired(groups[whole][m], by_metric[m])) for m in SHOWN)
+            lines.append(f"| {label} against {whole} | | {' | '.join(changes)} |")
         yield "\n".join(lines)
 
 
