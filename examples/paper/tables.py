@@ -36,9 +36,9 @@ def state(found: Found) -> str:
     whole = len(experiment.subjects) * len(experiment.seeds)
     return (
         f"{len(found.common)} of {whole} runs of each set ({', '.join(found.arms)}). Means ± half "
-        "of their 95 % interval over subjects (over runs, where there are two subjects). Differences "
-        "are taken prompt by prompt within the same subject and seed; where one is bold, its "
-        "interval does not hold 0."
+        "of their 95 % interval over subjects (over runs, where there are two subjects). "
+        "Differences are taken prompt by prompt within the same subject and seed; where one is "
+        "bold, its interval does not hold 0."
     )
 
 
