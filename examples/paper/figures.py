@@ -14,13 +14,11 @@ from grid import Experiment, cells
 from regforge.evaluation import plots
 from regforge.evaluation.results import Evaluation
 from regforge.files import write_atomically
-from scores import BASE, Found, Groups, mean_of
+from scores import BASE, PLAIN, Found, Groups, mean_of
 from tables import BY_KEY
 
-_PLAIN = ("place", "style")  # prompts that say nothing about the subject itself
-
 CURVES: tuple[tuple[str, Groups, str], ...] = (
-    ("both", _PLAIN, "This subject, in the place and style that were asked for"),
+    ("both", PLAIN, "This subject, in the place and style that were asked for"),
     ("dino", ("place",), "Identity, where the prompt says nothing about the subject"),
     ("dino", ("style",), "Identity, in another style"),
     ("matched", (), "Is it the picture that was asked for? (all prompts)"),
@@ -91,7 +89,8 @@ def _curve(found: Found, metric: str, groups: Groups, title: str, folder: Path) 
 def _side_figures(found: Found, folder: Path) -> list[tuple[str, Path]]:
     """Figures 3 and 4, the size of the set, and what each slot is good for."""
     made = []
-    for name, title, groups in tables.side_groups(found):
+    longest = {name: (title, groups) for name, title, _, groups in tables.side_groups(found)}
+    for name, (title, groups) in longest.items():
         series = {
             label: {m: mean_of(had) for m, had in by_metric.items() if had and m != "pres"}
             for label, by_metric in groups.items()

@@ -34,6 +34,9 @@ BASE = "base model"
 Groups = Sequence[str]
 """Kinds of prompts; an empty one stands for all."""
 
+PLAIN: Groups = ("place", "style")
+"""Prompts that say nothing about the subject itself."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -162,11 +165,9 @@ class Found:
         had = [score for score in had if not groups or score.group in groups]
         return mean_of(had) if had else None
 
-    def mean(
-        self, arm: str, step: int, metric: str, groups: Groups = (), suite: str | None = None
-    ) -> Interval | None:
+    def mean(self, arm: str, step: int, metric: str, groups: Groups = ()) -> Interval | None:
         """Of an arm of the main grid, with what is the subject's own taken out of the interval."""
-        found = {each: self.main(each, step, metric, groups, suite) for each in self.arms}
+        found = {each: self.main(each, step, metric, groups) for each in self.arms}
         if not found[arm]:
             return None
         plain = mean_of(found[arm])

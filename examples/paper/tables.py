@@ -8,7 +8,7 @@ from typing import Any
 from grid import stem
 from regforge.evaluation.interface import METRICS, Interval
 from regforge.evaluation.statistics import is_clear
-from scores import BASE, BOTH, Found, Score, mean_of, paired
+from scores import BASE, BOTH, PLAIN, Found, Groups, Score, mean_of, paired
 
 SHOWN = ("dino", "clip_t", "matched", "both", "pres")
 """The metrics of tables."""
@@ -24,7 +24,7 @@ def markdown(found: Found) -> list[str]:
     tables = [
         _main_table(found),
         *_difference_tables(found),
-        *(table for group in _groups(found) for table in _group_tables(found, group)),
+        *(table for groups in [*_groups(found), PLAIN] for table in _group_tables(found, groups)),
         *_side_tables(found),
     ]
     return [table for table in tables if table]
@@ -70,10 +70,23 @@ def _difference_tables(found: Found) -> Iterator[str]:
 
 
 def _differences(found: Found, step: int, suite: str) -> str:
-    lines = [
-        "| | " + " | ".join(BY_KEY[m].name for m in SHOWN) + " |",
-        "| --- | " + " | ".join("---:" for _ in SHOWN) + " |",
-    ]
+    columns = [(metric, step) for metric in SHOWN]
+    return "\n".join(
+        [
+            "| | " + " | ".join(BY_KEY[m].name for m in SHOWN) + " |",
+            "| --- | " + " | ".join("---:" for _ in SHOWN) + " |",
+            *_against(found, columns, suite=suite),
+        ]
+    )
+
+
+def _against(
+    found: Found,
+    columns: Sequence[tuple[str, int]],
+    groups: Groups = (),
+    suite: str | None = None,
+) -> Iterator[str]:
+    """Rows of differences: every set against none, and every other against naive."""
     for first in ("none", "naive"):
         for arm in found.arms:
             if arm == first or (first, arm) == ("naive", "none"):
@@ -81,25 +94,24 @@ def _differences(found: Found, step: int, suite: str) -> str:
             row = (
                 _change(
                     paired(
-                        found.main(first, step, metric, suite=suite),
-                        found.main(arm, step, metric, suite=suite),
+                        found.main(first, step, metric, groups, suite),
+                        found.main(arm, step, metric, groups, suite),
                     )
                 )
-                for metric in SHOWN
+                for metric, step in columns
             )
-            lines.append(f"| {arm} against {first} | {' | '.join(row)} |")
-    return "\n".join(lines)
+            yield f"| {arm} against {first} | {' | '.join(row)} |"
 
 
-def _groups(found: Found) -> list[str]:
-    """What the prompts of the main grid are about."""
+def _groups(found: Found) -> list[Groups]:
+    """What the prompts of the main grid are about, each kind for itself."""
     arm, step = found.arms[0], found.steps[-1]
-    return list(dict.fromkeys(score.group for score in found.main(arm, step, "dino")))
+    return [(group,) for group in dict.fromkeys(s.group for s in found.main(arm, step, "dino"))]
 
 
-def _group_tables(found: Found, group: str) -> Iterator[str]:
-    """A heading, and identity and R-precision of one kind of prompts."""
-    yield f"**Prompts about {group}**"
+def _group_tables(found: Found, groups: Groups) -> Iterator[str]:
+    """A heading, and identity and R-precision of some kinds of prompts."""
+    yield f"**Prompts about {' and '.join(groups)}**"
     columns = [
         (metric, step)
         for metric in ("dino", "matched", "both")
@@ -110,49 +122,43 @@ def _group_tables(found: Found, group: str) -> Iterator[str]:
         "| | " + " | ".join(names) + " |",
         "| --- | " + " | ".join("---:" for _ in names) + " |",
     ]
-    base = " | ".join(_shown(found.base(metric, (group,))) for metric, _ in columns)
+    base = " | ".join(_shown(found.base(metric, groups)) for metric, _ in columns)
     lines.append(f"| {BASE} | {base} |")
     for arm in found.arms:
-        row = (_shown(found.mean(arm, step, metric, (group,))) for metric, step in columns)
+        row = (_shown(found.mean(arm, step, metric, groups)) for metric, step in columns)
         lines.append(f"| {arm} | {' | '.join(row)} |")
-    for arm in found.arms:
-        if arm in ("none", "naive"):
-            continue
-        row = (
-            _change(
-                paired(
-                    found.main("naive", step, metric, (group,)),
-                    found.main(arm, step, metric, (group,)),
-                )
-            )
-            for metric, step in columns
-        )
-        lines.append(f"| {arm} against naive | {' | '.join(row)} |")
-    yield "\n".join(lines)
+    yield "\n".join([*lines, *_against(found, columns, groups)])
 
 
 def _side_tables(found: Found) -> Iterator[str]:
     """What the bars of the side studies show, as numbers; each beside what it is a change of."""
-    for name, title, groups in side_groups(found):
+    columns = [(metric, "") for metric in SHOWN] + [("dino", "style")]
+    names = [BY_KEY[metric].name + (f", {group}" if group else "") for metric, group in columns]
+    for _, title, whole, groups in side_groups(found):
         if not any(had for each in groups.values() for had in each.values()):
             continue
+        yield f"**{title}**"
         lines = [
-            f"**{title}**",
-            "",
-            "| | runs | " + " | ".join(BY_KEY[m].name for m in SHOWN) + " |",
-            "| --- | ---: | " + " | ".join("---:" for _ in SHOWN) + " |",
+            "| | runs | " + " | ".join(names) + " |",
+            "| --- | ---: | " + " | ".join("---:" for _ in names) + " |",
         ]
         for label, by_metric in groups.items():
             runs = {(s.cell.subject, s.cell.seed) for had in by_metric.values() for s in had}
-            row = " | ".join(_number(by_metric[metric]) for metric in SHOWN)
+            row = " | ".join(_number(_about(by_metric[m], group)) for m, group in columns)
             lines.append(f"| {label} | {len(runs)} | {row} |")
-        whole = f"{found.experiment.images} images" if name == "size" else next(iter(groups))
         for label, by_metric in groups.items():
-            if name == "rephrased" or label == whole:  # other words cannot be paired by prompt
+            if whole in ("", label):
                 continue
-            changes = (_change(paired(groups[whole][m], by_metric[m])) for m in SHOWN)
+            changes = (
+                _change(paired(_about(groups[whole][m], group), _about(by_metric[m], group)))
+                for m, group in columns
+            )
             lines.append(f"| {label} against {whole} | | {' | '.join(changes)} |")
         yield "\n".join(lines)
+
+
+def _about(had: Sequence[Score], group: str) -> list[Score]:
+    return [score for score in had if group in ("", score.group)]
 
 
 def _number(had: Sequence[Score]) -> str:
@@ -198,44 +204,46 @@ def means(found: Found) -> list[dict[str, Any]]:
 
 def side_groups(
     found: Found,
-) -> Iterator[tuple[str, str, dict[str, dict[str, list[Score]]]]]:
-    """Name, title, and what is compared: label -> metric -> scores."""
+) -> Iterator[tuple[str, str, str, dict[str, dict[str, list[Score]]]]]:
+    """What the side studies compare, at each of their points, the longest training last.
+
+    Yields:
+        Name, title, the label that the others are changes of (empty where prompts differ, which
+        cannot be paired), and label -> metric -> scores.
+    """
     experiment = found.experiment
     main = stem(experiment.prompts)
-
-    def at(arm: str, suite: str, step: int) -> dict[str, list[Score]]:
-        return {metric: found.of(arm, suite, step, metric) for metric in SHOWN}
 
     for name, study in experiment.studies.items():
         suite = stem(study.prompts) if study.prompts else main
         arm = study.arm or list(experiment.arms)[-1]
-        step = round(max(study.points) * experiment.steps)
-        times = f"at {max(study.points):g}x"
-        if name == "rephrased":
-            groups = {}
-            for each in found.arms:
-                groups[f"{each}{AS_ASKED}"] = at(each, main, step)
-                groups[each] = at(each, suite, step)
-            yield name, f"Rephrased prompts, {times} (Fig. 3)", _of_same_runs(groups)
-        elif name == "motion":
-            slot = study.without
-            groups = {
-                "with motion": at(arm, suite, step),
-                "without motion": at(f"{arm} {experiment.images} without {slot}", suite, step),
-            }
-            yield name, f"Prompts with motion, living subjects, {times} (Fig. 4)", groups
-        elif name == "size":
-            sizes = sorted({*study.images, experiment.images})
-            groups = {f"{size} images": at(f"{arm} {size}", suite, step) for size in sizes}
-            yield name, f"Size of the set, {times}", _of_same_runs(groups)
-        else:
-            slots = (study.without,) if isinstance(study.without, str) else study.without or ()
-            groups = {"all slots": at(arm, suite, step)}
-            for slot in slots:
-                groups[f"without {slot}"] = at(
-                    f"{arm} {experiment.images} without {slot}", suite, step
-                )
-            yield name, f"One slot less, of {arm}, {times}", _of_same_runs(groups)
+        for point in sorted(study.points):
+            step = round(point * experiment.steps)
+
+            def at(of: str, suite: str = suite, step: int = step) -> dict[str, list[Score]]:
+                return {metric: found.of(of, suite, step, metric) for metric in SHOWN}
+
+            times = f"at {point:g}x"
+            whole = "all slots"
+            if name == "rephrased":
+                groups, whole = {}, ""
+                for each in found.arms:
+                    groups[f"{each}{AS_ASKED}"] = at(each, main)
+                    groups[each] = at(each)
+                title = f"Rephrased prompts, {times} (Fig. 3)"
+            elif name == "size":
+                sizes = sorted({*study.images, experiment.images})
+                groups = {f"{size} images": at(f"{arm} {size}") for size in sizes}
+                title, whole = f"Size of the set, {times}", f"{experiment.images} images"
+            else:
+                slots = (study.without,) if isinstance(study.without, str) else study.without or ()
+                groups = {whole: at(arm)}
+                for slot in slots:
+                    groups[f"without {slot}"] = at(f"{arm} {experiment.images} without {slot}")
+                title = f"One slot less, of {arm}, {times}"
+                if name == "motion":
+                    title = f"Prompts with motion, living subjects, {times} (Fig. 4)"
+            yield name, title, whole, _of_same_runs(groups)
 
 
 def _of_same_runs(
