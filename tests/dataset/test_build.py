@@ -114,6 +114,33 @@ def test_load_dataset_gives_images_unchanged_and_every_column_typed(
         }
 
 
+@pytest.mark.parametrize(
+    ("indexes", "changes"),
+    [
+        ([0, 1, 2, 3, 5, 130, 131], {}),  # grown
+        ([0, 1, 2, 3, 5, 131], {}),  # as many
+        ([0, 1, 2, 3, 5, 130], {"text": "a photo of a dog"}),
+        ([0, 1, 2, 3, 5, 130], {"image": picture(7)}),
+        ([0, 1, 2, 3, 5, 130], {"scores": {"alignment": 0.75, "duplicate_distance": None}}),
+    ],
+)
+def test_another_dataset_never_shares_its_entry_in_the_cache_of_datasets(
+    dataset: Path, tmp_path: Path, indexes: list[int], changes: dict
+) -> None:
+    import datasets
+
+    other = tmp_path / "other" / "dataset"
+    built(fill(tmp_path / "others", indexes, **changes), other, len(indexes))
+    for folder in (dataset, other, dataset):
+        found = load(folder, tmp_path / "cache").cast_column("image", datasets.Image(decode=False))
+        assert [(row["id"], row["text"], row["image"]["bytes"]) for row in found] == [
+            (row.id, row.text, row.image) for row in read_rows(folder)
+        ]
+    same = tmp_path / "same" / "dataset"
+    built(fill(tmp_path / "shards", [0, 1, 2, 3, 5, 130, 131]), same, 6)
+    assert (same / "README.md").read_bytes() == (dataset / "README.md").read_bytes()
+
+
 def test_other_files_in_the_folder_never_shadow_the_images(dataset: Path, tmp_path: Path) -> None:
     for number in range(20):
         (dataset / f"{number:05d}.txt").write_text("a caption")

@@ -68,6 +68,7 @@ def table(text: str, heading: str) -> dict[str, list[str]]:
 def test_the_front_matter_is_what_the_hub_and_datasets_read() -> None:
     front = front_matter(card(made_by=recipe(dataset={"license": "openrail++", "language": "fr"})))
     features = front.pop("dataset_info")["features"]
+    assert re.fullmatch("content [0-9a-f]{16}", front["configs"][0].pop("description"))
     assert front == {
         "license": "openrail++",
         "pretty_name": "Teapot regularization images",

@@ -261,6 +261,8 @@ def test_a_missing_card_is_refused(dataset: Path) -> None:
         ("configs:", "other_configs:", "`configs` is missing"),
         ("data/train-*.parquet", "data/*.parquet", "`configs` is not what regforge wrote"),
         ("split: train", "split: test", "`configs` is not what regforge wrote"),
+        ("description: content", "details: content", "`configs` is not what regforge wrote"),
+        ("content ", "content 0", "names the content 0"),
         ("dtype: int64", "dtype: int32", "`dataset_info` is not what regforge wrote"),
         ("---\nlicense", "license", "`configs` is missing"),
         ("<!-- regforge:end -->", "", "lost one of regforge's markers"),

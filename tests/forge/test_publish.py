@@ -146,6 +146,35 @@ def test_what_is_published_is_what_readers_get(made: Path, hub: LoopbackHub, she
     assert plain["train"][0]["image"].size == (96, 96)
 
 
+def test_runs_of_equal_slots_and_sizes_each_load_their_own_rows_also_published_and_downloaded(
+    made: Path, hub: LoopbackHub, shell: Shell
+) -> None:
+    """All of them are called `dataset`, and are loaded with one HF_HOME."""
+    import datasets
+    from huggingface_hub import snapshot_download
+
+    dogs = {**RECIPE, "name": "dogs", "subject": {"class_noun": "dog"}}
+    (made.parent / "dogs.yaml").write_text(yaml.safe_dump(dogs))
+    assert shell("run", "dogs.yaml", "--out", "dogs", "--quiet") == 0, shell.err
+    shutil.copytree(made, made.parent / "grown")
+    more = ["--set", "prompts.count=8", "--out", "grown", "--quiet"]
+    assert shell("run", "recipe.yaml", *more) == 0, shell.err
+    expected = {}
+    for name in (made.name, "dogs", "grown"):
+        assert shell("publish", name, "--repo-id", f"me/{name}") == 0, shell.err
+        local = made.parent / "from-hub" / name / "dataset"
+        snapshot_download(f"me/{name}", repo_type="dataset", local_dir=local)
+        rows = rows_of(made.parent / name)
+        expected |= {made.parent / name / "dataset": rows, local: rows}
+    assert [len(rows) for rows in expected.values()] == [6, 6, 6, 6, 8, 8]
+    for folder, rows in expected.items():
+        found = datasets.load_dataset(str(folder), split="train")
+        for row, own in zip(
+            found.cast_column("image", datasets.Image(decode=False)), rows, strict=True
+        ):
+            assert_is(row, own)
+
+
 def test_publishing_again_writes_nothing(made: Path, hub: LoopbackHub, shell: Shell) -> None:
     shell("publish", made, "--repo-id", "me/cats", "--tag", "v1", "--json")
     first, head = json.loads(shell.out), hub.head("me/cats")
