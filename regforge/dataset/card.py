@@ -8,11 +8,13 @@ strangers: each is escaped so that it is text, whatever it looks like.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import FileSystemLoader, StrictUndefined
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 DATA_FILES = "data/train-*.parquet"
 """Named in the card, so that `datasets` looks at no other file in the folder."""
 
-CONFIGS = [{"config_name": "default", "data_files": [{"split": "train", "path": DATA_FILES}]}]
-"""What the front matter says about the files; without it, others in the folder may be read."""
 
 _TAGS = ["regforge", "regularization", "dreambooth", "prior-preservation", "synthetic"]
 _SETS = {
@@ -63,10 +63,12 @@ class Survey:
         self.slots: dict[str, Counter[str]] = {name: Counter() for name in slots}
         self._values: dict[str, Counter[str]] = {}
         self._captions: set[int] = set()
+        self._content = hashlib.sha256()
 
     def add(self, row: ImageRow) -> None:
         """Count a row."""
         self.rows += 1
+        self._content.update(_facts(row))
         self.redrawn += _was_drawn_again(row)
         self.last_index = max(self.last_index, row.index)
         self.sets[row.prompt_set] += 1
@@ -82,6 +84,11 @@ class Survey:
     def captions(self) -> int:
         """How many different captions there are."""
         return len(self._captions)
+
+    @property
+    def content(self) -> str:
+        """Digest of everything that the rows hold, 16 hex digits."""
+        return self._content.hexdigest()[:16]
 
     def values(self, name: str) -> list[str]:
         """The values of one part of the provenance, most frequent first."""
@@ -154,7 +161,7 @@ def _front_matter(survey: Survey, recipe: Recipe) -> dict[str, Any]:
         "task_categories": ["text-to-image"],
         "size_categories": [_size_category(survey.rows)],
         "tags": list(_TAGS),
-        "configs": CONFIGS,
+        "configs": card_configs(survey.content),
         "dataset_info": {"features": card_features(arrow_schema(list(survey.slots)))},
     }
     return {key: value for key, value in front.items() if value is not None}
@@ -171,6 +178,32 @@ def _license_keys(recipe: Recipe) -> dict[str, str | None]:
 def _still_holds(key: str, recipe: Recipe) -> bool:
     """Whether a key of somebody's own is still about this dataset."""
     return key not in LICENSE_KEYS or recipe.dataset.license == "other"
+
+
+def card_configs(content: str) -> list[dict[str, Any]]:
+    """What the front matter says about the files; without it, others in the folder may be read.
+
+    `datasets` caches a folder under its last name and a hash of what the card says here and in
+    `dataset_info`; neither its path nor its files count. So the content's digest stands here, in a
+    field of every `BuilderConfig`, or each run's `dataset` folder would give the rows of the first
+    one that was loaded.
+
+    Args:
+        content: See `Survey.content`.
+    """
+    return [
+        {
+            "config_name": "default",
+            "description": f"content {content}",
+            "data_files": [{"split": "train", "path": DATA_FILES}],
+        }
+    ]
+
+
+def _facts(row: ImageRow) -> bytes:
+    # Not the image: its SHA-256 is a column.
+    names = (each.name for each in fields(row) if each.name != "image")
+    return json.dumps([getattr(row, name) for name in names], sort_keys=True).encode()
 
 
 def card_features(schema: pa.Schema) -> list[dict[str, Any]]:

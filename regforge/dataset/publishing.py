@@ -99,10 +99,10 @@ def pack(folder: Path, *, rows: int, recipe_digest: str, slots: tuple[str, ...])
     for name, path in files.items():
         _refuse_secrets(name, path)
     card = files["README.md"].read_text(encoding="utf-8", errors="replace")
-    check_card(card, slots)
+    content = check_card(card, slots)
     front = Card.parse(card).front
     _check_license(front.get("license"), front, files)
-    return Package(files, card, Expected(rows, recipe_digest, slots, names), notes)
+    return Package(files, card, Expected(rows, recipe_digest, slots, names, content), notes)
 
 
 def check(package: Package, name: str, reporter: Reporter) -> None:

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from regforge.dataset.card import CONFIGS, card_features, without_folders
+from regforge.dataset.card import Survey, card_configs, card_features, without_folders
 from regforge.dataset.card_parts import Card
 from regforge.dataset.parquet import count_rows, read_rows, read_schema
 from regforge.errors import RegforgeError
@@ -40,16 +40,21 @@ class Expected:
         recipe_digest: Which recipe they are of.
         slots: Names of the recipe's slots, in order.
         data: The Parquet files, in order, as paths in the folder.
+        content: The digest of the rows that the card names, see `Survey.content`.
     """
 
     rows: int
     recipe_digest: str
     slots: tuple[str, ...]
     data: tuple[str, ...]
+    content: str
 
 
-def check_card(text: str, slots: Sequence[str]) -> None:
+def check_card(text: str, slots: Sequence[str]) -> str:
     """Whether a card says about the files what regforge says about them.
+
+    Returns:
+        The digest of the rows that it names.
 
     Raises:
         NotPublishable: It does not; the message names the key.
@@ -59,7 +64,11 @@ def check_card(text: str, slots: Sequence[str]) -> None:
     if card.ours is None:
         raise NotPublishable("README.md has lost one of regforge's markers.", hint=hint)
     features = {"features": card_features(arrow_schema(slots))}
-    for key, expected in (("configs", CONFIGS), ("dataset_info", features)):
+    try:
+        content = str(card.front["configs"][0]["description"]).removeprefix("content ")
+    except (KeyError, IndexError, TypeError):
+        content = ""
+    for key, expected in (("configs", card_configs(content)), ("dataset_info", features)):
         if card.front.get(key) != expected:
             what = "is not what regforge wrote" if key in card.front else "is missing"
             raise NotPublishable(
@@ -67,6 +76,7 @@ def check_card(text: str, slots: Sequence[str]) -> None:
                 "or columns than the dataset's.",
                 hint=hint,
             )
+    return content
 
 
 def check_files(folder: Path, expected: Expected) -> None:
@@ -129,6 +139,7 @@ def check_rows(
     import pyarrow.dataset as pads
 
     places: dict[str, str] = {}
+    survey = Survey(expected.slots)
     written, last = _written(folder, expected), -1
     with _reading() as (datasets, cache):
         stream = datasets.load_dataset(
@@ -149,12 +160,20 @@ def check_rows(
                 raise NotPublishable(f"A reader would get fewer than {expected.rows} images.")
             for row, one in zip(rows, own, strict=True):
                 _check_row(row, one, expected, last)
+                survey.add(one)
                 last = one.index
             _refuse_secrets(rows)
             _note_places(rows, places)
             advance(len(rows))
         if next(batches, None):
             raise NotPublishable(f"A reader would get more than {expected.rows} images.")
+    if survey.content != expected.content:
+        # A reader who has loaded what it is of would get that from the cache of `datasets`.
+        raise NotPublishable(
+            f"README.md: `configs` names the content {expected.content}, and that of the images "
+            f"is {survey.content}.",
+            hint=_AGAIN.format("the card is"),
+        )
     return [
         f"The column `{column}` names a file or folder of this machine, and readers will see it: "
         f"{value}"
