@@ -99,7 +99,7 @@ def test_interrupted_from_the_keyboard(recipe: Path, whole: dict[str, str], tmp_
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1, output
+    assert process.returncode == 130, output
     assert "Interrupted. What was made is kept" in output
     assert "Traceback" not in output
     assert f"regforge run {recipe} --out {out}" in output

@@ -109,7 +109,7 @@ def test_ctrl_c_ends_in_a_sentence_and_the_same_command_goes_on(
     made: Path, hub: LoopbackHub, shell: Shell
 ) -> None:
     hub.on("POST .*/preupload/", lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert shell("publish", made, "--repo-id", "me/cats") == 1
+    assert shell("publish", made, "--repo-id", "me/cats") == 130
     assert "Interrupted. The same command goes on" in shell.err
     assert "Traceback" not in shell.err
     assert hub.files("me/cats") == {}
@@ -450,7 +450,7 @@ def test_a_public_repository_does_not_become_private(
     made: Path, hub: LoopbackHub, shell: Shell
 ) -> None:
     hub.put("me/cats", {"README.md": "# Soon\n"})
-    assert shell("publish", made, "--repo-id", "me/cats") == 1
+    assert shell("publish", made, "--repo-id", "me/cats") == 130
     assert "public" in one_sentence(shell)
     assert hub.files("me/cats") == {"README.md": b"# Soon\n"}
     assert shell("publish", made, "--repo-id", "me/cats", "--public") == 0, shell.err
