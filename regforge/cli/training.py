@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regforge.cli.console import echo
 from regforge.cli.options import (
     AsJson,
     Fresh,
@@ -59,9 +58,7 @@ def train(
     if first:
         show(done, as_json)
         if not as_json:
-            echo(f"card     {shortened(done.folder / 'README.md')}   (how to use it)")
-        if not as_json and not quiet:
-            echo(_what_next(done))
+            typer.echo(_what_next(done))
 
 
 def sample(
@@ -226,12 +223,13 @@ def evaluate(
         )
     show(done, as_json)
     if not as_json:
-        echo(f"\nPictures and plots: {shortened(done.folder / 'report.html')}")
+        typer.echo(f"\nPictures and plots: {shortened(done.folder / 'report.html')}")
 
 
 def _what_next(done: TrainedModel) -> str:
     run = quoted(str(shortened(done.folder)))
     lines = [
+        f"card     {shortened(done.folder / 'README.md')}   (how to use it)",
         "",
         "Next:",
         f'  regforge sample {run} --prompt "a {{}} on the moon"',
