@@ -9,6 +9,7 @@ turned into these where they enter the package, so that callers need to know onl
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 
 class RegforgeError(Exception):
@@ -31,3 +32,9 @@ class RegforgeError(Exception):
         """The message, and below it the hint if there is one."""
         message = super().__str__()
         return f"{message}\n{self.hint}" if self.hint else message
+
+
+class Interrupted(RegforgeError):
+    """Somebody pressed Ctrl-C; the message says what was kept and how to go on."""
+
+    exit_code = EXIT_INTERRUPTED

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_CONTROL = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, as JSON spells them.
+
+    Captions and file names may come from anybody; a terminal obeys what it is sent.
+    """
+    return text.translate(_CONTROL)
 
 
 class Task:
@@ -80,7 +89,7 @@ class Reporter:
     def say(self, line: str) -> None:
         """One line for people."""
         if not self._quiet:
-            print(line, file=self._stream, flush=True)
+            print(printable(line), file=self._stream, flush=True)
 
     @contextmanager
     def task(
@@ -126,7 +135,7 @@ class _LineTask(Task):
         self._last_time = time.monotonic()
         line = self.describe()
         if line != self._last_line:
-            print(line, file=self._out, flush=True)
+            print(printable(line), file=self._out, flush=True)
         self._last_line = line
 
 

@@ -2,7 +2,7 @@
 
 Each command is a few lines: it reads its arguments, hands over to the module that does the work,
 and prints. Those modules are imported inside the commands, so that `regforge --help` answers at
-once. Exit codes: 0 done, 1 the run failed, 2 the command or a recipe was wrong.
+once. Exit codes: 0 done, 1 the run failed, 2 the command or a recipe was wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from typing import Annotated
 
 import typer
 
+from regforge.cli.console import echo, lenient_streams
 from regforge.cli.datasets import check, init, prompts, render, report, run
 from regforge.cli.sharing import audit, export, publish
 from regforge.cli.tools import doctor, schema
 from regforge.cli.training import evaluate, sample, train
-from regforge.errors import EXIT_FAILED, EXIT_USAGE, RegforgeError
+from regforge.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    Interrupted,
+    RegforgeError,
+)
+from regforge.progress import printable
 from regforge.version import __version__
-
-_CTRL_C = 130
-"""What typer exits with after Ctrl-C, where a command does not see to it itself."""
 
 app = typer.Typer(
     name="regforge",
@@ -35,7 +40,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"regforge {__version__}")
+        echo(f"regforge {__version__}")
         raise typer.Exit
 
 
@@ -60,17 +65,39 @@ for _command in _COMMANDS:
 
 
 def main() -> None:
-    """Runs the command line; what users can cause ends in one sentence, not in a traceback."""
+    """Run the command line; what users can cause ends in one sentence, not in a traceback."""
+    with lenient_streams() as stdout:
+        code = _exit_code()
+        sys.stdout.flush()
+        if stdout.failure is not None:
+            reason = stdout.failure.strerror or stdout.failure
+            _complain(f"error: The result could not be printed: {reason}.")
+            code = code or EXIT_FAILED
+    sys.exit(code)
+
+
+def _exit_code() -> int:
+    """Run the command line.
+
+    Returns:
+        What the process exits with.
+    """
     try:
         app(prog_name="regforge")
+    except Interrupted as interrupted:
+        _complain(f"\n{interrupted}")
+        return interrupted.exit_code
     except RegforgeError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(error.exit_code)
-    except SystemExit as ended:
-        if ended.code == _CTRL_C:
-            typer.secho("\nInterrupted. The same command goes on, or starts over.", err=True)
-            sys.exit(EXIT_FAILED)
-        raise
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
-        sys.stderr.close()
-        sys.exit(EXIT_USAGE)
+        _complain(f"error: {error}", color=typer.colors.RED)
+        return error.exit_code
+    except KeyboardInterrupt:
+        ended: object = EXIT_INTERRUPTED
+    except SystemExit as leaving:
+        ended = leaving.code
+    if ended == EXIT_INTERRUPTED:
+        _complain("\nInterrupted. The same command goes on, or starts over.")
+    return ended if isinstance(ended, int) else EXIT_OK if ended is None else EXIT_FAILED
+
+
+def _complain(message: str, color: str | None = None) -> None:
+    typer.secho(printable(message), fg=color, file=sys.stderr)

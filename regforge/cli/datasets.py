@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regforge.cli.console import echo
 from regforge.cli.options import (
     AsJson,
     Fresh,
@@ -48,9 +49,9 @@ def init(
     from regforge.recipe import write_starter
 
     written = write_starter(path, class_noun=class_noun, images=images, force=force)
-    typer.echo(f"Wrote {written}. Look at it, then:")
-    typer.echo(f"  regforge check {written}")
-    typer.echo(f"  regforge run {written}")
+    echo(f"Wrote {written}. Look at it, then:")
+    echo(f"  regforge check {written}")
+    echo(f"  regforge run {written}")
 
 
 def check(
@@ -94,12 +95,12 @@ def prompts(
     """
     done = _run(recipe, overrides, out, limit, fresh, quiet, until="prompts")
     if as_json:
-        typer.echo(json_of(done.as_dict()))
+        echo(json_of(done.as_dict()))
         return
     for line in done.captions(10):
-        typer.echo(f"  {line}")
-    typer.echo(f"{done.prompts} captions in {shortened(done.folder / 'prompts.jsonl')}")
-    typer.echo(f"Vocabulary in {shortened(done.folder / 'vocabulary.json')}")
+        echo(f"  {line}")
+    echo(f"{done.prompts} captions in {shortened(done.folder / 'prompts.jsonl')}")
+    echo(f"Vocabulary in {shortened(done.folder / 'vocabulary.json')}")
 
 
 def render(
@@ -116,10 +117,11 @@ def render(
     """
     done = _run(recipe, overrides, out, limit, False, quiet, until="images")
     if as_json:
-        typer.echo(json_of(done.as_dict()))
+        echo(json_of(done.as_dict()))
         return
-    typer.echo(f"{done.images} images in {shortened(done.folder / 'shards')}")
-    typer.echo(f"The dataset of them: regforge run {recipe}")
+    echo(f"{done.images} images in {shortened(done.folder / 'shards')}")
+    if not quiet:
+        echo(f"The dataset of them: regforge run {recipe}")
 
 
 def run(
@@ -138,7 +140,12 @@ def run(
     Example: regforge run recipes/quickstart.yaml --set prompts.count=200 --out runs/mine
     """
     done = _run(recipe, overrides, out, limit, fresh, quiet, until="report")
-    typer.echo(json_of(done.as_dict()) if as_json else _what_next(done, recipe, out))
+    if as_json:
+        echo(json_of(done.as_dict()))
+        return
+    echo(_what_came_out(done))
+    if not quiet:
+        echo(_what_next(done, recipe, out))
 
 
 def report(
@@ -150,7 +157,7 @@ def report(
     """
     from regforge.forge import write_report
 
-    typer.echo(f"Wrote {shortened(write_report(folder))}")
+    echo(f"Wrote {shortened(write_report(folder))}")
 
 
 def _run(
@@ -173,18 +180,24 @@ def _run(
         )
 
 
-def _what_next(done: Run, recipe: Path, out: Path | None) -> str:
-    dataset, run = shortened(done.dataset), quoted(str(shortened(done.folder)))
-    more = f"regforge run {recipe} --set prompts.count={2 * done.prompts}"
-    more += f" --out {out}" if out else ""
+def _what_came_out(done: Run) -> str:
     lines = [
         f"\nDone: {done.images} images"
         + (f", {done.rejected} others refused" if done.rejected else "")
         + f", {done.seconds_in_words}, language model cost {done.cost_in_words}.",
         "",
-        f"  dataset   {dataset}",
+        f"  dataset   {shortened(done.dataset)}",
         f"  grid      {shortened(done.grid)}",
         f"  report    {shortened(done.report)}   (open it in a browser)",
+    ]
+    return "\n".join(lines)
+
+
+def _what_next(done: Run, recipe: Path, out: Path | None) -> str:
+    dataset, run = shortened(done.dataset), quoted(str(shortened(done.folder)))
+    more = f"regforge run {recipe} --set prompts.count={2 * done.prompts}"
+    more += f" --out {out}" if out else ""
+    lines = [
         "",
         "Next:",
         f'  python -c "import datasets; print(datasets.load_dataset({str(dataset)!r}))"',

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from regforge.errors import EXIT_FAILED
+from regforge.cli.console import echo, is_utf8
+from regforge.errors import Interrupted
 
 if TYPE_CHECKING:
     from regforge.progress import Reporter
@@ -60,7 +61,7 @@ class Result(Protocol):
 
 def show(result: Result, as_json: bool) -> None:
     """Print the result of a command on stdout."""
-    typer.echo(json_of(result.as_dict()) if as_json else result.as_text())
+    echo(json_of(result.as_dict()) if as_json else result.as_text())
 
 
 def reporter_for(quiet: bool) -> Reporter:
@@ -79,17 +80,19 @@ def quoted(word: str) -> str:
 
 @contextmanager
 def kept_if_interrupted(folder: Path) -> Iterator[None]:
-    """Say after Ctrl-C that nothing is lost, and how to go on."""
+    """Say after Ctrl-C that nothing is lost, and how to go on.
+
+    Raises:
+        Interrupted: In place of KeyboardInterrupt.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        again = " ".join(["regforge", *(quoted(word) for word in sys.argv[1:])])
-        again = again.replace(" --fresh", "")
-        typer.secho(
-            f"\nInterrupted. What was made is kept in {shortened(folder)}; go on with\n  {again}",
-            err=True,
-        )
-        raise typer.Exit(EXIT_FAILED) from None
+        words = [quoted(word) for word in sys.argv[1:] if word != "--fresh"]
+        raise Interrupted(
+            f"Interrupted. What was made is kept in {shortened(folder)}; go on with",
+            hint=f"  {' '.join(['regforge', *words])}",
+        ) from None
 
 
 def shortened(path: Path) -> Path:
@@ -99,7 +102,7 @@ def shortened(path: Path) -> Path:
 
 
 def json_of(value: Any) -> str:
-    """The value as JSON to print."""
+    """The value as JSON to print; in ASCII where stdout cannot take more."""
     import json
 
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return json.dumps(value, indent=2, ensure_ascii=not is_utf8())

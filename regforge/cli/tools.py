@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from regforge.cli.console import echo
 from regforge.cli.options import AsJson, json_of
 from regforge.errors import EXIT_FAILED
 
@@ -19,7 +20,7 @@ def schema(
     """
     from regforge.recipe import json_schema, training_schema
 
-    typer.echo(json_of(training_schema() if training else json_schema()))
+    echo(json_of(training_schema() if training else json_schema()))
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -34,6 +35,6 @@ def doctor(as_json: AsJson = False) -> None:
     from regforge import doctor
 
     checks = doctor.examine()
-    typer.echo(json_of(doctor.as_dict(checks)) if as_json else doctor.as_text(checks))
+    echo(json_of(doctor.as_dict(checks)) if as_json else doctor.as_text(checks))
     if not doctor.is_healthy(checks):
         raise typer.Exit(EXIT_FAILED)

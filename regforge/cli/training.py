@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regforge.cli.console import echo
 from regforge.cli.options import (
     AsJson,
     Fresh,
@@ -58,7 +59,9 @@ def train(
     if first:
         show(done, as_json)
         if not as_json:
-            typer.echo(_what_next(done))
+            echo(f"card     {shortened(done.folder / 'README.md')}   (how to use it)")
+        if not as_json and not quiet:
+            echo(_what_next(done))
 
 
 def sample(
@@ -223,13 +226,12 @@ def evaluate(
         )
     show(done, as_json)
     if not as_json:
-        typer.echo(f"\nPictures and plots: {shortened(done.folder / 'report.html')}")
+        echo(f"\nPictures and plots: {shortened(done.folder / 'report.html')}")
 
 
 def _what_next(done: TrainedModel) -> str:
     run = quoted(str(shortened(done.folder)))
     lines = [
-        f"card     {shortened(done.folder / 'README.md')}   (how to use it)",
         "",
         "Next:",
         f'  regforge sample {run} --prompt "a {{}} on the moon"',
