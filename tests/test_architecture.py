@@ -42,8 +42,6 @@ HEAVY = frozenset(
 TENSOR_MODULES = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
-        "embedded.language_model.generation",
-        "embedded.language_model.network",
         "training.checkpoints",
         "training.families.base",
         "training.families.diffusion",

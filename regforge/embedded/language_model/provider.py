@@ -1,4 +1,4 @@
-"""The LiteLLM side: turns LiteLLM's calls into `Request`s and our errors into LiteLLM's.
+"""The LiteLLM side: turns LiteLLM's calls into ours and our errors into LiteLLM's.
 
 LiteLLM takes seconds to import and, unless told otherwise, asks the network for prices; both are
 why it is imported only in here, by functions, and with its environment set first.
@@ -11,8 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from regforge.embedded.language_model.answering import LanguageModel, Request
-from regforge.embedded.language_model.engine import Sampling
+from regforge.embedded.language_model.choosing import LanguageModel
 from regforge.embedded.language_model.errors import LanguageModelError, LanguageModelMissing
 
 if TYPE_CHECKING:
@@ -62,28 +61,6 @@ def _complete(language_model: LanguageModel, call: dict[str, Any]) -> ModelRespo
     from litellm import Usage
     from litellm.exceptions import BadRequestError, NotFoundError
 
-    request = _request(call)
-    try:
-        reply = language_model.reply(request)
-    except LanguageModelMissing as error:
-        raise NotFoundError(str(error), call["model"], PROVIDER) from error
-    except LanguageModelError as error:
-        raise BadRequestError(str(error), call["model"], PROVIDER) from error
-    response = call["model_response"]
-    response.model = call["model"]
-    response.created = int(time.time())
-    response.choices[0].message.content = reply.text
-    response.choices[0].finish_reason = reply.finish_reason
-    response.usage = Usage(
-        prompt_tokens=reply.prompt_tokens,
-        completion_tokens=reply.completion_tokens,
-        total_tokens=reply.prompt_tokens + reply.completion_tokens,
-    )
-    response._hidden_params["response_cost"] = 0.0
-    return response
-
-
-def _request(call: dict[str, Any]) -> Request:
     options = call["optional_params"]
     if call["model"] != NAME:
         raise _refusal(call, f"is called {PROVIDER}/{NAME}")
@@ -91,26 +68,29 @@ def _request(call: dict[str, Any]) -> Request:
         raise _refusal(call, f"does not support {', '.join(refused)}")
     if (options.get("n") or 1) != 1:
         raise _refusal(call, "gives one reply a call; vary the seed instead of n")
+    # LiteLLM has made dicts of pydantic models by now.
+    asked = options.get("response_format") or {}
+    schema = (asked.get("json_schema") or {}).get("schema") or asked.get("response_schema")
     temperature = options.get("temperature")
-    stop = options.get("stop") or ()
-    sampling = Sampling(
-        temperature=1.0 if temperature is None else float(temperature),
-        top_p=float(options.get("top_p") or 1.0),
-        max_tokens=int(options.get("max_completion_tokens") or options.get("max_tokens") or 256),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-    )
-    schema = _schema(options.get("response_format"))
-    return Request(call["messages"], schema, options.get("seed"), sampling)
-
-
-def _schema(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The JSON schema of a response format; LiteLLM has made dicts of pydantic models by now."""
-    kind = (response_format or {}).get("type", "text")
-    if response_format is None or kind == "text":
-        return None
-    named = response_format.get("json_schema") or {}
-    schema = named.get("schema") or response_format.get("response_schema")
-    return dict(schema) if schema else {"type": "object"}
+    try:
+        text = language_model.reply(
+            call["messages"],
+            schema,
+            seed=options.get("seed"),
+            temperature=1.0 if temperature is None else float(temperature),
+        )
+    except LanguageModelMissing as error:
+        raise NotFoundError(str(error), call["model"], PROVIDER) from error
+    except LanguageModelError as error:
+        raise BadRequestError(str(error), call["model"], PROVIDER) from error
+    response = call["model_response"]
+    response.model = call["model"]
+    response.created = int(time.time())
+    response.choices[0].message.content = text
+    response.choices[0].finish_reason = "stop"
+    response.usage = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+    response._hidden_params["response_cost"] = 0.0
+    return response
 
 
 def _refusal(call: dict[str, Any], why: str) -> Exception:

