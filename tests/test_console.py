@@ -1,4 +1,4 @@
-"""What commands print on: consoles of few characters, full disks, readers that leave, no console."""
+"""What commands print on: poor consoles, full disks, readers that leave, no console at all."""
 
 import io
 import json
@@ -40,14 +40,14 @@ def written(tmp_path: Path) -> Path:
 COMMANDS = {
     "check": ["check", "tea.yaml"],
     "prompts": ["prompts", "tea.yaml", "--fresh"],
-    "export": ["export", "set", "--to", "imagefolder", "--out", "красный"],
+    "export": "export set --to kohya --out crème-красный --class-noun teapot".split(),
     "audit": ["audit", "set", "--class-noun", "чайник"],
-    "init": ["init", "чайник.yaml", "--force", "--class-noun", "чайник"],
+    "init": ["init", "a crème чайник ☃.yaml", "--force"],
 }
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, encoding: str, *words: str) -> tuple[int, bytes]:
-    """Runs a command with stdout and stderr of an encoding; returns its code and what it printed."""
+    """Runs a command whose console has an encoding; returns its code and what it printed."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors="strict") for _ in "oe")
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -131,9 +131,7 @@ def test_nobody_who_listens(command: str, code: int, said: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2> >(true)"])
-def test_work_is_not_in_vain_where_progress_cannot_be_told(
-    redirection: str, written: Path
-) -> None:
+def test_work_is_not_in_vain_where_progress_cannot_be_told(redirection: str, written: Path) -> None:
     done = in_a_shell(f"regforge prompts tea.yaml {redirection}", written)
     assert done.returncode == 0, done.stdout
     assert "4 captions in" in done.stdout

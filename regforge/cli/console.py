@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from regforge.progress import printable
 
@@ -109,12 +109,12 @@ class LenientStream(io.BufferedIOBase):
 
 def _text_on(sink: LenientStream, stream: TextIO | None) -> TextIO:
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return io.TextIOWrapper(sink, encoding, errors="replace", line_buffering=True)
+    return io.TextIOWrapper(cast(BinaryIO, sink), encoding, errors="replace", line_buffering=True)
 
 
 def _bytes_of(stream: TextIO | None) -> BinaryIO:
     if stream is None:  # as under pythonw
-        return open(os.devnull, "wb")  # noqa: PTH123, SIM115 (the process's own, to its end)
+        return open(os.devnull, "wb")  # noqa: PTH123 (the process's own, to its end)
     stream.flush()
     return stream.buffer
 

@@ -60,6 +60,9 @@ def test_from_an_empty_folder_to_a_dataset(shell: Shell, tmp_path: Path) -> None
     assert shell("run", "mug.yaml", *fewer, "--out", "made") == 0, shell.err
     for line in ("made/dataset", "made/report.html", "made/dataset/samples.webp", "Next:"):
         assert line in shell.out
+    assert shell("run", "mug.yaml", *fewer, "--out", "made", "-q") == 0, shell.err
+    assert "made/report.html" in shell.out
+    assert "Next:" not in shell.out
     loaded = datasets.load_dataset("made/dataset", split="train", cache_dir=str(tmp_path / "hf"))
     assert len(loaded) == 6
     assert loaded[0]["image"].size == (96, 96)

@@ -450,7 +450,7 @@ def test_a_public_repository_does_not_become_private(
     made: Path, hub: LoopbackHub, shell: Shell
 ) -> None:
     hub.put("me/cats", {"README.md": "# Soon\n"})
-    assert shell("publish", made, "--repo-id", "me/cats") == 130
+    assert shell("publish", made, "--repo-id", "me/cats") == 1
     assert "public" in one_sentence(shell)
     assert hub.files("me/cats") == {"README.md": b"# Soon\n"}
     assert shell("publish", made, "--repo-id", "me/cats", "--public") == 0, shell.err
