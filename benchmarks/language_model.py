@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from servers import Answer, Call, Faults, OpenAIServer, Reply, said
 
 from regforge.journal import Journal
-from regforge.prompts.llm import LanguageModelClient, Question
+from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe.prompts import LanguageModel
 
 

@@ -41,6 +41,10 @@ class Journal:
         """The file with everything that was refused; None if nothing is written down."""
         return None if self._folder is None else self._folder / "ledger.jsonl"
 
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What the log says so far, of earlier sessions too."""
+        return iter(()) if self._folder is None else read(self._folder / "log.jsonl")
+
     def event(self, event: str, **fields: Any) -> None:
         """Write down something that happened.
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -194,3 +195,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def dollars(amount: float | None) -> str:
+    """US dollars for people: `$12.30`, `$0.000045`; None is unknown."""
+    if amount is None:
+        return "unknown"
+    if amount == 0 or amount >= 0.0995:
+        return f"${amount:,.2f}"
+    return f"${Decimal(f'{amount:.2g}'):f}"  # two digits that count, and no exponent

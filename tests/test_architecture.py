@@ -24,6 +24,7 @@ FLOORS = (
     ("cli",),
     ("doctor", "forge", "training", "evaluation", "export", "audit"),
     ("prompts", "images", "dataset"),
+    ("providers",),
     ("recipe", "records", "embedded", "journal", "progress", "files", "resources", "hub"),
     ("errors", "version"),
 )

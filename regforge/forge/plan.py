@@ -329,7 +329,7 @@ def _calls(recipe: Recipe) -> CallPlan:
 
 
 def _cost(recipe: Recipe, calls: CallPlan) -> float | None:
-    from regforge.prompts.llm import estimate_cost
+    from regforge.providers.language_model import estimate_cost
 
     return estimate_cost(recipe.prompts.llm, calls.prompt_tokens, calls.completion_tokens)
 

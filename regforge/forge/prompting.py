@@ -30,10 +30,10 @@ from regforge.records import Prompt
 if TYPE_CHECKING:
     from regforge.dataset.sources import CaptionedDataset
     from regforge.prompts.imported import ImportedCaptions
-    from regforge.prompts.llm import LanguageModelClient
     from regforge.prompts.photos import PhotoCaption
     from regforge.prompts.rows import Row
     from regforge.prompts.vocabulary import Vocabulary
+    from regforge.providers.language_model import LanguageModelClient
 
 
 class PromptsChanged(RegforgeError):
@@ -208,7 +208,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
 
     def _asked(self) -> LanguageModelClient:
         """The language model, for the first who needs it."""
-        from regforge.prompts.llm import LanguageModelClient
+        from regforge.providers.language_model import LanguageModelClient
 
         if self._client is None:
             self._client = LanguageModelClient(

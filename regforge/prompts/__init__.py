@@ -1,1 +1,1 @@
-"""From a recipe to captions: the language model client, vocabularies, sampling, templates."""
+"""From a recipe to captions: vocabularies, sampling, templates."""

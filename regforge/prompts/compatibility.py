@@ -16,9 +16,9 @@ from regforge.embedded.phrase_banks import compatible
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.given_phrases import BankShelf
-from regforge.prompts.llm import LanguageModelClient, Question
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.vocabulary import Pair
+from regforge.providers.language_model import LanguageModelClient, Question
 
 PLACE = "background"
 

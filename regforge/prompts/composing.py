@@ -19,7 +19,6 @@ from regforge.embedded.bank_files import gist
 from regforge.embedded.phrase_banks import Phrase, compatible
 from regforge.journal import Journal
 from regforge.prompts.given_phrases import BankShelf, listed
-from regforge.prompts.llm import LanguageModelClient, Question
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, tidy
 from regforge.prompts.slot_questions import (
@@ -33,6 +32,7 @@ from regforge.prompts.slot_questions import (
     spellings,
 )
 from regforge.prompts.vocabulary import VocabularyError
+from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe import Recipe, Slot, kind_of, slots_of
 
 CALLS_PER_WAVE = 4

@@ -26,7 +26,7 @@ from regforge.prompts.vocabulary import Pair, Vocabulary, VocabularyError
 from regforge.recipe import Recipe, Slot, drawn_slots, kind_of, slots_of
 
 if TYPE_CHECKING:
-    from regforge.prompts.llm import LanguageModelClient
+    from regforge.providers.language_model import LanguageModelClient
 
 
 def fill_vocabulary(

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.prompts.llm import LanguageModelClient, Question
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, tidy
+from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe import Recipe, kind_of
 
 LONGEST_SIDE = 768

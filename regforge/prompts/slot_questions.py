@@ -22,10 +22,10 @@ from regforge.errors import EXIT_FAILED
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.given_phrases import BankShelf, listed, no_bank_phrases, sample
-from regforge.prompts.llm import LanguageModelClient, Question
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, Sifted
 from regforge.prompts.vocabulary import VocabularyError
+from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe import Recipe, Slot, slots_of
 
 EXTRA_ROUNDS = 3
@@ -261,7 +261,9 @@ def phrases_wanted(recipe: Recipe, slot: Slot) -> int:
 
 def phrases_per_question(recipe: Recipe, missing: int) -> int:
     """How many phrases to ask for when some are missing: a few more, within the longest reply."""
-    most = max(8, min(_MOST_PER_QUESTION, recipe.prompts.llm.max_tokens // _TOKENS_PER_PHRASE))
+    longest = recipe.prompts.llm.max_tokens
+    room = _MOST_PER_QUESTION if longest is None else longest // _TOKENS_PER_PHRASE
+    most = max(8, min(_MOST_PER_QUESTION, room))
     return min(most, missing + max(2, missing // 5))
 
 

@@ -105,6 +105,27 @@ class Render(Section):
         description="Calls at the same time, for `renderer: hosted`.",
         json_schema_extra=RUNTIME,
     )
+    rpm: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most calls a minute, for `renderer: hosted`. Calls wait, they are never "
+        "rejected.",
+        json_schema_extra=RUNTIME,
+    )
+    max_cost: float | None = Field(
+        default=None,
+        gt=0,
+        description="Most to spend on the images of a run, in US dollars, all sessions together, "
+        "for `renderer: hosted`. The run stops before it is exceeded.",
+        json_schema_extra=RUNTIME,
+    )
+    cost_per_image: float | None = Field(
+        default=None,
+        ge=0,
+        description="Price in US dollars, for `renderer: hosted` and models that LiteLLM has no "
+        "price of. A server on this machine or in its network is free unless one is given.",
+        json_schema_extra=RUNTIME,
+    )
 
 
 class Alignment(Section):

@@ -148,9 +148,14 @@ class LanguageModel(Section):
         default=None,
         description="URL of an OpenAI-compatible server, for `openai/...` and `hosted_vllm/...`.",
     )
-    temperature: float = Field(default=1.0, ge=0, le=2, description="Sampling temperature.")
-    max_tokens: int = Field(
-        default=4096, ge=16, description="Longest reply, in tokens; a longer one counts as failed."
+    temperature: float | None = Field(
+        default=1.0, ge=0, le=2, description="Sampling temperature; null sends none."
+    )
+    max_tokens: int | None = Field(
+        default=4096,
+        ge=16,
+        description="Longest reply, in tokens; a longer one counts as failed. null sends none: "
+        "replies are as long as the provider lets them be.",
     )
     vision_model: str | None = Field(
         default=None,
@@ -189,19 +194,22 @@ class LanguageModel(Section):
     max_cost: float | None = Field(
         default=None,
         gt=0,
-        description="Most to spend on a run, in US dollars. The run stops before it is exceeded.",
+        description="Most to spend on a run, in US dollars, all sessions together. The run stops "
+        "before it is exceeded.",
         json_schema_extra=RUNTIME,
     )
     input_cost_per_token: float | None = Field(
         default=None,
         ge=0,
-        description="Price in US dollars, for models that LiteLLM has no price of.",
+        description="Price in US dollars, for models that LiteLLM has no price of. A model on this "
+        "machine or in its network (by its address) is free unless one is given.",
         json_schema_extra=RUNTIME,
     )
     output_cost_per_token: float | None = Field(
         default=None,
         ge=0,
-        description="Price in US dollars, for models that LiteLLM has no price of.",
+        description="Price in US dollars, for models that LiteLLM has no price of. A model on this "
+        "machine or in its network (by its address) is free unless one is given.",
         json_schema_extra=RUNTIME,
     )
     cache: bool = Field(

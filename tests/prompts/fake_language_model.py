@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from regforge.journal import Journal
-from regforge.prompts.llm import Question
-from regforge.prompts.replies import understand
+from regforge.providers.language_model import Question
+from regforge.providers.replies import understand
 from regforge.recipe import Recipe
 
 Answer = Callable[[Question, int], Any]

@@ -12,8 +12,8 @@ from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.compatibility import Clashes, Portion, portions, settle
 from regforge.prompts.filling import fill_vocabulary
-from regforge.prompts.llm import Question
 from regforge.prompts.vocabulary import Pair, Vocabulary
+from regforge.providers.language_model import Question
 
 SLOTS = [
     {"name": "motion", "from": "llm", "values": ["paddling", "hovering", "napping"]},

@@ -11,8 +11,8 @@ from fake_language_model import FakeClient, recipe_of, text_of
 from regforge.errors import EXIT_FAILED, EXIT_USAGE
 from regforge.journal import Journal, read
 from regforge.prompts.composing import CALLS_PER_WAVE, compose_rows
-from regforge.prompts.llm import Question
 from regforge.prompts.vocabulary import VocabularyError
+from regforge.providers.language_model import Question
 
 SLOTS = ["color", "background", {"name": "style", "values": ["a photo of"]}]
 COMPOSE = {"mode": "compose", "slots": SLOTS, "compose_batch": 5}

@@ -16,8 +16,8 @@ from regforge.progress import Reporter
 from regforge.prompts.composing import compose_rows
 from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.given_phrases import BankShelf
-from regforge.prompts.llm import LanguageModelClient
 from regforge.prompts.vocabulary import Vocabulary, VocabularyError
+from regforge.providers.language_model import LanguageModelClient
 from regforge.recipe import Recipe
 
 EMBEDDED = {"model": language_model.MODEL}

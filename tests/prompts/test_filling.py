@@ -14,10 +14,10 @@ from regforge.errors import EXIT_FAILED, EXIT_USAGE, RegforgeError
 from regforge.journal import Journal, read
 from regforge.progress import Reporter
 from regforge.prompts.filling import fill_vocabulary
-from regforge.prompts.llm import Question
 from regforge.prompts.messages import MessageError
 from regforge.prompts.slot_questions import rounds_allowed
 from regforge.prompts.vocabulary import Vocabulary, VocabularyError
+from regforge.providers.language_model import Question
 from regforge.recipe import Recipe, slots_of
 
 ADJECTIVES = "pale deep bright dusty warm soft muted dark light vivid".split()

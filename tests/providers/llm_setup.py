@@ -11,7 +11,7 @@ from servers import OpenAIServer
 from regforge import journal
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.prompts.llm import LanguageModelClient, Question
+from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe.prompts import LanguageModel
 
 KEY = "sk-test-0123456789abcdef"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
-from regforge.prompts.replies import (
+from regforge.providers.replies import (
     Rung,
     json_values,
     repair_turn,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import math
 import random
 import time
 from collections import deque
@@ -49,7 +50,7 @@ class RealClock:
 
 
 @dataclass
-class Claim:
+class Reservation:
     """Tokens that a call uses up; corrected when their number is known."""
 
     time: float
@@ -73,44 +74,44 @@ class Rate:
         self._interval = (MINUTE + SLACK) / rpm if rpm else 0.0
         self._tpm = tpm
         self._next = float("-inf")
-        self._claims: deque[Claim] = deque()
+        self._reservations: deque[Reservation] = deque()
 
     def delay(self, now: float, tokens: int = 0) -> float:
         """Seconds until a call of so many tokens may start; 0 or less means now."""
         return max(self._next - now, self._delay_by_tokens(now, tokens))
 
-    def take(self, now: float, tokens: int = 0) -> Claim:
+    def take(self, now: float, tokens: int = 0) -> Reservation:
         """A call of so many tokens starts."""
         self._next = max(self._next, now - SLACK) + self._interval
-        claim = Claim(now, tokens)
+        reservation = Reservation(now, tokens)
         if self._tpm is not None:
-            self._claims.append(claim)
-        return claim
+            self._reservations.append(reservation)
+        return reservation
 
     def pause(self, until: float) -> None:
         """Nothing starts before."""
         self._next = max(self._next, until)
 
     def _delay_by_tokens(self, now: float, tokens: int) -> float:
-        while self._claims and self._claims[0].time + MINUTE <= now:
-            self._claims.popleft()
-        if self._tpm is None or not self._claims:
+        while self._reservations and self._reservations[0].time + MINUTE <= now:
+            self._reservations.popleft()
+        if self._tpm is None or not self._reservations:
             return 0.0
-        excess = tokens + sum(claim.tokens for claim in self._claims) - self._tpm
+        excess = tokens + sum(each.tokens for each in self._reservations) - self._tpm
         free_at = now
-        for claim in self._claims:
+        for each in self._reservations:
             if excess <= 0:
                 break
-            excess -= claim.tokens
-            free_at = claim.time + MINUTE
+            excess -= each.tokens
+            free_at = each.time + MINUTE
         return free_at - now
 
 
-class Turns:
-    """Hands out turns to call: so many at a time, at a certain rate, first come first served.
+class RateLimiter:
+    """Lets calls start: so many at a time, at a certain rate, first come first served.
 
     Args:
-        concurrency: Most turns at the same time.
+        concurrency: Most calls at the same time.
         rate: When one may start.
         clock: Where time comes from.
     """
@@ -127,10 +128,10 @@ class Turns:
         async with self._places:
             yield
 
-    async def start(self, tokens: int) -> Claim:
-        """Wait until a call of so many tokens may start; correct the claim when it is over."""
+    async def start(self, tokens: int) -> Reservation:
+        """Wait until a call of so many tokens may start; correct the tokens when it is over."""
         async with self._queue:
-            # While this one sleeps, a pause may begin, and a claim may turn out smaller.
+            # While this one sleeps, a pause may begin, and a reservation may turn out smaller.
             while (delay := self._rate.delay(self._clock.now(), tokens)) > 0:
                 await self._clock.sleep(min(delay, LONGEST_NAP))
             return self._rate.take(self._clock.now(), tokens)
@@ -140,16 +141,17 @@ class Turns:
         self._rate.pause(self._clock.now() + seconds)
 
 
-class Purse:
+class Budget:
     """Money that must not be overspent, with several calls at the same time.
 
     Args:
         limit: US dollars, or None for as much as needed.
+        spent: US dollars that earlier sessions spent of it.
     """
 
-    def __init__(self, limit: float | None) -> None:
+    def __init__(self, limit: float | None, spent: float = 0.0) -> None:
         self.limit = limit
-        self.spent = 0.0
+        self.spent = spent
         self._reserved: list[float] = []
         self._settled = asyncio.Event()
 
@@ -187,13 +189,17 @@ def retry_after(headers: Mapping[str, str] | None, now: float | None = None) -> 
         now: Seconds since 1970, for headers that give a date.
     """
     named = {name.lower(): value for name, value in (headers or {}).items()}
+    now = time.time() if now is None else now
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
-            return max(0.0, float(named[name]) * unit)
+            seconds = float(named[name]) * unit
         except (KeyError, ValueError):
             continue
+        if math.isfinite(seconds):
+            # Some servers say when, in seconds since 1970, and not for how long.
+            return max(0.0, seconds - now if seconds > now / 2 else seconds)
     try:
         date = email.utils.parsedate_to_datetime(named["retry-after"])
-    except (KeyError, ValueError):
+        return max(0.0, date.timestamp() - now)
+    except (KeyError, ValueError, OverflowError):
         return None
-    return max(0.0, date.timestamp() - (time.time() if now is None else now))

@@ -11,37 +11,30 @@ money) ends the run at once. Knows the provider only as something that sends one
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from regforge.errors import RegforgeError
 from regforge.files import StorageError
 from regforge.journal import Journal
-from regforge.prompts.calls import Caller
-from regforge.prompts.limits import Clock, backoff
-from regforge.prompts.questions import (
-    Call,
-    CallFailed,
-    ModelUnusable,
-    Provider,
-    Question,
-    Received,
-    UnreachableModel,
-    Usage,
-)
-from regforge.prompts.replies import (
+from regforge.providers.calls import Caller, Usage
+from regforge.providers.errors import CallFailed, ModelUnusable, UnreachableModel
+from regforge.providers.limits import Clock
+from regforge.providers.questions import Call, Provider, Question, Received
+from regforge.providers.replies import (
+    KeptReply,
     Message,
     Reading,
+    ReplyCache,
     Rung,
     Schema,
+    key_of,
     repair_turn,
     strict_schema,
     understand,
     without_annotations,
 )
-from regforge.prompts.reply_cache import KeptReply, ReplyCache, key_of
 from regforge.recipe.prompts import LanguageModel
 from regforge.version import __version__
 
@@ -51,13 +44,28 @@ _TRIES_TO_CONNECT = 3
 """Before the first answer; a server that has answered gets all the tries there are."""
 _SILENT_QUESTIONS = 3
 """So many questions in a row without any answer, and the server counts as down."""
-_LONGEST_RETRY_AFTER = 600.0
+_TOKENS_OF_AN_IMAGE = 2000
+_FIRST_REPLY_GUESS = 1000
 _GRACE = 1.0
 """Seconds for calls that are under way when the run stops."""
 
 
 @dataclass
-class _Pursuit:
+class _Sizes:
+    """How large the calls to one model turned out, to guess the next one."""
+
+    scale: float = 1.0
+    longest_reply: int = _FIRST_REPLY_GUESS
+
+    def learn(self, estimate: int, received: Received) -> None:
+        if received.prompt_tokens:
+            self.scale = max(self.scale, received.prompt_tokens / estimate)
+        if received.completion_tokens:
+            self.longest_reply = max(self.longest_reply, received.completion_tokens)
+
+
+@dataclass
+class _Conversation:
     """One question on its way to an answer."""
 
     question: Question
@@ -117,8 +125,9 @@ class Asker:
     failed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._caller = Caller(self.settings, self.provider, self.journal, self.clock)
-        self._rng = random.Random()  # only for how long to wait
+        self._caller = Caller("prompts.llm", "llm_call", self.settings, self.journal, self.clock)
+        self._sizes: dict[str, _Sizes] = {}
+        self._parameters: dict[str, dict[str, str | None]] = {}
         self._rungs: dict[str, Rung] = {}
         self._fitted: set[str] = set()
         self._stopping = False
@@ -176,95 +185,97 @@ class Asker:
             return kept
         # Waiting after a failure keeps its place: a server in trouble should not meet new
         # questions, and one that is down shows it before all of them were asked.
-        async with self._caller.place():
+        async with self._caller.limiter.place():
             try:
-                return await self._pursue(_Pursuit(question, model, schema, strict, key))
+                return await self._converse(_Conversation(question, model, schema, strict, key))
             except RegforgeError:
                 self._stopping = True  # before the place goes to the next question
                 raise
 
-    async def _pursue(self, pursuit: _Pursuit) -> Any | None:
+    async def _converse(self, conversation: _Conversation) -> Any | None:
         for attempt in range(1, self.settings.max_attempts + 1):
             try:
-                received = await self._ask(pursuit, attempt)
+                received = await self._ask(conversation, attempt)
             except CallFailed as failure:
-                if not await self._wait_out(pursuit, failure, attempt):
+                if not await self._wait_out(conversation, failure, attempt):
                     return None
                 continue
-            reading = self._read(pursuit, received)
+            reading = self._read(conversation, received)
             if reading.value is not None:
-                self._keep(pursuit, received)
+                self._keep(conversation, received)
                 return reading.value
-            if not self._go_on(pursuit, received, reading, attempt):
+            if not self._go_on(conversation, received, reading, attempt):
                 return None
         return None
 
     # Replies
 
-    def _read(self, pursuit: _Pursuit, received: Received) -> Reading:
+    def _read(self, conversation: _Conversation, received: Received) -> Reading:
         if received.finish_reason == "length":
             most = self.settings.max_tokens
             cut_off = f"The reply was cut off at prompts.llm.max_tokens = {most}; raise it."
             return Reading(None, (cut_off,))
         if received.finish_reason == "content_filter":
             return Reading(None, ("The provider's content filter stopped the reply.",))
-        question = pursuit.question
+        question = conversation.question
         reading = understand(received.text, question.reply, question.problems)
         if reading.fits:
-            self._fitted.add(pursuit.model)
-        elif pursuit.model not in self._fitted and not self.provider.chooses_only(pursuit.model):
+            self._fitted.add(conversation.model)
+        elif conversation.model not in self._fitted and not self.provider.chooses_only(
+            conversation.model
+        ):
             # A server may take a schema and ignore it; the model then has never seen it.
-            self._step_to(pursuit.model, Rung.SCHEMA_AND_WORDS)
+            self._step_to(conversation.model, Rung.SCHEMA_AND_WORDS)
         return reading
 
-    def _go_on(self, pursuit: _Pursuit, received: Received, reading: Reading, attempt: int) -> bool:
+    def _go_on(
+        self, conversation: _Conversation, received: Received, reading: Reading, attempt: int
+    ) -> bool:
         """Write down an unusable reply; whether to ask again, and with which messages."""
         self.usage.failed_calls += 1
         cut_off = received.finish_reason == "length"
-        writes = not self.provider.chooses_only(pursuit.model)
+        writes = not self.provider.chooses_only(conversation.model)
         finished = received.finish_reason not in ("length", "content_filter")
-        if finished and writes and received.text.strip() and not pursuit.repairing:
-            pursuit.repair(received.text, reading.complaints)
+        if finished and writes and received.text.strip() and not conversation.repairing:
+            conversation.repair(received.text, reading.complaints)
             more = True
-        elif cut_off and pursuit.cut_off:
+        elif cut_off and conversation.cut_off:
             more = False  # it is the limit, and not bad luck
         else:
-            more = pursuit.start_afresh()
-        pursuit.cut_off = cut_off
+            more = conversation.start_afresh()
+        conversation.cut_off = cut_off
         more = more and attempt < self.settings.max_attempts
         reason = " ".join(reading.complaints)
-        self._write_down(pursuit, reason, received.text, given_up_after=None if more else attempt)
+        self._write_down(
+            conversation, reason, received.text, given_up_after=None if more else attempt
+        )
         return more
 
     # Failures
 
-    async def _wait_out(self, pursuit: _Pursuit, failure: CallFailed, attempt: int) -> bool:
+    async def _wait_out(
+        self, conversation: _Conversation, failure: CallFailed, attempt: int
+    ) -> bool:
         """Write down a failed call and wait; whether to try again."""
         tries = self.settings.max_attempts
-        if pursuit.answers_before is None:
-            pursuit.answers_before = self._caller.answers
+        if conversation.answers_before is None:
+            conversation.answers_before = self._caller.answers
         if failure.kind == "unreachable" and self._caller.answers == 0:
             tries = min(tries, _TRIES_TO_CONNECT)
         if not failure.may_pass or attempt >= tries:
-            self._write_down(pursuit, failure.args[0], failure.raw, given_up_after=attempt)
-            if failure.may_pass and self._caller.answers == pursuit.answers_before:
-                self._count_silence(pursuit.model, failure)
+            self._write_down(conversation, failure.args[0], failure.raw, given_up_after=attempt)
+            if failure.may_pass and self._caller.answers == conversation.answers_before:
+                self._count_silence(conversation.model, failure)
             return False
-        if failure.retry_after is None:
-            seconds = backoff(attempt, self._rng)
-        else:
-            seconds = failure.retry_after
-            if seconds > _LONGEST_RETRY_AFTER:
-                self._write_down(pursuit, failure.args[0], failure.raw, given_up_after=attempt)
-                raise UnreachableModel(
-                    f"{pursuit.model} takes no calls for the next {seconds / 60:.0f} minutes.",
-                    hint="Run the same command again then.",
-                )
-            self._caller.pause(seconds)  # it will refuse the others as well
+        try:
+            seconds = self._caller.seconds_to_wait(conversation.model, failure, attempt)
+        except UnreachableModel:
+            self._write_down(conversation, failure.args[0], failure.raw, given_up_after=attempt)
+            raise
         if attempt == 1 and failure.kind == "unreachable":
             self.say(f"{failure.args[0]} Trying again.")
         again = f"{failure.args[0]} Tried again after {seconds:.1f} s."
-        self._write_down(pursuit, again, failure.raw)
+        self._write_down(conversation, again, failure.raw)
         await self.clock.sleep(seconds)
         return True
 
@@ -284,12 +295,12 @@ class Asker:
 
     def _write_down(
         self,
-        pursuit: _Pursuit,
+        conversation: _Conversation,
         reason: str,
         raw: str | None,
         given_up_after: int | None = None,
     ) -> None:
-        item = pursuit.question.item
+        item = conversation.question.item
         if given_up_after is not None:
             tries = "1 try" if given_up_after == 1 else f"{given_up_after} tries"
             reason = f"{reason} Given up after {tries}."
@@ -298,34 +309,79 @@ class Asker:
 
     # Calls
 
-    async def _ask(self, pursuit: _Pursuit, attempt: int) -> Received:
+    async def _ask(self, conversation: _Conversation, attempt: int) -> Received:
         """Send a question, in another form if the provider does not take the one that it has."""
         while True:
             if self._stopping:
                 raise asyncio.CancelledError
-            rung = self._rungs.get(pursuit.model, Rung.SCHEMA)
-            call = self._call(pursuit, rung)
+            rung = self._rungs.get(conversation.model, Rung.SCHEMA)
+            call = self._call(conversation, rung)
             try:
-                return await self._caller.send(call, pursuit.question.item, attempt)
+                return await self._send(call, conversation.question.item, attempt)
             except ModelUnusable as error:
-                self._write_down(pursuit, error.args[0], None, given_up_after=attempt)
+                self._write_down(conversation, error.args[0], None, given_up_after=attempt)
                 raise
             except CallFailed as failure:
                 below = rung.below
-                if failure.kind != "form" or below is None:
+                if failure.kind == "parameter":
+                    now = self._without(failure, call)
+                elif failure.kind == "form" and below is not None:
+                    now = f"Asked for {below.form} from now on, with the schema in the message."
+                    self._step_to(conversation.model, below)
+                else:
                     raise
-                now = f"Asked for {below.form} from now on, with the schema in the message."
-                self._write_down(pursuit, f"{failure.args[0]} {now}", failure.raw)
-                self._step_to(pursuit.model, below)
+                self._write_down(conversation, f"{failure.args[0]} {now}", failure.raw)
 
-    def _call(self, pursuit: _Pursuit, rung: Rung) -> Call:
-        name = pursuit.question.reply.__name__
+    def _call(self, conversation: _Conversation, rung: Rung) -> Call:
+        name, settings = conversation.question.reply.__name__, self.settings
+        renamed = self._parameters.get(conversation.model, {})
+        wanted = {
+            "temperature": settings.temperature,
+            "max_tokens": settings.max_tokens,
+            "seed": conversation.seed,
+        }
+        parameters = {renamed.get(key, key): value for key, value in wanted.items()}
         return Call(
-            pursuit.model,
-            rung.messages(pursuit.messages, pursuit.schema),
-            rung.response_format(pursuit.schema, name, pursuit.strict),
-            pursuit.seed,
+            conversation.model,
+            rung.messages(conversation.messages, conversation.schema),
+            rung.response_format(conversation.schema, name, conversation.strict),
+            {key: value for key, value in parameters.items() if key and value is not None},
         )
+
+    def _without(self, failure: CallFailed, call: Call) -> str:
+        """Leave out or rename the parameter that the provider refuses; what was done, in words."""
+        refused, instead = str(failure.parameter), failure.instead
+        renamed = self._parameters.setdefault(call.model, {})
+        name = next((key for key, sent in renamed.items() if sent == refused), refused)
+        known = name in renamed and renamed[name] != refused  # another question has met it before
+        if name == "max_tokens" and instead is None and self.settings.max_cost is not None:
+            raise ModelUnusable(
+                f"{failure.message} Without it, prompts.llm.max_cost cannot be kept.",
+                hint="Leave out prompts.llm.max_cost, or name another model.",
+            )
+        if not known:
+            renamed[name] = instead
+            done = f"{instead} is sent instead" if instead else "it is left out"
+            self.say(f"{failure.message} From now on {done}.")
+        return "Left out from now on." if instead is None else f"Sent as {instead} from now on."
+
+    async def _send(self, call: Call, item: str, attempt: int) -> Received:
+        estimate = estimate_tokens(call.messages, call.response_format)
+        sizes = self._sizes.setdefault(call.model, _Sizes())
+        reading, longest = round(estimate * sizes.scale), self.settings.max_tokens
+        writing = sizes.longest_reply if longest is None else min(sizes.longest_reply, longest)
+        # Found out only where it is needed: prices are in LiteLLM, which takes seconds to import.
+        limited = self.settings.max_cost is not None
+        price = self.provider.price(call.model) if limited else None
+        received = await self._caller.send(
+            lambda: self.provider.send(call),
+            model=call.model,
+            entry={"item": item, "attempt": attempt, "cached": False},
+            tokens=reading + writing,
+            most=None if price is None else price.of(reading, longest or 0),
+        )
+        sizes.learn(estimate, received)
+        return received
 
     def _step_to(self, model: str, rung: Rung) -> None:
         self._rungs[model] = max(rung, self._rungs.get(model, Rung.SCHEMA))
@@ -359,12 +415,29 @@ class Asker:
             self.journal.event("llm_call", item=question.item, model=model, cached=True)
         return value
 
-    def _keep(self, pursuit: _Pursuit, received: Received) -> None:
+    def _keep(self, conversation: _Conversation, received: Received) -> None:
         if self.cache is None:
             return
         tokens = (received.prompt_tokens, received.completion_tokens)
         try:
-            self.cache.put(pursuit.key, KeptReply(received.text, pursuit.model, *tokens))
+            self.cache.put(conversation.key, KeptReply(received.text, conversation.model, *tokens))
         except StorageError as error:
             self.say(f"Replies of the language model are not kept: {error.args[0]}")
             self.cache = None
+
+
+def estimate_tokens(messages: Sequence[Message], shape: Mapping[str, Any] | None) -> int:
+    """About how many tokens a prompt has, rather too many: 3 bytes of UTF-8 each."""
+    total = _bytes(str(shape or "")) / 3
+    for message in messages:
+        content = message["content"]
+        parts = [{"text": content}] if isinstance(content, str) else content
+        for part in parts:
+            text = part.get("text")
+            total += _TOKENS_OF_AN_IMAGE if text is None else _bytes(text) / 3
+        total += 10
+    return int(total) + 10
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="replace"))

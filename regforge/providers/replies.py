@@ -1,20 +1,30 @@
 """From what a language model said to a checked value, and how to ask for a form it will keep to.
 
 Models wrap their JSON in thoughts, code fences and pleasantries; `understand` looks past all that.
-A schema reaches a model on one of four rungs, the strictest first: `Rung`. Knows no provider and
-sends nothing.
+A schema reaches a model on one of four rungs, the strictest first: `Rung`. Replies that were good
+enough to use are kept on disk, so that the same question to the same model is paid for once:
+
+    <folder>/ab/abcd...json    {"format": 1, "text": "...", "model": "...",
+                                "prompt_tokens": 210, "completion_tokens": 90}
+
+The file's name is the SHA-256 of everything that could change the reply; a damaged file counts as
+none, and none ever holds a key or token. Knows no provider and sends nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from regforge.files import cache_folder, write_atomically
 
 Message = Mapping[str, Any]
 Schema = Mapping[str, Any]
@@ -263,3 +273,64 @@ def strict_schema(schema: Schema) -> tuple[dict[str, Any], bool]:
         return changed
 
     return change(schema), not loose
+
+
+# ------------------------------------------------------------------------------- kept on disk
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class KeptReply:
+    """A reply as it was received.
+
+    Attributes:
+        text: All of it, with whatever stood around the JSON.
+        model: Who said it.
+        prompt_tokens: Tokens read; None if the server did not say.
+        completion_tokens: Tokens written; None if the server did not say.
+    """
+
+    text: str
+    model: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class ReplyCache:
+    """A folder of replies; several processes may share it.
+
+    Args:
+        folder: Created when first written to; `replies` in regforge's cache folder by default.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or cache_folder() / "replies"
+
+    def get(self, key: str) -> KeptReply | None:
+        """The reply kept under a key, or None."""
+        try:
+            entry = json.loads(self._path(key).read_text(encoding="utf-8"))
+            if entry.pop("format") != FORMAT or not isinstance(entry["text"], str):
+                return None
+            return KeptReply(**entry)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def put(self, key: str, reply: KeptReply) -> None:
+        """Keep a reply.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        entry = {"format": FORMAT, **asdict(reply)}
+        write_atomically(self._path(key), json.dumps(entry, ensure_ascii=False))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """A name, 64 hex digits, for everything that could change a reply."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from llm_setup import KEY, RED, Bench, Color, color_of, questions, user
 from servers import Call, Faults, OpenAIServer, Reply, by_schema, refused, said, without_format
 
 from regforge.embedded import language_model
-from regforge.prompts.llm import (
+from regforge.providers.language_model import (
     CostLimitReached,
     ModelUnusable,
     Question,
@@ -253,11 +254,19 @@ def test_tokens_and_cost_are_counted(bench: Bench) -> None:
     }
 
 
-@pytest.mark.parametrize("model", ["openai/local", "hosted_vllm/local"])
-def test_an_unknown_price_is_unknown_and_not_zero(bench: Bench, model: str) -> None:
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    """A server of which the recipe does not say that it is on this machine."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with OpenAIServer() as server:
-        client = bench.client(server, model=model)
-        client.ask(questions(2))
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        yield server
+
+
+def test_an_unknown_price_is_unknown_and_not_zero(bench: Bench, far_away: OpenAIServer) -> None:
+    client = bench.client()
+    client.ask(questions(2))
     assert client.usage.cost is None
     assert client.usage.unpriced_tokens == 60
     assert str(client.usage) == "2 calls, 60 tokens, cost unknown"
@@ -285,8 +294,35 @@ def test_cost_is_estimated_or_unknown() -> None:
     assert estimate_cost(LanguageModel(model="openai/mine", **PRICES), 10, 10) == pytest.approx(
         0.03
     )
-    for model in ("openai/mine", "ollama_chat/llama3.1", "ollama/llama3.1", "nobody-knows"):
+    for model in ("openai/mine", "hosted_vllm/mine", "nobody-knows"):
         assert estimate_cost(LanguageModel(model=model), 10, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "cost"),
+    [
+        ("ollama_chat/llama3.1", None, 0.0),
+        ("ollama/llama3.1", "http://192.168.1.20:11434", 0.0),
+        ("openai/mine", "http://localhost:1234/v1", 0.0),
+        ("hosted_vllm/mine", "http://[::1]:8000/v1", 0.0),
+        ("openai/mine", "http://10.0.0.7/v1", 0.0),
+        ("ollama_chat/llama3.1", "https://ollama.example.com", None),
+        ("openai/mine", "https://8.8.8.8/v1", None),
+        ("openai/mine", "https://localhost.example.com/v1", None),
+        ("openai/mine", "http://[", None),
+    ],
+)
+def test_a_model_at_home_is_free(model: str, base: str | None, cost: float | None) -> None:
+    assert estimate_cost(LanguageModel(model=model, api_base=base), 10, 10) == cost
+    priced = LanguageModel(model=model, api_base=base, **PRICES)
+    assert estimate_cost(priced, 10, 10) == pytest.approx(0.03)
+
+
+def test_max_cost_goes_with_a_model_at_home(bench: Bench) -> None:
+    with OpenAIServer(lambda _: said(RED, tokens=None)) as server:
+        client = bench.client(server, max_cost=0.01)
+        assert None not in client.ask(questions(3))
+    assert client.usage.cost == 0.0
 
 
 def test_max_cost_stops_before_it_is_exceeded_and_loses_nothing(bench: Bench) -> None:
@@ -324,11 +360,12 @@ def test_calls_that_the_server_refused_cost_nothing(bench: Bench) -> None:
     assert client.usage.cost == pytest.approx(4 * 0.12)
 
 
-def test_max_cost_with_an_unknown_price_is_refused_before_the_first_call(bench: Bench) -> None:
-    unknown = pytest.raises(ModelUnusable, match="price of openai/local is unknown")
-    with OpenAIServer() as server, unknown as refusal:
-        bench.client(server, max_cost=1.0).ask(questions(3))
-    assert server.calls == []
+def test_max_cost_with_an_unknown_price_is_refused_before_the_first_call(
+    bench: Bench, far_away: OpenAIServer
+) -> None:
+    with pytest.raises(ModelUnusable, match="price of openai/local is unknown") as refusal:
+        bench.client(max_cost=1.0).ask(questions(3))
+    assert far_away.calls == []
     assert "prompts.llm.input_cost_per_token" in str(refusal.value)
 
 

@@ -1,49 +1,39 @@
-"""The language model client: the only module of the prompts stage that knows LiteLLM.
+"""The language model client.
 
     with LanguageModelClient(recipe.prompts.llm, journal=journal) as client:
         answers = client.ask([Question(item, messages, Reply), ...])
 
-LiteLLM takes seconds to import, so that is done with the first call. Of LiteLLM one call is used,
-`acompletion`, with its own retries off: those, limits, cache and checks are ours, because its own
-reject calls instead of queueing them, need packages that it does not install, or forget the
-server's address. How answers are got is in `conversation`, how calls are limited in `calls`.
+Sends chats through LiteLLM, and finds the answer in what comes back. How answers are got is in
+`conversation`, how calls are limited in `calls`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import logging
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from regforge.errors import RegforgeError
-from regforge.journal import Journal, without_secrets
+from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.prompts.conversation import Asker
-from regforge.prompts.event_loop import EventLoop, ctrl_c_strikes_here
-from regforge.prompts.faults import Fault
-from regforge.prompts.limits import Clock, RealClock, retry_after
-from regforge.prompts.questions import (
-    Call,
+from regforge.providers import library
+from regforge.providers.calls import Price, Usage
+from regforge.providers.conversation import Asker
+from regforge.providers.errors import (
     CallFailed,
     CostLimitReached,
     ModelUnusable,
     OutOfCredit,
-    Price,
-    Question,
-    Received,
     UnknownModel,
     UnreachableModel,
-    Usage,
     WrongKey,
 )
-from regforge.prompts.reply_cache import ReplyCache
+from regforge.providers.limits import Clock, RealClock
+from regforge.providers.questions import Call, Question, Received
+from regforge.providers.replies import ReplyCache, without_thoughts
 from regforge.recipe.prompts import LanguageModel
 
 __all__ = [
@@ -61,7 +51,6 @@ __all__ = [
 
 _EMBEDDED = "embedded/"
 _VLLM = "hosted_vllm/"
-_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?: \w+)?\s*[:-]\s*)+")
 
 
 class LanguageModelClient:
@@ -95,7 +84,7 @@ class LanguageModelClient:
             clock or RealClock(),
             (reporter or Reporter()).say,
         )
-        self._loop = EventLoop()
+        self._loop = library.EventLoop()
         self.chooses_only = self._provider.chooses_only(settings.model)
         """Whether the model is good at choosing among given phrases and cannot write any."""
 
@@ -129,7 +118,8 @@ class LanguageModelClient:
     def close(self) -> None:
         """Close connections; what was answered stays in the cache."""
         if self._provider.used:
-            self._loop.run(self._provider.close())
+            self._loop.run(library.close_clients())
+            self._provider.used = False
         self._loop.close()
 
     def __enter__(self) -> LanguageModelClient:
@@ -147,22 +137,8 @@ def estimate_cost(
     return None if price is None else price.of(prompt_tokens, completion_tokens)
 
 
-@functools.cache
-def _litellm() -> ModuleType:
-    """LiteLLM, imported so that it asks nothing of the network and says nothing on its own."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # or it would read .env files
-    import litellm
-
-    litellm.suppress_debug_info = True
-    for name in ("litellm", "LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return litellm
-
-
 class _LiteLLM:
-    """Sends single calls through LiteLLM, and says what its errors mean."""
+    """Sends single calls through LiteLLM."""
 
     def __init__(self, settings: LanguageModel) -> None:
         self._settings = settings
@@ -174,13 +150,15 @@ class _LiteLLM:
         return model.startswith(_EMBEDDED)
 
     def price(self, model: str) -> Price | None:
-        """What its tokens cost: what the settings say, else LiteLLM's list."""
+        """What its tokens cost: by the settings, else by LiteLLM's list, else nothing at home."""
         if self.chooses_only(model):
             return Price(0.0, 0.0)
         read = self._settings.input_cost_per_token
         written = self._settings.output_cost_per_token
         if read is None or written is None:
-            listed = _listed_price(model)
+            listed = library.listed_price(model)
+            if listed is None and library.is_local(model, self._base(model)):
+                listed = Price(0.0, 0.0)
             if listed is None:
                 return None
             read = listed.read if read is None else read
@@ -194,7 +172,7 @@ class _LiteLLM:
             CallFailed: It got no reply.
             ModelUnusable: No other call will get one either.
         """
-        litellm = _litellm()
+        litellm = library.litellm()
         self.used = True
         arguments = self._arguments(call)
         timeout = self._settings.timeout
@@ -203,7 +181,7 @@ class _LiteLLM:
                 from regforge.embedded import language_model
 
                 language_model.register()
-                with ctrl_c_strikes_here():
+                with library.ctrl_c_strikes_here():
                     response = litellm.completion(**arguments)
             else:
                 # Its timeout starts anew with every byte, and leaves out what it imports first.
@@ -216,151 +194,101 @@ class _LiteLLM:
         self._answered.add(call.model)
         return self._received(call, response)
 
-    async def close(self) -> None:
-        """Close what LiteLLM holds open."""
-        litellm = _litellm()
-        self.used = False
-        await litellm.close_litellm_async_clients()
-        litellm.in_memory_llm_clients_cache.flush_cache()  # they belong to this event loop
-
     def _arguments(self, call: Call) -> dict[str, Any]:
-        settings = self._settings
         arguments: dict[str, Any] = {
             "model": call.model,
             "messages": list(call.messages),
-            "temperature": settings.temperature,
-            "max_tokens": settings.max_tokens,
             "num_retries": 0,
             "drop_params": True,
+            **call.parameters,
         }
-        if call.seed is not None:
-            arguments["seed"] = call.seed
         if call.response_format is not None:
             arguments["response_format"] = dict(call.response_format)
-        if base := self._api_base(call.model):
-            arguments["api_base"] = base
-            if call.model.startswith("openai/") and not os.environ.get("OPENAI_API_KEY"):
-                arguments["api_key"] = "none"  # servers on this machine rarely want one
-        elif call.model.startswith(_VLLM) and not os.environ.get("HOSTED_VLLM_API_BASE"):
+        server = library.server_of("prompts.llm", call.model, self._base(call.model))
+        known = server or os.environ.get("HOSTED_VLLM_API_BASE")
+        if call.model.startswith(_VLLM) and not known:
             raise UnreachableModel(  # LiteLLM would send it to OpenAI
                 f"There is no address for {call.model}.",
                 hint="Put the server's URL into prompts.llm.api_base: http://127.0.0.1:8000/v1.",
             )
-        return arguments
+        return arguments | server
 
-    def _api_base(self, model: str) -> str | None:
+    def _base(self, model: str) -> str | None:
         """The settings' address, unless it belongs to another provider than this model's."""
         main, base = self._settings.model, self._settings.api_base
         same = self.chooses_only(main) or main.partition("/")[0] == model.partition("/")[0]
-        if base is None or self.chooses_only(model) or not (same or model == main):
-            return None
-        if not base.startswith(("http://", "https://")):
-            raise UnreachableModel(
-                f"prompts.llm.api_base is {base!r}, which is no URL.",
-                hint="It looks like http://127.0.0.1:8000/v1.",
-            )
-        return base
+        return base if not self.chooses_only(model) and (same or model == main) else None
 
     def _received(self, call: Call, response: Any) -> Received:
         choice = response.choices[0] if response.choices else None
-        message = getattr(choice, "message", None)
-        text = getattr(message, "content", None) or getattr(message, "refusal", None) or ""
+        text = _answer_in(getattr(choice, "message", None))
         text = text.encode(errors="replace").decode()  # half a surrogate pair cannot be sent back
         usage = getattr(response, "usage", None)
         read, written = (
-            getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
+            library.token_count(getattr(usage, name, None))
+            for name in ("prompt_tokens", "completion_tokens")
         )
         reason = getattr(choice, "finish_reason", None)
         if self.chooses_only(call.model):
             return Received(text, reason, read or 0, written or 0, 0.0)
-        if not read:  # LiteLLM writes 0 where a server says nothing
-            return Received(text, reason, None, None, None)
-        written = written or 0
-        return Received(text, reason, read, written, self._cost(call, response, read, written))
-
-    def _cost(self, call: Call, response: Any, read: int, written: int) -> float | None:
-        own = self._settings.input_cost_per_token, self._settings.output_cost_per_token
-        listed = getattr(response, "_hidden_params", {}).get("response_cost")
-        if own == (None, None) and listed:
-            return float(listed)  # knows about discounts for what the provider had cached
         price = self.price(call.model)
-        return None if price is None else price.of(read, written)
+        free = price is not None and price.of(1, 1) == 0
+        if not read or written is None:  # LiteLLM writes 0 where a server says nothing
+            return Received(text, reason, None, None, 0.0 if free else None)
+        cost = None if price is None else price.of(read, written)
+        own = self._settings.input_cost_per_token, self._settings.output_cost_per_token
+        listed = library.money(getattr(response, "_hidden_params", {}).get("response_cost"))
+        if own == (None, None) and listed:
+            cost = listed  # knows about discounts for what the provider had cached
+        return Received(text, reason, read, written, cost)
 
     def _meaning(self, call: Call, error: Exception) -> RegforgeError:
         """One of our errors for one of LiteLLM's."""
-        model, said = call.model, _plain(error)
-        if self.chooses_only(model):
-            return _embedded_meaning(error, said)
-        causes = list(_causes(error))
-        host = re.search(r"[Cc]onnect to host ([^\s:]+)", " ".join(map(str, causes)))
-        key, missing = _key_of(model)
-        fault = Fault(
-            model=model,
-            base=self._api_base(model),
-            status=getattr(error, "status_code", None),
-            names=frozenset(type(each).__name__ for each in causes),
-            said=" ".join(said.split()),
-            raw=str(error),
-            host=host[1] if host else None,
-            retry_after=retry_after(getattr(error, "litellm_response_headers", None)),
-            answered=model in self._answered,
+        if self.chooses_only(call.model):
+            return _embedded_meaning(error)
+        return library.meaning(
+            error,
+            section="prompts.llm",
+            model=call.model,
+            base=self._base(call.model),
+            answered=call.model in self._answered,
             timeout=self._settings.timeout,
-            key=key,
-            key_missing=missing,
+            parameters=frozenset(call.parameters),
         )
-        return fault.meaning()
 
 
-def _embedded_meaning(error: Exception, said: str) -> RegforgeError:
+def _answer_in(message: Any) -> str:
+    """What a message says; servers put it into the content, a tool call, or thoughts alone."""
+    content = _text_of(getattr(message, "content", None))
+    if without_thoughts(content).strip():
+        return content
+    calls = [call.function for call in getattr(message, "tool_calls", None) or ()]
+    calls.append(getattr(message, "function_call", None))
+    for called in calls:
+        if arguments := getattr(called, "arguments", None):
+            return _text_of(arguments)
+    thoughts = _text_of(getattr(message, "reasoning_content", None))
+    if "{" in thoughts or "[" in thoughts:
+        return thoughts
+    said = content or _text_of(getattr(message, "refusal", None))
+    return said or (f"<think>{thoughts}</think>" if thoughts else "")
+
+
+def _text_of(content: Any) -> str:
+    """The text of a content, which may come in parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(map(_text_of, content))
+    if isinstance(content, Mapping):
+        said = content.get("text", content.get("content"))
+        return _text_of(said) if said is not None else json.dumps(content)
+    return ""
+
+
+def _embedded_meaning(error: Exception) -> RegforgeError:
+    said = library.plain(error)
     if getattr(error, "status_code", None) == 404:  # the weights, or what it needs to write
         message, _, hint = said.partition("\n")
         return UnknownModel(f"{message[:1].upper()}{message[1:]}", hint=hint or None)
     return CallFailed("refused", said)
-
-
-def _key_of(model: str) -> tuple[str, bool]:
-    """The environment variable of the provider's key, and whether it is missing."""
-    litellm = _litellm()
-    try:
-        missing = litellm.validate_environment(model).get("missing_keys") or []
-        provider = litellm.get_llm_provider(model)[1]
-    except Exception:  # it raises plain exceptions for models it does not know
-        return "that LiteLLM reads", False
-    keys = [name for name in missing if name.endswith(("KEY", "TOKEN"))]
-    return (" or ".join(keys) or f"{provider.upper()}_API_KEY", bool(keys))
-
-
-def _listed_price(model: str) -> Price | None:
-    """What LiteLLM's list says; a price of 0 there means that nobody has looked."""
-    if model.startswith("ollama"):
-        return None  # LiteLLM would ask the server about it
-    try:
-        listed = _litellm().get_model_info(model)
-    except Exception:  # it raises plain exceptions for models it does not know
-        return None
-    read, written = listed.get("input_cost_per_token"), listed.get("output_cost_per_token")
-    return Price(read or 0.0, written or 0.0) if read or written else None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that led to it."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            waiting += [each.__cause__, each.__context__]
-
-
-def _plain(error: Exception) -> str:
-    """What the provider itself said, without LiteLLM's prefixes, JSON around it, and keys."""
-    text = _PREFIX.sub("", without_secrets(str(error)[:5000]))
-    try:
-        inner = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        inner = inner.get("error", inner)
-        text = str(inner.get("message") or text) if isinstance(inner, dict) else str(inner)
-    except (ValueError, AttributeError):
-        pass
-    return text.strip()[:300]

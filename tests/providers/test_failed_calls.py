@@ -11,7 +11,7 @@ from llm_setup import KEY, RED, Bench, Color, color_of, questions, user
 from servers import Call, Faults, OpenAIServer, Reply, refused, said
 
 from regforge.errors import EXIT_FAILED
-from regforge.prompts.llm import (
+from regforge.providers.language_model import (
     ModelUnusable,
     OutOfCredit,
     UnknownModel,
@@ -92,7 +92,7 @@ def test_a_busy_server_is_left_alone_by_everybody(bench: Bench) -> None:
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(bench: Bench) -> None:
     with (
         OpenAIServer(lambda _: refused(429, "tomorrow", retry_after="3600")) as server,
-        pytest.raises(UnreachableModel, match="takes no calls for the next 60 min"),
+        pytest.raises(UnreachableModel, match="takes no calls for the next 1 h"),
     ):
         bench.ask(server, 5)
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regforge.prompts.limits import (
+from regforge.providers.limits import (
     LONGEST_WAIT,
     MINUTE,
     SLACK,
-    Purse,
+    Budget,
     Rate,
-    Turns,
+    RateLimiter,
     backoff,
     retry_after,
 )
@@ -149,7 +149,7 @@ class Schedule:
 def test_turns_are_given_in_order_and_so_many_at_a_time() -> None:
     schedule, order, now_open, most = Schedule(), [], 0, 0
 
-    async def call(number: int, turns: Turns) -> None:
+    async def call(number: int, turns: RateLimiter) -> None:
         nonlocal now_open, most
         async with turns.place():
             await turns.start(10)
@@ -159,7 +159,7 @@ def test_turns_are_given_in_order_and_so_many_at_a_time() -> None:
             await schedule.sleep(7.0)
             now_open -= 1
 
-    turns = Turns(3, Rate(rpm=60), schedule)
+    turns = RateLimiter(3, Rate(rpm=60), schedule)
     schedule.run(*(call(number, turns) for number in range(30)))
     assert order == list(range(30))
     assert most == 3
@@ -167,7 +167,7 @@ def test_turns_are_given_in_order_and_so_many_at_a_time() -> None:
 
 def test_whoever_waits_for_tokens_goes_on_as_soon_as_a_claim_shrinks() -> None:
     schedule = Schedule()
-    turns = Turns(5, Rate(tpm=100), schedule)
+    turns = RateLimiter(5, Rate(tpm=100), schedule)
 
     async def first() -> None:
         claim = await turns.start(95)
@@ -183,7 +183,7 @@ def test_whoever_waits_for_tokens_goes_on_as_soon_as_a_claim_shrinks() -> None:
 
 def test_a_pause_reaches_those_who_sleep_already() -> None:
     schedule = Schedule()
-    turns = Turns(5, Rate(rpm=30), schedule)
+    turns = RateLimiter(5, Rate(rpm=30), schedule)
     turns_at = []
 
     async def call() -> None:
@@ -203,7 +203,7 @@ def test_a_pause_reaches_those_who_sleep_already() -> None:
 
 
 def test_money_is_never_overspent_and_a_call_that_may_fit_waits() -> None:
-    schedule, purse = Schedule(), Purse(1.0)
+    schedule, purse = Schedule(), Budget(1.0)
     spent = []
 
     async def call(worst: float, actual: float) -> bool:
@@ -223,7 +223,7 @@ def test_money_is_never_overspent_and_a_call_that_may_fit_waits() -> None:
 
 def test_without_a_limit_money_does_not_matter() -> None:
     async def call() -> bool:
-        return await Purse(None).reserve(1e9)
+        return await Budget(None).reserve(1e9)
 
     assert asyncio.run(call())
 

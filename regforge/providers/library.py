@@ -1,0 +1,309 @@
+"""LiteLLM: how it is imported, what its prices, keys and errors are, and the loop that it runs in.
+
+LiteLLM takes seconds to import, so that is done with the first call. Of it two calls are used,
+`acompletion` and `aimage_generation`, with its own retries off: those, limits, cache and checks are
+ours, because its own reject calls instead of queueing them, need packages that it does not install,
+or forget the server's address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import json
+import logging
+import math
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from regforge.errors import RegforgeError
+from regforge.journal import without_secrets
+from regforge.providers.calls import Price
+from regforge.providers.errors import Fault, UnreachableModel
+from regforge.providers.limits import retry_after
+
+T = TypeVar("T")
+
+_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?: \w+)?\s*[:-]\s*)+")
+_MOST_TOKENS = 100_000_000
+
+
+@functools.cache
+def litellm() -> ModuleType:
+    """LiteLLM, imported so that it asks nothing of the network and says nothing on its own."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # or it would read .env files
+    import litellm as library
+
+    library.suppress_debug_info = True
+    for name in ("litellm", "LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return library
+
+
+async def close_clients() -> None:
+    """Close what LiteLLM holds open."""
+    await litellm().close_litellm_async_clients()
+    litellm().in_memory_llm_clients_cache.flush_cache()  # they belong to this event loop
+
+
+# ---------------------------------------------------------------------------------- where and who
+
+
+def server_of(section: str, model: str, base: str | None) -> dict[str, Any]:
+    """The arguments that name a server.
+
+    Raises:
+        UnreachableModel: The address is none.
+    """
+    if base is None:
+        return {}
+    if not base.startswith(("http://", "https://")):
+        raise UnreachableModel(
+            f"{section}.api_base is {base!r}, which is no URL.",
+            hint="It looks like http://127.0.0.1:8000/v1.",
+        )
+    arguments = {"api_base": base}
+    if model.startswith("openai/") and not os.environ.get("OPENAI_API_KEY"):
+        arguments["api_key"] = "none"  # servers on this machine rarely want one
+    return arguments
+
+
+def is_local(model: str, base: str | None) -> bool:
+    """Whether a model runs on this machine or in its network, where nobody sends a bill."""
+    if base is None and model.startswith(("ollama/", "ollama_chat/")):
+        base = os.environ.get("OLLAMA_API_BASE") or "http://localhost:11434"
+    try:
+        host = urlsplit(base or "").hostname or ""
+    except ValueError:
+        return False
+    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private
+
+
+def key_of(model: str) -> tuple[str, bool]:
+    """The environment variable of the provider's key, and whether it is missing."""
+    library = litellm()
+    try:
+        missing = library.validate_environment(model).get("missing_keys") or []
+        provider = library.get_llm_provider(model)[1]
+    except Exception:  # it raises plain exceptions for models it does not know
+        return "that LiteLLM reads", False
+    keys = [name for name in missing if name.endswith(("KEY", "TOKEN"))]
+    return (" or ".join(keys) or f"{provider.upper()}_API_KEY", bool(keys))
+
+
+# ------------------------------------------------------------------------------ tokens and prices
+
+
+def listed_price(model: str) -> Price | None:
+    """What LiteLLM's list says of tokens; a price of 0 there means that nobody has looked."""
+    if model.startswith("ollama"):
+        return None  # LiteLLM would ask the server about it
+    try:
+        listed = litellm().get_model_info(model)
+    except Exception:  # it raises plain exceptions for models it does not know
+        return None
+    read, written = listed.get("input_cost_per_token"), listed.get("output_cost_per_token")
+    return Price(read or 0.0, written or 0.0) if read or written else None
+
+
+def listed_image_price(model: str, width: int, height: int) -> float | None:
+    """What LiteLLM's list says an image costs, in US dollars; None if it does not."""
+    from litellm.cost_calculator import default_image_cost_calculator
+
+    try:
+        provider = litellm().get_llm_provider(model)[1]
+        size = f"{width}x{height}"
+        return money(default_image_cost_calculator(model, provider, size=size)) or None
+    except Exception:  # it raises plain exceptions for models it does not know
+        return None
+
+
+def money(value: Any) -> float | None:
+    """US dollars that a server or LiteLLM names; None if they cannot be right."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
+
+
+def token_count(value: Any) -> int | None:
+    """A number of tokens that a server names; None if it cannot be right."""
+    count = money(value)
+    return int(count) if count is not None and count <= _MOST_TOKENS else None
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+
+def meaning(
+    error: Exception,
+    *,
+    section: str,
+    model: str,
+    base: str | None,
+    answered: bool,
+    timeout: float,
+    parameters: frozenset[str] = frozenset(),
+) -> RegforgeError:
+    """One of our errors for one of LiteLLM's; see `Fault` for the arguments."""
+    causes = list(_causes(error))
+    host = re.search(r"[Cc]onnect to host ([^\s:]+)", " ".join(map(str, causes)))
+    key, missing = key_of(model)
+    return Fault(
+        section=section,
+        model=model,
+        base=base,
+        status=getattr(error, "status_code", None),
+        names=frozenset(name for each in causes for name in _names(each)),
+        said=" ".join(plain(error).split()),
+        raw=str(error),
+        host=host[1] if host else None,
+        retry_after=next(filter(None, map(_retry_after, causes)), None),
+        answered=answered,
+        timeout=timeout,
+        key=key,
+        key_missing=missing,
+        parameters=parameters,
+    ).meaning()
+
+
+def _names(error: BaseException) -> Iterator[str]:
+    """The name of an exception, and what the provider calls it."""
+    yield type(error).__name__
+    body = getattr(error, "body", None)
+    for code in (
+        getattr(error, "code", None),
+        body.get("code") if isinstance(body, dict) else None,
+    ):
+        if isinstance(code, str):
+            yield code
+
+
+def _retry_after(error: BaseException) -> float | None:
+    response = getattr(error, "response", None)
+    headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None)
+    return retry_after(headers)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all that led to it."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+
+
+def plain(error: Exception) -> str:
+    """What the provider itself said, without LiteLLM's prefixes, JSON, HTML and keys."""
+    text = _PREFIX.sub("", without_secrets(str(error)[:5000]))
+    try:
+        inner = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        inner = inner.get("error", inner)
+        text = str(inner.get("message") or text) if isinstance(inner, dict) else str(inner)
+    except (ValueError, AttributeError):
+        pass
+    if re.search(r"<(?:html|head|body|title|h1|center)\b", text, re.I):
+        page = re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", text)
+        text = f"a web page: {' '.join(page.split())}"
+    return text.strip()[:300]
+
+
+# ------------------------------------------------------------------------------------- event loop
+
+
+class EventLoop:
+    """One event loop for several pieces of work; started with the first."""
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Carry it out. Ctrl-C cancels it and is raised when it has ended."""
+        runner = self._runner = self._runner or asyncio.Runner()
+        return _aside(lambda: _complete(runner, work))
+
+    def close(self) -> None:
+        """End what is left over; work that comes later gets a new loop."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            _aside(lambda: _close(runner))
+
+
+@contextmanager
+def ctrl_c_strikes_here() -> Iterator[None]:
+    """Let Ctrl-C end what computes in the main thread; asyncio would wait until it is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _aside(action: Callable[[], T]) -> T:
+    """Do something with an event loop; in a thread of its own if one runs here already."""
+    if not _in_a_loop():
+        return action()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(action).result()
+
+
+def _in_a_loop() -> bool:
+    """Whether this thread runs an event loop, as those of notebooks do."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _complete(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return runner.run(work)
+    except KeyboardInterrupt:
+        # The work may still be there, half done.
+        _end_tasks(runner.get_loop())
+        raise
+
+
+def _close(runner: asyncio.Runner) -> None:
+    _end_tasks(runner.get_loop())
+    runner.close()
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """End everything that runs in an event loop, which itself stands still."""
+    for _ in range(3):
+        tasks = asyncio.all_tasks(loop)
+        if not tasks:
+            return
+        for task in tasks:
+            task.cancel()
+        # A task that was struck by Ctrl-C throws it at whoever runs the loop next.
+        with suppress(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait(tasks))
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                task.exception()  # or asyncio complains that nobody asked
