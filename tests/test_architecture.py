@@ -26,6 +26,7 @@ FLOORS = (
     ("prompts", "images", "dataset"),
     ("providers",),
     ("recipe", "records", "embedded", "journal", "progress", "files", "resources", "hub"),
+    ("image_files",),
     ("errors", "version"),
 )
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}

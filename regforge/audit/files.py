@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from regforge.audit import pictures
 from regforge.audit.findings import Check, Grade, of, ratio, worse
 from regforge.audit.gathering import STALE_DIGEST, Gathered
+from regforge.image_files import ANIMATED, DEEP, TRANSPARENT, TURNED
 
 SOME = 0.01
 """Share of useless images above which they harm."""
@@ -18,10 +19,11 @@ _ADVICE: Mapping[str, str] = {
     pictures.TOO_LARGE: "shrink them: Pillow refuses so many pixels",
     "black": "remove them; renderers put black where a safety checker objects",
     "a single colour": "remove them",
-    pictures.TURNED: "save them upright; not every trainer turns them",
+    TURNED: "save them upright; not every trainer turns them",
     pictures.LOW_JPEG_QUALITY: "their 8 x 8 blocks are learned too",
-    pictures.TRANSPARENT: "put them on a background; trainers show what lies below, often black",
-    pictures.MANY_FRAMES: "only the first frame is used",
+    TRANSPARENT: "put them on a background; trainers show what lies below, often black",
+    ANIMATED: "only the first frame is used",
+    DEEP: "save them with 8 bits a channel; many trainers cut what is more to white",
     STALE_DIGEST: "their stored digest is another one: somebody saved them again",
 }
 

@@ -6,7 +6,6 @@ them. Knows no grades.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 from regforge.audit.findings import MOST_EXAMPLES
 from regforge.audit.pictures import Look, look_at
 from regforge.dataset.sources import CaptionedDataset
+from regforge.image_files import patient
 from regforge.progress import Reporter, Task
 from regforge.records import Example
 
@@ -107,7 +107,7 @@ def gather(
     found = Gathered(opened=images, slots={name: [] for name in dataset.slots})
     known: dict[str, str] = {}  # equal phrases and captions are kept once
     reporter = reporter or Reporter(quiet=True)
-    with reporter.task("auditing", None, "images") as task, _patient_pillow():
+    with reporter.task("auditing", None, "images") as task, patient():
         for example, look in _looks(dataset.examples(images=images), images, see, task):
             _add(found, example, look, class_noun, known)
     return found
@@ -123,11 +123,6 @@ def _looks(
             if see is not None:
                 see([each.id for each in batch], [each.image for each in batch])
             task.advance(len(batch))
-
-
-def _patient_pillow() -> warnings.catch_warnings[None]:
-    """No warnings of Pillow's about damaged files: they are findings, and threads share filters."""
-    return warnings.catch_warnings(action="ignore", category=Warning)
 
 
 def _add(

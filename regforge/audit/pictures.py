@@ -7,23 +7,26 @@ datasets.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from regforge.image_files import (
+    DEEP,
+    OTHER_COLOURS,
+    BrokenImage,
+    TooManyPixels,
+    decode,
+    flattened,
+    oddities,
+    plain,
+)
 from regforge.images.curation import (
     constant_colour_of,
     perceptual_hash_of,
     pixel_digest_of,
 )
-
-FORMATS = ("WEBP", "PNG", "JPEG", "BMP", "GIF", "TIFF")
-"""The fewer decoders see what comes from elsewhere, the better."""
-
-ORIENTATION = 0x0112
-"""EXIF tag; 1 is upright."""
 
 LOW_QUALITY = 75
 """JPEG quality below which 8 x 8 blocks show, on the scale of libjpeg, 1 to 100."""
@@ -33,10 +36,7 @@ _LUMINANCE_SUM = 3691
 
 CANNOT_BE_READ = "cannot be read"
 TOO_LARGE = "too large to open"
-TURNED = "turned by EXIF"
-TRANSPARENT = "transparent"
 LOW_JPEG_QUALITY = "low JPEG quality"
-MANY_FRAMES = "animated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,18 @@ def look_at(image: bytes) -> Look:
     """
     digest = hashlib.sha256(image).hexdigest()
     try:
-        picture, troubles = _opened(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        stored = decode(image)
+    except TooManyPixels:
         return Look(digest, troubles=(TOO_LARGE,))
-    except Exception:  # Pillow's decoders raise almost anything for a damaged file
+    except BrokenImage:
         return Look(digest, troubles=(CANNOT_BE_READ,))
+    troubles = [each for each in oddities(image, stored) if each != OTHER_COLOURS]
+    quality = jpeg_quality(getattr(stored, "quantization", None) or {})
+    if quality is not None and quality < LOW_QUALITY:
+        troubles.append(LOW_JPEG_QUALITY)
+    # As trainers turn it into RGB, with what lies below transparent parts; of 16 bits, what they
+    # should have seen: many of them cut all to white.
+    picture = flattened(stored) if DEEP in troubles else stored.convert("RGB")
     constant = constant_colour_of(picture)
     return Look(
         digest,
@@ -76,33 +83,6 @@ def look_at(image: bytes) -> Look:
         int(perceptual_hash_of(picture), 16),
         (*troubles, constant) if constant else tuple(troubles),
     )
-
-
-def _opened(image: bytes) -> tuple[Image.Image, list[str]]:
-    """The picture as RGB, as trainers turn it into, and its troubles."""
-    with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-        if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or 2**63):
-            raise Image.DecompressionBombError
-        troubles = []
-        if getattr(picture, "n_frames", 1) > 1:
-            troubles.append(MANY_FRAMES)
-        if picture.getexif().get(ORIENTATION, 1) not in (0, 1):
-            troubles.append(TURNED)
-        quality = jpeg_quality(getattr(picture, "quantization", None) or {})
-        if quality is not None and quality < LOW_QUALITY:
-            troubles.append(LOW_JPEG_QUALITY)
-        picture.load()
-        if _is_transparent(picture):
-            troubles.append(TRANSPARENT)
-        return picture.convert("RGB"), troubles
-
-
-def _is_transparent(picture: Image.Image) -> bool:
-    """Whether any pixel lets something through; an alpha channel that is all 255 harms nobody."""
-    if not picture.has_transparency_data:
-        return False
-    alpha = picture.convert("RGBA").getchannel("A")
-    return any(alpha.histogram()[:255])
 
 
 def jpeg_quality(tables: Mapping[int, Sequence[int]]) -> int | None:
@@ -126,9 +106,8 @@ def jpeg_quality(tables: Mapping[int, Sequence[int]]) -> int | None:
 
 
 def upright(image: bytes) -> Image.Image | None:
-    """The picture as RGB, turned as a viewer shows it; None if it cannot be read."""
+    """The picture as RGB, as a viewer shows it; None if it cannot be read."""
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except Exception:  # as in `look_at`, which says what is wrong
+        return plain(decode(image))
+    except BrokenImage:  # `look_at` says what is wrong
         return None

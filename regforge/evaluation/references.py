@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from regforge.dataset.samples import as_webp
 from regforge.evaluation.interface import EvaluationError, Subject
 from regforge.files import write_atomically
+from regforge.image_files import decode, plain
 from regforge.prompts.photos import PhotosError, photo_captions
 
 SHOWN_SIZE = 256
@@ -39,7 +40,7 @@ class References:
 
     def pictures(self) -> Iterator[Image.Image]:
         """The photos one after the other, RGB, turned the way a viewer shows them."""
-        return (_opened(path) for path in self.photos)
+        return (plain(decode(path.read_bytes())) for path in self.photos)
 
     def thumbnails(self) -> Iterator[Image.Image]:
         """The same, small."""
@@ -181,7 +182,7 @@ def _distinct(folder: Path) -> tuple[dict[str, Path], list[str]]:
     copies = []
     for each in found:
         path = folder / each.file
-        if distinct.setdefault(_pixels(_opened(path)), path) != path:
+        if distinct.setdefault(_pixels(plain(decode(path.read_bytes()))), path) != path:
             copies.append(each.file)
     notes = []
     if copies:
@@ -191,17 +192,6 @@ def _distinct(folder: Path) -> tuple[dict[str, Path], list[str]]:
             f"{'is' if one else 'are'} left out."
         )
     return distinct, notes
-
-
-def _opened(path: Path) -> Image.Image:
-    """RGB, turned as a viewer shows it, on white where it is transparent, as training has it."""
-    with Image.open(path) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        if not picture.has_transparency_data:
-            return picture.convert("RGB")
-        above = picture.convert("RGBA")
-        white = Image.new("RGBA", above.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, above).convert("RGB")
 
 
 def _pixels(picture: Image.Image) -> str:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from regforge.export.common import some
 from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Picture, Plan, Trainer
 from regforge.export.layout import METADATA, same_content, shard_members
+from regforge.image_files import BrokenImage, decode, oddities, patient
 from regforge.progress import Task
 
 _SHOWN = 20
-_TURNED = frozenset((5, 6, 7, 8))  # EXIF orientations with width and height exchanged
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> 
         task: Advanced by one for each picture.
     """
     found = [*_changed(material.out, digests)]
-    for folder, pictures in ((IMAGES, material.pictures), (SUBJECT, material.photos)):
-        for picture in pictures:
-            found += _picture(material.out / folder / picture.name, folder, picture)
-            task.advance()
+    with ThreadPoolExecutor() as pool, patient():
+        for folder, pictures in ((IMAGES, material.pictures), (SUBJECT, material.photos)):
+            for differences in pool.map(partial(_picture, material.out, folder), pictures):
+                found += differences
+                task.advance()
     return found
 
 
@@ -97,14 +100,24 @@ def check_export(
 # ---------------------------------------------------------------------------------------- files
 
 
-def _picture(path: Path, folder: str, picture: Picture) -> Iterator[str]:
+def _picture(out: Path, folder: str, picture: Picture) -> list[str]:
+    return list(_differences(out / folder / picture.name, folder, picture))
+
+
+def _differences(path: Path, folder: str, picture: Picture) -> Iterator[str]:
     name = f"{folder}/{picture.name}"
     wanted = (picture.width, picture.height)
-    size = _size(path)
-    if size is None:
-        yield f"{name}: {'cannot be read' if path.is_file() else 'missing'}"
-    elif size != wanted and _size(path, upright=True) != wanted:
-        yield f"{name}: is {size[0]} x {size[1]}, not {wanted[0]} x {wanted[1]}"
+    try:
+        content = path.read_bytes()
+        image = decode(content)
+    except (OSError, BrokenImage) as error:
+        why = f"cannot be read: {error}"
+        yield f"{name}: {why if path.is_file() else 'missing'}"
+    else:
+        if image.size != wanted:
+            yield f"{name}: is {image.width} x {image.height}, not {wanted[0]} x {wanted[1]}"
+        if kinds := oddities(content, image):
+            yield f"{name}: is {' and '.join(kinds)}"
     caption = path.with_suffix(".txt")
     try:
         text = caption.read_bytes()
@@ -113,21 +126,6 @@ def _picture(path: Path, folder: str, picture: Picture) -> Iterator[str]:
     else:
         if text != picture.caption.encode():
             yield f"{folder}/{caption.name}: says {_short(text)}, not {_short(picture.caption)}"
-
-
-def _size(path: Path, *, upright: bool = False) -> tuple[int, int] | None:
-    """Width and height of a picture as it is stored, or as a viewer turns it."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # Asking for EXIF data decodes some types of pictures whole, so only where it matters.
-            if upright and image.getexif().get(0x0112) in _TURNED:
-                return height, width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return width, height
 
 
 def _changed(out: Path, digests: Mapping[str, str]) -> Iterator[str]:

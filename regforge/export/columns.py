@@ -77,7 +77,8 @@ def as_line(row: Mapping[str, Any]) -> bytes:
 
 def _values(example: Example) -> dict[str, Any]:
     """What is known about an example, by the name of its column, but for text, size and slots."""
-    taken = {*_ALWAYS, *_OURS, *_LATE, "slots", "image"}
+    # Turned images are written upright.
+    taken = {*_ALWAYS, *_OURS, *_LATE, "slots", "image", "exif_orientation"}
     # `datasets` takes a column with this in its name for the path of another image.
     found = {name.replace("file_name", "source_file"): v for name, v in example.metadata.items()}
     values: dict[str, Any] = {name: getattr(example, name) for name in (*_OURS, *_LATE)}

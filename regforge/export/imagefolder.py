@@ -106,6 +106,8 @@ class ImageFolder:
             "configs": [
                 {
                     "config_name": "default",
+                    # `datasets` caches a folder under its last name and a hash of this.
+                    "description": f"content {material.content}",
                     "data_files": [{"split": "train", "path": files}],
                     "features": [{"name": "image", "dtype": "image"}, *features(material.columns)],
                 }

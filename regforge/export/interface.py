@@ -69,6 +69,7 @@ class Material:
         prior_weight: Weight of the regularization loss; 1 is the paper's.
         columns: The columns of metadata.jsonl but for `file_name`, in order: `string`, `int64`,
             `float64`, `bool`, or for a struct the same by name.
+        content: Digest of the dataset and of how it is exported, 16 hex digits.
     """
 
     out: Path
@@ -81,6 +82,7 @@ class Material:
     base_model: str
     prior_weight: float = 1.0
     columns: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
+    content: str = ""
 
     def seen(self, *parts: str) -> str:
         """A path below the export's folder as the trainer will see it, with forward slashes."""

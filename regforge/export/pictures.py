@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from regforge.dataset.sources import CaptionedDataset
 from regforge.export.collecting import Collected, cannot_read
 from regforge.export.columns import as_line
 from regforge.export.interface import IMAGES, ExportError
 from regforge.export.layout import METADATA, Folder, stems, suffix_of
+from regforge.image_files import plain_png
 from regforge.progress import Reporter
+from regforge.records import Example
 
 _DIGITS = 5
 
@@ -62,10 +65,12 @@ class Pictures:
                     continue
                 if (suffix := suffix_of(example.image)) is None:
                     raise cannot_read([example.id])
+                example, odd = self._plain(example, index)
+                suffix = "png" if odd else suffix
                 stem, caption = f"{IMAGES}/{stem_of[place]}", self.captions[place]
                 names[place] = f"{stem_of[place]}.{suffix}"
                 if (picture := f"{stem}.{suffix}") not in keep:
-                    if example.file:
+                    if example.file and not odd:
                         folder.link(picture, example.file)
                     else:
                         folder.write(picture, example.image)
@@ -81,6 +86,26 @@ class Pictures:
         if METADATA in keep:
             return names, ""
         return names, folder.write_lines(METADATA, lines)
+
+    def _plain(self, example: Example, index: int) -> tuple[Example, bool]:
+        """The example as it is written, and whether its image is another file than it was."""
+        said = example.metadata.get("image_digest")
+        collected = self.collected
+        if index in collected.odd:
+            image = plain_png(example.image)
+            metadata = dict(example.metadata)
+            if said:
+                metadata["image_digest"] = hashlib.sha256(image).hexdigest()
+            width, height = collected.widths[index], collected.heights[index]
+            plain = replace(example, image=image, width=width, height=height, metadata=metadata)
+            return plain, True
+        own = self.source.layout == "regforge" and said
+        if own and hashlib.sha256(example.image).hexdigest() != said:
+            raise ExportError(
+                f"Image {example.id} of {self.source.name} is not the one that was drawn.",
+                hint="The dataset is damaged: make or download it again.",
+            )
+        return example, False
 
     def _changed(self) -> ExportError:
         return ExportError(f"{self.source.name} changed while it was read; export it again.")

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from regforge.export.captions import naming, tidy
-from regforge.export.collecting import cannot_read
+from regforge.export.collecting import cannot_read, odd_notes
 from regforge.export.common import some
 from regforge.export.interface import SUBJECT, Picture
 from regforge.export.layout import Folder, stems, suffix_of
+from regforge.image_files import decode, oddities, plain_png
 from regforge.prompts.photos import photo_captions
-
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,14 @@ class Subject:
         pictures: As they are called there.
         files: Where each lies now.
         digests: SHA-256 of each, 64 hex digits.
+        odd: Whether each is written as a plain copy; see `image_files.oddities`.
         notes: What a person should know about them.
     """
 
     pictures: Sequence[Picture] = ()
     files: Sequence[Path] = ()
     digests: Sequence[str] = ()
+    odd: Sequence[bool] = ()
     notes: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -49,11 +50,14 @@ class Subject:
             ExportError: A file is in the way that is not ours.
             StorageError: A file cannot be written.
         """
-        for picture, file in zip(self.pictures, self.files, strict=True):
+        for picture, file, odd in zip(self.pictures, self.files, self.odd, strict=True):
             name = f"{SUBJECT}/{picture.name}"
             caption = f"{name.rpartition('.')[0]}.txt"
             if not (restore and (folder.top / name).exists()):
-                folder.link(name, file, replace=False)
+                if odd:
+                    folder.write(name, plain_png(file.read_bytes()), replace=False)
+                else:
+                    folder.link(name, file, replace=False)
             if not (restore and (folder.top / caption).exists()):
                 folder.write(caption, picture.caption.encode(), replace=False)
 
@@ -76,38 +80,34 @@ def read_subject(photos: Path | None, *, identifier: str, class_noun: str) -> Su
 
     found = photo_captions(photos, describe=describe)
     files = [photos / photo.file for photo in found]
-    suffixes = [_suffix(file) for file in files]
+    suffixes, kinds = zip(*map(_looked_at, files), strict=True)
     if unread := [file.name for file, suffix in zip(files, suffixes, strict=True) if not suffix]:
         raise cannot_read(unread)
     pictures = [
-        Picture(f"{stem}.{suffix}", tidy(photo.caption) or plain, photo.width, photo.height)
-        for stem, suffix, photo in zip(stems(len(found), 2), suffixes, found, strict=True)
+        Picture(
+            f"{stem}.{'png' if odd else suffix}",
+            tidy(photo.caption) or plain,
+            photo.width,
+            photo.height,
+        )
+        for stem, suffix, odd, photo in zip(
+            stems(len(found), 2), suffixes, kinds, found, strict=True
+        )
     ]
     captions = [picture.caption for picture in pictures]
-    notes = _notes(len(described), plain, captions, identifier, sum(map(is_turned, files)))
-    return Subject(pictures, files, [photo.digest for photo in found], notes)
+    notes = _notes(len(described), plain, captions, identifier)
+    notes += odd_notes(kinds, "photo")
+    return Subject(
+        pictures, files, [photo.digest for photo in found], list(map(bool, kinds)), notes
+    )
 
 
-def is_turned(file: Path) -> bool:
-    """Whether a viewer turns or mirrors the picture by what its EXIF data say.
-
-    Raises:
-        OSError: It is no picture.
-    """
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return bool(image.getexif().get(_ORIENTATION, 1) != 1)
+def _looked_at(file: Path) -> tuple[str | None, tuple[str, ...]]:
+    content = file.read_bytes()
+    return suffix_of(content), oddities(content, decode(content))
 
 
-def _suffix(file: Path) -> str | None:
-    with file.open("rb") as stream:
-        return suffix_of(stream.read(16))
-
-
-def _notes(
-    described: int, plain: str, captions: Sequence[str], identifier: str, turned: int
-) -> list[str]:
+def _notes(described: int, plain: str, captions: Sequence[str], identifier: str) -> list[str]:
     notes = []
     if described:
         notes.append(f"{some(described, 'photo')} had no caption and got '{plain}'.")
@@ -115,10 +115,5 @@ def _notes(
         notes.append(
             f"The caption of {some(unnamed, 'photo')} does not say '{identifier}', so these would "
             "not teach it. Add it to the captions, or name yours with --identifier."
-        )
-    if turned:
-        notes.append(
-            f"{some(turned, 'photo')} {'are' if turned > 1 else 'is'} stored turned, with the "
-            "right way up in EXIF data that some trainers ignore. Save them upright to be sure."
         )
     return notes

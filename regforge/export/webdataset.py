@@ -51,6 +51,7 @@ class WebDataset:
             "configs": [
                 {
                     "config_name": "default",
+                    "description": f"content {material.content}",  # see imagefolder
                     "data_files": [{"split": "train", "path": "*.tar"}],
                 }
             ],

@@ -7,9 +7,12 @@ Interrupted anywhere, the same call goes on. What is there already is never chan
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from regforge.dataset.sources import CaptionedDataset, open_dataset
 from regforge.export import (
@@ -30,7 +33,7 @@ from regforge.export.captions import (
     tidy_captions,
 )
 from regforge.export.checking import check_export, check_layout
-from regforge.export.collecting import Collected, collect
+from regforge.export.collecting import Collected, collect, odd_notes
 from regforge.export.folder import Identity, Record, begin, existing, packed, unpacked
 from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Picture, Trainer
 from regforge.export.layout import METADATA, Folder
@@ -178,7 +181,7 @@ class _Job:
         pictures = Pictures(self.source, self.collected, order, captions.texts)
         record = self._layout(pictures, before, identity, restore=not check)
         material = self._material(record, order, captions.texts)
-        notes = self._notes(captions)
+        notes = self._notes(captions, order)
         # With photos come other repeats, and so other files for all that were served before.
         photos_came = before is not None and before.identity.photos != identity.photos
         others = [t for t in TRAINERS if photos_came and t.name in record.targets]
@@ -270,9 +273,10 @@ class _Job:
             base_model=self.settings.base_model,
             prior_weight=self.settings.prior_weight,
             columns=record.columns,
+            content=_digest(record.identity.dataset, self.settings.as_dict()),
         )
 
-    def _notes(self, captions: Captions) -> list[str]:
+    def _notes(self, captions: Captions, order: Sequence[int]) -> list[str]:
         noun, identifier = self.settings.class_noun, self.settings.identifier
         notes = [*self.source.notes, *self.settings.notes]
         if captions.missing:
@@ -290,7 +294,9 @@ class _Job:
                 f"{_captions(leaks, 'says', 'say')} '{identifier}'. Regularization captions must "
                 "not name the subject: choose another --identifier, or leave those pictures out."
             )
-        return [*notes, *self.subject.notes]
+        odd = (self.collected.odd.get(index, ()) for index in order)
+        notes += self.collected.notes
+        return [*notes, *odd_notes(odd, "picture"), *self.subject.notes]
 
     def _checked(
         self,
@@ -315,3 +321,7 @@ class _Job:
 
 def _captions(count: int, one: str, several: str) -> str:
     return f"{count:,} caption {one}" if count == 1 else f"{count:,} captions {several}"
+
+
+def _digest(*facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

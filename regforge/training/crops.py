@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.image_files import flattened
 from regforge.training.interface import Geometry
 from regforge.training.order import generator
 
@@ -157,7 +158,7 @@ def decode(content: bytes, size: tuple[int, int], name: str) -> Image.Image:
             image = _turned(opened, (size[1], size[0]))
             if image.size != (size[1], size[0]):
                 raise ValueError(f"it has {image.width} x {image.height} pixels")
-            return _as_rgb(image)
+            return flattened(image)
     except Exception as error:  # Pillow's readers raise anything on a damaged file
         raise ExamplesError(
             f"{name} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}.",
@@ -172,14 +173,3 @@ def _turned(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     except Exception:  # damaged Exif data leaves the image as good as it was
         return image
     return image if image.size == size != turned.size else turned
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits; Pillow would cut, not scale
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        above = image.convert("RGBA")
-        white = Image.new("RGBA", above.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, above).convert("RGB")
-    return image.convert("RGB")

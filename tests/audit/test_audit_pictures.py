@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from audit_samples import audit, checked, closed, example, file_of, picture
+from odd_images import deep_colour, deep_grey
 from PIL import Image
 
 from regforge.audit.pictures import jpeg_quality, look_at
@@ -54,6 +55,10 @@ FILES = [
     (file_of(picture(1), "JPEG", quality=90), ()),
     (file_of(picture(1).convert("L")), ()),
     (file_of(picture(1), "WEBP", quality=20), ()),
+    (deep_grey(), ("16 bits",)),
+    (deep_colour(), ("16 bits",)),
+    (file_of(picture(1).convert("P")), ()),
+    (file_of(picture(1).convert("CMYK"), "JPEG", quality=95), ()),
     (file_of(picture(1), "GIF", save_all=True, append_images=[picture(2)]), ("animated",)),
 ]
 

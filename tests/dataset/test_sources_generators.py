@@ -10,7 +10,8 @@ from layouts import as_tar, png, write
 from PIL import Image, PngImagePlugin
 
 from regforge.dataset.sources import open_dataset
-from regforge.dataset.sources.pictures import BrokenImage, look
+from regforge.dataset.sources.pictures import look
+from regforge.image_files import BrokenImage
 
 TEXT = (
     "a photo of a man, (smiling:1.2)\nin two lines\n"

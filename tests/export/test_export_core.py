@@ -316,7 +316,9 @@ def test_photos_that_do_not_say_the_identifier_or_lie_turned_are_told(tmp_path: 
     done = samples.exported(samples.ours(8), tmp_path / "out", subject=folder, check=True)
     said = " ".join(done.notes)
     assert "caption of 1 photo does not say 'sks'" in said
-    assert "1 photo is stored turned" in said
+    assert "1 photo was stored turned, and written upright" in said
+    with Image.open(tmp_path / "out" / "subject" / "02.png") as written:
+        assert (written.size, dict(written.getexif())) == ((20, 30), {})
     assert not done.differs
 
 

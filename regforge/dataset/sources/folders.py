@@ -24,8 +24,9 @@ from regforge.dataset.sources.findings import Findings
 from regforge.dataset.sources.interface import CannotOpen
 from regforge.dataset.sources.metadata_files import MetadataFiles
 from regforge.dataset.sources.pictures import MOST_BYTES as MOST_IMAGE_BYTES
-from regforge.dataset.sources.pictures import BrokenImage, Facts, look
+from regforge.dataset.sources.pictures import Facts, look
 from regforge.dataset.sources.trees import UNREADABLE, Tree, read_bytes, stem_of, suffix_of
+from regforge.image_files import BrokenImage
 from regforge.records import Example
 
 _REPEATS_AND_TOKENS = re.compile(r"\d+_(.+)")  # how kohya's trainer names folders

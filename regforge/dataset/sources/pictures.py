@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from regforge.errors import RegforgeError
+from regforge.image_files import BrokenImage, TooManyPixels
 from regforge.recipe.named_files import IMAGE_SUFFIXES as PHOTO_SUFFIXES
 
 IMAGE_SUFFIXES = PHOTO_SUFFIXES | {".jfif"}
@@ -32,10 +33,6 @@ _ORIENTATION, _EXIF_FOLDER, _USER_COMMENT = 0x0112, 0x8769, 0x9286
 _LONGEST_TEXT = 100_000
 # Bounded, so that no text of a stranger can keep it busy.
 _PARAMETER = re.compile(r'(\w[\w \-/]{0,40}):\s{0,4}("(?:\\.|[^"\\]){0,9999}"|[^,]*)(?:,|$)')
-
-
-class BrokenImage(RegforgeError):
-    """A file that is no image, or one that should not be opened; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ def look(stream: BinaryIO) -> Facts:
                 exif = _exif(image)
                 metadata, prompt = _parameters(_generator_text(image, exif))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BrokenImage(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
+        raise TooManyPixels(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
     except RegforgeError:
         raise
     except Exception as error:  # Pillow's readers raise anything on a damaged file

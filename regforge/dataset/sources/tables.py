@@ -23,9 +23,10 @@ from regforge.dataset.sources.captions import (
 from regforge.dataset.sources.choosing import Choice
 from regforge.dataset.sources.findings import Findings
 from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.pictures import MOST_BYTES, BrokenImage, Facts, look
+from regforge.dataset.sources.pictures import MOST_BYTES, Facts, look
 from regforge.dataset.sources.trees import Tree
 from regforge.errors import RegforgeError
+from regforge.image_files import BrokenImage
 from regforge.records import Example, arrow_schema
 
 if TYPE_CHECKING:

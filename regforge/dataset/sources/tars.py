@@ -28,12 +28,12 @@ from regforge.dataset.sources.findings import Findings
 from regforge.dataset.sources.interface import CannotOpen
 from regforge.dataset.sources.pictures import (
     IMAGE_SUFFIXES,
-    BrokenImage,
     Facts,
     look,
 )
 from regforge.dataset.sources.pictures import MOST_BYTES as MOST_IMAGE_BYTES
 from regforge.dataset.sources.trees import Tree, seen, suffix_of
+from regforge.image_files import BrokenImage
 from regforge.records import Example
 
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
