@@ -50,10 +50,6 @@ class Commit:
 class PullRequest:
     number: int
     title: str
-    base: str
-    status: str = "draft"
-    comments: list[str] = field(default_factory=list)
-    merged: str | None = None
 
 
 @dataclass

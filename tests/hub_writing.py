@@ -110,7 +110,7 @@ class Call(Reading):
         self._need_login()
         given = self._json()
         self._repository(kind, repo_id)
-        if not given.get("ref", {}).get("name", "").startswith("refs/pr/"):
+        if "ref" in given:  # the client names none for a pull request
             self._need_right_to_write()
         told = []
         for wanted in given["objects"]:
@@ -145,7 +145,7 @@ class Call(Reading):
         self._need_login()
         repository = self._repository(kind, repo_id)
         create_pr = self.request.query.get("create_pr", ["0"])[0] in ("1", "true")
-        if not create_pr and not revision.startswith("refs/pr/"):
+        if not create_pr:
             self._need_right_to_write()
         head = self._commit(repository, revision)
         header, tree = self._applied(head.tree)
@@ -155,8 +155,10 @@ class Call(Reading):
         address = f"{self.hub.url}/{repository.page}"
         told: dict[str, Any] = {"success": True, "hookOutput": ""}
         if create_pr:
-            opened = self._open(repository, header["summary"], "open", head.sha)
+            opened = PullRequest(len(repository.pull_requests) + 1, header["summary"])
+            repository.pull_requests.append(opened)
             revision = f"refs/pr/{opened.number}"
+            repository.refs[revision] = head.sha
             told["pullRequestUrl"] = f"{address}/discussions/{opened.number}"
         elif revision not in repository.refs:
             raise Refused(400, f"{revision} is no branch")
@@ -207,117 +209,24 @@ class Call(Reading):
         repository.tags[name] = self._commit(repository, revision).sha
         return answer_json({})
 
-    def branch(self, kind: str, repo_id: str, name: str) -> Answer:
-        self._need_right_to_write()
-        repository = self._repository(kind, repo_id)
-        if self.request.method == "DELETE":
-            repository.refs.pop(name, None)
-            return answer_json({})
-        if name in repository.refs:
-            raise Refused(409, "Reference already exists")
-        repository.refs[name] = self._commit(repository, self._json().get("startingPoint")).sha
-        return answer_json({})
-
     # ------------------------------------------------------------------------ pull requests
-
-    def _open(self, repository: Repository, title: str, status: str, base: str) -> PullRequest:
-        made = PullRequest(len(repository.pull_requests) + 1, title, base, status)
-        repository.pull_requests.append(made)
-        repository.refs[f"refs/pr/{made.number}"] = base
-        return made
 
     def discussions(self, kind: str, repo_id: str) -> Answer:
         repository = self._repository(kind, repo_id)
-        if self.request.method == "GET":
-            wanted = self.request.query.get("status", ["all"])[0]
-            shown = {"open": ("open", "draft"), "closed": ("closed", "merged")}.get(wanted)
-            told = [
-                self._discussion(repository, pull)
-                for pull in reversed(repository.pull_requests)
-                if shown is None or pull.status in shown
-            ]
-            return answer_json({"discussions": told, "count": len(told), "start": 0})
-        self._need_login()
-        given = self._json()
-        if not given.get("pullRequest") or len(given["title"]) < 3 or len(given["title"]) > 200:
-            raise Refused(400, "A pull request has a title of 3 to 200 characters")
-        made = self._open(repository, given["title"], "draft", repository.refs["main"])
-        return answer_json({"num": made.number, "pullRequest": True})
-
-    def discussion(self, kind: str, repo_id: str, number: str) -> Answer:
-        repository = self._repository(kind, repo_id)
-        return answer_json(self._discussion(repository, self._pull(repository, number)))
-
-    def status(self, kind: str, repo_id: str, number: str) -> Answer:
-        self._need_login()
-        pull = self._pull(self._repository(kind, repo_id), number)
-        given = self._json()
-        if given["status"] == pull.status or pull.status == "merged":
-            raise Refused(400, f"The pull request is {pull.status} already")
-        pull.status = given["status"]
-        if "comment" in given:
-            pull.comments.append(given["comment"])
-        return answer_json({"newStatus": _event("status-change", {"status": pull.status})})
-
-    def comment(self, kind: str, repo_id: str, number: str) -> Answer:
-        self._need_login()
-        pull = self._pull(self._repository(kind, repo_id), number)
-        pull.comments.append(self._json()["comment"])
-        told = {"edited": False, "hidden": False, "latest": {"raw": pull.comments[-1]}}
-        return answer_json({"newMessage": _event("comment", told)})
-
-    def merge(self, kind: str, repo_id: str, number: str) -> Answer:
-        self._need_right_to_write()
-        repository = self._repository(kind, repo_id)
-        pull = self._pull(repository, number)
-        if pull.status != "open":
-            raise Refused(400, f"A pull request that is {pull.status} cannot be merged")
-        base = repository.commits[pull.base].tree
-        theirs = repository.commits[repository.refs[f"refs/pr/{pull.number}"]].tree
-        tree = dict(repository.commits[repository.refs["main"]].tree)
-        for path in base.keys() | theirs.keys():
-            old, new, current = base.get(path), theirs.get(path), tree.get(path)
-            if old == new:
-                continue
-            if current not in (old, new):
-                raise Refused(409, "This pull request has conflicts")
-            if new is None:
-                tree.pop(path, None)
-            else:
-                tree[path] = new
-        pull.merged = repository.commit("main", tree, f"{pull.title} (#{pull.number})")
-        pull.status = "merged"
-        return answer_json({})
-
-    def _pull(self, repository: Repository, number: str) -> PullRequest:
-        if not 0 < int(number) <= len(repository.pull_requests):
-            raise Refused(404, "Discussion not found")
-        return repository.pull_requests[int(number) - 1]
+        pulls = [self._discussion(repository, pull) for pull in reversed(repository.pull_requests)]
+        return answer_json({"discussions": pulls, "count": len(pulls), "start": 0})
 
     def _discussion(self, repository: Repository, pull: PullRequest) -> dict[str, Any]:
         return {
             "num": pull.number,
             "title": pull.title,
-            "status": pull.status,
+            "status": "open",
             "author": {"name": self.hub.user},
             "createdAt": DATE,
             "isPullRequest": True,
             "repo": {"name": repository.id, "type": repository.type},
             "events": [],
-            "changes": {"base": "refs/heads/main", "mergeCommitId": pull.merged},
-            "filesWithConflicts": [],
-            "diff": "",
         }
-
-
-def _event(kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": "0" * 15,
-        "type": kind,
-        "createdAt": DATE,
-        "author": {"name": "me"},
-        "data": data,
-    }
 
 
 # Revisions with a slash arrive quoted (refs%2Fpr%2F1), except where they are the rest of a path.
@@ -337,12 +246,7 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
     ("POST", _API + r"/preupload/(.+)", Call.preupload),
     ("POST", _API + r"/commit/(.+)", Call.commit),
     ("POST DELETE", _API + r"/tag/(.+)", Call.tag),
-    ("POST DELETE", _API + r"/branch/(.+)", Call.branch),
-    ("GET POST", _API + r"/discussions", Call.discussions),
-    ("GET", _API + r"/discussions/(\d+)", Call.discussion),
-    ("POST", _API + r"/discussions/(\d+)/status", Call.status),
-    ("POST", _API + r"/discussions/(\d+)/comment", Call.comment),
-    ("POST", _API + r"/discussions/(\d+)/merge", Call.merge),
+    ("GET", _API + r"/discussions", Call.discussions),
     ("POST", r"/(?:(datasets)/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", Call.lfs_batch),
     ("PUT", r"/_lfs/([0-9a-f]{64})", Call.lfs_put),
     ("POST", r"/_lfs_verify", Call.lfs_verify),

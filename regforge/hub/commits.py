@@ -1,7 +1,6 @@
 """Puts files into a repository of the Hub so that a reader sees the old version or the new one.
 
-One commit, checked against its parent; where there are too many files for one, a branch that is
-merged when it is complete. The tag comes last. Knows nothing about what the files hold.
+One commit, checked against its parent, then the tag. Knows nothing about what the files hold.
 """
 
 from __future__ import annotations
@@ -11,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regforge.errors import RegforgeError
-from regforge.hub.changes import Changes, Differ
 from regforge.hub.errors import HubError, RepoType, page
-from regforge.hub.pull_requests import Proposal, PullRequests
-from regforge.hub.repository import Repository, State, not_taken, quiet_client
+from regforge.hub.repository import Changes, Repository, State, quiet_client
 from regforge.progress import Reporter
 
-FILES_PER_COMMIT = 100
-"""More than these go through a branch; the Hub advises 50 to 100."""
 _ROUNDS = 10  # commits that go well and are outdone by somebody else's, before we give up
 
 
@@ -139,34 +134,45 @@ class _Publication:
         self._message = message
         self._asked: Wanted | None = None
         self._tag = tag
-        self._differ = Differ()
         self._patience = repository.patience()
-        self._pull_requests = PullRequests(repository, self._differ, FILES_PER_COMMIT)
 
     def run(self, *, private: bool, create_pr: bool) -> Published:
         made = Changes({}, ())
-        try:
-            for _ in range(_ROUNDS):
-                state = self._state(private)
-                changes = self._changes(state)
-                if not changes:
-                    self._name(state.commit)
-                    return self._published(state.commit, made)
-                self._refuse_taken_tag()
-                made = changes
-                try:
-                    proposal = self._make(state, changes, create_pr)
-                except RegforgeError:
-                    raise
-                except Exception as error:
-                    self._patience.failure(error)
-                else:
-                    if create_pr and proposal is not None:
-                        return self._published(proposal.commit, made, proposal.url)
-            raise not_taken(self._repository, made)
-        except RegforgeError:
-            self._pull_requests.withdraw("It could not be finished.")
-            raise
+        for _ in range(_ROUNDS):
+            state = self._state(private)
+            changes = self._changes(state)
+            if not changes:
+                self._name(state.commit)
+                return self._published(state.commit, made)
+            self._refuse_taken_tag()
+            made = changes
+            if create_pr and (found := self._pull_request()) is not None:
+                return self._published(found[1], made, found[0])
+            try:
+                self._repository.commit(
+                    changes, message=self._message, parent=state.commit, create_pr=create_pr
+                )
+            except RegforgeError:
+                raise
+            except Exception as error:
+                self._patience.failure(error)
+        path, *others = [*made.add, *made.delete]
+        more = f" and {len(others)} more" if others else ""
+        raise HubError(
+            f"{self._repository.id} does not come to hold what was committed: {path}{more}.",
+            hint="Look whether somebody else writes there at the same time, and run it again.",
+        )
+
+    def _pull_request(self) -> tuple[str, str | None] | None:
+        """Page and commit of an open pull request of ours that holds all that is wanted."""
+        if (wanted := self._asked) is None:
+            return None
+        for number in self._repository.pull_requests(self._message):
+            branch = self._repository.state(f"refs/pr/{number}")
+            if branch is not None and not self._against(wanted, branch):
+                address = page(self._repository.id, self._repository.type)
+                return f"{address}/discussions/{number}", branch.commit
+        return None
 
     def _state(self, private: bool) -> State:
         state = self._repository.state()
@@ -198,19 +204,7 @@ class _Publication:
         return self._against(self._asked, state)
 
     def _against(self, wanted: Wanted, state: State) -> Changes:
-        return self._differ.changes(wanted.files, wanted.delete, state.files)
-
-    def _make(self, state: State, changes: Changes, create_pr: bool) -> Proposal | None:
-        """Make the changes, in one commit or in a pull request, which is merged if we may."""
-        if len(changes) <= FILES_PER_COMMIT and not create_pr:
-            self._repository.commit(
-                changes, self._differ, message=self._message, parent=state.commit, ref="main"
-            )
-            return None
-        proposal = self._pull_requests.propose(state, changes, self._message, self._patience)
-        if proposal is not None and not create_pr:
-            self._pull_requests.merge(proposal, state)
-        return proposal
+        return self._repository.changes(wanted.files, wanted.delete, state.files)
 
     # ----------------------------------------------------------------------------------- tag
 

@@ -6,14 +6,15 @@ is cut. What changes something is tried once: whoever calls has to look at what 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from regforge.hub.changes import Changes, Differ
+from regforge.errors import RegforgeError
 from regforge.hub.errors import HubError, RepoType, asked_to_wait, explained, is_passing, missing
 from regforge.progress import Reporter, Task
 from regforge.version import __version__
@@ -47,6 +48,55 @@ class State:
     commit: str | None
     private: bool
     files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file's content is called on the Hub.
+
+    Attributes:
+        sha256: 64 hex digits; names large files.
+        blob: 40 hex digits, the SHA-1 of git's blob; names the others.
+    """
+
+    sha256: str
+    blob: str
+
+    @classmethod
+    def of(cls, source: Path | bytes) -> Digest:
+        """Digest a file or a content, reading it once.
+
+        Raises:
+            RegforgeError: The file cannot be read.
+        """
+        if isinstance(source, bytes):
+            blob = hashlib.sha1(b"blob %d\0" % len(source) + source).hexdigest()
+            return cls(hashlib.sha256(source).hexdigest(), blob)
+        try:
+            sha256, sha1 = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % source.stat().st_size)
+            with source.open("rb") as stream:
+                while chunk := stream.read(_MEGABYTE):
+                    sha256.update(chunk)
+                    sha1.update(chunk)
+        except OSError as error:
+            raise RegforgeError(f"{source} cannot be read: {error.strerror or error}.") from error
+        return cls(sha256.hexdigest(), sha1.hexdigest())
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has to be done to a repository.
+
+    Attributes:
+        add: Path in the repository -> what it shall hold; new ones and replaced ones.
+        delete: Paths that have to go.
+    """
+
+    add: Mapping[str, Path | bytes]
+    delete: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.add) + len(self.delete)
 
 
 class Patience:
@@ -92,6 +142,7 @@ class Repository:
         self._reporter = reporter
         # Nobody writes without a token, so it is sent where others are not sent unasked, too.
         self._api = HfApi(token=True, library_name="regforge", library_version=__version__)
+        self._digests: dict[Path, Digest] = {}
 
     def explain(self, error: Exception) -> HubError:
         """An exception of the client in plain words."""
@@ -136,11 +187,6 @@ class Repository:
                     files[entry.path] = entry.lfs.sha256 if entry.lfs else entry.blob_id
         return State(info.sha, bool(info.private), files)
 
-    def head(self) -> str | None:
-        """The newest commit of main."""
-        info = self._patiently(lambda: self._api.repo_info(self.id, repo_type=self.type))
-        return info.sha
-
     def tags(self) -> dict[str, str]:
         """Tag -> the commit that it names."""
         refs = self._patiently(lambda: self._api.list_repo_refs(self.id, repo_type=self.type))
@@ -165,34 +211,67 @@ class Repository:
             )
         )
 
-    def commit(
-        self, changes: Changes, differ: Differ, *, message: str, parent: str | None, ref: str
-    ) -> str:
-        """Upload files and commit changes, if the parent is still the newest commit.
+    def changes(
+        self,
+        files: Mapping[str, Path | bytes],
+        delete: Sequence[str],
+        remote: Mapping[str, str],
+    ) -> Changes:
+        """What turns a repository's files into those that it shall hold.
 
-        Returns:
-            The commit.
+        Args:
+            files: Path in the repository -> the file, or its content.
+            delete: Paths that shall be gone.
+            remote: Path -> digest, what the repository holds.
+        """
+
+        def is_there(path: str) -> bool:  # what is not there is not read for nothing
+            if path not in remote:
+                return False
+            digest = self._digest(files[path])
+            return remote[path] in (digest.sha256, digest.blob)
+
+        add = {path: files[path] for path in sorted(files) if not is_there(path)}
+        return Changes(add, tuple(sorted(set(delete) & remote.keys() - files.keys())))
+
+    def _digest(self, source: Path | bytes) -> Digest:
+        if isinstance(source, bytes):
+            return Digest.of(source)
+        if source not in self._digests:
+            self._digests[source] = Digest.of(source)
+        return self._digests[source]
+
+    def commit(
+        self, changes: Changes, *, message: str, parent: str | None, create_pr: bool
+    ) -> None:
+        """Upload files and commit changes, if the parent is still the newest commit of main.
+
+        Args:
+            changes: What to do.
+            message: Of the commit; its first line is the title of the pull request.
+            parent: 40 hex digits; None for a repository without commits.
+            create_pr: Commit into a new pull request instead of main.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         additions = []
         for path, source in changes.add.items():
-            sha256 = bytes.fromhex(differ.digest(source).sha256)
+            sha256 = bytes.fromhex(self._digest(source).sha256)
             addition = CommitOperationAdd(path, source)
             addition.upload_info.sha256 = sha256  # or the client reads the file once more
             additions.append(addition)
-        self._upload(additions, ref)
-        made = self._api.create_commit(
+        self._upload(additions, create_pr)
+        self._api.create_commit(
             self.id,
             [*additions, *(CommitOperationDelete(path, False) for path in changes.delete)],
             commit_message=message,
             repo_type=self.type,
-            revision=ref,
+            revision="main",
             parent_commit=parent,
+            create_pr=create_pr,
         )
-        return made.oid
 
-    def _upload(self, additions: Sequence[CommitOperationAdd], ref: str) -> None:
+    def _upload(self, additions: Sequence[CommitOperationAdd], create_pr: bool) -> None:
         """Upload what does not travel within the commit itself; what is there already is not."""
         size = sum(addition.upload_info.size for addition in additions)
         count = f"{len(additions)} file{'s' if len(additions) != 1 else ''}"
@@ -201,16 +280,16 @@ class Repository:
         ) as task:
             done = 0
             for some in _portions(additions):
-                self._patiently(lambda some=some: self._preupload(some, ref))  # type: ignore[misc]
+                self._patiently(lambda some=some: self._preupload(some, create_pr))  # type: ignore[misc]
                 done += sum(addition.upload_info.size for addition in some)
                 _advance_to(task, done, size)
 
-    def _preupload(self, additions: Sequence[CommitOperationAdd], ref: str) -> None:
+    def _preupload(self, additions: Sequence[CommitOperationAdd], create_pr: bool) -> None:
         self._api.preupload_lfs_files(
             self.id,
             additions,
             repo_type=self.type,
-            revision=ref,
+            create_pr=create_pr,
             free_memory=False,
             # A .gitignore in the repository would silently leave out some of the files.
             gitignore_content="# regforge wants all of these files\n",
@@ -220,45 +299,19 @@ class Repository:
         """Name a commit."""
         self._api.create_tag(self.id, tag=name, revision=commit, repo_type=self.type)
 
-    # ------------------------------------------------------------------------- pull requests
+    def pull_requests(self, title: str) -> list[int]:
+        """Numbers of the open pull requests of a title, newest first."""
 
-    def find_pull_request(self, title: str) -> tuple[int, bool] | None:
-        """The number of a pull request that is not closed, and whether it is a draft."""
-
-        def find() -> tuple[int, bool] | None:
-            for found in self._api.get_repo_discussions(
+        def find() -> list[int]:
+            discussions = self._api.get_repo_discussions(
                 self.id,
                 repo_type=self.type,
                 discussion_type="pull_request",
                 discussion_status="open",
-            ):
-                if found.title == title and found.status in ("draft", "open"):
-                    return found.num, found.status == "draft"
-            return None
+            )
+            return [found.num for found in discussions if found.title == title.partition("\n")[0]]
 
         return self._patiently(find)
-
-    def open_pull_request(self, title: str, description: str) -> int:
-        """Start a pull request as a draft; `refs/pr/N` is where its commits go."""
-        made = self._api.create_pull_request(
-            self.id, title, description=description, repo_type=self.type
-        )
-        return made.num
-
-    def offer_pull_request(self, number: int) -> None:
-        """Say that a draft is complete."""
-        self._api.change_discussion_status(self.id, number, "open", repo_type=self.type)
-
-    def merge_pull_request(self, number: int) -> None:
-        """Put all of it on main at once."""
-        self._api.merge_pull_request(self.id, number, repo_type=self.type)
-
-    def close_pull_request(self, number: int, comment: str) -> None:
-        """Close it, if the Hub lets us; that it stays open does no harm to anybody."""
-        with suppress(Exception):
-            self._api.change_discussion_status(
-                self.id, number, "closed", comment=comment, repo_type=self.type
-            )
 
 
 @contextmanager
@@ -278,16 +331,6 @@ def quiet_client() -> Iterator[None]:
         yield
     finally:
         enable_progress_bars()
-
-
-def not_taken(repository: Repository, changes: Changes) -> HubError:
-    """What to say where the Hub said yes to changes and has not made them."""
-    paths = [*changes.add, *changes.delete]
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return HubError(
-        f"{repository.id} does not come to hold what was committed: {paths[0]}{more}.",
-        hint="Look whether somebody else writes there at the same time, and run it again.",
-    )
 
 
 def _portions(additions: Sequence[CommitOperationAdd]) -> Iterator[list[CommitOperationAdd]]:

@@ -3,7 +3,6 @@
 import io
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from hub_server import LFS_SIZE, LoopbackHub
 from teapots import NEW, OLD, REPO, from_folder, new_version, publish, with_old_version
 
 from regforge.errors import RegforgeError
-from regforge.hub import HubError, Remote, Wanted, commits, publish_files, repository
+from regforge.hub import HubError, Remote, Wanted, publish_files, repository
 from regforge.progress import Reporter
 
 
@@ -23,11 +22,6 @@ def refusal(hub: LoopbackHub, **options: Any) -> str:
         publish(**options)
     assert hub.writes[before:] == []
     return str(error.value)
-
-
-@pytest.fixture
-def small_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commits, "FILES_PER_COMMIT", 2)
 
 
 # -------------------------------------------------------------------------------- plain cases
@@ -296,23 +290,12 @@ def test_somebody_makes_the_repository(hub: LoopbackHub) -> None:
 # ------------------------------------------------------------------------------ pull requests
 
 
-@pytest.mark.usefixtures("small_commits")
 def test_many_files_appear_on_main_at_once(hub: LoopbackHub) -> None:
-    with_old_version(hub)
-    seen = []
-    for _ in range(8):
-        hub.on("POST .*(commit|status|merge|tag)", lambda: seen.append(hub.files(REPO)))
-    done = publish()
-    assert all(files in (dict(OLD), dict(NEW)) for files in seen)
-    assert len(seen) == 6  # three commits of six changes, the status, the merge, the tag
-    assert hub.files(REPO) == dict(NEW)
-    assert hub.tags(REPO)["v2"] == done.commit == hub.head(REPO)
-    assert [pull.status for pull in hub.pull_requests(REPO)] == ["merged"]
-    assert len(hub.history(REPO)) == 3
-    assert (done.uploaded, done.deleted, done.pull_request) == (5, 1, None)
-    hub.requests.clear()
-    assert not publish().changed
-    assert hub.writes == []
+    many = {f"data/{number:03}.txt": b"%d" % number for number in range(300)}
+    done = publish_files(REPO, lambda _: Wanted(many), message="Many", tag="v1")
+    assert hub.files(REPO) == many
+    assert hub.history(REPO) == ["Many", "initial commit"]
+    assert (done.uploaded, done.pull_request) == (300, None)
 
 
 def test_a_pull_request_for_others_to_merge(
@@ -325,7 +308,6 @@ def test_a_pull_request_for_others_to_merge(
     assert hub.files(REPO, "refs/pr/1") == dict(NEW)
     assert done.pull_request == f"{hub.url}/datasets/{REPO}/discussions/1"
     assert done.commit == hub.repository(REPO).refs["refs/pr/1"]  # type: ignore[union-attr]
-    assert [pull.status for pull in hub.pull_requests(REPO)] == ["open"]
 
     hub.requests.clear()
     assert publish(tag=None, create_pr=True) == done
@@ -337,86 +319,26 @@ def test_a_pull_request_cannot_be_tagged(hub: LoopbackHub) -> None:
     assert hub.requests == []
 
 
-@pytest.mark.usefixtures("small_commits")
-@pytest.mark.parametrize("step", ["discussions$", "commit/", "discussions/1/status", "1/merge"])
-def test_somebody_commits_during_a_pull_request(hub: LoopbackHub, step: str) -> None:
+def test_a_pull_request_whose_answer_was_lost_is_not_made_twice(hub: LoopbackHub) -> None:
     with_old_version(hub)
-    hub.on(f"POST .*{step}", lambda: hub.put(REPO, {"x.txt": b"x"}))
-    publish()
-    assert hub.files(REPO) == {**NEW, "x.txt": b"x"}
-    assert hub.tags(REPO)["v2"] == hub.head(REPO)
-    assert "Somebody's commit" in hub.history(REPO)
-    statuses = [pull.status for pull in hub.pull_requests(REPO)]
-    # What was made for the old main is not mixed into the new one, if it can be helped.
-    assert statuses == (["merged"] if step == "1/merge" else ["closed", "merged"])
+    hub.fail("POST .*/commit/", "cut", after=True)
+    done = publish(tag=None, create_pr=True)
+    assert done.pull_request == f"{hub.url}/datasets/{REPO}/discussions/1"
+    assert len(hub.pull_requests(REPO)) == 1
 
 
-@pytest.mark.usefixtures("small_commits")
-def test_somebody_changes_the_same_file_during_a_pull_request(hub: LoopbackHub) -> None:
+def test_a_pull_request_that_holds_something_else_is_left_alone(hub: LoopbackHub) -> None:
     with_old_version(hub)
-    hub.on("POST .*/merge", lambda: hub.put(REPO, {"README.md": b"Theirs."}))
-    publish()
-    assert hub.files(REPO) == dict(NEW)
-    assert [pull.status for pull in hub.pull_requests(REPO)] == ["closed", "merged"]
-
-
-@pytest.mark.usefixtures("small_commits")
-def test_an_interrupted_pull_request_is_finished(hub: LoopbackHub) -> None:
-    with_old_version(hub)
-
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _during(hub, "POST .*/commit/", 2, stop)
-    assert [pull.status for pull in hub.pull_requests(REPO)] == ["draft"]
-    assert hub.files(REPO) == dict(OLD)
-    hub.requests.clear()
-    publish()
-    assert hub.files(REPO) == dict(NEW)
-    assert [pull.status for pull in hub.pull_requests(REPO)] == ["merged"]
-    assert sum("/commit/" in line for line in hub.writes) == 2
-
-
-def _during(hub: LoopbackHub, match: str, count: int, stop: Callable[[], None]) -> None:
-    """Publish, and stop before the client has seen the answer to a request."""
-    original = repository.Repository.commit
-    seen = 0
-
-    def counted(self: Any, *args: Any, **options: Any) -> str:
-        nonlocal seen
-        seen += 1
-        if seen == count:
-            stop()
-        return original(self, *args, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repository.Repository, "commit", counted)
-        publish()
-
-
-@pytest.mark.usefixtures("small_commits")
-def test_a_pull_request_of_somebody_else_is_not_merged(hub: LoopbackHub) -> None:
-    """Even if it bears our title, where it holds more than what we want."""
-    with_old_version(hub)
-    hub.fail("POST .*/merge", 500, times=math.inf)
-    with pytest.raises(HubError):
-        publish()
-    hub.heal()
-    repo = hub.repository(REPO)
-    assert repo is not None
-    ours = repo.pull_requests[0]
-    assert ours.status == "closed"
-    assert ours.comments == ["It could not be finished."]
-    ours.status = "open"
-    tree = {
-        **repo.commits[repo.refs["refs/pr/1"]].tree,
-        "malice.py": repo.commits[ours.base].tree["README.md"],
-    }
-    repo.commit("refs/pr/1", tree, "A present")
-    publish()
-    assert hub.files(REPO) == dict(NEW)
-    assert [pull.status for pull in hub.pull_requests(REPO)] == ["closed", "merged"]
+    publish_files(
+        REPO,
+        lambda _: Wanted({"a.txt": b"a"}),
+        message="New teapots",
+        private=False,
+        create_pr=True,
+    )
+    done = publish(tag=None, create_pr=True)
+    assert done.pull_request == f"{hub.url}/datasets/{REPO}/discussions/2"
+    assert hub.files(REPO, "refs/pr/2") == dict(NEW)
 
 
 def test_the_hub_is_left_alone_for_as_long_as_it_asks(
