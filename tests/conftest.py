@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from hub_server import LoopbackHub
@@ -20,6 +21,12 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # litellm asks GitHub for p
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is no reason for a property to fail.
+settings.register_profile(
+    "regforge", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("regforge")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, which some test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
