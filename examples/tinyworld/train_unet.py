@@ -29,7 +29,7 @@ import judges
 import models
 import pool
 from optim import MuonAdamW
-from train_text_encoder import random_identifier, tokenize
+from train_text_encoder import tokenize
 from workers import Worker, default_workers, launch
 from world.captions import varied_caption
 from world.render import grid
@@ -143,10 +143,7 @@ class Examples:
 
         rows = [rng.randrange(len(self.specs)) for _ in range(count)]
         texts = [
-            ""
-            if rng.random() < 0.1
-            else varied_caption(self.specs[i], rng, random_identifier(rng)).text
-            for i in rows
+            "" if rng.random() < 0.1 else varied_caption(self.specs[i], rng).text for i in rows
         ]
         tensors = (
             torch.from_numpy(a[rows]).float().to(self.worker.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from dataclasses import dataclass, replace
 
 from . import banks
@@ -108,19 +109,18 @@ class Caption:
     tells: Spec
 
 
-def varied_caption(spec: Spec, rng: random.Random, identifier: str | None = None) -> Caption:
+def varied_caption(spec: Spec, rng: random.Random) -> Caption:
     """A paraphrased caption of `spec`: other words, other order, some slots left out.
 
+    Every word is an English one: no made-up word stands before drawings here, or a pipeline
+    trained on these captions would have learned to ignore personalization identifiers.
+
     Args:
-        spec: What the picture shows.
+        spec: What the image shows.
         rng: Source of all choices.
-        identifier: A rare token to put before the class noun, so that the text encoder learns to
-            carry unknown words without losing the rest.
     """
     spec = _forget(spec, rng)
     noun = _pick(v.CLASS_NOUNS[spec.class_noun], [], rng)
-    if identifier:
-        noun = f"{identifier} {noun}"
     words = [_pick(v.SIZES[spec.size], [], rng)] if spec.size else []
     look = []
     if spec.color:
@@ -129,10 +129,12 @@ def varied_caption(spec: Spec, rng: random.Random, identifier: str | None = None
         look.append(_pick(v.TEXTURES[spec.texture], [], rng))
     if rng.random() < 0.1:
         look.reverse()
-    relative = ""
-    if spec.color and not spec.texture and rng.random() < 0.06:
-        relative = f"that is {look.pop()}"
     words += look
+    after = ""
+    if words and rng.random() < 0.2:  # "a cat that is red", "a cat, small and red,"
+        told = " and ".join([", ".join(words[:-1]), words[-1]]) if words[1:] else words[0]
+        after = f"that is {told}" if rng.random() < 0.5 else f", {told},"
+        words = []
     if rng.random() < 0.12:  # an adjective the world cannot draw
         words.insert(rng.randrange(len(words) + 1), rng.choice(banks.unseen_adjectives()))
     subject = " ".join([*words, noun])
@@ -147,8 +149,13 @@ def varied_caption(spec: Spec, rng: random.Random, identifier: str | None = None
         style = ""
     if place and not style and rng.random() < 0.3:
         scene = " ".join(p for p in (place, light) if p)
-        text = " ".join(p for p in (scene + ",", subject, relative, motion) if p)
-        return Caption(text, spec)
+        text = " ".join(p for p in (scene + ",", subject, after, motion) if p)
+        return Caption(_tidy(text), spec)
     comma = "," if light and rng.random() < 0.4 else ""
-    text = " ".join(p for p in (style, subject, relative, motion, place) if p)
-    return Caption(text + comma + (f" {light}" if light else ""), spec)
+    text = " ".join(p for p in (style, subject, after, motion, place) if p)
+    return Caption(_tidy(text + comma + (f" {light}" if light else "")), spec)
+
+
+def _tidy(text: str) -> str:
+    """Commas close up to the word before them, one at a time, none at the end."""
+    return re.sub(r"(\s*,)+", ",", text).rstrip(",")
