@@ -80,11 +80,11 @@ class PersonalizedModel:
     weights: Path | None = None
     subject: Subject | None = None
     steps: int | None = None
-    prompts: Sequence[str] = ()
+    prompts: tuple[str, ...] = ()
     guidance_scale: float | None = None
     recipe: Mapping[str, Any] | None = None
     where: str = ""
-    notes: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from regforge.evaluation import plain, wording
+from regforge.evaluation import wording
 from regforge.evaluation.interface import (
     METRICS,
     EvaluationError,
@@ -35,6 +35,9 @@ FORMAT = 1
 
 FILE = "evaluation.json"
 
+Scores = dict[str, Interval]
+"""By `Metric.key`."""
+
 _RANGES = {"matched": (0.0, 1.0), "text": (0.0, 1.0), "div": (0.0, math.inf)}  # others: a cosine
 
 
@@ -52,9 +55,9 @@ class ModelResult:
 
     model: PersonalizedModel
     measured: list[Measured]
-    scores: dict[str, Interval] = field(default_factory=dict)
-    by_suite: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    by_group: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    scores: Scores = field(default_factory=dict)
+    by_suite: dict[str, Scores] = field(default_factory=dict)
+    by_group: dict[str, Scores] = field(default_factory=dict)
 
     @property
     def subject_name(self) -> str:
@@ -117,11 +120,11 @@ class Evaluation:
         return {
             "format": FORMAT,
             "regforge": __version__,
-            "settings": plain.of(self.settings),
+            "settings": _plain(self.settings),
             "metrics": [asdict(metric) for metric in METRICS],
             "held_out": self.held_out,
-            "references": {name: list(files) for name, files in self.references.items()},
-            "ceiling": {name: plain.of_intervals(scores) for name, scores in self.ceiling.items()},
+            "references": _plain(self.references),
+            "ceiling": _plain(self.ceiling),
             "models": [_result_as_dict(result) for result in self.results],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "notes": list(self.notes),
@@ -346,13 +349,33 @@ def _by_picture(result: ModelResult, metric: Metric) -> dict[tuple[str, str, int
 
 
 def _result_as_dict(result: ModelResult) -> dict[str, Any]:
-    return {
-        **plain.of_model(result.model),
-        "scores": plain.of_intervals(result.scores),
-        "by_suite": {key: plain.of_intervals(each) for key, each in result.by_suite.items()},
-        "by_group": {key: plain.of_intervals(each) for key, each in result.by_group.items()},
-        "pictures": [plain.of_picture(each) for each in result.measured],
-    }
+    model = asdict(result.model)
+    del model["where"]
+    parts: dict[str, Any] = _plain({**model, **vars(result)})
+    del parts["model"], parts["measured"]
+    for picture in (pictures := _plain([vars(each) for each in result.measured])):
+        # One that is not finite was not measured.
+        scores = picture["scores"].items()
+        picture["scores"] = {key: value for key, value in sorted(scores) if value is not None}
+    return {**parts, "pictures": pictures}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value; files in the current folder relative to it."""
+    from pydantic_core import to_jsonable_python
+
+    here = Path.cwd()
+
+    def relative(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {str(key): relative(each) for key, each in part.items()}
+        if isinstance(part, list | tuple):
+            return [relative(each) for each in part]
+        if isinstance(part, Path):
+            return (part.relative_to(here) if part.is_relative_to(here) else part).as_posix()
+        return part
+
+    return to_jsonable_python(relative(value), inf_nan_mode="null", fallback=str)
 
 
 def _evaluation(found: Mapping[str, Any], folder: Path) -> Evaluation:
@@ -361,26 +384,24 @@ def _evaluation(found: Mapping[str, Any], folder: Path) -> Evaluation:
         settings=found["settings"],
         references=found["references"],
         held_out=bool(found["held_out"]),
-        ceiling={name: plain.to_intervals(each) for name, each in found["ceiling"].items()},
-        results=[_result(each) for each in found["models"]],
-        comparisons=[
-            Comparison(
-                first=str(each["first"]),
-                second=str(each["second"]),
-                metric=str(each["metric"]),
-                difference=plain.to_interval(each["difference"]),
+        ceiling=_read(dict[str, Scores], found["ceiling"]),
+        results=[
+            ModelResult(
+                model=_read(PersonalizedModel, each),
+                measured=_read(list[Measured], each["pictures"]),
+                scores=_read(Scores, each["scores"]),
+                by_suite=_read(dict[str, Scores], each["by_suite"]),
+                by_group=_read(dict[str, Scores], each["by_group"]),
             )
-            for each in found["comparisons"]
+            for each in found["models"]
         ],
-        notes=[str(note) for note in found["notes"]],
+        comparisons=_read(list[Comparison], found["comparisons"]),
+        notes=_read(list[str], found["notes"]),
     )
 
 
-def _result(found: Mapping[str, Any]) -> ModelResult:
-    return ModelResult(
-        model=plain.to_model(found),
-        measured=[plain.to_picture(each) for each in found["pictures"]],
-        scores=plain.to_intervals(found["scores"]),
-        by_suite={key: plain.to_intervals(each) for key, each in found["by_suite"].items()},
-        by_group={key: plain.to_intervals(each) for key, each in found["by_group"].items()},
-    )
+def _read(kind: Any, value: Any) -> Any:
+    """A value of a type, from what JSON holds of it; ValueError if it is none."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind).validate_python(value)

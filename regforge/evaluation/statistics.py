@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +32,6 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
 _AT_ONCE = 1_000_000  # units drawn, so that memory stays flat
-_MOST_FREEDOM = 1000  # beyond, t and z are the same to three digits
 
 
 def interval(
@@ -170,34 +168,7 @@ def _resampled_means(
 @lru_cache(maxsize=256)
 def _widening(units: int, confidence: float) -> float:
     """By how much percentiles of the bootstrap of so few units fall short."""
+    from scipy.stats import norm, t
+
     upper = (1 + confidence) / 2
-    t = _t_quantile(upper, min(units - 1, _MOST_FREEDOM))
-    return t / NormalDist().inv_cdf(upper) * math.sqrt(units / (units - 1))
-
-
-def _t_quantile(probability: float, freedom: int) -> float:
-    """Student's t that is exceeded with 1 - probability, found by halving; probability > 0.5."""
-    low, high = 0.0, 1.0
-    while _t_probability(high, freedom) < probability:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _t_probability(middle, freedom) < probability:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _t_probability(t: float, freedom: int) -> float:
-    """P(T <= t) for t >= 0; the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, square = math.sin(angle), math.cos(angle) ** 2
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for step in range(1, freedom // 2 + 1):
-        total += term
-        term *= square * (2 * step / (2 * step + 1) if odd else (2 * step - 1) / (2 * step))
-    within = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return 0.5 + 0.5 * within
+    return float(t.ppf(upper, units - 1) / norm.ppf(upper) * math.sqrt(units / (units - 1)))
