@@ -2,7 +2,7 @@
 
 Every plot has a white background and its own ink, so it reads the same on a light and on a dark
 page, at 800 pixels as well as in print; colours are those of M. Okabe and K. Ito, which people of
-any colour vision tell apart, and every series is labelled where it is. Draws on figures of its own,
+any colour vision tell apart. Draws on figures of its own,
 without pyplot, so nothing of a caller's matplotlib changes. Knows intervals and names; nothing of
 where they come from.
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.evaluation.interface import EvaluationError, Interval, Metric
-from regforge.evaluation.plot_labels import label_ends, label_points
 from regforge.evaluation.wording import BY_KEY, arrow, metrics_of, number
 from regforge.files import write_atomically
 
@@ -85,7 +84,6 @@ def identity_against_alignment(
     up, right = BY_KEY[identity], BY_KEY[alignment]
     with _styled():
         figure, (axes,) = _figure(4.8)
-        points, arms = [], []
         for place, (name, had) in enumerate(scores.items()):
             if identity not in had or alignment not in had:
                 continue
@@ -100,17 +98,15 @@ def identity_against_alignment(
                 markersize=8,
                 elinewidth=1.6,
                 capsize=0,
+                label=_short(name),
             )
-            points.append((x.mean, y.mean, _short(name), _color(place)))
-            arms += [((x.low, y.mean), (x.high, y.mean)), ((x.mean, y.low), (x.mean, y.high))]
         if ceiling and identity in ceiling:
             _reference_line(axes, "the photos themselves", ceiling[identity].mean)
         axes.margins(0.14)
         axes.set_xlabel(f"{right.name}: does it show what the prompt says?  (right is better)")
         axes.set_ylabel(f"{up.name}: is it this subject?  (up is better)")
         _titled(axes, title)
-        figure.tight_layout()
-        label_points(axes, points, arms)
+        _with_legend(figure, axes)
     return figure
 
 
@@ -153,7 +149,7 @@ def curves(
     log_x: bool = False,
     reference_lines: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Lines with a band for their intervals, each labelled at its end.
+    """Lines with a band for their intervals.
 
     Args:
         series: By name: x and what was found there, such as training steps and a score.
@@ -168,7 +164,6 @@ def curves(
     """
     with _styled():
         figure, (axes,) = _figure(4.4)
-        ends = []
         for place, (name, unsorted) in enumerate(series.items()):
             points = sorted(unsorted, key=lambda point: point[0])
             if not points:
@@ -181,9 +176,8 @@ def curves(
             )  # fmt: skip
             axes.plot(
                 x, [f.mean for _, f in points],
-                color=color, linewidth=2, marker=_marker(place), markersize=5,
+                color=color, linewidth=2, marker=_marker(place), markersize=5, label=_short(name),
             )  # fmt: skip
-            ends.append((points[-1][0], points[-1][1].mean, _short(name), color))
         if log_x:
             _log_ticks(axes, sorted({at for points in series.values() for at, _ in points}))
         for name, level in (reference_lines or {}).items():
@@ -192,8 +186,7 @@ def curves(
         axes.set_ylabel(y_label, parse_math=False)
         axes.grid(visible=False, axis="x")
         _titled(axes, title)
-        figure.tight_layout()
-        label_ends(figure, axes, ends)
+        _with_legend(figure, axes)
     return figure
 
 
@@ -295,6 +288,17 @@ def _panel(
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="x", labelbottom=False)
+
+
+def _with_legend(figure: Figure, axes: Axes) -> None:
+    """Names right of the plot, in the order of the series."""
+    if axes.get_legend_handles_labels()[0]:
+        legend = axes.legend(
+            loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    figure.tight_layout()
 
 
 def _reference_line(axes: Axes, name: str, level: float) -> None:
