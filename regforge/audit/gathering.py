@@ -42,6 +42,7 @@ class Gathered:
         nouns: Class nouns; None where nobody says.
         sets: Prompt sets; None where nobody says.
         slots: Phrases by name of the slot.
+        references: Photos whose captions were followed; None where nobody says.
         digests: SHA-256 of the files, 64 hex digits; empty where not known.
         pixels: SHA-256 of the pixels, 64 hex digits; empty where not known.
         hashes: 64-bit pHashes; None where not known.
@@ -58,6 +59,7 @@ class Gathered:
     nouns: list[str | None] = field(default_factory=list)
     sets: list[str | None] = field(default_factory=list)
     slots: dict[str, list[str | None]] = field(default_factory=dict)
+    references: list[str | None] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     pixels: list[str] = field(default_factory=list)
     hashes: list[int | None] = field(default_factory=list)
@@ -145,6 +147,8 @@ def _add(
     found.sets.append(kept(example.prompt_set))
     for name, values in found.slots.items():
         values.append(kept(example.slots.get(name) or None))
+    reference = data.get("reference")
+    found.references.append(kept(reference if isinstance(reference, str) else None))
     for name in PROVENANCE:
         found.missing[name] += data.get(name) in (None, "")
     if data.get("model"):

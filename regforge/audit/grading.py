@@ -165,6 +165,8 @@ def _of_captions(found: Gathered, run: RunFacts) -> list[Check]:
         if has_slots
         else [words.coverage(found)]
     )
+    followed = slots.followed(found, plain=run.plain)
+    coverage += [followed] if followed else []
     return [
         captions.missing(found),
         captions.variety(found),

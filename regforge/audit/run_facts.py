@@ -23,12 +23,14 @@ class RunFacts:
         license: The dataset's, or None.
         curated: Whether black and single-coloured images were refused; None if not known.
         offered: Phrases on offer by slot.
+        plain: Whether the recipe wants photos' captions as they are (`prompts.against: plain`).
     """
 
     identifier: str | None = None
     license: str | None = None
     curated: bool | None = None
     offered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    plain: bool = False
 
 
 def run_facts(folder: Path | None) -> RunFacts:
@@ -46,6 +48,7 @@ def run_facts(folder: Path | None) -> RunFacts:
         license=_text(_section(recipe, "dataset").get("license")),
         curated=constant if isinstance(constant, bool) else None,
         offered=_offered(folder / "vocabulary.json"),
+        plain=_section(recipe, "prompts").get("against") == "plain",
     )
 
 

@@ -16,8 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regforge.audit.captions import entropy
-from regforge.audit.findings import MOST_EXAMPLES, Check, Grade, percent, ratio, worse
+from regforge.audit.findings import (
+    MOST_EXAMPLES,
+    Check,
+    Grade,
+    of,
+    percent,
+    ratio,
+    shortened,
+    worse,
+)
 from regforge.audit.gathering import Gathered
+from regforge.prompts.against import ATTRIBUTES
 
 UNEVEN = 0.7
 VERY_UNEVEN = 0.4
@@ -73,6 +83,46 @@ def coverage(found: Gathered, offered: Mapping[str, Sequence[str]]) -> Check:
         "of most captions." * bool(worth_a_look),
         numbers,
         _seldom(found, worth_a_look),
+    )
+
+
+def followed(found: Gathered, *, plain: bool) -> Check | None:
+    """Photos' captions in which attributes were not varied; None if no captions were followed.
+
+    The captions state these attributes, or do not say for sure which words are about the subject.
+
+    Args:
+        found: A dataset with slots.
+        plain: Whether nothing was to be varied.
+    """
+    of_photo: dict[str, list[int]] = {}
+    for number, name in enumerate(found.sets):
+        if name == "against":
+            of_photo.setdefault(found.references[number] or "", []).append(number)
+    if not of_photo or plain:
+        return None
+    attributes = [name for name in ATTRIBUTES if name in found.slots]
+    kept = {
+        photo: [name for name in attributes if not any(found.slots[name][n] for n in numbers)]
+        for photo, numbers in of_photo.items()
+    }
+    kept = {photo: names for photo, names in kept.items() if names}
+    numbers = {"photos": len(of_photo), "not_varied": kept}
+    if not kept:
+        return Check("followed captions", "good", "All attributes are varied.", numbers=numbers)
+    shown = [
+        f"{photo}: {', '.join(names)}: {shortened(found.texts[of_photo[photo][0]] or '', 80)}"
+        for photo, names in list(kept.items())[:MOST_EXAMPLES]
+    ]
+    return Check(
+        "followed captions",
+        "look",
+        f"Of {of(len(kept), len(of_photo), 'photos')} the captions state what the subject looks "
+        "like, and that was not varied.",
+        "What always comes with the class is learned as part of it: shorten these captions to what "
+        "is around the subject.",
+        numbers,
+        shown,
     )
 
 

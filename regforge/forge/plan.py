@@ -172,7 +172,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     vocabulary, stand_ins = _vocabulary(recipe, folder)
     budget = token_budget(render, recipe.prompts.max_tokens)
     imported, examples = _imported(recipe, folder)
-    captions, sets = _captions(recipe, vocabulary, budget, examples)
+    captions, sets, unvaried = _captions(recipe, vocabulary, budget, examples)
     calls = _calls(recipe)
     images = recipe.prompts.count * render.images_per_prompt
     speed = seconds_per_image(render)
@@ -201,7 +201,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         token_limit=f"{budget.limit} tokens, counted by {budget.source}",
         captions=captions,
         stand_ins=sorted(stand_ins),
-        warnings=warnings(recipe),
+        warnings=[*warnings(recipe), *unvaried],
     )
 
 
@@ -238,10 +238,13 @@ def _captions(
     vocabulary: Vocabulary,
     budget: TokenBudget,
     imported: ImportedCaptions | None,
-) -> tuple[list[str], dict[str, int]]:
-    """Sample captions of every set, and how many each set gets."""
+) -> tuple[list[str], dict[str, int], list[str]]:
+    """Sample captions of every set, how many each set gets, and what photos' captions do not allow.
+
+    The last are sentences, see `unvaried_photos`.
+    """
     from regforge.prompts.sampling import apportion
-    from regforge.prompts.writing import write_prompts
+    from regforge.prompts.writing import unvaried_photos, write_prompts
 
     def undescribed(photos: Sequence[Path]) -> Mapping[str, str]:
         named = f"{recipe.subject.identifier or ''} {recipe.subject.class_noun}".strip()
@@ -249,18 +252,20 @@ def _captions(
             photo.name: f"a photo of a {named} <as the vision model sees it>" for photo in photos
         }
 
+    photos = photos_of(recipe, undescribed)
     vocabulary_mode = recipe.prompts.model_copy(update={"mode": "vocabulary"})
     prompts = write_prompts(
         recipe.model_copy(update={"prompts": vocabulary_mode}),
         vocabulary,
         budget=budget,
-        photos=photos_of(recipe, undescribed),
+        photos=photos,
         imported=imported,
         count=min(SAMPLES, recipe.prompts.count),
     )
     shares = {str(name): share for name, share in shares_of(recipe).items()}
     sets = Counter(islice(apportion(shares), recipe.prompts.count))
-    return [prompt.text for prompt in prompts], {name: sets[name] for name in shares}
+    texts = [prompt.text for prompt in prompts]
+    return texts, {name: sets[name] for name in shares}, list(unvaried_photos(recipe, photos))
 
 
 def _imported(recipe: Recipe, folder: RunFolder) -> tuple[str | None, ImportedCaptions | None]:

@@ -12,16 +12,18 @@ Knows what a caption of its set is made of; whether it may be used (duplicates, 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from regforge.prompts.against import ATTRIBUTES, Surroundings
+from regforge.prompts.against import Followed, unvaried
 from regforge.prompts.captions import CaptionTemplate, article_for
 from regforge.prompts.photos import PhotoCaption
 from regforge.prompts.rows import Row
 from regforge.prompts.tokens import TokenBudget
+from regforge.records import SEED_BITS
 
 PHOTO = "photo "
 """The slot, named as no recipe can name one, that holds the photo's number in the `against` set."""
@@ -36,6 +38,7 @@ class Caption:
         slots: The phrase in each slot of the recipe that is in it, None for the others.
         template: Name of its template, empty if it follows a photo's caption or was imported.
         photo: The photo whose caption it follows.
+        repeats: Whether it may be said again, as nothing in it can be varied.
         language_model: Who supplied its phrases, where that is the caption's own affair.
     """
 
@@ -43,6 +46,7 @@ class Caption:
     slots: dict[str, str | None]
     template: str = ""
     photo: PhotoCaption | None = None
+    repeats: bool = False
     language_model: str | None = None
 
 
@@ -155,33 +159,38 @@ class Against:
     Args:
         photos: The photos and what their captions say around the subject.
         class_noun: Of the thing.
-        template: Says which slots stand before the class noun.
+        attributes: The slots whose phrases stand before the class noun; none if the captions are
+            only freed from the identifier (`prompts.against: plain`).
         slots: The recipe's.
         fitting: For long captions.
+
+    A caption in which nothing can be varied comes as often as any other photo's.
     """
 
     name = "against"
 
     def __init__(
         self,
-        photos: Sequence[tuple[PhotoCaption, Surroundings]],
+        photos: Sequence[tuple[PhotoCaption, Followed]],
         class_noun: str,
-        template: CaptionTemplate,
+        attributes: Sequence[str] | None,
         slots: Sequence[str],
         fitting: Fitting,
     ) -> None:
-        self._photos = tuple(photos)
         self._noun = class_noun
         self._slots = tuple(slots)
         self._fitting = fitting
         self._article = article_for(class_noun)
-        self.drawn = tuple(
-            slot for slot in template.attributes or ATTRIBUTES if slot in self._slots
+        self.drawn = tuple(attributes or ())
+        self._photos = tuple(
+            (photo, around, tuple(unvaried(around, self.drawn))) for photo, around in photos
         )
+        self._plain = attributes is None
 
     def caption(self, row: Row) -> Caption | None:
         """The photo's caption with the row's attributes; over the limit, without the last ones."""
-        photo, around = self._photos[int(row[PHOTO])]
+        photo, around, fixed = self._photos[int(row[PHOTO])]
+        row = {slot: phrase for slot, phrase in row.items() if slot not in fixed}
 
         def write(phrases: Mapping[str, str | None]) -> str:
             return self._write(around, phrases)
@@ -193,15 +202,16 @@ class Against:
         varied = {slot: phrases.get(slot) for slot in self.drawn}
         kept = {"style": around.style, "background": around.background}
         slots = {slot: varied.get(slot, kept.get(slot)) for slot in self._slots}
-        return Caption(text, slots, photo=photo)
+        repeats = self._plain or (bool(fixed) and len(fixed) == len(self.drawn))
+        return Caption(text, slots, photo=photo, repeats=repeats)
 
     def shortest(self) -> Iterator[str]:
         """Each photo's caption with the bare class noun in it."""
-        for _, around in self._photos:
+        for _, around, _ in self._photos:
             yield self._write(around, {})
 
-    def _write(self, around: Surroundings, phrases: Mapping[str, str | None]) -> str:
-        attributes = [phrases.get(slot) or "" for slot in self.drawn]
+    def _write(self, around: Followed, phrases: Mapping[str, str | None]) -> str:
+        attributes = {slot: phrases.get(slot) or "" for slot in self.drawn}
         return around.caption(attributes, self._noun, self._article)
 
 
@@ -223,3 +233,16 @@ def size_like(photo: PhotoCaption, area: int) -> tuple[int, int]:
         return max(multiple, round(pixels * scale / multiple) * multiple)
 
     return rounded(photo.width), rounded(photo.height)
+
+
+def repeated_seed(photo: PhotoCaption, again: int) -> int:
+    """The seed of an image whose caption was said before: another one each time, from the photo's.
+
+    Args:
+        photo: The photo.
+        again: How often the caption was said before; the first image has the photo's own seed.
+    """
+    if not again:
+        return photo.seed
+    digest = hashlib.sha256(f"{photo.seed}/{again}".encode()).digest()
+    return int.from_bytes(digest[: SEED_BITS // 8])

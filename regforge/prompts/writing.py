@@ -8,6 +8,7 @@ for come out, or an error says what was refused and how many there can be.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from regforge import resources
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.prompts.against import Surroundings, surroundings
-from regforge.prompts.captions import CaptionTemplate, word_pattern
+from regforge.prompts.against import ATTRIBUTES, Followed, surroundings, why_unvaried
+from regforge.prompts.captions import CaptionTemplate, article_for, word_pattern
 from regforge.prompts.clashes import Clashes
 from regforge.prompts.duplicates import Duplicates
 from regforge.prompts.exclude import ExclusionError, Exclusions, usable
@@ -31,6 +32,7 @@ from regforge.prompts.prompt_sets import (
     Fitting,
     Naive,
     PromptSet,
+    repeated_seed,
     size_like,
 )
 from regforge.prompts.rows import Row, Rows
@@ -42,6 +44,7 @@ from regforge.recipe import (
     Recipe,
     drawn_slots,
     kind_of,
+    match_of,
     shares_of,
     slots_of,
     template_file,
@@ -49,7 +52,14 @@ from regforge.recipe import (
 )
 from regforge.records import Prompt
 
-__all__ = ["CannotWrite", "NotEnoughPrompts", "caption_template", "coverage", "write_prompts"]
+__all__ = [
+    "CannotWrite",
+    "NotEnoughPrompts",
+    "caption_template",
+    "coverage",
+    "unvaried_photos",
+    "write_prompts",
+]
 
 
 class CannotWrite(RegforgeError):
@@ -141,6 +151,36 @@ def caption_template(recipe: Recipe) -> CaptionTemplate:
     )
 
 
+def unvaried_photos(recipe: Recipe, photos: Iterable[PhotoCaption]) -> Iterator[str]:
+    """What of photos' captions the `against` set cannot vary safely, a sentence for each caption.
+
+    Raises:
+        CaptionTemplateError: The template cannot be used.
+        PhotoCaptionUnclear: A photo's caption does not name the subject.
+    """
+    attributes = _attributes(recipe, caption_template(recipe))
+    for photo in photos if attributes else ():
+        around = _followed(recipe, photo)
+        if why := why_unvaried(around, attributes or ()):
+            yield f"{photo.file}: {why}: {photo.caption!r}"
+
+
+def _attributes(recipe: Recipe, template: CaptionTemplate) -> tuple[str, ...] | None:
+    """The slots that `against` captions vary; None if they are only freed from the identifier."""
+    if recipe.prompts.against == "plain":
+        return None
+    names = {slot.name for slot in slots_of(recipe)}
+    return tuple(slot for slot in template.attributes or ATTRIBUTES if slot in names)
+
+
+def _followed(recipe: Recipe, photo: PhotoCaption) -> Followed:
+    subject = recipe.subject
+    vary = recipe.prompts.against == "varied"
+    return surroundings(
+        photo.caption, subject.class_noun, subject.identifier, photo.file, vary=vary
+    )
+
+
 def coverage(
     prompts: Iterable[Prompt], vocabulary: Vocabulary | None = None
 ) -> dict[str, dict[str, int]]:
@@ -185,7 +225,9 @@ class _Writer:
         self._fitting = Fitting(self.budget, shorten=prompts.over_limit == "shorten")
         if self.budget.estimated:
             self.reporter.say(f"tokens of captions are counted by {self.budget.source}")
-        self._area = self._pixels() if "size" in prompts.match else None
+        self._match = match_of(self.recipe)
+        self._area = self._pixels() if "size" in self._match else None
+        self._followed: Counter[str] = Counter()
         self._phrases = self._usable_phrases()
         self._said = Duplicates(prompts.near_duplicates if self.composed is not None else None)
         self._shares = {str(name): share for name, share in shares_of(self.recipe).items()}
@@ -252,7 +294,8 @@ class _Writer:
             photos = self._photos_around()
             phrases[PHOTO] = [str(number) for number in range(len(photos))]
             noun = self.recipe.subject.class_noun
-            prompt_set = Against(photos, noun, self._template, self._slots, self._fitting)
+            attributes = _attributes(self.recipe, self._template)
+            prompt_set = Against(photos, noun, attributes, self._slots, self._fitting)
         for text in prompt_set.shortest():
             if not self.budget.fits(text):
                 raise CannotWrite(
@@ -263,7 +306,7 @@ class _Writer:
         phrases |= {slot: self._phrases[slot] for slot in prompt_set.drawn if slot in self._phrases}
         clashes = Clashes(phrases, self.vocabulary.incompatible)
         design = Design(self.recipe.seed, name, self._plans(phrases), clashes)
-        rows = Rows(design, phrases, None if name == "naive" else self.composed)
+        rows = Rows(design, phrases, self.composed if prompt_set.drawn else None)
         model = self._language_model(prompt_set.drawn)
         return Source(prompt_set, rows, refused, self.budget.limit, model)
 
@@ -291,17 +334,15 @@ class _Writer:
         self._said.add(naive.text)  # no other set may say it too
         return naive
 
-    def _photos_around(self) -> list[tuple[PhotoCaption, Surroundings]]:
+    def _photos_around(self) -> list[tuple[PhotoCaption, Followed]]:
         """The photos whose captions may be followed, cut open at the subject."""
         if not self.photos:
             raise CannotWrite("The `against` set needs photos of the subject (`subject.images`).")
-        subject = self.recipe.subject
+        noun = self.recipe.subject.class_noun
         found = []
         for photo in self.photos:
-            around = surroundings(photo.caption, subject.class_noun, subject.identifier, photo.file)
-            if entry := self.exclusions.forbids(
-                f"{around.before}{subject.class_noun}{around.after}"
-            ):
+            around = _followed(self.recipe, photo)
+            if entry := self.exclusions.forbids(around.caption({}, noun, article_for(noun))):
                 reason = f"its caption {photo.caption!r} says what is excluded, {entry!r}"
                 self.journal.failure("prompts", photo.file, reason)
                 self.reporter.say(f"{photo.file} is not used for the against set: {reason}")
@@ -312,6 +353,10 @@ class _Writer:
                 "The caption of every photo says what is excluded.",
                 hint="Change the captions or `prompts.exclude`, or leave out the `against` set.",
             )
+        for note in unvaried_photos(self.recipe, [photo for photo, _ in found]):
+            file, _, reason = note.partition(": ")
+            self.journal.failure("prompts", file, reason)
+            self.reporter.say(note)
         return found
 
     def _language_model(self, drawn: Iterable[str]) -> str | None:
@@ -342,7 +387,7 @@ class _Writer:
             return "name the identifier", "names the identifier"
         if entry := self.exclusions.forbids(text):
             return "say what is excluded", f"says what is excluded, {entry!r}"
-        if repeats := self._said.add(text):
+        if (repeats := self._said.add(text)) and not caption.repeats:
             return REPEATED, repeats
         return None
 
@@ -351,7 +396,10 @@ class _Writer:
         if (photo := caption.photo) is not None:
             if self._area is not None:
                 width, height = size_like(photo, self._area)
-            seed = photo.seed if "seed" in self.recipe.prompts.match else None
+            again = self._followed[photo.file] if caption.repeats else 0
+            self._followed[photo.file] += caption.repeats
+            if "seed" in self._match:
+                seed = repeated_seed(photo, again)
         return Prompt(
             index=index,
             text=caption.text,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from regforge.recipe.checks import has_words, is_embedded
+from regforge.recipe.defaults import match_of
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.models import Recipe
 
@@ -59,7 +60,9 @@ def _about_prompts(recipe: Recipe) -> Iterator[str]:
     against = prompts.sets.get("against", 0) > 0
     if prompts.match and not against:
         yield "prompts.match has no effect without a share of the `against` set."
-    if "seed" in prompts.match and against and recipe.render.images_per_prompt > 1:
+    if prompts.against != "varied" and not against:
+        yield "prompts.against has no effect without a share of the `against` set."
+    if "seed" in match_of(recipe) and against and recipe.render.images_per_prompt > 1:
         yield (
             "prompts.match: only the first image of each caption gets the photo's seed, and "
             f"render.images_per_prompt is {recipe.render.images_per_prompt}."

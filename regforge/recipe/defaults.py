@@ -16,7 +16,6 @@ from regforge.recipe.prompts import CaptionImport, Kind, PromptSet, Slot
 OBJECT_SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
 LIVING_SLOTS = ("shape", "color", "texture", "motion", "background", "lighting", "style")
 _SETS: tuple[PromptSet, ...] = ("naive", "against", "amplify", "import")
-_WITHOUT_VOCABULARY: frozenset[PromptSet] = frozenset(("naive", "import"))
 
 
 def kind_of(recipe: Recipe) -> Kind:
@@ -74,7 +73,23 @@ def drawn_slots(recipe: Recipe) -> tuple[Slot, ...]:
 
 def draws_phrases(recipe: Recipe) -> bool:
     """Whether some prompt set draws phrases from a vocabulary."""
-    return not _WITHOUT_VOCABULARY.issuperset(shares_of(recipe))
+    plain = recipe.prompts.against == "plain"
+    return not set(shares_of(recipe)) <= {"naive", "import", *(["against"] if plain else [])}
+
+
+def match_of(recipe: Recipe) -> frozenset[str]:
+    """What an `against` image shares with its photo, `size` and `seed`, with the default filled in.
+
+    Plain captions are for images that differ from the photo's in the identifier alone. An image API
+    draws few sizes, and without `render.width` and `render.height` nobody knows the area.
+    """
+    if recipe.prompts.match is not None:
+        return frozenset(recipe.prompts.match)
+    if recipe.prompts.against != "plain":
+        return frozenset()
+    render = recipe.render
+    sized = render.width and render.height and render.renderer != "hosted"
+    return frozenset(("size", "seed") if sized else ("seed",))
 
 
 def import_of(recipe: Recipe) -> CaptionImport | None:

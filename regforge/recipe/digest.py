@@ -24,6 +24,7 @@ from regforge.recipe.defaults import (
     import_of,
     is_benchmark,
     kind_of,
+    match_of,
     shares_of,
     slots_of,
     template_file,
@@ -71,7 +72,9 @@ def data_of(recipe: Recipe) -> dict[str, Any]:
         prompts["slots"] = [slot.name for slot in slots_of(recipe)]
     prompts["template"] = _text(template_file(recipe), ("prompts", "template"))
     prompts["exclude"] = sorted({_excluded(recipe, n) for n in range(len(recipe.prompts.exclude))})
-    prompts["match"] = sorted(set(recipe.prompts.match))
+    prompts["match"] = sorted(match_of(recipe))
+    if prompts["against"] == "varied" or "against" not in shares:
+        del prompts["against"]  # as before there was a choice
     prompts["vocabulary"] = _vocabulary(recipe.prompts.vocabulary)
     del prompts["imported"]  # without one, the digest is that of before there were any
     if (taken := import_of(recipe)) is not None:

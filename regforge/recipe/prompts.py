@@ -330,10 +330,19 @@ class Prompts(Section):
         description="A vocabulary.json of an earlier run, perhaps edited, to use instead of "
         "asking the language model.",
     )
-    match: tuple[Literal["size", "seed"], ...] = Field(
-        default=(),
-        description="What an `against` image shares with its photo: the size, and one seed for "
-        "all images of the same photo.",
+    against: Literal["varied", "plain"] = Field(
+        default="varied",
+        description="What an `against` caption is. `varied`: the photo's caption with another "
+        "thing of the class in the subject's place, its attributes from the slots; what the rest "
+        "of the caption states is not varied. `plain`: the photo's caption without the "
+        "identifier, and nothing else changed; it comes again for each further image of its photo.",
+    )
+    match: tuple[Literal["size", "seed"], ...] | None = Field(
+        default=None,
+        description="What an `against` image shares with its photo: the size (its proportions, "
+        "with as many pixels as the others), and one seed for all images of the same photo. Left "
+        "out: nothing; with `against: plain` the seed, and the size where `render.width` and "
+        "`render.height` are given. Further images with the same caption have seeds of their own.",
     )
     imported: CaptionImport | None = Field(
         default=None,

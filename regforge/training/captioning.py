@@ -161,10 +161,11 @@ def _against(text: str, attributes: Mapping[str, str], class_noun: str) -> Said:
     found = list(word_pattern(noun_phrase).finditer(text))
     if not attributes or len(found) != 1:
         return Said(text)
-    around = Surroundings(text[: found[0].start()], text[found[0].end() :])
+    start, end = found[0].span()
+    around = Surroundings(text[:start], text[end:], capital=text[start].isupper())
 
     def write(kept: Mapping[str, str | None]) -> str:
-        return around.caption([kept.get(slot) or "" for slot in attributes], class_noun, article)
+        return around.caption({s: kept.get(s) or "" for s in attributes}, class_noun, article)
 
     return Said(text, attributes, write) if write(attributes) == text else Said(text)
 

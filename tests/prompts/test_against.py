@@ -12,7 +12,8 @@ from regforge.prompts.captions import article_for
 
 def replaced(caption: str, noun: str = "teapot", identifier: str | None = "sks") -> str:
     around = surroundings(caption, noun, identifier, "01.jpg")
-    return around.caption(["small", "", "orange"], noun, article_for(noun))
+    attributes = {"shape": "small", "color": "orange"}
+    return around.caption(attributes, noun, article_for(noun))
 
 
 @pytest.mark.parametrize(
@@ -31,10 +32,10 @@ def replaced(caption: str, noun: str = "teapot", identifier: str | None = "sks")
         ("a photo of teapot sks on a shelf", "a photo of a small orange teapot on a shelf"),
         ("a man holding sks teapot", "a man holding a small orange teapot"),
         ("a man holding the gleaming sks teapot", "a man holding a small orange teapot"),
-        ("two sks teapots in a row", "a small orange teapot in a row"),
+        ("two sks teapots in a row", "two small orange teapots in a row"),
         ("a sks old cracked teapot on wood", "a small orange teapot on wood"),
         ("a portrait (sks teapot), smiling", "a portrait (a small orange teapot), smiling"),
-        ("photo sks teapot", "photo a small orange teapot"),
+        ("photo sks teapot", "photo of a small orange teapot"),
         ("sks's lid, close-up", "a small orange teapot's lid, close-up"),
         (
             "a sks teapot beside another sks teapot and my sks",
@@ -101,4 +102,5 @@ def test_the_identifier_never_stays(words: list[str]) -> None:
         return
     caption = replaced(photo)
     assert "sks" not in caption.lower()
-    assert caption.count("small orange teapot") == 1
+    lists = ("small orange teapot", "teapot, small, orange")  # a list of tags stays one
+    assert sum(map(caption.count, lists)) == 1

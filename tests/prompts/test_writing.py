@@ -283,6 +283,80 @@ def test_against_captions_keep_all_but_the_subject() -> None:
     assert len({prompt.text for prompt in prompts}) == 4
 
 
+STATED = "a sks teapot with a red body on a mat"
+
+
+def test_attributes_that_a_photos_caption_states_are_not_varied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes as often as the others, and the account says why it never changes."""
+    made = recipe(sets={"against": 1})
+    shown = photos("a sks teapot in a box", STATED)
+    prompts = written(made, 8, photos=shown, journal=Journal(tmp_path), reporter=Reporter())
+    kept = [prompt for prompt in prompts if prompt.reference == "01.jpg"]
+    assert [prompt.text for prompt in kept] == ["a teapot with a red body on a mat"] * 4
+    assert {prompt.slots["color"] for prompt in kept} == {None}
+    assert len({prompt.text for prompt in prompts if prompt.reference == "00.jpg"}) == 4
+    said = capsys.readouterr().err
+    (entry,) = [each for each in read(tmp_path / "ledger.jsonl") if each["item"] == "01.jpg"]
+    for account in (said, entry["reason"]):
+        assert STATED in account
+        assert "'red body'" in account
+    assert "01.jpg" in said
+    assert "00.jpg" not in said
+
+
+def test_a_caption_that_leaves_the_subject_unclear_is_taken_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = recipe(class_noun="woman", kind="living", identifier="ohwx", sets={"against": 1})
+    caption = "a girl holding a cup, ohwx woman looking at viewer"
+    prompts = written(made, 2, photos=photos(caption), reporter=Reporter())
+    assert [p.text for p in prompts] == ["a girl holding a cup, a woman looking at viewer"] * 2
+    assert "00.jpg: its caption is used as it is" in capsys.readouterr().err
+
+
+def test_plain_captions_are_the_photos_without_the_identifier() -> None:
+    """kohya_ss 1989: the same words, size and seed; further images have seeds of their own."""
+    made = recipe(sets={"against": 1}, against="plain", render={"width": 1024, "height": 1024})
+    captions = ("a photo of my old blue sks teapot on a mat", "sks, blue, teapot, mat, 1 cup")
+    prompts = written(made, 6, Vocabulary("teapot", "object", {}), photos=photos(*captions))
+    texts = ["a photo of my old blue teapot on a mat", "teapot, blue, mat, 1 cup"]
+    assert [prompt.text for prompt in prompts] == texts * 3
+    assert {(prompt.width, prompt.height) for prompt in prompts} == {(1152, 896)}
+    seeds = [prompt.seed for prompt in prompts]
+    assert seeds[:2] == [7, 7]
+    assert len(set(seeds[::2])) == 3
+    assert (
+        written(made, 2, Vocabulary("teapot", "object", {}), photos=photos(*captions))
+        == (prompts[:2])
+    )
+    assert all(set(prompt.slots) == set(SLOTS) for prompt in prompts)
+    assert {prompt.slots["color"] for prompt in prompts} == {None}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "render", "own"),
+    [
+        ({"against": "plain"}, {}, (None, None, 7)),
+        ({"against": "plain", "match": []}, {"width": 512, "height": 512}, (None, None, None)),
+        ({"against": "plain", "match": ["size"]}, {"width": 512, "height": 512}, (576, 448, None)),
+        (
+            {"against": "plain"},
+            {"width": 512, "height": 512, "renderer": "hosted", "model": "gpt-image-1"},
+            (None, None, 7),
+        ),
+        ({}, {"width": 512, "height": 512}, (None, None, None)),
+    ],
+)
+def test_what_plain_images_share_with_their_photo_can_be_chosen(
+    prompts: dict[str, Any], render: dict[str, Any], own: tuple[int | None, ...]
+) -> None:
+    made = recipe(sets={"against": 1}, render=render, **prompts)
+    (prompt,) = written(made, 1, photos=photos("a sks teapot"))
+    assert (prompt.width, prompt.height, prompt.seed) == own
+
+
 def test_against_needs_photos_that_name_the_subject() -> None:
     made = recipe(sets={"against": 1})
     with pytest.raises(CannotWrite, match="needs photos"):
