@@ -1,12 +1,14 @@
-"""Files that are whole or not there: atomic writes, and the cache folder.
+"""Files that are whole or not there: atomic writes, files that people name, and the cache folder.
 
-Whoever is killed while writing leaves the old file or the new one, never a part of one.
+Whoever is killed while writing leaves the old file or the new one, never a part of one. Whoever
+reads what a recipe names may have been given a pipe, a device or a file without end.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -27,7 +29,63 @@ class StorageError(RegforgeError, OSError):
 def cache_folder() -> Path:
     """`$REGFORGE_CACHE`, or `~/.cache/regforge`; not created."""
     base = os.environ.get("REGFORGE_CACHE")
-    return Path(base).expanduser() if base else Path.home() / ".cache" / "regforge"
+    return expanded(base) if base else Path.home() / ".cache" / "regforge"
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` written out; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+MOST_TEXT = 64 * 2**20
+"""Bytes of a text file that a recipe may name."""
+MOST_CAPTION = 2**20
+"""Bytes of a file with the caption of one image."""
+MOST_IMAGE = 2**30
+"""Bytes of an image file."""
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The content of an ordinary file of at most so many bytes.
+
+    Raises:
+        OSError: There is none, or it cannot be read; or it is a pipe or a device, which may never
+            end, or larger. `strerror` says so in words.
+    """
+    try:
+        _check_ordinary(path.stat())  # opening a device may set it off, opening a pipe waits
+        with open(path, "rb", opener=_without_waiting) as stream:
+            _check_ordinary(os.fstat(stream.fileno()))
+            content = stream.read(most + 1)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "no file can have that name") from error
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes")
+    return content
+
+
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
+    """The text of a file that a recipe names.
+
+    Raises:
+        OSError: See `read_file`.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    return read_file(path, most).decode("utf-8-sig")
+
+
+def _check_ordinary(facts: os.stat_result) -> None:
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

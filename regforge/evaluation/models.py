@@ -32,6 +32,7 @@ from regforge.evaluation.model_files import (
 )
 from regforge.evaluation.model_hub import download
 from regforge.evaluation.subjects import find_subject
+from regforge.files import expanded
 from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED
 
@@ -263,7 +264,7 @@ def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str 
     recipe = found.recipe or {}
     base = recipe.get("base_model")
     if isinstance(base, str) and base:
-        folder = Path(base).expanduser()
+        folder = expanded(base)
         gone = folder.is_absolute() and not folder.is_dir()
         if gone or (HubAddress.parse(base) is None and not folder.is_dir()):
             raise EvaluationError(
@@ -286,7 +287,7 @@ def _word(value: Any) -> str | None:
 
 
 def _base_digest(base: str, revision: str | None) -> str:
-    folder = TINYWORLD if base == EMBEDDED else Path(base).expanduser()
+    folder = TINYWORLD if base == EMBEDDED else expanded(base)
     if (folder / INDEX).is_file():
         return pipeline_digest(folder)
     return hashlib.sha256(f"{base}@{revision or 'main'}".encode()).hexdigest()

@@ -26,6 +26,7 @@ from regforge.evaluation.models import base_of, distinct_names, open_model, with
 from regforge.evaluation.references import name_of
 from regforge.evaluation.steps import is_snapshot
 from regforge.evaluation.suites import class_prompts, default_suites, load_suite
+from regforge.files import expanded
 
 if TYPE_CHECKING:
     from regforge.evaluation.interface import Kind
@@ -123,7 +124,7 @@ def _snapshots(run: Path) -> Iterator[Path]:
     """The whole snapshots of a run, by step."""
     found = [
         (step, path)
-        for path in (run.expanduser() / "snapshots").glob("step-*")
+        for path in (expanded(run) / "snapshots").glob("step-*")
         if (step := snapshot_step(path)) is not None
         and ((path / "lora").is_dir() or (path / "model").is_dir())
     ]

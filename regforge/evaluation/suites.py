@@ -16,6 +16,7 @@ from regforge import resources
 from regforge.embedded.pipeline import TINYWORLD
 from regforge.evaluation.interface import EvaluationError, Kind, PersonalizedModel, Question
 from regforge.evaluation.model_files import normal
+from regforge.files import expanded, read_text
 from regforge.images.loading import EMBEDDED
 from regforge.recipe.defaults import benchmarks
 from regforge.recipe.messages import did_you_mean
@@ -108,7 +109,7 @@ def draws_tinyworld(model: PersonalizedModel) -> bool:
 
 def is_tinyworld(base: str) -> bool:
     """Whether a base model is the embedded pipeline, by its name or by its folder."""
-    return base == EMBEDDED or (bool(base) and Path(base).expanduser() == TINYWORLD)
+    return base == EMBEDDED or (bool(base) and expanded(base) == TINYWORLD)
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -159,7 +160,7 @@ def _missing(name: str) -> EvaluationError:
 
 def _read(path: Path, source: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except OSError as error:
         raise EvaluationError(f"{source} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:

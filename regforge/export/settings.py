@@ -16,6 +16,7 @@ from regforge.export.base_models import NO_BASE_MODEL
 from regforge.export.captions import tidy
 from regforge.export.collecting import Collected
 from regforge.export.interface import ExportError
+from regforge.files import expanded
 
 EMBEDDED = "embedded/tinyworld"
 """What datasets call the embedded pipeline; trainers know it by its folder."""
@@ -170,7 +171,7 @@ def absolute(out: Path) -> Path:
         ExportError: It is no name that a folder can have.
     """
     try:
-        return out.expanduser().resolve()
+        return expanded(out).resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise ExportError(f"{out} is no name for a folder: {error}") from error
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import read_text
 from regforge.forge.folder import RunFolder
 from regforge.forge.prompting import check_import
 from regforge.journal import Journal, read
@@ -205,7 +206,7 @@ def _build(recipe: Recipe, folder: RunFolder, store: Store, count: int, reporter
         count=count,
         recipe=recipe,
         recipe_yaml=resolved_yaml(recipe, portable=True),
-        caption_template=template_file(recipe).read_text(encoding="utf-8"),
+        caption_template=read_text(template_file(recipe)),
         vocabulary=folder.vocabulary,
         versions=_versions(),
     )

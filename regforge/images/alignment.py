@@ -8,12 +8,12 @@ about what is done with a score.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from regforge.errors import RegforgeError
+from regforge.files import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ def _load(model: str) -> tuple[Any, Any, Any]:
         return load_alignment()
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    where = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+    where = str(expanded(model)) if expanded(model).is_dir() else model
     try:
         # Safetensors only: pickled weights can run code.
         loaded = AutoModel.from_pretrained(where, use_safetensors=True, dtype="float32")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.embedded.pipeline import TINYWORLD, quiet_loading, require_folder
+from regforge.files import expanded
 from regforge.hub import explained
 from regforge.images.interface import ModelUnavailable, RenderSettingError
 from regforge.recipe.models import Render
@@ -105,7 +106,7 @@ def _local_folder(choice: ModelChoice) -> Path | None:
     """The folder that the recipe names; None if it names a repository of the Hub."""
     if choice.model == EMBEDDED:
         return require_folder(TINYWORLD, _INDEX)
-    folder = Path(choice.model).expanduser()
+    folder = expanded(choice.model)
     if folder.is_dir():
         if not (folder / _INDEX).is_file():
             raise ModelUnavailable(
@@ -270,7 +271,7 @@ def _weights_problem(
 def _load_lora(pipeline: Any, lora: str) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise RenderSettingError(f"render.lora: {type(pipeline).__name__} takes no LoRA.")
-    path = Path(lora).expanduser()
+    path = expanded(lora)
     where: dict[str, Any] = {"pretrained_model_name_or_path_or_dict": lora}
     if path.is_file():
         where = {

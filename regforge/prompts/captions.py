@@ -14,18 +14,19 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError
+from jinja2 import Template, TemplateError
 from jinja2 import nodes as jinja
-from jinja2.meta import find_referenced_templates, find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.meta import find_referenced_templates
 
 from regforge import resources
 from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import suggestion
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.prompts.bounded import BoundedEnvironment
 from regforge.recipe.prompts import STANDARD_SLOTS
 
 _MOST_CHARACTERS = 2000
+_MOST_OPERATIONS = 2000
 _UNSAID, _SAID_LATER = "a photo of", "a picture of"
 _TAKES_NOUN = ("of", "with", "showing", "featuring", "depicting")
 _ALWAYS_THERE = ("class_noun", "kind")
@@ -178,14 +179,14 @@ class CaptionTemplate:
             if phrase:
                 variables[slot] = phrase
         try:
-            return tidy(self._template.render(variables))
+            return tidy(self._environment.render(self._template, variables))
         except Exception as error:  # a template is a program, and may raise whatever Python can
             raise self._failure(error) from error
 
     def _compile(self) -> Template:
         try:
             return self._environment.get_template(self._file.name)
-        except TemplateError as error:
+        except (TemplateError, OSError, UnicodeDecodeError) as error:
             raise self._failure(error) from error
 
     # --------------------------------------------------------------------------------- the checks
@@ -227,12 +228,8 @@ class CaptionTemplate:
     def _parse(self, source_name: str) -> tuple[jinja.Template, set[str], str]:
         """The syntax tree of a template, the names that it uses, and what errors call it."""
         shown = self.name if source_name == self._file.name else source_name
-        loader = self._environment.loader
-        assert loader is not None
         try:
-            source, _, _ = loader.get_source(self._environment, source_name)
-            tree = self._environment.parse(source, source_name)
-            return tree, find_undeclared_variables(tree), shown
+            return *self._environment.parsed(source_name), shown
         except (TemplateError, OSError, UnicodeDecodeError) as error:
             raise self._failure(error, shown) from error
 
@@ -284,24 +281,18 @@ class CaptionTemplate:
             lines = [frame.lineno for frame in frames if frame.filename == str(self._file)]
             line = lines[-1] if lines else 1
         message = str(getattr(error, "message", None) or error) or type(error).__name__
+        if isinstance(error, OSError) and not isinstance(error, TemplateError):
+            message = f"it cannot be read: {error.strerror or error}"
         return CaptionTemplateError(f"{shown or self.name}:{line}: {message.rstrip('.')}.")
 
 
-def _environment(file: Path, class_noun: str) -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader([file.parent, resources.templates()]),
-        undefined=StrictUndefined,
-        autoescape=False,  # captions are plain text
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
+def _environment(file: Path, class_noun: str) -> BoundedEnvironment:
+    return BoundedEnvironment(
+        [file.parent, resources.templates()],
+        {"a": article_for(class_noun), "words": words, "opening": opening, "closing": closing},
+        most_characters=5 * _MOST_CHARACTERS,
+        most_operations=_MOST_OPERATIONS,
     )
-    environment.globals.clear()
-    del environment.filters["random"]  # a caption follows from its row alone
-    environment.filters.update(
-        a=article_for(class_noun), words=words, opening=opening, closing=closing
-    )
-    return environment
 
 
 def _line_of(tree: jinja.Template, name: str) -> int:

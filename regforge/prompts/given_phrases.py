@@ -14,6 +14,7 @@ from pathlib import Path
 from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import plain
 from regforge.embedded.phrase_banks import Phrase
+from regforge.files import read_text
 from regforge.prompts.phrase_rules import PhraseRules
 from regforge.prompts.vocabulary import VocabularyError
 from regforge.recipe import Slot
@@ -108,7 +109,7 @@ def from_file(slot: Slot, rules: PhraseRules) -> tuple[str, ...]:
     """
     path = slot.file or Path()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except OSError as error:
         raise VocabularyError(
             f"slot {slot.name!r}: {path} cannot be read: {error.strerror}."

@@ -24,15 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from regforge import resources
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.prompts.bounded import BoundedEnvironment
 from regforge.prompts.given_phrases import BankShelf
 from regforge.recipe import Recipe, kind_of
 
 Message = dict[str, Any]
+
+_MOST_CHARACTERS = 500_000
+_MOST_OPERATIONS = 100_000
 
 _ABOUT = {"class_noun": "teapot", "kind": "object", "super_category": None}
 _EXAMPLES: dict[str, dict[str, Any]] = {
@@ -107,14 +109,12 @@ class Messages:
         if own is not None:
             _check_names(own)
         self._folders = [own, shipped] if own is not None else [shipped]
-        self._environment = ImmutableSandboxedEnvironment(
-            loader=jinja2.FileSystemLoader(self._folders),
-            undefined=jinja2.StrictUndefined,
-            autoescape=False,  # plain text for a model, not HTML
-            trim_blocks=True,
-            lstrip_blocks=True,
+        self._environment = BoundedEnvironment(
+            self._folders,
+            {"quoted": quoted},
+            most_characters=_MOST_CHARACTERS,
+            most_operations=_MOST_OPERATIONS,
         )
-        self._environment.filters["quoted"] = quoted
         self._about = About.of(recipe)
         if own is not None:
             self._lint(own)
@@ -139,8 +139,7 @@ class Messages:
         """Check the user's templates without a call: syntax, variables, and one trial."""
         for path in sorted(folder.glob("*.j2")):
             try:
-                tree = self._environment.parse(path.read_text(encoding="utf-8"))
-                needed = meta.find_undeclared_variables(tree)
+                _, needed = self._environment.parsed(path.name)
             except jinja2.TemplateSyntaxError as error:
                 raise MessageError(f"{path}:{error.lineno}: {error.message}.") from error
             except (OSError, UnicodeDecodeError) as error:

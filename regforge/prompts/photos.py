@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import MOST_CAPTION, MOST_IMAGE, read_file, read_text
 from regforge.recipe.named_files import photos_in
 from regforge.records import SEED_BITS
 
@@ -124,7 +125,7 @@ def _caption_beside(photo: Path, problems: list[str]) -> str:
         path = photo.with_suffix(suffix)
         if path.is_file():
             try:
-                return _tidy(path.read_text(encoding="utf-8-sig"))
+                return _tidy(read_text(path, MOST_CAPTION))
             except UnicodeDecodeError:
                 problems.append(f"{path.name}: is not UTF-8 text")
             except OSError as error:
@@ -151,7 +152,7 @@ def _read_metadata(
         if not path.is_file():
             continue
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{name}: cannot be read: {error}")
             continue
@@ -190,7 +191,7 @@ def _read_photo(path: Path, problems: list[str]) -> tuple[int, int, int | None, 
     from PIL import Image, UnidentifiedImageError
 
     try:
-        content = path.read_bytes()
+        content = read_file(path, MOST_IMAGE)
         if not content:
             problems.append(f"{path.name}: is empty")
             return None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.embedded import TINYWORLD
+from regforge.files import expanded
 from regforge.recipe.models import Render
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _folder(render: Render, *, offline: bool) -> Path:
     """The model's folder, at least with its index and tokenizers in it."""
     if render.model == EMBEDDED:
         return TINYWORLD
-    folder = Path(render.model).expanduser()
+    folder = expanded(render.model)
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download

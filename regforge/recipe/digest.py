@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from regforge.files import MOST_IMAGE, read_file, read_text
 from regforge.recipe.defaults import (
     drawn_slots,
     import_of,
@@ -177,14 +178,14 @@ def _phrases(path: Path, at: Location) -> str:
 
 def _read_text(path: Path, at: Location) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, at, error) from error
 
 
 def _read(path: Path, at: Location) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, MOST_IMAGE)
     except OSError as error:
         raise _unreadable(path, at, error) from error
 

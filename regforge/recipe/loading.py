@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from regforge.files import expanded
 from regforge.hub.address import HubAddress
 from regforge.recipe.checks import findings, is_embedded
 from regforge.recipe.defaults import is_benchmark, shipped_template
@@ -159,7 +160,7 @@ def _items(node: Node | None) -> Iterator[Node]:
 
 def _make_absolute(node: Node | None) -> None:
     if node and isinstance(node.content, str) and node.content:
-        path = node.place.folder / Path(node.content).expanduser()
+        path = node.place.folder / expanded(node.content)
         node.content = os.path.abspath(path)  # noqa: PTH100 (keeps symbolic links)
 
 

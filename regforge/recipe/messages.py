@@ -29,7 +29,7 @@ _Error = Mapping[str, Any]
 
 
 def explained(
-    error: ValidationError, data: Any, recipe: type[BaseModel]
+    error: ValidationError, data: Any, recipe: type[BaseModel], most: int
 ) -> list[tuple[Location, str, bool]]:
     """What is wrong with a recipe.
 
@@ -37,20 +37,23 @@ def explained(
         error: Of `recipe.model_validate(data)`.
         data: The recipe as plain dicts, lists and scalars.
         recipe: The model of all of it.
+        most: How many problems at most.
 
     Returns:
         For each problem where it is, what it is, and whether it is the key rather than the value.
     """
     grouped: dict[Location, list[_Error]] = {}
     for each in error.errors(include_url=False):
-        grouped.setdefault(_in_the_data(each, data), []).append(each)
+        location = _in_the_data(each, data)
+        if len(grouped) < most or location in grouped:
+            grouped.setdefault(location, []).append(each)
     return [_explained(recipe, location, errors) for location, errors in grouped.items()]
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str | None:
     """The known word that was probably meant."""
     spelled = {name.lower(): name for name in known}
-    wanted = str(word).strip().lower().replace("-", "_")
+    wanted = str(word)[:100].strip().lower().replace("-", "_")
     begun = [name for name in spelled if len(wanted) > 2 and name.startswith(wanted)]
     near = begun or difflib.get_close_matches(wanted, spelled, n=1)
     return spelled[near[0]] if near else None

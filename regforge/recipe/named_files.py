@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from regforge.files import read_text
+
 CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -41,7 +43,7 @@ def phrases_in(path: Path) -> list[str]:
         OSError: It cannot be read.
         UnicodeDecodeError: It is not UTF-8.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).splitlines()
     stripped = (re.sub(r"(?:^|\s)#.*", "", line).strip() for line in lines)
     return [line for line in stripped if line]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from regforge.recipe.problems import Location, Place, Problem
-from regforge.recipe.yaml_nodes import Entry, Node, read_yaml
+from regforge.recipe.yaml_nodes import DEEPEST, Entry, Node, read_yaml
 
 REPLACED_WHOLE: frozenset[Location] = frozenset({("prompts", "sets")})
 
@@ -46,7 +46,7 @@ def apply_setting(root: Node, setting: str) -> list[Problem]:
     key, equals, text = setting.partition("=")
     place = Place(source_of(setting), Path.cwd())
     parts = key.strip().split(".")
-    if not equals or not all(re.fullmatch(r"[\w-]+", part) for part in parts):
+    if not equals or len(parts) > DEEPEST or not all(re.fullmatch(r"[\w-]+", p) for p in parts):
         return [Problem.at(place, (), "expected key=value, such as seed=1")]
     if parts == ["extends"]:
         return [Problem.at(place, ("extends",), "can be said only in a file")]
@@ -93,8 +93,8 @@ def _put_last(node: Node, parts: list[str], value: Node) -> list[Problem]:
 def _below(node: Node, part: str) -> Node | None:
     if isinstance(node.content, dict) and part in node.content:
         return node.content[part].value
-    if isinstance(node.content, list) and part.isdecimal() and int(part) < len(node.content):
-        return node.content[int(part)]
+    if isinstance(node.content, list) and re.fullmatch(r"[0-9]{1,6}", part):
+        return next(iter(node.content[int(part) :]), None)
     return None
 
 

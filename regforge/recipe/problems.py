@@ -11,6 +11,8 @@ from regforge.errors import EXIT_USAGE, RegforgeError
 Location = tuple[str | int, ...]
 """The keys and list positions that lead to a value."""
 
+_MOST_LINES = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -78,9 +80,11 @@ class RecipeError(RegforgeError):
 
     def __init__(self, problems: Iterable[Problem], *, hint: str | None = None) -> None:
         self.problems: Sequence[Problem] = tuple(problems)
-        lines = [str(problem) for problem in self.problems]
-        if len(lines) > 1:
-            lines.insert(0, f"the recipe has {len(lines)} problems")
+        lines = [str(problem) for problem in self.problems[:_MOST_LINES]]
+        if len(self.problems) > 1:
+            lines.insert(0, f"the recipe has {len(self.problems)} problems")
+        if len(self.problems) > _MOST_LINES:
+            lines.append(f"... and {len(self.problems) - _MOST_LINES} more")
         super().__init__("\n".join(lines), hint=hint)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from regforge import resources
+from regforge.files import expanded, read_text
 from regforge.recipe.checks import Finding
 from regforge.recipe.messages import explained
 from regforge.recipe.named_files import is_file
@@ -26,6 +27,8 @@ from regforge.recipe.sections import RecipeDocument
 from regforge.recipe.yaml_nodes import MOST_CHARACTERS, Entry, Node, place_of, plain, read_yaml
 
 _MOST_ROUNDS = 20
+_MOST_TOLD = 1000
+"""Wrong values that are told apart; with more of them it is no recipe, and the first ones do."""
 
 R = TypeVar("R", bound=RecipeDocument)
 
@@ -156,7 +159,7 @@ class _Reading(Generic[R]):
             message = f"must be the path of a recipe, not {shown(value)}"
             self.problems.append(Problem.at(place, ("extends",), message))
             return root
-        base_path = Path(os.path.normpath(path.parent / Path(value).expanduser()))
+        base_path = Path(os.path.normpath(path.parent / expanded(value)))
         if any(_same_file(base_path, each) for each in chain):
             names = " -> ".join(str(each) for each in (*chain, base_path))
             message = f"goes round in a circle: {names}"
@@ -181,8 +184,10 @@ class _Reading(Generic[R]):
             try:
                 recipe = self.form.model.model_validate(data)
             except ValidationError as error:
-                wrong = explained(error, data, self.form.model)
+                wrong = explained(error, data, self.form.model, _MOST_TOLD)
                 self._note(root, wrong, removed)
+                if len(wrong) == _MOST_TOLD:
+                    return None
                 before: tuple[Location, ...] = tuple(removed)
                 now: list[Location] = []
                 for location, _, _ in wrong:
@@ -233,17 +238,13 @@ def _text_of(path: Path, place: Place, key: Location = ()) -> str:
         RecipeError: It cannot be read; `place` and `key` are where it was named.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(4 * MOST_CHARACTERS + 1)  # of /dev/zero too
-        return content.decode(
-            "utf-8-sig", "replace" if len(content) > MOST_CHARACTERS else "strict"
-        )
+        return read_text(path, 4 * MOST_CHARACTERS)
     except UnicodeDecodeError as error:
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         here = Place(str(path), path.parent, line, column)
         raise RecipeError([Problem.at(here, (), "not UTF-8 text")]) from error
-    except (FileNotFoundError, ValueError) as error:
+    except FileNotFoundError as error:
         message = f"there is no file {path}" if key else "there is no such file"
         raise RecipeError([Problem.at(place, key, message)], hint=_near(path)) from error
     except IsADirectoryError as error:
@@ -270,7 +271,7 @@ def _near(path: Path) -> str | None:
 def _same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

@@ -20,6 +20,8 @@ MOST_CHARACTERS = 1_000_000
 MOST_VALUES = 100_000
 """Aliases count each time they are used: a few lines of YAML can stand for billions of values."""
 DEEPEST = 50
+_MOST_DIGITS = 100
+_MOST_PROBLEMS = 1000
 
 Scalar = str | int | float | bool | None
 
@@ -165,17 +167,19 @@ class _Reader:
         except RecursionError:
             self._problem(None, (), "nested too deeply")
         except _TooMuch as error:
-            self._problem(error.mark, (), str(error))
+            self.problems.append(self._told(error.mark, (), str(error)))
         return None
 
     def _node(self, node: yaml.Node, location: Location) -> Node:
         self.values += 1
         if self.values > MOST_VALUES:
-            raise _TooMuch(f"its aliases stand for more than {MOST_VALUES:,} values", node)
+            raise _TooMuch(
+                f"its aliases stand for more than {MOST_VALUES:,} values", node.start_mark
+            )
         if node in self.active:
-            raise _TooMuch("an alias that contains itself", node)
+            raise _TooMuch("an alias that contains itself", node.start_mark)
         if len(location) > DEEPEST:
-            raise _TooMuch("nested too deeply", node)
+            raise _TooMuch("nested too deeply", node.start_mark)
         place = self._of(node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             return Node(place, self._scalar(node, location))
@@ -226,8 +230,10 @@ class _Reader:
                     return None
                 case "bool":
                     return text.lower() == "true"
-                case "int":
+                case "int" if len(text) <= _MOST_DIGITS:
                     return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+                case "int":  # Python itself writes out no number of 4,300 digits
+                    raise ValueError
                 case "float":
                     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
@@ -242,7 +248,12 @@ class _Reader:
             self._problem(node.start_mark, location, f"the tag {tag} has no place in a recipe")
 
     def _problem(self, mark: yaml.Mark | None, location: Location, message: str) -> None:
-        self.problems.append(Problem.at(self._of(mark) if mark else self.place, location, message))
+        if len(self.problems) == _MOST_PROBLEMS:
+            raise _TooMuch("more is wrong with it than can be told", mark)
+        self.problems.append(self._told(mark, location, message))
+
+    def _told(self, mark: yaml.Mark | None, location: Location, message: str) -> Problem:
+        return Problem.at(self._of(mark) if mark else self.place, location, message)
 
     def _of(self, mark: yaml.Mark) -> Place:
         return self.place if self.place.line is None else self._at(mark.line + 1, mark.column + 1)
@@ -254,9 +265,9 @@ class _Reader:
 class _TooMuch(RegforgeError):
     """Never leaves this module."""
 
-    def __init__(self, message: str, node: yaml.Node) -> None:
+    def __init__(self, message: str, mark: yaml.Mark | None) -> None:
         super().__init__(message)
-        self.mark = node.start_mark
+        self.mark = mark
 
 
 # What a parser's complaint is likely to mean: a part of it, whether to look where the complaint is

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from regforge.files import read_text
 from regforge.prompts.against import ATTRIBUTES, Surroundings
 from regforge.prompts.captions import (
     CaptionTemplate,
@@ -147,7 +148,7 @@ class Composer:
 
     def _load(self, class_noun: str, kind: str) -> CaptionTemplate:
         try:
-            source = self._file.read_text(encoding="utf-8")
+            source = read_text(self._file)
         except (OSError, UnicodeDecodeError) as error:
             raise CaptionTemplateError(f"{self._name} cannot be read: {error}.") from error
         # A dataset may have slots that its template does not use, where none were filled.

@@ -7,11 +7,11 @@ datasets, and what somebody wrote around them stays when the card is written aga
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from regforge.dataset.card import card_environment, without_folders
 from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, Card, front_matter
+from regforge.files import expanded
 from regforge.hub.address import HubAddress
 from regforge.journal import without_secrets
 from regforge.recipe.licenses import terms_of
@@ -192,7 +192,7 @@ def _on_hub(name: str | None) -> str | None:
     """The repository that a recipe names; None for folders and what is in the package."""
     if name is None or name.startswith(_EMBEDDED) or names_recipe(name):
         return None
-    if Path(name).expanduser().exists():
+    if expanded(name).exists():
         return None
     address = HubAddress.parse(name)
     return address.repo_id if address else None

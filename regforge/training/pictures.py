@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from regforge.dataset.sources import CaptionedDataset, open_dataset
-from regforge.files import storage_error
+from regforge.files import expanded, storage_error
 from regforge.prompts.captions import CaptionTemplateError, word_pattern
 from regforge.prompts.photos import PhotosError, photo_captions
 from regforge.recipe.training import Regularization, TrainingSubject
@@ -299,7 +299,7 @@ def _template_of(dataset: CaptionedDataset, where: str) -> Path | None:
             )
         except Exception:  # not there, or not to be had now; it is only a convenience
             return None
-    here = Path(where).expanduser()
+    here = expanded(where)
     places = [here / "dataset" / _TEMPLATE, here / _TEMPLATE]
     return next((path for path in places if path.is_file()), None)
 

@@ -12,6 +12,7 @@ from regforge.dataset.sources.interface import CannotOpen, CaptionedDataset
 from regforge.dataset.sources.opened import Opened, open_tree
 from regforge.dataset.sources.remote import open_on_hub
 from regforge.dataset.sources.trees import LocalTree
+from regforge.files import expanded
 from regforge.hub import HubAddress, HubError
 from regforge.recipe.named_files import is_file, is_folder
 
@@ -38,7 +39,7 @@ def open_dataset(
         CannotOpen: There is no such thing, or it holds no images.
         HubError: It is on the Hub, and may not be read or cannot be reached.
     """
-    path = Path(where).expanduser()
+    path = expanded(where)
     if is_file(path) or is_folder(path):
         if revision is not None:
             raise CannotOpen(f"{where} lies on this machine and has no revision {revision!r}.")
