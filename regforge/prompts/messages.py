@@ -33,8 +33,8 @@ from regforge.recipe import Recipe, kind_of
 
 Message = dict[str, Any]
 
-_MOST_CHARACTERS = 500_000
-_MOST_OPERATIONS = 100_000
+_MOST_CHARACTERS = 2_000_000
+_MOST_OPERATIONS = 400_000
 
 _ABOUT = {"class_noun": "teapot", "kind": "object", "super_category": None}
 _EXAMPLES: dict[str, dict[str, Any]] = {
@@ -157,7 +157,8 @@ class Messages:
 
     def _render(self, name: str, values: Mapping[str, Any]) -> str:
         try:
-            return self._environment.get_template(f"{name}.j2").render(values).strip() + "\n"
+            template = self._environment.get_template(f"{name}.j2")
+            return self._environment.render(template, values).strip() + "\n"
         except jinja2.TemplateSyntaxError as error:
             raise MessageError(f"{error.filename}:{error.lineno}: {error.message}.") from error
         except Exception as error:  # whatever a template's own expressions run into

@@ -149,6 +149,15 @@ def test_messages_have_limits_too(text: str, tmp_path: Path) -> None:
         Messages(recipe)
 
 
+def test_long_conversations_stay_possible() -> None:
+    recipe = Recipe.model_validate({"name": "a", "subject": {"class_noun": "teapot"}})
+    phrases = [f"phrase number {number} of a longer kind" for number in range(2000)]
+    messages = Messages(recipe)
+    for _ in range(12):  # each message anew
+        said = messages("choose", slot="color", values=phrases, wanted=100)
+        assert phrases[-1] in said[1]["content"]
+
+
 @pytest.mark.parametrize("what", ["pipe", "zero", "folder", "latin"])
 def test_a_template_that_is_no_text_file(what: str, shell: Shell, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
