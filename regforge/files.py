@@ -44,8 +44,8 @@ MOST_TEXT = 64 * 2**20
 """Bytes of a text file that a recipe may name."""
 MOST_CAPTION = 2**20
 """Bytes of a file with the caption of one image."""
-MOST_IMAGE = 2**30
-"""Bytes of an image file."""
+MOST_IMAGE = 256 * 2**20
+"""Bytes of an image file; a larger one is none that anybody trains on."""
 
 
 def read_file(path: Path, most: int) -> bytes:
@@ -68,13 +68,14 @@ def read_file(path: Path, most: int) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:
-    """The text of a file that a recipe names.
+    """The text of a file that a recipe names, with a line feed at the end of each line.
 
     Raises:
         OSError: See `read_file`.
         UnicodeDecodeError: It is not UTF-8.
     """
-    return read_file(path, most).decode("utf-8-sig")
+    text = read_file(path, most).decode("utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _check_ordinary(facts: os.stat_result) -> None:

@@ -72,7 +72,7 @@ def oddities(content: bytes, image: Image.Image) -> tuple[str, ...]:
     # MPO is a JPEG with further photos behind it, which no reader looks at.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         found.append(ANIMATED)
-    if _orientation(image) not in (0, 1):
+    if orientation(image) not in (0, 1):
         found.append(TURNED)
     if deep:
         found.append(DEEP)
@@ -125,7 +125,8 @@ def patient() -> warnings.catch_warnings[None]:
     return warnings.catch_warnings(action="ignore", category=Warning)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """What the EXIF data say about how to turn it, 1 to 8; 1 is upright."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # as in `plain`

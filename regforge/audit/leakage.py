@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from regforge.audit.findings import MOST_EXAMPLES, Check, Grade, of, ratio, shor
 from regforge.audit.gathering import Gathered
 from regforge.audit.pictures import Look, look_at, upright
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import MOST_IMAGE
 from regforge.images.curation import perceptual_hash_of
-from regforge.recipe.named_files import photos_in
+from regforge.recipe.named_files import content_of, photos_in
 
 USUAL = ("sks", "ohwx", "zwx", "zqk", "<new1>", "[v]")
 """Identifiers that guides and trainers' examples use."""
@@ -72,10 +74,14 @@ def photos_of(folder: Path) -> list[Photo]:
         NoPhotos: There are none.
     """
     try:
-        files = [(path.name, path.read_bytes()) for path in photos_in(folder)]
+        files = photos_in(folder)
     except OSError as error:
         raise NoPhotos(f"{folder} cannot be read: {error.strerror}.") from error
-    photos = [photo for name, content in files if (photo := _photo(name, content)) is not None]
+    photos = []
+    for path in files:
+        with suppress(OSError):
+            photo = _photo(path.name, content_of(path, folder, MOST_IMAGE))
+            photos += [] if photo is None else [photo]
     if not photos:
         raise NoPhotos(
             f"{folder} has no photos of the subject that can be read.",

@@ -13,6 +13,10 @@ from typing import Any
 
 import yaml
 
+from regforge.recipe.named_files import content_of
+
+_MOST_BYTES = 2**26
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -41,21 +45,21 @@ def run_facts(folder: Path | None) -> RunFacts:
     """
     if folder is None:
         return RunFacts()
-    recipe = _recipe(folder / "recipe.yaml")
+    recipe = _recipe(folder)
     constant = _section(recipe, "curate").get("constant")
     return RunFacts(
         identifier=_text(_section(recipe, "subject").get("identifier")),
         license=_text(_section(recipe, "dataset").get("license")),
         curated=constant if isinstance(constant, bool) else None,
-        offered=_offered(folder / "vocabulary.json"),
+        offered=_offered(folder),
         plain=_section(recipe, "prompts").get("against") == "plain",
     )
 
 
-def _recipe(path: Path) -> Mapping[str, Any]:
+def _recipe(folder: Path) -> Mapping[str, Any]:
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        recipe = yaml.safe_load(content_of(folder / "recipe.yaml", folder, _MOST_BYTES))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return recipe if isinstance(recipe, dict) else {}
 
@@ -69,9 +73,9 @@ def _text(value: Any) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def _offered(path: Path) -> dict[str, list[str]]:
+def _offered(folder: Path) -> dict[str, list[str]]:
     try:
-        slots = json.loads(path.read_text(encoding="utf-8"))["slots"]
+        slots = json.loads(content_of(folder / "vocabulary.json", folder, _MOST_BYTES))["slots"]
         return {str(name): [str(value) for value in slot["values"]] for name, slot in slots.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return {}

@@ -27,6 +27,7 @@ from regforge.dataset.store import Store
 from regforge.errors import RegforgeError
 from regforge.files import open_atomically, storage_error, write_atomically
 from regforge.recipe.models import Recipe
+from regforge.recipe.named_files import inside
 from regforge.records import ImageRow
 
 ROWS_PER_GROUP = 100
@@ -246,7 +247,9 @@ def _keep_foreign_files(folder: Path, partial: Path) -> None:
 
 def _existing_card(folder: Path) -> str | None:
     path = folder / "README.md"
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    # Its text is kept and published, so never that of a file elsewhere.
+    real = inside(path, folder)
+    return real.read_text(encoding="utf-8", errors="replace") if real and real.is_file() else None
 
 
 def _sync(folder: Path) -> None:

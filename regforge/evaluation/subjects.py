@@ -12,7 +12,9 @@ from typing import Any
 
 from regforge.evaluation.interface import EvaluationError, Kind, Subject
 from regforge.evaluation.model_files import normal, section
+from regforge.files import MOST_CAPTION
 from regforge.recipe.defaults import bank_kind
+from regforge.recipe.named_files import content_of
 
 _KINDS: tuple[Kind, ...] = ("object", "living")
 
@@ -61,7 +63,7 @@ def _subject_json(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(content_of(path, folder, MOST_CAPTION).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise EvaluationError(f"{path} cannot be read ({error}).") from error
     if not isinstance(said, dict):

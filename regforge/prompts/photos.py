@@ -7,10 +7,9 @@ of every file is told at once. Nothing is written.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import json
+import posixpath
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +19,20 @@ from typing import Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import MOST_CAPTION, MOST_IMAGE, read_file, read_text
-from regforge.recipe.named_files import photos_in
+from regforge.image_files import orientation
+from regforge.recipe.named_files import (
+    LEADS_OUT,
+    METADATA,
+    ByName,
+    captions_beside,
+    csv_rows,
+    inside,
+    json_rows,
+    photos_in,
+    strays_in,
+)
 from regforge.records import SEED_BITS
 
-CAPTION_SUFFIXES = (".txt", ".caption")
-METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTION_KEYS = ("text", "caption", "prompt")
 _UNREAD_SUFFIXES = frozenset((".heic", ".heif", ".avif", ".jxl", ".raw", ".dng", ".cr2", ".nef"))
 _TURNED = frozenset((5, 6, 7, 8))  # EXIF orientations with width and height exchanged
@@ -87,9 +95,13 @@ def photo_captions(
         raise PhotosError(
             f"{folder} has no photos.", hint="Put the subject's photos there (JPEG, PNG, WebP)."
         )
-    metadata = _read_metadata(folder, {path.name for path in photos}, problems)
+    problems += [f"{path.name}: {LEADS_OUT}" for path in strays_in(folder)]
+    metadata = _read_metadata(folder, photos, problems)
     read = {path: _read_photo(path, problems) for path in photos}
-    captions = {path: _caption_beside(path, problems) or _text(metadata, path) for path in photos}
+    captions = {
+        path: _caption_in(files, problems) or _text(metadata, path)
+        for path, files in captions_beside(photos, folder).items()
+    }
     silent = [path for path in photos if not captions[path] and read[path] is not None]
     if silent and describe and not problems:
         said = describe(silent)
@@ -120,22 +132,21 @@ def photo_captions(
 # --------------------------------------------------------------------------------------- captions
 
 
-def _caption_beside(photo: Path, problems: list[str]) -> str:
-    for suffix in CAPTION_SUFFIXES:
-        path = photo.with_suffix(suffix)
-        if path.is_file():
-            try:
-                return _tidy(read_text(path, MOST_CAPTION))
-            except UnicodeDecodeError:
-                problems.append(f"{path.name}: is not UTF-8 text")
-            except OSError as error:
-                problems.append(f"{path.name}: cannot be read: {error.strerror}")
+def _caption_in(files: Sequence[Path], problems: list[str]) -> str:
+    for path in files:
+        try:
+            return _tidy(read_text(path, MOST_CAPTION))
+        except UnicodeDecodeError:
+            problems.append(f"{path.name}: is not UTF-8 text")
+        except OSError as error:
+            problems.append(f"{path.name}: cannot be read: {error.strerror}")
     return ""
 
 
 def _text(metadata: Mapping[str, Mapping[str, Any]], photo: Path) -> str:
     entry = metadata.get(photo.name, {})
-    return next((_tidy(str(entry[key])) for key in _CAPTION_KEYS if entry.get(key)), "")
+    said = (entry[key] for key in _CAPTION_KEYS if entry.get(key))
+    return next((_tidy(str(each)) for each in said if isinstance(each, str | int | float)), "")
 
 
 def _tidy(text: str) -> str:
@@ -143,44 +154,30 @@ def _tidy(text: str) -> str:
 
 
 def _read_metadata(
-    folder: Path, photos: set[str], problems: list[str]
-) -> dict[str, dict[str, Any]]:
+    folder: Path, photos: Sequence[Path], problems: list[str]
+) -> dict[str, Mapping[str, Any]]:
     """The entries of metadata.jsonl and metadata.csv by file name."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in METADATA:
-        path = folder / name
-        if not path.is_file():
+    found: dict[str, Mapping[str, Any]] = {}
+    names = ByName(path.name for path in photos)
+    for path in (folder / name for name in METADATA):
+        if inside(path, folder) is None or not path.is_file():
             continue
         try:
-            text = read_text(path)
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{name}: cannot be read: {error}")
-            continue
-        rows = _json_rows(text) if path.suffix == ".jsonl" else _csv_rows(text)
-        for line, entry in rows:
-            if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-                problems.append(f"{name}:{line}: is no entry with a `file_name`")
-            elif (file := entry["file_name"].removeprefix("./")) not in photos:
-                problems.append(f"{name}:{line}: there is no photo {file!r}")
-            else:
-                found.setdefault(file, entry)
+            with path.open("rb") as stream:
+                rows = json_rows(stream) if path.suffix == ".jsonl" else csv_rows(stream)
+                for line, entry in rows:
+                    where = f"{path.name}:{line}"
+                    if isinstance(entry, str):
+                        problems.append(f"{where}: {entry}")
+                    elif not isinstance(said := entry.get("file_name"), str):
+                        problems.append(f"{where}: is no entry with a `file_name`")
+                    elif (file := names.find(posixpath.normpath(said))) is None:
+                        problems.append(f"{where}: there is no photo {said!r}")
+                    else:
+                        found.setdefault(file, entry)
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: cannot be read: {error}")
     return found
-
-
-def _json_rows(text: str) -> list[tuple[int, Any]]:
-    rows: list[tuple[int, Any]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append((number, json.loads(line)))
-            except ValueError:
-                rows.append((number, None))
-    return rows
-
-
-def _csv_rows(text: str) -> list[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(text))
-    return [(reader.line_num, row) for row in reader]
 
 
 # ----------------------------------------------------------------------------------------- images
@@ -200,7 +197,7 @@ def _read_photo(path: Path, problems: list[str]) -> tuple[int, int, int | None, 
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
                 width, height = image.size
-                if image.getexif().get(0x0112) in _TURNED:
+                if orientation(image) in _TURNED:
                     width, height = height, width
                 seed = _seed_in(image.info)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -209,7 +206,7 @@ def _read_photo(path: Path, problems: list[str]) -> tuple[int, int, int | None, 
         )
     except UnidentifiedImageError:
         problems.append(f"{path.name}: is not an image")
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
         problems.append(f"{path.name}: cannot be read to its end: {error}")
     else:
         return width, height, seed, hashlib.sha256(content).hexdigest()

@@ -24,7 +24,14 @@ from regforge.recipe.defaults import (
 )
 from regforge.recipe.messages import did_you_mean
 from regforge.recipe.models import Recipe
-from regforge.recipe.named_files import is_file, is_folder, photos_in, phrases_in
+from regforge.recipe.named_files import (
+    LEADS_OUT,
+    is_file,
+    is_folder,
+    photos_in,
+    phrases_in,
+    strays_in,
+)
 from regforge.recipe.problems import Location, Problem, RecipeError, shown
 from regforge.recipe.prompts import Slot
 from regforge.recipe.training import TrainingRecipe
@@ -353,7 +360,9 @@ def photo_folder(folder: Path, at: Location) -> Iterator[Finding]:
         yield Finding(at, f"there is no folder {folder}")
         return
     try:
-        if not photos_in(folder):
+        strays = strays_in(folder)
+        yield from (Finding(at, f"{path} {LEADS_OUT}") for path in strays)
+        if not strays and not photos_in(folder):
             yield Finding(at, f"there are no photos in {folder} (JPEG, PNG, WebP)")
     except OSError as error:
         yield Finding(at, f"{folder} cannot be read: {error.strerror}")

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import errno
+import io
+import json
+import posixpath
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from regforge.files import read_text
+from regforge.files import read_file, read_text
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+
+LEADS_OUT = "is a link that leads out of its folder, or nowhere; put the file itself there"
+
+_LONGEST_LINE, _MOST_COLUMNS = 2**24, 1000
 
 
 def is_file(path: Path) -> bool:
@@ -48,20 +59,162 @@ def phrases_in(path: Path) -> list[str]:
     return [line for line in stripped if line]
 
 
+def inside(path: Path, folder: Path) -> Path | None:
+    """Where a file or folder really lies, links followed; None if that is outside of `folder`.
+
+    A folder that somebody else has made may hold links to whatever its reader can read. Only the
+    blobs count as inside to which the Hub's cache links the files of a snapshot.
+    """
+    try:
+        real, top = path.resolve(strict=True), folder.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # nowhere; no name of a file; a link to itself
+        return None
+    # <repository>/snapshots/<commit>/a.png is a link to <repository>/blobs/<digest>
+    of_the_hub = top.parent.name == "snapshots" and real.parent == top.parent.parent / "blobs"
+    return real if real.is_relative_to(top) or of_the_hub else None
+
+
+def content_of(path: Path, folder: Path, most: int) -> bytes:
+    """A whole file of a folder that somebody else may have made.
+
+    Args:
+        path: The file.
+        folder: The folder that it must not lead out of.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: It is none, lies elsewhere, is larger, or cannot be read.
+    """
+    real = inside(path, folder)
+    if real is None:
+        reason = f"it {LEADS_OUT}" if path.is_symlink() else "it is not there"
+        raise OSError(errno.ENOENT, reason, str(path))
+    return read_file(real, most)
+
+
+def alike(path: str) -> str:
+    """What the names of one file have in common on different systems.
+
+    macOS writes é as two characters where others write one, and cameras write suffixes in capital
+    letters. All that compares the names of images, captions and metadata compares this.
+    """
+    stem, suffix = posixpath.splitext(unicodedata.normalize("NFC", path))
+    return stem + suffix.lower()
+
+
+class ByName:
+    """Finds paths by names that may be written otherwise, see `alike`.
+
+    Args:
+        paths: All that there are. Of two that are alike, the one that is written as it is asked for
+            is found, else the first.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = dict.fromkeys(paths)
+        self._alike: dict[str, str] = {}
+        for path in sorted(self._paths):
+            self._alike.setdefault(alike(path), path)
+
+    def find(self, name: str) -> str | None:
+        """The path of this name, or None."""
+        return name if name in self._paths else self._alike.get(alike(name))
+
+
 def photos_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name.
+    """The images of a folder, by name; not those that are links to somewhere else.
 
     Raises:
         OSError: It cannot be read.
     """
-    files = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(
-        path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    return [path for path in _files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def strays_in(folder: Path) -> list[Path]:
+    """What would be an image, a caption or metadata, and is a link to somewhere else, by name.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if (path.suffix.lower() in {*IMAGE_SUFFIXES, *CAPTION_SUFFIXES} or path.name in METADATA)
+        and path.is_symlink()
+        and inside(path, folder) is None
+    ]
+
+
+def captions_beside(photos: Sequence[Path], folder: Path) -> dict[Path, list[Path]]:
+    """The text files beside each photo, in the order of `CAPTION_SUFFIXES`."""
+    files = {path.name: path for path in _files_in(folder)}
+    names = ByName(files)
+    return {
+        photo: [files[name] for each in CAPTION_SUFFIXES if (name := names.find(photo.stem + each))]
+        for photo in photos
+    }
 
 
 def caption_files_of(photos: Sequence[Path], folder: Path) -> list[Path]:
     """The files with captions that are there, by name: beside a photo, and for all of them."""
-    beside = {photo.with_suffix(suffix) for photo in photos for suffix in CAPTION_SUFFIXES}
-    together = {folder / name for name in METADATA}
-    return sorted(path for path in beside | together if path.is_file())
+    beside = {path for paths in captions_beside(photos, folder).values() for path in paths}
+    together = {path for path in _files_in(folder) if path.name in METADATA}
+    return sorted(beside | together)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files of a folder by name, without hidden ones and links to somewhere else.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+        and (not path.is_symlink() or inside(path, folder) is not None)
+        and path.is_file()
+    )
+
+
+def json_rows(stream: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """(line, row) of a file of JSON lines, one at a time; why it is none in place of a row.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    number = 0
+    # Lines end at line feeds only: a caption may hold other characters that count as line ends.
+    while line := stream.readline(_LONGEST_LINE + 1):
+        number += 1
+        if len(line) > _LONGEST_LINE:
+            yield number, f"is longer than {_LONGEST_LINE:,} bytes"
+            return
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except RecursionError:
+            yield number, "is not valid JSON: it is nested too deep"
+        except ValueError as error:  # of decoding, too
+            yield number, f"is not valid JSON: {error}"
+        else:
+            yield number, row if isinstance(row, dict) else "is no JSON object"
+
+
+def csv_rows(stream: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line, row) of a CSV file, one at a time.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not UTF-8, or no table that anybody would want.
+    """
+    csv.field_size_limit(_LONGEST_LINE)
+    reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+    try:
+        if len(reader.fieldnames or ()) > _MOST_COLUMNS:
+            raise ValueError(f"more than {_MOST_COLUMNS:,} columns")
+        for row in reader:
+            yield reader.line_num, {name: row[name] for name in row if isinstance(name, str)}
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from error

@@ -31,6 +31,7 @@ from regforge.hub import Published, Remote, Wanted, publish_files
 from regforge.journal import without_secrets
 from regforge.progress import Reporter
 from regforge.recipe import TrainingRecipe, resolved_yaml
+from regforge.recipe.named_files import LEADS_OUT, inside
 from regforge.training.card import OUR_KEYS, model_card
 from regforge.training.saving import LORA_FILE, kohya_file, pictures_of
 from regforge.version import __version__
@@ -233,6 +234,9 @@ def _files(
             files[other.name] = other
     shown = ["samples.webp", "loss.svg", *(name for _, name in pictures_of(recipe, run.path))]
     files |= {name: run.path / name for name in shown if (run.path / name).is_file()}
+    for each in (*files.values(), run.path / _CARD):
+        if isinstance(each, Path) and each.exists() and inside(each, run.path) is None:
+            raise CannotPublish(f"{each} {LEADS_OUT}.", hint="Nothing has been uploaded.")
     text = resolved_yaml(recipe, portable=True, digest=digest)
     _refuse_secrets("recipe.yaml", text)
     return files | {"recipe.yaml": text.encode()}

@@ -143,11 +143,11 @@ LAYOUTS: dict[str, Callable[[Sequence[Item]], Files]] = {
 }
 
 
-def write(folder: Path, files: Mapping[str, bytes]) -> Path:
+def write(folder: Path, files: Mapping[str, bytes | str]) -> Path:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     return folder
 
 

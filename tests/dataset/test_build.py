@@ -141,6 +141,17 @@ def test_another_dataset_never_shares_its_entry_in_the_cache_of_datasets(
     assert (same / "README.md").read_bytes() == (dataset / "README.md").read_bytes()
 
 
+def test_a_card_that_is_a_link_to_elsewhere_is_not_taken_over(
+    dataset: Path, tmp_path: Path, store: Store
+) -> None:
+    (tmp_path / "secret.md").write_text("SECRET")
+    (dataset / "README.md").unlink()
+    (dataset / "README.md").symlink_to("../secret.md")
+    built(store, dataset, 6)
+    assert "SECRET" not in (dataset / "README.md").read_text()
+    assert (tmp_path / "secret.md").read_text() == "SECRET"
+
+
 def test_other_files_in_the_folder_never_shadow_the_images(dataset: Path, tmp_path: Path) -> None:
     for number in range(20):
         (dataset / f"{number:05d}.txt").write_text("a caption")

@@ -1,6 +1,8 @@
 """Pictures as files: captions beside them and in metadata files, cards, and what is left out."""
 
 import json
+import os
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -174,9 +176,8 @@ def test_a_bomb_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_files_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("folders", "tars"):
-        monkeypatch.setattr(f"regforge.dataset.sources.{module}.MOST_IMAGE_BYTES", 1000)
-    monkeypatch.setattr("regforge.dataset.sources.tables.MOST_BYTES", 1000)
+    for module in ("folders", "tars", "tables"):
+        monkeypatch.setattr(f"regforge.dataset.sources.{module}.MOST_IMAGE", 1000)
     large = png(1) + bytes(1000)
     files = {"a.png": png(0), "b.png": large}
     columns = {"image": [png(0), large], "text": ["a", "b"]}
@@ -223,19 +224,98 @@ def test_only_the_training_split(tmp_path: Path) -> None:
     assert [each.text for each in open_dataset(tmp_path / "x").examples()] == ["a"]
 
 
-def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
-    outside = write(tmp_path / "outside", {"a.png": png(0), "more/b.png": png(1)})
-    folder = write(tmp_path / "folder", {"c.png": png(2)})
+def test_links_are_followed_inside_of_the_folder_only_and_circles_end(tmp_path: Path) -> None:
+    outside = write(tmp_path / "secret", {"a.png": png(0), "more/b.png": png(1), "c.txt": "secret"})
+    folder = write(tmp_path / "folder", {"c.png": png(2), "other/d.png": png(3), "d.txt": "own"})
     (folder / "a.png").symlink_to(outside / "a.png")
-    (folder / "more").symlink_to(outside / "more")
+    (folder / "more").symlink_to("../secret/more")
+    (folder / "c.txt").symlink_to(outside / "c.txt")
+    (folder / "other" / "d.txt").symlink_to("../d.txt")
+    (folder / "same.png").symlink_to("c.png")
+    (folder / "some").symlink_to("other")
     (folder / "again").symlink_to(folder)
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    found = {each.id: each.file for each in open_dataset(folder).examples()}
+    (folder / "itself.png").symlink_to("itself.png")
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "other" / "c.txt")
+    dataset = open_dataset(folder)
+    found = {each.id: (each.file, each.text) for each in dataset.examples()}
     assert found == {
-        "a.png": outside / "a.png",
-        "c.png": folder / "c.png",
-        "more/b.png": outside / "more" / "b.png",
+        "c.png": (folder / "c.png", None),
+        "same.png": (folder / "c.png", None),
+        "other/d.png": (folder / "other" / "d.png", "own"),
     }
+    assert "Left out: 6 links that lead out of the folder, or nowhere" in " ".join(dataset.notes)
+
+
+def test_a_folder_of_nothing_but_links_elsewhere_says_why_it_is_empty(tmp_path: Path) -> None:
+    write(tmp_path / "secret", {"a.png": png(0)})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.png").symlink_to(tmp_path / "secret" / "a.png")
+    with pytest.raises(CannotOpen) as caught:
+        open_dataset(tmp_path / "folder")
+    assert "a.png" in str(caught.value)
+
+
+def test_what_the_user_names_may_be_a_link_and_so_may_a_snapshot_of_the_hub(tmp_path: Path) -> None:
+    write(tmp_path, {"real/a.png": png(0), "zips/x.zip": as_zip({"b.png": png(1)})})
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "y.zip").symlink_to("zips/x.zip")
+    assert [each.id for each in open_dataset(tmp_path / "link").examples()] == ["a.png"]
+    assert [each.id for each in open_dataset(tmp_path / "y.zip").examples()] == ["b.png"]
+    commit = tmp_path / "datasets--me--cats" / "snapshots" / ("0" * 40)
+    write(commit.parents[1], {"blobs/abc": png(2), "secret": png(3)})
+    (commit / "deep").mkdir(parents=True)
+    (commit / "deep" / "c.png").symlink_to("../../../blobs/abc")
+    (commit / "d.png").symlink_to("../../secret")
+    assert [each.id for each in open_dataset(commit).examples()] == ["deep/c.png"]
+
+
+def test_a_dataset_that_a_run_links_to_elsewhere_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "secret", {"a.png": png(0)})
+    write(tmp_path / "run", {"recipe.yaml": "{}", "state.json": "{}"})
+    (tmp_path / "run" / "dataset").symlink_to("../secret")
+    with pytest.raises(CannotOpen):
+        open_dataset(tmp_path / "run")
+    assert len(list(open_dataset(tmp_path / "secret").examples())) == 1
+
+
+NAMES = [
+    ("a.png", "a.TXT"),
+    ("a.PNG", "a.txt"),
+    ("caf\u00e9.png", "cafe\u0301.txt"),
+    ("cafe\u0301.JPG", "caf\u00e9.Caption"),
+]
+
+
+@pytest.mark.parametrize(("image", "text"), NAMES)
+def test_names_are_alike_whatever_system_wrote_them(tmp_path: Path, image: str, text: str) -> None:
+    """The same rule for datasets and for photos of the subject."""
+    from regforge.prompts.photos import photo_captions
+
+    write(tmp_path / "beside", {image: png(0), text: "a sks cat"})
+    other = unicodedata.normalize("NFD", image).replace(".png", ".Png")
+    row = json.dumps({"file_name": f"./{other}", "text": "a sks cat"})
+    write(tmp_path / "metadata", {image: png(0), "metadata.jsonl": row})
+    for where in ("beside", "metadata"):
+        (example,) = open_dataset(tmp_path / where).examples()
+        assert example.text == "a sks cat"
+        (photo,) = photo_captions(tmp_path / where)
+        assert (photo.file, photo.caption) == (image, "a sks cat")
+
+
+def test_of_names_that_are_alike_each_has_the_one_that_is_written_as_its_own(
+    tmp_path: Path,
+) -> None:
+    from regforge.prompts.photos import photo_captions
+
+    files = {"caf\u00e9": "one", "cafe\u0301": "two"}
+    for stem, text in files.items():
+        write(tmp_path, {f"{stem}.png": png(0), f"{stem}.txt": text, f"{stem}.TXT": "no"})
+    expected = {f"{stem}.png": text for stem, text in files.items()}
+    assert {each.id: each.text for each in open_dataset(tmp_path).examples()} == expected
+    assert {each.file: each.caption for each in photo_captions(tmp_path)} == expected
 
 
 def test_the_card_says_which_files(tmp_path: Path) -> None:

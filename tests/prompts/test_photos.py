@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from shell import Shell
 
 from regforge.prompts.photos import PhotosError, photo_captions
 
@@ -42,6 +43,59 @@ def test_captions_come_from_text_files_and_metadata(tmp_path: Path) -> None:
     ]
     assert {(each.width, each.height) for each in found} == {(12, 8)}
     assert found[3].seed == 7
+
+
+@pytest.mark.parametrize("name", ["b.png", "a.txt", "metadata.jsonl", "metadata.csv"])
+def test_a_link_that_leads_out_of_the_folder_is_refused_and_never_read(
+    tmp_path: Path, shell: Shell, name: str
+) -> None:
+    secret = photo(tmp_path / "secret.png") if name == "b.png" else tmp_path / "secret"
+    if name != "b.png":
+        text = {"metadata.jsonl": '{"file_name": "a.png", "text": "sks SECRET"}'}
+        text |= {"metadata.csv": "file_name,text\na.png,sks SECRET\n"}
+        secret.write_text(text.get(name, "sks SECRET"))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo(folder / "a.png")
+    (folder / name).symlink_to(f"../{secret.name}")
+    with pytest.raises(PhotosError) as caught:
+        photo_captions(folder, describe=lambda paths: {each.name: "sks" for each in paths})
+    assert f"  {name}: " in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nsubject: {class_noun: teapot, identifier: sks, images: photos}\n"
+    )
+    assert shell("check", "r.yaml") == 2
+    assert "subject.images" in shell.err + shell.out
+    assert name in shell.err + shell.out
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png", "text": ' + "[" * 100_000),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": ' + "[" * 500 + "]" * 500 + "}"),
+        ("metadata.csv", "file_name,text\na.png," + "x" * 17_000_000),
+        ("metadata.csv", ",".join(f"c{n}" for n in range(100_000)) + "\na\n"),
+        ("a.txt", "x" * 2_000_000),
+    ],
+)
+def test_captions_and_metadata_beyond_all_measure_are_named(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(PhotosError) as caught:
+        photo_captions(tmp_path)
+    assert "a.png" in str(caught.value)
+    if "]" not in content:
+        assert name in str(caught.value)
+
+
+def test_a_long_field_of_metadata_is_read(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\na.png,sks {'x' * 200_000}\n")
+    assert len(photo_captions(tmp_path)[0].caption) == 200_004
 
 
 def test_sizes_are_those_that_a_viewer_shows(tmp_path: Path) -> None:
@@ -95,7 +149,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         "empty.jpg: is empty",
         "latin.txt: is not UTF-8",
         "metadata.jsonl:1: there is no photo 'gone.png'",
-        "metadata.jsonl:2: is no entry",
+        "metadata.jsonl:2: is not valid JSON",
         "metadata.jsonl:3: is no entry",
         "phone.HEIC: .HEIC is not read",
         "silent.png: has no caption",

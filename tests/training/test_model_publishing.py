@@ -115,6 +115,19 @@ def test_nothing_tells_whose_machine_it_was(made: Path, hub: LoopbackHub) -> Non
     assert b"dataset: dogs\n" in files(hub)["recipe.yaml"]
 
 
+@pytest.mark.parametrize("name", ["README.md", "samples.webp", "weights"])
+def test_a_link_that_leads_out_of_the_run_is_refused(
+    made: Path, hub: LoopbackHub, name: str
+) -> None:
+    path = next(made.glob("**/*.safetensors")) if name == "weights" else made / name
+    elsewhere = made.parent / "elsewhere"
+    path.rename(elsewhere) if path.exists() else elsewhere.write_bytes(b"SECRET")
+    path.symlink_to(elsewhere)
+    assert path.name in refused(made, "--repo-id", "me/cat").message
+    with pytest.raises(KeyError):
+        files(hub)
+
+
 def test_publishing_again_writes_nothing(made: Path, hub: LoopbackHub) -> None:
     publish(made, "--repo-id", "me/cat", "--public")
     before = len(hub.writes)

@@ -20,9 +20,6 @@ COLUMNS = ("text", "caption", "prompt", "txt")
 SIDECARS = (".txt", ".caption", ".json")
 """Files beside an image of the same name that hold its caption, the first one that there is."""
 
-MOST_BYTES = 2**20
-"""Of a file with one caption."""
-
 _STRUCTS = ("slots", "scores")
 _NOT_METADATA = frozenset({"image", "width", "height", "id"})
 _NUMBERS = {"seed": int, "steps": int, "guidance_scale": float}

@@ -18,6 +18,7 @@ from regforge.dataset.sources.cards import CARD, Card
 from regforge.dataset.sources.interface import CannotOpen
 from regforge.dataset.sources.pictures import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from regforge.dataset.sources.trees import stem_of, suffix_of
+from regforge.recipe.named_files import alike
 
 Kind = Literal["parquet", "images", "tar", "zip"]
 
@@ -163,15 +164,10 @@ def _beside(kind: Kind, data: Sequence[str], files: Mapping[str, int]) -> tuple[
     card = [CARD] if CARD in files else []
     if kind != "images":
         return tuple(card)
-    stems = {stem_of(path) for path in data}
+    wanted = {alike(stem_of(path) + suffix) for path in data for suffix in SIDECARS}
     return tuple(
         card
-        + [
-            path
-            for path in files
-            if (suffix_of(path) in SIDECARS and stem_of(path) in stems)
-            or path.rpartition("/")[2] in METADATA
-        ]
+        + [path for path in files if alike(path) in wanted or path.rpartition("/")[2] in METADATA]
     )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from regforge.dataset.sources.captions import (
-    MOST_BYTES,
     SIDECARS,
     as_caption,
     caption_column,
@@ -23,10 +22,11 @@ from regforge.dataset.sources.choosing import METADATA, Choice
 from regforge.dataset.sources.findings import Findings
 from regforge.dataset.sources.interface import CannotOpen
 from regforge.dataset.sources.metadata_files import MetadataFiles
-from regforge.dataset.sources.pictures import MOST_BYTES as MOST_IMAGE_BYTES
 from regforge.dataset.sources.pictures import Facts, look
 from regforge.dataset.sources.trees import UNREADABLE, Tree, read_bytes, stem_of, suffix_of
+from regforge.files import MOST_CAPTION, MOST_IMAGE
 from regforge.image_files import BrokenImage
+from regforge.recipe.named_files import ByName
 from regforge.records import Example
 
 _REPEATS_AND_TOKENS = re.compile(r"\d+_(.+)")  # how kohya's trainer names folders
@@ -49,11 +49,7 @@ class FolderReader:
         self._tree = tree
         self._images = dict.fromkeys(choice.data)
         self._asked = asked
-        self._sidecars = {
-            (stem_of(path), suffix_of(path)): path
-            for path in choice.beside
-            if suffix_of(path) in SIDECARS
-        }
+        self._sidecars = ByName(path for path in choice.beside if suffix_of(path) in SIDECARS)
         paths = [path for path in choice.beside if path.rpartition("/")[2] in METADATA]
         self._metadata = MetadataFiles(tree, paths, self._images, asked)
         self._tokens = _class_tokens(choice.data)
@@ -65,7 +61,7 @@ class FolderReader:
                 f"{unlisted:,} of {len(self._images):,} images are in no metadata file; "
                 "load_dataset would leave them out."
             )
-        if asked and not paths and not any(key[1] == ".json" for key in self._sidecars):
+        if asked and not paths and not any(suffix_of(path) == ".json" for path in choice.beside):
             raise CannotOpen(
                 f"There is no column {asked!r}: captions stand in text files here, if anywhere.",
                 hint="Leave --caption-column out.",
@@ -117,10 +113,10 @@ class FolderReader:
 
     def _picture(self, path: str, images: bool) -> tuple[bytes, Facts]:
         if images:
-            content = read_bytes(self._tree, path, MOST_IMAGE_BYTES)
+            content = read_bytes(self._tree, path, MOST_IMAGE)
             return content, look(io.BytesIO(content))
-        if self._tree.files[path] > MOST_IMAGE_BYTES:
-            raise BrokenImage(f"has more than {MOST_IMAGE_BYTES:,} bytes")
+        if self._tree.files[path] > MOST_IMAGE:
+            raise BrokenImage(f"has more than {MOST_IMAGE:,} bytes")
         with self._tree.open(path) as stream:
             return b"", look(stream)
 
@@ -129,11 +125,11 @@ class FolderReader:
         text: str | None = None
         columns: dict[str, Any] = {}
         for suffix in SIDECARS:
-            path = self._sidecars.get((stem_of(image), suffix))
+            path = self._sidecars.find(stem_of(image) + suffix)
             if path is None or text is not None:
                 continue
             try:
-                content = read_bytes(self._tree, path, MOST_BYTES)
+                content = read_bytes(self._tree, path, MOST_CAPTION)
                 if suffix != ".json":
                     text = caption_in(content)
                     continue

@@ -6,12 +6,7 @@ it, and says something about it. Rows are read one at a time and never kept.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import posixpath
-import sys
-import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -20,8 +15,7 @@ from regforge.dataset.sources.captions import caption_column, listed, no_caption
 from regforge.dataset.sources.findings import Left
 from regforge.dataset.sources.interface import CannotOpen
 from regforge.dataset.sources.trees import UNREADABLE, Tree
-
-_LONGEST_FIELD = 2**24
+from regforge.recipe.named_files import ByName, csv_rows, json_rows
 
 
 @dataclass(frozen=True)
@@ -63,8 +57,7 @@ class MetadataFiles:
     ) -> None:
         self._tree = tree
         self._images = images
-        # macOS writes é as two characters where others write one.
-        self._alike = {unicodedata.normalize("NFC", path): path for path in images}
+        self._names = ByName(images)
         self.listed: set[str] = set()
         self.slots: tuple[str, ...] = ()
         self.notes: list[str] = []
@@ -114,7 +107,7 @@ class MetadataFiles:
                 f"{file.path}:{line} names {name!r}, which is not inside of its folder."
             )
         path = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), inside))
-        return self._alike.get(unicodedata.normalize("NFC", path), path)
+        return self._names.find(path) or path
 
 
 def _file_column(row: Mapping[str, Any], where: str) -> str:
@@ -132,35 +125,16 @@ def _read(tree: Tree, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         with tree.open(path) as stream:
             if path.endswith(".jsonl"):
-                yield from _json_rows(stream, path)
+                for number, row in json_rows(stream):
+                    if isinstance(row, str):
+                        raise CannotOpen(f"{path}:{number} {row}.")
+                    yield number, row
             elif path.endswith(".csv"):
-                yield from _csv_rows(stream)
+                yield from csv_rows(stream)
             else:
                 yield from _parquet_rows(stream)
-    except (*UNREADABLE, csv.Error) as error:
+    except UNREADABLE as error:
         raise CannotOpen(f"{path} cannot be read: {error}.") from error
-
-
-def _json_rows(stream: BinaryIO, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    # Split at line feeds only: a caption may hold other characters that count as line ends.
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise CannotOpen(f"{path}:{number} is not valid JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise CannotOpen(f"{path}:{number} is no JSON object.")
-        yield number, row
-
-
-def _csv_rows(stream: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    csv.field_size_limit(min(_LONGEST_FIELD, sys.maxsize))
-    reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
-    for row in reader:
-        named = {name: value for name, value in row.items() if isinstance(name, str)}
-        yield reader.line_num, named
 
 
 def _parquet_rows(stream: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -6,15 +6,16 @@ import difflib
 import re
 from pathlib import Path
 
+from regforge.dataset.sources.captions import listed
 from regforge.dataset.sources.cards import Card, read_card
 from regforge.dataset.sources.choosing import choose
 from regforge.dataset.sources.interface import CannotOpen, CaptionedDataset
 from regforge.dataset.sources.opened import Opened, open_tree
 from regforge.dataset.sources.remote import open_on_hub
-from regforge.dataset.sources.trees import LocalTree
+from regforge.dataset.sources.trees import LocalTree, NamedFile
 from regforge.files import expanded
 from regforge.hub import HubAddress, HubError
-from regforge.recipe.named_files import is_file, is_folder
+from regforge.recipe.named_files import LEADS_OUT, inside, is_file, is_folder
 
 _FILES = re.compile(r"\.(?:parquet|zip|tar|tar\.gz|tgz)$", re.IGNORECASE)
 
@@ -59,6 +60,8 @@ def _open(folder: Path, caption_column: str | None) -> Opened:
     run, data = _run_of(folder), folder
     if is_file(folder / "recipe.yaml") and is_folder(folder / "dataset"):
         data = folder / "dataset"
+        if inside(data, folder) is None:
+            raise CannotOpen(f"{data} {LEADS_OUT}.", hint="Or name the folder that it leads to.")
     elif run == folder:
         raise CannotOpen(
             f"The run {folder} has no dataset yet.",
@@ -67,8 +70,20 @@ def _open(folder: Path, caption_column: str | None) -> Opened:
     tree = LocalTree(data)
     card = read_card(tree)
     name = folder.resolve().name or str(folder.resolve())
-    choice = choose(tree.files, card, str(folder))
-    return open_tree(tree, choice, card, name=name, caption_column=caption_column, run=run)
+    notes = []
+    if tree.strays:
+        links = f"{len(tree.strays):,} link{'s' * (len(tree.strays) > 1)}"
+        notes.append(
+            f"Left out: {links} that lead{'s' * (len(tree.strays) == 1)} out of the folder, or "
+            f"nowhere ({listed(sorted(tree.strays), 3)})."
+        )
+    try:
+        choice = choose(tree.files, card, str(folder))
+    except CannotOpen as error:
+        raise CannotOpen(error.message, hint=" ".join([*notes, error.hint or ""])) from error
+    return open_tree(
+        tree, choice, card, name=name, caption_column=caption_column, run=run, notes=notes
+    )
 
 
 def _open_file(path: Path, caption_column: str | None) -> Opened:
@@ -78,7 +93,7 @@ def _open_file(path: Path, caption_column: str | None) -> Opened:
             hint="Name a folder, or a .parquet, .zip or .tar file. Of images and their captions, "
             "name the folder.",
         )
-    tree = LocalTree(path.parent, only=[path.name])
+    tree = NamedFile(path)
     choice = choose(tree.files, Card(), str(path))
     return open_tree(tree, choice, Card(), name=path.name, caption_column=caption_column)
 

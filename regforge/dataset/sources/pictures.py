@@ -26,9 +26,6 @@ IMAGE_SUFFIXES = PHOTO_SUFFIXES | {".jfif"}
 UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".psd", ".raw", ".dng", ".svg"})
 """Pictures too, but no trainer reads them."""
 
-MOST_BYTES = 256 * 2**20
-"""Of an image file; a larger one is none that anybody trains on."""
-
 _ORIENTATION, _EXIF_FOLDER, _USER_COMMENT = 0x0112, 0x8769, 0x9286
 _LONGEST_TEXT = 100_000
 # Bounded, so that no text of a stranger can keep it busy.

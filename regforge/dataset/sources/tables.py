@@ -23,9 +23,10 @@ from regforge.dataset.sources.captions import (
 from regforge.dataset.sources.choosing import Choice
 from regforge.dataset.sources.findings import Findings
 from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.pictures import MOST_BYTES, Facts, look
+from regforge.dataset.sources.pictures import Facts, look
 from regforge.dataset.sources.trees import Tree
 from regforge.errors import RegforgeError
+from regforge.files import MOST_IMAGE
 from regforge.image_files import BrokenImage
 from regforge.records import Example, arrow_schema
 
@@ -282,8 +283,8 @@ def _facts_in(row: Mapping[str, Any]) -> Facts | None:
 def _look(content: bytes, *, own: bool) -> Facts | None:
     if not content:
         raise BrokenImage("is empty")
-    if len(content) > MOST_BYTES:
-        raise BrokenImage(f"has more than {MOST_BYTES:,} bytes")
+    if len(content) > MOST_IMAGE:
+        raise BrokenImage(f"has more than {MOST_IMAGE:,} bytes")
     return None if own else look(io.BytesIO(content))
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
 from regforge.dataset.sources.captions import (
-    MOST_BYTES,
     as_caption,
     caption_column,
     caption_in,
@@ -31,8 +30,8 @@ from regforge.dataset.sources.pictures import (
     Facts,
     look,
 )
-from regforge.dataset.sources.pictures import MOST_BYTES as MOST_IMAGE_BYTES
 from regforge.dataset.sources.trees import Tree, seen, suffix_of
+from regforge.files import MOST_CAPTION, MOST_IMAGE
 from regforge.image_files import BrokenImage
 from regforge.records import Example
 
@@ -109,8 +108,8 @@ class TarReader:
         stream = tar.extractfile(member)
         assert stream is not None  # it is a file
         try:
-            if member.size > MOST_IMAGE_BYTES:
-                raise BrokenImage(f"has more than {MOST_IMAGE_BYTES:,} bytes")
+            if member.size > MOST_IMAGE:
+                raise BrokenImage(f"has more than {MOST_IMAGE:,} bytes")
             content = stream.read() if whole else b""
             facts = look(io.BytesIO(content) if whole else cast(BinaryIO, stream))
         except BrokenImage:
@@ -129,7 +128,7 @@ class TarReader:
         if member.name.rpartition("/")[2] in METADATA:
             findings.unread_metadata.add(member.name)
         kind = name.rpartition(".")[2].lower()
-        if (kind in (*_TEXTS, "json") or name == self._asked) and member.size <= MOST_BYTES:
+        if (kind in (*_TEXTS, "json") or name == self._asked) and member.size <= MOST_CAPTION:
             stream = tar.extractfile(member)
             assert stream is not None  # it is a file
             sample.texts[name] = stream.read()

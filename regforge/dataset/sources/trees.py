@@ -1,8 +1,8 @@
 """Files by path, wherever they lie: in a folder, or in zip archives.
 
 A path is relative and has forward slashes. Hidden files, and what operating systems leave behind,
-are not seen. Archives are only ever read: nothing in them becomes a path on disk. Files on the Hub
-are in `remote`.
+are not seen, nor is what links lead to outside of the folder. Archives are only ever read: nothing
+in them becomes a path on disk. Files on the Hub are in `remote`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from regforge.dataset.sources.interface import CannotOpen
+from regforge.recipe.named_files import inside
 
 UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What is raised while a damaged file is read from any of the trees."""
@@ -77,56 +78,86 @@ class LocalTree:
     Args:
         root: The folder.
         only: The paths that count; all that are there if left out.
+
+    Attributes:
+        strays: Paths of links that lead out of the folder, or nowhere; they are not followed.
     """
 
     def __init__(self, root: Path, only: Iterable[str] | None = None) -> None:
         self._root = root
+        self._places: dict[str, Path] = {}
+        self.strays: list[str] = []
+        sizes: dict[str, int] = {}
         try:
-            found = _sizes((path, root / path) for path in only) if only else _walk(root)
+            for name, path in self._walk() if only is None else ((n, root / n) for n in only):
+                place = self._followed(name, path) if only or path.is_symlink() else path
+                if place and (size := _size(place)) is not None:
+                    sizes[name], self._places[name] = size, place
         except OSError as error:
             raise CannotOpen(f"{error.filename or root} cannot be read: {error.strerror}.") from (
                 error
             )
-        self.files: Mapping[str, int] = dict(sorted(found))
+        self.files: Mapping[str, int] = dict(sorted(sizes.items()))
 
     def open(self, path: str) -> BinaryIO:
         """See `Tree`."""
-        return (self._root / path).open("rb")
+        return self._places[path].open("rb")
 
     def place(self, path: str) -> Path | None:
         """See `Tree`."""
-        return (self._root / path).resolve()
+        return self._places[path].resolve()
 
     def close(self) -> None:
         """See `Tree`."""
 
+    def _followed(self, name: str, path: Path) -> Path | None:
+        real = inside(path, self._root)
+        if real is None and path.is_symlink():
+            self.strays.append(name)
+        return real
 
-def _sizes(paths: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, int]]:
-    for name, path in paths:
-        try:
-            facts = path.stat()  # of what a link points to: the Hub's cache is made of links
-        except FileNotFoundError:
-            continue  # a link that leads nowhere
-        if stat.S_ISREG(facts.st_mode):
-            yield name, facts.st_size
+    def _walk(self) -> Iterator[tuple[str, Path]]:
+        been: set[tuple[int, int]] = set()
+        for folder, folders, names in os.walk(self._root, followlinks=True, onerror=_raise):
+            here = Path(folder)
+            facts = here.stat()
+            if (facts.st_dev, facts.st_ino) in been:  # a link that leads back
+                folders.clear()
+                continue
+            been.add((facts.st_dev, facts.st_ino))
+            at = "" if here == self._root else f"{here.relative_to(self._root).as_posix()}/"
+            folders[:] = [
+                name
+                for name in sorted(filter(seen, folders))
+                if not (here / name).is_symlink() or self._followed(at + name, here / name)
+            ]
+            yield from ((at + name, here / name) for name in names if seen(name))
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
-    been: set[tuple[int, int]] = set()
-    for folder, inside, names in os.walk(root, followlinks=True, onerror=_raise):
-        facts = Path(folder).stat()
-        if (facts.st_dev, facts.st_ino) in been:  # a link that leads back
-            inside.clear()
-            continue
-        been.add((facts.st_dev, facts.st_ino))
-        inside[:] = sorted(name for name in inside if seen(name))
-        here = Path(folder)
-        paths = [here / name for name in names if seen(name)]
-        yield from _sizes((path.relative_to(root).as_posix(), path) for path in paths)
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None of what is none: a pipe, a device."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:  # it was there a moment ago
+        return None
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
 
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+class NamedFile(LocalTree):
+    """A file that the user has named: it may be a link to anywhere.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent, only=())
+        self._places = {path.name: path}
+        self.files = {path.name: path.stat().st_size}
 
 
 class ZipTree:
