@@ -145,7 +145,8 @@ class ImageRow:
         prompt_set: `naive`, `against`, `amplify` or `import`.
         slots: The phrase in each slot of the recipe, or None.
         negative_prompt: What it was not to show.
-        seed: 0 to 2**32 - 1.
+        seed: 0 to 2**32 - 1; like `scheduler`, `steps` and `guidance_scale` None where the model
+            was not told.
         width: Pixels.
         height: Pixels.
         model: Repository or folder of the rendering model.
@@ -170,14 +171,14 @@ class ImageRow:
     prompt_set: str
     slots: Mapping[str, str | None]
     negative_prompt: str
-    seed: int
+    seed: int | None
     width: int
     height: int
     model: str
     model_revision: str | None
-    scheduler: str
-    steps: int
-    guidance_scale: float
+    scheduler: str | None
+    steps: int | None
+    guidance_scale: float | None
     language_model: str | None
     template: str
     recipe_digest: str

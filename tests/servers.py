@@ -7,6 +7,7 @@ Chat completions and image generations, standard library only. It listens on 127
 port of its own, forgets nothing, and stops with the block: whatever still hangs then is let go.
 """
 
+import asyncio
 import base64
 import json
 import random
@@ -337,3 +338,17 @@ class OpenAIServer:
                 pass
 
         return Handler
+
+
+class FlyingTime:
+    """A clock whose sleepers wake at once; `slept` is how long they meant to sleep."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    def now(self) -> float:
+        return sum(self.slept)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.sleep(0)

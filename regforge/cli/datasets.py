@@ -184,7 +184,7 @@ def _what_came_out(done: Run) -> str:
     lines = [
         f"\nDone: {done.images} images"
         + (f", {done.rejected} others refused" if done.rejected else "")
-        + f", {done.seconds_in_words}, language model cost {done.cost_in_words}.",
+        + f", {done.seconds_in_words}, cost {done.cost_in_words}.",
         "",
         f"  dataset   {shortened(done.dataset)}",
         f"  grid      {shortened(done.grid)}",

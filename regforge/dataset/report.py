@@ -87,8 +87,10 @@ def summarize(rows: Sequence[ImageRow]) -> dict[str, str]:
         "Renderer": facts.distinct(row.model for row in rows),
         "Revision": facts.distinct((row.model_revision or "")[:12] for row in rows),
         "Scheduler": facts.distinct(row.scheduler for row in rows),
-        "Steps": facts.distinct(str(row.steps) for row in rows),
-        "Guidance": facts.distinct(f"{row.guidance_scale:.6g}" for row in rows),
+        "Steps": facts.distinct(str(row.steps or "") for row in rows),
+        "Guidance": facts.distinct(
+            "" if row.guidance_scale is None else f"{row.guidance_scale:.6g}" for row in rows
+        ),
         "Size": facts.distinct(f"{row.width} × {row.height}" for row in rows),
         "Negative prompt": facts.distinct(row.negative_prompt for row in rows),
         "Language model": facts.distinct(row.language_model for row in rows),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from regforge.progress import dollars
 from regforge.records import ImageRow
 
 SET_AXIS = "set"
@@ -58,6 +59,7 @@ class Spending:
         seconds: Waiting time of all calls together; None if no call said.
         cost: US dollars of the calls whose price is known; None if no price is known.
         unpriced: Answered calls whose price is not known.
+        unanswered: Failed calls that may be billed all the same.
     """
 
     model: str
@@ -69,27 +71,32 @@ class Spending:
     seconds: float | None
     cost: float | None
     unpriced: int
+    unanswered: int
 
     @property
     def cost_text(self) -> str:
         """Such as `$0.42`, `unknown`, or both."""
-        if self.cost is None or not self.unpriced:
-            return dollars(self.cost)
-        calls = "1 call" if self.unpriced == 1 else f"{self.unpriced} calls"
-        return f"{dollars(self.cost)} + {calls} of unknown price"
+        said = dollars(self.cost)
+        for count, what in (
+            (self.unpriced if self.cost is not None else 0, "of unknown price"),
+            (self.unanswered, "without an answer that may be billed"),
+        ):
+            if count:
+                said += f" + {'1 call' if count == 1 else f'{count} calls'} {what}"
+        return said
 
 
-def dollars(cost: float | None) -> str:
-    """US dollars for people; None is unknown."""
-    if cost is None:
-        return "unknown"
-    return f"${cost:.2f}" if cost >= 0.01 or cost == 0 else f"${cost:.2g}"
+def known_cost(calls: Sequence[Spending]) -> float | None:
+    """US dollars of all calls together; None if the price of an answered one is not known."""
+    if any(each.cost is None or each.unpriced for each in calls):
+        return None
+    return sum(each.cost or 0.0 for each in calls)
 
 
 def cost_in_all(calls: Sequence[Spending]) -> str:
     """Such as `$0.42`, `over $0.42` where some prices are not known, or `unknown`."""
-    known = sum(each.cost for each in calls if each.cost is not None)
-    if not any(each.cost is None or each.unpriced for each in calls):
+    known = sum(each.cost or 0.0 for each in calls)
+    if not any(each.cost is None or each.unpriced or each.unanswered for each in calls):
         return dollars(known)
     return f"over {dollars(known)}" if known else dollars(None)
 
@@ -242,8 +249,8 @@ def spending(log: Iterable[Mapping[str, Any]], event: str) -> list[Spending]:
 
 def _spent(model: str, entries: Sequence[Mapping[str, Any]]) -> Spending:
     made = [entry for entry in entries if not entry.get("cached")]
-    answered = [entry for entry in made if "error" not in entry]
-    cost = total(answered, "cost")
+    answered = [entry for entry in made if entry.get("error") is None]
+    cost = total(answered or made, "cost")  # refused calls say that they cost nothing
     sent, received = total(made, "prompt_tokens"), total(made, "completion_tokens")
     return Spending(
         model=model,
@@ -255,6 +262,7 @@ def _spent(model: str, entries: Sequence[Mapping[str, Any]]) -> Spending:
         seconds=total(made, "seconds"),
         cost=cost if made else 0.0,
         unpriced=sum(number(entry.get("cost")) is None for entry in answered),
+        unanswered=sum("may_cost" in entry for entry in made),
     )
 
 

@@ -278,7 +278,7 @@ def is_made_from(row: ImageRow, job: ImageJob) -> bool:
         row.text == prompt.text
         and prompt.width in (None, row.width)
         and prompt.height in (None, row.height)
-        and (row.seed == job.seed or row.seed in _later_seeds(row))
+        and (row.seed in (None, job.seed) or row.seed in _later_seeds(row))
     )
 
 

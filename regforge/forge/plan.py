@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.embedded import phrase_banks
+from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.forge.folder import RunFolder
 from regforge.forge.prompting import open_import, photos_of
 from regforge.forge.speeds import seconds_per_image
 from regforge.journal import Journal
-from regforge.progress import Reporter, duration
+from regforge.progress import Reporter, dollars, duration
 from regforge.recipe import (
     Recipe,
     Slot,
@@ -42,6 +43,12 @@ _MOST_LOOKED_AT = 200
 """Images of a dataset on this machine whose captions may be among the samples."""
 
 
+class PriceUnknown(RegforgeError):
+    """What a run may cost is limited, and nobody knows what it costs."""
+
+    exit_code = EXIT_USAGE
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run would do.
@@ -58,11 +65,14 @@ class Plan:
         language_model: Its LiteLLM id, or None if nobody has to be asked.
         calls: Calls to it.
         tokens: About how many, in and out.
-        cost: About how much in US dollars; None if unknown.
+        cost: About how much calls and images come to in US dollars; None if unknown.
+        calls_cost: What the calls to the language model are of it.
+        images_cost: What the images of an image service are of it, refused ones left out.
         model: The rendering model.
         images: How many images.
         size: Such as `96 x 96`, or in words.
-        steps: Denoising steps.
+        hosted: Whether an image service draws.
+        steps: Denoising steps; None if the model is not told.
         seconds: About how long rendering takes; None if unknown.
         token_limit: How long captions may be, in words.
         captions: Sample captions.
@@ -82,10 +92,13 @@ class Plan:
     calls: int
     tokens: int
     cost: float | None
+    calls_cost: float | None
+    images_cost: float | None
     model: str
     images: int
     size: str
-    steps: int
+    hosted: bool
+    steps: int | None
     seconds: float | None
     token_limit: str
     captions: list[str] = field(default_factory=list)
@@ -113,10 +126,12 @@ class Plan:
         if self.language_model:
             yield f"  language model   {self.language_model}"
             asked = f"{self.calls} calls, about {self.tokens:,} tokens"
-            yield f"                   {asked}, {self._money()}"
+            yield f"                   {asked}, {_money(self.calls_cost)}"
         yield f"  caption limit    {self.token_limit}"
-        yield f"  rendering        {self.model}, {self.steps} steps, {self.size}"
-        yield f"                   {self.images} images, {self._time()}"
+        steps = "" if self.steps is None else f"{self.steps} steps, "
+        yield f"  rendering        {self.model}, {steps}{self.size}"
+        price = f"{_money(self.images_cost)}, " if self.hosted else ""
+        yield f"                   {self.images} images, {price}{self._time()}"
         yield f"  run folder       {self.folder}{self.done}"
         yield ""
         yield "Sample captions:"
@@ -129,15 +144,16 @@ class Plan:
         for warning in self.warnings:
             yield f"\nwarning: {warning}"
 
-    def _money(self) -> str:
-        if self.cost is None:
-            return "cost unknown"
-        return f"about ${self.cost:.4f}" if self.cost else "free"
-
     def _time(self) -> str:
         if self.seconds is None:
             return "time unknown until the first batch"
         return f"about {duration(self.seconds)}"
+
+
+def _money(cost: float | None) -> str:
+    if cost is None:
+        return "cost unknown"
+    return f"about {dollars(cost)}" if cost else "free"
 
 
 def _plain(value: Any) -> Any:
@@ -165,6 +181,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         RegforgeError: Something in it cannot work: a template, a photo, a slot that can only say
             what is excluded.
     """
+    from regforge.images.interface import is_told
     from regforge.prompts.tokens import token_budget
 
     folder = RunFolder(out or Path("runs") / recipe.name)
@@ -177,6 +194,11 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     images = recipe.prompts.count * render.images_per_prompt
     speed = seconds_per_image(render)
     subject = recipe.subject
+    calls_cost = _cost(recipe, calls) if calls.calls else 0.0
+    price = _image_price(recipe)
+    images_cost = None if price is None else price * images
+    costs = (calls_cost, images_cost)
+    check_price(recipe)
     return Plan(
         name=recipe.name,
         digest=recipe_digest(recipe),
@@ -192,16 +214,23 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         language_model=settings.model if calls.calls else None,
         calls=calls.calls,
         tokens=calls.prompt_tokens + calls.completion_tokens,
-        cost=_cost(recipe, calls) if calls.calls else 0.0,
+        cost=None if None in costs else sum(cost or 0.0 for cost in costs),
+        calls_cost=calls_cost,
+        images_cost=images_cost,
         model=render.model,
         images=images,
-        size=f"{render.width} x {render.height}" if render.width else "the model's own size",
-        steps=render.steps,
+        size=_size(recipe),
+        hosted=render.renderer == "hosted",
+        steps=render.steps if is_told(render, "steps") else None,
         seconds=None if speed is None else speed * images,
         token_limit=f"{budget.limit} tokens, counted by {budget.source}",
         captions=captions,
         stand_ins=sorted(stand_ins),
-        warnings=[*warnings(recipe), *unvaried],
+        warnings=[
+            *warnings(recipe),
+            *unvaried,
+            *_about_money(recipe, calls_cost, images_cost),
+        ],
     )
 
 
@@ -337,6 +366,59 @@ def _cost(recipe: Recipe, calls: CallPlan) -> float | None:
     from regforge.providers.language_model import estimate_cost
 
     return estimate_cost(recipe.prompts.llm, calls.prompt_tokens, calls.completion_tokens)
+
+
+def _image_price(recipe: Recipe) -> float | None:
+    """US dollars for an image, by today's list; None if unknown."""
+    from regforge.images.hosted import SIDE
+    from regforge.providers.image_model import image_price
+
+    render = recipe.render
+    if render.renderer == "local":
+        return 0.0
+    return image_price(render, render.width or SIDE, render.height or SIDE)
+
+
+def check_price(recipe: Recipe) -> None:
+    """See that `render.max_cost` can be kept, before anything is paid for.
+
+    Raises:
+        PriceUnknown: Nobody knows what an image costs.
+    """
+    if recipe.render.max_cost is not None and _image_price(recipe) is None:
+        raise PriceUnknown(
+            f"The price of {recipe.render.model} is unknown, so render.max_cost cannot be kept.",
+            hint="Set render.cost_per_image, or leave out render.max_cost.",
+        )
+
+
+def _about_money(
+    recipe: Recipe, calls_cost: float | None, images_cost: float | None
+) -> Iterator[str]:
+    """What keeps a run from being paid for."""
+    llm, render = recipe.prompts.llm, recipe.render
+    if llm.max_cost is not None and calls_cost is None:
+        yield (
+            f"The price of {llm.model} is unknown, so prompts.llm.max_cost cannot be kept and the "
+            "run will stop before the first call. Set prompts.llm.input_cost_per_token and "
+            "prompts.llm.output_cost_per_token."
+        )
+    for key, most, cost in (
+        ("prompts.llm.max_cost", llm.max_cost, calls_cost),
+        ("render.max_cost", render.max_cost, images_cost),
+    ):
+        if most is not None and cost is not None and cost > most:
+            needed = f"about {dollars(cost)}, so it will stop before its end"
+            yield f"{key} is {dollars(most)}, and the run needs {needed}."
+
+
+def _size(recipe: Recipe) -> str:
+    from regforge.images.hosted import SIDE
+
+    render = recipe.render
+    if render.renderer == "hosted":
+        return f"{render.width or SIDE} x {render.height or SIDE}"
+    return f"{render.width} x {render.height}" if render.width else "the model's own size"
 
 
 def _done(folder: RunFolder) -> str:

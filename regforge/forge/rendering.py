@@ -234,6 +234,7 @@ class ImageStage:
 
     def _row(self, job: ImageJob, image: bytes, verdict: Verdict) -> ImageRow:
         from regforge.images.encoding import size_of
+        from regforge.images.interface import is_told
 
         render, identity = self.recipe.render, self._open()[0].identity
         width, height = size_of(image)
@@ -245,14 +246,14 @@ class ImageStage:
             prompt_set=job.prompt.prompt_set,
             slots=job.prompt.slots,
             negative_prompt=render.negative_prompt,
-            seed=job.seed,
+            seed=job.seed if is_told(render, "seed") else None,
             width=width,
             height=height,
             model=identity.model,
             model_revision=identity.revision,
-            scheduler=identity.scheduler,
-            steps=render.steps,
-            guidance_scale=render.guidance_scale,
+            scheduler=identity.scheduler if is_told(render, "scheduler") else None,
+            steps=render.steps if is_told(render, "steps") else None,
+            guidance_scale=render.guidance_scale if is_told(render, "guidance_scale") else None,
             language_model=job.prompt.language_model,
             template=job.prompt.template,
             recipe_digest=self.store.recipe_digest,

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text
 from regforge.forge.folder import RunFolder
+from regforge.forge.plan import check_price
 from regforge.forge.prompting import check_import
-from regforge.journal import Journal, read
+from regforge.journal import Journal
 from regforge.progress import Reporter, duration
 from regforge.recipe import (
     Recipe,
@@ -54,6 +55,7 @@ class Run:
         seconds: Of work in this session.
         cost: Of the language model and a hosted renderer in all sessions, in US dollars; None if
             unknown.
+        cost_in_words: Such as `$0.031`, `unknown`, or `over $0.42` where some calls have no price.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class Run:
     rejected: int
     seconds: float
     cost: float | None
+    cost_in_words: str
 
     @property
     def recipe(self) -> Path:
@@ -87,11 +90,6 @@ class Run:
     def seconds_in_words(self) -> str:
         """Such as `1 min 20 s`."""
         return duration(self.seconds)
-
-    @property
-    def cost_in_words(self) -> str:
-        """Such as `$0.0312` or `unknown`."""
-        return "unknown" if self.cost is None else f"${self.cost:.4f}" if self.cost else "$0"
 
     def captions(self, count: int) -> list[str]:
         """The first captions."""
@@ -148,6 +146,8 @@ def run(
     reporter = reporter or Reporter()
     count = min(recipe.prompts.count, limit or recipe.prompts.count)
     check_recipe(recipe)
+    if until != "prompts":
+        check_price(recipe)
     check_import(recipe, folder, fresh=fresh)
     with folder.locked(), _terminated_like_interrupted():
         if folder.own(recipe, fresh=fresh):
@@ -156,6 +156,7 @@ def run(
 
 
 def _stages(recipe: Recipe, folder: RunFolder, count: int, until: Until, reporter: Reporter) -> Run:
+    from regforge.dataset.report_facts import cost_in_all, known_cost, spending
     from regforge.forge.prompting import PromptStage
 
     start, journal = time.monotonic(), Journal(folder.path)
@@ -178,7 +179,10 @@ def _stages(recipe: Recipe, folder: RunFolder, count: int, until: Until, reporte
                 folder.remember(images=images)
                 write_report(folder.path)
     seconds = time.monotonic() - start
-    return Run(folder.path, made, images, rejected, seconds, _cost(folder.path))
+    log = list(journal.events())
+    calls = [*spending(log, "llm_call"), *spending(log, "image_call")]
+    cost, in_words = known_cost(calls), cost_in_all(calls)
+    return Run(folder.path, made, images, rejected, seconds, cost, in_words)
 
 
 def _render(
@@ -244,18 +248,6 @@ def write_report(folder: str | Path) -> Path:
     # As plain data: the page is made by a stage, and stages know nothing of audits.
     write(run_folder.report, replace(data, audit=audit_dataset(rows).as_dict()))
     return run_folder.report
-
-
-def _cost(folder: Path) -> float | None:
-    """What all sessions cost in US dollars; None if the price of some call is unknown."""
-    calls = [e for e in read(folder / "log.jsonl") if e.get("event") in ("llm_call", "image_call")]
-    total = 0.0
-    for call in calls:
-        if not call.get("cached"):
-            if call.get("cost") is None:
-                return None
-            total += float(call["cost"])
-    return total
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Literal
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from regforge.images.interface import ModelIdentity, Pixels, RenderError, job_size
+from regforge.images.interface import ModelIdentity, Pixels, RenderError, is_told, job_size
 from regforge.images.schedulers import sampler_name
 from regforge.recipe.models import Render
 from regforge.records import ImageJob
@@ -78,17 +78,16 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
     CFG scale: 4, Seed: 1, Size: 96x96, Model: ...`.
     """
     width, height = job_size(job, identity)
-    local = render.renderer == "local"
     values: dict[str, object] = {
-        "Steps": render.steps,
-        "Sampler": sampler_name(identity.scheduler) if local else None,
-        "CFG scale": f"{render.guidance_scale:g}" if local else None,
-        "Seed": job.seed,
+        "Steps": render.steps if is_told(render, "steps") else None,
+        "Sampler": sampler_name(identity.scheduler) if is_told(render, "scheduler") else None,
+        "CFG scale": f"{render.guidance_scale:g}" if is_told(render, "guidance_scale") else None,
+        "Seed": job.seed if is_told(render, "seed") else None,
         "Size": f"{width}x{height}",
         "Model": identity.model,
         "Revision": identity.revision,
         "LoRA": render.lora,
-        "Precision": identity.dtype if local else None,
+        "Precision": identity.dtype if render.renderer == "local" else None,
         "Class noun": job.prompt.class_noun,
         "Prompt set": job.prompt.prompt_set,
         "Image": job.id,

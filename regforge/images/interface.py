@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.recipe.models import Render
 from regforge.records import ImageJob
 
 Pixels = npt.NDArray[np.uint8]
@@ -97,6 +98,16 @@ class Renderer(Protocol):
     def close(self) -> None:
         """Give back memory and threads. The renderer is of no use afterwards."""
         ...
+
+
+def is_told(render: Render, setting: str) -> bool:
+    """Whether the model is told a setting, such as `steps`, `scheduler` or `seed`.
+
+    Services are told none, and servers of one's own some: what was not sent must be in no record.
+    """
+    return render.renderer == "local" or (
+        render.api_base is not None and setting in ("seed", "steps", "negative_prompt")
+    )
 
 
 def job_size(job: ImageJob, identity: ModelIdentity) -> tuple[int, int]:

@@ -48,7 +48,25 @@ def litellm() -> ModuleType:
     library.suppress_debug_info = True
     for name in ("litellm", "LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    _ask_once_for_images()
     return library
+
+
+def _ask_once_for_images() -> None:
+    """Keep the OpenAI client from repeating image calls by itself, unseen and perhaps billed.
+
+    LiteLLM takes `max_retries` and does not hand it on.
+    """
+    from litellm.images import main
+
+    def once(send: Callable[..., Any]) -> Callable[..., Any]:
+        def sent(*args: Any, optional_params: dict[str, Any], **more: Any) -> Any:
+            return send(*args, optional_params={**optional_params, "max_retries": 0}, **more)
+
+        return sent
+
+    for client in (main.openai_chat_completions, main.azure_chat_completions):
+        client.image_generation = once(client.image_generation)
 
 
 async def close_clients() -> None:
@@ -128,11 +146,18 @@ def listed_image_price(model: str, width: int, height: int) -> float | None:
     from litellm.cost_calculator import default_image_cost_calculator
 
     try:
-        provider = litellm().get_llm_provider(model)[1]
-        size = f"{width}x{height}"
-        return money(default_image_cost_calculator(model, provider, size=size)) or None
+        bare, provider, *_ = litellm().get_llm_provider(model)
     except Exception:  # it raises plain exceptions for models it does not know
         return None
+    for name in (model, bare):
+        for quality in (None, "high", "hd", "standard"):  # the dearest that there may be
+            with suppress(Exception):
+                price = default_image_cost_calculator(
+                    name, provider, quality=quality, size=f"{width}x{height}"
+                )
+                if money(price):
+                    return float(price)
+    return None
 
 
 def money(value: Any) -> float | None:

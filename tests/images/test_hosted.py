@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from drawing import CAPTIONS, jobs
 from PIL import Image
-from servers import Call, OpenAIServer, Reply, drawn, png_of, refused
+from servers import Call, FlyingTime, OpenAIServer, Reply, drawn, png_of, refused
 
 from regforge.images.hosted import HostedRenderer
 from regforge.images.renderer import (
@@ -25,6 +25,7 @@ from regforge.images.renderer import (
 from regforge.images.writing import Staging, render_into
 from regforge.journal import Journal, read
 from regforge.progress import Reporter
+from regforge.providers.image_model import ImageClient
 from regforge.recipe.models import Render
 
 
@@ -56,7 +57,7 @@ def service(server: OpenAIServer | str, folder: Path | None = None, **more: Any)
         Render(**(settings | more)),
         journal=Journal(folder),
         reporter=Reporter(quiet=True),
-        first_wait=0.01,
+        clock=FlyingTime(),
     )
     _opened.append(renderer)
     return renderer
@@ -85,7 +86,8 @@ def test_each_job_gets_its_image_in_order(tmp_path: Path) -> None:
     assert body["negative_prompt"] == "dark"
     calls = [entry for entry in read(tmp_path / "log.jsonl") if entry["event"] == "image_call"]
     assert len(calls) == 6
-    assert {(call["cost"], call["error"]) for call in calls} == {(None, None)}
+    assert {call["cost"] for call in calls} == {0.0}  # at home
+    assert not any("error" in call for call in calls)
 
 
 def test_no_more_calls_at_a_time_than_allowed() -> None:
@@ -118,13 +120,15 @@ def test_without_a_server_of_its_own_nothing_unusual_is_sent(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 0])
-def test_a_busy_or_broken_service_is_asked_again(status: int) -> None:
-    # The client tries three times by itself; the fourth request is ours.
+def test_a_busy_or_broken_service_is_asked_again(status: int, tmp_path: Path) -> None:
     bad = Reply(0) if status == 0 else refused(status, "not now", retry_after="0.01")
     with OpenAIServer(images=failing(4, drawn, bad)) as server:
-        images = list(service(server).render(jobs(1)))
+        images = list(service(server, tmp_path).render(jobs(1)))
     assert np.array_equal(images[0].pixels, pixels_of(jobs(1)[0].seed))
     assert len(server.calls) == 5
+    # The client below LiteLLM tries nothing by itself: each call is counted and paid for.
+    assert len(list(read(tmp_path / "log.jsonl"))) == 5
+    assert len(list(read(tmp_path / "ledger.jsonl"))) == 4
 
 
 @pytest.mark.parametrize(
@@ -176,12 +180,16 @@ def test_what_the_service_will_not_draw_is_marked_and_written_down(
 @pytest.mark.parametrize(
     ("reply", "kind", "words"),
     [
-        (refused(401, "Incorrect API key: sk-abcdefghijkl"), ModelUnavailable, "accept your key"),
+        (refused(401, "Incorrect API key: sk-abcdefghijkl"), ModelUnavailable, "OPENAI_API_KEY"),
         (refused(403, "Verify your organization"), ModelUnavailable, "Verify your organization"),
         (refused(404, "No such model"), ModelUnavailable, "No such model"),
         (refused(400, "size must be 1024x1024"), RenderSettingError, "size must be 1024x1024"),
         (refused(429, "Broke", code="insufficient_quota"), RenderError, "no credit"),
-        (refused(500, "kaput", retry_after="0.01"), RenderError, "in 4 tries: kaput"),
+        (
+            refused(500, "kaput", retry_after="0.01"),
+            RenderError,
+            "in 6 tries: The provider failed (500): kaput",
+        ),
     ],
 )
 def test_what_cannot_be_helped_is_said_in_a_sentence(
@@ -229,6 +237,86 @@ def test_images_on_their_way_are_kept_when_one_fails(tmp_path: Path) -> None:
     assert len(server.calls) == 3  # and nothing new was asked for
 
 
+# ------------------------------------------------------------------------------ limits and money
+
+
+def paid(folder: Path) -> list[float | None]:
+    return [e["cost"] for e in read(folder / "log.jsonl") if e["event"] == "image_call"]
+
+
+def test_images_are_asked_for_at_the_rate_that_is_allowed() -> None:
+    with OpenAIServer() as server:
+        renderer = service(server, rpm=6)
+        list(renderer.render(jobs(4)))
+    assert isinstance(time := renderer._client.clock, FlyingTime)
+    assert 29 < sum(time.slept) < 32  # ten seconds between each two of four
+
+
+def test_max_cost_stops_before_it_is_exceeded_and_keeps_what_was_drawn(tmp_path: Path) -> None:
+    priced = {"cost_per_image": 0.04, "max_cost": 0.13, "max_concurrency": 4}
+    with OpenAIServer() as server:
+        images = service(server, tmp_path, **priced).render(jobs(8))
+        with pytest.raises(RenderError, match=r"render.max_cost = \$0.13 was exceeded: \$0.12"):
+            drawn_before = [next(images) for _ in range(9)]
+        assert "drawn_before" not in locals()
+        assert len(server.calls) == 3
+        assert paid(tmp_path) == [0.04] * 3
+        # Another session of the same run goes on counting where this one stopped.
+        with pytest.raises(RenderError, match="max_cost"):
+            list(service(server, tmp_path, **priced).render(jobs(8)))
+        assert len(server.calls) == 3
+        more = service(server, tmp_path, **priced | {"max_cost": 0.2})
+        assert len(list(more.render(jobs(2)))) == 2
+
+
+def test_refused_calls_cost_nothing_and_answers_that_are_no_image_do(tmp_path: Path) -> None:
+    replies = [
+        refused(500, "oops"),
+        Reply(body={"created": 1, "data": []}),
+        refused(400, "moderation_blocked"),
+    ]
+
+    def answer(call: Call) -> Reply:
+        return replies[call.number] if call.number < 3 else drawn(call)
+
+    priced = {"cost_per_image": 0.04, "max_cost": 0.1, "max_concurrency": 1}
+    with OpenAIServer(images=answer) as server:
+        images = list(service(server, tmp_path, **priced).render(jobs(2)))
+    assert [image.nsfw for image in images] == [True, False]
+    assert paid(tmp_path) == [0.0, 0.04, 0.0, 0.04]
+
+
+def test_an_image_that_may_be_billed_although_it_never_came_counts(tmp_path: Path) -> None:
+    priced = {"cost_per_image": 0.04, "max_cost": 0.1, "max_concurrency": 1}
+    with (
+        OpenAIServer(images=lambda _: Reply(0)) as server,
+        pytest.raises(RenderError, match=r"\$0.08 spent"),
+    ):
+        list(service(server, tmp_path, **priced).render(jobs(1)))
+    assert len(server.calls) == 2
+
+
+def test_max_cost_with_an_unknown_price_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with OpenAIServer() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-something")
+        with pytest.raises(RenderError, match=r"render.cost_per_image"):
+            list(service("", api_base=None, max_cost=1.0).render(jobs(1)))
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("wait", ["86400000", "Sun, 06 Nov 2044 08:49:37 GMT", "4444444444"])
+def test_a_service_that_asks_for_years_is_not_waited_for(wait: str) -> None:
+    busy = refused(429, "later", retry_after=wait)
+    with (
+        OpenAIServer(images=lambda _: busy) as server,
+        pytest.raises(RenderError, match=r"more than a day: .*later"),
+    ):
+        list(service(server).render(jobs(1)))
+    assert len(server.calls) == 1
+
+
 # ----------------------------------------------------------------------- images behind an address
 
 
@@ -263,14 +351,14 @@ def files() -> Iterator[str]:
 
 def behind(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The image that a service answers with the address of."""
-    monkeypatch.setattr("regforge.images.hosted._MOST_BYTES", 2_000_000)
+    monkeypatch.setattr("regforge.providers.image_model._MOST_BYTES", 2_000_000)
     reply = Reply(body={"created": 1, "data": [{"url": address}]})
     with OpenAIServer(images=lambda call: reply) as server:
         return next(service(server).render(jobs(1))).pixels
 
 
 def test_an_image_behind_an_address_is_fetched(files: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HostedRenderer, "_may_fetch", lambda self, url: True)
+    monkeypatch.setattr(ImageClient, "_may_fetch", lambda self, url: True)
     assert np.array_equal(behind(f"{files}/good", monkeypatch), pixels_of(5))
 
 
@@ -286,7 +374,7 @@ def test_an_image_behind_an_address_is_fetched(files: str, monkeypatch: pytest.M
 def test_what_lies_behind_an_address_is_not_trusted(
     path: str, words: str, files: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HostedRenderer, "_may_fetch", lambda self, url: True)
+    monkeypatch.setattr(ImageClient, "_may_fetch", lambda self, url: True)
     with pytest.raises(RenderError, match=words):
         behind(files + path, monkeypatch)
 

@@ -1,12 +1,11 @@
 """What the tests of the language model client share: a way to make one, and time that flies."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from servers import OpenAIServer
+from servers import FlyingTime, OpenAIServer
 
 from regforge import journal
 from regforge.journal import Journal
@@ -24,20 +23,6 @@ class Color(BaseModel):
 
 
 RED = '{"color": "red"}'
-
-
-class FlyingTime:
-    """A clock whose sleepers wake at once; `slept` is how long they meant to sleep."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-
-    def now(self) -> float:
-        return sum(self.slept)
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        await asyncio.sleep(0)
 
 
 def questions(count: int = 1, **more: Any) -> list[Question]:
