@@ -9,19 +9,43 @@ Lines are appended whole and never changed. Tokens and keys are blotted out.
 
 from __future__ import annotations
 
+import base64
+import functools
+import html
 import json
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from regforge.files import storage_error
 
-_SECRET = re.compile(r"\b(?:hf_|sk-|sk_|api_org_|gsk_|xai-|AIza|Bearer\s+)[\w\-.]{8,}")
 _RAW_LIMIT = 20_000
+
+_HIDDEN = "[secret]"
+_SHAPES = re.compile(
+    r"(?:\b|(?<=_))(?:"
+    r"(?:hf_|sk-|sk_|rk_live_|api_org_|gsk_|xai-|r8_|npm_|pypi-|glpat-|xox[abeprs]-|ya29\.)[\w.-]{8,}"
+    r"|(?:gh[opsur]|github_pat)_\w{8,}"
+    r"|AIza[\w-]{8,}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{12,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # a JSON web token
+    r")"
+)
+_HEADERS = re.compile(
+    r"(?P<before>\bBearer(?:\s|%20|\+)+|\bauthorization(?:\\?[\"'])?\s*[:=]\s*(?:\\?[\"'])?"
+    r"(?:(?:basic|bearer|token|key)\s+)?|\bx?-?api-key(?:\\?[\"'])?\s*[:=]\s*(?:\\?[\"'])?"
+    r"|[?&](?:api[-_]?key|key|(?:access_|auth_)?token|password|sig)=)(?P<secret>[^\s\"'\\&,;<>]{6,})",
+    re.I,
+)
+_BASIC = re.compile(r"\b(Basic(?:\s|%20)+)([\w+/-]{4,}={0,2})", re.I)
+_LOGIN = re.compile(r"((?::|%3A)(?:\\*/|%2F){2})[^\s/@\"'<>:]*(?::|%3A)[^\s/\"'<>]*(?=@|%40)", re.I)
+_NAMED_SECRET = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)S?(?:_?\d+)?$", re.I)
+_SPOKEN_OF = r"(?:key|token|secret|password|bearer|basic)\W{1,20}(?:\w+\W{1,3}){0,2}?"
 
 
 class Journal:
@@ -66,14 +90,14 @@ class Journal:
         self.failures += 1
         entry: dict[str, Any] = {"stage": stage, "item": item, "reason": reason}
         if raw is not None:
-            entry["raw"] = raw[:_RAW_LIMIT]
+            entry["raw"] = without_secrets(raw)[:_RAW_LIMIT]  # half a key would not be known
         self._append("ledger.jsonl", entry)
 
     def _append(self, name: str, entry: dict[str, Any]) -> None:
         if self._folder is None:
             return
         stamped = {"time": round(time.time(), 3), **entry}
-        line = without_secrets(json.dumps(stamped, ensure_ascii=False, default=str)) + "\n"
+        line = json.dumps(_clean(stamped), ensure_ascii=False) + "\n"
         path = self._folder / name
         try:
             with self._lock:
@@ -100,15 +124,84 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             yield entry
 
 
+def _clean(value: Any) -> Any:
+    """The value as JSON can hold it, without secrets in any text."""
+    if isinstance(value, Mapping):
+        return {without_secrets(str(key)): _clean(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(each) for each in value]
+    plain = value is None or isinstance(value, bool | int | float)
+    return value if plain else without_secrets(str(value))
+
+
 def without_secrets(text: str) -> str:
     """The text with everything that looks like a token or key blotted out.
 
-    Also every value of an environment variable whose name ends in TOKEN, KEY or SECRET.
+    That is: every value of an environment variable whose name ends like KEY, TOKEN, SECRET or
+    PASSWORD, also as JSON, URLs and HTML write it; tokens of well-known shapes; what follows
+    `Authorization`, `Bearer` and `Basic`; and the login in a URL. A value of less than
+    eight characters that is a plain word or number, or of less than four, is hidden only where a
+    key is spoken of: it is likely to be `none`, and captions and names of models consist of words.
     """
-    text = _SECRET.sub("[secret]", text)
-    for name in os.environ:
-        if name.upper().endswith(("TOKEN", "KEY", "SECRET", "PASSWORD")):
-            value = os.environ.get(name, "")
-            if len(value) >= 8:
-                text = text.replace(value, "[secret]")
-    return text
+    text = _LOGIN.sub(rf"\1{_HIDDEN}", text)
+    text = _BASIC.sub(_without_login, text)
+    text = _HEADERS.sub(rf"\g<before>{_HIDDEN}", text)
+    values = {value.strip() for name, value in os.environ.items() if _NAMED_SECRET.search(name)}
+    if (own := _written_as_any_of(frozenset(values))) is not None:
+        text = own.sub(lambda found: f"{found['before'] or ''}{_HIDDEN}", text)
+    return _SHAPES.sub(_HIDDEN, text)
+
+
+def _without_login(found: re.Match[str]) -> str:
+    """The header without its value, if that is a login; "basic colours" is none."""
+    try:
+        decoded = base64.b64decode(found[2] + "=" * (-len(found[2]) % 4), validate=True)
+    except ValueError:
+        return found[0]
+    return f"{found[1]}{_HIDDEN}" if b":" in decoded else found[0]
+
+
+@functools.lru_cache(maxsize=8)
+def _written_as_any_of(values: frozenset[str]) -> re.Pattern[str] | None:
+    """Matches the values in every form that they are written in; None if there are none."""
+    long = sorted((value for value in values if len(value) >= 8), key=len, reverse=True)
+    short = [value for value in values if 0 < len(value) < 8]
+    plain = {
+        value for value in short if len(value) < 4 or re.fullmatch(r"[^\W\d]+|[\d.+-]+", value)
+    }
+    words = [_any_form(value) for value in plain]
+    ways = [_any_form(value) for value in long]
+    alone = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2}))"
+    ways += [rf"{alone}{_any_form(value)}(?!\w)" for value in short if value not in plain]
+    if not ways and not words:
+        return None
+    never = "(?!)"
+    spoken = rf"(?P<before>{_SPOKEN_OF})(?:{'|'.join(words) or never})(?!\w)"
+    return re.compile("|".join((spoken, *ways)), re.I)
+
+
+def _any_form(value: str) -> str:
+    return "".join(map(_forms_of, value))
+
+
+@functools.cache
+def _forms_of(character: str) -> str:
+    """Matches a character as it is, and as JSON (once and twice), URLs and HTML write it."""
+    if character.isascii() and character.isalnum():
+        return character
+    once = json.dumps(character)[1:-1]
+    forms = {
+        character,
+        once,
+        json.dumps(character, ensure_ascii=False)[1:-1],
+        json.dumps(once)[1:-1],
+        quote(character, safe=""),
+        quote(character, safe="").lower(),
+        f"%{ord(character):02X}",
+        f"%{ord(character):02x}",
+        html.escape(character),
+        f"&#{ord(character)};",
+        f"\\u{ord(character):04x}",
+        *("+" if character == " " else ""),
+    }
+    return f"(?:{'|'.join(map(re.escape, sorted(forms, key=len, reverse=True)))})"

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
+from regforge.journal import without_secrets
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -23,11 +25,11 @@ _CONTROL = {
 
 
 def printable(text: str) -> str:
-    """The text with control characters spelled out, as JSON spells them.
+    """The text with control characters spelled out, as JSON spells them, and without secrets.
 
     Captions and file names may come from anybody; a terminal obeys what it is sent.
     """
-    return text.translate(_CONTROL)
+    return without_secrets(text).translate(_CONTROL)
 
 
 class Task:

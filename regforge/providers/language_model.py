@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.errors import RegforgeError
-from regforge.journal import Journal
+from regforge.journal import Journal, without_secrets
 from regforge.progress import Reporter
 from regforge.providers import library
 from regforge.providers.calls import Price, Usage
@@ -222,7 +222,8 @@ class _LiteLLM:
     def _received(self, call: Call, response: Any) -> Received:
         choice = response.choices[0] if response.choices else None
         text = _answer_in(getattr(choice, "message", None))
-        text = text.encode(errors="replace").decode()  # half a surrogate pair cannot be sent back
+        # Half a surrogate pair cannot be sent back, and what is said becomes captions.
+        text = without_secrets(text.encode(errors="replace").decode())
         usage = getattr(response, "usage", None)
         read, written = (
             library.token_count(getattr(usage, name, None))

@@ -57,7 +57,9 @@ def _ask_once_for_images() -> None:
 
     LiteLLM takes `max_retries` and does not hand it on.
     """
-    from litellm.images import main
+    from litellm.images import main as images
+
+    main: Any = images
 
     def once(send: Callable[..., Any]) -> Callable[..., Any]:
         def sent(*args: Any, optional_params: dict[str, Any], **more: Any) -> Any:
