@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from regforge.export.interface import SUBJECT, ExportError, Material
+from regforge.prompts.captions import instance_caption
 
 PAIRS = 2000
 """Of one photo and one regularization picture, that a command trains on. That many steps of one and
@@ -56,8 +57,8 @@ def shown(pictures: int) -> str:
 
 
 def instance_prompt(material: Material) -> str:
-    """One caption for the subject, such as "a photo of sks teapot", as in DreamBooth."""
-    return f"a photo of {material.identifier} {material.class_noun}"
+    """One caption for the subject, such as "a photo of a sks teapot", as in DreamBooth."""
+    return instance_caption(material.identifier, material.class_noun)
 
 
 def run_name(material: Material) -> str:

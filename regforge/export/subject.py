@@ -12,7 +12,8 @@ from regforge.export.common import some
 from regforge.export.interface import SUBJECT, Picture
 from regforge.export.layout import Folder, stems, suffix_of
 from regforge.image_files import decode, oddities, plain_png
-from regforge.prompts.photos import photo_captions
+from regforge.prompts.captions import instance_caption
+from regforge.prompts.photos import captions_of_run, photo_captions, syntax_notes
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,16 @@ class Subject:
                 folder.write(caption, picture.caption.encode(), replace=False)
 
 
-def read_subject(photos: Path | None, *, identifier: str, class_noun: str) -> Subject:
+def read_subject(
+    photos: Path | None, *, identifier: str, class_noun: str, run: Path | None = None
+) -> Subject:
     """Read the photos of a folder, and describe those that have no caption.
+
+    Args:
+        photos: The folder; without one there are none.
+        identifier: The subject's.
+        class_noun: What it is.
+        run: The run's folder of the dataset, whose vision model may have described them.
 
     Raises:
         PhotosError: There are none, or some cannot be read.
@@ -71,14 +80,15 @@ def read_subject(photos: Path | None, *, identifier: str, class_noun: str) -> Su
     """
     if photos is None:
         return Subject()
-    plain = f"a photo of {identifier} {class_noun}"
+    plain = instance_caption(identifier, class_noun)
     described: list[str] = []
+    lent = captions_of_run(run, photos, identifier) if run is not None else {}
 
     def describe(silent: Sequence[Path]) -> Mapping[str, str]:
-        described.extend(path.name for path in silent)
-        return dict.fromkeys(described, plain)
+        described.extend(path.name for path in silent if path.name not in lent)
+        return dict.fromkeys(described, plain) | lent
 
-    found = photo_captions(photos, describe=describe)
+    found = photo_captions(photos, identifier, describe=describe)
     files = [photos / photo.file for photo in found]
     suffixes, kinds = zip(*map(_looked_at, files), strict=True)
     if unread := [file.name for file, suffix in zip(files, suffixes, strict=True) if not suffix]:
@@ -96,7 +106,7 @@ def read_subject(photos: Path | None, *, identifier: str, class_noun: str) -> Su
     ]
     captions = [picture.caption for picture in pictures]
     notes = _notes(len(described), plain, captions, identifier)
-    notes += odd_notes(kinds, "photo")
+    notes += [*syntax_notes(found), *odd_notes(kinds, "photo")]
     return Subject(
         pictures, files, [photo.digest for photo in found], list(map(bool, kinds)), notes
     )

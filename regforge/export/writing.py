@@ -126,7 +126,12 @@ def export_dataset(
             f"{subject} lies in the folder that is written.",
             hint="Keep the photos elsewhere; they are linked or copied into it.",
         )
-    photos = read_subject(subject, identifier=settings.identifier, class_noun=settings.class_noun)
+    photos = read_subject(
+        subject,
+        identifier=settings.identifier,
+        class_noun=settings.class_noun,
+        run=source.run,
+    )
     job = _Job(source, collected, settings, photos, folder, reporter)
     return job.run(trainers, check=check)
 

@@ -189,7 +189,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     vocabulary, stand_ins = _vocabulary(recipe, folder)
     budget = token_budget(render, recipe.prompts.max_tokens)
     imported, examples = _imported(recipe, folder)
-    captions, sets, unvaried = _captions(recipe, vocabulary, budget, examples)
+    captions, sets, notes = _captions(recipe, vocabulary, budget, examples)
     calls = _calls(recipe)
     images = recipe.prompts.count * render.images_per_prompt
     speed = seconds_per_image(render)
@@ -228,7 +228,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         stand_ins=sorted(stand_ins),
         warnings=[
             *warnings(recipe),
-            *unvaried,
+            *notes,
             *_about_money(recipe, calls_cost, images_cost),
         ],
     )
@@ -268,18 +268,14 @@ def _captions(
     budget: TokenBudget,
     imported: ImportedCaptions | None,
 ) -> tuple[list[str], dict[str, int], list[str]]:
-    """Sample captions of every set, how many each set gets, and what photos' captions do not allow.
-
-    The last are sentences, see `unvaried_photos`.
-    """
+    """Sample captions of every set, how many each set gets, and `photo_notes`."""
+    from regforge.prompts.captions import instance_caption
     from regforge.prompts.sampling import apportion
-    from regforge.prompts.writing import unvaried_photos, write_prompts
+    from regforge.prompts.writing import photo_notes, write_prompts
 
     def undescribed(photos: Sequence[Path]) -> Mapping[str, str]:
-        named = f"{recipe.subject.identifier or ''} {recipe.subject.class_noun}".strip()
-        return {
-            photo.name: f"a photo of a {named} <as the vision model sees it>" for photo in photos
-        }
+        named = instance_caption(recipe.subject.identifier, recipe.subject.class_noun)
+        return {photo.name: f"{named} <as the vision model sees it>" for photo in photos}
 
     photos = photos_of(recipe, undescribed)
     vocabulary_mode = recipe.prompts.model_copy(update={"mode": "vocabulary"})
@@ -294,7 +290,7 @@ def _captions(
     shares = {str(name): share for name, share in shares_of(recipe).items()}
     sets = Counter(islice(apportion(shares), recipe.prompts.count))
     texts = [prompt.text for prompt in prompts]
-    return texts, {name: sets[name] for name in shares}, list(unvaried_photos(recipe, photos))
+    return texts, {name: sets[name] for name in shares}, list(photo_notes(recipe, photos))
 
 
 def _imported(recipe: Recipe, folder: RunFolder) -> tuple[str | None, ImportedCaptions | None]:
@@ -348,9 +344,9 @@ def _calls(recipe: Recipe) -> CallPlan:
 
     unseen = 0
     if (
-        recipe.subject.captions == "auto"
+        recipe.subject.captions != "files"
         and recipe.subject.images
-        and "against" in shares_of(recipe)
+        and ("against" in shares_of(recipe) or recipe.subject.captions == "write")
     ):
 
         def count(photos: Sequence[Path]) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -59,6 +60,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         self._reporter = reporter
         self._client: LanguageModelClient | None = None
         self._taken: ImportedCaptions | None = None
+        self._photos: tuple[PhotoCaption, ...] | None = None
 
     def __exit__(self, *_: object) -> None:
         if self._client is not None:
@@ -70,7 +72,11 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         Raises:
             RegforgeError: They cannot be made; the message says why.
         """
+        from regforge.prompts.writing import photo_notes
+
         imported = self._imported()  # before the language model is paid for anything
+        if self._recipe.subject.captions == "write" or not self._folder.vocabulary.is_file():
+            deque(photo_notes(self._recipe, self._photo_captions()), maxlen=0)
         vocabulary = self._vocabulary()
         known = self._known()
         if len(known) >= count:
@@ -104,10 +110,14 @@ class PromptStage(AbstractContextManager["PromptStage"]):
     def _ingredients(self) -> dict[str, str | None]:
         """Digests of the files that prompts are made of, by their names in the state."""
         imports = import_of(self._recipe) is not None
-        return {
+        found = {
             "vocabulary_digest": _digest(self._folder.vocabulary),
             "imported_digest": _digest(self._folder.imported) if imports else None,
         }
+        if self._recipe.subject.captions != "files":
+            captions = [[each.file, each.caption] for each in self._photo_captions()]
+            found["captions_digest"] = hashlib.sha256(json.dumps(captions).encode()).hexdigest()
+        return found
 
     # ---------------------------------------------------------------------------- making more
 
@@ -175,7 +185,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             self._recipe,
             vocabulary,
             budget=token_budget(render, self._recipe.prompts.max_tokens),
-            photos=photos_of(self._recipe, self._described),
+            photos=self._photo_captions(),
             rows=self._composed(),
             imported=imported,
             count=count,
@@ -194,9 +204,15 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             return None
         return compose_rows(self._recipe, self._asked(), journal=self._journal)
 
+    def _photo_captions(self) -> tuple[PhotoCaption, ...]:
+        if self._photos is None:
+            self._photos = photos_of(self._recipe, self._described)
+        return self._photos
+
     def _described(self, photos: Sequence[Path]) -> Mapping[str, str]:
         """Captions that a vision model writes; kept in captions.json, where they may be edited."""
         from regforge.prompts.photo_captions import describe_photos
+        from regforge.prompts.photos import write_captions
 
         path = self._folder.captions
         known: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -204,6 +220,14 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         if new:
             known |= describe_photos(new, self._recipe, self._asked())
             write_atomically(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+        if self._recipe.subject.captions == "write":
+            for note in write_captions(photos, known):
+                self._reporter.say(note)
+        elif new:
+            self._reporter.say(
+                f"{len(new)} photos were described; the captions lie in {path.name}. "
+                "`subject.captions: write` puts them beside the photos too."
+            )
         return known
 
     def _asked(self) -> LanguageModelClient:
@@ -220,21 +244,24 @@ class PromptStage(AbstractContextManager["PromptStage"]):
 def photos_of(
     recipe: Recipe, describe: Callable[[Sequence[Path]], Mapping[str, str]]
 ) -> tuple[PhotoCaption, ...]:
-    """The photos with their captions, if the recipe has an `against` set.
+    """The photos with their captions, if the recipe has a use for them.
 
     Args:
         recipe: Any recipe.
-        describe: Writes missing captions by file name, for `captions: auto`.
+        describe: Writes missing captions by file name, for `captions: auto` and `write`.
 
     Raises:
         PhotosError: There are none, or some cannot be used.
     """
     from regforge.prompts.photos import photo_captions
 
-    images = recipe.subject.images
-    if images is None or "against" not in shares_of(recipe):
+    subject = recipe.subject
+    images = subject.images
+    used = "against" in shares_of(recipe) or subject.captions == "write"
+    if images is None or not used:
         return ()
-    return photo_captions(images, describe=describe if recipe.subject.captions == "auto" else None)
+    asks = describe if subject.captions != "files" else None
+    return photo_captions(images, subject.identifier, describe=asks)
 
 
 def open_import(taken: CaptionImport) -> CaptionedDataset:

@@ -121,6 +121,20 @@ def article_for(class_noun: str) -> Callable[[str], str]:
     return article
 
 
+def instance_caption(identifier: str | None, class_noun: str) -> str:
+    """The caption of a photo of the subject of which nothing else is known: "a photo of a sks dog".
+
+    With an article, as DreamBooth's "a [identifier] [class noun]" and DreamBench's prompts have it,
+    and as the naive caption "a photo of a dog" differs from it in the identifier alone.
+    """
+    named = identifier or class_noun
+    if identifier and not word_pattern(class_noun).search(identifier):
+        named = f"{identifier} {class_noun}"
+    if phrase_banks.load().takes_article(class_noun):
+        named = f"{phrase_banks.indefinite_article(named)} {named}"
+    return f"a photo of {named}"
+
+
 # --------------------------------------------------------------------------------------- templates
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.prompts.captions import instance_caption
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, tidy
 from regforge.providers.language_model import LanguageModelClient, Question
@@ -135,14 +135,11 @@ def _problems(reply: BaseModel, rules: PhraseRules) -> list[str]:
 
 
 def _caption(reply: Any, recipe: Recipe) -> str:
-    subject = recipe.subject
-    named = " ".join(filter(None, [subject.identifier, subject.class_noun]))
-    if phrase_banks.load().takes_article(subject.class_noun):
-        named = f"{phrase_banks.indefinite_article(named)} {named}"
+    named = instance_caption(recipe.subject.identifier, recipe.subject.class_noun)
     parts = _parts(reply)
     around = " ".join(filter(None, [parts.get("pose"), parts["background"]]))
     light = f", {parts['lighting']}" if parts["lighting"] else ""
-    return f"a photo of {named} {around}{light}"
+    return f"{named} {around}{light}"
 
 
 def _with_photo(messages: list[dict[str, Any]], photo: Path) -> list[dict[str, Any]]:

@@ -9,22 +9,38 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import os
 import posixpath
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.files import MOST_CAPTION, MOST_IMAGE, read_file, read_text
+from regforge.files import (
+    MOST_CAPTION,
+    MOST_IMAGE,
+    MOST_TEXT,
+    read_file,
+    read_text,
+    write_atomically,
+)
 from regforge.image_files import orientation
+from regforge.prompts.captions import word_pattern
+from regforge.prompts.prompt_syntax import several_texts, without_syntax
 from regforge.recipe.named_files import (
+    CAPTION_SUFFIXES,
     LEADS_OUT,
     METADATA,
     ByName,
     captions_beside,
+    content_of,
     csv_rows,
     inside,
     json_rows,
@@ -53,12 +69,13 @@ class PhotoCaption:
 
     Attributes:
         file: Its file name.
-        caption: As it was written, white space tidied.
+        caption: As it was written, white space tidied and prompt syntax taken off.
         width: Pixels, as a viewer shows it.
         height: Pixels, as a viewer shows it.
         seed: 0 to 2**32 - 1: the one it was made with, if it is a generated image that says so,
             else one that follows from its bytes.
         digest: SHA-256 of the file, 64 hex digits.
+        written: The caption with its prompt syntax; empty if it has none.
     """
 
     file: str
@@ -67,19 +84,22 @@ class PhotoCaption:
     height: int
     seed: int
     digest: str
+    written: str = ""
 
 
 def photo_captions(
-    folder: Path, *, describe: DescribePhotos | None = None
+    folder: Path, identifier: str | None = None, *, describe: DescribePhotos | None = None
 ) -> tuple[PhotoCaption, ...]:
     """The photos of a folder with their captions, by file name.
 
     Args:
         folder: `subject.images`; folders inside it are not looked into.
+        identifier: The subject's, which is no prompt syntax: "[V]".
         describe: Called once with the photos that have no caption (`captions: auto`).
 
     Raises:
-        PhotosError: There are no photos; or some cannot be read or have no caption.
+        PhotosError: There are no photos; or some cannot be read, have no caption, or one that
+            stands for several: `{red|blue}`.
     """
     try:
         entries = sorted(folder.iterdir())
@@ -108,6 +128,11 @@ def photo_captions(
         captions |= {path: _tidy(said.get(path.name, "")) for path in silent}
         silent = [path for path in silent if not captions[path]]
     problems += [f"{path.name}: has no caption" for path in silent]
+    problems += [
+        f"{path.name}: its caption holds {several}, which stands for several texts; write one"
+        for path in photos
+        if (several := several_texts(captions[path]))
+    ]
     if problems:
         raise PhotosError(
             f"The photos in {folder} cannot be used as they are:\n"
@@ -125,8 +150,84 @@ def photo_captions(
         seed = _as_seed(metadata.get(path.name, {}).get("seed"))
         seed = own_seed if seed is None else seed
         seed = int(digest[: SEED_BITS // 4], 16) if seed is None else seed
-        found.append(PhotoCaption(path.name, captions[path], width, height, seed, digest))
+        written = captions[path]
+        caption = without_syntax(written, identifier)
+        found.append(
+            PhotoCaption(
+                *(path.name, caption, width, height, seed, digest),
+                written=written if caption != written else "",
+            )
+        )
     return tuple(found)
+
+
+def write_captions(photos: Sequence[Path], captions: Mapping[str, str]) -> Iterator[str]:
+    """Write captions into text files beside photos; a file that is there stays as it is.
+
+    Args:
+        photos: Photos without a caption.
+        captions: Theirs, by file name.
+
+    Yields:
+        What was written and what was not, a sentence each.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    written = 0
+    folder = photos[0].parent
+    beside = captions_beside(photos, folder)
+    stems = Counter(photo.stem for photo in photos_in(folder))
+    for photo in photos:
+        place = photo.parent / f"{photo.stem}{CAPTION_SUFFIXES[0]}"
+        there = beside[photo] or ([place] if os.path.lexists(place) else [])
+        if there or stems[photo.stem] > 1:
+            why = f"{there[0].name} is there" if there else "another photo has that name"
+            yield f"The caption of {photo.name} is not written beside it: {why}."
+        elif photo.name in captions:
+            write_atomically(place, captions[photo.name] + "\n")
+            written += 1
+    if written:
+        yield f"{written} captions are written beside the photos in {folder}."
+
+
+def captions_of_run(run: Path, photos: Path, identifier: str) -> dict[str, str]:
+    """Captions that a vision model wrote for a run, of photos that are the same here, by file name.
+
+    Args:
+        run: The run's folder; one that described nothing, or is none, has none.
+        photos: The folder here.
+        identifier: Takes the place of the run's own.
+    """
+    try:
+        captions = json.loads(content_of(run / "captions.json", run, MOST_TEXT))
+        subject = yaml.safe_load(content_of(run / "recipe.yaml", run, MOST_TEXT))["subject"]
+        theirs, own = Path(subject["images"]), subject["identifier"]
+        found = {
+            photo.name: str(captions[photo.name])
+            for photo in photos_in(photos)
+            if photo.name in captions and _same(photo, theirs / photo.name)
+        }
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
+        return {}
+    if not own or own == identifier:
+        return found
+    pattern = word_pattern(str(own))
+    return {name: pattern.sub(lambda _: identifier, text) for name, text in found.items()}
+
+
+def _same(photo: Path, other: Path) -> bool:
+    return read_file(other, MOST_IMAGE) == read_file(photo, MOST_IMAGE)
+
+
+def syntax_notes(photos: Sequence[PhotoCaption]) -> list[str]:
+    """What to tell of captions whose prompt syntax was taken off, a sentence each."""
+    return [
+        f"{photo.file}: prompt syntax is taken off its caption: {photo.written!r} is read as "
+        f"{photo.caption!r}"
+        for photo in photos
+        if photo.written
+    ]
 
 
 # --------------------------------------------------------------------------------------- captions

@@ -23,7 +23,7 @@ from regforge.prompts.clashes import Clashes
 from regforge.prompts.duplicates import Duplicates
 from regforge.prompts.exclude import ExclusionError, Exclusions, usable
 from regforge.prompts.imported import ImportedCaptions, ImportSource
-from regforge.prompts.photos import PhotoCaption
+from regforge.prompts.photos import PhotoCaption, syntax_notes
 from regforge.prompts.prompt_sets import (
     PHOTO,
     Against,
@@ -57,7 +57,7 @@ __all__ = [
     "NotEnoughPrompts",
     "caption_template",
     "coverage",
-    "unvaried_photos",
+    "photo_notes",
     "write_prompts",
 ]
 
@@ -151,15 +151,19 @@ def caption_template(recipe: Recipe) -> CaptionTemplate:
     )
 
 
-def unvaried_photos(recipe: Recipe, photos: Iterable[PhotoCaption]) -> Iterator[str]:
-    """What of photos' captions the `against` set cannot vary safely, a sentence for each caption.
+def photo_notes(recipe: Recipe, photos: Sequence[PhotoCaption]) -> Iterator[str]:
+    """What becomes of photos' captions that people should know, a sentence each.
+
+    Prompt syntax that is taken off, and what the `against` set cannot vary safely.
 
     Raises:
         CaptionTemplateError: The template cannot be used.
         PhotoCaptionUnclear: A photo's caption does not name the subject.
     """
-    attributes = _attributes(recipe, caption_template(recipe))
-    for photo in photos if attributes else ():
+    yield from syntax_notes(photos)
+    followed = "against" in shares_of(recipe)
+    attributes = _attributes(recipe, caption_template(recipe)) if followed else None
+    for photo in photos if followed else ():
         around = _followed(recipe, photo)
         if why := why_unvaried(around, attributes or ()):
             yield f"{photo.file}: {why}: {photo.caption!r}"
@@ -353,7 +357,7 @@ class _Writer:
                 "The caption of every photo says what is excluded.",
                 hint="Change the captions or `prompts.exclude`, or leave out the `against` set.",
             )
-        for note in unvaried_photos(self.recipe, [photo for photo, _ in found]):
+        for note in photo_notes(self.recipe, [photo for photo, _ in found]):
             file, _, reason = note.partition(": ")
             self.journal.failure("prompts", file, reason)
             self.reporter.say(note)

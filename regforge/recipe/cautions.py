@@ -23,7 +23,9 @@ def warnings(recipe: Recipe) -> list[str]:
 
 
 def _about_the_subject(recipe: Recipe) -> Iterator[str]:
-    identifier = recipe.subject.identifier
+    identifier, captions = recipe.subject.identifier, recipe.subject.captions
+    if captions == "write" and recipe.subject.images is None:
+        yield "subject.captions: write has no effect without subject.images."
     against = recipe.prompts.sets.get("against", 0) > 0
     if identifier is None and against:
         yield (

@@ -133,12 +133,13 @@ def _photos(recipe: Recipe) -> Iterator[Finding]:
     images, at = recipe.subject.images, ("subject", "images")
     if images is not None:
         yield from photo_folder(images, at)
-    if recipe.subject.captions == "auto" and images is not None:
+    captions = recipe.subject.captions
+    if captions != "files" and images is not None:
         llm = recipe.prompts.llm
         if is_embedded(llm.vision_model or llm.model):
             yield Finding(
                 ("subject", "captions"),
-                "`auto` needs a model that can see: name one in prompts.llm.vision_model",
+                f"`{captions}` needs a model that can see: name one in prompts.llm.vision_model",
                 (("prompts", "llm", "model"), ("prompts", "llm", "vision_model"), at),
             )
 

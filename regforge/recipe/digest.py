@@ -82,7 +82,11 @@ def data_of(recipe: Recipe) -> dict[str, Any]:
         source = str(taken.address or Path(taken.dataset).name)
         prompts["import"] = {"dataset": source, "caption_column": taken.caption_column}
     if "against" in shares and recipe.subject.images is not None:
-        subject["images"] = photos_of(recipe.subject.images)
+        # What a vision model says is like what a language model says: the run keeps it. Written
+        # beside the photos, it changes nothing.
+        described = recipe.subject.captions != "files"
+        subject["images"] = photos_of(recipe.subject.images, captions=not described)
+        subject["captions"] = "auto" if described else "files"
     else:  # nobody looks at the photos
         subject["images"] = subject["captions"] = prompts["llm"]["vision_model"] = None
     return data
@@ -144,8 +148,12 @@ def _vocabulary(path: Path | None) -> str | None:
         return _sha256(text.encode())
 
 
-def photos_of(folder: Path) -> list[list[str]]:
+def photos_of(folder: Path, *, captions: bool = True) -> list[list[str]]:
     """Name and digest of each photo and of each file with captions, by name.
+
+    Args:
+        folder: The photos'.
+        captions: Whether files with captions count.
 
     Raises:
         RecipeError: One of them cannot be read.
@@ -157,7 +165,7 @@ def photos_of(folder: Path) -> list[list[str]]:
         raise _unreadable(folder, at, error) from error
     return [
         *([photo.name, _sha256(_read(photo, at))] for photo in photos),
-        *([text.name, _text(text, at)] for text in caption_files_of(photos, folder)),
+        *([text.name, _text(text, at)] for text in caption_files_of(photos, folder) if captions),
     ]
 
 

@@ -58,10 +58,12 @@ class Subject(Section):
         description="Folder with the photos of the subject, needed for the `against` set. "
         "Relative paths start at the recipe.",
     )
-    captions: Literal["files", "auto"] = Field(
+    captions: Literal["files", "auto", "write"] = Field(
         default="files",
         description="`files`: captions come from photos/*.txt or photos/metadata.jsonl. `auto`: "
-        "a vision model writes the missing ones (`prompts.llm.vision_model`).",
+        "a vision model writes the missing ones (`prompts.llm.vision_model`); they lie in the "
+        "run's captions.json. `write`: the same, and they are also written beside the photos, "
+        "01.txt for 01.jpg, where training and exports find them; a file that is there stays.",
     )
 
 

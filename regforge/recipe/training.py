@@ -41,7 +41,7 @@ class TrainingSubject(Section):
 
     images: Path = Field(
         description="Folder with its photos, 3 to 20 of them. Captions come from photos/*.txt or "
-        "photos/metadata.jsonl; a photo without one gets 'a photo of <identifier> <class noun>'. "
+        "photos/metadata.jsonl; a photo without one gets 'a photo of a <identifier> <class noun>'. "
         "Relative paths start at the recipe.",
         examples=["photos/"],
     )
@@ -56,6 +56,12 @@ class TrainingSubject(Section):
         max_length=80,
         description="What the subject is, as specific as fits: 'ceramic teapot'.",
         examples=["ceramic teapot"],
+    )
+    captions: Literal["auto", "files"] = Field(
+        default="auto",
+        description="Of photos without a caption. `auto`: the one that a vision model wrote for "
+        "the dataset recipe or run which `regularization.dataset` names (`subject.captions: auto` "
+        "there), if it is about the same photo. `files`: only files count.",
     )
     kind: Kind | None = Field(
         default=None,

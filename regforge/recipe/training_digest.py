@@ -44,7 +44,13 @@ def training_data_of(recipe: TrainingRecipe) -> dict[str, Any]:
     """
     data = {key: value for key, value in fields_of(recipe).items() if value != {}}
     data["base_model"] = _name(recipe.base_model)
-    data["subject"]["images"] = photos_of(recipe.subject.images)
+    made_by = dataset_recipe_of(recipe)
+    taken = recipe.subject.captions == "auto" and made_by is not None
+    # Captions that the dataset's recipe has written are covered by its digest.
+    described = taken and made_by is not None and made_by.subject.captions != "files"
+    data["subject"]["images"] = photos_of(recipe.subject.images, captions=not described)
+    if recipe.subject.captions == "auto":
+        del data["subject"]["captions"]  # as before there was a choice
     data["regularization"] = _regularization(recipe, data["regularization"])
     data["method"] = _method(recipe, data["method"])
     if (

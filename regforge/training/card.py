@@ -14,6 +14,7 @@ from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, Card, front_ma
 from regforge.files import expanded
 from regforge.hub.address import HubAddress
 from regforge.journal import without_secrets
+from regforge.prompts.captions import instance_caption
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.named_files import names_recipe
 from regforge.recipe.training import TrainingRecipe
@@ -92,7 +93,7 @@ def model_card(
 
 def instance_prompt(recipe: TrainingRecipe) -> str:
     """The plainest prompt for the subject."""
-    return f"a photo of {recipe.subject.identifier} {recipe.subject.class_noun}"
+    return instance_caption(recipe.subject.identifier, recipe.subject.class_noun)
 
 
 def _front_matter(

@@ -24,7 +24,7 @@ from regforge.training.captioning import Captioning
 from regforge.training.crops import Crop, Cropping, ExamplesError, decode, pixels_of
 from regforge.training.interface import Batch, Embeddings, Examples, Family
 from regforge.training.order import Batches, Draw, generator, number_of
-from regforge.training.pictures import Photos, PictureSet, RegularizationImages
+from regforge.training.pictures import Photos, PictureSet, RegularizationImages, run_of
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +67,9 @@ def open_examples(
         CannotOpen: There is no such dataset, or it holds no images.
         HubError: The dataset is on the Hub and cannot be read.
     """
-    sets: dict[str, PictureSet] = {"instance": Photos(recipe.subject)}
     prior = recipe.regularization
+    run = run_of(prior.dataset) if prior.prior_weight > 0 else None
+    sets: dict[str, PictureSet] = {"instance": Photos(recipe.subject, run)}
     if prior.dataset is not None and prior.prior_weight > 0:
         sets["class"] = RegularizationImages(
             prior, recipe.subject.identifier, slot_dropout=recipe.data.slot_dropout > 0

@@ -14,8 +14,13 @@ from typing import Protocol
 
 from regforge.dataset.sources import CaptionedDataset, open_dataset
 from regforge.files import expanded, storage_error
-from regforge.prompts.captions import CaptionTemplateError, word_pattern
-from regforge.prompts.photos import PhotosError, photo_captions
+from regforge.prompts.captions import CaptionTemplateError, instance_caption, word_pattern
+from regforge.prompts.photos import (
+    PhotosError,
+    captions_of_run,
+    photo_captions,
+    syntax_notes,
+)
 from regforge.recipe.training import Regularization, TrainingSubject
 from regforge.records import Example
 from regforge.training.captioning import Composer, Said
@@ -71,6 +76,7 @@ class Photos:
 
     Args:
         subject: Where they lie, and the words for what they show.
+        run: The run's folder of the regularization dataset, which may have their captions.
 
     Attributes:
         silent: Names of those that have no caption of their own.
@@ -79,15 +85,21 @@ class Photos:
         PhotosError: There are none, or some cannot be read.
     """
 
-    def __init__(self, subject: TrainingSubject) -> None:
-        plain = f"a photo of {subject.identifier} {subject.class_noun}"
+    def __init__(self, subject: TrainingSubject, run: Path | None = None) -> None:
+        plain = instance_caption(subject.identifier, subject.class_noun)
         silent: list[str] = []
+        lent: dict[str, str] = {}
+        if run is not None and subject.captions == "auto":
+            lent = captions_of_run(run, subject.images, subject.identifier)
+
+        lent_to: list[str] = []
 
         def describe(paths: Sequence[Path]) -> Mapping[str, str]:
-            silent.extend(path.name for path in paths)
-            return {path.name: plain for path in paths}
+            lent_to.extend(path.name for path in paths if path.name in lent)
+            silent.extend(path.name for path in paths if path.name not in lent)
+            return {path.name: plain for path in paths} | lent
 
-        found = photo_captions(subject.images, describe=describe)
+        found = photo_captions(subject.images, subject.identifier, describe=describe)
         self._paths = [subject.images / each.file for each in found]
         # By content: renaming a photo changes nothing.
         self.pictures: Sequence[Picture] = [
@@ -95,7 +107,11 @@ class Photos:
             for each in found
         ]
         self.silent: Sequence[str] = silent
-        self.notes = _notes_on_photos(self.pictures, subject, silent, plain)
+        self.notes = [
+            *_notes_on_lent([each.file for each in found if each.file in lent_to], run),
+            *syntax_notes(found),
+            *_notes_on_photos(self.pictures, subject, silent, plain),
+        ]
 
     def read(self, index: int) -> bytes:
         """See `PictureSet`."""
@@ -108,6 +124,21 @@ class Photos:
     def read_some(self, indexes: Collection[int]) -> Iterator[tuple[int, bytes]]:
         """See `PictureSet`."""
         return ((index, self.read(index)) for index in sorted(indexes))
+
+
+def _notes_on_lent(photos: Sequence[str], run: Path | None) -> list[str]:
+    if not photos:
+        return []
+    takes = "takes the caption" if len(photos) == 1 else "take the captions"
+    return [f"{_some(photos)} {takes} that a vision model wrote for {run}."]
+
+
+def run_of(dataset: str | None) -> Path | None:
+    """The run's folder that a dataset on this machine lies in, or is; None if it has none."""
+    if dataset is None:
+        return None
+    here = Path(dataset).expanduser()
+    return next((path for path in (here, here.parent) if (path / "recipe.yaml").is_file()), None)
 
 
 def _notes_on_photos(

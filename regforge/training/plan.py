@@ -28,7 +28,7 @@ from regforge.training.dataset_runs import (
     images_of,
     is_finished,
 )
-from regforge.training.pictures import Photos, RegularizationImages
+from regforge.training.pictures import Photos, RegularizationImages, run_of
 from regforge.training.saving import LORA_FILE, MODEL_FOLDER
 
 SAMPLES = 5
@@ -150,7 +150,9 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     """
     folder = OwnedFolder(out or Path("runs") / recipe.name)
     check_folders(recipe, folder.path)
-    photos = Photos(recipe.subject)
+    made_by = dataset_recipe_of(recipe)
+    where = str(dataset_folder(made_by).path) if made_by else recipe.regularization.dataset
+    photos = Photos(recipe.subject, run_of(where) if uses_regularization(recipe) else None)
     dataset, images, notes = _regularization(recipe)
     optimizer = recipe.optimizer
     beside = optimizer.batch_size * recipe.regularization.per_instance if dataset else 0

@@ -59,7 +59,7 @@ def test_the_command_survives_a_shell_and_the_script_shows_every_picture(
     dataset = Dataset(flags)
     assert script == "train_dreambooth_lora_sdxl.py"
     assert dataset.drawn_by_script == 0
-    assert flags["instance_prompt"] == "a photo of sks teapot"
+    assert flags["instance_prompt"] == "a photo of a sks teapot"
     assert flags["class_prompt"] == "a photo of a teapot"
     assert flags["with_prior_preservation"] == ""
     assert flags["prior_loss_weight"] == "1.0"

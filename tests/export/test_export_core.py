@@ -302,7 +302,7 @@ def test_photos_are_laid_out_with_captions(tmp_path: Path) -> None:
     )
     assert samples.layout(tmp_path / "out", "subject") == {
         "01.jpg": "a photo of xyz teapot on a desk",
-        "02.jpg": "a photo of xyz teapot",
+        "02.jpg": "a photo of a xyz teapot",
     }
     assert (done.photos, done.differs) == (2, False)
     assert "1 photo had no caption" in " ".join(done.notes)

@@ -377,7 +377,7 @@ def test_photos_without_captions(tmp_path: Path) -> None:
     examples = opened(recipe(photos(tmp_path, captions=False), data=PLAIN))
     assert len(notes(examples, "00.png, 01.png and 02.png have no caption")) == 1
     (found,) = tensors(examples, [Draw("instance", 0, 1)])
-    assert found["caption"] == "a photo of sks teapot"
+    assert found["caption"] == "a photo of a sks teapot"
 
 
 def test_a_photo_whose_caption_lacks_the_identifier(folder: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert values["base_model"] == SDXL
     assert values["license"] == "openrail++"
     assert values["datasets"] == ["me/teapot-reg"]
-    assert values["instance_prompt"] == "a photo of sks teapot"
+    assert values["instance_prompt"] == "a photo of a sks teapot"
     assert values["base_model_relation"] == "adapter"
     assert values["widget"] == [{"text": "a sks pot", "output": {"url": "pictures/01.webp"}}]
     assert {"lora", "text-to-image", "template:sd-lora", "stable-diffusion-xl"} <= set(
@@ -132,7 +132,7 @@ def test_words_stay_words(noun: str, identifier: str) -> None:
     made = recipe(subject={"class_noun": noun, "identifier": identifier})
     card = model_card(made, other="lora/pot-kohya.safetensors")
     values = front(card)
-    assert values["instance_prompt"] == f"a photo of {identifier} {noun}"
+    assert values["instance_prompt"] == f"a photo of a {identifier} {noun}"
     body = card.partition("<!-- regforge:begin -->")[2]
     assert "<b>" not in body
     assert "{{" not in body

@@ -91,7 +91,7 @@ def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
     assert files(hub)[weights] == (made / "lora" / weights).read_bytes()
 
     values = front(files(hub)["README.md"])
-    assert values["instance_prompt"] == "a photo of sks cat"
+    assert values["instance_prompt"] == "a photo of a sks cat"
     assert values["widget"] == [
         {"text": prompt, "output": {"url": f"pictures/0{number}.webp"}}
         for number, prompt in enumerate(PROMPTS, start=1)

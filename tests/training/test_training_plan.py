@@ -73,7 +73,7 @@ def test_photos_are_shown_with_their_captions_and_the_one_they_get(here: Path) -
     _, _, shown = made.as_text().partition("Captions of the photos:\n")
     assert [each.split(maxsplit=1) for each in shown.splitlines()[:6]] == [
         *([f"{n}.png", f"sks cat in place {n}"] for n in range(4)),
-        ["4.png", "a photo of sks cat *"],
+        ["4.png", "a photo of a sks cat *"],
         ["and", "1 more"],
     ]
     assert "note: 4.png and 5.png have no caption" in shown
