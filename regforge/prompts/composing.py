@@ -23,12 +23,11 @@ from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, tidy
 from regforge.prompts.slot_questions import (
     MOST_IN_SCHEMA,
-    NoPhrases,
     bank_options,
     choices,
     closed_object,
     essence,
-    see_ledger,
+    no_use,
     spellings,
 )
 from regforge.prompts.vocabulary import VocabularyError
@@ -126,11 +125,13 @@ class _Composer:
             ]
             yield from fresh
             wave, empty = wave + 1, 0 if fresh else empty + 1
-        raise NoPhrases(
-            f"The language model has nothing new after {len(self._seen)} captions: "
-            f"{_EMPTY_WAVES * CALLS_PER_WAVE} calls in a row brought no usable one.",
-            hint=f"{see_ledger(self.journal)}Use `mode: vocabulary`, lower `prompts.count`, or "
-            "name another model in `prompts.llm.model`.",
+        failed = (self.client.failed.get(question.item) for question in questions)
+        raise no_use(
+            f"The language model has nothing new after {len(self._seen)} captions, "
+            f"{_EMPTY_WAVES * CALLS_PER_WAVE} calls in a row brought no usable one",
+            next(filter(None, failed), None),
+            self.journal,
+            "Use `mode: vocabulary`, lower `prompts.count`",
         )
 
     # ------------------------------------------------------------------------------------- asking

@@ -96,7 +96,8 @@ def describe_photos(
     said = dict(zip([photo.name for photo in photos], client.ask(questions), strict=True))
     if silent := [name for name, reply in said.items() if reply is None]:
         raise PhotoCaptionError(
-            f"{model} did not describe {', '.join(silent)}.",
+            f"{model} did not describe {', '.join(silent)}"
+            + (f": {reason}" if (reason := client.failed.get(f"photo {silent[0]}")) else "."),
             hint=f"Write the caption into {Path(silent[0]).stem}.txt beside the photo, or name "
             "another model in `prompts.llm.vision_model`.",
         )

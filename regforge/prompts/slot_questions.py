@@ -71,6 +71,7 @@ class _Progress:
     rounds: int = 0
     stalled: int = 0
     done: bool = False
+    reason: str | None = None
 
     @property
     def missing(self) -> int:
@@ -186,14 +187,15 @@ class SlotFiller:
         slot = progress.slot
         progress.rounds += 1
         before = len(progress.found)
-        if reply is not None:
+        item = f"slot {slot.name}, round {progress.rounds}"
+        if reply is None:
+            progress.reason = self.client.failed.get(item)
+        else:
             sifted = self._sift(progress, reply)
             if sifted.refused:
-                self.journal.failure(
-                    "prompts",
-                    f"slot {slot.name}, round {progress.rounds}",
-                    f"{len(sifted.refused)} phrases left out: {sifted.complaint(most=100)}",
-                )
+                left_out = f"{len(sifted.refused)} phrases left out: "
+                self.journal.failure("prompts", item, left_out + sifted.complaint(most=100))
+                progress.reason = left_out + sifted.complaint()
             progress.found += sifted.phrases[: progress.missing]
         progress.stalled = 0 if len(progress.found) > before else progress.stalled + 1
         progress.done = (
@@ -213,11 +215,13 @@ class SlotFiller:
         return self.rules.sift(slot.name, texts, progress.found)
 
     def _check(self, progress: Sequence[_Progress]) -> None:
-        if empty := [each.slot.name for each in progress if not each.found]:
-            raise NoPhrases(
-                f"The language model gave no usable phrase for {_slots(empty)}.",
-                hint=f"{see_ledger(self.journal)}Give the slot `values`, fill it `from: bank`, or "
-                "name another model in `prompts.llm.model`.",
+        if empty := [each for each in progress if not each.found]:
+            raise no_use(
+                f"The language model gave no usable phrase for "
+                f"{_slots([each.slot.name for each in empty])}",
+                next((each.reason for each in empty if each.reason), None),
+                self.journal,
+                "Give the slot `values`, fill it `from: bank`",
             )
         for each in progress:
             if each.missing and not each.options:
@@ -246,9 +250,19 @@ def bank_options(recipe: Recipe, slot: Slot, shelf: BankShelf, count: int) -> tu
     return tuple(sample(phrases, max(count, MOST_OPTIONS), seed))
 
 
-def see_ledger(journal: Journal) -> str:
-    """Where to read what the model said, as the start of a hint."""
-    return f"{journal.ledger} has what it said. " if journal.ledger else ""
+def no_use(what: str, reason: str | None, journal: Journal, instead: str) -> NoPhrases:
+    """The error for a language model that is of no use.
+
+    Args:
+        what: What it did not do, without a full stop.
+        reason: Why, the last time; None if nobody knows.
+        journal: Where to read what it said.
+        instead: How to do without it, the beginning of a hint.
+    """
+    hint = f"{journal.ledger} has what it said. " if journal.ledger else ""
+    if reason is None or "prompts.llm." not in reason:  # or the reason says what to change
+        hint += f"{instead}, or name another model in `prompts.llm.model`."
+    return NoPhrases(f"{what}: {reason}" if reason else f"{what}.", hint=hint.strip() or None)
 
 
 # ------------------------------------------------------------------------------------------ plans

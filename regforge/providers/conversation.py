@@ -303,7 +303,8 @@ class Asker:
         item = conversation.question.item
         if given_up_after is not None:
             tries = "1 try" if given_up_after == 1 else f"{given_up_after} tries"
-            reason = f"{reason} Given up after {tries}."
+            stop = "." if reason[-1:].isalnum() else ""
+            reason = f"{reason}{stop} Given up after {tries}."
             self.failed[item] = reason
         self.journal.failure("prompts", item, reason, raw)
 

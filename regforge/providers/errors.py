@@ -53,7 +53,16 @@ class CostLimitReached(ModelUnusable):
 
 
 Failure = Literal[
-    "busy", "server", "timeout", "lost", "unreachable", "form", "parameter", "policy", "refused"
+    "busy",
+    "server",
+    "garbled",
+    "timeout",
+    "lost",
+    "unreachable",
+    "form",
+    "parameter",
+    "policy",
+    "refused",
 ]
 
 
@@ -61,9 +70,10 @@ class CallFailed(RegforgeError):
     """One call got no reply.
 
     Attributes:
-        kind: `busy`, `server`, `timeout`, `lost` (connection broke) and `unreachable` may pass;
-            `form`: the provider does not take this response format; `parameter`: nor one of the
-            parameters; `policy`: it does not want to answer this; `refused`: anything else.
+        kind: `busy`, `server`, `garbled` (a reply that cannot be read), `timeout`, `lost` (the
+            connection broke) and `unreachable` may pass; `form`: the provider does not take this
+            response format; `parameter`: nor one of the parameters; `policy`: it does not want to
+            answer this; `refused`: anything else.
         retry_after: Seconds that the provider asks to wait, or None.
         raw: All that the provider said.
         parameter: The parameter that the provider does not take, for `parameter`.
@@ -96,7 +106,7 @@ class CallFailed(RegforgeError):
     @property
     def may_be_billed(self) -> bool:
         """Whether the provider may have worked on it."""
-        return self.kind in ("timeout", "lost")
+        return self.kind in ("garbled", "timeout", "lost")
 
 
 @dataclass(frozen=True)
@@ -205,12 +215,14 @@ class Fault:
 
     def _one_call(self) -> CallFailed:
         status, said = self.status, self.said
+        server = status is None or status >= 500 or status in (409, 425)
         # A status of 200 is a page where JSON should be.
-        server = status is None or status >= 500 or status in (200, 409, 425)
+        garbled = status == 200 or "Invalid response object" in self.raw
         refused = status in (400, 415, 422, 500, 501)
         parameter, instead = self._parameter() if refused else (None, None)
         rules: tuple[tuple[bool, Failure, str], ...] = (
             ("Timeout" in self.names, "timeout", f"No reply within {self.timeout:g} s."),
+            (garbled, "garbled", f"The provider failed: its reply cannot be read. {said}"),
             (status == 429, "busy", f"The provider is busy (429): {said}"),
             (
                 "ContextWindowExceededError" in self.names,

@@ -10,7 +10,6 @@ Sends chats through LiteLLM, and finds the answer in what comes back. How answer
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from regforge.providers.errors import (
 )
 from regforge.providers.limits import Clock, RealClock
 from regforge.providers.questions import Call, Question, Received
-from regforge.providers.replies import ReplyCache, without_thoughts
+from regforge.providers.replies import ReplyCache, json_values, without_thoughts
 from regforge.recipe.prompts import LanguageModel
 
 __all__ = [
@@ -260,31 +259,22 @@ class _LiteLLM:
 
 def _answer_in(message: Any) -> str:
     """What a message says; servers put it into the content, a tool call, or thoughts alone."""
-    content = _text_of(getattr(message, "content", None))
-    if without_thoughts(content).strip():
-        return content
+    content = library.text_of(getattr(message, "content", None))
     calls = [call.function for call in getattr(message, "tool_calls", None) or ()]
     calls.append(getattr(message, "function_call", None))
-    for called in calls:
-        if arguments := getattr(called, "arguments", None):
-            return _text_of(arguments)
-    thoughts = _text_of(getattr(message, "reasoning_content", None))
-    if "{" in thoughts or "[" in thoughts:
-        return thoughts
-    said = content or _text_of(getattr(message, "refusal", None))
-    return said or (f"<think>{thoughts}</think>" if thoughts else "")
-
-
-def _text_of(content: Any) -> str:
-    """The text of a content, which may come in parts."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(map(_text_of, content))
-    if isinstance(content, Mapping):
-        said = content.get("text", content.get("content"))
-        return _text_of(said) if said is not None else json.dumps(content)
-    return ""
+    thoughts = library.text_of(getattr(message, "reasoning_content", None))
+    others = getattr(message, "provider_specific_fields", None) or {}
+    said = [
+        content,
+        *(library.text_of(getattr(call, "arguments", None)) for call in calls),
+        library.text_of(others.get("refusal") or getattr(message, "refusal", None)),
+        thoughts,
+    ]
+    if answer := next((text for text in said if next(json_values(text), None) is not None), None):
+        return answer
+    if thoughts and not content.strip():
+        content = f"<think>{thoughts}</think>"
+    return content if without_thoughts(content).strip() else said[-2] or content
 
 
 def _embedded_meaning(error: Exception) -> RegforgeError:

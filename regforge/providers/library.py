@@ -18,9 +18,10 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -48,27 +49,72 @@ def litellm() -> ModuleType:
     library.suppress_debug_info = True
     for name in ("litellm", "LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _ask_once_for_images()
+    _amend()
     return library
 
 
-def _ask_once_for_images() -> None:
-    """Keep the OpenAI client from repeating image calls by itself, unseen and perhaps billed.
-
-    LiteLLM takes `max_retries` and does not hand it on.
-    """
-    from litellm.images import main as images
-
-    main: Any = images
+def _amend() -> None:
+    """Put right two things that LiteLLM has no setting for."""
+    images: Any = import_module("litellm.images.main")
+    routes: list[Any] = [
+        import_module(f"litellm.llms.openai.{name}")
+        for name in ("openai", "chat.gpt_transformation")
+    ]
 
     def once(send: Callable[..., Any]) -> Callable[..., Any]:
+        # It takes `max_retries` and does not hand it on, so that the OpenAI client repeats calls
+        # by itself, unseen and perhaps billed.
         def sent(*args: Any, optional_params: dict[str, Any], **more: Any) -> Any:
             return send(*args, optional_params={**optional_params, "max_retries": 0}, **more)
 
         return sent
 
-    for client in (main.openai_chat_completions, main.azure_chat_completions):
+    def lenient(convert: Callable[..., Any]) -> Callable[..., Any]:
+        # It fails on contents in parts and on odd counts of tokens, after the call was paid for.
+        def converted(*args: Any, response_object: Any = None, **more: Any) -> Any:
+            return convert(*args, response_object=_tidied(response_object), **more)
+
+        return converted
+
+    for client in (images.openai_chat_completions, images.azure_chat_completions):
         client.image_generation = once(client.image_generation)
+    for route in routes:
+        route.convert_to_model_response_object = lenient(route.convert_to_model_response_object)
+
+
+def _tidied(response: Any) -> Any:
+    """A reply with contents that are text, and without a usage that cannot be right."""
+    if not isinstance(response, dict):
+        return response
+    response, usage = dict(response), response.get("usage")
+    choices = response.get("choices")
+    if isinstance(choices, list):
+        response["choices"] = [_with_text(choice) for choice in choices]
+    counts = ("prompt_tokens", "completion_tokens")
+    if usage is not None and (
+        not isinstance(usage, dict) or any(token_count(usage.get(name)) is None for name in counts)
+    ):
+        del response["usage"]
+    return response
+
+
+def _with_text(choice: Any) -> Any:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict) or isinstance(message.get("content"), str | None):
+        return choice
+    return {**choice, "message": {**message, "content": text_of(message["content"])}}
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content, which may come in parts; thoughts are left out."""
+    if isinstance(content, list):
+        return "".join(map(text_of, content))
+    if isinstance(content, Mapping):
+        if content.get("type") in ("thinking", "reasoning"):
+            return ""
+        said = content.get("text", content.get("content"))
+        return json.dumps(content) if said is None else text_of(said)
+    return content if isinstance(content, str) else ""
 
 
 async def close_clients() -> None:
@@ -242,7 +288,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def plain(error: Exception) -> str:
     """What the provider itself said, without LiteLLM's prefixes, JSON, HTML and keys."""
-    text = _PREFIX.sub("", without_secrets(str(error)[:5000]))
+    said = str(error).partition("Traceback (most recent call last)")[0]
+    text = _PREFIX.sub("", without_secrets(said[:5000]))
     try:
         inner = json.loads(text[text.index("{") : text.rindex("}") + 1])
         inner = inner.get("error", inner)

@@ -105,6 +105,7 @@ def json_values(text: str) -> Iterator[Any]:
 
 def without_thoughts(text: str) -> str:
     """The text without `<think>...</think>`, also where one of the two marks is missing."""
+    text = text.lstrip("\ufeff")
     if _begins_json(text):
         return text  # a phrase in the JSON may talk about thoughts
     answer, place, thinking = "", 0, False

@@ -129,6 +129,50 @@ def test_a_server_that_is_no_use_gets_one_clear_sentence(
         assert words in shell.err, shell.err
 
 
+REASONS = [
+    pytest.param(
+        said('{"phrases": ["red', finish_reason="length"),
+        {"max_tokens": 64},
+        "max_tokens = 64",
+        id="cut off",
+    ),
+    pytest.param(said(""), {}, "empty", id="empty"),
+    pytest.param(
+        refused(400, "temperature must be prime"),
+        {"temperature": None},
+        "must be prime",
+        id="refused",
+    ),
+    pytest.param(refused(429, "Slow down, friend."), {}, "Slow down, friend", id="busy"),
+    pytest.param(Reply(502, "<html><h1>Bad Gateway</h1></html>"), {}, "Bad Gateway", id="page"),
+    pytest.param(Reply(0), {}, "connection broke", id="reset"),
+    pytest.param(
+        said('{"phrases": ["sks"], "captions": [{"color": "sks"}]}'), {}, "sks", id="unusable"
+    ),
+    pytest.param(said(None, finish_reason="content_filter"), {}, "content filter", id="filter"),
+]
+
+
+@pytest.mark.parametrize("mode", ["vocabulary", "compose"])
+@pytest.mark.parametrize(("reply", "llm", "reason"), REASONS)
+def test_the_last_reason_of_the_provider_is_on_the_screen(
+    reply: Reply,
+    llm: dict[str, Any],
+    reason: str,
+    mode: str,
+    shell: Shell,
+    write_recipe: WriteRecipe,
+) -> None:
+    with OpenAIServer(lambda _: reply) as server:
+        llm = {"max_attempts": 2, "timeout": 5, **llm}
+        recipe = recipe_for(server, write_recipe, llm=llm, mode=mode, slots=["color"])
+        assert shell("prompts", recipe, "--out", "run") == 1
+    assert reason in shell.err, shell.err
+    if "max_tokens" in llm:
+        assert "prompts.llm.max_tokens" in shell.err
+        assert "name another model" not in shell.err
+
+
 def test_a_server_that_is_not_there(shell: Shell, write_recipe: WriteRecipe) -> None:
     recipe = recipe_for("http://127.0.0.1:9/v1", write_recipe, llm={"max_attempts": 2})
     assert shell("prompts", recipe, "--out", "run") == 1

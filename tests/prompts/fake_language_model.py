@@ -28,6 +28,7 @@ class FakeClient:
         self.chooses_only = chooses_only
         self.asked: list[Question] = []
         self.complaints: dict[str, tuple[str, ...]] = {}
+        self.failed: dict[str, str] = {}
         self._answer = answer
         self._journal = journal
         self._at_once = at_once
@@ -45,6 +46,7 @@ class FakeClient:
             if reading.value is not None:
                 return reading.value
             self.complaints[question.item] = reading.complaints
+        self.failed[question.item] = " ".join(reading.complaints)
         if self._journal:
             self._journal.failure("prompts", question.item, "no usable reply", text)
         return None

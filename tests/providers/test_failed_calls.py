@@ -115,7 +115,7 @@ def test_a_question_is_sent_so_often_and_no_more(bench: Bench) -> None:
         answers = client.ask(questions(3))
     assert [answer is None for answer in answers] == [False, True, False]
     assert len(server.calls) == 2 + 4
-    assert client.failed == {"color 1": "The provider failed (500): never Given up after 4 tries."}
+    assert client.failed == {"color 1": "The provider failed (500): never. Given up after 4 tries."}
 
 
 # Unusable replies
