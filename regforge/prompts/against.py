@@ -264,10 +264,12 @@ class _Subject:
         In "a woman holding a cup, ohwx woman looking at viewer" the woman is one and the same, in
         "a dog next to sks dog" there are two dogs.
         """
-        first = self._phrases[0]
-        named = next((each for each in self._phrases if each.named), first)
-        one = first.determiner in ("a", "an", "the", "one", "this") and not first.plural
-        return first if one and first.clear and self._restates(named) else named
+        named = next((each for each in self._phrases if each.named), self._phrases[0])
+        if self._restates(named):
+            for each in self._phrases[: self._phrases.index(named)]:
+                if each.determiner in ("a", "an", "the", "one", "this") and not each.plural:
+                    return each if each.clear else named
+        return named
 
     def _may_be_restated(self) -> bool:
         """Whether the subject may stand before its phrase under another noun.

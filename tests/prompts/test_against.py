@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge.prompts.against import PhotoCaptionUnclear, surroundings
+from regforge.prompts.against import PhotoCaptionUnclear, Surroundings, surroundings
 from regforge.prompts.captions import article_for
 
 
@@ -102,5 +102,9 @@ def test_the_identifier_never_stays(words: list[str]) -> None:
         return
     caption = replaced(photo)
     assert "sks" not in caption.lower()
+    around = surroundings(photo, "teapot", "sks", "01.jpg")
+    if isinstance(around, Surroundings) and around.unclear:  # two teapots may be one or two
+        assert "teapot" in caption
+        return
     lists = ("small orange teapot", "teapot, small, orange")  # a list of tags stays one
     assert sum(map(caption.count, lists)) == 1

@@ -91,6 +91,7 @@ CHANGES: list[dict[str, Any]] = [
     {"variant": "fp16"},
     {"subject": {"identifier": "zwx"}},
     {"subject": {"class_noun": "dog"}},
+    {"subject": {"captions": "files"}},
     {"regularization": {"dataset": "me/x"}},
     {"regularization": {"dataset": "me/x", "revision": "v1"}},
     {"regularization": {"dataset": "me/y"}},
