@@ -30,7 +30,7 @@ from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.providers.errors import CallFailed, ModelUnusable, UnknownModel, WrongKey
 from regforge.providers.image_model import TRIES, ImageClient, ImageRequest
-from regforge.providers.library import EventLoop
+from regforge.providers.library import EventLoop, close_clients
 from regforge.providers.limits import Clock, RealClock
 from regforge.recipe.models import Render
 from regforge.records import ImageJob
@@ -49,9 +49,6 @@ class HostedRenderer:
         journal: Where calls, their cost and refusals are written down.
         reporter: Where people are told that the service is busy.
         clock: For tests that do not want to wait.
-
-    Raises:
-        RenderSettingError: A setting that image services do not take.
     """
 
     batch_size = 1
@@ -59,7 +56,6 @@ class HostedRenderer:
     def __init__(
         self, render: Render, *, journal: Journal, reporter: Reporter, clock: Clock | None = None
     ) -> None:
-        _refuse_local_settings(render)
         self.identity = ModelIdentity(
             render.model, None, "unknown", "unknown", render.width or SIDE, render.height or SIDE
         )
@@ -98,6 +94,8 @@ class HostedRenderer:
 
     def close(self) -> None:
         """Stop asking."""
+        if self._client.used:
+            self._loop.run(close_clients())
         self._loop.close()
 
     async def _draw(self, job: ImageJob) -> RenderedImage:
@@ -139,17 +137,6 @@ class HostedRenderer:
             f"{model}{where} does not accept the request: {failure.message}",
             hint=failure.hint
             or "Often the size: services draw only certain render.width and render.height.",
-        )
-
-
-def _refuse_local_settings(render: Render) -> None:
-    for key in ("scheduler", "lora", "variant", "revision"):
-        if getattr(render, key) is not None:
-            raise RenderSettingError(f"render.{key} does not go with `renderer: hosted`.")
-    if render.negative_prompt and render.api_base is None:
-        raise RenderSettingError(
-            "render.negative_prompt goes with `renderer: hosted` only for a server of your own "
-            "(render.api_base)."
         )
 
 

@@ -96,6 +96,11 @@ class ImageClient:
     def __post_init__(self) -> None:
         self._caller = Caller("render", "image_call", self.render, self.journal, self.clock)
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was asked for."""
+        return self._caller.usage.calls > 0
+
     async def draw(self, request: ImageRequest, decode: Callable[[bytes], T]) -> T:
         """Ask for an image, again and again if need be.
 

@@ -309,6 +309,29 @@ def _url(address: str) -> tuple[bool, bool] | None:
     return "@" in parts.netloc, bool(re.search(r"key|token|secret|password", parts.query, re.I))
 
 
+def _hosted(recipe: Recipe) -> Iterator[Finding]:
+    render, about = recipe.render, (("render", "renderer"),)
+    if render.renderer != "hosted":
+        return
+    for key in ("scheduler", "lora", "variant", "revision"):
+        if getattr(render, key):
+            yield Finding(("render", key), "does not go with `renderer: hosted`", about)
+    if render.negative_prompt and render.api_base is None:
+        yield Finding(
+            ("render", "negative_prompt"),
+            "goes with `renderer: hosted` only for a server of your own (render.api_base)",
+            (*about, ("render", "api_base")),
+        )
+
+
+def _money(recipe: Recipe) -> Iterator[Finding]:
+    llm = recipe.prompts.llm
+    if llm.max_cost is not None and llm.max_tokens is None:
+        at = ("prompts", "llm", "max_cost")
+        message = "needs prompts.llm.max_tokens: nobody knows what a reply of any length may cost"
+        yield Finding(at, message, (("prompts", "llm", "max_tokens"),))
+
+
 def _rendering(recipe: Recipe) -> Iterator[Finding]:
     for side in ("width", "height"):
         pixels = getattr(recipe.render, side)
@@ -339,6 +362,8 @@ _CHECKS: Sequence[Callable[[Recipe], Iterable[Finding]]] = (
     _files,
     _models,
     _addresses,
+    _hosted,
+    _money,
     _rendering,
     _repository,
 )

@@ -341,6 +341,14 @@ def tiles(html: Path) -> dict[str, str]:
         ([{"cached": True}], "$0.00", "$0.00"),
         ([{"cost": 0.25}, {"error": "busy"}], "$0.25", "$0.25"),
         ([{"error": "busy"}], "unknown", "unknown"),
+        ([{"error": "busy", "cost": 0.0}], "$0.00", "$0.00"),
+        ([{"cost": 0.25, "error": None}], "$0.25", "$0.25"),
+        ([{"cost": 4.5e-05}], "$0.000045", "$0.000045"),
+        (
+            [{"cost": 0.25}, {"error": "late", "cost": 0.0, "may_cost": 0.1}],
+            "$0.25 + 1 call without an answer that may be billed",
+            "over $0.25",
+        ),
     ],
 )
 def test_unknown_cost_is_never_zero(

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from servers import Answer, Call, Faults, OpenAIServer, Reply, refused, said
 from shell import Shell
-from small_runs import WriteRecipe
+from small_runs import WriteRecipe, quietly
 
 from regforge.journal import read
+from regforge.progress import dollars
+from regforge.recipe import load_recipe
 
 SLOTS = ["shape", "color", "background"]
 WORDS = (
@@ -194,13 +196,59 @@ def test_the_money_runs_out_before_it_is_spent(
         assert shell("prompts", recipe, *dear, "--out", "run") == 0, shell.err
 
 
+def test_refused_calls_leave_the_cost_known(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    def answer(call: Call) -> Reply:
+        return refused(500, "oops", retry_after="0.01") if call.number % 2 == 0 else phrases(call)
+
+    prices = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.001}
+    with OpenAIServer(answer) as server:
+        recipe = recipe_for(server, write_recipe, llm={**prices, "max_concurrency": 1})
+        done = quietly(load_recipe(recipe), tmp_path / "run", until="prompts")
+    assert len(server.calls) > 2
+    assert done.cost == pytest.approx(0.03 * (len(server.calls) // 2))
+    assert done.cost_in_words == dollars(done.cost)
+
+
+@pytest.mark.parametrize(
+    ("llm", "cost", "words"),
+    [
+        ({"model": "ollama_chat/llama3.1", "api_base": None}, 0, "free"),
+        ({"model": "openai/mine", "api_base": "http://192.168.0.9:1234/v1"}, 0, "free"),
+        ({"model": "openai/mine", "api_base": "https://llm.example.com/v1"}, None, "cost unknown"),
+    ],
+)
+def test_check_says_what_a_model_at_home_costs(
+    llm: dict[str, Any],
+    cost: float | None,
+    words: str,
+    shell: Shell,
+    write_recipe: WriteRecipe,
+) -> None:
+    recipe = recipe_for("http://127.0.0.1:9/v1", write_recipe, llm={**llm, "max_cost": 1.0})
+    assert shell("check", recipe) == 0, shell.err
+    assert words in shell.out
+    assert ("prompts.llm.max_cost cannot be kept" in shell.out) == (cost is None)
+    assert shell("check", recipe, "--json") == 0
+    assert json.loads(shell.out)["cost"] == cost
+
+
+@pytest.mark.parametrize(
+    "canary",
+    [
+        "sk-CANARYcanaryCANARYcanary",
+        'quo"ted-canary',
+        "back\\slash-canary",
+        "c4n-ry",
+        "r8_CANARYcanary",
+    ],
+)
 def test_a_key_appears_nowhere(
+    canary: str,
     shell: Shell,
     write_recipe: WriteRecipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    canary = "sk-CANARYcanaryCANARYcanary"
     monkeypatch.setenv("OPENAI_API_KEY", canary)
     monkeypatch.setenv("REGFORGE_CACHE", str(tmp_path / "cache"))
 
@@ -212,7 +260,10 @@ def test_a_key_appears_nowhere(
     with OpenAIServer(echo) as server:
         recipe = recipe_for(server, write_recipe)
         assert shell("prompts", recipe, "--out", "run") == 0, shell.err
-        assert any(canary in str(call.headers) for call in server.calls), "it was used"
+        used = {value for call in server.calls for value in call.headers.values()}
+        assert f"Bearer {canary}" in used
     assert canary not in shell.out + shell.err
+    forms = {canary.encode(), json.dumps(canary)[1:-1].encode()}
     for path in tmp_path.rglob("*"):
-        assert not path.is_file() or canary.encode() not in path.read_bytes(), path
+        content = path.read_bytes() if path.is_file() else b""
+        assert not any(form in content for form in forms), path

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from llm_setup import RED, Bench, Color, color_of, questions
+from llm_setup import KEY, RED, Bench, Color, color_of, questions
 from servers import Call, OpenAIServer, Reply, refused, said
 
 from regforge.providers.language_model import CostLimitReached, ModelUnusable
@@ -260,3 +260,12 @@ def test_a_web_page_is_told_in_words(bench: Bench) -> None:
         assert client.ask(questions(1)) == [None]
     assert "Bad Gateway" in client.failed["color 0"]
     assert "<" not in client.failed["color 0"]
+
+
+def test_a_key_that_a_model_repeats_becomes_no_phrase(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with OpenAIServer(lambda _: said(json.dumps({"color": KEY}))) as server:
+        (answer,) = bench.client(server).ask(questions(1))
+    assert KEY not in answer.color + bench.all_text()
