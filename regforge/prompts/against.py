@@ -33,7 +33,7 @@ from regforge.prompts.english import (
     words_of,
 )
 from regforge.prompts.noun_phrases import NounPhrase, category_of, is_kindred, noun_phrases
-from regforge.prompts.stated import kind_of_slot, stated
+from regforge.prompts.stated import kinds_of_slot, stated
 from regforge.prompts.tag_lists import TagList, tag_list
 
 ATTRIBUTES = ("size", "shape", "color", "texture", "material")
@@ -61,11 +61,11 @@ class Surroundings:
         before: Up to the noun phrase, such as "a photo of".
         after: From behind it, such as "on a kitchen table".
         lead: What stands before the attributes of several, such as "two".
-        plural: What the class noun gets for several, such as "s"; empty for one.
+        plural: The class noun of several, such as "teapots"; empty for one.
         capital: Whether the noun phrase begins a sentence.
         verbatim: The caption itself, where nothing is to be varied.
         fixed: The words that keep an attribute from being varied, by its kind (`stated.KINDS`).
-        person: Whether the subject is a person.
+        person: Whether the subject is a person; None if nobody knows.
         unclear: Why nothing is varied although it might be; empty if that is as it should be.
     """
 
@@ -76,7 +76,7 @@ class Surroundings:
     capital: bool = False
     verbatim: str | None = None
     fixed: Mapping[str, str] = field(default_factory=dict)
-    person: bool = False
+    person: bool | None = False
     unclear: str = ""
 
     def caption(
@@ -91,7 +91,7 @@ class Surroundings:
         """
         if self.verbatim is not None:
             return self.verbatim
-        phrase = words([*attributes.values(), f"{noun}{self.plural}"])
+        phrase = words([*attributes.values(), self.plural or noun])
         phrase = words([self.lead, phrase]) if self.plural else article(phrase)
         if self.capital:
             phrase = phrase[:1].upper() + phrase[1:]
@@ -127,8 +127,12 @@ def unvaried(around: Followed, slots: Sequence[str]) -> dict[str, str]:
     """
     if isinstance(around, Surroundings) and around.verbatim is not None:
         return dict.fromkeys(slots, around.unclear)
-    kinds = {slot: kind_of_slot(slot, person=around.person) or "" for slot in slots}
-    return {slot: around.fixed[kind] for slot, kind in kinds.items() if kind in around.fixed}
+    return {
+        slot: around.fixed[kind]
+        for slot in slots
+        for kind in kinds_of_slot(slot, person=around.person)
+        if kind in around.fixed
+    }
 
 
 def why_unvaried(around: Followed, slots: Sequence[str]) -> str | None:
@@ -172,7 +176,7 @@ def surroundings(
             rf"[(\"“'‘]\s*({_spaced(identifier)})\s*[)\"”'’](?!\w)", r"\1", text, flags=re.I
         )
     category = category_of(class_noun)
-    person = category == "person"
+    person = None if category is None else category == "person"
     if tags := tag_list(text, class_noun, identifier, person=person, varied=vary):
         return tags
     spoken = words_of(text, class_noun, identifier)
@@ -209,7 +213,7 @@ class _Subject:
         self._words = spoken
         self._phrases = phrases
         self._category = category
-        self._person = category == "person"
+        self._person = None if category is None else category == "person"
         self._article = article_for(class_noun)
 
     # ---------------------------------------------------------------------------------- varied
@@ -228,7 +232,7 @@ class _Subject:
             if each is main:
                 continue
             if each.named:
-                edit = self._again(each, f"the {self._noun}{each.plural}")
+                edit = self._again(each, f"the {each.plural or self._noun}")
             elif not self._is_distinct(each):
                 edit = self._bared(each)
                 if edit is None:

@@ -49,14 +49,32 @@ def word_pattern(words: str) -> re.Pattern[str]:
 def noun_pattern(class_noun: str) -> re.Pattern[str]:
     """Matches a class noun, its telling words ("teapot" of "ceramic teapot"), and their plurals."""
     head, of, rest = re.split(rf"(\s(?:{_PREPOSITIONS})\s|$)", class_noun, maxsplit=1)
-    whole = f"{_spaced(head)}{_PLURAL}{_spaced(of + rest)}" if rest else _spaced(class_noun)
-    last = dict.fromkeys([head.split()[-1], class_noun.rsplit(maxsplit=1)[-1]])
-    options = [whole, *(_spaced(word) for word in last)]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(options)}){_PLURAL}(?!\w)", re.IGNORECASE)
+    *before, last = head.split()
+    start = _spaced(" ".join(before)) + r"\s+" if before else ""
+    whole = f"{start}{_or_plural(last)}{_spaced(of + rest) if rest else ''}"
+    lasts = dict.fromkeys([last, class_noun.rsplit(maxsplit=1)[-1]])
+    options = [whole, *map(_or_plural, lasts)]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(options)})(?!\w)", re.IGNORECASE)
+
+
+def plurals(noun: str) -> list[str]:
+    """What the plural of a noun of one word may be; what is no word does no harm."""
+    forms = [f"{noun}s", f"{noun}es"]
+    for ending, plural in _ENDINGS:
+        if noun.lower().endswith(ending):
+            forms.append(noun[: -len(ending)] + plural)
+    return forms
+
+
+def _or_plural(noun: str) -> str:
+    return f"(?:{'|'.join(map(re.escape, (noun, *plurals(noun))))})"
 
 
 _PREPOSITIONS = "of|with|without|in|on|for|from"
-_PLURAL = "(?:e?s)?"
+_ENDINGS = (
+    *(("y", "ies"), ("f", "ves"), ("fe", "ves"), ("man", "men"), ("child", "children")),
+    *(("person", "people"), ("mouse", "mice"), ("goose", "geese")),
+)
 
 
 def _spaced(words: str) -> str:

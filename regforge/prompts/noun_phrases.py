@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from regforge.embedded import phrase_banks
+from regforge.prompts.captions import plurals
 from regforge.prompts.english import (
     BOUNDARIES,
     DEFINITE,
@@ -43,7 +44,7 @@ class NounPhrase:
         named: Whether the identifier is in it.
         determiner: In lower case; empty if there is none.
         head: Its noun, or the identifier if that stands for it.
-        plural: What the class noun's plural adds, such as "s"; empty for one thing.
+        plural: The class noun of several, such as "teapots"; empty for one.
         clear: Whether its beginning is known.
     """
 
@@ -127,7 +128,7 @@ def _of_identifier(
     if (apposed := _apposed(words, last, head == place, category)) is not None:
         head = apposed if head == place else head
         last = apposed
-    plural = _plural(words[head], class_noun) if words[head].kind == "noun" else ""
+    plural = _plural(words[head], class_noun) if head != place else ""
     return NounPhrase(first, last, True, determiner, head, plural, clear)
 
 
@@ -318,13 +319,10 @@ def _with_numeral(words: list[Word], place: int) -> tuple[int, str, bool]:
 
 
 def _plural(word: Word, class_noun: str) -> str:
-    """What the word has behind the class noun or its last word: "s" of "teapots"."""
-    text = " ".join(word.lower.split())
-    nouns = [class_noun.casefold(), class_noun.casefold().rsplit(maxsplit=1)[-1]]
-    for noun in nouns:
-        if text == noun:
-            return ""
-    for noun in nouns:
-        if text.startswith(noun) and text[len(noun) :] in ("s", "es"):
-            return text[len(noun) :]
-    return ""
+    """The class noun of several if the word is a plural of it, or of its last word; else ""."""
+    form = word.lower.partition(" of ")[0].split()[-1]
+    before, of, after = class_noun.partition(" of ")
+    *start, last = before.split()
+    if form not in plurals(last.lower()):
+        return ""
+    return " ".join([*start, f"{form}{of}{after}"])  # "robot toys", "cups of tea"

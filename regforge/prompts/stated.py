@@ -77,12 +77,18 @@ _COLORLESS_IMAGE = re.compile(
 """Images without colours, of which nothing can be "bright red"."""
 
 
-def kind_of_slot(slot: str, *, person: bool) -> str | None:
-    """Which kind of attribute a slot varies, one of `KINDS`; None for a slot of the user's own.
+def kinds_of_slot(slot: str, *, person: bool | None) -> tuple[str, ...]:
+    """Which kinds of attributes a slot varies, of `KINDS`; none for a slot of the user's own.
 
     The banks' colours of people are those of their hair, and their textures are clothes.
+
+    Args:
+        slot: Any.
+        person: Whether the subject is a person; None if nobody knows.
     """
-    return (_OF_PEOPLE if person else _OF_THINGS).get(slot)
+    of = [] if person else [_OF_THINGS]
+    of += [] if person is False else [_OF_PEOPLE]
+    return tuple(dict.fromkeys(kinds[slot] for kinds in of if slot in kinds))
 
 
 def stated(
@@ -98,7 +104,7 @@ def stated(
     Args:
         words: Of the whole caption, see `english.words_of`.
         hidden: Places of words that do not count: the subject's own phrase, and those of others.
-        category: Of the class noun, see `noun_phrases.category_of`.
+        category: Of the class noun, see `noun_phrases.category_of`; None if nobody knows.
         caption: The text.
         apposed: The place behind the subject's phrase, where "a grey sloth" of "sks plushie, a
             grey sloth, on a bed" may say what it is.
@@ -106,6 +112,12 @@ def stated(
     Returns:
         The words that state it, by kind.
     """
+    if category is None:  # a class noun that no bank knows may be a person's, or a thing's
+        both = (
+            stated(words, hidden, category=each, caption=caption, apposed=apposed)
+            for each in ("person", "")
+        )
+        return {kind: text for found in both for kind, text in found.items()}
     found: dict[str, str] = {}
     everything = list(words)
     person = category == "person"

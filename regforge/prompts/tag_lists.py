@@ -24,7 +24,7 @@ from regforge.prompts.english import (
     is_hue,
     is_surface,
 )
-from regforge.prompts.stated import kind_of_slot
+from regforge.prompts.stated import kinds_of_slot
 
 _FEWEST = 3
 _TAG_LIKE = 0.75
@@ -46,14 +46,14 @@ class TagList:
         kinds: What kind of attribute each tag states of the subject, see `stated.KINDS`; empty for
             the others.
         underscored: Whether the caption writes "brown_hair".
-        person: Whether the subject is a person.
+        person: Whether the subject is a person; None if nobody knows.
         fixed: Words that keep an attribute from being varied, by its kind.
     """
 
     tags: Sequence[str]
     kinds: Sequence[str]
     underscored: bool
-    person: bool
+    person: bool | None
     fixed: Mapping[str, str]
     style: str | None = None
     capital: bool = False
@@ -65,15 +65,11 @@ class TagList:
             attributes: What it looks like, by slot; empty ones are left out.
             noun: The class noun.
         """
-        new: dict[str, str] = {}
-        for slot, phrase in attributes.items():
-            kind = kind_of_slot(slot, person=self.person) or slot
-            if phrase and kind not in self.fixed:
-                new[slot] = phrase
-        by_kind: dict[str, list[str]] = {}
-        for slot, phrase in new.items():
-            kind = kind_of_slot(slot, person=self.person) or slot
-            by_kind.setdefault(kind, []).append(phrase)
+        new = {
+            slot: phrase
+            for slot, phrase in attributes.items()
+            if phrase and self.fixed.keys().isdisjoint(kinds_of_slot(slot, person=self.person))
+        }
         made: list[str] = []
         at = 0
         for tag, kind in zip(self.tags, self.kinds, strict=True):
@@ -82,9 +78,10 @@ class TagList:
                 at = len(made)
             elif not kind:
                 made.append(tag)
-            elif kind in by_kind:
-                made += [self._tag(phrase, tag) for phrase in by_kind.pop(kind)]
-        added = [self._tag(phrase, "") for phrases in by_kind.values() for phrase in phrases]
+            else:
+                same = [s for s in new if kind in kinds_of_slot(s, person=self.person)]
+                made += [self._tag(new.pop(slot), tag) for slot in same]
+        added = [self._tag(phrase, "") for phrase in new.values()]
         made[at:at] = [tag for tag in added if tag not in made]
         return ", ".join(tag.replace(" ", "_") if self.underscored else tag for tag in made)
 
@@ -109,7 +106,7 @@ class TagList:
 
 
 def tag_list(
-    caption: str, class_noun: str, identifier: str | None, *, person: bool, varied: bool
+    caption: str, class_noun: str, identifier: str | None, *, person: bool | None, varied: bool
 ) -> TagList | None:
     """A caption as tags, or None if it is no list of tags that names the subject in a tag.
 
@@ -117,7 +114,7 @@ def tag_list(
         caption: One line.
         class_noun: What the subject is.
         identifier: The subject's.
-        person: Whether the subject is a person.
+        person: Whether the subject is a person; None if nobody knows.
         varied: Whether tags of its looks give way; without, all stay.
     """
     underscored = re.search(r"\w_\w", caption) is not None and not re.search(
@@ -153,7 +150,9 @@ def tag_list(
         if not text or (_names(text, noun) and noun.sub("", text).strip() == ""):
             continue  # the class noun stands there already
         made.append(text)
-        kinds.append(_kind(text.lower(), person) if varied else "")
+        people = (True, False) if person is None else (person,)
+        found = (_kind(text.lower(), each) for each in people if varied)
+        kinds.append(next(filter(None, found), ""))
     clothes = [tag for tag, kind in zip(made, kinds, strict=True) if kind == "clothes"]
     fixed = {"clothes": clothes[0]} if clothes else {}
     kinds = ["" if kind == "clothes" else kind for kind in kinds]

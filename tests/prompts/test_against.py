@@ -67,7 +67,7 @@ def test_only_the_subjects_noun_phrase_changes(photo: str, regularization: str) 
         ("my ohwx  man on a bike", "man", "ohwx man", "a small orange man on a bike"),
         ("the old teapot on a table", "teapot", None, "a small orange teapot on a table"),
         ("the old teapot on a table", "teapot", "sks", "a small orange teapot on a table"),
-        ("two cups of tea", "cup of tea", None, "a small orange cup of tea"),
+        ("two cups of tea", "cup of tea", None, "two small orange cups of tea"),
     ],
 )
 def test_identifiers_and_class_nouns_of_all_kinds(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from regforge.embedded import phrase_banks
 from regforge.prompts.against import surroundings, unvaried
 from regforge.prompts.captions import article_for, noun_pattern, word_pattern
+from regforge.prompts.noun_phrases import category_of
 from regforge.prompts.tag_lists import TagList
 
 CAPTIONS: list[dict[str, Any]] = yaml.safe_load(
@@ -28,7 +29,7 @@ def against(caption: str, noun: str, identifier: str | None = "sks") -> tuple[st
     """A caption with the phrases above, and the slots that were not varied."""
     around = surroundings(caption, noun, identifier, "01.jpg")
     kept = set(unvaried(around, SLOTS))
-    of_people = phrase_banks.super_category(noun) == "person"
+    of_people = category_of(noun) == "person"
     phrases = {s: p for s, p in (OF_PEOPLE if of_people else OF_THINGS).items() if s not in kept}
     return around.caption(phrases, noun, article_for(noun)), kept
 

@@ -196,6 +196,9 @@ def test_against_captions_lose_attributes_only() -> None:
         "a photo of a striped teapot on a desk, next to an old cup"
     )
     assert said.write({}) == "a photo of a teapot on a desk, next to an old cup"
+    sentence = of_template(slots, "An olive green striped teapot stands on a desk.", "against")
+    assert sentence.write is not None
+    assert sentence.write({"texture": "striped"}) == "A striped teapot stands on a desk."
     assert of_template(slots, "a photo of a teapot on a desk", "against").write is None
     twice = "an olive green striped teapot and an olive green striped teapot"
     assert of_template(slots, twice, "against").write is None
