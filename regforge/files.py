@@ -1,25 +1,28 @@
-"""Files that are whole or not there: atomic writes, files that people name, and the cache folder.
+"""Files that are whole or not there, files that people name, and the cache folder.
 
-Whoever is killed while writing leaves the old file or the new one, never a part of one. Whoever
-reads what a recipe names may have been given a pipe, a device or a file without end.
+Whoever is killed while writing leaves the old file or the new one, never a part of one. What was
+written until then lies beside it under a name that nobody but regforge gives (`UNFINISHED`), so
+that the next one to work in the folder can delete it. Whoever reads what a recipe names may have
+been given a pipe, a device or a file without end.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import secrets
+import shutil
 import stat
-import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from regforge.errors import RegforgeError
 
-# The mask can only be read by changing it: two threads at once would leave it changed.
-_ASKING_FOR_UMASK = threading.Lock()
+UNFINISHED = ".unfinished-"
+"""What the names of half-written files and folders begin with."""
 
 
 class StorageError(RegforgeError, OSError):
@@ -100,29 +103,100 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def open_atomically(path: Path) -> Iterator[BinaryIO]:
+def open_atomically(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when the block has ended well.
+
+    Args:
+        path: The file.
+        sync: Whether to wait until it is on the disk. Without, a power cut can leave the new name
+            on an empty file.
 
     Raises:
         StorageError: The folder cannot be created or written.
     """
-    temporary: str | None = None
+    temporary = path.with_name(UNFINISHED + secrets.token_hex(8))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())  # or a crash may leave the new name on an empty file
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that nobody else can read
-        Path(temporary).replace(path)
+            if sync:
+                stream.flush()
+                os.fsync(stream.fileno())
+        temporary.replace(path)
     except StorageError:
         raise
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def unfinished_folder(parent: Path) -> Iterator[Path]:
+    """Create a folder to make something in; what is in it at the end of the block is deleted.
+
+    Args:
+        parent: Where it lies, so that what was made can be renamed to its place; created if need
+            be.
+
+    Raises:
+        StorageError: It cannot be created, or the block raised an OSError.
+    """
+    temporary = parent / (UNFINISHED + secrets.token_hex(8))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(parent, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path, *, below: bool = True) -> None:
+    """Delete what killed writers left in a folder. Nobody may be writing there.
+
+    Args:
+        folder: It need not exist.
+        below: Whether to look into its folders too; links are not followed.
+
+    Raises:
+        StorageError: Something cannot be deleted.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if name.startswith(UNFINISHED):
+                delete(Path(place, name))
+        folders[:] = [each for each in folders if below and not each.startswith(UNFINISHED)]
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link (and not what it leads to), or a folder with all that is in it.
+
+    Raises:
+        StorageError: It cannot be deleted.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that anybody may have written.
+
+    Raises:
+        ValueError: It is not JSON, not UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -138,10 +212,3 @@ def storage_error(path: Path, error: OSError) -> StorageError:
             hint="Choose another folder with --out, or give yourself the right to write there.",
         )
     return StorageError(f"{path} cannot be written: {error.strerror or error}.")
-
-
-def _umask() -> int:
-    with _ASKING_FOR_UMASK:
-        mask = os.umask(0)
-        os.umask(mask)
-    return mask

@@ -4,7 +4,8 @@
     ledger.jsonl   everything that was refused or went wrong, with the reason and what was
                    received: {"time": ..., "stage": "prompts", "item": ..., "reason": ...}
 
-Lines are appended whole and never changed. Tokens and keys are blotted out.
+Lines are appended and never changed; one that a kill has cut in half is ended before the next one.
+Tokens and keys are blotted out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from regforge.files import storage_error
+from regforge.files import parse_json, storage_error
 
 _RAW_LIMIT = 20_000
 
@@ -102,26 +103,29 @@ class Journal:
         try:
             with self._lock:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-                try:
-                    os.write(handle, line.encode(errors="replace"))
-                finally:
-                    os.close(handle)
+                with path.open("a+b", buffering=0) as stream:
+                    if end := stream.tell():
+                        stream.seek(end - 1)
+                        line = line if stream.read(1) == b"\n" else f"\n{line}"
+                    rest = line.encode(errors="replace")
+                    while rest:  # a disk that is nearly full takes a part
+                        rest = rest[stream.write(rest) :]
         except OSError as error:
             raise storage_error(path, error) from error
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a log or ledger; a half-written last line is left out."""
+    """The entries of a log or ledger; a half-written line is left out."""
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            yield entry
+    with path.open("rb") as lines:  # of text, other characters than \n could end a line
+        for line in lines:
+            try:
+                entry = parse_json(line.decode(errors="replace"))
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry
 
 
 def _clean(value: Any) -> Any:

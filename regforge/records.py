@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.errors import RegforgeError
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +33,8 @@ SCORES = ("alignment", "duplicate_distance")
 
 class RecordError(RegforgeError):
     """A stored record that cannot be read."""
+
+    exit_code = EXIT_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +75,62 @@ class Prompt:
 
     @classmethod
     def from_json(cls, line: str) -> Prompt:
-        """The prompt that `to_json` wrote.
+        """The prompt that `to_json` wrote, or that somebody made of it.
 
         Raises:
             RecordError: The line is no such prompt.
         """
         try:
-            return cls(**json.loads(line))
+            prompt = cls(**parse_json(line))
         except (ValueError, TypeError) as error:
             raise RecordError(f"not a prompt: {line[:80]!r} ({error})") from error
+        wrong = [
+            name
+            for name, kinds in _KINDS.items()
+            if type(getattr(prompt, name)) not in kinds  # True is no number
+        ]
+        slots = prompt.slots.values() if isinstance(prompt.slots, dict) else ()
+        if any(phrase is not None and not isinstance(phrase, str) for phrase in slots):
+            wrong.append("slots")
+        if wrong:
+            raise RecordError(f"not a prompt: `{wrong[0]}` is {getattr(prompt, wrong[0])!r}")
+        return prompt
+
+
+_TEXT = "text class_noun kind prompt_set template"
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "index": (int,),
+    "slots": (dict,),
+    **dict.fromkeys(_TEXT.split(), (str,)),
+    **dict.fromkeys(("language_model", "reference"), (str, type(None))),
+    **dict.fromkeys(("width", "height", "seed"), (int, type(None))),
+}
+
+
+def read_prompts(path: Path) -> Iterator[Prompt]:
+    """The prompts of a prompts.jsonl, which somebody may have edited.
+
+    Raises:
+        RecordError: A line is no prompt, or has another index than its place; the message names
+            the line.
+    """
+    try:
+        with path.open("rb") as lines:
+            for index, line in enumerate(lines):
+                try:
+                    prompt = Prompt.from_json(line.decode())
+                except UnicodeDecodeError:
+                    raise RecordError("not UTF-8 text") from None
+                if prompt.index != index:
+                    raise RecordError(f"its index is {prompt.index}, and by its place {index}")
+                yield prompt
+    except RecordError as error:
+        raise RecordError(
+            f"{path}, line {index + 1}: {error.message}.",
+            hint="Put it right, or delete the file: captions that nobody edited come out the same.",
+        ) from error
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def image_id(recipe_digest: str, index: int) -> str:

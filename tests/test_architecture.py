@@ -25,6 +25,7 @@ FLOORS = (
     ("doctor", "forge", "training", "evaluation", "export", "audit"),
     ("prompts", "images", "dataset"),
     ("providers",),
+    ("runs",),
     ("recipe", "records", "embedded", "journal", "progress", "files", "resources", "hub"),
     ("image_files",),
     ("errors", "version"),

@@ -5,7 +5,6 @@ Files that are missing or damaged say nothing; they are the run's trouble, not t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from regforge.files import parse_json
 from regforge.recipe.named_files import content_of
 
 _MOST_BYTES = 2**26
@@ -75,7 +75,7 @@ def _text(value: Any) -> str | None:
 
 def _offered(folder: Path) -> dict[str, list[str]]:
     try:
-        slots = json.loads(content_of(folder / "vocabulary.json", folder, _MOST_BYTES))["slots"]
+        slots = parse_json(content_of(folder / "vocabulary.json", folder, _MOST_BYTES))["slots"]
         return {str(name): [str(value) for value in slot["values"]] for name, slot in slots.items()}
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return {}

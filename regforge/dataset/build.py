@@ -25,7 +25,7 @@ from regforge.dataset.parquet import RowWriter
 from regforge.dataset.samples import SampleChooser, as_webp, samples_grid
 from regforge.dataset.store import Store
 from regforge.errors import RegforgeError
-from regforge.files import open_atomically, storage_error, write_atomically
+from regforge.files import UNFINISHED, delete, open_atomically, storage_error, write_atomically
 from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import inside
 from regforge.records import ImageRow
@@ -202,16 +202,13 @@ def _replacing(folder: Path) -> Iterator[Path]:
     Killed at any instant, it leaves the old folder, the new one, or, between two renames, neither
     under its name; the old one then lies in `.old`, from where the next call takes it back.
     """
-    partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    partial = folder.with_name(f"{UNFINISHED}{folder.name}")
+    old = folder.with_name(f"{folder.name}.old")
     try:
         _take_back(old, folder)
         for left_behind in (partial, old):
-            if left_behind.exists():
-                shutil.rmtree(left_behind)
+            delete(left_behind)
         partial.mkdir(parents=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
-    try:
         yield partial
         _keep_foreign_files(folder, partial)
         _sync(partial / "data")
@@ -236,13 +233,13 @@ def _take_back(old: Path, folder: Path) -> None:
 
 
 def _keep_foreign_files(folder: Path, partial: Path) -> None:
-    for each in folder.iterdir() if folder.is_dir() else ():
-        if each.name in OUR_FILES or each.name == "data":
-            continue
+    ours = {folder / name for name in ("data", *OUR_FILES)} | {*folder.glob("data/*.parquet")}
+    for each in {*folder.glob("*"), *folder.glob("data/*")} - ours:
+        copy = partial / each.relative_to(folder)
         if each.is_dir() and not each.is_symlink():
-            shutil.copytree(each, partial / each.name, symlinks=True)
+            shutil.copytree(each, copy, symlinks=True)
         else:
-            shutil.copy2(each, partial / each.name, follow_symlinks=False)
+            shutil.copy2(each, copy, follow_symlinks=False)
 
 
 def _existing_card(folder: Path) -> str | None:

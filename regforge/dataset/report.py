@@ -6,7 +6,6 @@ the page looks is the business of `report_page`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -17,6 +16,7 @@ import yaml
 from regforge import journal
 from regforge.dataset import report_facts as facts
 from regforge.dataset.report_page import ReportData, ReportRow, write_report
+from regforge.files import parse_json
 from regforge.records import ImageRow
 
 __all__ = ["ReportData", "ReportRow", "gather", "write_report"]
@@ -104,14 +104,14 @@ def _name(run_folder: Path) -> str:
     try:
         recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text(encoding="utf-8"))
         return str(recipe["name"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
         return run_folder.name
 
 
 def _offered(path: Path) -> dict[str, list[str]]:
     """Phrases by slot from vocabulary.json; empty where there is none that can be read."""
     try:
-        slots = json.loads(path.read_text(encoding="utf-8"))["slots"]
+        slots = parse_json(path.read_bytes())["slots"]
         return {str(name): [str(value) for value in slot["values"]] for name, slot in slots.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

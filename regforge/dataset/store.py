@@ -28,7 +28,7 @@ from regforge.dataset.parquet import (
     read_schema,
 )
 from regforge.errors import RegforgeError
-from regforge.files import open_atomically, storage_error
+from regforge.files import open_atomically, parse_json, remove_unfinished, storage_error
 from regforge.journal import Journal
 from regforge.records import ImageJob, ImageRow, arrow_schema, image_seed
 
@@ -132,8 +132,7 @@ class Store:
             "rejected": [_to_json(each) for each in rejected],
         }
         path = self._path(number)
-        for left_behind in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
-            left_behind.unlink(missing_ok=True)
+        remove_unfinished(self.folder, below=False)
         with open_atomically(path) as stream:
             writer = RowWriter(stream, self.slots)
             for start in range(0, len(rows), _ROWS_PER_GROUP):
@@ -290,7 +289,7 @@ def _footer(path: Path) -> tuple[str, list[Rejection]]:
     """Recipe digest and refusals of a shard."""
     text = read_metadata(path, _FOOTER)
     try:
-        content = json.loads(text or "")
+        content = parse_json(text or "")
         return content["recipe_digest"], [_from_json(each) for each in content["rejected"]]
     except (ValueError, TypeError, KeyError) as error:
         raise ParquetError(f"{path} is no shard of regforge.") from error

@@ -11,23 +11,20 @@ models, more samples and more prompts are the same evaluation, made larger.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from regforge.evaluation import png
 from regforge.evaluation.interface import EvaluationError, PersonalizedModel
 from regforge.evaluation.model_files import normal
-from regforge.files import storage_error
-from regforge.forge.folder import OwnedFolder
+from regforge.runs import OwnedFolder
 
 _GROWING = ("samples", "class_samples", "limit")
 """Settings of which more may be asked for later; for `limit`, none at all is most."""
 
 _MOST_NAME = 60  # letters of a folder's name
-
-_OURS = ("pictures", "references", "report.html", "summary.png", "evaluation.json", "state.json")
 
 
 class EvaluationFolder(OwnedFolder):
@@ -36,6 +33,11 @@ class EvaluationFolder(OwnedFolder):
     Args:
         path: The folder itself; it need not exist.
     """
+
+    made = (
+        *("pictures/*/**/*.png", "references/[0-9]*/*.webp"),
+        *("report.html", "summary.png", "summary-*.png", "evaluation.json"),
+    )
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -69,13 +71,13 @@ class EvaluationFolder(OwnedFolder):
         known = self.state().get("evaluation")
         if not isinstance(known, dict) or not {"models", "settings"} <= known.keys():
             known = None
-        if known is None and any(each.name != ".lock" for each in self.path.iterdir()):
-            raise EvaluationError(
-                f"{self.path} holds other files than an evaluation's.",
-                hint="Choose another folder with --out.",
-            )
-        if known is not None and fresh:
-            self._empty_ours()
+            if self.holds_others_files() and not self._has_our_pictures():
+                raise EvaluationError(
+                    f"{self.path} holds other files than an evaluation's.",
+                    hint="Choose another folder with --out.",
+                )
+        if fresh:
+            self.delete_made()
             known = None
         if known is not None and self.pictures.exists():  # else nothing would be lost
             problems = [
@@ -88,22 +90,21 @@ class EvaluationFolder(OwnedFolder):
                     hint="Choose another folder with --out, or start this one over with --fresh "
                     "(what is there is deleted).",
                 )
-        self.remember(evaluation={"models": dict(models), "settings": dict(settings)})
+        asked = {"models": dict(models), "settings": dict(settings)}
+        if fresh:
+            self._write_state({"evaluation": asked})
+        else:
+            self.remember(evaluation=asked)
         return known is not None
 
-    def _empty_ours(self) -> None:
-        """Delete what evaluations write; the state goes last, so that the folder stays ours."""
-        summaries = sorted(each.name for each in self.path.glob("summary-*.png"))
-        for name in (*summaries, *_OURS):
-            path = self.path / name
-            try:
-                with suppress(FileNotFoundError):
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink()
-            except OSError as error:
-                raise storage_error(path, error) from error
+    def _has_our_pictures(self) -> bool:
+        """Whether pictures were drawn here, though state.json, which said for whom, is damaged.
+
+        No harm if it was for others: each says what it was drawn from.
+        """
+        if self.state() or not self._state.exists():
+            return False
+        return any(png.is_made_from(path, {}) for path in self.pictures.glob("*/**/*.png"))
 
 
 def default_folder(models: Sequence[str | Path | PersonalizedModel]) -> Path:

@@ -14,6 +14,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from regforge.files import parse_json
+
 _CHUNK = "regforge"
 _BLACKED_OUT = "blacked_out"
 _SPEED = 1  # of compression; 6, the default, takes longer and saves little
@@ -23,7 +25,7 @@ def is_made_from(path: Path, made_from: Mapping[str, Any]) -> bool:
     """Whether a file is there, is whole, and says that all this made it."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            says = json.loads(image.info[_CHUNK])
+            says = parse_json(image.info[_CHUNK])
             image.verify()
     except (OSError, ValueError, KeyError, TypeError, SyntaxError, Image.DecompressionBombError):
         return False

@@ -23,9 +23,9 @@ from regforge.evaluation.grid import Row, Section, draw_grid, tile_of
 from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Subject, Wanted
 from regforge.evaluation.model_files import section
 from regforge.evaluation.models import base_of, open_model, without_identifier
-from regforge.files import storage_error, write_atomically
-from regforge.forge.folder import OwnedFolder
+from regforge.files import parse_json, storage_error, write_atomically
 from regforge.progress import Reporter, Task
+from regforge.runs import OwnedFolder
 
 REQUEST = "samples.json"
 GRID = "grid.png"
@@ -183,7 +183,7 @@ def sample(
     notes = [*model.notes, *_unnamed(prompts, asked, model.subject)]
     for note in notes:
         reporter.say(f"note: {note}")
-    with OwnedFolder(folder).locked(), artist:
+    with _SamplesFolder(folder).locked(), artist:
         write_atomically(folder / REQUEST, _json({"request": request}))
         rows_shown = len(asked) * (1 if below is None else 2)
         shown = min(count, max(1, _MOST_SHOWN // rows_shown))
@@ -208,6 +208,10 @@ def sample(
         made = Samples(folder, model, drawing.pictures, (*notes, *artist.notes))
         write_atomically(folder / REQUEST, _json({"request": request, **made.as_dict()}))
     return made
+
+
+class _SamplesFolder(OwnedFolder):
+    made = ("[0-9]*.png", f"{BASE}/[0-9]*.png", GRID, REQUEST)
 
 
 class _Drawing:
@@ -339,7 +343,8 @@ def _folder(model: PersonalizedModel, out: Path | None, request: Mapping[str, An
     """
     if out is not None:
         there = _request_in(out)
-        foreign = there is None and out.is_dir() and any(p.name != ".lock" for p in out.iterdir())
+        damaged = (out / REQUEST).exists()  # who asked for these is lost; each says what it shows
+        foreign = there is None and _SamplesFolder(out).holds_others_files(ours=damaged)
         if (there is not None and there != request) or foreign:
             raise EvaluationError(
                 f"{out} holds {'other samples' if there else 'other files than samples'}.",
@@ -380,8 +385,8 @@ def _beside(model: PersonalizedModel) -> Path:
 def _request_in(folder: Path) -> Any:
     """What the samples in a folder were asked for by; None if there are none."""
     try:
-        content = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json((folder / REQUEST).read_bytes())
+    except (OSError, ValueError):
         return None
     return content.get("request") if isinstance(content, dict) else None
 

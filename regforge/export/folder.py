@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from regforge.export.interface import ExportError
-from regforge.files import write_atomically
+from regforge.files import parse_json, remove_unfinished, write_atomically
+from regforge.runs import OwnedFolder
 from regforge.version import __version__
 
 MANIFEST = "export.json"
@@ -85,6 +86,8 @@ def unpacked(pictures: Mapping[str, Any]) -> list[str]:
 def existing(out: Path, identity: Identity) -> Record | None:
     """What was exported into a folder before; None if nothing was, or not to the end.
 
+    What an export that was killed left half-written is deleted.
+
     Args:
         out: The folder; need not exist.
         identity: What is to be exported into it.
@@ -92,22 +95,20 @@ def existing(out: Path, identity: Identity) -> Record | None:
     Raises:
         ExportError: It holds something else.
     """
-    if out.exists() and not out.is_dir():
-        raise ExportError(f"{out} is a file.", hint="Name a folder with --out.")
-    try:
-        entries = {path.name for path in out.iterdir()} if out.exists() else set()
-    except OSError as error:
-        raise ExportError(f"{out} cannot be read: {error.strerror}.") from error
-    if not entries:
-        return None
     for name in (MANIFEST, UNFINISHED):
-        if name in entries:
+        if (out / name).exists():
             content = _content(out / name)
             if problem := _difference(content["identity"], identity):
                 raise ExportError(
                     f"{out} holds an export of {problem}.", hint="Choose another folder with --out."
                 )
-            return _record(content) if name == MANIFEST else None
+            remove_unfinished(out)
+            if name == UNFINISHED:
+                return None
+            (out / UNFINISHED).unlink(missing_ok=True)
+            return _record(content)
+    if not OwnedFolder(out).holds_others_files():
+        return None
     raise ExportError(
         f"{out} is not empty, and what is in it is no export of regforge.",
         hint="Choose another folder with --out.",
@@ -121,7 +122,7 @@ def begin(out: Path, identity: Identity) -> None:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         content.pop("made_by", None)
         _record(content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

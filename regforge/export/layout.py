@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from regforge.errors import RegforgeError
 from regforge.export.interface import IMAGES, ExportError
-from regforge.files import storage_error
+from regforge.files import open_atomically, storage_error
 
 METADATA = "metadata.jsonl"
 
@@ -88,7 +87,7 @@ class Folder:
                 return
             if not replace and path.exists():
                 raise _in_the_way(path)
-            with _replacing(path) as stream:
+            with open_atomically(path, sync=False) as stream:
                 stream.write(content)
 
     def write_lines(self, name: str, lines: Iterable[bytes]) -> str:
@@ -98,7 +97,7 @@ class Folder:
             StorageError: It cannot be written.
         """
         path, digest = self.path(name), hashlib.sha256()
-        with _told(path), _replacing(path) as stream:
+        with _told(path), open_atomically(path, sync=False) as stream:
             for line in lines:
                 stream.write(line)
                 digest.update(line)
@@ -130,7 +129,7 @@ class Folder:
                 path.unlink()
                 self.link(name, source)
             except OSError:
-                with source.open("rb") as original, _replacing(path) as stream:
+                with source.open("rb") as original, open_atomically(path, sync=False) as stream:
                     shutil.copyfileobj(original, stream)
 
     def write_shard(self, name: str, pictures: Sequence[str], rows: Mapping[str, bytes]) -> None:
@@ -147,7 +146,7 @@ class Folder:
         path = self.path(name)
         with (
             _told(path),
-            _replacing(path) as stream,
+            open_atomically(path, sync=False) as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for member, content in shard_members(self.top, pictures, rows):
@@ -201,19 +200,6 @@ def _holds(path: Path, content: bytes) -> bool:
         return path.stat().st_size == len(content) and path.read_bytes() == content
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when the block has ended well."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

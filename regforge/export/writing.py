@@ -34,7 +34,7 @@ from regforge.export.captions import (
 )
 from regforge.export.checking import check_export, check_layout
 from regforge.export.collecting import Collected, collect, odd_notes
-from regforge.export.folder import Identity, Record, begin, existing, packed, unpacked
+from regforge.export.folder import MANIFEST, Identity, Record, begin, existing, packed, unpacked
 from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Picture, Trainer
 from regforge.export.layout import METADATA, Folder
 from regforge.export.pictures import Pictures
@@ -43,6 +43,7 @@ from regforge.export.settings import Settings, absolute, no_such_trainer, settle
 from regforge.export.subject import Subject, read_subject
 from regforge.export.targets import digests_of, files_of, target_of, write_target
 from regforge.progress import Reporter
+from regforge.runs import OwnedFolder
 
 TRAINERS: Sequence[Trainer] = (
     kohya.TRAINER,
@@ -181,6 +182,16 @@ class _Job:
             [self.collected.captions[index] for index in order], self.settings.class_noun
         )
         self._refuse(order, captions.texts, trainers)
+        if self.out.exists() and not self.out.is_dir():
+            raise ExportError(f"{self.out} is a file.", hint="Name a folder with --out.")
+        if check and (self.out / MANIFEST).exists():  # perhaps on a disk that is only read
+            return self._write(trainers, order, captions, check=True)
+        with OwnedFolder(self.out).locked():
+            return self._write(trainers, order, captions, check=check)
+
+    def _write(
+        self, trainers: Sequence[Trainer], order: Sequence[int], captions: Captions, *, check: bool
+    ) -> Exported:
         identity = Identity(self.collected.digest, self.settings.as_dict(), self.subject.facts)
         before = existing(self.out, identity)
         pictures = Pictures(self.source, self.collected, order, captions.texts)

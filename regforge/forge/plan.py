@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.forge.folder import RunFolder
 from regforge.forge.prompting import open_import, photos_of
 from regforge.forge.speeds import seconds_per_image
 from regforge.journal import Journal
@@ -31,6 +30,7 @@ from regforge.recipe import (
     shares_of,
     warnings,
 )
+from regforge.runs import RunFolder
 
 if TYPE_CHECKING:
     from regforge.prompts.imported import ImportedCaptions
@@ -203,7 +203,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         name=recipe.name,
         digest=recipe_digest(recipe),
         folder=folder.path,
-        done=_done(folder),
+        done=_done(folder, recipe, images),
         subject=f"{subject.class_noun} ({kind_of(recipe)})"
         + (f", identifier {subject.identifier}" if subject.identifier else ""),
         sets=sets,
@@ -317,7 +317,7 @@ def _imported(recipe: Recipe, folder: RunFolder) -> tuple[str | None, ImportedCa
 
 def _is_its_own(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether a folder holds a run of this very recipe."""
-    return bool(folder.state().get("recipe_digest") == recipe_digest(recipe))
+    return folder.digest == recipe_digest(recipe)
 
 
 def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Recipe) -> str:
@@ -417,8 +417,26 @@ def _size(recipe: Recipe) -> str:
     return f"{render.width} x {render.height}" if render.width else "the model's own size"
 
 
-def _done(folder: RunFolder) -> str:
-    if "recipe_digest" not in folder.state():
+def images_in(folder: RunFolder) -> int:
+    """How many images the finished dataset in a run's folder has; 0 without one."""
+    from regforge.dataset.parquet import ParquetError, count_rows
+
+    try:
+        return sum(count_rows(path) for path in folder.dataset.glob("data/*.parquet"))
+    except ParquetError:
+        return 0
+
+
+def _done(folder: RunFolder, recipe: Recipe, wanted: int) -> str:
+    if (refusal := folder.refusal(recipe)) is not None:
+        why = refusal.message.removeprefix(f"{folder.path} ").rstrip(".")
+        return f" ({why}; choose another with --out)"
+    if not _is_its_own(folder, recipe):
         return ""
+    there = images_in(folder)
+    if there > wanted:
+        return f" (finished with {there:,} images; `run` does not make it smaller)"
+    if there == wanted:
+        return " (finished)"
     shards = len(list(folder.shards.glob("*.parquet")))
     return f" (begun: {shards} shards are there; `run` goes on)"

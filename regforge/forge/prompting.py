@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.errors import RegforgeError
-from regforge.files import write_atomically
-from regforge.forge.folder import RunFolder
+from regforge.files import parse_json, write_atomically
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.recipe import (
@@ -26,7 +25,8 @@ from regforge.recipe import (
     import_of,
     shares_of,
 )
-from regforge.records import Prompt
+from regforge.records import Prompt, read_prompts
+from regforge.runs import RunFolder
 
 if TYPE_CHECKING:
     from regforge.dataset.sources import CaptionedDataset
@@ -61,6 +61,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         self._client: LanguageModelClient | None = None
         self._taken: ImportedCaptions | None = None
         self._photos: tuple[PhotoCaption, ...] | None = None
+        self._said_edited = False
 
     def __exit__(self, *_: object) -> None:
         if self._client is not None:
@@ -81,9 +82,12 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         known = self._known()
         if len(known) >= count:
             return known[:count]
+        edited = self._is_edited()
         # Refusals are written down the first time; adding captions meets the same ones again.
         journal = Journal(None) if known else self._journal
         made = list(self._write(vocabulary, imported, count, journal))
+        if edited:
+            made[: len(known)] = known
         for before, now in zip(known, made, strict=False):
             if before != now:
                 raise PromptsChanged(
@@ -91,21 +95,63 @@ class PromptStage(AbstractContextManager["PromptStage"]):
                     hint="The language model answered differently this time. Start over with "
                     "--fresh, or choose another folder with --out.",
                 )
-        write_atomically(self._folder.prompts, "".join(p.to_json() + "\n" for p in made))
+        content = "".join(prompt.to_json() + "\n" for prompt in made).encode()
+        path = self._folder.prompts
+        if not edited:  # first: whichever of the two a kill leaves there, it is ours
+            now = [_digest(path)] if path.is_file() else []
+            new = hashlib.sha256(content).hexdigest()
+            self._folder.remember(prompts_digests=[*now, new])
+        write_atomically(path, content)
         self._folder.remember(**self._ingredients())
         return made
 
     # -------------------------------------------------------------------------- what is there
 
     def _known(self) -> list[Prompt]:
-        """The prompts of an earlier session, unless what they are made of was edited since."""
-        state = self._folder.state()
-        if any(state.get(name) != digest for name, digest in self._ingredients().items()):
+        """The prompts of an earlier session, unless what they are made of was edited since.
+
+        Raises:
+            EditedPromptsError: They were edited as well, or cannot be used as they are now.
+            RecordError: The file cannot be read.
+        """
+        from regforge.prompts.edited import EditedPromptsError, edited_prompts
+        from regforge.prompts.tokens import token_budget
+
+        path, state = self._folder.prompts, self._folder.state()
+        if not path.is_file():
             return []
-        if not self._folder.prompts.is_file():
-            return []
-        with self._folder.prompts.open(encoding="utf-8") as lines:
-            return [Prompt.from_json(line) for line in lines]
+        edited = self._is_edited()
+        stale = [name for name, digest in self._ingredients().items() if state.get(name) != digest]
+        if stale and "vocabulary_digest" in state:  # else the state was lost, and nobody knows
+            if not edited:
+                return []
+            raise EditedPromptsError(
+                f"{path} was edited, and so was what its captions are made of.",
+                hint="Delete it to have them made anew, or undo the change of "
+                f"{' and '.join(name.removesuffix('_digest') for name in stale)}.",
+            )
+        prompts = read_prompts(path)
+        if not edited:
+            return list(prompts)
+        recipe = self._recipe
+        budget = token_budget(recipe.render, recipe.prompts.max_tokens)
+        found = list(
+            edited_prompts(prompts, path, identifier=recipe.subject.identifier, budget=budget)
+        )
+        if not self._said_edited:
+            self._said_edited = True
+            self._reporter.say(
+                f"{path} was edited: its captions are taken as they are, and slots whose phrase a "
+                "caption does not say are null"
+            )
+        return found
+
+    def _is_edited(self) -> bool:
+        """Whether somebody has changed prompts.jsonl since it was written."""
+        path, state = self._folder.prompts, self._folder.state()
+        if not path.is_file() or ("vocabulary_digest" in state and "prompts_digests" not in state):
+            return False  # of the version before digests were kept
+        return _digest(path) not in state.get("prompts_digests", ())
 
     def _ingredients(self) -> dict[str, str | None]:
         """Digests of the files that prompts are made of, by their names in the state."""
@@ -215,7 +261,13 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         from regforge.prompts.photos import write_captions
 
         path = self._folder.captions
-        known: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        try:
+            known: dict[str, str] = parse_json(path.read_bytes()) if path.is_file() else {}
+        except ValueError as error:
+            raise PromptsChanged(
+                f"{path} is not JSON: {error}.",
+                hint="Put it right, or delete it, and the captions are written anew.",
+            ) from error
         new = [photo for photo in photos if photo.name not in known]
         if new:
             known |= describe_photos(new, self._recipe, self._asked())

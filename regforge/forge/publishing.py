@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.forge.folder import OwnedFolder, RunFolder
 from regforge.forge.running import RunFailed
 from regforge.hub import Published, publish_files
 from regforge.progress import Reporter
 from regforge.recipe import Recipe, slots_of
 from regforge.recipe.licenses import OVERVIEW, not_an_identifier, terms_of
+from regforge.runs import RecipeFolder, RunFolder
 from regforge.version import __version__
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def publish_run(
         package = publishing.pack(
             run.dataset,
             rows=images,
-            recipe_digest=run.state()["recipe_digest"],
+            recipe_digest=str(run.digest),
             slots=tuple(slot.name for slot in slots_of(recipe)),
         )
         package.notes += _about_the_license(license_id, recipe)
@@ -218,12 +218,11 @@ def _upload(
 
 def _finished(run: RunFolder, given: str | Path) -> int:
     """How many images the run's dataset has."""
-    state = run.state()
-    if "recipe_digest" not in state:
+    if run.digest is None:
         raise RunFailed(
             f"{given} is not the folder of a run.", hint="Such as runs/quickstart, after `run`."
         )
-    images = state.get("images")
+    images = run.state().get("images")
     if not isinstance(images, int) or not run.dataset.is_dir():
         raise RunFailed(
             f"{given} holds no finished dataset.",
@@ -232,7 +231,7 @@ def _finished(run: RunFolder, given: str | Path) -> int:
     return images
 
 
-def repository_of(repo_id: str | None, run: OwnedFolder, *, key: str) -> str:
+def repository_of(repo_id: str | None, run: RecipeFolder, *, key: str) -> str:
     """The repository, if there is one and it can be one.
 
     Args:

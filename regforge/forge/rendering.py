@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from regforge.dataset.store import SHARD_SIZE, Rejection, Store, is_made_from, thumbnail
 from regforge.errors import RegforgeError
 from regforge.forge import speeds
-from regforge.forge.folder import RunFolder
 from regforge.forge.prompting import PromptStage
 from regforge.images.curation import Curator, Verdict
 from regforge.journal import Journal
 from regforge.progress import Reporter, Task
 from regforge.recipe import Recipe
 from regforge.records import ImageJob, ImageRow, Prompt, image_jobs
+from regforge.runs import RunFolder
 
 if TYPE_CHECKING:
     from regforge.images.renderer import Renderer

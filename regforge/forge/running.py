@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text
-from regforge.forge.folder import RunFolder
-from regforge.forge.plan import check_price
+from regforge.forge.plan import check_price, images_in
 from regforge.forge.prompting import check_import
 from regforge.journal import Journal
 from regforge.progress import Reporter, duration
@@ -28,6 +27,7 @@ from regforge.recipe import (
     slots_of,
     template_file,
 )
+from regforge.runs import RunFolder, RunFolderError
 from regforge.version import __version__
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ class Run:
 
     def captions(self, count: int) -> list[str]:
         """The first captions."""
-        from regforge.records import Prompt
+        from regforge.records import read_prompts
 
-        with (self.folder / "prompts.jsonl").open(encoding="utf-8") as lines:
-            return [Prompt.from_json(line).text for line in islice(lines, count)]
+        prompts = read_prompts(self.folder / "prompts.jsonl")
+        return [prompt.text for prompt in islice(prompts, count)]
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -150,9 +150,25 @@ def run(
         check_price(recipe)
     check_import(recipe, folder, fresh=fresh)
     with folder.locked(), _terminated_like_interrupted():
+        if until == "report" and not fresh:
+            _refuse_fewer(recipe, folder, count * recipe.render.images_per_prompt)
         if folder.own(recipe, fresh=fresh):
             reporter.say(f"Going on with {folder.path}")
         return _stages(recipe, folder, count, until, reporter)
+
+
+def _refuse_fewer(recipe: Recipe, folder: RunFolder, wanted: int) -> None:
+    """See that a finished dataset does not become a smaller one.
+
+    Raises:
+        RunFolderError: It would.
+    """
+    if folder.digest == recipe_digest(recipe) and (there := images_in(folder)) > wanted:
+        raise RunFolderError(
+            f"{folder.dataset} has {there:,} images, and this would leave {wanted:,} of them.",
+            hint="Choose another folder with --out, start over with --fresh (what was made there "
+            "is deleted), or take fewer for a trainer: `regforge export ... --limit N`.",
+        )
 
 
 def _stages(recipe: Recipe, folder: RunFolder, count: int, until: Until, reporter: Reporter) -> Run:
@@ -239,7 +255,7 @@ def write_report(folder: str | Path) -> Path:
 
     run_folder = RunFolder(Path(folder))
     state = run_folder.state()
-    if "recipe_digest" not in state:
+    if run_folder.digest is None:
         raise RunFailed(
             f"{folder} is not the folder of a run.", hint="Such as runs/quickstart, after `run`."
         )

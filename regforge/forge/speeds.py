@@ -9,7 +9,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from regforge.files import StorageError, cache_folder, write_atomically
+from regforge.files import StorageError, cache_folder, parse_json, write_atomically
 from regforge.recipe import Render
 
 _EMBEDDED_SECONDS_PER_STEP = 0.012
@@ -38,7 +38,7 @@ def _key(render: Render) -> str:
 
 def _read() -> dict[str, float]:
     try:
-        content = json.loads(_path().read_text(encoding="utf-8"))
+        content = parse_json(_path().read_bytes())
         return {str(key): float(value) for key, value in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regforge.files import storage_error, write_atomically
+from regforge.files import delete, parse_json, write_atomically
 from regforge.images.encoding import SUFFIXES, encode_image, parameters_text
 from regforge.images.interface import (
     ModelIdentity,
@@ -145,7 +145,7 @@ class Staging:
 
     def _staged(self, job: ImageJob) -> Staged | None:
         try:
-            marker = json.loads(self._marker_path(job).read_text(encoding="utf-8"))
+            marker = parse_json(self._marker_path(job).read_bytes())
             image = self._image_path(job).read_bytes()
         except (OSError, ValueError):
             return None
@@ -172,12 +172,8 @@ class Staging:
         if not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
-            # Names without the dot in front of half-written files, which go as well.
-            if names is None or path.name.lstrip(".").partition(".")[0] in names:
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    raise storage_error(path, error) from error
+            if names is None or path.name.partition(".")[0] in names:
+                delete(path)
 
     # ----------------------------------------------------------------------------------- threads
 

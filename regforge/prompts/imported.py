@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.files import open_atomically
+from regforge.files import open_atomically, parse_json
 from regforge.progress import Task
 from regforge.prompts.captions import noun_pattern
 from regforge.prompts.prompt_sets import Caption
@@ -83,7 +83,7 @@ class ImportedCaption:
         Raises:
             ValueError: The line is none.
         """
-        content = json.loads(line)
+        content = parse_json(line)
         if not isinstance(content, dict) or "text" not in content:
             raise ValueError("not a mapping with `text`")
         slots = content.get("slots") or {}
@@ -119,7 +119,7 @@ class ImportedCaptions:
         """
         saved = _Saved(path)
         try:
-            head = json.loads(next(saved.lines(), ""))
+            head = parse_json(next(saved.lines(), b""))
             name, revision = head["dataset"], head.get("revision")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotImported(
@@ -135,8 +135,8 @@ class _Saved:
 
     path: Path
 
-    def lines(self) -> Iterator[str]:
-        with self.path.open(encoding="utf-8") as lines:
+    def lines(self) -> Iterator[bytes]:
+        with self.path.open("rb") as lines:
             yield from lines
 
     def __iter__(self) -> Iterator[ImportedCaption]:
@@ -144,7 +144,7 @@ class _Saved:
             if number == 1 or not line.strip():
                 continue
             try:
-                caption = ImportedCaption.from_json(line)
+                caption = ImportedCaption.from_json(line.decode())
             except ValueError as error:
                 raise NotImported(
                     f"{self.path}:{number}: is no caption: {error}.",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.files import read_text, write_atomically
+from regforge.files import parse_json, read_text, write_atomically
 
 FORMAT = 1
 
@@ -96,7 +96,7 @@ class Vocabulary:
             VocabularyError: It is missing or says something else; the message says what.
         """
         try:
-            content = json.loads(read_text(path))
+            content = parse_json(read_text(path))
         except OSError as error:
             raise VocabularyError(f"{path} cannot be read: {error.strerror}.") from error
         except ValueError as error:

@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from regforge.files import cache_folder, write_atomically
+from regforge.files import cache_folder, parse_json, write_atomically
 
 Message = Mapping[str, Any]
 Schema = Mapping[str, Any]
@@ -311,7 +311,7 @@ class ReplyCache:
     def get(self, key: str) -> KeptReply | None:
         """The reply kept under a key, or None."""
         try:
-            entry = json.loads(self._path(key).read_text(encoding="utf-8"))
+            entry = parse_json(self._path(key).read_bytes())
             if entry.pop("format") != FORMAT or not isinstance(entry["text"], str):
                 return None
             return KeptReply(**entry)

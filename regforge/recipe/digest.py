@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from regforge.files import MOST_IMAGE, read_file, read_text
+from regforge.files import MOST_IMAGE, parse_json, read_file, read_text
 from regforge.recipe.defaults import (
     drawn_slots,
     import_of,
@@ -143,7 +143,7 @@ def _vocabulary(path: Path | None) -> str | None:
         return None
     text = _read_text(path, ("prompts", "vocabulary"))
     try:
-        return _sha256(json.dumps(json.loads(text)).encode())
+        return _sha256(json.dumps(parse_json(text)).encode())
     except ValueError:  # whoever uses it will say what is wrong with it
         return _sha256(text.encode())
 

@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 from regforge.errors import RegforgeError
-from regforge.files import storage_error
+from regforge.files import UNFINISHED, StorageError, parse_json, remove_unfinished, storage_error
 
 FORMAT = 1
 
 _NAME = re.compile(r"step-\d{6,}")
-_PARTIAL = ".unfinished-"
 
 
 class CheckpointError(RegforgeError):
@@ -128,9 +127,9 @@ class Checkpoints:
             if _step_of(path) > at_most:
                 continue
             try:
-                state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                state = parse_json((path / "state.json").read_bytes())
                 tensors = {each.stem: _tensors(each) for each in path.glob("*.safetensors")}
-            except (OSError, ValueError, UnicodeDecodeError):  # _tensors raises ValueError too
+            except (OSError, ValueError):  # _tensors raises ValueError too
                 continue
             if not isinstance(state, dict) or not {"weights", "optimizer"} <= set(tensors):
                 continue
@@ -156,10 +155,10 @@ class Checkpoints:
     ) -> None:
         from safetensors.torch import save_file
 
-        partial = path.with_name(f"{_PARTIAL}{path.name}")
+        partial = path.with_name(f"{UNFINISHED}{path.name}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._clear()
+            remove_unfinished(self._folder, below=False)
             partial.mkdir()
             for name, tensors in files.items():
                 save_file(tensors, partial / f"{name}.safetensors")
@@ -172,16 +171,13 @@ class Checkpoints:
             _sync(self._folder)
             for old in self.all()[: -self._keep]:
                 # First under a name that nobody takes for a checkpoint: deleting takes a while.
-                shutil.rmtree(old.replace(old.with_name(f"{_PARTIAL}{old.name}")))
+                shutil.rmtree(old.replace(old.with_name(f"{UNFINISHED}{old.name}")))
+        except StorageError as error:
+            self._problem = error
         except OSError as error:
             self._problem = storage_error(path, error)
         except Exception as error:  # raised again by `wait`, in the thread that asked
             self._problem = error
-
-    def _clear(self) -> None:
-        """Delete what was left half-written or half-deleted."""
-        for left in self._folder.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(left)
 
 
 def _step_of(path: Path) -> int:

@@ -10,9 +10,9 @@ import gc
 import time
 from pathlib import Path
 
-from regforge.forge.folder import FolderInUse, RunFolder, RunFolderError
 from regforge.progress import Reporter
 from regforge.recipe import Recipe, TrainingRecipe, dataset_recipe_of, recipe_digest
+from regforge.runs import FolderInUse, RunFolder, RunFolderError
 from regforge.training.problems import TrainingSetup
 
 _LOOK_EVERY = 0.5  # seconds
@@ -110,6 +110,5 @@ def images_of(recipe: Recipe) -> int:
 
 def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether the folder holds this recipe's run with all its images, and the dataset of them."""
-    state = folder.state()
-    same = state.get("recipe_digest") == recipe_digest(recipe)
-    return same and state.get("images") == images_of(recipe) and folder.dataset.is_dir()
+    same = folder.digest == recipe_digest(recipe)
+    return same and folder.state().get("images") == images_of(recipe) and folder.dataset.is_dir()

@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from regforge.forge.folder import OwnedFolder
 from regforge.hub.address import HubAddress
 from regforge.recipe import (
     TrainingRecipe,
@@ -22,6 +21,7 @@ from regforge.recipe import (
     uses_regularization,
 )
 from regforge.recipe.checks import is_embedded
+from regforge.runs import TrainingFolder
 from regforge.training.dataset_runs import (
     check_folders,
     dataset_folder,
@@ -148,7 +148,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     Raises:
         RegforgeError: Something in it cannot work: a photo, the regularization dataset.
     """
-    folder = OwnedFolder(out or Path("runs") / recipe.name)
+    folder = TrainingFolder(out or Path("runs") / recipe.name)
     check_folders(recipe, folder.path)
     made_by = dataset_recipe_of(recipe)
     where = str(dataset_folder(made_by).path) if made_by else recipe.regularization.dataset
@@ -220,7 +220,7 @@ def _method(recipe: TrainingRecipe) -> str:
     return f"{kind} of rank {method.rank}{scale}, on {where}, {encoder}"
 
 
-def _done(folder: OwnedFolder, recipe: TrainingRecipe) -> str:
+def _done(folder: TrainingFolder, recipe: TrainingRecipe) -> str:
     refusal, state = folder.refusal(recipe), folder.state()
     if refusal is not None:
         why = refusal.message.removeprefix(f"{folder.path} ").rstrip(".")

@@ -17,7 +17,6 @@ import yaml
 from pydantic import ValidationError
 
 from regforge.dataset.card_parts import Card, merged
-from regforge.forge.folder import OwnedFolder
 from regforge.forge.publishing import (
     CannotPublish,
     check_tag,
@@ -32,6 +31,7 @@ from regforge.journal import without_secrets
 from regforge.progress import Reporter
 from regforge.recipe import TrainingRecipe, resolved_yaml
 from regforge.recipe.named_files import LEADS_OUT, inside
+from regforge.runs import TrainingFolder
 from regforge.training.card import OUR_KEYS, model_card
 from regforge.training.saving import LORA_FILE, kohya_file, pictures_of
 from regforge.version import __version__
@@ -143,7 +143,7 @@ def publish_model(
             would be published holds a secret. Nothing has been uploaded.
         HubError: The Hub cannot be reached, or does not let us.
     """
-    run, reporter = OwnedFolder(Path(folder)), reporter or Reporter()
+    run, reporter = TrainingFolder(Path(folder)), reporter or Reporter()
     check_tag(tag)
     recipe = _recipe_of(run, folder)
     with run.locked():
@@ -162,7 +162,7 @@ def publish_model(
             private = before["private"] if again else recipe.hub.private
         hub = {"repo_id": repository, "private": private, "license": license_id}
         recipe = recipe.model_copy(update={"hub": recipe.hub.model_copy(update=hub)})
-        files = _files(recipe, run, made, state["recipe_digest"])
+        files = _files(recipe, run, made, str(run.digest))
         notes = list(license_notes(license_id, recipe.base_model, cautioned=False))
         done = publish_files(
             repository,
@@ -191,7 +191,7 @@ def _content(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _recipe_of(run: OwnedFolder, given: str | Path) -> TrainingRecipe:
+def _recipe_of(run: TrainingFolder, given: str | Path) -> TrainingRecipe:
     """The run's recipe; the files that it names may be gone by now."""
     try:
         return TrainingRecipe.model_validate(_content(run.recipe))
@@ -202,7 +202,7 @@ def _recipe_of(run: OwnedFolder, given: str | Path) -> TrainingRecipe:
         ) from error
 
 
-def _finished(recipe: TrainingRecipe, run: OwnedFolder, given: str | Path) -> dict[str, Any]:
+def _finished(recipe: TrainingRecipe, run: TrainingFolder, given: str | Path) -> dict[str, Any]:
     """What the run made, as it remembers it."""
     made, steps = run.state().get("finished"), recipe.optimizer.steps
     if not isinstance(made, dict) or not (run.path / made["weights"]).exists():
@@ -220,7 +220,7 @@ def _finished(recipe: TrainingRecipe, run: OwnedFolder, given: str | Path) -> di
 
 
 def _files(
-    recipe: TrainingRecipe, run: OwnedFolder, made: Mapping[str, Any], digest: str
+    recipe: TrainingRecipe, run: TrainingFolder, made: Mapping[str, Any], digest: str
 ) -> dict[str, Path | bytes]:
     """All files but the card, by their paths in the repository."""
     weights, files = run.path / made["weights"], dict[str, Path | bytes]()

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.forge.folder import OwnedFolder
 from regforge.progress import Reporter, Task
 from regforge.recipe import TrainingRecipe, check_training_recipe
+from regforge.runs import TrainingFolder
 from regforge.training.dataset_runs import check_folders
 from regforge.training.opening import OpenRun, open_run
 from regforge.training.problems import is_out_of_memory, not_finite, out_of_memory
@@ -74,7 +74,7 @@ def train(
     processes = start_processes(device_of(recipe))
     if not processes.is_main:
         reporter = Reporter(quiet=True)
-    folder = OwnedFolder(Path(out) if out is not None else Path("runs") / recipe.name)
+    folder = TrainingFolder(Path(out) if out is not None else Path("runs") / recipe.name)
     check_folders(recipe, folder.path)
     session = _Session(recipe, folder, processes, reporter or Reporter())
     with stopping() as stop, _claimed(session, fresh=fresh):
@@ -102,7 +102,7 @@ class _Session:
     """One call of `train`; the parts that it puts together."""
 
     recipe: TrainingRecipe
-    folder: OwnedFolder
+    folder: TrainingFolder
     processes: Processes
     reporter: Reporter
     start: float = field(default_factory=time.monotonic)

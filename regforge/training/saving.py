@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.embedded.pipeline import quiet_loading
-from regforge.files import StorageError, storage_error, write_atomically
+from regforge.files import storage_error, unfinished_folder, write_atomically
 from regforge.training.card import model_card
 from regforge.training.validation import PICTURES, prompts_of
 
@@ -297,17 +295,8 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
     """
     from safetensors import SafetensorError
 
-    temporary: str | None = None
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(dir=parent, prefix=".unfinished-")
-        yield Path(temporary)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise storage_error(parent, error) from error
-    except SafetensorError as error:  # it wraps what the system said in words of its own
-        raise storage_error(parent, OSError(0, str(error))) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with unfinished_folder(parent) as temporary:
+        try:
+            yield temporary
+        except SafetensorError as error:  # it wraps what the system said in words of its own
+            raise storage_error(parent, OSError(0, str(error))) from error

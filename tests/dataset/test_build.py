@@ -328,7 +328,7 @@ def test_a_swap_that_fails_puts_the_old_dataset_back(
     before, rename = contents(tmp_path / "dataset"), Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.name == "dataset.partial":
+        if self.name == ".unfinished-dataset":
             raise OSError("no")
         return rename(self, target)
 

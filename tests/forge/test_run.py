@@ -173,7 +173,7 @@ def test_fresh_never_deletes_what_is_no_run(small: Recipe, tmp_path: Path) -> No
 
 
 def test_two_at_once_on_one_folder_are_refused(small: Recipe, tmp_path: Path) -> None:
-    from regforge.forge.folder import RunFolder
+    from regforge.runs import RunFolder
 
     with RunFolder(tmp_path / "run").locked(), pytest.raises(RegforgeError, match="Another"):
         quietly(small, tmp_path / "run")

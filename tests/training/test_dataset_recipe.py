@@ -12,7 +12,6 @@ import pytest
 import yaml
 from training_runs import QUIET, recipe
 
-from regforge.forge.folder import OwnedFolder, RunFolder, RunFolderError
 from regforge.progress import Reporter
 from regforge.recipe import (
     RecipeError,
@@ -24,6 +23,7 @@ from regforge.recipe import (
     resolved_yaml,
     training_digest,
 )
+from regforge.runs import RunFolder, RunFolderError, TrainingFolder
 from regforge.training import TrainingSetup, train
 from regforge.training.dataset_runs import with_dataset
 
@@ -118,12 +118,15 @@ def test_the_training_and_its_dataset_need_folders_of_their_own(reg: Path) -> No
 
 
 def test_a_folder_in_which_nothing_was_made_can_become_another_recipe_s(reg: Path) -> None:
-    folder = OwnedFolder(Path("runs/cat"))
+    folder = TrainingFolder(Path("runs/cat"))
     with folder.locked():
         folder.own(trained_beside(reg), fresh=False)
         changed = trained_beside(written(reg, seed=1))  # its images could not be made; now they can
         assert not folder.own(changed, fresh=False)
         (folder.path / "log.jsonl").write_text("")
+        for seed in (3, 1):
+            assert not folder.own(trained_beside(written(reg, seed=seed)), fresh=False)
+        (folder.path / "loss.svg").write_text("")
         with pytest.raises(RunFolderError, match="A file that the recipe names has changed"):
             folder.own(trained_beside(written(reg, seed=2)), fresh=False)
         assert folder.own(trained_beside(written(reg, seed=1)), fresh=False)

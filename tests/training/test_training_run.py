@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from training_runs import QUIET, Signalling, differences, picture, recipe, regularization, weights
 
-from regforge.forge.folder import RunFolderError
 from regforge.journal import read
+from regforge.runs import RunFolderError
 from regforge.training import TrainingFailed, train
 from regforge.training.recording import history
 

@@ -1,0 +1,365 @@
+"""Run folders: whose they are, that one process at a time works on them, and what in them is ours.
+
+    recipe.yaml    the recipe in full; its head says the digest too
+    state.json     the recipe's digest, and what earlier sessions settled
+    .lock          there while a process works on the folder
+    .unfinished-*  what killed writers left; whoever takes the lock deletes it
+
+Knows the names of the files that regforge writes, and nothing about how any of them is made. What
+has another name is somebody else's and never deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import (
+    UNFINISHED,
+    delete,
+    parse_json,
+    remove_unfinished,
+    storage_error,
+    write_atomically,
+)
+from regforge.recipe import (
+    Recipe,
+    TrainingRecipe,
+    changed_keys,
+    recipe_digest,
+    resolved_yaml,
+    training_digest,
+)
+
+_LOCK = ".lock"
+_STATE = "state.json"
+
+
+class RunFolderError(RegforgeError):
+    """A run folder that cannot be worked on."""
+
+    exit_code = EXIT_USAGE
+
+
+class FolderInUse(RunFolderError):
+    """A run folder that another process is working on."""
+
+
+class OwnedFolder:
+    """A folder that regforge writes, one process at a time.
+
+    Args:
+        path: The folder itself; it need not exist.
+
+    Attributes:
+        made: Glob patterns of the files that are made in it, relative to it.
+        path: The folder, absolute.
+    """
+
+    made: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._state = self.path / _STATE
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; released even by `kill -9`.
+
+        Raises:
+            FolderInUse: Another process is working on it.
+            StorageError: The folder cannot be written.
+        """
+        lock = self.path / _LOCK
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = _held(lock)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        if handle is None:
+            raise FolderInUse(
+                f"Another regforge is working on {self.path}.",
+                hint="Wait for it, stop it, or choose another folder with --out.",
+            )
+        try:
+            remove_unfinished(self.path, below=False)
+            for name in sorted({pattern.partition("/")[0] for pattern in self.made}):
+                remove_unfinished(self.path / name)
+            yield
+        finally:
+            with suppress(OSError):  # Windows does not delete what is open
+                lock.unlink()
+            os.close(handle)
+
+    def state(self) -> dict[str, Any]:
+        """What earlier sessions settled, such as the batch size; empty for a new run."""
+        try:
+            state = parse_json(self._state.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def remember(self, **facts: Any) -> None:
+        """Add facts to the state."""
+        state = self.state()
+        if {**state, **facts} != state:
+            self._write_state({**state, **facts})
+
+    def holds_others_files(self, *, ours: bool = False) -> bool:
+        """Whether there are other files than those that a first write leaves when it is killed.
+
+        Args:
+            ours: Whether what has a name in `made` is left out as well.
+        """
+        if not self.path.is_dir():
+            return False
+        there = {each for each in self.path.iterdir() if not each.name.startswith(UNFINISHED)}
+        there -= {self.path / _LOCK}
+        with suppress(OSError):
+            if not self.state() and self._state.read_bytes()[:1] in (b"", b"\0", b"{"):  # damaged
+                there -= {self._state}
+        if ours:
+            names = {pattern.partition("/")[0] for pattern in self.made}
+            there = {each for each in there if not any(each.match(name) for name in names)}
+        return bool(there)
+
+    def has_made(self) -> bool:
+        """Whether any of the files is there that are made in it."""
+        return any(True for _ in self._files(self.made))
+
+    def delete_made(self, *patterns: str) -> None:
+        """Delete what regforge made, and the folders that are empty then.
+
+        Args:
+            patterns: Further ones to delete.
+
+        Raises:
+            StorageError: Something cannot be deleted.
+        """
+        names = {pattern.partition("/")[0] for pattern in (*self.made, *patterns)}
+        for path in list(self._files((*self.made, *patterns))):
+            delete(path)
+        for name in sorted(names):
+            for place, _, _ in os.walk(self.path / name, topdown=False):
+                with suppress(OSError):  # something of the user's is in it
+                    Path(place).rmdir()
+
+    def _files(self, patterns: tuple[str, ...]) -> Iterator[Path]:
+        for pattern in patterns:
+            for path in self.path.glob(pattern):
+                if path.is_symlink() or not path.is_dir():
+                    yield path
+
+    def _write_state(self, state: dict[str, Any]) -> None:
+        write_atomically(self._state, json.dumps(state, indent=1) + "\n")
+
+
+class RecipeFolder(OwnedFolder):
+    """A folder that belongs to one recipe.
+
+    Args:
+        path: The folder itself; it need not exist.
+
+    Attributes:
+        notes: Like `made`: what is written before anything is made.
+    """
+
+    notes: ClassVar[tuple[str, ...]] = ("recipe.yaml", "log.jsonl", "ledger.jsonl")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.recipe = self.path / "recipe.yaml"
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of the recipe that the folder belongs to; None if it belongs to none.
+
+        recipe.yaml says it where state.json was damaged or lost.
+        """
+        state = self.state()
+        if state or not (self._state.exists() or self.has_made()):
+            known = state.get("recipe_digest")
+            return known if isinstance(known, str) else None
+        with suppress(OSError, ValueError):
+            head = re.search(
+                r"^# digest: ([0-9a-f]{64})$", self.recipe.read_text(encoding="utf-8"), re.MULTILINE
+            )
+            return head and head[1]
+        return None
+
+    def own(self, recipe: Recipe | TrainingRecipe, *, fresh: bool) -> bool:
+        """Make the folder a recipe's: write recipe.yaml, or check that it is the same recipe.
+
+        Args:
+            recipe: Whose run it is.
+            fresh: Delete what an earlier run made.
+
+        Returns:
+            Whether an earlier run of this recipe is continued.
+
+        Raises:
+            RunFolderError: The folder belongs to another recipe, or to something else altogether.
+            StorageError: The folder cannot be written.
+        """
+        if fresh:
+            self._start_over(recipe)
+        if (refusal := self.refusal(recipe)) is not None:
+            raise refusal
+        digest = _digest_of(recipe)
+        goes_on = self.digest == digest and not fresh
+        if goes_on:
+            self.remember(recipe_digest=digest)
+        else:
+            self._write_state({"recipe_digest": digest})
+        write_atomically(self.recipe, resolved_yaml(recipe))
+        return goes_on
+
+    def refusal(self, recipe: Recipe | TrainingRecipe) -> RunFolderError | None:
+        """Why the folder cannot be this recipe's; None if it can.
+
+        A folder in which nothing was made yet, because the first attempt failed early, can become
+        another recipe's.
+        """
+        known = self.digest
+        if known is None and self.holds_others_files():
+            return RunFolderError(
+                f"{self.path} holds other files than a run's.",
+                hint="Choose another folder with --out.",
+            )
+        if known in (None, _digest_of(recipe)) or not self.has_made():
+            return None
+        return RunFolderError(
+            f"{self.path} holds the run of another recipe.{self._differences(recipe)}",
+            hint="Start it over with --fresh (what was made there is deleted), or choose another "
+            "folder with --out.",
+        )
+
+    def _start_over(self, recipe: Recipe | TrainingRecipe) -> None:
+        """Delete what an earlier run made.
+
+        Killed on the way, the folder is still known as its recipe's.
+        """
+        digest, there = self.digest, self._recipe_there()
+        if digest is None and self.holds_others_files():
+            raise RunFolderError(
+                f"{self.path} holds other files than a run's, so --fresh does not delete them.",
+                hint="Choose another folder with --out.",
+            )
+        if there and ("prompts" in there) != isinstance(recipe, Recipe):
+            kind = "dataset" if "prompts" in there else "training"
+            raise RunFolderError(
+                f"{self.path} holds the run of a {kind} recipe, so --fresh does not delete it.",
+                hint="Choose another folder with --out.",
+            )
+        if digest is not None:
+            self._write_state({"recipe_digest": digest})
+        self.delete_made(*self.notes)
+
+    def _differences(self, recipe: Recipe | TrainingRecipe) -> str:
+        """Which keys make it another recipe than this folder's, as ` Changed: ...`."""
+        if not (before := self._recipe_there()):
+            return ""
+        changed = changed_keys(before, recipe)
+        shown = ", ".join(changed[:6]) + (", ..." if len(changed) > 6 else "")
+        return f" Changed: {shown}." if shown else " A file that the recipe names has changed."
+
+    def _recipe_there(self) -> dict[str, Any]:
+        """What recipe.yaml says; empty if it is not there or says nothing."""
+        with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
+            said = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+            return said if isinstance(said, dict) else {}
+        return {}
+
+
+class RunFolder(RecipeFolder):
+    """The folder of a dataset recipe's run.
+
+    Args:
+        path: The folder itself; it need not exist.
+    """
+
+    made = (
+        *("vocabulary.json", "captions.json", "imported.jsonl", "prompts.jsonl"),
+        *("staging/*-*.*.*", "shards/*.parquet", "shards/set-aside/*.parquet"),
+        # Of the cards nothing: somebody may have written into them. The next one takes its place.
+        *(
+            f"{dataset}/{file}"
+            for dataset in ("dataset", "dataset.old")
+            for file in (
+                *("data/*.parquet", "recipe.yaml", "caption.j2", "vocabulary.json", "samples.webp"),
+            )
+        ),
+        "report.html",
+    )
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.vocabulary = self.path / "vocabulary.json"
+        self.captions = self.path / "captions.json"
+        self.imported = self.path / "imported.jsonl"
+        self.prompts = self.path / "prompts.jsonl"
+        self.shards = self.path / "shards"
+        self.staging = self.path / "staging"
+        self.dataset = self.path / "dataset"
+        self.report = self.path / "report.html"
+
+
+class TrainingFolder(RecipeFolder):
+    """The folder of a training recipe's run.
+
+    Args:
+        path: The folder itself; it need not exist.
+    """
+
+    notes = ("recipe.yaml", "log.jsonl", "tracking/**/*")
+    made = (
+        *("checkpoints/step-*/*.safetensors", "checkpoints/step-*/state.json"),
+        *("validation/step-*.webp", "pictures/[0-9]*.webp", "samples.webp", "loss.svg"),
+        *(
+            f"{place}{file}"
+            for place in ("", "snapshots/step-*/")
+            for file in (
+                *("lora/pytorch_lora_weights.safetensors", "lora/*-kohya.safetensors"),
+                *("model/model_index.json", "model/*/*"),
+            )
+        ),
+    )
+
+
+def _digest_of(recipe: Recipe | TrainingRecipe) -> str:
+    return training_digest(recipe) if isinstance(recipe, TrainingRecipe) else recipe_digest(recipe)
+
+
+def _held(lock: Path) -> int | None:
+    """An open file that holds the lock; None if another process holds it."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock(handle):
+            os.close(handle)
+            return None
+        # Whoever held it before deletes it: it may be another file by now, or none.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), lock.stat()):
+                return handle
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether the lock was free; on systems without `fcntl` every lock is."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
