@@ -98,9 +98,9 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         content = "".join(prompt.to_json() + "\n" for prompt in made).encode()
         path = self._folder.prompts
         if not edited:  # first: whichever of the two a kill leaves there, it is ours
-            now = [_digest(path)] if path.is_file() else []
+            there = [_digest(path)] if path.is_file() else []
             new = hashlib.sha256(content).hexdigest()
-            self._folder.remember(prompts_digests=[*now, new])
+            self._folder.remember(prompts_digests=[*there, new])
         write_atomically(path, content)
         self._folder.remember(**self._ingredients())
         return made

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -42,13 +42,26 @@ class TooManyRefused(RegforgeError):
 class _Stored:
     """What an earlier session stored of some jobs, and of others in the same shard.
 
-    Images whose caption was edited since are in neither.
+    Images whose caption was edited since are in neither. `relabelled` says that a caption is the
+    same and what is noted about it is not.
     """
 
     rows: list[ImageRow] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     other_rows: list[ImageRow] = field(default_factory=list)
     other_rejected: list[Rejection] = field(default_factory=list)
+    relabelled: bool = False
+
+
+def _labelled(row: ImageRow, prompt: Prompt) -> ImageRow:
+    """The row with what the prompt says about its caption; it may have been edited."""
+    return replace(
+        row,
+        slots={name: prompt.slots.get(name) for name in row.slots},
+        prompt_set=prompt.prompt_set,
+        template=prompt.template,
+        reference=prompt.reference,
+    )
 
 
 @dataclass(frozen=True)
@@ -134,9 +147,11 @@ class ImageStage:
         if todo:
             drawn, refused = self._draw(todo, task)
             rows, rejected = [*rows, *drawn], [*rejected, *refused]
+        if todo or stored.relabelled:
             self.store.write(
                 number, [*rows, *stored.other_rows], [*rejected, *stored.other_rejected]
             )
+        if todo:
             self._open()[1].clear()
         self._complete[number] = len(jobs), len(rows)
         return len(rows)
@@ -150,7 +165,9 @@ class ImageStage:
             if row.id not in asked:
                 stored.other_rows.append(row)
             elif is_made_from(row, asked[row.id]):
-                stored.rows.append(row)
+                now = _labelled(row, asked[row.id].prompt)
+                stored.relabelled |= now != row
+                stored.rows.append(now)
         for each in self.store.rejected(number):
             if each.id not in asked:
                 stored.other_rejected.append(each)
