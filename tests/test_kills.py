@@ -9,6 +9,7 @@ it is 100 random kills of `run`, 20 of `train`, and one before each of the first
 of `run`, `train`, `export` and `evaluate`; else a sample of them.
 """
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -46,6 +47,7 @@ def command(words: Sequence[str], out: str, before: int | None, after: float | N
     """Run `regforge`, and kill it before an operation on a file, or after so many seconds."""
     for name in (1, 2):
         os.dup2(os.open(f"{out}.said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), name)
+    gc.freeze()  # what was there before the fork is never garbage
     counter = [0]
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:

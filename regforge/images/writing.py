@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regforge.files import delete, parse_json, write_atomically
+from regforge.files import UNFINISHED, delete, parse_json, write_atomically
 from regforge.images.encoding import SUFFIXES, encode_image, parameters_text
 from regforge.images.interface import (
     ModelIdentity,
@@ -172,7 +172,8 @@ class Staging:
         if not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
-            if names is None or path.name.partition(".")[0] in names:
+            left_behind = path.name.startswith(UNFINISHED)  # nobody writes any more
+            if names is None or left_behind or path.name.partition(".")[0] in names:
                 delete(path)
 
     # ----------------------------------------------------------------------------------- threads

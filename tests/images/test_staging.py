@@ -171,7 +171,7 @@ def test_discarding_deletes_all_attempts_and_nothing_else(
     for job in (first, first.again("digest"), second):
         staging.put(image_of(job))
     staging.flush()
-    half = tmp_path / "staging" / f".{first.id}.0.webp.x7_a"
+    half = tmp_path / "staging" / ".unfinished-0123456789abcdef"
     half.write_bytes(b"half")
     staging.discard([first])
     assert staging.missing([first, first.again("digest"), second])[-1].id == first.id

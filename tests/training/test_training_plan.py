@@ -193,6 +193,7 @@ def test_what_is_trained_and_what_it_needs(here: Path, monkeypatch: pytest.Monke
 def test_what_is_in_the_folder_already(here: Path) -> None:
     folder = here / "runs" / "mine"
     (folder / "checkpoints" / "step-000020").mkdir(parents=True)
+    (folder / "checkpoints" / "step-000020" / "state.json").write_text("{}")
     state: dict[str, Any] = {"recipe_digest": training_digest(recipe())}
 
     def done() -> str:
