@@ -37,8 +37,37 @@ _SHAPES = re.compile(
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # a JSON web token
     r")"
 )
+_MARKS = (
+    *(
+        "hf_",
+        "sk-",
+        "sk_",
+        "rk_live_",
+        "api_org_",
+        "gsk_",
+        "xai-",
+        "r8_",
+        "npm_",
+        "pypi-",
+        "glpat-",
+    ),
+    *(
+        "xox",
+        "ya29.",
+        "gho_",
+        "ghp_",
+        "ghs_",
+        "ghu_",
+        "ghr_",
+        "github_pat_",
+        "AIza",
+        "AKIA",
+        "ASIA",
+        "eyJ",
+    ),
+)
 _HEADERS = re.compile(
-    r"(?P<before>\bBearer(?:\s|%20|\+)+|\bauthorization(?:\\?[\"'])?\s*[:=]\s*(?:\\?[\"'])?"
+    r"(?P<before>\b(?-i:Bearer)(?:\s|%20|\+)+|\bauthorization(?:\\?[\"'])?\s*[:=]\s*(?:\\?[\"'])?"
     r"(?:(?:basic|bearer|token|key)\s+)?|\bx?-?api-key(?:\\?[\"'])?\s*[:=]\s*(?:\\?[\"'])?"
     r"|[?&](?:api[-_]?key|key|(?:access_|auth_)?token|password|sig)=)(?P<secret>[^\s\"'\\&,;<>]{6,})",
     re.I,
@@ -147,13 +176,22 @@ def without_secrets(text: str) -> str:
     eight characters that is a plain word or number, or of less than four, is hidden only where a
     key is spoken of: it is likely to be `none`, and captions and names of models consist of words.
     """
-    text = _LOGIN.sub(rf"\1{_HIDDEN}", text)
-    text = _BASIC.sub(_without_login, text)
-    text = _HEADERS.sub(rf"\g<before>{_HIDDEN}", text)
-    values = {value.strip() for name, value in os.environ.items() if _NAMED_SECRET.search(name)}
+    low = text.lower()  # looking for words first is quicker: there may be a million captions
+    if "@" in low or "%40" in low:
+        text = _LOGIN.sub(rf"\1{_HIDDEN}", text)
+    if "basic" in low:
+        text = _BASIC.sub(_without_login, text)
+    if any(mark in low for mark in ("bearer", "authorization", "api-key", "=")):
+        text = _HEADERS.sub(rf"\g<before>{_HIDDEN}", text)
+    values = {value.strip() for name, value in os.environ.items() if _names_secret(name)}
     if (own := _written_as_any_of(frozenset(values))) is not None:
         text = own.sub(lambda found: f"{found['before'] or ''}{_HIDDEN}", text)
-    return _SHAPES.sub(_HIDDEN, text)
+    return _SHAPES.sub(_HIDDEN, text) if any(mark in text for mark in _MARKS) else text
+
+
+@functools.cache
+def _names_secret(variable: str) -> bool:
+    return _NAMED_SECRET.search(variable) is not None
 
 
 def _without_login(found: re.Match[str]) -> str:

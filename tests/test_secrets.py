@@ -135,6 +135,7 @@ def test_what_headers_and_addresses_hold_is_hidden(text: str, secret: str) -> No
         "a photo of a teapot at https://example.com:8080/@me",
         "mail me@example.com: soon",
         "a bearer of good news",
+        "a standard bearer carrying a flag",
         "Key: a teapot",
         "risk-averse task-oriented desk-top",
         "a token of love, the key to success, the password is teapot",

@@ -11,7 +11,7 @@ money) ends the run at once. Knows the provider only as something that sends one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,14 @@ from regforge.journal import Journal
 from regforge.providers.calls import Caller, Usage
 from regforge.providers.errors import CallFailed, ModelUnusable, UnreachableModel
 from regforge.providers.limits import Clock
-from regforge.providers.questions import Call, Provider, Question, Received
+from regforge.providers.questions import (
+    Call,
+    Provider,
+    Question,
+    Received,
+    Sizes,
+    estimate_tokens,
+)
 from regforge.providers.replies import (
     KeptReply,
     Message,
@@ -44,24 +51,8 @@ _TRIES_TO_CONNECT = 3
 """Before the first answer; a server that has answered gets all the tries there are."""
 _SILENT_QUESTIONS = 3
 """So many questions in a row without any answer, and the server counts as down."""
-_TOKENS_OF_AN_IMAGE = 2000
-_FIRST_REPLY_GUESS = 1000
 _GRACE = 1.0
 """Seconds for calls that are under way when the run stops."""
-
-
-@dataclass
-class _Sizes:
-    """How large the calls to one model turned out, to guess the next one."""
-
-    scale: float = 1.0
-    longest_reply: int = _FIRST_REPLY_GUESS
-
-    def learn(self, estimate: int, received: Received) -> None:
-        if received.prompt_tokens:
-            self.scale = max(self.scale, received.prompt_tokens / estimate)
-        if received.completion_tokens:
-            self.longest_reply = max(self.longest_reply, received.completion_tokens)
 
 
 @dataclass
@@ -126,7 +117,7 @@ class Asker:
 
     def __post_init__(self) -> None:
         self._caller = Caller("prompts.llm", "llm_call", self.settings, self.journal, self.clock)
-        self._sizes: dict[str, _Sizes] = {}
+        self._sizes: dict[str, Sizes] = {}
         self._parameters: dict[str, dict[str, str | None]] = {}
         self._rungs: dict[str, Rung] = {}
         self._fitted: set[str] = set()
@@ -355,6 +346,8 @@ class Asker:
         renamed = self._parameters.setdefault(call.model, {})
         name = next((key for key, sent in renamed.items() if sent == refused), refused)
         known = name in renamed and renamed[name] != refused  # another question has met it before
+        if renamed.get(name) == refused:
+            instead = None  # neither the one nor the other
         if name == "max_tokens" and instead is None and self.settings.max_cost is not None:
             raise ModelUnusable(
                 f"{failure.message} Without it, prompts.llm.max_cost cannot be kept.",
@@ -368,7 +361,7 @@ class Asker:
 
     async def _send(self, call: Call, item: str, attempt: int) -> Received:
         estimate = estimate_tokens(call.messages, call.response_format)
-        sizes = self._sizes.setdefault(call.model, _Sizes())
+        sizes = self._sizes.setdefault(call.model, Sizes())
         reading, longest = round(estimate * sizes.scale), self.settings.max_tokens
         writing = sizes.longest_reply if longest is None else min(sizes.longest_reply, longest)
         # Found out only where it is needed: prices are in LiteLLM, which takes seconds to import.
@@ -425,20 +418,3 @@ class Asker:
         except StorageError as error:
             self.say(f"Replies of the language model are not kept: {error.args[0]}")
             self.cache = None
-
-
-def estimate_tokens(messages: Sequence[Message], shape: Mapping[str, Any] | None) -> int:
-    """About how many tokens a prompt has, rather too many: 3 bytes of UTF-8 each."""
-    total = _bytes(str(shape or "")) / 3
-    for message in messages:
-        content = message["content"]
-        parts = [{"text": content}] if isinstance(content, str) else content
-        for part in parts:
-            text = part.get("text")
-            total += _TOKENS_OF_AN_IMAGE if text is None else _bytes(text) / 3
-        total += 10
-    return int(total) + 10
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode(errors="replace"))

@@ -1,4 +1,4 @@
-"""What is asked of a language model, and what comes back.
+"""What is asked of a language model, what comes back, and how large that is.
 
 Plain types that the modules of the language model client share; they know no provider.
 """
@@ -13,6 +13,9 @@ from pydantic import BaseModel
 
 from regforge.providers.calls import Price
 from regforge.providers.replies import Message, Schema
+
+_TOKENS_OF_AN_IMAGE = 2000
+_FIRST_REPLY_GUESS = 1000
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,35 @@ class Provider(Protocol):
 
     def chooses_only(self, model: str) -> bool:
         """Whether it is the embedded model, which takes schemas as they are."""
+
+
+@dataclass
+class Sizes:
+    """How large the calls to one model turned out, to guess the next one."""
+
+    scale: float = 1.0
+    longest_reply: int = _FIRST_REPLY_GUESS
+
+    def learn(self, estimate: int, received: Received) -> None:
+        """Take in how large a call of about so many prompt tokens turned out."""
+        if received.prompt_tokens:
+            self.scale = max(self.scale, received.prompt_tokens / estimate)
+        if received.completion_tokens:
+            self.longest_reply = max(self.longest_reply, received.completion_tokens)
+
+
+def estimate_tokens(messages: Sequence[Message], shape: Mapping[str, Any] | None) -> int:
+    """About how many tokens a prompt has, rather too many: 3 bytes of UTF-8 each."""
+    total = _bytes(str(shape or "")) / 3
+    for message in messages:
+        content = message["content"]
+        parts = [{"text": content}] if isinstance(content, str) else content
+        for part in parts:
+            text = part.get("text")
+            total += _TOKENS_OF_AN_IMAGE if text is None else _bytes(text) / 3
+        total += 10
+    return int(total) + 10
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="replace"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 import pytest
-from servers import Call, OpenAIServer, Reply, drawn, refused
+from servers import Call, OpenAIServer, Reply, drawn, refused, said
 from shell import Shell
 from small_runs import WriteRecipe, quietly, rows_of
 
@@ -135,3 +135,25 @@ def test_a_run_that_reaches_its_limit_keeps_what_was_drawn(
     assert len(far_away.calls) == 10
     calls = [e for e in read(tmp_path / "made/log.jsonl") if e["event"] == "image_call"]
     assert sum(call["cost"] for call in calls) == pytest.approx(0.4)
+
+
+def test_one_server_for_phrases_and_images(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    def phrases(call: Call) -> Reply:
+        return said(json.dumps({"phrases": ["red", "blue", "white", "black", "green", "pink"]}))
+
+    with OpenAIServer(phrases, images=unseeded) as server:
+        at_home = {"api_base": server.url}
+        recipe = write_recipe(
+            render={**HOSTED, **at_home, "cost_per_image": 0.04},
+            prompts={
+                "sets": {"amplify": 1},
+                "slots": ["color", {"name": "style", "values": ["a photo of"]}],
+                "phrases_per_slot": 5,
+                "count": 5,
+                "compatibility": False,
+                "llm": {"model": "openai/loopback", **at_home, "output_cost_per_token": 0.001},
+            },
+        )
+        done = quietly(load_recipe(recipe), tmp_path / "made")
+    assert len(rows_of(done)) == 5
+    assert done.cost == pytest.approx(5 * 0.04 + 0.01)

@@ -205,6 +205,20 @@ def test_several_parameters_are_refused_one_after_the_other_by_many_calls(bench:
     assert len(server.calls) <= 20 + 5 * 6
 
 
+def test_a_server_that_takes_neither_name_of_a_parameter_gets_none(bench: Bench) -> None:
+    names = ("max_tokens", "max_completion_tokens")
+
+    def answer(call: Call) -> Reply:
+        for name, other in (names, names[::-1]):
+            if name in call.body:
+                return refused(400, f"Unsupported parameter: '{name}'. Use '{other}' instead.")
+        return said(color_of(call))
+
+    with OpenAIServer(answer) as server:
+        assert None not in bench.ask(server, 3, max_concurrency=1)
+    assert len(server.calls) == 3 + 2
+
+
 def test_a_value_that_is_too_large_is_no_parameter_that_is_not_taken(bench: Bench) -> None:
     words = "max_tokens is too large: 4096. This model supports at most 2048 completion tokens."
     with OpenAIServer(refusing("max_tokens", words)) as server:
