@@ -173,9 +173,7 @@ def _trained_on(subject: Subject) -> set[str]:
 def _distinct(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Photos by digest of their pixels, and a note on those that are left out."""
     try:
-        found = photo_captions(
-            folder, describe=lambda paths: {path.name: "photo" for path in paths}
-        )
+        found = photo_captions(folder, spoken=False)
     except PhotosError as error:
         raise EvaluationError(error.message, hint=error.hint) from error
     distinct: dict[str, Path] = {}

@@ -44,6 +44,8 @@ def _spaced(text: str) -> str:
     return r"\s+".join(re.escape(word) for word in text.split())
 
 
+_MOST_CHARACTERS = 10_000
+
 _OTHERS = frozenset("another other second third different".split())
 
 
@@ -168,9 +170,16 @@ def surroundings(
             identifier.
 
     Raises:
-        PhotoCaptionUnclear: It names neither the identifier nor the class noun.
+        PhotoCaptionUnclear: It names neither the identifier nor the class noun, or is longer than
+            any model reads.
     """
     text = " ".join(caption.split())
+    if len(text) > _MOST_CHARACTERS:
+        raise PhotoCaptionUnclear(
+            f"{file}: its caption has {len(text):,} characters, and no model reads more than "
+            f"{_MOST_CHARACTERS:,}.",
+            hint="Say in a few sentences what is around the subject.",
+        )
     if identifier:  # a woman (ohwx), a dog called "sks"
         text = re.sub(
             rf"[(\"“'‘]\s*({_spaced(identifier)})\s*[)\"”'’](?!\w)", r"\1", text, flags=re.I

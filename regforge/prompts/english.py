@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regforge.embedded import phrase_banks
@@ -226,7 +227,7 @@ _PREDICATES = frozenset(
 )
 
 
-def ends_phrase(words: list[Word], place: int) -> bool:
+def ends_phrase(words: Sequence[Word], place: int) -> bool:
     """Whether the word at a place cannot stand in a noun phrase before the noun.
 
     Verbs are told by their ending: "a man holding", "a man rides". An "-ing" word behind a
@@ -242,7 +243,7 @@ def ends_phrase(words: list[Word], place: int) -> bool:
     return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "'s", "’s"))
 
 
-def _describes(words: list[Word], place: int) -> bool:
+def _describes(words: Sequence[Word], place: int) -> bool:
     """Whether an "-ing" word has something before it that a description follows."""
     if place == 0 or words[place].gap:
         return True
@@ -250,6 +251,6 @@ def _describes(words: list[Word], place: int) -> bool:
     return ahead in DETERMINERS or ahead in BOUNDARIES or is_adjective(ahead)
 
 
-def begins_sentence(words: list[Word], place: int) -> bool:
+def begins_sentence(words: Sequence[Word], place: int) -> bool:
     """Whether a word is the first of a sentence."""
     return place == 0 or bool(set(".!?") & set(words[place].gap))

@@ -9,6 +9,7 @@ sks", "sks is a robot toy") belongs to it. Knows English word classes, and no la
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 from regforge.embedded import phrase_banks
@@ -57,6 +58,7 @@ class NounPhrase:
     clear: bool = True
 
 
+@functools.lru_cache(maxsize=4096)
 def category_of(class_noun: str) -> str | None:
     """The phrase banks' super-category of a class noun; None for one they do not know."""
     try:

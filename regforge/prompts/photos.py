@@ -88,7 +88,11 @@ class PhotoCaption:
 
 
 def photo_captions(
-    folder: Path, identifier: str | None = None, *, describe: DescribePhotos | None = None
+    folder: Path,
+    identifier: str | None = None,
+    *,
+    describe: DescribePhotos | None = None,
+    spoken: bool = True,
 ) -> tuple[PhotoCaption, ...]:
     """The photos of a folder with their captions, by file name.
 
@@ -96,6 +100,7 @@ def photo_captions(
         folder: `subject.images`; folders inside it are not looked into.
         identifier: The subject's, which is no prompt syntax: "[V]".
         describe: Called once with the photos that have no caption (`captions: auto`).
+        spoken: Whether captions are wanted; without, all are empty.
 
     Raises:
         PhotosError: There are no photos; or some cannot be read, have no caption, or one that
@@ -120,9 +125,9 @@ def photo_captions(
     read = {path: _read_photo(path, problems) for path in photos}
     captions = {
         path: _caption_in(files, problems) or _text(metadata, path)
-        for path, files in captions_beside(photos, folder).items()
-    }
-    silent = [path for path in photos if not captions[path] and read[path] is not None]
+        for path, files in (captions_beside(photos, folder) if spoken else {}).items()
+    } or dict.fromkeys(photos, "")
+    silent = [path for path in photos if spoken and not captions[path] and read[path] is not None]
     if silent and describe and not problems:
         said = describe(silent)
         captions |= {path: _tidy(said.get(path.name, "")) for path in silent}

@@ -14,8 +14,8 @@ import re
 from regforge.prompts.captions import tidy
 
 _SEVERAL = re.compile(
-    r"\{[^{}]*[|$][^{}]*\}|\[[^\[\]]*(?:\||:[^\[\]]*:)[^\[\]]*\]|\[[^\[\]]*:[\d.]+\]"
-    r"|(?<!\w)__[\w/*.-]+?__(?!\w)"
+    r"\{[^{}]*[|$][^{}]*\}|\[[^\[\]|]{0,200}\|[^\[\]]*\]|\[[^\[\]:]*:[^\[\]:]*:[^\[\]]*\]"
+    r"|\[[^\[\]:]*:[\d.]+\]|(?<!\w)__[\w/*.-]{1,100}?__(?!\w)"
 )
 _NETWORK = re.compile(r"<(?:lora|lyco|lycoris|hypernet|hypernetwork|ti|embedding):[^<>]*>", re.I)
 _BREAK = re.compile(r"\s*,?\s*(?<!\w)(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)(?!\w)\s*,?\s*")
@@ -28,6 +28,9 @@ _ROUND = re.compile(
 )
 _SIGNS = re.compile(r"(?<=[\w\ue000])(?:\+{2,}|-{2,})(?=[\s,.)]|$)")
 _KEPT = "\ue000"
+_PRIVATE = re.compile("[\ue000-\ue006]")
+_MOST_BRACKETS = 20
+"""Brackets in brackets that are taken off."""
 
 
 def several_texts(caption: str) -> str | None:
@@ -46,14 +49,18 @@ def without_syntax(caption: str, identifier: str | None = None) -> str:
     Returns:
         The same caption if there is none in it.
     """
+    if _PRIVATE.search(caption):  # they stand for something here
+        return caption
     hidden = re.compile(re.escape(identifier), re.IGNORECASE) if identifier else None
     names = hidden.findall(caption) if hidden else []
     text = hidden.sub(_KEPT, caption) if hidden else caption
     before = text
     text = re.sub(r"\\([()\[\]{}])", lambda m: _ESCAPED[m[1]], text)
     text = _BREAK.sub(", ", _NETWORK.sub(" ", text))
-    while (bare := _unbracketed(text)) != text:
-        text = bare
+    for _ in range(_MOST_BRACKETS):
+        bare, text = text, _unbracketed(text)
+        if bare == text:
+            break
     text = _SIGNS.sub("", text)
     text = text.translate({ord(sign): char for char, sign in _ESCAPED.items()})
     if text == before:

@@ -66,6 +66,7 @@ _FINISHED = frozenset(
 _MADE = frozenset(
     "made crafted carved built constructed knitted sculpted woven molded cast".split()
 )
+_LONGEST_CLAUSE = 60
 _IMAGE = r"(?:photo\w*|image|picture|portrait|shot|film|drawing|sketch|still|illustration)"
 _COLORLESS_IMAGE = re.compile(
     rf"\b(?:black[- ]and[- ]white|b&w) (?:\w+ )?{_IMAGE}|"
@@ -119,7 +120,6 @@ def stated(
         )
         return {kind: text for found in both for kind, text in found.items()}
     found: dict[str, str] = {}
-    everything = list(words)
     person = category == "person"
 
     def say(kind: str, first: int, last: int) -> None:
@@ -134,7 +134,7 @@ def stated(
             place += 1
             continue
         if person and word in GARMENTS:
-            say("clothes", place, _garment(everything, place))
+            say("clothes", place, _garment(words, place))
         if person and (word in HAIRY or word.endswith("-haired")):
             say("hair", place, place)
         of = words[place + 1].lower if place + 1 < len(words) else ""
@@ -146,14 +146,14 @@ def stated(
         if not is_adjective(word) and word not in HAIR_HUES:
             place += 1
             continue
-        last = _chain(everything, place, hidden)
-        for kind, first in _of_chain(everything, place, last, hidden, category, apposed).items():
+        last = _chain(words, place, hidden)
+        for kind, first in _of_chain(words, place, last, hidden, category, apposed).items():
             say(kind, first, min(last + 1, len(words) - 1) if _noun(words, last) else last)
         place = last + 1
     return found
 
 
-def _chain(words: list[Word], place: int, hidden: Collection[int]) -> int:
+def _chain(words: Sequence[Word], place: int, hidden: Collection[int]) -> int:
     """The last of the describing words that go together: "long, wavy, light brown"."""
     last = place
     k = place + 1
@@ -182,9 +182,7 @@ def _noun(words: Sequence[Word], last: int) -> Word | None:
         return following
     if following.lower in BODIES | HAIR | BUILDS | MARKS:
         return following
-    return (
-        None if ends_phrase(list(words), last + 1) and not _plural_noun(words, last) else following
-    )
+    return None if ends_phrase(words, last + 1) and not _plural_noun(words, last) else following
 
 
 def _plural_noun(words: Sequence[Word], last: int) -> bool:
@@ -199,7 +197,7 @@ def _plural_noun(words: Sequence[Word], last: int) -> bool:
 
 
 def _of_chain(
-    words: list[Word],
+    words: Sequence[Word],
     first: int,
     last: int,
     hidden: Collection[int],
@@ -243,7 +241,7 @@ def _of_noun(
 
 
 def _of_predicate(
-    words: list[Word], first: int, last: int, category: str | None
+    words: Sequence[Word], first: int, last: int, category: str | None
 ) -> Mapping[str, Callable[[str], bool]]:
     """The kinds of attributes that words with no noun behind them can state of the subject."""
     head, linked = _clause_head(words, first)
@@ -263,7 +261,7 @@ _THINGS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def _is_noun_itself(words: list[Word], first: int, last: int) -> bool:
+def _is_noun_itself(words: Sequence[Word], first: int, last: int) -> bool:
     """Whether describing words are a thing of their own: "next to an orange", "on the stone".
 
     Without a verb, those behind a preposition are a place or a light: "on grass", "in gold".
@@ -278,13 +276,13 @@ def _is_noun_itself(words: list[Word], first: int, last: int) -> bool:
     return ahead in PREPOSITIONS and not (ahead == "in" and is_hue(words[last].lower))
 
 
-def _clause_head(words: list[Word], place: int) -> tuple[Word | None, bool]:
+def _clause_head(words: Sequence[Word], place: int) -> tuple[Word | None, bool]:
     """The noun that the clause before a place is about, if one is found, and whether it has a verb.
 
     "The wall behind it is white" is about the wall; "it is white" is about it.
     """
     start = place
-    while start > 0 and not set(".;:!?,") & set(words[start].gap):
+    while start > max(0, place - _LONGEST_CLAUSE) and not set(".;:!?,") & set(words[start].gap):
         start -= 1
         joins = words[start].lower in ("while", "but", "whose", "and") and start < place - 1
         if joins and (words[start].lower != "and" or _opens_clause(words[start + 1])):
@@ -321,7 +319,7 @@ def _is_another(head: Word | None, category: str | None) -> bool:
     return head.lower not in PRONOUNS | BODIES | HAIR | BUILDS | _THE_SUBJECT
 
 
-def _garment(words: list[Word], place: int) -> int:
+def _garment(words: Sequence[Word], place: int) -> int:
     """The last word of what is worn: "wearing a red dress"."""
     for k in range(place + 1, min(place + 6, len(words))):
         if words[k].gap:

@@ -64,7 +64,17 @@ def _about_prompts(recipe: Recipe) -> Iterator[str]:
         yield "prompts.match has no effect without a share of the `against` set."
     if prompts.against != "varied" and not against:
         yield "prompts.against has no effect without a share of the `against` set."
-    if "seed" in match_of(recipe) and against and recipe.render.images_per_prompt > 1:
+    matches = match_of(recipe)
+    if against and prompts.against == "plain" and prompts.match is None and "size" not in matches:
+        yield (
+            "prompts.against: plain: the images get their photos' seeds, and not their proportions"
+            + (
+                ", as an image API draws few sizes."
+                if recipe.render.renderer == "hosted"
+                else ". Set render.width and render.height for these."
+            )
+        )
+    if "seed" in matches and against and recipe.render.images_per_prompt > 1:
         yield (
             "prompts.match: only the first image of each caption gets the photo's seed, and "
             f"render.images_per_prompt is {recipe.render.images_per_prompt}."

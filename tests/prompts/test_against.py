@@ -92,6 +92,12 @@ def test_what_is_kept_is_told_apart() -> None:
     assert (around.style, around.background) == (None, None)
 
 
+def test_a_caption_that_no_model_reads_to_its_end_is_refused() -> None:
+    with pytest.raises(PhotoCaptionUnclear, match=r"01\.jpg"):
+        replaced("a sks teapot is white and " * 2000)
+    assert "small" in replaced("a sks teapot on a mat, " + "a red ball and " * 500)
+
+
 WORDS = st.sampled_from("a the old sks SKS teapot of on in table, photo my and dog's ((sks".split())
 
 

@@ -64,6 +64,15 @@ def test_what_stands_for_several_texts_is_found(part: str) -> None:
     assert several_texts(f"a photo of a {part} sks cat") == part
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[" + ":" * 99_999, "(" * 50_000 + "sks" + ")" * 50_000, "{|" * 50_000, "\ue000 (sks:1)"],
+)
+def test_no_caption_is_too_much(text: str) -> None:
+    several_texts(text)
+    assert "sks" not in text or "sks" in without_syntax(text, "sks")
+
+
 @given(st.text(alphabet="sk ()[]{}<>:.1,|_+-\\", max_size=40))
 def test_taking_off_ends_and_leaves_nothing_to_take_off(text: str) -> None:
     text = " ".join(text.split())

@@ -386,6 +386,18 @@ LICENSED = {"dataset": {"license": "other"}}
         ({"subject": {"class_noun": "cat", "identifier": "my"}}, "'my' is an ordinary word"),
         ({"prompts": {"sets": {"against": 1}}}, "subject.identifier is left out"),
         ({"prompts": {"match": ["size"]}}, "prompts.match has no effect"),
+        ({"prompts": {"against": "plain"}}, "prompts.against has no effect"),
+        (
+            {
+                "prompts": {"sets": {"against": 1}, "against": "plain"},
+                "subject": {"class_noun": "cat", "identifier": "sks"},
+            },
+            "Set render.width and render.height",
+        ),
+        (
+            {"subject": {"class_noun": "cat", "captions": "write"}},
+            "subject.captions: write has no effect",
+        ),
         (
             {
                 "prompts": {"sets": {"against": 1}, "match": ["seed"]},
