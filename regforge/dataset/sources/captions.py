@@ -106,7 +106,9 @@ def make_example(
         file: Where it lies.
         class_noun: Where no column says it.
     """
-    known = {key: _plain(key, value) for key, value in columns.items() if key not in _NOT_METADATA}
+    known = {
+        whole(key): _plain(key, value) for key, value in columns.items() if key not in _NOT_METADATA
+    }
     slots = known.pop("slots", None) or {}
     noun, kind, prompt_set = (known.pop(key, None) for key in ("class_noun", "kind", "prompt_set"))
     metadata = {**facts.metadata, **{key: value for key, value in known.items() if _there(value)}}
@@ -119,10 +121,15 @@ def make_example(
         class_noun=as_caption(noun) or class_noun,
         kind=kind if kind in ("object", "living") else None,
         prompt_set=as_caption(prompt_set),
-        slots={key: value if isinstance(value, str) else None for key, value in slots.items()},
+        slots={whole(key): v if isinstance(v, str) else None for key, v in slots.items()},
         metadata=metadata,
         file=file,
     )
+
+
+def whole(name: object) -> str:
+    """A name without halves of characters, which JSON can hold and no file."""
+    return str(name).encode("utf-8", errors="replace").decode()
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from regforge.dataset.sources.captions import caption_column, listed, no_captions
+from regforge.dataset.sources.captions import caption_column, listed, no_captions, whole
 from regforge.dataset.sources.findings import Left
 from regforge.dataset.sources.interface import CannotOpen
 from regforge.dataset.sources.trees import UNREADABLE, Tree
@@ -79,7 +79,7 @@ class MetadataFiles:
         for line, row in _read(self._tree, path):
             columns.update(dict.fromkeys(row))
             if isinstance(row.get("slots"), dict):
-                slots.update(dict.fromkeys(row["slots"]))
+                slots.update(dict.fromkeys(map(whole, row["slots"])))
             file = file or MetadataFile(path, _file_column(row, f"{path}:{line}"), None)
             image = self._image(file, line, row)
             if image in self._images:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
@@ -31,12 +30,14 @@ from regforge.dataset.sources.pictures import (
     look,
 )
 from regforge.dataset.sources.trees import Tree, seen, suffix_of
+from regforge.errors import RegforgeError
 from regforge.files import MOST_CAPTION, MOST_IMAGE
 from regforge.image_files import BrokenImage
 from regforge.records import Example
 
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _TEXTS = ("txt", "caption", "text")
+_MOST_UNPACKED, _MOST_TIMES = 2**26, 30  # images are packed already, texts to a tenth at most
 
 
 @dataclass
@@ -79,6 +80,7 @@ class TarReader:
                 whole = images or tar.fileobj is not stream
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # or it remembers all of them
+                    _refuse_bomb(member, tar.offset, self._tree.files[archive], archive)
                     key = _KEY.fullmatch(member.name.removeprefix("./"))
                     if key is None or not member.isfile() or not seen(key[0]):
                         continue
@@ -91,7 +93,9 @@ class TarReader:
                         self._add_text(sample, key[2], tar, member, findings)
                 if not _ends(tar):
                     findings.endless.add(archive)
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        except RegforgeError:
+            raise
+        except Exception as error:  # tarfile and its unpackers raise almost anything
             raise CannotOpen(f"{archive} is no tar archive, or is damaged: {error}.") from error
         yield sample
 
@@ -169,6 +173,26 @@ class TarReader:
                     return text, columns
         column = caption_column(columns, None, sample.key)
         return as_caption(columns.pop(column)) if column else None, columns
+
+
+def _refuse_bomb(member: tarfile.TarInfo, end: int, packed: int, archive: str) -> None:
+    """Never unpack what is so much larger than its archive that it can only be there to harm.
+
+    Args:
+        member: The next one.
+        end: Where it ends, unpacked.
+        packed: Bytes of the archive.
+        archive: Its path.
+
+    Raises:
+        CannotOpen: It is.
+    """
+    if end > _MOST_UNPACKED + _MOST_TIMES * packed:
+        raise CannotOpen(
+            f"{archive} holds {member.name!r}, with which it would unpack to over {end:,} bytes, "
+            f"and it has {packed:,}.",
+            hint="If that is meant, unpack it and name the folder.",
+        )
 
 
 def _ends(tar: tarfile.TarFile) -> bool:

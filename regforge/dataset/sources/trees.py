@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from regforge.dataset.sources.interface import CannotOpen
+from regforge.errors import RegforgeError
 from regforge.recipe.named_files import inside
 
 UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -178,7 +179,7 @@ class ZipTree:
             for entry in self._archive(archive).infolist():
                 path = entry.filename.replace("\\", "/")
                 path = path if len(self._archives) == 1 else f"{archive}/{path}"
-                if _counts(entry, archive) and seen(path):
+                if _counts(entry, archive) and seen(path) and not _is_bomb(entry):
                     self._lies_in[path] = (archive, entry.filename)
                     sizes[path] = entry.file_size
         self.close()
@@ -189,7 +190,9 @@ class ZipTree:
         archive, name = self._lies_in[path]
         try:
             return cast(BinaryIO, self._archive(archive).open(name))
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        except RegforgeError:
+            raise
+        except Exception as error:  # zipfile raises almost anything on a damaged archive
             raise OSError(f"cannot be unpacked: {error}") from error
 
     def place(self, path: str) -> Path | None:  # noqa: ARG002
@@ -210,7 +213,7 @@ class ZipTree:
             stream = self._base.open(path)
             try:
                 self._open = (path, zipfile.ZipFile(stream), stream)
-            except UNREADABLE as error:
+            except Exception as error:  # as above
                 stream.close()
                 raise CannotOpen(f"{path} is no zip archive, or is damaged: {error}.") from error
         return self._open[1]
@@ -223,6 +226,11 @@ def _counts(entry: zipfile.ZipInfo, archive: str) -> bool:
         )
     is_link = stat.S_ISLNK(entry.external_attr >> 16)
     return bool(entry.filename) and not (entry.is_dir() or is_link)
+
+
+def _is_bomb(entry: zipfile.ZipInfo) -> bool:
+    """Whether a file is so much larger than packed that it can only be there to harm."""
+    return entry.file_size > 2**23 + 200 * entry.compress_size
 
 
 def suffix_of(path: str) -> str:
