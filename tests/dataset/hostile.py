@@ -298,32 +298,40 @@ def bombs(at: Hostile) -> None:
     text = chunk(b"zTXt", b"parameters\0\0" + zeros)
     profile = chunk(b"iCCP", b"icc\0\0" + zeros)
     whole = png(1)
-    made: dict[str, bytes] = {
-        "huge.png": raw_png(60_000, 60_000, 8, 2, b"\0"),
-        "large.png": raw_png(29_000, 3_000, 8, 0, bytes(29_001 * 30)),
-        "text.png": whole[:33] + text + whole[33:],
-        "profile.png": whole[:33] + profile + whole[33:],
-        "chunks.png": whole[:33] + chunk(b"tEXt", b"a\0b") * 50_000 + whole[33:],
-        "huge.bmp": b"BM"
-        + struct.pack("<IHHIIiiHHIIiiII", 99, 0, 0, 54, 40, 2**31 - 1, -(2**31), 1, 24, *[0] * 6),
-        "huge.gif": b"GIF89a" + struct.pack("<HH", 65535, 65535) + bytes(20),
-        "frames.gif": file_of(
+    made: dict[str, Callable[[], bytes]] = {
+        "huge.png": lambda: raw_png(60_000, 60_000, 8, 2, b"\0"),
+        "large.png": lambda: raw_png(29_000, 3_000, 8, 0, bytes(29_001 * 30)),
+        "text.png": lambda: whole[:33] + text + whole[33:],
+        "profile.png": lambda: whole[:33] + profile + whole[33:],
+        "chunks.png": lambda: whole[:33] + chunk(b"tEXt", b"a\0b") * 50_000 + whole[33:],
+        "huge.bmp": lambda: (
+            b"BM"
+            + struct.pack(
+                "<IHHIIiiHHIIiiII", 99, 0, 0, 54, 40, 2**31 - 1, -(2**31), 1, 24, *[0] * 6
+            )
+        ),
+        "huge.gif": lambda: b"GIF89a" + struct.pack("<HH", 65535, 65535) + bytes(20),
+        "frames.gif": lambda: file_of(
             noise((8, 6)),
             "GIF",
             save_all=True,
             append_images=[noise((8, 6), n) for n in range(400)],
         ),
-        "tags.tiff": b"II*\0\x08\0\0\0"
-        + struct.pack("<H", 65535)
-        + struct.pack("<HHII", 256, 4, 2**31, 8) * 5000,
-        "loop.tiff": b"II*\0\x08\0\0\0" + struct.pack("<HI", 0, 8),
-        "wide.jpg": file_of(Image.new("L", (65_000, 1_300)), "JPEG"),
-        "exif.jpg": file_of(noise(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(5000)),
-        "said.png": file_of(
+        "tags.tiff": lambda: (
+            b"II*\0\x08\0\0\0"
+            + struct.pack("<H", 65535)
+            + struct.pack("<HHII", 256, 4, 2**31, 8) * 5000
+        ),
+        "loop.tiff": lambda: b"II*\0\x08\0\0\0" + struct.pack("<HI", 0, 8),
+        "wide.jpg": lambda: file_of(Image.new("L", (65_000, 1_300)), "JPEG"),
+        "exif.jpg": lambda: file_of(
+            noise(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(5000)
+        ),
+        "said.png": lambda: file_of(
             noise(), pnginfo=_said("Steps: 1, Seed: " + '"' * 50_000 + ", " * 20_000)
         ),
     }
-    write(at.folder, {name: made[name] for name in at.rng.sample(sorted(made), 3)})
+    write(at.folder, {name: made[name]() for name in at.rng.sample(sorted(made), 3)})
 
 
 def _said(text: str) -> PngInfo:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import CANARY, MAKERS, write_hostile, write_secrets
+from hostile import CANARY, write_hostile, write_secrets
 from layouts import items, with_text_files, write
 from shell import Shell
 
@@ -144,7 +144,7 @@ def attack(number: int, home: Path, shell: Shell, seed: int = 0) -> float:
     return max(took)
 
 
-@pytest.mark.parametrize("number", range(0, len(MAKERS), 3))
+@pytest.mark.parametrize("number", [0, 1, 2, 7, 8, 10, 13, 14, 16, 17, 19, 20])
 def test_some_hostile_datasets(number: int, home: Path, shell: Shell) -> None:
     attack(number, home, shell)
 

@@ -213,6 +213,9 @@ class ZipTree:
             stream = self._base.open(path)
             try:
                 self._open = (path, zipfile.ZipFile(stream), stream)
+            except RegforgeError:
+                stream.close()
+                raise
             except Exception as error:  # as above
                 stream.close()
                 raise CannotOpen(f"{path} is no zip archive, or is damaged: {error}.") from error
