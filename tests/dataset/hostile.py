@@ -449,6 +449,7 @@ def hostile_card(at: Hostile) -> None:
     aliases = "a0: &a0 [x, x]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
     )
+    (at.folder / f"{'a' * 60}.png").write_bytes(png(9))  # what patterns take longest with
     pattern = at.rng.choice(PATTERNS)
     config = {"config_name": at.rng.choice(["default", 3, None, "x" * 1000]), "data_files": pattern}
     fronts = [

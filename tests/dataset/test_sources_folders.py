@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import unicodedata
 import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from layouts import (
     as_parquet,
     as_tar,
@@ -20,6 +23,7 @@ from layouts import (
 )
 
 from regforge.dataset.sources import CannotOpen, open_dataset
+from regforge.dataset.sources.choosing import fits
 
 
 def test_images_that_no_metadata_file_names_are_kept(tmp_path: Path) -> None:
@@ -364,3 +368,19 @@ def test_odd_cards(card: str, note: str, tmp_path: Path) -> None:
     assert [each.text for each in dataset.examples()] == ["a"]
     assert dataset.license is None
     assert [note in each for each in dataset.notes] == [True] * bool(note)
+
+
+_NAMES = st.lists(st.text("ab.p", min_size=1, max_size=4), min_size=1, max_size=4).map("/".join)
+_PARTS = ["**", "*", "a*", "*a", "a", "?", "[ab]*", "*.p", "b", "a?b*", "[!a]", "["]
+
+
+@given(_NAMES, st.lists(st.sampled_from(_PARTS), min_size=1, max_size=4).map("/".join))
+def test_patterns_name_what_datasets_takes_them_to_name(path: str, pattern: str) -> None:
+    from fsspec.utils import glob_translate
+
+    assert fits(path, pattern) == bool(re.match(glob_translate(pattern), path))
+
+
+@pytest.mark.parametrize("pattern", ["a" + "*a" * 40 + "b", "**/" * 200 + "b", "*" * 900])
+def test_no_pattern_keeps_it_busy(pattern: str) -> None:
+    assert not fits("/".join(["a" * 200] * 30), pattern)

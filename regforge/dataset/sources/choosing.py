@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from regforge.dataset.sources.captions import SIDECARS, listed
@@ -28,6 +29,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 EXPORT = "export.json"
 """Written by `regforge export`, whose pictures lie in `images`; the rest are the same again."""
 
+_LONGEST_PATTERN, _MOST_PATTERNS = 1000, 1000
 _OWN = re.compile(r"data/train-\d+-of-\d+\.parquet")
 _TAR = re.compile(r"\.(?:tar|tar\.gz|tgz)$", re.IGNORECASE)
 _NOUNS: dict[Kind, str] = {
@@ -101,11 +103,8 @@ def _named_by(card: Card, files: Mapping[str, int], notes: list[str]) -> Sequenc
     """The files that the card names; all of them if it names none that is there."""
     if card.patterns is None:
         return list(files)
-    # The rules by which `datasets` reads patterns.
-    from fsspec.utils import glob_translate  # type: ignore[import-untyped]
-
-    rules = [re.compile(glob_translate(pattern)) for pattern in card.patterns]
-    named = [path for path in files if any(rule.match(path) for rule in rules)]
+    patterns = [each for each in dict.fromkeys(card.patterns) if len(each) <= _LONGEST_PATTERN]
+    named = [path for path in files if any(fits(path, p) for p in patterns[:_MOST_PATTERNS])]
     if _by_kind(named):
         return named
     notes.append(
@@ -113,6 +112,23 @@ def _named_by(card: Card, files: Mapping[str, int], notes: list[str]) -> Sequenc
         "files were looked at."
     )
     return list(files)
+
+
+def fits(path: str, pattern: str) -> bool:
+    """Whether a path is named by a pattern, by the rules by which `datasets` reads them.
+
+    `*` and `?` stand for characters of one name, `**` for any number of folders. Not by one regular
+    expression: a stranger's pattern can keep that busy for ever.
+    """
+    parts, wanted = path.split("/"), pattern.split("/")
+    reached = {0}  # how many parts of the path the pattern may have used up
+    for number, each in enumerate(wanted, 1):
+        if each == "**":
+            least = min(reached, default=len(parts)) + (number == len(wanted))
+            reached = set(range(least, len(parts) + 1)) if reached else set()
+        else:
+            reached = {n + 1 for n in reached if n < len(parts) and fnmatchcase(parts[n], each)}
+    return len(parts) in reached
 
 
 def _by_kind(paths: Iterable[str]) -> dict[Kind, list[str]]:
