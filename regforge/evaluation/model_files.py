@@ -20,8 +20,10 @@ import yaml
 
 from regforge.dataset.card_parts import Card
 from regforge.evaluation.interface import EvaluationError
+from regforge.files import MOST_TEXT
 from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED, revision_of
+from regforge.recipe.named_files import content_of
 
 INDEX = "model_index.json"
 LORA_NAME = "pytorch_lora_weights.safetensors"
@@ -195,10 +197,15 @@ def _is_whole(snapshot: Path) -> bool:
 def read_recipe(path: Path) -> Mapping[str, Any] | None:
     """A run's recipe as it stands there; None if it cannot be read. Nothing it names need exist."""
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(_text_of(path))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
     return recipe if isinstance(recipe, dict) else None
+
+
+def _text_of(path: Path) -> str:
+    """A text of a model's folder, which may be a stranger's."""
+    return content_of(path, path.parent, MOST_TEXT).decode("utf-8")
 
 
 def section(recipe: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
@@ -209,7 +216,7 @@ def section(recipe: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_text_of(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -217,7 +224,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 def _read_card(folder: Path) -> Mapping[str, Any]:
     try:
-        return Card.parse((folder / "README.md").read_text(encoding="utf-8")).front
+        return Card.parse(_text_of(folder / "README.md")).front
     except (OSError, ValueError):
         return {}
 

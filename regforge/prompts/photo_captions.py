@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.image_files import BrokenImage, decode, plain
 from regforge.prompts.captions import instance_caption
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, tidy
@@ -156,16 +157,12 @@ def data_url(photo: Path) -> str:
     Raises:
         PhotoCaptionError: It cannot be read as an image.
     """
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(photo) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = plain(decode(photo.read_bytes()))
+    except (OSError, BrokenImage) as error:
         raise PhotoCaptionError(f"{photo} cannot be read as an image: {error}.") from error
+    image.info = {}
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    flat = Image.new("RGB", image.size, "white")
-    flat.paste(image, mask=image.getchannel("A"))
     jpeg = io.BytesIO()
-    flat.save(jpeg, "JPEG", quality=90)
+    image.save(jpeg, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()

@@ -401,3 +401,15 @@ def test_what_goes_wrong_is_an_evaluation_error(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as error:
         open_model(tmp_path / "nothing")
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("target", ["../secret.yaml", "/dev/zero"])
+def test_a_run_s_files_that_are_links_to_elsewhere_are_not_read(
+    tmp_path: Path, target: str
+) -> None:
+    from regforge.evaluation.model_files import read_recipe
+
+    (tmp_path / "secret.yaml").write_text("subject: {class_noun: secret}")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").symlink_to(target)
+    assert read_recipe(tmp_path / "run" / "recipe.yaml") is None

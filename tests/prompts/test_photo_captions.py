@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from fake_language_model import FakeClient, recipe_of
+from odd_images import deep_grey
 from PIL import Image
 
 from regforge.errors import EXIT_USAGE
-from regforge.prompts.photo_captions import NoVision, PhotoCaptionError, describe_photos
+from regforge.prompts.photo_captions import NoVision, PhotoCaptionError, data_url, describe_photos
 
 KITCHEN = {"background": "On a kitchen counter.", "lighting": "in soft daylight"}
 
@@ -104,3 +105,12 @@ def test_the_vision_model_is_asked_and_the_embedded_one_cannot_be(tmp_path: Path
     with pytest.raises(NoVision, match="needs a model that sees") as caught:
         describe(KITCHEN, [photo(tmp_path)], prompts={"llm": {"model": llm["model"]}})
     assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_a_photo_of_16_bits_is_sent_as_a_viewer_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "deep.png").write_bytes(deep_grey())
+    url = data_url(tmp_path / "deep.png")
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        darkest, brightest = image.convert("L").getextrema()
+    assert darkest < 20
+    assert 110 < brightest < 145
