@@ -62,9 +62,11 @@ def read_file(path: Path, most: int) -> bytes:
         _check_ordinary(path.stat())  # opening a device may set it off, opening a pipe waits
         with open(path, "rb", opener=_without_waiting) as stream:
             _check_ordinary(os.fstat(stream.fileno()))
-            content = stream.read(most + 1)
+            content: bytes | None = stream.read(most + 1)
     except ValueError as error:
         raise OSError(errno.EINVAL, "no file can have that name") from error
+    if content is None:  # files of the system's that wait, such as /proc/kmsg
+        raise OSError(errno.EAGAIN, "there is nothing to be read yet")
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes")
     return content

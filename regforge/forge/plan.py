@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from regforge.prompts.vocabulary import Vocabulary
 
 SAMPLES = 5
+_MOST_TRIED = 10_000
+"""Combinations of phrases that are tried before the samples are given up."""
 _MOST_LOOKED_AT = 200
 """Images of a dataset on this machine whose captions may be among the samples."""
 
@@ -286,6 +288,7 @@ def _captions(
         photos=photos,
         imported=imported,
         count=min(SAMPLES, recipe.prompts.count),
+        enumerable=_MOST_TRIED,
     )
     shares = {str(name): share for name, share in shares_of(recipe).items()}
     sets = Counter(islice(apportion(shares), recipe.prompts.count))

@@ -18,7 +18,8 @@ Row = Mapping[str, str]
 _CHUNK = 4096
 _PATIENCE = 1000
 _PATIENCE_COMPOSED = 200
-_ENUMERABLE = 1_000_000
+ENUMERABLE = 1_000_000
+"""Combinations that are all tried before a set is said to have no more captions."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Rows:
         design: Draws numbers.
         phrases: What the numbers stand for, by slot.
         composed: Phrases for further slots, a mapping for each row, which win over drawn ones.
+        enumerable: With more combinations than these, not all of them are tried.
     """
 
     design: Design
     phrases: Mapping[str, Sequence[str]]
     composed: Iterator[Row] | None = None
+    enumerable: int = ENUMERABLE
 
     def phases(self) -> Iterator[Phase]:
         """The phases, one after the other."""
@@ -59,7 +62,7 @@ class Rows:
             return
         yield Phase(designed, _PATIENCE)
         total = self.design.combinations
-        if total <= _ENUMERABLE:
+        if total <= self.enumerable:
             yield Phase(self._read(self.design.every_combination, total), None, complete=True)
 
     def sizes(self) -> dict[str, int]:

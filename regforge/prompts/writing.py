@@ -35,7 +35,7 @@ from regforge.prompts.prompt_sets import (
     repeated_seed,
     size_like,
 )
-from regforge.prompts.rows import Row, Rows
+from regforge.prompts.rows import ENUMERABLE, Row, Rows
 from regforge.prompts.sampling import Design, SlotPlan, apportion
 from regforge.prompts.sources import REPEATED, Fault, NotEnoughPrompts, Refused, Source
 from regforge.prompts.tokens import TokenBudget
@@ -81,6 +81,7 @@ def write_prompts(
     count: int | None = None,
     journal: Journal | None = None,
     reporter: Reporter | None = None,
+    enumerable: int = ENUMERABLE,
 ) -> Iterator[Prompt]:
     """The captions of a recipe, one after the other.
 
@@ -100,6 +101,8 @@ def write_prompts(
         count: How many; `prompts.count` if left out.
         journal: Gets what was refused.
         reporter: Gets notes.
+        enumerable: With more combinations of phrases than these, not all of them are tried where
+            captions run out; fewer for a quick look.
 
     Returns:
         An iterator over prompts 0, 1, 2, ... It raises `NotEnoughPrompts` where there are no more
@@ -129,6 +132,7 @@ def write_prompts(
         size=size,
         journal=journal or Journal(None),
         reporter=reporter or Reporter(quiet=True),
+        enumerable=enumerable,
     )
     return writer.prompts(recipe.prompts.count if count is None else count)
 
@@ -219,6 +223,7 @@ class _Writer:
     size: tuple[int, int] | None
     journal: Journal
     reporter: Reporter
+    enumerable: int
 
     def __post_init__(self) -> None:
         subject, prompts = self.recipe.subject, self.recipe.prompts
@@ -310,7 +315,8 @@ class _Writer:
         phrases |= {slot: self._phrases[slot] for slot in prompt_set.drawn if slot in self._phrases}
         clashes = Clashes(phrases, self.vocabulary.incompatible)
         design = Design(self.recipe.seed, name, self._plans(phrases), clashes)
-        rows = Rows(design, phrases, self.composed if prompt_set.drawn else None)
+        composed = self.composed if prompt_set.drawn else None
+        rows = Rows(design, phrases, composed, self.enumerable)
         model = self._language_model(prompt_set.drawn)
         return Source(prompt_set, rows, refused, self.budget.limit, model)
 

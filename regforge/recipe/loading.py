@@ -15,7 +15,7 @@ from regforge.recipe.checks import findings, is_embedded
 from regforge.recipe.defaults import is_benchmark, shipped_template
 from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import is_file, is_folder, names_recipe
-from regforge.recipe.reading import Form, child, form_of, read_recipe
+from regforge.recipe.reading import Form, child, read_any_recipe, read_recipe
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import training_findings, uses_regularization
 from regforge.recipe.yaml_nodes import Entry, Node
@@ -75,9 +75,11 @@ def load_any_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe |
     Raises:
         RecipeError: Something is wrong; the error names everything that is, and where.
     """
-    if form_of([_DATASET, _TRAINING], Path(path), overrides) is _TRAINING:
-        return load_training_recipe(path, overrides)
-    return load_recipe(path, overrides)
+    recipe = read_any_recipe([_DATASET, _TRAINING], Path(path), overrides)
+    if isinstance(recipe, TrainingRecipe):
+        dataset_recipe_of(recipe)
+    assert isinstance(recipe, Recipe | TrainingRecipe)
+    return recipe
 
 
 def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:

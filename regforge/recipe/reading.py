@@ -75,31 +75,44 @@ def read_recipe(
     Raises:
         RecipeError: Something is wrong; the error names everything that is, and where.
     """
-    reading = _Reading(form)
+    reading = _Reading((form, *others))
     root = reading.read_file(path)
     _refuse_other(form, others, root)
+    return _as(form, reading, root, path, overrides)
+
+
+def read_any_recipe(
+    forms: Sequence[Form[Any]], path: Path, overrides: Sequence[str]
+) -> RecipeDocument:
+    """Read a recipe of the kind whose keys it has, the first kind where nothing tells.
+
+    Raises:
+        RecipeError: Something is wrong; the error names everything that is, and where.
+    """
+    reading = _Reading(forms)
+    root = reading.read_file(path)
+    keys = set(root.content) if isinstance(root.content, dict) else set()
+    keys |= {setting.partition("=")[0].partition(".")[0].strip() for setting in overrides}
+    form: Form[RecipeDocument] = max(forms, key=lambda form: len(keys & form.telling))
+    return _as(form, reading, root, path, overrides)
+
+
+def _as(form: Form[R], reading: _Reading, root: Node, path: Path, overrides: Sequence[str]) -> R:
+    """What was read as a recipe of this form.
+
+    Raises:
+        RecipeError: Something is wrong.
+    """
     if form.spell_out is not None:
         form.spell_out(root)
     for setting in overrides:
         reading.sources.append(source_of(setting))
         reading.problems += apply_setting(root, setting)
     form.resolve_paths(root)
-    recipe = reading.validated(root)
+    recipe = reading.validated(root, form)
     if reading.problems or recipe is None:
         raise RecipeError(reading.in_order())
     return recipe.read_from(Path(os.path.abspath(path)))  # noqa: PTH100 (keeps symbolic links)
-
-
-def form_of(forms: Sequence[Form[Any]], path: Path, overrides: Sequence[str]) -> Form[Any]:
-    """The kind of recipe that a file is; the first one where nothing tells.
-
-    Raises:
-        RecipeError: It is no mapping, or cannot be read at all.
-    """
-    root = _Reading(forms[0]).read_file(path)
-    keys = set(root.content) if isinstance(root.content, dict) else set()
-    keys |= {setting.partition("=")[0].partition(".")[0].strip() for setting in overrides}
-    return max(forms, key=lambda form: len(keys & form.telling))
 
 
 def _refuse_other(form: Form[Any], others: Iterable[Form[Any]], root: Node) -> None:
@@ -116,10 +129,10 @@ def _refuse_other(form: Form[Any], others: Iterable[Form[Any]], root: Node) -> N
 
 
 @dataclass
-class _Reading(Generic[R]):
-    """One recipe: what was read of it so far and what is wrong with it."""
+class _Reading:
+    """One recipe, of one of some forms: what was read of it so far and what is wrong with it."""
 
-    form: Form[R]
+    forms: Sequence[Form[Any]]
     sources: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -143,7 +156,8 @@ class _Reading(Generic[R]):
             advice = "a recipe is a mapping that begins with `name:`, not " + given
             raise RecipeError(problems or [Problem.at(place, (), advice)])
         self.problems += problems
-        _open_empty_sections(root, self.form.sections)
+        for form in self.forms:
+            _open_empty_sections(root, form.sections)
         # Problems of the document as a whole are said of its beginning.
         return Node(place, root.content)
 
@@ -172,7 +186,7 @@ class _Reading(Generic[R]):
 
     # -------------------------------------------------------------------------------- validation
 
-    def validated(self, root: Node) -> R | None:
+    def validated(self, root: Node, form: Form[R]) -> R | None:
         """The recipe, if all is well; otherwise the problems are added to those there are.
 
         What is wrong is taken out and the rest validated again, because some checks run only
@@ -182,9 +196,9 @@ class _Reading(Generic[R]):
         for _ in range(_MOST_ROUNDS):
             data = plain(root)
             try:
-                recipe = self.form.model.model_validate(data)
+                recipe = form.model.model_validate(data)
             except ValidationError as error:
-                wrong = explained(error, data, self.form.model, _MOST_TOLD)
+                wrong = explained(error, data, form.model, _MOST_TOLD)
                 self._note(root, wrong, removed)
                 if len(wrong) == _MOST_TOLD:
                     return None
@@ -194,10 +208,10 @@ class _Reading(Generic[R]):
                     # Still wrong after it was taken out: it is required, so what holds it goes.
                     cut = location[:-1] if _inside(location, before) else location
                     if not _inside(cut, now):
-                        now.append(_take_out(root, cut, self.form.stand_ins))
+                        now.append(_take_out(root, cut, form.stand_ins))
                 removed += now
             else:
-                self._check(root, recipe, removed)
+                self._check(root, recipe, form, removed)
                 return recipe
         return None
 
@@ -208,8 +222,8 @@ class _Reading(Generic[R]):
             if not _touched(location, removed):
                 self._add(Problem.at(place_of(root, location, of_key=of_key), location, message))
 
-    def _check(self, root: Node, recipe: R, removed: list[Location]) -> None:
-        for found in self.form.findings(recipe):
+    def _check(self, root: Node, recipe: R, form: Form[R], removed: list[Location]) -> None:
+        for found in form.findings(recipe):
             if not any(_touched(each, removed) for each in (found.location, *found.about)):
                 place = place_of(root, found.location)
                 self._add(Problem.at(place, found.location, found.message))

@@ -89,7 +89,25 @@ def read_yaml(text: str, place: Place) -> tuple[Node | None, list[Problem]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes with the scalars of YAML 1.2's core schema."""
+    """Composes nodes with the scalars of YAML 1.2's core schema, and not too many of them."""
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node.
+
+        Raises:
+            _TooMuch: There are too many.
+        """
+        self.composed += 1
+        if self.composed > MOST_VALUES:
+            raise _TooMuch(
+                f"it holds more than {MOST_VALUES:,} keys and values; long lists belong into text "
+                "files (`file:` of a slot)",
+                None,
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 class Dumper(yaml.SafeDumper):
