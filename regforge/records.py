@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import parse_json
@@ -131,6 +133,51 @@ def read_prompts(path: Path) -> Iterator[Prompt]:
         ) from error
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+class PackedPrompts(Sequence[Prompt]):
+    """Prompts in a tenth of the memory: compressed lines of prompts.jsonl, in blocks.
+
+    Args:
+        prompts: Taken one after the other.
+    """
+
+    _BLOCK = 1024
+
+    def __init__(self, prompts: Iterable[Prompt]) -> None:
+        self._blocks: list[bytes] = []
+        self._count = 0
+        self._unpacked: tuple[int, list[Prompt]] = (-1, [])
+        remaining = iter(prompts)
+        while block := list(islice(remaining, self._BLOCK)):
+            lines = "".join(prompt.to_json() + "\n" for prompt in block)
+            self._blocks.append(zlib.compress(lines.encode(), 1))
+            self._count += len(block)
+
+    def content(self) -> Iterator[bytes]:
+        """What prompts.jsonl holds, in pieces."""
+        yield from map(zlib.decompress, self._blocks)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Prompt]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | Sequence[Prompt]:
+        """One of them, or some, again in little memory."""
+        if isinstance(index, slice):
+            chosen = range(*index.indices(self._count))
+            whole = len(chosen) == self._count and chosen.step == 1
+            return self if whole else PackedPrompts(self[number] for number in chosen)
+        number = range(self._count)[index]
+        block, place = divmod(number, self._BLOCK)
+        if self._unpacked[0] != block:
+            lines = zlib.decompress(self._blocks[block]).decode()
+            self._unpacked = block, [Prompt.from_json(each) for each in lines.split("\n")[:-1]]
+        return self._unpacked[1][place]
 
 
 def image_id(recipe_digest: str, index: int) -> str:

@@ -11,11 +11,12 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.errors import RegforgeError
-from regforge.files import parse_json, write_atomically
+from regforge.files import open_atomically, parse_json, write_atomically
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.recipe import (
@@ -25,7 +26,7 @@ from regforge.recipe import (
     import_of,
     shares_of,
 )
-from regforge.records import Prompt, read_prompts
+from regforge.records import PackedPrompts, Prompt, read_prompts
 from regforge.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         if self._client is not None:
             self._client.close()
 
-    def prompts(self, count: int) -> list[Prompt]:
+    def prompts(self, count: int) -> Sequence[Prompt]:
         """The first `count` prompts, from prompts.jsonl as far as it reaches.
 
         Raises:
@@ -85,9 +86,10 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         edited = self._is_edited()
         # Refusals are written down the first time; adding captions meets the same ones again.
         journal = Journal(None) if known else self._journal
-        made = list(self._write(vocabulary, imported, count, journal))
+        written = self._write(vocabulary, imported, count, journal)
         if edited:
-            made[: len(known)] = known
+            written = chain(known, islice(written, len(known), None))
+        made = PackedPrompts(written)
         for before, now in zip(known, made, strict=False):
             if before != now:
                 raise PromptsChanged(
@@ -95,19 +97,21 @@ class PromptStage(AbstractContextManager["PromptStage"]):
                     hint="The language model answered differently this time. Start over with "
                     "--fresh, or choose another folder with --out.",
                 )
-        content = "".join(prompt.to_json() + "\n" for prompt in made).encode()
         path = self._folder.prompts
         if not edited:  # first: whichever of the two a kill leaves there, it is ours
             there = [_digest(path)] if path.is_file() else []
-            new = hashlib.sha256(content).hexdigest()
-            self._folder.remember(prompts_digests=[*there, new])
-        write_atomically(path, content)
+            new = hashlib.sha256()
+            for piece in made.content():
+                new.update(piece)
+            self._folder.remember(prompts_digests=[*there, new.hexdigest()])
+        with open_atomically(path) as stream:
+            stream.writelines(made.content())
         self._folder.remember(**self._ingredients())
         return made
 
     # -------------------------------------------------------------------------- what is there
 
-    def _known(self) -> list[Prompt]:
+    def _known(self) -> Sequence[Prompt]:
         """The prompts of an earlier session, unless what they are made of was edited since.
 
         Raises:
@@ -132,10 +136,10 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             )
         prompts = read_prompts(path)
         if not edited:
-            return list(prompts)
+            return PackedPrompts(prompts)
         recipe = self._recipe
         budget = token_budget(recipe.render, recipe.prompts.max_tokens)
-        found = list(
+        found = PackedPrompts(
             edited_prompts(prompts, path, identifier=recipe.subject.identifier, budget=budget)
         )
         if not self._said_edited:
@@ -353,4 +357,5 @@ def check_import(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> N
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
