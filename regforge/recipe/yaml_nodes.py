@@ -22,6 +22,7 @@ MOST_VALUES = 100_000
 DEEPEST = 50
 _MOST_DIGITS = 100
 _MOST_PROBLEMS = 1000
+_HALVES = re.compile("[\ud800-\udfff]")
 
 Scalar = str | int | float | bool | None
 
@@ -219,6 +220,8 @@ class _Reader:
                 merged.append(value)
             elif not isinstance(key, yaml.ScalarNode):
                 self._problem(key.start_mark, location, "a key must be text")
+            elif _HALVES.search(key.value):
+                self._problem(key.start_mark, location, "half of a character in a key")
             elif key.value in entries:
                 first = entries[key.value].place
                 also = f"; the first is in line {first.line}" if first.line else ""
@@ -258,6 +261,8 @@ class _Reader:
             self._problem(node.start_mark, location, "not a number that can be read")
             return None
         self._refuse_tag(node, location)
+        if _HALVES.search(text):
+            self._problem(node.start_mark, location, "half of a character, which no file can hold")
         return text
 
     def _refuse_tag(self, node: yaml.Node, location: Location) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shell import Shell
 
 from regforge import resources
 from regforge.recipe import Recipe, RecipeError, load_recipe
@@ -192,3 +193,60 @@ def lines_about(path: Path, setting: str) -> list[str]:
     except RecipeError as error:
         return [str(problem) for problem in error.problems] or ["\0"]
     return []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: 0x" + "f" * 4300,
+        "seed: " + "9" * 5000,
+        "seed: 0o" + "7" * 5000,
+        "seed: 1e400",
+        "seed: .inf",
+        "seed: .nan",
+        "seed: 1:30:00",
+        "extends: ~nouser/x",
+        'extends: "a\\0b"',
+        "extends: /dev/zero",
+        "extends: /proc/kmsg",
+        'prompts: {slots: [{name: a, values: ["\\ud800"]}]}',
+        'prompts: {slots: [{name: a, file: "a\\0b"}]}',
+        "prompts: {slots: [{name: a, file: /dev/zero}]}",
+        "prompts: {template: /dev/zero}",
+        "prompts: {vocabulary: /dev/zero}",
+        "prompts: {exclude: [/dev/zero]}",
+        "prompts: {messages: /dev/zero}",
+        "subject: {images: ~nouser/x}",
+        "render: {model: ~nouser/x}",
+    ],
+    ids=lambda text: text[:40],
+)
+@pytest.mark.parametrize("as_setting", [False, True])
+def test_values_that_are_none(
+    text: str, as_setting: bool, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGFORGE_CACHE", str(tmp_path / "cache"))
+    key, _, value = text.partition(": ")
+    good = "name: a\nsubject: {class_noun: teapot}\nprompts: {count: 2}\n"
+    lines = [line for line in good.splitlines() if not line.startswith(key)]
+    if key == "subject":
+        text = value = text.replace("{", "{class_noun: teapot, ")
+        value = value.partition(": ")[2]
+    (tmp_path / "a.yaml").write_text("\n".join(lines if as_setting else [*lines, text]) + "\n")
+    setting = ["--set", f"{key}={value}"] if as_setting else []
+    assert shell("check", "a.yaml", *setting) in (0, 1, 2)
+    assert "Traceback" not in shell.err
+    if key != "render":
+        assert shell.err.startswith("error: ")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("where", ["", "prompts", "render"])
+def test_twenty_thousand_unknown_keys(where: str, shell: Shell, tmp_path: Path) -> None:
+    keys = [f"abc{number}: 1" for number in range(20_000)]
+    recipe = "name: a\nsubject: {class_noun: teapot}\n"
+    recipe += f"{where}: {{{', '.join(keys)}}}" if where else "\n".join(keys)
+    (tmp_path / "a.yaml").write_text(recipe)
+    assert shell("check", "a.yaml") == 2
+    assert "abc0: unknown key" in shell.err
+    assert len(shell.err.splitlines()) < 200
