@@ -23,6 +23,7 @@ from pathlib import Path
 from regforge.embedded.bank_building import Contents, contents_of
 from regforge.embedded.bank_files import Kind, PhraseBankError, plain, read_folder, suggestion
 from regforge.embedded.bank_phrases import SLOTS, Category, NounGroup, Phrase, compatible
+from regforge.embedded.english import MASS_NOUNS, Number, number_of, words_of
 from regforge.errors import RegforgeError
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "phrases",
     "super_category",
+    "with_article",
 ]
 
 
@@ -161,13 +163,42 @@ class PhraseBanks:
         groups = self._category(super_category).groups.values()
         return tuple(noun for group in groups for noun in group.nouns)
 
+    def number(self, class_noun: str) -> Number:
+        """How a noun counts: "glasses" and "boots" are plurals, "bread" and "sea water" a mass."""
+        noun = _head(plain(class_noun))
+        found = self._find(class_noun)
+        if found is None:
+            return number_of(noun)
+        if found.measured:
+            return "singular"
+        if found.plural:
+            return "plural"
+        if plain(found.noun) in self._categories[found.super_category].without_article:
+            return "plural" if number_of(found.noun) == "plural" else "mass"
+        return "singular"
+
     def takes_article(self, class_noun: str) -> bool:
         """Whether the noun takes "a": not so "glasses", "bread", or a plural such as "boots"."""
-        found = self._find(class_noun)
-        if found is None or found.measured:
-            return True
-        without = self._categories[found.super_category].without_article
-        return not found.plural and plain(found.noun) not in without
+        return self.number(class_noun) == "singular"
+
+    @functools.cached_property
+    def words(self) -> frozenset[str]:
+        """Every word of class nouns and phrases, in lower case: the English that the banks know."""
+        texts = [phrase.text for phrase in self._shared]
+        for category in self._categories.values():
+            texts += [phrase.text for phrase in category.own]
+            texts += [noun for group in category.groups.values() for noun in group.nouns]
+        return MASS_NOUNS.union(
+            *map(words_of, texts), *(marker.split() for marker in self._markers)
+        )
+
+    @functools.cached_property
+    def proper_nouns(self) -> frozenset[str]:
+        """The class nouns that are written with capitals, in lower case: "german shepherd"."""
+        groups = (g for category in self._categories.values() for g in category.groups.values())
+        return frozenset(
+            noun.lower() for group in groups for noun in group.nouns if noun != noun.lower()
+        )
 
     def _category(self, name: str) -> Category:
         if name not in self._categories:
@@ -179,7 +210,7 @@ class PhraseBanks:
 
     def _find(self, class_noun: str) -> _Found | None:
         noun = plain(class_noun)
-        head = re.split(r" (?:of|with|without|in|on|for|from|made) ", noun)[0]
+        head = _head(noun)
         # The whole first: "cup of tea" is a drink. Then the head, so that a "statue of a horse"
         # is a statue. Then the whole again, because a "pair of glasses" has no telling head.
         found = self._exact(noun) or self._by_ending(head)
@@ -262,6 +293,11 @@ _IRREGULAR = {
 _PLURALS = (("ves", "f"), ("ves", "fe"), ("ies", "y"), ("men", "man"), ("es", ""), ("s", ""))
 
 
+def _head(noun: str) -> str:
+    """What a noun is before it says of what or with what: "statue" of "statue of a horse"."""
+    return re.split(r" (?:of|with|without|in|on|for|from|made) ", noun)[0]
+
+
 def _singulars(noun: str) -> Iterator[str]:
     """What the noun may be the plural of; most of it nonsense, which no bank lists."""
     before, space, last = noun.rpartition(" ")
@@ -286,6 +322,18 @@ def indefinite_article(text: str) -> str:
     if re.match(r"uni(?!n|m)|use|one\b|e[uw]|ukulele|u-", word):
         return "a"
     return "an" if word[:1] in set("aeiou") else "a"
+
+
+def with_article(noun: str, class_noun: str | None = None) -> str:
+    """The noun phrase with "a" or "an" before it, if it takes one: "an owl", "water", "glasses".
+
+    Args:
+        noun: A noun, perhaps with words before it: "red teapot", "sks teapot".
+        class_noun: Which of its words say whether it takes one; all of them if left out.
+    """
+    if not noun or not load().takes_article(class_noun or noun):
+        return noun
+    return f"{indefinite_article(noun)} {noun}"
 
 
 def _or(options: Iterable[str]) -> str:

@@ -102,14 +102,18 @@ class Question:
     group: str = ""
 
     def about(self, noun: str) -> str:
-        """The prompt, with a noun in it, `sks teapot` or `teapot`; "a {}" becomes "an owl"."""
-        from regforge.embedded.phrase_banks import indefinite_article
+        """The prompt, with a noun in it, `sks teapot` or `teapot`.
 
-        text = self.text
-        for article in ("a", "A"):
-            right = article + indefinite_article(noun)[1:]
-            text = re.sub(rf"\b{article} (?=\{{\}})", f"{right} ", text)
-        return text.replace("{}", noun)
+        "a {}" becomes "an owl", or "water" and "glasses", which take no article.
+        """
+        from regforge.embedded.phrase_banks import with_article
+
+        named = with_article(noun)
+
+        def written(found: re.Match[str]) -> str:
+            return named[0].upper() + named[1:] if found[0][0] == "A" else named
+
+        return re.sub(r"\b[Aa] \{\}", written, self.text).replace("{}", noun)
 
 
 @dataclass(frozen=True)

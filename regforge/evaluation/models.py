@@ -311,8 +311,11 @@ def _prompts(
     if isinstance(asked, list) and asked:
         return tuple(str(each) for each in asked)
     if subject is not None:
-        noun = f"{subject.identifier} {subject.class_noun}".strip()
-        return f"a photo of a {noun}", f"a {noun} on a beach"
+        from regforge.embedded.phrase_banks import with_article
+
+        named = f"{subject.identifier} {subject.class_noun}".strip()
+        named = with_article(named, subject.class_noun)
+        return f"a photo of {named}", f"{named} on a beach"
     instance = card.get("instance_prompt")
     return (instance,) if isinstance(instance, str) and instance.strip() else ()
 

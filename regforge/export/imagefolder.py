@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from regforge.embedded.phrase_banks import with_article
 from regforge.export import common
 from regforge.export.interface import IMAGES, ExportError, Material, Plan, Seen
 from regforge.export.layout import METADATA
@@ -115,7 +116,7 @@ class ImageFolder:
         }
         columns = ", ".join(f"`{name}`" for name in ("image", *material.columns))
         text = (
-            f"# Regularization pictures of a {material.class_noun}\n\n"
+            f"# Regularization pictures of {with_article(material.class_noun)}\n\n"
             f"{common.some(count, 'picture')}, one row each. Columns: {columns}.\n"
         )
         return Plan(

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+from regforge.embedded.phrase_banks import with_article
 from regforge.export import common
 from regforge.export.imagefolder import card, features, files_named, load_text, patterns_of
 from regforge.export.interface import IMAGES, ExportError, Material, Plan, Seen
@@ -59,7 +60,7 @@ class WebDataset:
         }
         count = len(names)
         text = (
-            f"# Regularization pictures of a {material.class_noun}\n\n"
+            f"# Regularization pictures of {with_article(material.class_noun)}\n\n"
             f"{common.some(count, 'picture')} in {common.some(len(shards), 'tar file')}.\n"
         )
         return Plan(

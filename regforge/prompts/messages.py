@@ -26,6 +26,8 @@ from typing import Any
 import jinja2
 
 from regforge import resources
+from regforge.embedded import phrase_banks
+from regforge.embedded.english import Number
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.bounded import BoundedEnvironment
 from regforge.prompts.given_phrases import BankShelf
@@ -36,7 +38,12 @@ Message = dict[str, Any]
 _MOST_CHARACTERS = 2_000_000
 _MOST_OPERATIONS = 400_000
 
-_ABOUT = {"class_noun": "teapot", "kind": "object", "super_category": None}
+_ABOUT = {
+    "class_noun": "teapot",
+    "kind": "object",
+    "super_category": None,
+    "number": "singular",
+}
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "system": _ABOUT,
     "vocabulary": {
@@ -79,18 +86,21 @@ class About:
         class_noun: What it is.
         kind: `object` or `living`.
         super_category: Such as "vehicle", in words; None where the phrase banks do not know it.
+        number: How the noun counts: `singular`, `plural` or `mass`.
     """
 
     class_noun: str
     kind: str
     super_category: str | None
+    number: Number
 
     @classmethod
     def of(cls, recipe: Recipe) -> About:
         """What a recipe says about its subject."""
         noun, kind = recipe.subject.class_noun, kind_of(recipe)
         shelf = BankShelf.of(noun, kind)
-        return cls(noun, kind, shelf.super_category.replace("_", " ") if shelf.known else None)
+        category = shelf.super_category.replace("_", " ") if shelf.known else None
+        return cls(noun, kind, category, phrase_banks.load().number(noun))
 
 
 class Messages:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from regforge.recipe.checks import has_words, is_embedded
+from regforge.recipe.class_noun import noun_doubts
 from regforge.recipe.defaults import match_of
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.models import Recipe
@@ -26,6 +27,8 @@ def _about_the_subject(recipe: Recipe) -> Iterator[str]:
     identifier, captions = recipe.subject.identifier, recipe.subject.captions
     if captions == "write" and recipe.subject.images is None:
         yield "subject.captions: write has no effect without subject.images."
+    for doubt in noun_doubts(recipe.subject.class_noun):
+        yield f"subject.class_noun: {doubt}"
     against = recipe.prompts.sets.get("against", 0) > 0
     if identifier is None and against:
         yield (
@@ -112,9 +115,12 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
 
 def not_drawable(model: str, class_noun: str, key: str) -> str:
     """What to say of a class noun that the embedded pipeline cannot draw; `key` names the model."""
+    from regforge.embedded import phrase_banks
+
+    named = phrase_banks.with_article(class_noun)
     return (
-        f"{model} has never seen a {class_noun}: it draws a small world of stickers. Name another "
-        f"{key} for real pictures."
+        f"{model} has never seen {named}: it draws a small world of stickers. Name another {key} "
+        "for real images."
     )
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from regforge import resources
 from regforge.hub.address import HubAddress
+from regforge.recipe.class_noun import noun_fault
 from regforge.recipe.defaults import (
     bank_kind,
     benchmarks,
@@ -104,7 +105,7 @@ def refuse(recipe: Recipe | TrainingRecipe, found: Iterable[Finding]) -> None:
 
 def _class_noun(recipe: Recipe) -> Iterator[Finding]:
     noun, at = recipe.subject.class_noun, ("subject", "class_noun")
-    bad = list(plain_line(noun, at))
+    bad = list(class_noun(noun, at))
     yield from bad
     if not bad and recipe.subject.kind is None and bank_kind(noun) is None:
         yield Finding(("subject", "kind"), kind_wanted(recipe), (at,))
@@ -378,6 +379,14 @@ def plain_line(text: str, at: Location) -> Iterator[Finding]:
         yield Finding(at, "must not be blank")
     elif not text.isprintable():
         yield Finding(at, "must be one line of plain text")
+
+
+def class_noun(noun: str, at: Location) -> Iterator[Finding]:
+    """What is wrong with a class noun."""
+    bad = list(plain_line(noun, at))
+    if not bad and (fault := noun_fault(noun)):
+        bad = [Finding(at, fault)]
+    yield from bad
 
 
 def photo_folder(folder: Path, at: Location) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from regforge import resources
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import write_atomically
 from regforge.recipe.cautions import drawable
+from regforge.recipe.checks import class_noun as checked
 from regforge.recipe.checks import is_embedded
 from regforge.recipe.defaults import LIVING_SLOTS, OBJECT_SLOTS, bank_kind
 from regforge.recipe.named_files import is_folder
@@ -126,8 +127,8 @@ def write_starter(
         )
     if images is not None and not is_folder(images):
         raise StarterError(f"There is no folder {images}.")
-    if not class_noun.strip() or not class_noun.isprintable():
-        raise StarterError(f"{class_noun!r} is no class noun: say what the subject is.")
+    for finding in checked(class_noun, ("class_noun",)):
+        raise StarterError(f"--class-noun: {class_noun!r} {finding.message}.")
     text = starter_recipe(
         _name_for(path, class_noun),
         class_noun,

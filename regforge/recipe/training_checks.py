@@ -16,6 +16,7 @@ from regforge.hub.address import HubAddress
 from regforge.recipe.cautions import drawable, is_ordinary, not_drawable, ordinary_identifier
 from regforge.recipe.checks import (
     Finding,
+    class_noun,
     dataset_revision,
     has_words,
     is_embedded,
@@ -24,6 +25,7 @@ from regforge.recipe.checks import (
     plain_line,
     refuse,
 )
+from regforge.recipe.class_noun import noun_doubts
 from regforge.recipe.messages import did_you_mean
 from regforge.recipe.named_files import is_file, is_folder, names_recipe, photos_in
 from regforge.recipe.problems import shown
@@ -73,7 +75,7 @@ def _subject(recipe: TrainingRecipe) -> Iterator[Finding]:
     subject = recipe.subject
     noun, at = subject.class_noun, ("subject", "identifier")
     yield from photo_folder(subject.images, ("subject", "images"))
-    yield from plain_line(noun, ("subject", "class_noun"))
+    yield from class_noun(noun, ("subject", "class_noun"))
     bad = list(plain_line(subject.identifier, at))
     yield from bad
     same = subject.identifier.split() == noun.split()
@@ -204,6 +206,8 @@ def training_warnings(recipe: TrainingRecipe) -> list[str]:
 
 def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
     subject = recipe.subject
+    for doubt in noun_doubts(subject.class_noun):
+        yield f"subject.class_noun: {doubt}"
     if has_words(subject.class_noun, subject.identifier):
         yield (
             f"subject.identifier: {subject.identifier!r} is part of the class noun, so the whole "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.dataset.samples import as_webp, labelled_grid
+from regforge.embedded.phrase_banks import with_article
 from regforge.files import write_atomically
 from regforge.training.order import number_of
 
@@ -43,8 +44,9 @@ def prompts_of(recipe: TrainingRecipe) -> tuple[str, ...]:
     """What to draw: the recipe's prompts, or two with the identifier."""
     if recipe.validation.prompts:
         return recipe.validation.prompts
-    subject = f"{recipe.subject.identifier} {recipe.subject.class_noun}"
-    return f"a photo of a {subject}", f"a {subject} on a beach"
+    named = f"{recipe.subject.identifier} {recipe.subject.class_noun}"
+    named = with_article(named, recipe.subject.class_noun)
+    return f"a photo of {named}", f"{named} on a beach"
 
 
 class Painter:

@@ -721,7 +721,8 @@ def test_they_work_from_a_zip_without_heavy_imports(tmp_path: Path) -> None:
         archive.writestr("regforge/__init__.py", "")
         archive.writestr("regforge/embedded/__init__.py", "")
         archive.write(package.parent / "errors.py", "regforge/errors.py")
-        for path in [*package.glob("*bank*.py"), *SHIPPED.glob("*.yaml")]:
+        modules = [*package.glob("*bank*.py"), package / "english.py"]
+        for path in [*modules, *SHIPPED.glob("*.yaml")]:
             archive.write(path, Path("regforge/embedded") / path.relative_to(package))
     script = (
         "import sys; sys.path.insert(0, 'regforge.zip')\n"

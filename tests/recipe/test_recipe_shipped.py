@@ -158,7 +158,7 @@ def test_the_schema_accepts_what_a_recipe_file_may_say(content: Any, sound: bool
     [
         {"class_noun": "teapot"},
         {"class_noun": "cat", "kind": "living"},
-        {"class_noun": "flurb: # 'x'", "identifier": "no"},
+        {"class_noun": "flurb", "identifier": "no"},
         {"class_noun": "dog", "images": "photos", "identifier": "1"},
         {"class_noun": "corgi", "model": "some/model"},
         {"class_noun": "corgi", "model": "some/model", "language_model": "gpt-4o-mini"},
@@ -209,8 +209,9 @@ def test_writing_a_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (recipe.name, recipe.subject.images) == ("coffee-mug-reg", tmp_path / "photos")
     with pytest.raises(StarterError, match="no folder none"):
         write_starter(Path("x"), images=Path("none"))
-    with pytest.raises(StarterError, match="no class noun"):
-        write_starter(Path("x"), class_noun=" ")
+    for bad in (" ", "my cat", "flurb: # 'x'"):
+        with pytest.raises(StarterError, match="class-noun"):
+            write_starter(Path("x"), class_noun=bad)
     assert not Path("x.yaml").exists()
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from regforge.embedded import phrase_banks
 from regforge.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,12 @@ def stems_for(field: str) -> tuple[str, ...]:
 
 
 def fill(stem: str, noun: str) -> str:
-    """Put a noun into a stem, with "an" for "a" before a vowel ("an unicorn" does no harm)."""
+    """Put a noun into a stem, with "an" for "a" before a vowel ("an unicorn" does no harm).
+
+    A noun that takes no article gets none: "A photo of water".
+    """
+    if not phrase_banks.load().takes_article(noun):
+        stem = re.sub(rf"\b[Aa] (?={re.escape(NOUN)})", "", stem)
     if noun[:1].lower() in tuple("aeiou"):
         stem = re.sub(rf"\b([Aa]) (?={re.escape(NOUN)})", r"\1n ", stem)
     return stem.replace(NOUN, noun)

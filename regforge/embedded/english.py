@@ -1,0 +1,66 @@
+"""Plain English that captions and their checks share: nouns without "a", and placeholders.
+
+Knows words, and neither recipes nor phrase banks.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Literal
+
+Number = Literal["singular", "plural", "mass"]
+"""How a noun counts: "a teapot that is", "glasses that are", "water that is"."""
+
+MASS_NOUNS = frozenset(
+    "water ice snow rain fog mist steam smoke lava mud sand soil dirt dust gravel clay concrete "
+    "cement asphalt glue paint ink wax oil gasoline petrol wine beer champagne whiskey vodka rum "
+    "gin sake cider milk cream butter yogurt honey jam syrup sugar salt flour dough rice pasta "
+    "spaghetti ramen bread toast cereal granola muesli popcorn cheese tofu meat beef pork bacon "
+    "ham seafood chocolate candy food fudge gelato juice lemonade tea coffee cocoa soda broth "
+    "gravy ketchup mustard mayonnaise vinegar pesto hummus guacamole salsa spinach kale celery "
+    "parsley basil mint cilantro ginger garlic lettuce broccoli corn wheat barley hay straw grass "
+    "moss ivy foliage vegetation seaweed algae coral bamboo timber lumber wood firewood leather "
+    "fabric cloth cotton wool silk linen denim lace velvet felt yarn thread fur hair paper "
+    "cardboard foil plastic rubber metal gold silver steel brass copper bronze granite porcelain "
+    "pottery earthenware stoneware glassware silverware cutlery crockery tableware cookware "
+    "kitchenware furniture bedding upholstery clothing clothes footwear underwear outerwear "
+    "knitwear sportswear headgear jewelry jewellery luggage baggage equipment machinery hardware "
+    "gear stationery merchandise money cash art graffiti calligraphy embroidery scenery wildlife "
+    "livestock cattle poultry makeup perfume shampoo soap toothpaste laundry rubbish garbage "
+    "trash confetti tinsel armor armour playdough slime sushi".split()
+)
+
+_PLURALS = frozenset(
+    "people children men women mice geese teeth feet oxen police cattle clothes dice lice".split()
+)
+_SINGULAR_IN_S = frozenset(
+    "bus gas lens canvas atlas iris bias chaos cosmos pancreas christmas bonus minibus trolleybus "
+    "omnibus chassis series species albatross rhinoceros hippopotamus thermos pegasus".split()
+)
+
+
+def number_of(noun: str) -> Number:
+    """How a noun counts, as its last word tells: "robot toys" is plural, "sea water" a mass."""
+    word = noun.casefold().split()[-1] if noun.split() else ""
+    last = word.rpartition("-")[2] or word
+    if last in MASS_NOUNS and last not in _PLURALS:
+        return "mass"
+    if last in _PLURALS:
+        return "plural"
+    ends = last.endswith("s") and not last.endswith(("ss", "us", "is"))
+    return "plural" if ends and len(last) > 3 and last not in _SINGULAR_IN_S else "singular"
+
+
+def folded(text: str) -> str:
+    """A text as identifiers and names are compared: full-width, invisible and capital letters gone.
+
+    "\uff33ks" and "s\u200bks" are both "sks".
+    """
+    plain = unicodedata.normalize("NFKC", text)
+    return "".join(each for each in plain if unicodedata.category(each) != "Cf").casefold()
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case; "hand-painted" is two."""
+    return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.casefold())
