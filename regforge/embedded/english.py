@@ -31,6 +31,30 @@ MASS_NOUNS = frozenset(
     "trash confetti tinsel armor armour playdough slime sushi".split()
 )
 
+HUES = frozenset(
+    "red orange yellow green blue purple pink violet brown magenta teal turquoise cyan lilac "
+    "lavender crimson scarlet maroon burgundy coral salmon peach apricot amber gold golden "
+    "mustard lemon lime olive emerald mint sage aqua navy cobalt indigo azure plum mauve rose "
+    "rosy ruby cherry wine rust rusty russet chestnut copper bronze tan beige fawn cream caramel "
+    "honey chocolate mahogany auburn ginger cinnamon sandy tawny saffron terracotta ocher ochre "
+    "khaki tangerine raspberry fuchsia strawberry pistachio blond bay roan dun liver sable calico "
+    "tortoiseshell tabby".split()
+)
+"""Words for colours that are neither black, white, gray nor silver."""
+
+MEDIA = frozenset(
+    "art artwork animation anime batik cartoon claymation closeup close-up collage comic "
+    "composition cutout depiction diagram diorama doodle drawing engraving etching figurine "
+    "fresco frame icon illumination illustration image impression linocut lithograph miniature "
+    "model mosaic mural origami page painting panel paperclip papercut pastel photo photograph "
+    "picture plate portrait postcard poster print reel relief render rendering scan scene "
+    "screenprint screenshot sculpture selfie shot sketch slide snapshot spread sprite stamp "
+    "stencil sticker still storyboard study tableau tapestry view vignette visualization "
+    "watercolor watercolour wallpaper woodblock woodcut macro polaroid photography carving "
+    "embroidery quilt tile graphic lego logo cover card".split()
+)
+"""Words for kinds of images: what a style that opens a caption ends in, before its "of"."""
+
 _PLURALS = frozenset(
     "people children men women mice geese teeth feet oxen police cattle clothes dice lice".split()
 )
@@ -57,8 +81,16 @@ def folded(text: str) -> str:
 
     "\uff33ks" and "s\u200bks" are both "sks".
     """
+    if text.isascii():  # most captions
+        return text.casefold()
     plain = unicodedata.normalize("NFKC", text)
     return "".join(each for each in plain if unicodedata.category(each) != "Cf").casefold()
+
+
+def has_words(text: str, words: str) -> bool:
+    """Whether words stand in a text as words, `folded`: "cat" not in "caterpillar"."""
+    wanted = r"\s+".join(re.escape(word) for word in folded(words).split())
+    return bool(wanted) and re.search(rf"(?<!\w){wanted}(?!\w)", folded(text)) is not None
 
 
 def words_of(text: str) -> list[str]:

@@ -188,7 +188,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
 
     folder = RunFolder(out or Path("runs") / recipe.name)
     render, settings = recipe.render, recipe.prompts.llm
-    vocabulary, stand_ins = _vocabulary(recipe, folder)
+    vocabulary, stand_ins, said = _vocabulary(recipe, folder)
     budget = token_budget(render, recipe.prompts.max_tokens)
     imported, examples = _imported(recipe, folder)
     captions, sets, notes = _captions(recipe, vocabulary, budget, examples)
@@ -230,19 +230,35 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         stand_ins=sorted(stand_ins),
         warnings=[
             *warnings(recipe),
+            *said,
             *notes,
             *_about_money(recipe, calls_cost, images_cost),
         ],
     )
 
 
-def _vocabulary(recipe: Recipe, folder: RunFolder) -> tuple[Vocabulary, set[str]]:
-    """The run's vocabulary if there is one, or one with stand-ins; and the names of these slots."""
+class _Listener(Reporter):
+    """Keeps what is said, for the plan to say."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line.removeprefix("warning: "))
+
+
+def _vocabulary(recipe: Recipe, folder: RunFolder) -> tuple[Vocabulary, set[str], list[str]]:
+    """The run's vocabulary if there is one, or one with stand-ins.
+
+    Returns:
+        The vocabulary, the names of the slots with stand-ins, and what there is to say of it.
+    """
     from regforge.prompts.filling import fill_vocabulary
     from regforge.prompts.vocabulary import Vocabulary
 
     if folder.vocabulary.is_file() and _is_its_own(folder, recipe):
-        return Vocabulary.load(folder.vocabulary), set()
+        return Vocabulary.load(folder.vocabulary), set(), []
     stand_ins = set()
     slots = []
     for slot in drawn_slots(recipe):
@@ -255,13 +271,13 @@ def _vocabulary(recipe: Recipe, folder: RunFolder) -> tuple[Vocabulary, set[str]
         elif slot.name in phrase_banks.SLOTS:
             slots.append(Slot.model_validate({"name": slot.name, "from": "bank"}))
         else:
-            slots.append(Slot(name=slot.name, values=(f"<{slot.name}>",)))
+            slots.append(Slot(name=slot.name, values=(f"{slot.name} to be asked for",)))
     prompts = recipe.prompts.model_copy(update={"slots": tuple(slots), "mode": "vocabulary"})
     stand_in = recipe.model_copy(update={"prompts": prompts})
     nobody: Any = None  # no slot is left for a language model to fill
-    quiet = Reporter(quiet=True)
-    filled = fill_vocabulary(stand_in, nobody, journal=Journal(None), reporter=quiet)
-    return filled, stand_ins
+    heard = _Listener()
+    filled = fill_vocabulary(stand_in, nobody, journal=Journal(None), reporter=heard)
+    return filled, stand_ins, heard.lines
 
 
 def _captions(

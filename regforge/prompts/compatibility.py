@@ -7,18 +7,22 @@ phrases. Knows no captions; the sampler draws clashing combinations again.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from regforge.embedded.english import HUES, words_of
 from regforge.embedded.phrase_banks import compatible
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.given_phrases import BankShelf
 from regforge.prompts.messages import Messages, question_seed
-from regforge.prompts.vocabulary import Pair
+from regforge.prompts.vocabulary import Pair, VocabularyError
 from regforge.providers.language_model import LanguageModelClient, Question
+from regforge.recipe.phrases import BEFORE_NOUN
 
 PLACE = "background"
 
@@ -30,6 +34,8 @@ _RESTRICTING = (*ASKED_ABOUT, "texture", "style")
 _MOST_PAIRS = 1600
 _MOST_PLACES = 100
 _MOST_CLASHING = 0.8
+_MOST_COMPARED = 1_000_000
+"""Pairs of two slots that are looked through; of longer lists captions may say odd things."""
 
 Slots = Mapping[str, Sequence[str]]
 
@@ -59,7 +65,7 @@ class Portion:
     def pairs(self, reply: Clashes) -> frozenset[Pair]:
         """The pairs that a reply names; numbers that do not exist are left out."""
         return frozenset(
-            _pair(self.slot, self.phrases[clash.phrase - 1], self.backgrounds[number - 1])
+            _pair(self.slot, self.phrases[clash.phrase - 1], PLACE, self.backgrounds[number - 1])
             for clash in reply.clashes
             if 1 <= clash.phrase <= len(self.phrases)
             for number in clash.backgrounds
@@ -94,12 +100,81 @@ def clashes_known_to_banks(slots: Slots, shelf: BankShelf) -> frozenset[Pair]:
     """Pairs that the phrase banks rule out; phrases that they do not know go with everything."""
     places = shelf.find(PLACE, slots.get(PLACE, ()))
     return frozenset(
-        _pair(slot, text, place_text)
+        _pair(slot, text, PLACE, place_text)
         for slot in _RESTRICTING
         for text, phrase in shelf.find(slot, slots.get(slot, ())).items()
         for place_text, place in places.items()
         if not compatible(phrase, place)
     )
+
+
+def contradictions(slots: Slots) -> frozenset[Pair]:
+    """Pairs that cannot both be true, whoever wrote them, as far as their words show it.
+
+    Two times of day ("at night in Tokyo", "in soft morning light"), and a hue in an image without
+    colors ("a black-and-white photo of", "bright red").
+    """
+    timed = {
+        slot: {text: times for text in slots.get(slot, ()) if (times := _times(text)) is not None}
+        for slot in (PLACE, *_RESTRICTING)
+    }
+    found = {
+        _pair(slot, text, other, there)
+        for slot, other in itertools.combinations(timed, 2)
+        if len(timed[slot]) * len(timed[other]) <= _MOST_COMPARED
+        for text, times in timed[slot].items()
+        for there, other_times in timed[other].items()
+        if times.isdisjoint(other_times)
+    }
+    colorless = [style for style in slots.get("style", ()) if _COLORLESS.search(style)]
+    if len(colorless) * len(slots.get("color", ())) > _MOST_COMPARED:
+        return frozenset(found)
+    hues = [text for text in slots.get("color", ()) if not HUES.isdisjoint(words_of(text))]
+    return frozenset(found | {_pair("style", s, "color", h) for s in colorless for h in hues})
+
+
+def repetitions(slots: Slots) -> frozenset[Pair]:
+    """Pairs before the class noun that say a word twice: "a matte black matte teapot"."""
+    said = {
+        slot: {text: frozenset(words_of(text)) - _MAY_COME_TWICE for text in slots[slot]}
+        for slot in sorted(BEFORE_NOUN & slots.keys())
+    }
+    return frozenset(
+        _pair(slot, text, other, there)
+        for slot, other in itertools.combinations(said, 2)
+        if len(said[slot]) * len(said[other]) <= _MOST_COMPARED
+        for text, words in said[slot].items()
+        for there, other_words in said[other].items()
+        if not words.isdisjoint(other_words)
+    )
+
+
+def _times(text: str) -> frozenset[str] | None:
+    """The times of day that a phrase can be true of; None if it says nothing of them."""
+    found = [times for pattern, times in _TIMES if pattern.search(text)]
+    return frozenset.intersection(*found) if found else None
+
+
+_TIMES = tuple(
+    (re.compile(rf"\b(?:{words})\b", re.I), frozenset(times.split()))
+    for words, times in (
+        ("night|midnight|nighttime|moonlit|moonlight|moon|starry|starlit|stars", "night"),
+        ("morning|dawn|sunrise|daybreak|first light of day", "morning"),
+        ("noon|midday", "day"),
+        ("afternoon", "day evening"),
+        ("evening|dusk|sunset|twilight|setting sun|nightfall", "evening"),
+        ("golden hour|blue hour", "morning evening"),
+        ("daylight|sunny|sunlit|sunlight|sunshine|sun|overcast|blue sky", "morning day evening"),
+    )
+)
+_COLORLESS = re.compile(
+    r"\b(?:black[- ](?:and|&)[- ]white|b&w|bw|monochrome|monochromatic|sepia|gr[ae]y[- ]?scale|"
+    r"daguerreotype|tintype|colou?rless|blueprint)\b",
+    re.I,
+)
+_MAY_COME_TWICE = frozenset(
+    "and with of a the in on color colored haired trimmed topped clad dressed toned".split()
+)
 
 
 def portions(slots: Slots, shelf: BankShelf | None = None) -> Iterator[Portion]:
@@ -194,10 +269,21 @@ def settle(
 
     Returns:
         The phrases and the clashes that remain; no slot ends up empty.
+
+    Raises:
+        VocabularyError: A phrase that the user listed contradicts all those of another slot.
     """
     remaining = dict(slots)
+    untrue = contradictions(slots)
+    clashes = clashes | untrue | repetitions(slots)
     while stuck := _stuck(remaining, clashes):
         slot, phrase, other = stuck
+        if slot in fixed and _stuck({slot: (phrase,), other: remaining[other]}, untrue):
+            raise VocabularyError(
+                f"slot {slot!r}: {phrase!r} contradicts every phrase of the slot {other!r}, such "
+                f"as {remaining[other][0]!r}.",
+                hint=f"Take it out, or give {other!r} a phrase that goes with it.",
+            )
         if slot in fixed or len(remaining[slot]) == 1:
             clashes = frozenset(
                 each
@@ -233,8 +319,8 @@ def _ends(pair: Pair) -> tuple[tuple[str, str], tuple[str, str]]:
     return (pair[0], pair[1]), (pair[2], pair[3])
 
 
-def _pair(slot: str, phrase: str, place: str) -> Pair:
-    first, second = sorted(((slot, phrase), (PLACE, place)))
+def _pair(slot: str, phrase: str, other: str, there: str) -> Pair:
+    first, second = sorted(((slot, phrase), (other, there)))
     return (*first, *second)
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from regforge.embedded.bank_files import gist
 from regforge.embedded.phrase_banks import Phrase, compatible
 from regforge.journal import Journal
+from regforge.prompts.compatibility import contradictions, repetitions
 from regforge.prompts.given_phrases import BankShelf, listed
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, tidy
@@ -232,6 +233,9 @@ class _Composer:
         """Whether the banks let the phrases stand together; a model that writes sees to it."""
         if not self.recipe.prompts.compatibility:
             return True
+        columns = {name: (phrase,) for name, phrase in row.items()}
+        if contradictions(columns) or repetitions(columns):
+            return False
         known = [bank[row[name]] for name, bank in self._bank.items() if row[name] in bank]
         return len(known) < 2 or compatible(*known)
 

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from regforge import resources
+from regforge.embedded.english import has_words
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.captions import noun_pattern, word_pattern
 from regforge.prompts.vocabulary import Vocabulary
@@ -140,7 +141,7 @@ def _prompts_of(name: str) -> list[str]:
     try:
         if re.fullmatch(r"[a-z0-9_-]+", name) and shipped.is_file():
             return _texts_in(yaml.safe_load(shipped.read_text(encoding="utf-8"))["prompts"])
-        return phrases_in(Path(name))
+        return list(phrases_in(Path(name)).values())
     except OSError as error:
         raise ExclusionError(f"{name} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -223,7 +224,7 @@ def _said(exclusions: Exclusions, phrase: str) -> str | None:
 
 
 def _named(identifier: str | None, phrase: str) -> str | None:
-    found = identifier and word_pattern(identifier).search(phrase)
+    found = identifier and has_words(phrase, identifier)
     return f"contains the identifier {identifier!r}" if found else None
 
 

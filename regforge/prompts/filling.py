@@ -20,10 +20,11 @@ from regforge.progress import Reporter
 from regforge.prompts.compatibility import ask_for_clashes, clashes_known_to_banks, settle
 from regforge.prompts.given_phrases import BankShelf, from_bank, from_file, listed
 from regforge.prompts.messages import Messages
-from regforge.prompts.phrase_rules import PhraseRules
+from regforge.prompts.phrase_rules import PhraseRules, odd_for_user
 from regforge.prompts.slot_questions import SlotFiller
 from regforge.prompts.vocabulary import Pair, Vocabulary, VocabularyError
 from regforge.recipe import Recipe, Slot, drawn_slots, kind_of, slots_of
+from regforge.recipe.phrases import cut
 
 if TYPE_CHECKING:
     from regforge.providers.language_model import LanguageModelClient
@@ -108,12 +109,26 @@ class _Filling:
                 phrases[slot.name] = from_file(slot, rules)
             elif slot.origin == "bank":
                 phrases[slot.name] = from_bank(slot, shelf)
+        for slot in slots:
+            if slot.origin in _OWN:
+                self._say_odd_ones(slot.name, phrases[slot.name])
         if not shelf.known and self._needs_banks(slots):
             self.reporter.say(
                 f"warning: no phrase bank knows the class noun {shelf.class_noun!r}; phrases for "
                 f"any {shelf.super_category.replace('_', ' ')} are used"
             )
         return phrases, weights
+
+    def _say_odd_ones(self, slot: str, phrases: tuple[str, ...]) -> None:
+        """Say which of the user's own phrases read badly where the shipped templates put them.
+
+        They are used all the same: a template of one's own may put them elsewhere.
+        """
+        odd = [(phrase, why) for phrase in phrases if (why := odd_for_user(phrase, slot))]
+        if odd:
+            phrase, why = odd[0]
+            more = f" (and {len(odd) - 1} more like it)" if odd[1:] else ""
+            self.reporter.say(f"warning: slot {slot!r}: {cut(phrase)}{more} {why}")
 
     def _needs_banks(self, slots: tuple[Slot, ...]) -> bool:
         from_model = self.client is not None and self.client.chooses_only
@@ -166,7 +181,7 @@ class _Filling:
 
     def _reused(self, path: Path, slots: tuple[Slot, ...]) -> Vocabulary:
         """A vocabulary of an earlier run; what the recipe itself lists still comes from there."""
-        before = Vocabulary.load(path)
+        before = Vocabulary.load(path, self._rules.identifier)
         own = tuple(slot for slot in slots if slot.origin in _OWN)
         phrases, weights = self._given(own)
         missing = [slot.name for slot in slots if slot not in own and slot.name not in before.slots]
@@ -186,35 +201,27 @@ class _Filling:
             ordered[slot.name] = phrases.get(slot.name) or before.slots[slot.name]
             if slot not in own and slot.name in before.weights:
                 weights[slot.name] = before.weights[slot.name]
-        self._refuse_leaks(path, ordered)
         there = {(name, phrase) for name, texts in ordered.items() for phrase in texts}
-        pairs = (
+        clashes = frozenset(
             each
             for each in before.incompatible
             if (each[0], each[1]) in there and (each[2], each[3]) in there
         )
+        if self.recipe.prompts.compatibility:
+            ordered, clashes = settle(ordered, clashes, frozenset(ordered), self.journal)
         taken = [slot.name for slot in slots if slot not in own]
         return Vocabulary(
             class_noun=self.recipe.subject.class_noun,
             kind=kind_of(self.recipe),
             slots=ordered,
             weights=weights,
-            incompatible=frozenset(pairs) if self.recipe.prompts.compatibility else frozenset(),
+            incompatible=clashes if self.recipe.prompts.compatibility else frozenset(),
             language_model=before.language_model if taken else None,
             origins={
                 slot.name: slot.origin if slot in own else before.origins[slot.name]
                 for slot in slots
             },
         )
-
-    def _refuse_leaks(self, path: Path, slots: Mapping[str, tuple[str, ...]]) -> None:
-        for name, phrases in slots.items():
-            for phrase in phrases:
-                if leak := self._rules.leak(phrase):
-                    raise VocabularyError(
-                        f"{path}: slot {name!r}: {phrase!r} {leak}.",
-                        hint="Regularization captions must never name it.",
-                    )
 
     @property
     def _rules(self) -> PhraseRules:

@@ -6,18 +6,19 @@ Knows where they lie and which of them suit a class noun. Nobody is asked.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import plain
+from regforge.embedded.english import folded
 from regforge.embedded.phrase_banks import Phrase
-from regforge.files import read_text
 from regforge.prompts.phrase_rules import PhraseRules
 from regforge.prompts.vocabulary import VocabularyError
 from regforge.recipe import Slot
+from regforge.recipe.named_files import phrases_in
+from regforge.recipe.phrases import cut, no_phrase
 
 _DEFAULT_CATEGORY = {"living": "animal", "object": "rigid_object"}
 
@@ -89,43 +90,54 @@ def _in_caption(phrase: Phrase) -> str:
 def listed(slot: Slot, rules: PhraseRules) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     """The `values` of a slot, none twice, and their weights if there are any.
 
+    "A photo of" and "a photo of" are one phrase, and so are their weights.
+
     Raises:
-        VocabularyError: One of them is empty, spans lines, or has the identifier in it.
+        VocabularyError: One of them can be no phrase.
     """
     values = slot.values or ()
+    texts = [
+        _checked(value, slot.name, rules, f"slot {slot.name!r}, value {number}")
+        for number, value in enumerate(values, 1)
+    ]
     summed: dict[str, float] = {}
-    for number, value in enumerate(values):
-        text = value.strip()
-        _check(text, rules, f"slot {slot.name!r}, value {number + 1}")
-        summed[text] = summed.get(text, 0.0) + (slot.weights[number] if slot.weights else 1.0)
-    return tuple(summed), tuple(summed.values()) if slot.weights else None
+    for text, weight in zip(texts, slot.weights or [1.0] * len(texts), strict=True):
+        summed[folded(text)] = summed.get(folded(text), 0.0) + weight
+    return distinct(texts), tuple(summed.values()) if slot.weights else None
+
+
+def distinct(phrases: Iterable[str]) -> tuple[str, ...]:
+    """Phrases without those that differ from another in capitals alone; small letters win."""
+    spelled: dict[str, str] = {}
+    for phrase in phrases:
+        if spelled.setdefault(folded(phrase), phrase) != phrase == phrase.lower():
+            spelled[folded(phrase)] = phrase
+    return tuple(spelled.values())
 
 
 def from_file(slot: Slot, rules: PhraseRules) -> tuple[str, ...]:
     """The phrases of a text file: one a line, `#` at the start or after a space is a comment.
 
     Raises:
-        VocabularyError: It cannot be read, has no phrase, or one with the identifier in it.
+        VocabularyError: It cannot be read, has no phrase, or one that can be none.
     """
     path = slot.file or Path()
     try:
-        lines = read_text(path).splitlines()
+        lines = phrases_in(path)
     except OSError as error:
         raise VocabularyError(
             f"slot {slot.name!r}: {path} cannot be read: {error.strerror}."
         ) from error
     except UnicodeDecodeError as error:
         raise VocabularyError(f"slot {slot.name!r}: {path} is not UTF-8 text.") from error
-    phrases: dict[str, None] = {}
-    for number, line in enumerate(lines, 1):
-        if text := re.sub(r"(?:^|\s)#.*", "", line).strip():
-            _check(text, rules, f"{path}:{number}")
-            phrases[text] = None
+    phrases = distinct(
+        _checked(line, slot.name, rules, f"{path}:{number}") for number, line in lines.items()
+    )
     if not phrases:
         raise VocabularyError(
             f"slot {slot.name!r}: {path} has no phrases.", hint="Write one phrase a line."
         )
-    return tuple(phrases)
+    return phrases
 
 
 def from_bank(slot: Slot, shelf: BankShelf) -> tuple[str, ...]:
@@ -167,13 +179,8 @@ def _way_out(name: str) -> str:
     return f"{known}. Give the slot `values`, or leave it out of `prompts.slots`."
 
 
-def _check(text: str, rules: PhraseRules, where: str) -> None:
-    if not text:
-        raise VocabularyError(f"{where}: the phrase is empty.")
-    if len(text.splitlines()) > 1 or not text.isprintable():
-        raise VocabularyError(f"{where}: {text!r} is not one line of plain text.")
-    if leak := rules.leak(text):
-        raise VocabularyError(
-            f"{where}: {text!r} {leak}.",
-            hint="Regularization captions must never name it; see `subject.identifier`.",
-        )
+def _checked(phrase: str, slot: str, rules: PhraseRules, where: str) -> str:
+    """A phrase as captions say it, white space tidied."""
+    if fault := no_phrase(phrase, slot, rules.class_noun, rules.identifier):
+        raise VocabularyError(f"{where}: {cut(phrase)} {fault}.")
+    return " ".join(phrase.split())

@@ -26,6 +26,7 @@ from regforge.prompts.captions import noun_pattern
 from regforge.prompts.prompt_sets import Caption
 from regforge.prompts.sources import Fault, NotEnoughPrompts, Refused
 from regforge.prompts.tokens import TokenBudget
+from regforge.recipe.phrases import nonsense
 from regforge.records import Example
 
 FORMAT = 1
@@ -247,13 +248,24 @@ class ImportSource:
             if not each.text:
                 self._without += 1
                 continue
-            slots = {slot: each.slots.get(slot) for slot in self._slots}
+            slots = {
+                slot: None if nonsense(each.slots.get(slot, ""), slot) else each.slots[slot]
+                for slot in self._slots
+            }
             caption = Caption(each.text, slots, language_model=each.language_model)
-            if found := self._too_long(each.text) or fault(caption):
+            if (
+                found := self._said_nothing(each.text)
+                or self._too_long(each.text)
+                or fault(caption)
+            ):
                 self._refused.add(found, each.text)
             else:
                 self._made += 1
                 yield caption
+
+    def _said_nothing(self, text: str) -> Fault | None:
+        why = nonsense(text)
+        return ("are no captions", why) if why else None
 
     def _too_long(self, text: str) -> Fault | None:
         if self._budget.fits(text):

@@ -13,15 +13,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import gist
+from regforge.embedded.english import MEDIA, folded
 from regforge.embedded.phrase_banks import indefinite_article
+from regforge.recipe.phrases import BEFORE_NOUN, no_phrase, without_shouting
 
 MOST_WORDS = 12
 _MOST_CHARACTERS = 120
+_MOST_READ = 2000
 _MOST_WORDS_BEFORE_NOUN = 5
-
-BEFORE_NOUN = frozenset({"shape", "size", "color", "texture", "material"})
-"""Slots whose phrases stand right before the class noun."""
 
 _PREPOSITIONS = frozenset(
     "about above across against along alongside amid amidst among amongst around at atop before "
@@ -36,6 +37,12 @@ _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": 
 _AROUND = " \t\"'`*_.,;:"
 _MADE_OF = re.compile(r"^made (?:out )?(?:of|from) ", re.I)
 _PUNCTUATION = frozenset(" -',.&/%°+–")
+_LIGHT = re.compile(
+    r"\b(?:sunny|sunlit|sunlight|sunshine|misty|foggy|rainy|raining|stormy|moonlit|moonlight|candlelit|"
+    r"night|midnight|dawn|dusk|sunset|sunrise|noon|midday|evening|morning|afternoon|daylight|"
+    r"golden hour|blue hour|starry)\b",
+    re.I,
+)
 _TAKES_NOUN = ("of", "with", "showing", "featuring", "depicting")
 
 
@@ -104,13 +111,14 @@ class PhraseRules:
             return f"contains {shown}"
         if len(phrase.split()) > MOST_WORDS or len(phrase) > _MOST_CHARACTERS:
             return f"longer than {MOST_WORDS} words"
-        return self.leak(phrase) or self._names_class(phrase) or _grammar_fault(phrase, slot)
-
-    def leak(self, phrase: str) -> str | None:
-        """Words for it if the phrase has the identifier in it, else None."""
-        if self.identifier and _has_word(phrase, [self.identifier]):
-            return f"contains the identifier {self.identifier!r}"
-        return None
+        return (
+            no_phrase(phrase, slot, self.class_noun, self.identifier)
+            or self._names_class(phrase)
+            or (
+                "is talk" if re.search(r"\b(?:i|you|we|me|my|your|our)\b", phrase.lower()) else None
+            )
+            or grammar_fault(phrase, slot)
+        )
 
     def _names_class(self, phrase: str) -> str | None:
         return "names the class noun" if _has_word(phrase, self._names) else None
@@ -126,10 +134,12 @@ class PhraseRules:
 
 def tidy(raw: str, slot: str) -> str:
     """A phrase without numbering, quotation marks, a final period or a needless article."""
-    text = unicodedata.normalize("NFC", raw).translate(_QUOTES).strip()
+    text = unicodedata.normalize("NFC", raw[:_MOST_READ]).translate(_QUOTES).strip()
+    if re.fullmatch(r"__\w+__", text):  # a wildcard of other programs, which nothing fills in
+        return text
     text = _BULLET.sub("", text).strip(_AROUND)
     text = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
-    text = _without_capital(text)
+    text = without_capital(without_shouting(text))
     if slot in BEFORE_NOUN:
         first, _, rest = text.partition(" ")
         text = rest if first in _ARTICLES and rest else text
@@ -137,32 +147,53 @@ def tidy(raw: str, slot: str) -> str:
     return _as_opening(text) if slot == "style" else text
 
 
-def _without_capital(text: str) -> str:
-    """Lower case at the start, but for words such as "3D", "LED" and "U-shaped"."""
+def without_capital(text: str) -> str:
+    """Lower case at the start if it is a common word, not for "LED", "U-shaped" and "Monet"."""
     first = re.match(r"[^\W\d_]+", text)
-    alone = first is not None and first[0] == "A" and text[1:2] == " "
-    if alone or (first is not None and len(first[0]) > 1 and first[0][1:].islower()):
-        return text[0].lower() + text[1:]
+    word = first[0].lower() if first else ""
+    known = word in _ARTICLES | _PREPOSITIONS or word in phrase_banks.load().words
+    if first and known and first[0][1:] == word[1:] and (len(word) > 1 or text[1:2] == " "):
+        return word[0] + text[1:]
     return text
 
 
 def _as_opening(style: str) -> str:
     """Make "watercolor painting" read "a watercolor painting of"."""
     words = style.split()
-    if not words or words[0] in _PREPOSITIONS or "\n" in style:
+    takes_noun = bool(words) and words[-1] in _TAKES_NOUN
+    if not takes_noun and (not words or words[-1].lower() not in MEDIA or "," in style):
+        return style  # "Pixar style" and "cinematic, 8k" are no kinds of images
+    if words[0] in _PREPOSITIONS or "\n" in style:
         return style
     if words[0] not in _ARTICLES:
         style = f"{indefinite_article(style)} {style}"
-    return style if words[-1] in _TAKES_NOUN else f"{style} of"
+    return style if takes_noun else f"{style} of"
 
 
-def _grammar_fault(phrase: str, slot: str) -> str | None:
+def odd_for_user(phrase: str, slot: str) -> str | None:
+    """What to tell somebody who listed the phrase, or None if there is nothing to say.
+
+    A style may also close the caption ("in the style of Monet") or leave its "of" to the template.
+    """
+    first, last = phrase.lower().split()[0], phrase.rsplit(maxsplit=1)[-1]
+    if slot == "style":
+        opens = first in _ARTICLES | _PREPOSITIONS or last in _TAKES_NOUN
+        return (
+            None if opens else 'does not open a caption, as "a photo of" does, and ends it instead'
+        )
+    return None if slot == "background" and _LIGHT.search(phrase) else grammar_fault(phrase, slot)
+
+
+def grammar_fault(phrase: str, slot: str) -> str | None:
+    """Why a phrase does not read well where the shipped templates put it, or None if it does."""
     words = phrase.lower().split()
     first, why = words[0], None
     if slot in BEFORE_NOUN and first in _PREPOSITIONS:
         why = "does not read well before the class noun"
     elif slot in BEFORE_NOUN and len(words) > _MOST_WORDS_BEFORE_NOUN:
         why = f"longer than {_MOST_WORDS_BEFORE_NOUN} words before the class noun"
+    elif slot == "background" and _LIGHT.search(phrase):
+        why = "speaks of light, weather or time, which is for the slot lighting"
     elif slot in ("background", "lighting") and not _leads_to_place(words):
         lit = slot == "lighting" and first.endswith(("lit", "ed"))
         why = None if lit else "does not start with a preposition"
@@ -170,6 +201,12 @@ def _grammar_fault(phrase: str, slot: str) -> str | None:
         why = "does not start with a present participle"
     elif slot == "style" and first not in _ARTICLES:
         why = 'does not start with "a" or "an"'
+    elif slot == "style" and words[-1] not in _TAKES_NOUN:
+        why = 'does not end in "of"'
+    elif slot == "style" and (
+        len(words) < 3 or words[-2] in ("style", "look", "aesthetic", "vibe")
+    ):
+        why = "is no kind of image"
     return why
 
 
@@ -187,8 +224,8 @@ def _is_plain(character: str) -> bool:
 
 
 def _has_word(text: str, words: Iterable[str]) -> bool:
-    options = "|".join(re.escape(word.casefold()) for word in words)
-    return re.search(rf"(?<!\w)(?:{options})(?!\w)", text.casefold()) is not None
+    options = "|".join(re.escape(folded(word)) for word in words)
+    return re.search(rf"(?<!\w)(?:{options})(?!\w)", folded(text)) is not None
 
 
 def _forms(noun: str) -> list[str]:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regforge import resources
+from regforge.embedded.english import has_words
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.against import ATTRIBUTES, Followed, surroundings, why_unvaried
-from regforge.prompts.captions import CaptionTemplate, article_for, word_pattern
+from regforge.prompts.captions import CaptionTemplate, article_for
 from regforge.prompts.clashes import Clashes
 from regforge.prompts.duplicates import Duplicates
 from regforge.prompts.exclude import ExclusionError, Exclusions, usable
@@ -230,7 +231,7 @@ class _Writer:
         self._kind = kind_of(self.recipe)
         self._slots = tuple(slot.name for slot in slots_of(self.recipe))
         self._template = caption_template(self.recipe)
-        self._identifier = word_pattern(subject.identifier) if subject.identifier else None
+        self._identifier = subject.identifier
         self._fitting = Fitting(self.budget, shorten=prompts.over_limit == "shorten")
         if self.budget.estimated:
             self.reporter.say(f"tokens of captions are counted by {self.budget.source}")
@@ -393,7 +394,7 @@ class _Writer:
     def _fault(self, caption: Caption) -> Fault | None:
         """Why a caption cannot be used, or None if it can and counts as said from now on."""
         text = caption.text
-        if self._identifier and self._identifier.search(text):
+        if self._identifier and has_words(text, self._identifier):
             return "name the identifier", "names the identifier"
         if entry := self.exclusions.forbids(text):
             return "say what is excluded", f"says what is excluded, {entry!r}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from regforge.recipe.checks import has_words, is_embedded
+from regforge.embedded.english import has_words
+from regforge.recipe.checks import is_embedded
 from regforge.recipe.class_noun import noun_doubts
 from regforge.recipe.defaults import match_of
 from regforge.recipe.licenses import terms_of

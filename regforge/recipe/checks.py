@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from regforge import resources
+from regforge.embedded.english import has_words
 from regforge.hub.address import HubAddress
 from regforge.recipe.class_noun import noun_fault
 from regforge.recipe.defaults import (
@@ -33,6 +34,7 @@ from regforge.recipe.named_files import (
     phrases_in,
     strays_in,
 )
+from regforge.recipe.phrases import cut, no_phrase
 from regforge.recipe.problems import Location, Problem, RecipeError, shown
 from regforge.recipe.prompts import Slot
 from regforge.recipe.training import TrainingRecipe
@@ -122,12 +124,6 @@ def _identifier(recipe: Recipe) -> Iterator[Finding]:
         yield Finding(at, f"is part of the class noun {noun!r}; choose a rare token: sks", about)
     elif has_words(identifier, noun):
         yield Finding(at, f"must be the token alone, without the class noun {noun!r}", about)
-    for number, slot in enumerate(recipe.prompts.slots or ()):
-        for position, value in enumerate(slot.values or ()):
-            if identifier.strip() and has_words(value, identifier):
-                where = ("prompts", "slots", number, "values", position)
-                message = f"has the identifier {identifier!r} in it, which no caption may say"
-                yield Finding(where, message, (at,))
 
 
 def _photos(recipe: Recipe) -> Iterator[Finding]:
@@ -195,11 +191,21 @@ def _slots(recipe: Recipe) -> Iterator[Finding]:
 def _phrases(recipe: Recipe, slot: Slot, at: Location) -> Iterator[Finding]:
     from regforge.embedded.phrase_banks import SLOTS
 
-    llm = recipe.prompts.llm.model
+    llm, subject = recipe.prompts.llm.model, recipe.subject
+    about = (("subject", "class_noun"), ("subject", "identifier"))
+
+    def fault(phrase: str) -> str | None:
+        return no_phrase(phrase, slot.name, subject.class_noun, subject.identifier)
+
     if slot.origin == "file" and slot.file is not None:
-        yield from _text_file(slot.file, (*at, "file"))
-    if any(not value.strip() for value in slot.values or ()):
-        yield Finding((*at, "values"), "has an empty phrase")
+        found = list(_text_file(slot.file, (*at, "file")))
+        yield from found
+        for line, phrase in () if found else phrases_in(slot.file).items():
+            if why := fault(phrase):
+                yield Finding((*at, "file"), f"{slot.file}:{line}: {cut(phrase)} {why}", about)
+    for position, value in enumerate(slot.values or ()):
+        if why := fault(value):
+            yield Finding((*at, "values", position), f"{cut(value)} {why}", about)
     if slot.name in SLOTS:
         return
     known = f"the phrase banks have only {', '.join(SLOTS)}"
@@ -427,9 +433,3 @@ def multiple_of_8(pixels: int, at: Location) -> Iterator[Finding]:
 def is_embedded(model: str) -> bool:
     """Whether a model's name is one of those that travel with regforge."""
     return model.startswith("embedded/")
-
-
-def has_words(text: str, words: str) -> bool:
-    """Whether words stand in a text as words, whatever their case: "cat" not in "caterpillar"."""
-    wanted = r"\s+".join(re.escape(word) for word in words.split())
-    return bool(wanted) and re.search(rf"(?<!\w){wanted}(?!\w)", text, re.IGNORECASE) is not None

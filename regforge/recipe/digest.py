@@ -179,7 +179,7 @@ def _text(path: Path, at: Location) -> str:
 
 def _phrases(path: Path, at: Location) -> str:
     try:
-        return _sha256("\n".join(phrases_in(path)).encode())
+        return _sha256("\n".join(phrases_in(path).values()).encode())
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, at, error) from error
 

@@ -45,8 +45,8 @@ def names_recipe(name: str) -> bool:
     return name.lower().endswith((".yaml", ".yml"))
 
 
-def phrases_in(path: Path) -> list[str]:
-    """The phrases of a text file, one a line.
+def phrases_in(path: Path) -> dict[int, str]:
+    """The phrases of a text file, one a line, by the number of their line.
 
     `#` at the start of a line or after a space starts a comment.
 
@@ -55,8 +55,8 @@ def phrases_in(path: Path) -> list[str]:
         UnicodeDecodeError: It is not UTF-8.
     """
     lines = read_text(path).splitlines()
-    stripped = (re.sub(r"(?:^|\s)#.*", "", line).strip() for line in lines)
-    return [line for line in stripped if line]
+    stripped = (re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip() for line in lines)
+    return {number: line for number, line in enumerate(stripped, 1) if line}
 
 
 def inside(path: Path, folder: Path) -> Path | None:

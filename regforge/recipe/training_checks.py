@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from regforge import resources
+from regforge.embedded.english import has_words
 from regforge.hub.address import HubAddress
 from regforge.recipe.cautions import drawable, is_ordinary, not_drawable, ordinary_identifier
 from regforge.recipe.checks import (
     Finding,
     class_noun,
     dataset_revision,
-    has_words,
     is_embedded,
     multiple_of_8,
     photo_folder,

@@ -109,7 +109,7 @@ def test_a_minimal_recipe_is_sound() -> None:
         ("prompts: {slots: [{from: bank}]}\n", "5:19  prompts.slots.0.name: is missing"),
         ("prompts: {slots: [{name: style, from: list}]}\n", "5:39  prompts.slots.0.from: `from: list` needs `values`"),
         ("prompts: {slots: [{name: style, values: []}]}\n", "5:41  prompts.slots.0.values: must not be empty"),
-        ("prompts: {slots: [{name: style, values: [a, ' ']}]}\n", "5:41  prompts.slots.0.values: has an empty phrase"),
+        ("prompts: {slots: [{name: style, values: [a, ' ']}]}\n", "5:45  prompts.slots.0.values.1: ' ' is empty"),
         ("prompts: {slots: [{name: style, values: [a], weights: [1, 2]}]}\n", "5:55  prompts.slots.0.weights: needs 1 numbers, one for each value, not 2"),
         ("prompts: {slots: [{name: style, weights: [1]}]}\n", "5:42  prompts.slots.0.weights: goes with a list of `values` alone"),
         ("prompts: {slots: [motion]}\n", "5:19  prompts.slots.0: motion is for living things: leave the slot out, or set subject.kind to living"),
@@ -154,7 +154,7 @@ def test_the_identifier_may_not_hide_in_a_slot() -> None:
     text = "name: x\nsubject: {class_noun: cat, identifier: sks}\nprompts:\n  slots:\n"
     text += "    - {name: style, values: [a photo of, an SKS photo of]}\n"
     assert complaints(text) == [
-        "5:42  prompts.slots.0.values.1: has the identifier 'sks' in it, which no caption may say"
+        "5:42  prompts.slots.0.values.1: 'an SKS photo of' contains the identifier 'sks', which no caption may say"
     ]
 
 
