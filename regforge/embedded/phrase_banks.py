@@ -132,6 +132,8 @@ class PhraseBanks:
         if found is None or found.super_category != super_category:
             return self._usable(slot, category, category.default)
         usable = self._usable(slot, category, found.group)
+        if slot == "shape" and self.number(class_noun or "") == "mass":  # no "small water"
+            return tuple(phrase for phrase in usable if phrase.text not in _SIZES)
         if slot != "background":
             return usable
         return tuple(phrase for phrase in usable if not _mentions(phrase.text, found.noun))
@@ -213,10 +215,17 @@ class PhraseBanks:
         head = _head(noun)
         # The whole first: "cup of tea" is a drink. Then the head, so that a "statue of a horse"
         # is a statue. Then the whole again, because a "pair of glasses" has no telling head.
-        found = self._exact(noun) or self._by_ending(head)
+        found = self._exact(noun) or self._contents(noun) or self._by_ending(head)
         if found is None and (found := self._by_ending(noun)):
             found = replace(found, measured=True)
         return found
+
+    def _contents(self, noun: str) -> _Found | None:
+        """Of food in a vessel the food, which says more of what is seen: "glass of lemonade"."""
+        measure, of, contents = noun.partition(" of ")
+        found = self._by_ending(contents) if of and measure.split()[-1] in _VESSELS else None
+        edible = found is not None and found.super_category == "food"
+        return replace(found, measured=True) if found and edible else None
 
     def _by_ending(self, noun: str) -> _Found | None:
         words = noun.split()
@@ -283,6 +292,14 @@ def kind(super_category: str) -> Kind:
 
 # ------------------------------------------------------------------------------------------ words
 
+_VESSELS = frozenset(
+    "glass cup mug bottle bowl plate jug pitcher jar can carton slice piece scoop serving".split()
+)
+_SIZES = frozenset(
+    "small large tiny big tall short huge mini miniature compact oversized medium-sized hefty wide "
+    "narrow long slender slim low thick round single-serving modest squat bite-sized irregular "
+    "family-sized lopsided neat".split()
+)
 _IRREGULAR = {
     "people": "person",
     "children": "child",

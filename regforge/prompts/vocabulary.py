@@ -123,7 +123,7 @@ class _Wrong(VocabularyError):
     """What is wrong in a vocabulary file, and where in it."""
 
 
-_NAMES = {str: "a text", dict: "a mapping", list: "a list"}
+_NAMES: dict[type, str] = {str: "a text", dict: "a mapping", list: "a list"}
 
 
 @dataclass(frozen=True)

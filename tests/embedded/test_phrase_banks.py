@@ -16,6 +16,7 @@ import yaml
 import regforge
 from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import gist
+from regforge.embedded.english import HUES, words_of
 from regforge.embedded.phrase_banks import (
     SLOTS,
     Phrase,
@@ -799,3 +800,55 @@ def test_the_docs_show_the_counts_as_they_are(
     table = capsys.readouterr().out
     docs = (repo / "docs" / "phrase-banks.md").read_text(encoding="utf-8")
     assert table in docs, "run: python -m regforge.embedded.phrase_banks, and paste its table"
+
+
+# -------------------------------------------------------------------------------------- plausible
+
+_OWN_COLORS = {"panda", "giant", "big_cat", "polar", "penguin", "sea_mammal", "produce"}
+_OWN_COLORS |= {"hued_bear", "hued_climber"}
+"""Groups whose nouns have a color that everybody knows; tones alone are said of them."""
+
+
+def hues(noun: str) -> set[str]:
+    name = super_category(noun)
+    plain = {"black", "white", "ivory", "gray", "silver", "transparent", "clear"}
+    known = HUES | plain
+    return {p.text for p in phrases("color", name, noun) if not known.isdisjoint(words_of(p.text))}
+
+
+@pytest.mark.parametrize(
+    "noun",
+    [
+        group.nouns[0]
+        for name in BANKS.super_categories
+        for key, group in BANKS._categories[name].groups.items()
+        if key not in _OWN_COLORS
+    ],
+)
+def test_every_group_has_hues_and_not_tones_alone(noun: str) -> None:
+    assert len(hues(noun)) >= 4
+
+
+@pytest.mark.parametrize(
+    ("noun", "some", "never"),
+    [
+        ("tabby cat", {"ginger", "gray", "light brown"}, "blue|green|pink"),
+        ("orange juice", {"bright orange", "golden yellow"}, "black|cobalt|blue|green|brown|red"),
+        ("glass of orange juice", {"bright orange"}, "black|cobalt|blue|green|brown"),
+        ("water", {"clear", "pale blue"}, "black|red|orange|brown|milky"),
+        ("milk", {"creamy white"}, r"black|\bred|green"),
+        ("golden retriever", {"golden", "cream-colored"}, "black|gray|blue"),
+        ("samoyed", {"white"}, "black|brown|gray"),
+        ("woman", {"black-haired", "blond-haired"}, "lilac|teal|pink|blue|green|purple"),
+    ],
+)
+def test_colors_are_those_that_a_thing_has(noun: str, some: set[str], never: str) -> None:
+    assert some <= hues(noun)
+    assert not [text for text in hues(noun) if re.search(never, text)]
+
+
+def test_what_has_no_edges_has_no_size() -> None:
+    for noun in ("water", "bread", "orange juice", "pasta"):
+        assert texts("shape", super_category(noun), noun)
+        assert not {"small", "large", "tall"} & texts("shape", super_category(noun), noun)
+    assert "small" in texts("shape", "food", "pizza")
