@@ -217,6 +217,14 @@ def test_writing_a_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 # ------------------------------------------------------------------------------------- resolved
 
+_STYLES = (
+    "a photo of",
+    "in the style of Monet",
+    "a 35mm photo of",
+    "caf\u00e9 art",
+    "on: off",
+    "5",
+)
 _words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Co", "Cn"]), min_size=1).filter(
     lambda text: text.strip() != ""
 )
@@ -236,7 +244,9 @@ _recipes = st.fixed_dictionaries(
             optional={
                 "sets": st.fixed_dictionaries({"naive": st.floats(0.1, 9)}),
                 "slots": st.just(["color"])
-                | st.lists(_words, min_size=1).map(lambda v: [{"name": "style", "values": v}]),
+                | st.lists(st.sampled_from(_STYLES), min_size=1).map(
+                    lambda v: [{"name": "style", "values": v}]
+                ),
             },
         ),
     }
@@ -266,12 +276,11 @@ def test_words_that_yaml_readers_take_for_something_else_stay_words(tmp_path: Pa
         "1:30", "1_000", "2024-01-01", "<<", "=", "- a", "a: b", "#a", "'a'", '"a"', "[a]", "*a",
         "a\x85b", "a\u2028b", "a\nb\n", "a\tb", " a ", "\ufeffa", "é", "\U0001f431",
     )  # fmt: skip
-    slot = {"name": "style", "values": words}
-    recipe = recipe_of(prompts={"slots": [slot]})
-    text = resolved_yaml(recipe)
-    (tmp_path / "r.yaml").write_text(text, encoding="utf-8", newline="")
-    assert load_recipe(tmp_path / "r.yaml").prompts.slots == recipe.prompts.slots
-    assert tuple(yaml.safe_load(text)["prompts"]["slots"][0]["values"]) == words
+    for word in words:
+        text = resolved_yaml(recipe_of(render={"negative_prompt": word}))
+        (tmp_path / "r.yaml").write_text(text, encoding="utf-8", newline="")
+        assert load_recipe(tmp_path / "r.yaml").render.negative_prompt == word
+        assert yaml.safe_load(text)["render"]["negative_prompt"] == word
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

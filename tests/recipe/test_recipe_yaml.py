@@ -109,7 +109,7 @@ subject: {class_noun: teapot, kind: object, identifier: no}
 prompts:
   llm: {input_cost_per_token: 1e-7, max_cost: 1}
   slots:
-    - {name: style, values: [yes, off, 12:30, 2024-01-01, ~x, "true", '5']}
+    - {name: style, values: [on, off, 12:30, 2024-01-01, y, '5']}
 render: {negative_prompt: "null", guidance_scale: 5, steps: 0x10, compile: true}
 seed: 007
 """,
@@ -118,7 +118,7 @@ seed: 007
     assert recipe.subject.identifier == "no"
     assert recipe.prompts.llm.input_cost_per_token == 1e-7
     (slot,) = recipe.prompts.slots or ()
-    assert slot.values == ("yes", "off", "12:30", "2024-01-01", "~x", "true", "5")
+    assert slot.values == ("on", "off", "12:30", "2024-01-01", "y", "5")
     render = recipe.render
     assert (render.negative_prompt, render.steps, render.compile) == ("null", 16, True)
     assert recipe.seed == 7
