@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import html
 import json
 import os
 import re
@@ -229,6 +228,8 @@ def _any_form(value: str) -> str:
 @functools.cache
 def _forms_of(character: str) -> str:
     """Matches a character as it is, and as JSON (once and twice), URLs and HTML write it."""
+    import html
+
     if character.isascii() and character.isalnum():
         return character
     once = json.dumps(character)[1:-1]

@@ -6,11 +6,11 @@ the work is.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
 from regforge.journal import without_secrets
@@ -205,4 +205,5 @@ def dollars(amount: float | None) -> str:
         return "unknown"
     if amount == 0 or amount >= 0.0995:
         return f"${amount:,.2f}"
-    return f"${Decimal(f'{amount:.2g}'):f}"  # two digits that count, and no exponent
+    digits = 1 - math.floor(math.log10(amount))  # two that count, and no exponent
+    return f"${amount:.{digits}f}".rstrip("0")
