@@ -58,6 +58,7 @@ class Survey:
     def __init__(self, slots: Sequence[str]) -> None:
         self.rows = 0
         self.redrawn = 0
+        self.seeded = True
         self.last_index = -1
         self.sets: Counter[str] = Counter()
         self.slots: dict[str, Counter[str]] = {name: Counter() for name in slots}
@@ -70,6 +71,7 @@ class Survey:
         self.rows += 1
         self._content.update(_facts(row))
         self.redrawn += _was_drawn_again(row)
+        self.seeded &= row.seed is not None
         self.last_index = max(self.last_index, row.index)
         self.sets[row.prompt_set] += 1
         self._captions.add(hash(row.text))
@@ -254,6 +256,7 @@ def _body(
         attempts=refusals.attempts,
         refused=_most_common(refusals.reasons),
         redrawn=survey.redrawn,
+        seeded=survey.seeded,
         checks=_checks(recipe.curate),
         repo_id=recipe.dataset.repo_id or "path/to/this/folder",
         vocabulary=vocabulary,

@@ -18,6 +18,7 @@ import os
 import re
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -49,6 +50,7 @@ def litellm() -> ModuleType:
     library.suppress_debug_info = True
     for name in ("litellm", "LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings")  # of odd replies
     _amend()
     return library
 
@@ -72,7 +74,9 @@ def _amend() -> None:
     def lenient(convert: Callable[..., Any]) -> Callable[..., Any]:
         # It fails on contents in parts and on odd counts of tokens, after the call was paid for.
         def converted(*args: Any, response_object: Any = None, **more: Any) -> Any:
-            return convert(*args, response_object=_tidied(response_object), **more)
+            if more.get("response_type", "completion") == "completion":
+                response_object = _tidied(response_object)
+            return convert(*args, response_object=response_object, **more)
 
         return converted
 
@@ -87,9 +91,10 @@ def _tidied(response: Any) -> Any:
     if not isinstance(response, dict):
         return response
     response, usage = dict(response), response.get("usage")
+    if isinstance(response.get("error"), str):
+        response["error"] = {"message": response["error"], "code": 500}
     choices = response.get("choices")
-    if isinstance(choices, list):
-        response["choices"] = [_with_text(choice) for choice in choices]
+    response["choices"] = list(map(_with_text, choices)) if isinstance(choices, list) else []
     counts = ("prompt_tokens", "completion_tokens")
     if usage is not None and (
         not isinstance(usage, dict) or any(token_count(usage.get(name)) is None for name in counts)

@@ -92,6 +92,9 @@ def test_a_row_says_nothing_that_the_service_was_not_told(
     rows = datasets.load_dataset(str(tmp_path / "made/dataset"), split="train")
     for name in ("seed", "steps", "scheduler", "guidance_scale"):
         assert set(rows[name]) == {None}, name
+    card = (tmp_path / "made/dataset/README.md").read_text(encoding="utf-8")
+    assert "can be drawn again" not in card
+    assert "only copies" in card
     calls = len(far_away.calls)
     assert shell("run", recipe, "--out", "made") == 0, shell.err  # nothing is drawn again
     assert len(far_away.calls) == calls

@@ -269,6 +269,27 @@ def test_max_cost_stops_before_it_is_exceeded_and_keeps_what_was_drawn(tmp_path:
         assert len(list(more.render(jobs(2)))) == 2
 
 
+def test_an_image_that_is_paid_by_tokens_costs_what_the_service_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = {
+        "input_tokens": 10,
+        "input_tokens_details": {"image_tokens": 0, "text_tokens": 10},
+        "output_tokens": 1000,
+        "total_tokens": 1010,
+    }
+
+    def answer(call: Call) -> Reply:
+        return Reply(body={**dict(drawn(call).body), "usage": usage})  # type: ignore[arg-type]
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-something")
+    with OpenAIServer(images=answer) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        list(service("", tmp_path, api_base=None, model="gpt-image-1").render(jobs(1)))
+    assert paid(tmp_path) == [pytest.approx(0.04, rel=0.1)]  # and not the list's 0.17
+
+
 def test_refused_calls_cost_nothing_and_answers_that_are_no_image_do(tmp_path: Path) -> None:
     replies = [
         refused(500, "oops"),

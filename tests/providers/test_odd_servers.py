@@ -283,3 +283,38 @@ def test_a_key_that_a_model_repeats_becomes_no_phrase(
     with OpenAIServer(lambda _: said(json.dumps({"color": KEY}))) as server:
         (answer,) = bench.client(server).ask(questions(1))
     assert KEY not in answer.color + bench.all_text()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[]",
+        "{}",
+        "null",
+        '"text"',
+        "",
+        "[" * 100_000,
+        '{"choices": null}',
+        '{"choices": []}',
+        '{"choices": {}}',
+        '{"choices": [null]}',
+        '{"choices": ["text"]}',
+        '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": "text"}]}',
+        '{"choices": [{"message": {"content": 5}}]}',
+        '{"choices": [{"message": {"tool_calls": "x"}}]}',
+        '{"choices": [{"message": {"content": null, "tool_calls": [null]}}]}',
+        '{"choices": [{"message": {"content": null, "function_call": 5}}]}',
+        '{"error": {"message": "Model is loading", "code": 503}}',
+        '{"error": "Model is loading"}',
+    ],
+    ids=lambda body: body[:60],
+)
+def test_a_reply_that_is_none_is_a_failed_call_and_no_traceback(body: str, bench: Bench) -> None:
+    with OpenAIServer(lambda call: said(RED) if call.number > 1 else Reply(body=body)) as server:
+        client = bench.client(server, cache=False)
+        assert client.ask(questions(1)) == [Color(color="red")], bench.reasons
+    assert len(server.calls) == 3
+    assert "Traceback" not in bench.reasons
+    assert "litellm" not in bench.reasons.lower()
+    assert all(len(entry["reason"]) < 600 for entry in bench.ledger)
