@@ -29,7 +29,7 @@ Fresh = Annotated[
     bool,
     typer.Option(
         "--fresh/--resume",
-        help="Delete what an earlier run left in the folder, or go on from it (the default).",
+        help="Delete what an earlier run made in the folder, or go on from it (the default).",
     ),
 ]
 DatasetName = Annotated[

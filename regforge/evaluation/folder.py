@@ -57,7 +57,7 @@ class EvaluationFolder(OwnedFolder):
         Args:
             models: Name of each model -> where it lies.
             settings: What was asked for, as JSON has it.
-            fresh: Delete what an earlier evaluation left.
+            fresh: Delete what an earlier evaluation made.
             unchanged: Models with the very weights that pictures here were drawn with: it is the
                 same model, though it may have moved.
 
@@ -88,7 +88,7 @@ class EvaluationFolder(OwnedFolder):
                 raise EvaluationError(
                     f"{self.path} holds another evaluation: {'; '.join(problems)}.",
                     hint="Choose another folder with --out, or start this one over with --fresh "
-                    "(what is there is deleted).",
+                    "(what it made is deleted).",
                 )
         asked = {"models": dict(models), "settings": dict(settings)}
         if fresh:

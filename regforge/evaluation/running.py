@@ -107,7 +107,7 @@ def evaluate(
         device: Where to compute; the best there is if left out.
         batch_size: Pictures at a time; as many as memory suffices for if left out.
         limit: Only the first so many prompts of each benchmark, for a quick look.
-        fresh: Delete what an earlier evaluation left in the folder.
+        fresh: Delete what an earlier evaluation made in the folder.
         reporter: Where progress goes; standard error by default.
 
     Returns:

@@ -131,7 +131,7 @@ def run(
         recipe: What to make; see `regforge.load_recipe`.
         out: The run's folder; `runs/<name>` if left out.
         limit: Make only the first so many prompts.
-        fresh: Delete what an earlier run left in the folder.
+        fresh: Delete what an earlier run made in the folder.
         until: Stop after the prompts, after the images, or go all the way.
         reporter: Where progress goes; standard error by default.
 

@@ -146,7 +146,7 @@ class Checkpoints:
         if state.get("recipe_digest") != self._digest:
             raise CheckpointError(
                 f"{path} is of another recipe.",
-                hint="Start over with --fresh (what is there is deleted), or choose another "
+                hint="Start over with --fresh (what was made there is deleted), or choose another "
                 "folder with --out.",
             )
 

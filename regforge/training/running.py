@@ -57,7 +57,7 @@ def train(
     Args:
         recipe: What to do; see `regforge.recipe.load_training_recipe`.
         out: The run's folder; `runs/<name>` if left out.
-        fresh: Delete what an earlier run left in the folder.
+        fresh: Delete what an earlier run made in the folder.
         reporter: Where progress goes; standard error by default.
 
     Returns:
