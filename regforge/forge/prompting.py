@@ -261,15 +261,18 @@ class PromptStage(AbstractContextManager["PromptStage"]):
 
     def _described(self, photos: Sequence[Path]) -> Mapping[str, str]:
         """Captions that a vision model writes; kept in captions.json, where they may be edited."""
+        from regforge.prompts.edited import EditedPromptsError
         from regforge.prompts.photo_captions import describe_photos
         from regforge.prompts.photos import write_captions
 
         path = self._folder.captions
         try:
-            known: dict[str, str] = parse_json(path.read_bytes()) if path.is_file() else {}
+            known = parse_json(path.read_bytes()) if path.is_file() else {}
+            if not isinstance(known, dict) or not all(isinstance(v, str) for v in known.values()):
+                raise ValueError("it has no mapping of file names to captions")
         except ValueError as error:
-            raise PromptsChanged(
-                f"{path} is not JSON: {error}.",
+            raise EditedPromptsError(
+                f"{path} cannot be read: {error}.",
                 hint="Put it right, or delete it, and the captions are written anew.",
             ) from error
         new = [photo for photo in photos if photo.name not in known]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from regforge.cli import app
 from regforge.errors import RegforgeError
-from regforge.evaluation import evaluate
+from regforge.evaluation import evaluate, png
 from regforge.evaluation.drawing import Artist
 from regforge.evaluation.folder import EvaluationFolder, default_folder
 from regforge.evaluation.interface import (
@@ -218,6 +218,35 @@ def test_fresh_never_deletes_what_is_no_evaluation(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="other files than an evaluation's"):
         claimed(run, fresh=True)
     assert (run / "lora" / trained_models.LORA).is_file()
+
+
+@pytest.mark.parametrize("state", ["", "{", "\0\0"])
+def test_a_damaged_state_locks_no_evaluation(tmp_path: Path, state: str) -> None:
+    (tmp_path / ".unfinished-0123456789abcdef").write_text("half")  # killed in the first write
+    assert not claimed(tmp_path)
+    assert not (tmp_path / ".unfinished-0123456789abcdef").exists()
+    drawn = tmp_path / "pictures" / "a-0123" / "suite" / "01.png"
+    drawn.parent.mkdir(parents=True)
+    drawn.write_bytes(
+        png.as_png(Image.new("RGB", (8, 8)), {"prompt": "a cat"}, {}, blacked_out=False)
+    )
+    for fresh in (False, True):
+        (tmp_path / "state.json").write_text(state)
+        (tmp_path / "mine.txt").write_text("words")
+        (drawn.parent / "mine.png.txt").write_text("words")
+        claim_again(tmp_path, fresh=fresh)
+        assert drawn.exists() != fresh
+        assert (drawn.parent / "mine.png.txt").exists()
+        assert (tmp_path / "mine.txt").exists()
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(EvaluationError, match="other files than an evaluation's"):
+        claim_again(tmp_path)  # nothing says any more that it is one
+
+
+def claim_again(path: Path, *, fresh: bool = False) -> None:
+    folder = EvaluationFolder(path)
+    with folder.locked():
+        folder.claim(MODELS, SETTINGS, fresh=fresh)
 
 
 def test_a_folder_is_named_after_the_models(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from regforge.export.interface import ExportError
 from regforge.files import StorageError
 from regforge.records import Example
+from regforge.runs import FolderInUse, OwnedFolder
 
 
 def stamps(out: Path) -> dict[str, tuple[int, int]]:
@@ -245,6 +246,27 @@ def test_killed_while_a_file_takes_its_name_nothing_is_half_there(
         assert name.startswith(".export") or content == whole[name]
     samples.exported(dataset, out, "kohya", "webdataset", root="/data/t")
     assert samples.contents(out) == whole
+
+
+def test_what_killed_writes_left_is_deleted_and_locks_nothing(tmp_path: Path) -> None:
+    dataset, out = samples.ours(4), tmp_path / "out"
+    samples.exported(dataset, tmp_path / "whole", root="/data/t")
+    whole = samples.contents(tmp_path / "whole")
+    out.mkdir()
+    for _ in range(2):
+        for name in (".unfinished-0123456789abcdef", "images/.unfinished-0123456789abcdef"):
+            if (out / name).parent.exists():
+                (out / name).write_bytes(b"half")
+        if (out / "export.json").exists():  # killed between that and the end
+            identity = json.loads((out / "export.json").read_text())["identity"]
+            (out / ".export-unfinished.json").write_text(json.dumps({"identity": identity}))
+        samples.exported(dataset, out, root="/data/t")
+        assert samples.contents(out) == whole
+
+
+def test_two_exports_at_once_are_refused(tmp_path: Path) -> None:
+    with OwnedFolder(tmp_path / "out").locked(), pytest.raises(FolderInUse):
+        samples.exported(samples.ours(4), tmp_path / "out")
 
 
 def test_a_damaged_file_of_an_interrupted_export_is_written_anew(tmp_path: Path) -> None:

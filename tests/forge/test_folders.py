@@ -262,6 +262,22 @@ def test_files_that_are_no_text_or_nested_deeply_get_a_sentence(
     assert (out / name).read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "content", [DEEP, "null", '{"00.png": 3}', "{"], ids=["deep", "null", "number", "half"]
+)
+def test_captions_that_cannot_be_read_get_a_sentence(
+    shell: Shell, write_recipe: WriteRecipe, tmp_path: Path, content: str
+) -> None:
+    recipe, folder = write_recipe(subject={"captions": "auto"}), RunFolder(tmp_path / "run")
+    with folder.locked():
+        folder.own(load_recipe(recipe), fresh=False)
+    folder.captions.write_text(content)
+    assert shell("prompts", recipe, "--out", folder.path) == 2
+    assert "captions.json" in shell.err
+    assert "Traceback" not in shell.err
+    assert folder.captions.read_text() == content
+
+
 # --------------------------------------------------------------------------------------- the log
 
 
