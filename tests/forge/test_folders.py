@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from servers import OpenAIServer, refused
 from shell import Shell
-from small_runs import WriteRecipe, quietly, rows_of
+from small_runs import WriteRecipe, quietly, rows_of, write_captioned
 
 from regforge.errors import RegforgeError
 from regforge.journal import Journal, read
 from regforge.recipe import Recipe, load_recipe
-from regforge.runs import OwnedFolder
+from regforge.runs import OwnedFolder, RunFolder
 
 DEEP = "[" * 100_000
 
@@ -246,8 +246,6 @@ def test_an_edited_caption_that_cannot_be_used_is_named(
 def test_files_that_are_no_text_or_nested_deeply_get_a_sentence(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path, name: str, content: bytes
 ) -> None:
-    from small_runs import write_captioned
-
     write_captioned(tmp_path / "reg", [f"a cat on table {n}" for n in range(4)])
     imports = {"sets": {"import": 1, "amplify": 1}, "import": {"dataset": "reg"}, "count": 4}
     recipe, out = write_recipe(prompts=imports), tmp_path / "run"
@@ -263,12 +261,16 @@ def test_files_that_are_no_text_or_nested_deeply_get_a_sentence(
 
 
 @pytest.mark.parametrize(
-    "content", [DEEP, "null", '{"00.png": 3}', "{"], ids=["deep", "null", "number", "half"]
+    "content", [DEEP, "null", '{"000.png": 3}', "{"], ids=["deep", "null", "number", "half"]
 )
 def test_captions_that_cannot_be_read_get_a_sentence(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path, content: str
 ) -> None:
-    recipe, folder = write_recipe(subject={"captions": "auto"}), RunFolder(tmp_path / "run")
+    llm = {"vision_model": "openai/nobody", "api_base": "http://127.0.0.1:9"}
+    photos = write_captioned(tmp_path / "photos", [None])
+    subject = {"captions": "auto", "images": str(photos)}
+    recipe = write_recipe(subject=subject, prompts={"llm": llm})
+    folder = RunFolder(tmp_path / "run")
     with folder.locked():
         folder.own(load_recipe(recipe), fresh=False)
     folder.captions.write_text(content)
