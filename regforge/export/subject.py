@@ -11,7 +11,7 @@ from regforge.export.collecting import cannot_read, odd_notes
 from regforge.export.common import some
 from regforge.export.interface import SUBJECT, Picture
 from regforge.export.layout import Folder, stems, suffix_of
-from regforge.image_files import decode, oddities, plain_png
+from regforge.image_files import decode, oddities, patient, plain_png
 from regforge.prompts.captions import instance_caption
 from regforge.prompts.photos import captions_of_run, photo_captions, syntax_notes
 
@@ -114,7 +114,8 @@ def read_subject(
 
 def _looked_at(file: Path) -> tuple[str | None, tuple[str, ...]]:
     content = file.read_bytes()
-    return suffix_of(content), oddities(content, decode(content))
+    with patient():
+        return suffix_of(content), oddities(content, decode(content))
 
 
 def _notes(described: int, plain: str, captions: Sequence[str], identifier: str) -> list[str]:

@@ -31,7 +31,7 @@ from regforge.files import (
     read_text,
     write_atomically,
 )
-from regforge.image_files import orientation
+from regforge.image_files import orientation, patient
 from regforge.prompts.captions import word_pattern
 from regforge.prompts.prompt_syntax import several_texts, without_syntax
 from regforge.recipe.named_files import (
@@ -298,7 +298,7 @@ def _read_photo(path: Path, problems: list[str]) -> tuple[int, int, int | None, 
         if not content:
             problems.append(f"{path.name}: is empty")
             return None
-        with warnings.catch_warnings():
+        with patient():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
