@@ -32,7 +32,14 @@ from regforge.prompts.english import (
     is_adjective,
     words_of,
 )
-from regforge.prompts.noun_phrases import NounPhrase, category_of, is_kindred, noun_phrases
+from regforge.prompts.noun_phrases import (
+    ONE,
+    NounPhrase,
+    behind_trigger,
+    category_of,
+    is_kindred,
+    noun_phrases,
+)
 from regforge.prompts.stated import kinds_of_slot, stated
 from regforge.prompts.tag_lists import TagList, tag_list
 
@@ -192,6 +199,8 @@ def surroundings(
     phrases = noun_phrases(spoken, class_noun)
     if not phrases:
         raise _nameless(text, class_noun, identifier, file)
+    if behind := behind_trigger(text, class_noun, spoken):
+        text, spoken, phrases = behind
     subject = _Subject(text, class_noun, spoken, phrases, category)
     return subject.varied() if vary else subject.as_it_is()
 
@@ -280,7 +289,7 @@ class _Subject:
         named = next((each for each in self._phrases if each.named), self._phrases[0])
         if self._restates(named):
             for each in self._phrases[: self._phrases.index(named)]:
-                if each.determiner in ("a", "an", "the", "one", "this") and not each.plural:
+                if each.determiner in ONE and not each.plural:
                     return each if each.clear else named
         return named
 

@@ -60,8 +60,8 @@ HAIRY = frozenset("blonde blond brunette redhead redheaded ginger bald balding s
 """Words that say a person's hair all by themselves."""
 
 HAIR = frozenset(
-    "hair ponytail ponytails pigtails braid braids bun curls locks bangs fringe hairstyle "
-    "haircut dreadlocks afro bob".split()
+    "hair beard mustache moustache goatee stubble ponytail ponytails pigtails braid braids bun "
+    "curls locks bangs fringe hairstyle haircut dreadlocks afro bob".split()
 )
 BODIES = frozenset(
     "body fur coat exterior surface finish color colour colors colours coloring colouring paint "

@@ -10,6 +10,7 @@ sks", "sks is a robot toy") belongs to it. Knows English word classes, and no la
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, replace
 
 from regforge.embedded import phrase_banks
@@ -19,13 +20,18 @@ from regforge.prompts.english import (
     DEFINITE,
     DETERMINERS,
     INDEFINITE,
+    MEDIA,
     NUMERALS,
     Word,
     ends_phrase,
     is_adjective,
+    words_of,
 )
 
 _MOST_DESCRIBING = 8
+ONE = frozenset(("a", "an", "the", "one", "this"))
+"""Determiners of one thing of a kind."""
+
 _QUOTES = frozenset(("", '"', "'", "“", "”", "‘", "’", "*"))
 _NAMING = frozenset("named called nicknamed".split())
 _APPOSED = frozenset((",", "(", "-", "–", "—", ":", ""))
@@ -328,3 +334,44 @@ def _plural(word: Word, class_noun: str) -> str:
     if form not in plurals(last.lower()):
         return ""
     return " ".join([*start, f"{form}{of}{after}"])  # "robot toys", "cups of tea"
+
+
+# ------------------------------------------------------------------------------- trigger words
+
+_OPENS = re.compile(
+    r"(?:an?|the|this|these|there|in (?:this|the))\b[^,.]*"
+    rf"\b(?:{'|'.join(sorted(MEDIA))}|is|shows)\b",
+    re.IGNORECASE,
+)
+"""How vision models begin."""
+
+
+def behind_trigger(
+    text: str, class_noun: str, spoken: list[Word]
+) -> tuple[str, list[Word], list[NounPhrase]] | None:
+    """What stands behind a trigger word: "ohwx, a photo of a woman on a bench".
+
+    Captioning tools put the identifier, perhaps with the class noun, before what a vision model has
+    said of the photo.
+
+    Returns:
+        The rest, its words and the phrases about the subject; None where the caption's first words
+        are a part of it.
+    """
+    nth = next((k for k, word in enumerate(spoken) if k and set(",.:;|") & set(word.gap)), 0)
+    trigger, behind = spoken[:nth], spoken[nth:]
+    if not trigger or trigger[0].kind != "identifier" or not all(word.kind for word in trigger):
+        return None
+    rest = text[behind[0].start :]
+    begins = behind[0].lower in ("a", "an", "the", *MEDIA) and len(trigger) == 1
+    if any(word.kind == "identifier" for word in behind) or not (begins or _OPENS.match(rest)):
+        return None
+    category = category_of(class_noun)
+    others = [bool(category) and is_kindred(word, category) for word in behind]
+    ends = zip(behind, others, [*others[1:], False], strict=True)  # the puppy of a corgi puppy
+    for noun in (class_noun, *(word.lower for word, is_one, goes_on in ends if is_one > goes_on)):
+        said = words_of(rest, noun, None)
+        found = noun_phrases(said, noun)
+        if found and found[0].clear and found[0].determiner in ONE and not found[0].plural:
+            return rest, said, found
+    return None

@@ -156,7 +156,9 @@ def tag_list(
     clothes = [tag for tag, kind in zip(made, kinds, strict=True) if kind == "clothes"]
     fixed = {"clothes": clothes[0]} if clothes else {}
     kinds = ["" if kind == "clothes" else kind for kind in kinds]
-    if not varied and rest and not booru:
+    acts = " ".join(word for word in rest.split() if word.lower().endswith("ing"))
+    rest = acts if varied else rest  # "smiling" is no look of the subject
+    if rest and not booru:
         made.insert(made.index(tags[place]) + 1, rest)
         kinds.insert(kinds.index(_SUBJECT) + 1, "")
     return TagList(made, kinds, underscored, person, fixed)

@@ -43,7 +43,7 @@ def test_the_corpus_is_what_people_have() -> None:
     assert len(CAPTIONS) >= 100
     assert {each["style"] for each in CAPTIONS} >= {
         *("BLIP", "BLIP2", "Florence-2", "JoyCaption", "CogVLM", "LLaVA", "GPT-4o", "WD14"),
-        "hand-written",
+        *("hand-written", "behind a trigger word"),
     }
 
 
@@ -59,7 +59,8 @@ def test_captions_of_all_kinds(each: dict[str, Any]) -> None:
         assert not re.search(r"\b(\w+) \1\b", text, re.IGNORECASE), "a doubled word"
         for article, word in re.findall(r"\b(an?) ([\w’'-]+)", text, re.IGNORECASE):
             assert article.lower() == phrase_banks.indefinite_article(word)
-        assert text[:1].isupper() == each["caption"][:1].isupper()
+        same = text[:1].isupper() == each["caption"][:1].isupper()
+        assert same or each["style"] == "behind a trigger word"
     if each["style"] == "WD14" and "photo of" not in each["caption"]:  # a list stays one
         assert not re.search(r"\b(?:a|an|the)\b", varied)
 
