@@ -19,7 +19,17 @@ from dataclasses import dataclass, field
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.captions import article_for, tidy, words
-from regforge.prompts.english import (
+from regforge.prompts.noun_phrases import (
+    ONE,
+    NounPhrase,
+    behind_trigger,
+    category_of,
+    is_kindred,
+    noun_phrases,
+)
+from regforge.prompts.stated import kinds_of_slot, stated
+from regforge.prompts.tag_lists import TagList, tag_list
+from regforge.prompts.word_classes import (
     CONJUNCTIONS,
     DEFINITE,
     INDEFINITE,
@@ -32,16 +42,6 @@ from regforge.prompts.english import (
     is_adjective,
     words_of,
 )
-from regforge.prompts.noun_phrases import (
-    ONE,
-    NounPhrase,
-    behind_trigger,
-    category_of,
-    is_kindred,
-    noun_phrases,
-)
-from regforge.prompts.stated import kinds_of_slot, stated
-from regforge.prompts.tag_lists import TagList, tag_list
 
 ATTRIBUTES = ("size", "shape", "color", "texture", "material")
 """Slots that stand before the class noun, where a template puts none there itself."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from regforge.embedded import phrase_banks
 from regforge.prompts.captions import plurals
-from regforge.prompts.english import (
+from regforge.prompts.word_classes import (
     BOUNDARIES,
     DEFINITE,
     DETERMINERS,
@@ -77,7 +77,7 @@ def noun_phrases(words: list[Word], class_noun: str) -> list[NounPhrase]:
     """All phrases of a caption that name the identifier or the class noun, in their order.
 
     Args:
-        words: See `english.words_of`.
+        words: See `word_classes.words_of`.
         class_noun: What the subject is.
     """
     found: list[NounPhrase] = []
@@ -339,8 +339,8 @@ def _plural(word: Word, class_noun: str) -> str:
 # ------------------------------------------------------------------------------- trigger words
 
 _OPENS = re.compile(
-    r"(?:an?|the|this|these|there|in (?:this|the))\b[^,.]*"
-    rf"\b(?:{'|'.join(sorted(MEDIA))}|is|shows)\b",
+    r"(?:there (?:is|are)|this is|(?:an?|the|this|these|in (?:this|the))\b[^,.]*"
+    rf"\b(?:{'|'.join(sorted(MEDIA))}))\b",
     re.IGNORECASE,
 )
 """How vision models begin."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from regforge.prompts.english import (
+from regforge.prompts.noun_phrases import is_kindred
+from regforge.prompts.word_classes import (
     BODIES,
     BUILDS,
     COPULAS,
@@ -35,7 +36,6 @@ from regforge.prompts.english import (
     is_hue,
     is_surface,
 )
-from regforge.prompts.noun_phrases import is_kindred
 
 KINDS = ("hue", "surface", "form", "hair", "clothes")
 
@@ -103,7 +103,7 @@ def stated(
     """What kinds of attributes a caption states of its subject, and with which words.
 
     Args:
-        words: Of the whole caption, see `english.words_of`.
+        words: Of the whole caption, see `word_classes.words_of`.
         hidden: Places of words that do not count: the subject's own phrase, and those of others.
         category: Of the class noun, see `noun_phrases.category_of`; None if nobody knows.
         caption: The text.

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from regforge.prompts.captions import noun_pattern, word_pattern
-from regforge.prompts.english import (
+from regforge.prompts.stated import kinds_of_slot
+from regforge.prompts.word_classes import (
     COPULAS,
     DETERMINERS,
     GARMENTS,
@@ -24,7 +25,6 @@ from regforge.prompts.english import (
     is_hue,
     is_surface,
 )
-from regforge.prompts.stated import kinds_of_slot
 
 _FEWEST = 3
 _TAG_LIKE = 0.75
