@@ -381,19 +381,27 @@ class _Subject:
         said = False
         for phrase in self._phrases:
             if phrase.named:
-                edits.append(self._unnamed(phrase, again=said))
+                edits.append(self._unnamed(phrase, again=said, classed=bool(unclear)))
             said = said or phrase.named or phrase is self._main
         text = tidy(self._edited(0, len(self._text), edits))
         return Surroundings("", "", verbatim=text, person=self._person, unclear=unclear)
 
-    def _unnamed(self, phrase: NounPhrase, *, again: bool) -> tuple[int, int, str]:
-        """A phrase that has the identifier, without it."""
+    def _unnamed(self, phrase: NounPhrase, *, again: bool, classed: bool) -> tuple[int, int, str]:
+        """A phrase that has the identifier, without it.
+
+        Args:
+            phrase: The phrase.
+            again: Whether the subject was named before.
+            classed: Whether the class noun takes the place of another noun: of "puppy" in "a sks
+                puppy".
+        """
         start, end = self._words[phrase.first].start, self._words[phrase.last].end
         described = range(phrase.first + bool(phrase.determiner), phrase.last + 1)
         text, at = "", self._words[described[0]].start
         for k in described:
             word = self._words[k]
-            if word.kind == "identifier":
+            other = classed and k == phrase.head and not word.kind
+            if word.kind == "identifier" or other:
                 text += self._text[at : word.start]
                 text += self._noun if k == phrase.head else ""
                 at = word.end
