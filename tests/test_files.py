@@ -1,12 +1,13 @@
 """Files are whole or not there."""
 
 import errno
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from regforge.files import StorageError, storage_error, write_atomically
+from regforge.files import StorageError, expanded, read_file, storage_error, write_atomically
 
 
 def test_an_interrupted_write_leaves_the_old_file(
@@ -38,3 +39,19 @@ def test_what_went_wrong_is_said_in_words(number: int, says: str) -> None:
     assert says in str(error)
     assert "there" in str(error)
     assert error.hint
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "/dev/tty", "folder", "a\0b", "large", "no"])
+def test_what_is_no_ordinary_file_is_not_read(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "large").write_bytes(b"12345")
+    with pytest.raises(OSError) as caught:  # noqa: PT011 (any; its words are what counts)
+        read_file(tmp_path / name, 4)
+    assert caught.value.strerror
+
+
+def test_a_home_that_nobody_has() -> None:
+    assert expanded("~nouser/x") == Path("~nouser/x")
+    assert expanded("~") == Path.home()
