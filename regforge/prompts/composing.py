@@ -98,6 +98,7 @@ class _Composer:
     journal: Journal
     slots: tuple[Slot, ...]
     _seen: set[tuple[str, ...]] = field(default_factory=set)
+    _refused: str | None = None
 
     def __post_init__(self) -> None:
         subject = self.recipe.subject
@@ -130,7 +131,7 @@ class _Composer:
         raise no_use(
             f"The language model has nothing new after {len(self._seen)} captions, "
             f"{_EMPTY_WAVES * CALLS_PER_WAVE} calls in a row brought no usable one",
-            next(filter(None, failed), None),
+            next(filter(None, failed), self._refused),
             self.journal,
             "Use `mode: vocabulary`, lower `prompts.count`",
         )
@@ -202,13 +203,17 @@ class _Composer:
                 faults.append(fault)
                 continue
             key = tuple(gist(phrase) for phrase in row.values())
-            if key in self._seen or not self._goes_together(row):
+            if key in self._seen:
+                continue
+            if not self._goes_together(row):
+                faults.append(f"{', '.join(map(repr, row.values()))} do not go together")
                 continue
             self._seen.add(key)
             for name, phrase in row.items():
                 self._used[name][phrase] += 1
             yield row
         if faults:
+            self._refused = f"{len(faults)} captions left out: {faults[0]}."
             self.journal.failure(
                 "prompts", item, f"{len(faults)} captions left out: {'; '.join(faults)}"
             )

@@ -30,7 +30,7 @@ STARTS = {"background": "in a hall of ", "style": "a picture in ", "lighting": "
 
 
 def phrase(slot: str, words: str) -> str:
-    return STARTS.get(slot, f"{slot}-wise ") + words
+    return STARTS.get(slot, f"{slot}like ") + words
 
 
 def phrases(call: Call) -> Reply:
@@ -38,7 +38,11 @@ def phrases(call: Call) -> Reply:
     text = call.text
     if theme := re.search(r"In this batch, favor (\w+)", text):
         numbers = range(call.number * 10, call.number * 10 + 10)
-        rows = [{slot: phrase(slot, f"{theme[1]} {n}") for slot in SLOTS} for n in numbers]
+        # No word in two slots, for a caption that says one twice is refused.
+        names = ["".join(chr(97 + int(digit)) for digit in str(n)) for n in numbers]
+        rows = [
+            {slot: phrase(slot, f"{theme[1]}{slot} {n}{slot}") for slot in SLOTS} for n in names
+        ]
         return said(json.dumps({"captions": rows}))
     if "contradict" in text:
         return said('{"clashes": []}')
