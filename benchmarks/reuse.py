@@ -45,8 +45,8 @@ def make(folder: Path, rows: int) -> None:
     """A finished run with this many images, without drawing any."""
     from regforge.dataset.build import build_dataset
     from regforge.dataset.store import SHARD_SIZE, Store
-    from regforge.runs import RunFolder
     from regforge.recipe import Recipe, recipe_digest, resolved_yaml, template_file
+    from regforge.runs import RunFolder
 
     recipe = Recipe.model_validate(
         {
