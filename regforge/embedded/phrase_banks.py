@@ -298,7 +298,7 @@ _VESSELS = frozenset(
 _SIZES = frozenset(
     "small large tiny big tall short huge mini miniature compact oversized medium-sized hefty wide "
     "narrow long slender slim low thick round single-serving modest squat bite-sized irregular "
-    "family-sized lopsided neat".split()
+    "family-sized lopsided neat generous elegant".split()
 )
 _IRREGULAR = {
     "people": "person",

@@ -68,6 +68,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         filters: In addition to Jinja's.
         most_characters: The weight of any value, and of what a template writes.
         most_operations: How much one rendering may do.
+        forms: Whether a file may hold several templates, see `forms_of`; then "a.j2#1" names the
+            second one, and "a.j2" the first.
     """
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
@@ -80,11 +82,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         *,
         most_characters: int,
         most_operations: int,
+        forms: bool = False,
     ) -> None:
         self._most_characters = most_characters
         self._most_operations = self._left = most_operations
         super().__init__(
-            loader=_Loader(folders),
+            loader=_Loader(folders, forms),
             undefined=StrictUndefined,
             autoescape=False,  # plain text, not HTML
             trim_blocks=True,
@@ -277,18 +280,36 @@ class _Code(CodeGenerator):
 BoundedEnvironment.code_generator_class = _Code
 
 
+def forms_of(text: str) -> list[str]:
+    """The templates in a text, with lines of nothing but dashes between them.
+
+    Each keeps its place in the text: as many lines are before it, so that errors name its own.
+    """
+    lines = text.split("\n")
+    cuts = [n for n, line in enumerate(lines) if re.fullmatch(r"-{3,}\s*", line)]
+    starts, ends = [0, *(cut + 1 for cut in cuts)], [*cuts, len(lines)]
+    return [
+        "\n" * start + "\n".join(lines[start:end]) for start, end in zip(starts, ends, strict=True)
+    ]
+
+
 class _Loader(BaseLoader):
     """Templates of some folders, and of nothing below or beside them that is no ordinary file."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], forms: bool) -> None:
         self._folders = folders
+        self._forms = forms
 
     def get_source(self, _environment: Environment, template: str) -> tuple[str, str, None]:
         """A template's text, its file, and None: it is not watched for changes."""
-        name = Path(*split_template_path(template))
+        numbered = re.fullmatch(r"(.*)#(\d+)", template) if self._forms else None
+        name = Path(*split_template_path(numbered[1] if numbered else template))
         for folder in self._folders:
             try:
-                return read_text(folder / name, _LARGEST_SOURCE), str(folder / name), None
+                text = read_text(folder / name, _LARGEST_SOURCE)
+                if self._forms:
+                    text = forms_of(text)[int(numbered[2]) if numbered else 0]
+                return text, str(folder / name), None
             except (FileNotFoundError, NotADirectoryError):
                 continue
         raise TemplateNotFound(template, f"there is no file {template}")

@@ -9,6 +9,8 @@ those who write one.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import re
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,15 +23,17 @@ from jinja2.meta import find_referenced_templates
 from regforge import resources
 from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import suggestion
+from regforge.embedded.english import words_of
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.prompts.bounded import BoundedEnvironment
+from regforge.files import read_text
+from regforge.prompts.bounded import BoundedEnvironment, forms_of
 from regforge.recipe.prompts import STANDARD_SLOTS
 
 _MOST_CHARACTERS = 2000
 _MOST_OPERATIONS = 2000
 _UNSAID, _SAID_LATER = "a photo of", "a picture of"
 _TAKES_NOUN = ("of", "with", "showing", "featuring", "depicting")
-_ALWAYS_THERE = ("class_noun", "kind")
+_ALWAYS_THERE = ("class_noun", "kind", "that_is")
 
 
 class CaptionTemplateError(RegforgeError):
@@ -113,9 +117,33 @@ def _opens(style: str) -> bool:
     return first in ("a", "an", "the") or style.endswith(" of")
 
 
+def is_photograph(style: str) -> bool:
+    """Whether a style is a kind of photograph, as "a close-up photo of" is."""
+    return _PHOTOGRAPH.search(style) is not None
+
+
+_PHOTOGRAPH = re.compile(
+    r"\b(?:photo(?:graph)?s?|snapshot|selfie|polaroid|shot|still(?! life))\b", re.IGNORECASE
+)
+
+
 def words(parts: Collection[str]) -> str:
     """Those that are not empty, with spaces between."""
     return " ".join(part for part in parts if part)
+
+
+def listed(parts: Collection[str]) -> str:
+    """Those that are not empty, as a list in a sentence: "small, squat and red"."""
+    *most, last = [part for part in parts if part] or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def that_is(class_noun: str) -> str:
+    """What joins a class noun to what is said after it: "that is", "that are" or "who is"."""
+    banks = phrase_banks.load()
+    person = banks.super_category(class_noun, "toy") == "person"
+    verb = "are" if banks.number(class_noun) == "plural" else "is"
+    return f"{'who' if person else 'that'} {verb}"
 
 
 def article_for(class_noun: str) -> Callable[[str], str]:
@@ -169,7 +197,9 @@ class CaptionTemplate:
 
     Attributes:
         name: See above.
-        attributes: The slots that it puts right before the class noun, in that order.
+        attributes: The slots that its first form puts right before the class noun, in that order.
+        forms: How many forms it has: whole templates, with a line of dashes between them. Captions
+            take turns with them, so that a model does not learn one order of words.
 
     Raises:
         CaptionTemplateError: It cannot be used; the message names the line.
@@ -188,20 +218,37 @@ class CaptionTemplate:
         self.name = name
         self._file = file
         self._noun = " ".join(class_noun.split())
-        given = {"class_noun": self._noun, "kind": kind}
+        given = {"class_noun": self._noun, "kind": kind, "that_is": that_is(self._noun)}
         self._blank = dict.fromkeys((*STANDARD_SLOTS, *slots), "") | given
         self._environment = _environment(file, self._noun)
+        self._templates: list[Template] = []
         self._check_subject(slots, identifier)
-        self._check_names(slots)
-        self._template = self._compile()
-        self._check_output(identifier)
+        self._names = self._forms()
+        self.forms = len(self._names)
+        for form, form_name in enumerate(self._names):
+            self._check_names(form_name, slots)
+            self._templates.append(self._compile(form_name))
+            self._check_output(form, identifier)
         self.attributes = self._slots_before_noun()
 
-    def render(self, phrases: Mapping[str, str | None]) -> str:
+    def form(self, phrases: Mapping[str, str | None]) -> int:
+        """The form that captions of these phrases take: any of them, the same each time.
+
+        And the same for "sky-blue" and "sky blue", or they would make two captions.
+        """
+        if self.forms == 1:
+            return 0
+        said = json.dumps(
+            sorted((slot, words_of(phrase)) for slot, phrase in phrases.items() if phrase)
+        )
+        return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8]) % self.forms
+
+    def render(self, phrases: Mapping[str, str | None], form: int = 0) -> str:
         """The caption of a row.
 
         Args:
             phrases: The phrase of each slot; slots that are missing, empty or None are left out.
+            form: Which form, from 0.
 
         Raises:
             CaptionTemplateError: The template fails on these phrases.
@@ -211,13 +258,21 @@ class CaptionTemplate:
             if phrase:
                 variables[slot] = phrase
         try:
-            return tidy(self._environment.render(self._template, variables))
+            return tidy(self._environment.render(self._templates[form], variables))
         except Exception as error:  # a template is a program, and may raise whatever Python can
             raise self._failure(error) from error
 
-    def _compile(self) -> Template:
+    def _forms(self) -> list[str]:
+        """What the environment calls the forms."""
         try:
-            return self._environment.get_template(self._file.name)
+            count = len(forms_of(read_text(self._file)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._failure(error) from error
+        return [f"{self._file.name}#{number}" for number in range(count)]
+
+    def _compile(self, name: str) -> Template:
+        try:
+            return self._environment.get_template(name)
         except (TemplateError, OSError, UnicodeDecodeError) as error:
             raise self._failure(error) from error
 
@@ -233,9 +288,9 @@ class CaptionTemplate:
         if taken := [slot for slot in slots if slot in _ALWAYS_THERE]:
             raise CaptionTemplateError(f"A slot cannot be called {taken[0]!r}; templates know it.")
 
-    def _check_names(self, slots: Sequence[str]) -> None:
+    def _check_names(self, form: str, slots: Sequence[str]) -> None:
         used: set[str] = set()
-        todo, done = [self._file.name], set()
+        todo, done = [form], set()
         while todo:
             source_name = todo.pop()
             done.add(source_name)
@@ -259,7 +314,7 @@ class CaptionTemplate:
 
     def _parse(self, source_name: str) -> tuple[jinja.Template, set[str], str]:
         """The syntax tree of a template, the names that it uses, and what errors call it."""
-        shown = self.name if source_name == self._file.name else source_name
+        shown = self.name if source_name in self._names else source_name
         try:
             return *self._environment.parsed(source_name), shown
         except (TemplateError, OSError, UnicodeDecodeError) as error:
@@ -278,9 +333,9 @@ class CaptionTemplate:
                 "`prompts.slots`.",
             )
 
-    def _check_output(self, identifier: str | None) -> None:
-        bare = self.render({})
-        full = self.render({slot: "..." for slot in self._blank if slot not in _ALWAYS_THERE})
+    def _check_output(self, form: int, identifier: str | None) -> None:
+        every = {slot: "..." for slot in self._blank if slot not in _ALWAYS_THERE}
+        bare, full = self.render({}, form), self.render(every, form)
         if self._noun.casefold() not in bare.casefold():
             raise CaptionTemplateError(
                 f"{self.name}:1: without slots the template writes {bare!r}, which does not name "
@@ -321,9 +376,16 @@ class CaptionTemplate:
 def _environment(file: Path, class_noun: str) -> BoundedEnvironment:
     return BoundedEnvironment(
         [file.parent, resources.templates()],
-        {"a": article_for(class_noun), "words": words, "opening": opening, "closing": closing},
+        {
+            "a": article_for(class_noun),
+            "words": words,
+            "listed": listed,
+            "opening": opening,
+            "closing": closing,
+        },
         most_characters=5 * _MOST_CHARACTERS,
         most_operations=_MOST_OPERATIONS,
+        forms=True,
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from regforge.journal import Journal
 from regforge.progress import Reporter
+from regforge.prompts.captions import is_photograph
 from regforge.prompts.compatibility import ask_for_clashes, clashes_known_to_banks, settle
 from regforge.prompts.given_phrases import BankShelf, from_bank, from_file, listed
 from regforge.prompts.messages import Messages
@@ -81,6 +82,7 @@ class _Filling:
         ordered = {slot.name: phrases[slot.name] for slot in slots}
         origins = {slot.name: slot.origin for slot in slots}
         ordered, clashes = self._compatibility(ordered, origins, messages)
+        weights |= self._photo_weights(slots, ordered)
         return Vocabulary(
             class_noun=self.recipe.subject.class_noun,
             kind=kind_of(self.recipe),
@@ -90,6 +92,20 @@ class _Filling:
             language_model=self.recipe.prompts.llm.model if asked else None,
             origins=origins,
         )
+
+    def _photo_weights(
+        self, slots: tuple[Slot, ...], phrases: Mapping[str, tuple[str, ...]]
+    ) -> dict[str, tuple[float, ...]]:
+        """Weights by which `prompts.photo_share` of all styles are photographs."""
+        drawn = [s for s in slots if s.name == "style" and s.origin in ("llm", "bank")]
+        if not drawn or drawn[0].mode != "sample":
+            return {}
+        photos = [is_photograph(style) for style in phrases["style"]]
+        share, count = self.recipe.prompts.photo_share, sum(photos)
+        if not 0 < count < len(photos):
+            return {}
+        of_photo, of_art = share / count, (1 - share) / (len(photos) - count)
+        return {"style": tuple(round(of_photo if photo else of_art, 6) for photo in photos)}
 
     # --------------------------------------------------------------------------------- the phrases
 

@@ -140,8 +140,13 @@ class Amplify:
         self._droppable = (*others, "background")
 
     def caption(self, row: Row) -> Caption | None:
-        """The template's text; over the limit, without its last slots."""
-        fitted = self._fitting.fit(row, self._template.render, self._droppable)
+        """The template's text, in one of its forms; over the limit, without its last slots."""
+        form = self._template.form({slot: row.get(slot) for slot in self.drawn})
+
+        def write(phrases: Mapping[str, str | None]) -> str:
+            return self._template.render(phrases, form)
+
+        fitted = self._fitting.fit(row, write, self._droppable)
         if fitted is None:
             return None
         text, phrases = fitted
@@ -150,7 +155,8 @@ class Amplify:
 
     def shortest(self) -> Iterator[str]:
         """What the template writes without slots."""
-        yield self._template.render({})
+        for form in range(self._template.forms):
+            yield self._template.render({}, form)
 
 
 class Against:

@@ -72,6 +72,9 @@ def data_of(recipe: Recipe) -> dict[str, Any]:
     if not prompts["slots"]:  # nobody draws phrases; imported captions may have slots of that name
         prompts["slots"] = [slot.name for slot in slots_of(recipe)]
     prompts["template"] = _text(template_file(recipe), ("prompts", "template"))
+    given = [slot for slot in drawn_slots(recipe) if slot.origin in ("llm", "bank")]
+    if all(slot.name != "style" for slot in given):  # nobody has styles to weigh
+        del prompts["photo_share"]
     prompts["exclude"] = sorted({_excluded(recipe, n) for n in range(len(recipe.prompts.exclude))})
     prompts["match"] = sorted(match_of(recipe))
     if prompts["against"] == "varied" or "against" not in shares:

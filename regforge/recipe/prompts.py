@@ -39,7 +39,8 @@ class Subject(Section):
         min_length=1,
         max_length=80,
         description="What the subject is, as specific as fits: 'ceramic teapot' rather than "
-        "'teapot', never 'thing'.",
+        "'teapot', never 'thing'. An English common noun alone: no article, no name, no "
+        "punctuation.",
         examples=["ceramic teapot"],
     )
     kind: Kind | None = Field(
@@ -278,7 +279,8 @@ class Prompts(Section):
     template: str | None = Field(
         default=None,
         description="Caption template: a shipped one (`caption/object.j2`, `caption/living.j2`) "
-        "or a path to your own. Left out, the one for the subject's kind.",
+        "or a path to your own. Left out, the one for the subject's kind. The shipped ones "
+        "have three forms each, which captions take turns with.",
     )
     messages: Path | None = Field(
         default=None,
@@ -295,6 +297,13 @@ class Prompts(Section):
     )
     phrases_per_slot: int = Field(
         default=40, ge=1, le=1000, description="How many phrases to ask for each slot."
+    )
+    photo_share: float = Field(
+        default=0.7,
+        gt=0,
+        lt=1,
+        description="Share of photographs among styles from the banks or a language model, where "
+        "both photographs and art are there. Styles that you list have `weights` of their own.",
     )
     compatibility: bool = Field(
         default=True,

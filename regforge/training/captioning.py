@@ -25,6 +25,7 @@ from regforge.prompts.captions import (
     CaptionTemplate,
     CaptionTemplateError,
     article_for,
+    is_photograph,
     opening,
     word_pattern,
     words,
@@ -133,18 +134,21 @@ class Composer:
             before = template.attributes or ATTRIBUTES
             return _against(text, {s: phrases[s] for s in before if s in phrases}, class_noun)
         style = phrases.get("style", "")
-        opens = bool(style) and text.startswith(opening(style)) and not _is_photo(style)
+        opens = bool(style) and text.startswith(opening(style)) and not is_photograph(style)
 
-        def write(kept: Mapping[str, str | None]) -> str:
-            # Without its style a painting would be "a photo of".
-            unsaid = {"style": "a picture"} if opens and not kept.get("style") else {}
-            return template.render({**kept, **unsaid})
+        for form in range(template.forms if phrases else 0):
 
-        try:
-            same = bool(phrases) and write(phrases) == text
-        except CaptionTemplateError:
-            return Said(text)
-        return Said(text, phrases, write) if same else Said(text)
+            def write(kept: Mapping[str, str | None], form: int = form) -> str:
+                # Without its style a painting would be "a photo of".
+                unsaid = {"style": "a picture"} if opens and not kept.get("style") else {}
+                return template.render({**kept, **unsaid}, form)
+
+            try:
+                if write(phrases) == text:
+                    return Said(text, phrases, write)
+            except CaptionTemplateError:
+                break
+        return Said(text)
 
     def _load(self, class_noun: str, kind: str) -> CaptionTemplate:
         try:
@@ -169,10 +173,6 @@ def _against(text: str, attributes: Mapping[str, str], class_noun: str) -> Said:
         return around.caption({s: kept.get(s) or "" for s in attributes}, class_noun, article)
 
     return Said(text, attributes, write) if write(attributes) == text else Said(text)
-
-
-def _is_photo(style: str) -> bool:
-    return re.search(r"\b(?:photo(?:graph)?|snapshot|shot|still)\b", style, re.I) is not None
 
 
 # ---------------------------------------------------------------------------------------- close-up

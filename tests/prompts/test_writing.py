@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regforge import resources
 from regforge.journal import Journal, read
 from regforge.progress import Reporter
 from regforge.prompts.against import PhotoCaptionUnclear
@@ -65,6 +66,13 @@ def recipe(
     )
 
 
+def one_form(folder: Path, kind: str = "object") -> str:
+    """A template that has the first form of the shipped one alone."""
+    shipped = (resources.templates() / f"caption/{kind}.j2").read_text(encoding="utf-8")
+    (folder / f"{kind}.j2").write_text(shipped.partition("\n---\n")[0], encoding="utf-8")
+    return str(folder / f"{kind}.j2")
+
+
 def vocabulary(
     slots: Mapping[str, Any] = SLOTS,
     clashes: Mapping[tuple[str, str], tuple[str, str]] | None = None,
@@ -94,7 +102,12 @@ def photos(*captions: str, **facts: Any) -> list[PhotoCaption]:
 def test_a_prompt_says_all_about_itself() -> None:
     first = written(recipe(), 1, vocabulary(language_model="openai/gpt-x"))[0]
     slots = first.slots
-    assert first.text == f"{slots['style']} {a(slots['color'])} teapot {slots['background']}"
+    color, place = slots["color"], slots["background"]
+    assert first.text in (
+        f"{slots['style']} {a(color)} teapot {place}",
+        f"{slots['style']} a teapot that is {color}, {place}",
+        f"{slots['style']} a teapot, {color}, {place}",
+    )
     assert list(slots) == ["color", "background", "style"]
     assert (first.index, first.prompt_set, first.kind) == (0, "amplify", "object")
     assert (first.class_noun, first.template) == ("teapot", "caption/object.j2")
@@ -126,9 +139,10 @@ def test_coverage_shows_what_was_never_used() -> None:
     assert coverage([]) == {}
 
 
-def test_living_things_move_and_objects_do_not() -> None:
+def test_living_things_move_and_objects_do_not(tmp_path: Path) -> None:
     slots = {"color": ("brown",), "motion": ("running",)}
-    (dog,) = written(recipe(slots, class_noun="dog", kind="living"), 1, vocabulary(slots))
+    living = recipe(slots, class_noun="dog", kind="living", template=one_form(tmp_path, "living"))
+    (dog,) = written(living, 1, vocabulary(slots))
     assert dog.text == "a photo of a brown dog running"
     with pytest.raises(CaptionTemplateError, match=r"object\.j2:1: .* slot 'motion'"):
         written(recipe(slots), 1, vocabulary(slots))
@@ -472,9 +486,9 @@ def test_the_identifier_never_comes_in(tmp_path: Path) -> None:
     assert ledger[0] == "'SKS blue' contains the identifier 'sks'"
 
 
-def test_an_identifier_that_phrases_make_up_together_is_refused() -> None:
+def test_an_identifier_that_phrases_make_up_together_is_refused(tmp_path: Path) -> None:
     slots = {"color": ("red", "blue"), "texture": ("cat", "dog")}
-    made = recipe(slots, identifier="red cat")
+    made = recipe(slots, identifier="red cat", template=one_form(tmp_path))
     assert {p.text for p in written(made, 3, vocabulary(slots))} == {
         "a photo of a red dog teapot",
         "a photo of a blue cat teapot",
@@ -484,12 +498,14 @@ def test_an_identifier_that_phrases_make_up_together_is_refused() -> None:
         written(made, 4, vocabulary(slots))
 
 
-def test_excluded_prompts_do_not_come_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_excluded_prompts_do_not_come_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     slots = {
         "color": ("red", "white", "blue"),
         "background": ("on a rug", "on a beach", "by a car"),
     }
-    made = recipe(slots, exclude=["dreambench"])
+    made = recipe(slots, exclude=["dreambench"], template=one_form(tmp_path))
     prompts = written(made, 3, vocabulary(slots), reporter=Reporter())
     assert {p.text for p in prompts} == {  # no red, no beach, and no white teapot on a rug
         "a photo of a white teapot by a car",
@@ -515,7 +531,9 @@ def test_photos_that_say_what_is_excluded_are_not_followed(tmp_path: Path) -> No
 # ------------------------------------------------------------------------------------- the limit
 
 
-def test_long_captions_lose_their_last_slots_and_the_background_last_of_all() -> None:
+def test_long_captions_lose_their_last_slots_and_the_background_last_of_all(
+    tmp_path: Path,
+) -> None:
     slots = {
         "shape": ("round",),
         "color": ("very very dark red",),
@@ -524,7 +542,8 @@ def test_long_captions_lose_their_last_slots_and_the_background_last_of_all() ->
     }
 
     def caption(limit: int) -> Prompt:
-        return written(recipe(slots), 1, vocabulary(slots), budget=by_words(limit))[0]
+        made = recipe(slots, template=one_form(tmp_path))
+        return written(made, 1, vocabulary(slots), budget=by_words(limit))[0]
 
     texts = {limit: caption(limit).text for limit in range(7, 21)}
     assert (
@@ -664,9 +683,10 @@ def test_the_embedded_world_has_captions_within_its_own_limit() -> None:
     texts = [prompt.text for prompt in prompts]
     assert len(set(texts)) == 500
     form = re.compile(
-        r"a (photo|watercolor painting|pencil sketch|pixel art picture) of an? (small|large) \w+ "
-        r"(striped|dotted|checkered) dog (running|jumping|sleeping) (on|in|under|near|by) [\w ]+, "
-        r"(at sunset|at night|in the fog)"
+        r"a (photo|watercolor painting|pencil sketch|pixel art picture) of a "
+        r"((small|large) \w+ (striped|dotted|checkered) dog|"
+        r"(striped|dotted|checkered) dog( that is|,) (small|large) and \w+,) "
+        r"(running|jumping|sleeping) (on|in|under|near|by) [\w ]+, (at sunset|at night|in the fog)"
     )
     assert all(form.fullmatch(text) for text in texts)
     assert not any(re.search(r"\b(red|purple|snow|beach|city)\b", text) for text in texts)

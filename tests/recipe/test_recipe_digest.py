@@ -94,6 +94,7 @@ DATA: dict[str, Any] = {
     "prompts.slots.1.mode": "grid",
     "prompts.slots.2.count": 2,
     "prompts.phrases_per_slot": 41,
+    "prompts.photo_share": 0.5,
     "prompts.compatibility": False,
     "prompts.compose_batch": 11,
     "prompts.near_duplicates": 0.8,

@@ -1,0 +1,114 @@
+"""Captions of the banks: several orders of words, photographs in their share, English."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from regforge import resources
+from regforge.journal import Journal
+from regforge.progress import Reporter
+from regforge.prompts.captions import CaptionTemplate, CaptionTemplateError, is_photograph
+from regforge.prompts.filling import fill_vocabulary
+from regforge.prompts.tokens import token_budget
+from regforge.prompts.writing import write_prompts
+from regforge.recipe import Recipe
+from regforge.records import Prompt
+from regforge.training.captioning import Composer
+
+NOUNS = ["teapot", "tabby cat", "woman", "pizza", "water", "sneakers", "glasses", "lighthouse"]
+
+
+def captions(noun: str, count: int = 100, **more: object) -> list[Prompt]:
+    living = noun in ("tabby cat", "woman")
+    names = ["shape", "color", "texture", "background", "lighting", "style"]
+    names[3:3] = ["motion"] if living else []
+    slots = [{"name": name, "from": "bank"} for name in names]
+    about = {"class_noun": noun, "kind": "living" if living else "object"}
+    prompts = {"slots": slots, "count": count, **more}
+    recipe = Recipe.model_validate({"name": "x", "subject": about, "prompts": prompts})
+    quiet = Reporter(quiet=True)
+    vocabulary = fill_vocabulary(recipe, None, journal=Journal(None), reporter=quiet)
+    budget = token_budget(recipe.render, None)
+    return list(write_prompts(recipe, vocabulary, budget=budget, count=count))
+
+
+def form_of(prompt: Prompt) -> str:
+    color, noun = prompt.slots["color"] or "", prompt.class_noun
+    if re.search(rf"{color}.* {noun}\b", prompt.text):
+        return "before"
+    joined = r"(?:that is|that are|who is)"
+    assert re.search(rf"{noun}(?: {joined}|,) .*{color},", prompt.text), prompt.text
+    return "that is" if re.search(rf"{noun} {joined} ", prompt.text) else "comma"
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_captions_take_turns_with_three_orders_of_words(noun: str) -> None:
+    made = captions(noun)
+    forms = Counter(map(form_of, made))
+    assert set(forms) == {"before", "that is", "comma"}
+    assert min(forms.values()) >= 18
+    # More captions change none of those that are there.
+    assert [p.text for p in captions(noun, 130)][:100] == [p.text for p in made]
+    text = "\n".join(p.text for p in made)
+    assert not re.search(r"\ba [aeio]|\ban [^aeiouhL]|  |,,| ,", text)
+    wrong = {"water": "a water", "sneakers": "that is", "glasses": "that is", "woman": "that is"}
+    assert wrong.get(noun, "  ") not in text
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_photographs_have_their_share(noun: str) -> None:
+    styles = [prompt.slots["style"] or "" for prompt in captions(noun)]
+    assert sum(map(is_photograph, styles)) >= 60
+    fewer = [p.slots["style"] or "" for p in captions(noun, photo_share=0.2)]
+    assert sum(map(is_photograph, fewer)) <= 35
+
+
+def test_what_a_photograph_is() -> None:
+    assert all(map(is_photograph, ["a photo of", "a wide shot of", "a cinematic still of"]))
+    assert not any(map(is_photograph, ["a still life painting of", "an oil painting of"]))
+
+
+@pytest.mark.parametrize("name", ["object", "living"])
+def test_each_form_leaves_no_trace_of_what_is_empty(name: str) -> None:
+    file = resources.templates() / "caption" / f"{name}.j2"
+    template = CaptionTemplate(file, name, class_noun="cat", kind="living")
+    assert template.forms == 3
+    for form in range(3):
+        assert template.render({}, form) == "a photo of a cat"
+        assert template.render({"background": "on a mat"}, form) == "a photo of a cat on a mat"
+    look = {"size": "small", "color": "red", "texture": "striped", "background": "on a mat"}
+    assert [template.render(look, form) for form in range(3)] == [
+        "a photo of a small red striped cat on a mat",
+        "a photo of a striped cat that is small and red, on a mat",
+        "a photo of a striped cat, small and red, on a mat",
+    ]
+    assert template.attributes == ("size", "shape", "color", "texture", "material")
+
+
+def test_slot_dropout_keeps_each_captions_own_form() -> None:
+    file = resources.templates() / "caption" / "object.j2"
+    for prompt in captions("teapot", 12):
+        composer = Composer(file, "caption.j2", list(prompt.slots))
+        said = composer.said(
+            prompt.text, prompt.slots, class_noun="teapot", kind="object", prompt_set="amplify"
+        )
+        assert said.write is not None
+        less = said.write({slot: p for slot, p in said.slots.items() if slot != "background"})
+        assert less == prompt.text.replace(f" {prompt.slots['background']},", ",").replace(
+            ",,", ","
+        )
+
+
+def test_a_template_of_ones_own_may_have_forms_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.j2"
+    file.write_text("{{ color }} {{ class_noun }}\n---\n{{ class_noun }}, {{ color }}\n")
+    template = CaptionTemplate(file, "mine.j2", class_noun="cup", kind="object", slots=["color"])
+    assert [template.render({"color": "red"}, form) for form in (0, 1)] == ["red cup", "cup, red"]
+    file.write_text("{{ color }} {{ class_noun }}\n---\n\n{{ class_noun }} {{ colr }}\n")
+    with pytest.raises(CaptionTemplateError, match=r"mine\.j2:4: there is no 'colr'"):
+        CaptionTemplate(file, "mine.j2", class_noun="cup", kind="object", slots=["color"])
+    file.write_text("{{ color }} {{ class_noun }}\n---\n{{ class_noun }}\n")
+    with pytest.raises(CaptionTemplateError, match="never uses the recipe's slot 'color'"):
+        CaptionTemplate(file, "mine.j2", class_noun="cup", kind="object", slots=["color"])
