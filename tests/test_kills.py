@@ -182,7 +182,18 @@ def commands(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, 
     found: dict[str, list[object]] = {
         "run": run,
         "train": train,
-        "export": ["export", top / "made", "--to", "kohya", "--to", "webdataset", "--subject", cat],
+        "export": [
+            "export",
+            top / "made",
+            "--to",
+            "kohya",
+            "--to",
+            "webdataset",
+            "--root",
+            "/data",
+            "--subject",
+            cat,
+        ],
         "evaluate": [*evaluate, "--steps", 1, "--no-text", "-q"],
     }
     modules = set[str]()
