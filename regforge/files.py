@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -201,8 +202,12 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """What a failed write means, for people."""
+def storage_error(path: Path, error: Exception) -> StorageError:
+    """What a failed write means, for people; of safetensors' errors too."""
+    if not isinstance(error, OSError):
+        found = re.search(r"\(os error (\d+)\)", str(error))  # as Rust says it
+        number = int(found[1]) if found else 0
+        error = OSError(number, os.strerror(number) if number else str(error))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"The disk is full: {path} could not be written.",

@@ -35,10 +35,12 @@ def test_others_may_read_what_we_write(tmp_path: Path) -> None:
     ("number", "says"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "cannot be written")]
 )
 def test_what_went_wrong_is_said_in_words(number: int, says: str) -> None:
-    error = storage_error(Path("there"), OSError(number, "why"))
-    assert says in str(error)
-    assert "there" in str(error)
-    assert error.hint
+    rust = ValueError(f"Error while serializing: I/O error: why (os error {int(number)})")
+    for cause in (OSError(number, "why"), rust):
+        error = storage_error(Path("there"), cause)
+        assert says in str(error)
+        assert "there" in str(error)
+        assert error.hint
 
 
 @pytest.mark.timeout(20)

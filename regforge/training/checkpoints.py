@@ -153,6 +153,7 @@ class Checkpoints:
     def _write(
         self, path: Path, files: dict[str, dict[str, Tensor]], state: dict[str, Any]
     ) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         partial = path.with_name(f"{UNFINISHED}{path.name}")
@@ -174,7 +175,7 @@ class Checkpoints:
                 shutil.rmtree(old.replace(old.with_name(f"{UNFINISHED}{old.name}")))
         except StorageError as error:
             self._problem = error
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             self._problem = storage_error(path, error)
         except Exception as error:  # raised again by `wait`, in the thread that asked
             self._problem = error

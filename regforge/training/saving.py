@@ -299,4 +299,4 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         try:
             yield temporary
         except SafetensorError as error:  # it wraps what the system said in words of its own
-            raise storage_error(parent, OSError(0, str(error))) from error
+            raise storage_error(parent, error) from error

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from regforge.files import StorageError
@@ -154,3 +155,14 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
         checkpoints.wait()
     checkpoints.wait()  # said once
+
+
+def test_a_full_disk_is_told_in_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    checkpoints = Checkpoints(folder, keep=3, digest="d")
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    checkpoints.save(snapshot(5, *trained()))
+    with pytest.raises(StorageError, match="disk is full"):
+        checkpoints.wait()
