@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -259,6 +260,8 @@ class ImageRow:
         scores: `SCORES`, None where not measured.
         id: See `image_id`.
         reference: Photo whose caption the caption was made from, in the `against` set.
+        lora: JSON list of the LoRAs over the model, each with `name`, `revision` and `scale`; None
+            if there are none.
     """
 
     image: bytes
@@ -284,6 +287,7 @@ class ImageRow:
     scores: Mapping[str, float | None]
     id: str
     reference: str | None = None
+    lora: str | None = None
 
     @property
     def index(self) -> int:
@@ -358,6 +362,7 @@ def arrow_schema(slots: Sequence[str]) -> pa.Schema:
         "scores": pa.struct([(name, number) for name in SCORES]),
         "id": text,
         "reference": text,
+        "lora": text,
     }
     features = {name: _feature(kind) for name, kind in columns.items()}
     features["image"] = {"_type": "Image"}
@@ -397,6 +402,12 @@ def as_table(rows: Sequence[ImageRow], slots: Sequence[str]) -> pa.Table:
 def from_table(table: pa.Table) -> list[ImageRow]:
     """The rows that `as_table` was given."""
     return [ImageRow(**{**row, "image": row["image"]["bytes"]}) for row in table.to_pylist()]
+
+
+def without_folders(name: str) -> str:
+    """A path on somebody's machine is nobody else's business: only its last part."""
+    local = re.match(r"[/~.\\]|[A-Za-z]:[\\/]", name)
+    return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if local else name
 
 
 def file_suffix(image: bytes) -> str:

@@ -26,7 +26,10 @@ FLOORS = (
     ("prompts", "images", "dataset"),
     ("providers",),
     ("runs",),
-    ("recipe", "records", "embedded", "journal", "progress", "files", "resources", "hub"),
+    (
+        *("recipe", "records", "embedded", "journal", "progress", "files", "resources", "hub"),
+        *("digests", "lora_files"),
+    ),
     ("image_files",),
     ("errors", "version"),
 )

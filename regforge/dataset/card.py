@@ -25,7 +25,7 @@ from regforge.dataset.store import Rejection
 from regforge.journal import without_secrets
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.models import Curate, Recipe
-from regforge.records import ImageRow, arrow_schema, image_seed
+from regforge.records import ImageRow, arrow_schema, image_seed, without_folders
 from regforge.resources import templates
 from regforge.version import __version__
 
@@ -238,7 +238,11 @@ def _body(
         rows=survey.rows,
         class_nouns=survey.values("class noun"),
         models=survey.values("rendering model"),
-        made=[*survey.provenance(), ("seed", [recipe.seed])],
+        made=[
+            *survey.provenance(),
+            *([("VAE", [without_folders(recipe.render.vae)])] if recipe.render.vae else ()),
+            ("seed", [recipe.seed]),
+        ],
         top=_TOP,
         versions=list({"regforge": __version__, **versions}.items()),
         sets=[(name, count, _SETS.get(name, "")) for name, count in _most_common(survey.sets)],
@@ -273,6 +277,7 @@ def _provenance(row: ImageRow) -> dict[str, str]:
         "kind": row.kind,
         "rendering model": without_folders(row.model),
         "revision": row.model_revision or "",
+        "LoRA": loras_in_words(row.lora),
         "scheduler": row.scheduler or "",
         "steps": "" if row.steps is None else str(row.steps),
         "guidance scale": "" if row.guidance_scale is None else f"{row.guidance_scale:g}",
@@ -284,10 +289,12 @@ def _provenance(row: ImageRow) -> dict[str, str]:
     }
 
 
-def without_folders(name: str) -> str:
-    """A path on somebody's machine is nobody else's business: only its last part."""
-    local = re.match(r"[/~.\\]|[A-Za-z]:[\\/]", name)
-    return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if local else name
+def loras_in_words(lora: str | None) -> str:
+    """Such as `teapot.safetensors at 0.8 (sha256:0123456789ab)`; empty for none."""
+    return ", ".join(
+        f"{each['name']} at {each['scale']:g} ({each['revision'][:19]})"
+        for each in json.loads(lora or "[]")
+    )
 
 
 def _was_drawn_again(row: ImageRow) -> bool:

@@ -15,12 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from regforge.dataset.card import Survey, card_configs, card_features, without_folders
+from regforge.dataset.card import Survey, card_configs, card_features
 from regforge.dataset.card_parts import Card
 from regforge.dataset.parquet import count_rows, read_rows, read_schema
 from regforge.errors import RegforgeError
 from regforge.journal import without_secrets
-from regforge.records import ImageRow, arrow_schema, file_suffix, image_id
+from regforge.records import ImageRow, arrow_schema, file_suffix, image_id, without_folders
 
 _AGAIN = "Run the recipe again: {} written anew, and what is yours in the folder is kept."
 _ROWS_AT_A_TIME = 16

@@ -15,6 +15,7 @@ import yaml
 
 from regforge import journal
 from regforge.dataset import report_facts as facts
+from regforge.dataset.card import loras_in_words
 from regforge.dataset.report_page import ReportData, ReportRow, write_report
 from regforge.files import parse_json
 from regforge.records import ImageRow
@@ -86,6 +87,7 @@ def summarize(rows: Sequence[ImageRow]) -> dict[str, str]:
         "Class noun": facts.distinct(row.class_noun for row in rows),
         "Renderer": facts.distinct(row.model for row in rows),
         "Revision": facts.distinct((row.model_revision or "")[:12] for row in rows),
+        "LoRA": facts.distinct(loras_in_words(row.lora) for row in rows),
         "Scheduler": facts.distinct(row.scheduler for row in rows),
         "Steps": facts.distinct(str(row.steps or "") for row in rows),
         "Guidance": facts.distinct(

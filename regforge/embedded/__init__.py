@@ -12,8 +12,12 @@ experiment on in minutes.
 from regforge.embedded.judges import ALIGNMENT, IDENTITY, load_alignment, load_identity
 from regforge.embedded.pipeline import TINYWORLD, load_pipeline, load_vocabulary
 
+EMBEDDED_FOLDERS = {"embedded/tinyworld": TINYWORLD, "embedded/judge": ALIGNMENT}
+"""Where the models lie that recipes call so."""
+
 __all__ = [
     "ALIGNMENT",
+    "EMBEDDED_FOLDERS",
     "IDENTITY",
     "TINYWORLD",
     "load_alignment",

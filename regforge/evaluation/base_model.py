@@ -1,21 +1,17 @@
-"""A base model in memory: loaded, ready to draw, and LoRAs laid on it and taken off again.
+"""A base model in memory: loaded, and ready to draw.
 
-Knows diffusers pipelines as far as `regforge.images` does, and how they take LoRAs. Knows nothing
-about which pictures are wanted.
+Knows diffusers pipelines as far as `regforge.images` does, and nothing about which images are
+wanted.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.embedded.pipeline import quiet_loading
-from regforge.evaluation.interface import EvaluationError, PersonalizedModel
-from regforge.evaluation.model_files import lora_header
+from regforge.evaluation.interface import PersonalizedModel
 from regforge.images.interface import ModelIdentity, RenderError
 from regforge.images.loading import EMBEDDED, ModelChoice, load_model
 from regforge.journal import Journal
@@ -34,8 +30,6 @@ _MEMORY_HINT = (
     "Use a GPU with more memory, give the one there is back from other programs, or draw on the "
     "CPU: CUDA_VISIBLE_DEVICES= before the command."
 )
-# How the second matrix of a layer is called: by peft, by kohya's scripts, by diffusers once.
-_UPS = (".lora_B.weight", ".lora_up.weight", ".lora.up.weight", "lora_linear_layer.up.weight")
 
 
 def in_our_words(error: RenderError) -> RenderError:
@@ -154,69 +148,3 @@ class BaseModel:
             with quiet_loading():
                 self._budget = token_budget(Render(model=str(self._folder)), offline=True)
         return self._budget.count(prompt), self._budget.limit
-
-
-# --------------------------------------------------------------------------------------- LoRAs
-
-
-def lay_on(pipeline: Any, weights: Path) -> int:
-    """Put a LoRA on a pipeline, in any format that diffusers takes.
-
-    Returns:
-        How many of its layers the pipeline has no place for.
-
-    Raises:
-        EvaluationError: The pipeline takes none, or not this one.
-    """
-    hint = "Was it trained on this model? --base-model names another one."
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise EvaluationError(f"{type(pipeline).__name__} takes no LoRA.")
-    try:
-        with silent(), quiet_loading():
-            pipeline.load_lora_weights(
-                str(weights.parent), weight_name=weights.name, use_safetensors=True
-            )
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".:")
-        raise EvaluationError(
-            f"The LoRA {weights} does not fit {type(pipeline).__name__} ({reason}).", hint=hint
-        ) from error
-    there = _layers(pipeline)
-    if there == 0:
-        raise EvaluationError(
-            f"No layer of the LoRA {weights} has a place in {type(pipeline).__name__}.", hint=hint
-        )
-    names, _ = lora_header(weights)
-    return max(0, sum(name.endswith(_UPS) for name in names) - there)
-
-
-def take_off(pipeline: Any) -> None:
-    """Take all LoRAs off; what is left is what was there before, bit by bit."""
-    with silent():
-        pipeline.unload_lora_weights()
-
-
-def _layers(pipeline: Any) -> int:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from torch import nn
-
-    modules = [each for each in pipeline.components.values() if isinstance(each, nn.Module)]
-    return sum(isinstance(each, BaseTunerLayer) for module in modules for each in module.modules())
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Without the libraries' remarks: what matters of them, we find out ourselves."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    both = [(each, each.get_verbosity()) for each in (diffusers_logging, transformers_logging)]
-    try:
-        for each, _ in both:
-            each.set_verbosity(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for each, verbosity in both:
-            each.set_verbosity(verbosity)

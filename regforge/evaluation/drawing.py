@@ -24,11 +24,13 @@ import numpy as np
 from PIL import Image
 
 from regforge.evaluation import png
-from regforge.evaluation.base_model import BaseModel, in_our_words, lay_on, silent, take_off
+from regforge.evaluation.base_model import BaseModel, in_our_words
 from regforge.evaluation.interface import Drawn, EvaluationError, PersonalizedModel, Wanted
-from regforge.evaluation.model_files import section
+from regforge.evaluation.model_files import base_digest, section
 from regforge.files import write_atomically
+from regforge.images.curation import constant_colour_of
 from regforge.images.interface import RenderError
+from regforge.images.loras import lay_on, silent, take_off
 from regforge.images.schedulers import sampler_name
 from regforge.progress import Reporter, Task
 from regforge.records import ImageJob, Prompt
@@ -134,6 +136,7 @@ class Artist:
             "revision": model.revision,
             "variant": model.variant,
             "weights": model.digest,
+            "base_digest": base_digest(model.base, model.revision),
             "steps": self.steps,
             "guidance_scale": guidance,
             "resolution": self.resolution or (trained_at if isinstance(trained_at, int) else None),
@@ -190,7 +193,7 @@ class Pen:
 
         Raises:
             RenderError: The model cannot be loaded, or a picture cannot be drawn.
-            EvaluationError: The LoRA does not go with the base model.
+            LoraError: The LoRA does not go with the base model.
             StorageError: A file cannot be written.
         """
         there = [self._is_there(each, folder) for each in wanted]
@@ -228,14 +231,12 @@ class Pen:
         assert folder is not None
         assert wanted.file is not None
         picture, blacked_out = png.read(folder / wanted.file)
-        if blacked_out:
-            self._note_blacked_out()
+        self._note_blank(picture, blacked_out)
         return picture
 
     def _kept(self, wanted: Wanted, image: RenderedImage, folder: Path | None) -> Image.Image:
         picture = Image.fromarray(image.pixels)
-        if image.nsfw:
-            self._note_blacked_out()
+        self._note_blank(picture, image.nsfw)
         if folder is not None and wanted.file is not None:
             write_atomically(folder / wanted.file, self._as_png(wanted, picture, image.nsfw))
         return picture
@@ -258,10 +259,17 @@ class Pen:
         }
         return png.as_png(picture, made_from, parameters, blacked_out=blacked_out)
 
-    def _note_blacked_out(self) -> None:
-        self._artist.note(
-            f"The safety checker of {self._model.base} made pictures of {self._model.name} black."
-        )
+    def _note_blank(self, picture: Image.Image, blacked_out: bool) -> None:
+        """Say, once, that there are images that show nothing."""
+        if blacked_out:
+            self._artist.note(
+                f"The safety checker of {self._model.base} made pictures of {self._model.name} "
+                "black."
+            )
+        elif constant_colour_of(picture) is not None:
+            self._artist.note(
+                f"Images of {self._model.name} show nothing: they are black, or of a single colour."
+            )
 
     # ----------------------------------------------------------------------------------- drawing
 
@@ -289,6 +297,12 @@ class Pen:
             for image in _silently(renderer.render(jobs)):
                 if self._overflowed(image):
                     break
+                if image.not_finite:
+                    raise RenderError(
+                        f"What {self._model.name} draws overflows (NaN), in float32 too.",
+                        hint="Its weights hold numbers that are none, or far too large ones: train "
+                        "it with a lower rate, or take an earlier snapshot.",
+                    )
                 yield image
                 done += 1
         except RenderError as error:
@@ -298,17 +312,19 @@ class Pen:
             yield from self._as_numbers(renderer, wanted, numbers[done:])
 
     def _overflowed(self, image: RenderedImage) -> bool:
-        """Whether a picture is black because numbers became too large for float16."""
+        """Whether an image is black because numbers became too large for half precision."""
         assert self._renderer is not None
-        half = self._renderer.identity.dtype == "float16"
-        return half and not image.nsfw and not np.any(image.pixels)
+        dtype = self._renderer.identity.dtype
+        black = dtype == "float16" and not image.nsfw and not np.any(image.pixels)
+        return black or (image.not_finite and dtype != "float32")
 
     def _more_exact(self) -> LocalRenderer:
         """The same base model in float32."""
         assert self._base is not None
+        assert self._renderer is not None
         self._artist.note(
-            f"{self._model.base} draws black in float16; going on in float32, which takes more "
-            "memory and time."
+            f"{self._model.base} draws black in {self._renderer.identity.dtype}; going on in "
+            "float32, which takes more memory and time."
         )
         self._base.to_float32()
         self._renderer = self._base.renderer(
@@ -330,16 +346,13 @@ class Pen:
     def _lay_on(self, weights: Path) -> None:
         assert self._base is not None
         try:
-            missing = lay_on(self._base.pipeline, weights)
+            notes = lay_on(self._base.pipeline, self._model.base, [(weights, 1.0)])
         except BaseException:
             self._artist.close()  # nobody knows what state it is in
             raise
         self._laid_on = True
-        if missing:
-            self._artist.note(
-                f"{missing} layers of the LoRA {self._model.name} have no place in "
-                f"{self._model.base}: was it trained on another model?"
-            )
+        for note in notes:
+            self._artist.note(f"{self._model.name}: {note}")
 
     def _put_down(self) -> None:
         """Leave the base model as it was."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regforge.digests import revision_of
 from regforge.embedded.pipeline import quiet_loading, require_folder
 from regforge.evaluation.interface import EvaluationError
 from regforge.evaluation.model_files import normal
 from regforge.hub import HubAddress, HubError, explained
-from regforge.images.loading import revision_of
 
 EMBEDDED = "embedded/judge"
 DINO = "facebook/dino-vits16"

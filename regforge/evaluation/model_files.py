@@ -10,27 +10,24 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from regforge.dataset.card_parts import Card
+from regforge.digests import revision_of
+from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.evaluation.interface import EvaluationError
-from regforge.files import MOST_TEXT
+from regforge.files import MOST_TEXT, expanded
 from regforge.hub import HubAddress
-from regforge.images.loading import EMBEDDED, revision_of
-from regforge.recipe.named_files import content_of
-
-INDEX = "model_index.json"
-LORA_NAME = "pytorch_lora_weights.safetensors"
+from regforge.images.loading import EMBEDDED
+from regforge.lora_files import LORA_NAME, PICKLES, lora_header, lora_in, require_lora
+from regforge.recipe.named_files import MODEL_INDEX, content_of
 
 _SNAPSHOT = re.compile(r"step-(\d+)")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_LORA_KEY = re.compile(r"lora|lokr|\.alpha$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,20 +64,20 @@ def find_files(path: Path) -> Found:
 
     Raises:
         EvaluationError: There is no model, or none yet.
+        LoraError: A file is no LoRA, or there are several.
     """
     path = normal(path)
     if path.is_file():
-        _require_lora(path)
+        require_lora(path)
         return _with_run(path, None, path if path.name != LORA_NAME else _home(path.parent))
-    if (path / INDEX).is_file():
+    if (path / MODEL_INDEX).is_file():
         return _with_run(None, path, _home(path))
-    if (path / "model" / INDEX).is_file():
+    if (path / "model" / MODEL_INDEX).is_file():
         return _with_run(None, path / "model", path)
-    for folder in (path / "lora", path):
-        weights = _lora_in(folder)
-        if weights is not None:
-            _require_lora(weights)
-            return _with_run(weights, None, _home(path))
+    weights = lora_in(path)
+    if weights is not None:
+        require_lora(weights)
+        return _with_run(weights, None, _home(path))
     raise _nothing_in(path)
 
 
@@ -124,29 +121,6 @@ def _run_of(folder: Path) -> tuple[Path | None, int | None]:
     return (folder, None) if (folder / "recipe.yaml").is_file() else (None, None)
 
 
-def _lora_in(folder: Path) -> Path | None:
-    """The LoRA in a folder; None if there is none.
-
-    Raises:
-        EvaluationError: There are several, and nothing says which.
-    """
-    if (folder / LORA_NAME).is_file():
-        return folder / LORA_NAME
-    files = sorted(each for each in folder.glob("*.safetensors") if each.is_file())
-    if len(files) > 1:
-        raise several(str(folder), [each.name for each in files])
-    return files[0] if files else None
-
-
-def several(where: str, names: Sequence[str]) -> EvaluationError:
-    """What to say where one file is needed and there are several."""
-    return EvaluationError(
-        f"{where} has several .safetensors files: {', '.join(names[:6])}"
-        f"{' and more' if len(names) > 6 else ''}.",
-        hint="Give the path of one of them.",
-    )
-
-
 def _nothing_in(path: Path) -> EvaluationError:
     recipe = read_recipe(path / "recipe.yaml") if (path / "recipe.yaml").is_file() else None
     if recipe is not None and "render" in recipe:
@@ -187,7 +161,7 @@ def _unfinished(run: Path, recipe: Mapping[str, Any]) -> EvaluationError:
 
 
 def _is_whole(snapshot: Path) -> bool:
-    places = (snapshot / "lora" / LORA_NAME, snapshot / "model" / INDEX)
+    places = (snapshot / "lora" / LORA_NAME, snapshot / "model" / MODEL_INDEX)
     return any(each.is_file() for each in places)
 
 
@@ -229,46 +203,6 @@ def _read_card(folder: Path) -> Mapping[str, Any]:
         return {}
 
 
-def lora_header(path: Path) -> tuple[Sequence[str], Mapping[str, str]]:
-    """Names of a safetensors file's tensors, and its metadata.
-
-    Raises:
-        EvaluationError: It is no safetensors file, or a damaged one.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            return list(file.keys()), file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise EvaluationError(
-            f"{path} is no whole safetensors file ({str(error).splitlines()[0]}).",
-            hint="Copy or download it again.",
-        ) from error
-
-
-def _require_lora(path: Path) -> None:
-    if path.suffix != ".safetensors":
-        pickle = path.suffix in PICKLES
-        raise EvaluationError(
-            f"{path} is no .safetensors file"
-            + ("; others can hold code, so regforge does not load them." if pickle else "."),
-            hint="A LoRA's file, or the folder of a run or a pipeline, is a model.",
-        )
-    names, _ = lora_header(path)
-    if not any(_LORA_KEY.search(name) for name in names):
-        raise EvaluationError(
-            f"{path} holds no LoRA; it looks like a whole model.",
-            hint="Convert it with diffusers' from_single_file and save_pretrained, and give that "
-            "folder.",
-        )
-    if any(name.endswith("dora_scale") for name in names):
-        raise EvaluationError(
-            f"{path} is a DoRA in kohya's format, of which diffusers would leave out half.",
-            hint=f"Take the {LORA_NAME} of the same training.",
-        )
-
-
 def base_named(weights: Path, card: Mapping[str, Any]) -> str | None:
     """The base model that a LoRA's file or its card names; None if neither does."""
     metadata = lora_header(weights)[1]
@@ -286,7 +220,7 @@ def base_named(weights: Path, card: Mapping[str, Any]) -> str | None:
 
 def _is_model(name: str) -> bool:
     """Whether a name can be loaded; kohya's scripts write file names there too."""
-    if name == EMBEDDED or (Path(name) / INDEX).is_file():
+    if name == EMBEDDED or (Path(name) / MODEL_INDEX).is_file():
         return True
     address = HubAddress.parse(name)
     return address is not None and not name.endswith((".safetensors", ".ckpt"))
@@ -295,21 +229,17 @@ def _is_model(name: str) -> bool:
 # ------------------------------------------------------------------------------------- digests
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def pipeline_digest(folder: Path) -> str:
-    """SHA-256 of what a pipeline's files hold; they are read again only if one has changed.
+    """SHA-256 of what a pipeline's files hold.
 
     Of all of it: two trainings leave files of the same names, sizes and headers.
     """
-    changed = [(each, each.stat()) for each in sorted(folder.rglob("*")) if each.is_file()]
-    return _digest_of(folder, tuple((p, s.st_size, s.st_mtime_ns) for p, s in changed))
-
-
-@lru_cache(maxsize=64)
-def _digest_of(folder: Path, _files: tuple[tuple[Path, int, int], ...]) -> str:
     return hashlib.sha256(revision_of(folder).encode()).hexdigest()
+
+
+def base_digest(base: str, revision: str | None) -> str:
+    """SHA-256 that stands for a base model: of what its files hold, or of its name on the Hub."""
+    folder = EMBEDDED_FOLDERS.get(base) or expanded(base)
+    if (folder / MODEL_INDEX).is_file():
+        return pipeline_digest(folder)
+    return hashlib.sha256(f"{base}@{revision or 'main'}".encode()).hexdigest()

@@ -18,23 +18,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from regforge.digests import file_digest
 from regforge.embedded import TINYWORLD
 from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Subject
 from regforge.evaluation.model_files import (
-    INDEX,
     Found,
+    base_digest,
     base_named,
-    file_digest,
     find_files,
     normal,
     pipeline_digest,
     section,
 )
-from regforge.evaluation.model_hub import download
 from regforge.evaluation.subjects import find_subject
 from regforge.files import expanded
 from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED
+from regforge.images.model_hub import download
 
 __all__ = ["PersonalizedModel", "base_of", "distinct_names", "open_model", "without_identifier"]
 
@@ -100,7 +100,7 @@ def base_of(model: PersonalizedModel) -> PersonalizedModel | None:
     return PersonalizedModel(
         name=base.rstrip("/").rpartition("/")[2],
         base=base,
-        digest=_base_digest(base, revision),
+        digest=base_digest(base, revision),
         revision=revision,
         variant=variant,
         guidance_scale=model.guidance_scale,
@@ -284,13 +284,6 @@ def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str 
 def _word(value: Any) -> str | None:
     """A value of a recipe that can be anybody's."""
     return value if isinstance(value, str) else None
-
-
-def _base_digest(base: str, revision: str | None) -> str:
-    folder = TINYWORLD if base == EMBEDDED else expanded(base)
-    if (folder / INDEX).is_file():
-        return pipeline_digest(folder)
-    return hashlib.sha256(f"{base}@{revision or 'main'}".encode()).hexdigest()
 
 
 def _steps(found: Found) -> int | None:

@@ -232,6 +232,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
             *warnings(recipe),
             *said,
             *notes,
+            *_without_key(recipe, asks=calls.calls > 0),
             *_about_money(recipe, calls_cost, images_cost),
         ],
     )
@@ -434,6 +435,26 @@ def _size(recipe: Recipe) -> str:
     if render.renderer == "hosted":
         return f"{render.width or SIDE} x {render.height or SIDE}"
     return f"{render.width} x {render.height}" if render.width else "the model's own size"
+
+
+def _without_key(recipe: Recipe, *, asks: bool) -> Iterator[str]:
+    """Models that are asked over the network, and the keys that are not set for them."""
+    llm, render = recipe.prompts.llm, recipe.render
+    from regforge.providers.library import missing_key
+
+    named = {}
+    if asks:
+        named["prompts.llm.model"] = llm.model, llm.api_base
+    if asks and recipe.subject.captions == "auto" and llm.vision_model:
+        named["prompts.llm.vision_model"] = llm.vision_model, llm.api_base
+    if render.renderer == "hosted":
+        named["render.model"] = render.model, render.api_base
+    for key, (model, api_base) in named.items():
+        if variable := missing_key(model, api_base):
+            yield (
+                f"{key}: there is no API key for {model}; set the environment variable "
+                f"{variable} before the run."
+            )
 
 
 def images_in(folder: RunFolder) -> int:

@@ -330,5 +330,5 @@ def license_notes(license_id: str, model: str, *, cautioned: bool) -> Iterator[s
 
 def _about_the_license(license_id: str, recipe: Recipe) -> Iterator[str]:
     yield from license_notes(license_id, recipe.render.model, cautioned=True)
-    if recipe.render.lora:
-        yield f"The terms of the LoRA {recipe.render.lora} count as well."
+    for lora in recipe.render.lora:
+        yield f"The terms of the LoRA {lora.path} count as well."

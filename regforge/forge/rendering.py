@@ -19,7 +19,7 @@ from regforge.dataset.store import SHARD_SIZE, Rejection, Store, is_made_from, t
 from regforge.errors import RegforgeError
 from regforge.forge import speeds
 from regforge.forge.prompting import PromptStage
-from regforge.images.curation import Curator, Verdict
+from regforge.images.curation import BLANK, Curator, Verdict
 from regforge.journal import Journal
 from regforge.progress import Reporter, Task
 from regforge.recipe import Recipe
@@ -34,8 +34,16 @@ _MOST_SPARE = 1.0
 """At most so many further prompts, relative to those asked for, make up for refused images."""
 
 
+_FEWEST_BLANK = 4
+"""Images of which none must show anything before the model, and not a caption, is at fault."""
+
+
 class TooManyRefused(RegforgeError):
     """So many images were refused that the dataset does not fill."""
+
+
+class NothingDrawn(RegforgeError):
+    """The model draws black images, or images of a single colour, and nothing else."""
 
 
 @dataclass
@@ -183,7 +191,12 @@ class ImageStage:
         """
         attempts = {job.id: [job] for job in jobs}
         before = self.curator.accepted
-        self._render(jobs, task)
+        first = self._first(jobs)
+        self._render(first, task)
+        self._refuse_blank(first, task)
+        if len(first) < len(jobs):
+            drawn = {job.id for job in first}
+            self._render([job for job in jobs if job.id not in drawn], task)
         while True:
             judged = [self._judge(attempts[job.id]) for job in jobs]
             again = [each.again(self.store.recipe_digest, self._most_attempts) for each in judged]
@@ -203,6 +216,44 @@ class ImageStage:
             [row for row in rows if row is not None],
             [self._rejection(each) for each in judged if each.row is None],
         )
+
+    def _first(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
+        """The first whole batches that hold a few images."""
+        from regforge.images.interface import batches
+
+        first: list[ImageJob] = []
+        renderer = self._open()[0]
+        for batch in batches(jobs, renderer.batch_size, renderer.identity):
+            if len(first) >= _FEWEST_BLANK:
+                break
+            first += batch
+        return first
+
+    def _refuse_blank(self, jobs: Sequence[ImageJob], task: Task) -> None:
+        """Draw images of which none shows anything again, and stop if that never changes.
+
+        Raises:
+            NothingDrawn: All attempts of all of them are blank; a few more would be as well.
+        """
+        if len(jobs) < _FEWEST_BLANK and self.curator.accepted > 0:
+            return
+        staging = self._open()[1]
+        attempts, reasons = list(jobs), set[str]()
+        for number in range(1, self._most_attempts + 1):
+            for job in attempts:
+                staged = staging.read(job)
+                reason = self.curator.blank(
+                    staged.image, nsfw=staged.nsfw, not_finite=staged.not_finite
+                )
+                if reason is None:
+                    return
+                reasons.add(reason)
+            if number < self._most_attempts:
+                attempts = [job.again(self.store.recipe_digest) for job in attempts]
+                task.extend(len(attempts))
+                self._render(attempts, task)
+        staging.discard(jobs)  # a service may be well again the next time
+        raise self._nothing_drawn(len(jobs), reasons)
 
     @property
     def _most_attempts(self) -> int:
@@ -230,7 +281,11 @@ class ImageStage:
         for job in attempts:
             staged = staging.read(job)
             verdict = self.curator.judge(
-                staged.image, id=job.id, caption=job.prompt.text, nsfw=staged.nsfw
+                staged.image,
+                id=job.id,
+                caption=job.prompt.text,
+                nsfw=staged.nsfw,
+                not_finite=staged.not_finite,
             )
             if not verdict.reasons:
                 self.curator.accept(job.id, verdict)
@@ -279,6 +334,7 @@ class ImageStage:
             scores=verdict.scores,
             id=job.id,
             reference=job.prompt.reference,
+            lora=identity.loras_as_json,
         )
 
     # ---------------------------------------------------------------------- the model, when needed
@@ -305,10 +361,39 @@ class ImageStage:
             staging.close()
             renderer.close()
 
+    def _nothing_drawn(self, images: int, reasons: set[str]) -> NothingDrawn:
+        what = " or ".join(reason for reason in BLANK if reason in reasons)
+        self.journal.failure("images", "the first images", what)
+        return NothingDrawn(
+            f"{self.recipe.render.model} draws nothing: each of the first {images} images, in each "
+            f"of {self._most_attempts} attempts: {what}.",
+            hint=self._about_blank(),
+        )
+
+    def _about_blank(self) -> str:
+        """What to do when images show nothing."""
+        render, dtype = self.recipe.render, self._open()[0].identity.dtype
+        if render.renderer == "hosted":
+            return (
+                "Ask the service for one image of such a caption: it may need another model, or "
+                "send a placeholder in place of what it will not draw."
+            )
+        hint = "Numbers that overflow come out black. "
+        if dtype != "float32":
+            hint += f"Set render.dtype: float32 (it was {dtype}), or another VAE with render.vae. "
+        hint += "Or look at render.steps, render.guidance_scale and render.scheduler"
+        return hint + (", and at the scale of render.lora." if render.lora else ".")
+
     def _too_many_refused(self, accepted: int, wanted: int) -> TooManyRefused:
-        return TooManyRefused(
-            f"Only {accepted} of {wanted} images were good enough, after twice as many prompts.",
-            hint=f"The reasons are in {self.folder.report} and {self.folder.path}/ledger.jsonl. "
+        rejected = list(self.store.iter_rejected())
+        blank = sum(any(reason in BLANK for reason in each.reasons) for each in rejected)
+        often = (
             "Often it helps to give the slots more phrases, to raise render.max_attempts, or to "
-            "lower curate.max_duplicate_distance.",
+            "lower curate.max_duplicate_distance."
+        )
+        return TooManyRefused(
+            f"Only {accepted} of {wanted} images were good enough, after twice as many prompts"
+            + (f"; {blank} of {len(rejected)} showed nothing." if blank else "."),
+            hint=f"The reasons are in {self.folder.report} and {self.folder.path}/ledger.jsonl. "
+            + (self._about_blank() if blank > len(rejected) / 2 else often),
         )

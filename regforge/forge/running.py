@@ -149,6 +149,10 @@ def run(
     if until != "prompts":
         check_price(recipe)
     check_import(recipe, folder, fresh=fresh)
+    if until != "prompts" and (fresh or not folder.prompts.is_file()):
+        from regforge.images.renderer import require_renderer
+
+        require_renderer(recipe.render)  # before a language model is paid for captions
     with folder.locked(), _terminated_like_interrupted():
         if until == "report" and not fresh:
             _refuse_fewer(recipe, folder, count * recipe.render.images_per_prompt)

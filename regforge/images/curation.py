@@ -33,6 +33,10 @@ A black dot on white that covers 0.01 % of the image has a deviation of 2.5, one
 
 _BLACK_SHARE = 0.999
 _FORMATS = ("WEBP", "PNG", "JPEG")  # the fewer decoders see what comes from elsewhere, the better
+NOT_FINITE = "its numbers overflowed (NaN)"
+BLANK = (NOT_FINITE, "black", "a single colour")
+"""Reasons of images that show nothing."""
+
 _UNREADABLE = "not a readable image"
 
 
@@ -100,6 +104,7 @@ class Curator:
         id: str,  # noqa: A002
         caption: str,
         nsfw: bool = False,
+        not_finite: bool = False,
     ) -> Verdict:
         """Judge an image against those accepted so far; remembers nothing.
 
@@ -108,6 +113,8 @@ class Curator:
             id: Its name; an image is no duplicate of itself.
             caption: What it was to show.
             nsfw: Whether the model's safety checker flagged it.
+            not_finite: Whether some of its numbers overflowed; it is refused then, whatever the
+                settings are.
         """
         image_digest = hashlib.sha256(image).hexdigest()
         picture = _decoded(image)
@@ -121,7 +128,7 @@ class Curator:
         if self._scorer is not None:
             alignment = self._scorer.scores([picture], [caption])[0]
         reasons = [
-            constant_colour_of(picture) if self._curate.constant else None,
+            NOT_FINITE if not_finite else self._constant(picture),
             "flagged by the safety checker" if nsfw and self._curate.nsfw else None,
             f"same as image {original}" if original else self._look_alike(nearest, distance),
             self._off_caption(alignment),
@@ -133,6 +140,16 @@ class Curator:
             tuple(reason for reason in reasons if reason is not None),
             pixel_digest,
         )
+
+    def blank(self, image: bytes, *, nsfw: bool, not_finite: bool) -> str | None:
+        """Which of `BLANK` an image is; None if it shows something or was blackened on purpose."""
+        picture = None if nsfw else _decoded(image)
+        if picture is None:
+            return None
+        return NOT_FINITE if not_finite else self._constant(picture)
+
+    def _constant(self, picture: Image.Image) -> str | None:
+        return constant_colour_of(picture) if self._curate.constant else None
 
     def accept(self, id: str, verdict: Verdict) -> None:  # noqa: A002
         """Remember an image, so that later ones are compared with it."""

@@ -30,7 +30,7 @@ from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.providers.errors import CallFailed, ModelUnusable, UnknownModel, WrongKey
 from regforge.providers.image_model import TRIES, ImageClient, ImageRequest
-from regforge.providers.library import EventLoop, close_clients
+from regforge.providers.library import EventLoop, close_clients, missing_key
 from regforge.providers.limits import Clock, RealClock
 from regforge.recipe.models import Render
 from regforge.records import ImageJob
@@ -137,6 +137,19 @@ class HostedRenderer:
             f"{model}{where} does not accept the request: {failure.message}",
             hint=failure.hint
             or "Often the size: services draw only certain render.width and render.height.",
+        )
+
+
+def require_service(render: Render) -> None:
+    """See that a service can be asked, as far as that is known without asking it.
+
+    Raises:
+        ModelUnavailable: There is no key.
+    """
+    if key := missing_key(render.model, render.api_base):
+        raise ModelUnavailable(
+            f"There is no API key for {render.model} (render.model).",
+            hint=f"Set the environment variable {key}.",
         )
 
 

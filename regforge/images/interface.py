@@ -6,8 +6,9 @@ batches. Knows no model, no device and no file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -36,17 +37,34 @@ class RenderSettingError(RenderError):
 
 
 @dataclass(frozen=True)
+class LoraIdentity:
+    """Which LoRA lies over a model, as a dataset records it.
+
+    Attributes:
+        name: Of its file or folder, or its repository.
+        revision: `sha256:...` of the file, or the commit of the repository.
+        scale: What it is multiplied with.
+    """
+
+    name: str
+    revision: str
+    scale: float
+
+
+@dataclass(frozen=True)
 class ModelIdentity:
     """Which model draws, as a dataset records it.
 
     Attributes:
-        model: As the recipe names it.
+        model: As the recipe names it; of a path its last part, which tells nothing of the machine.
         revision: Commit of the repository, or `sha256:...` of a local folder's files; None where
             nobody says.
         scheduler: As the recipe names it, else the class of the model's own.
         dtype: Precision of the weights, such as `bfloat16`.
         width: Pixels of an image whose prompt asks for no size of its own.
         height: Likewise.
+        loras: LoRAs that lie over it.
+        vae: Its autoencoder, where it is not its own.
     """
 
     model: str
@@ -55,6 +73,13 @@ class ModelIdentity:
     dtype: str
     width: int
     height: int
+    loras: tuple[LoraIdentity, ...] = ()
+    vae: str | None = None
+
+    @property
+    def loras_as_json(self) -> str | None:
+        """The LoRAs as a JSON list; None if there are none."""
+        return json.dumps([asdict(each) for each in self.loras]) if self.loras else None
 
 
 @dataclass(frozen=True)
@@ -66,11 +91,13 @@ class RenderedImage:
         pixels: uint8 [H, W, 3], RGB.
         nsfw: Whether the model's own safety checker, or the image service, objected. The picture
             is then black.
+        not_finite: Whether some of its numbers overflowed (NaN or infinite); those are black.
     """
 
     job: ImageJob
     pixels: Pixels
     nsfw: bool
+    not_finite: bool = False
 
 
 class Renderer(Protocol):

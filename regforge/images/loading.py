@@ -7,26 +7,26 @@ the recipe says so. Knows nothing about drawing.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regforge.digests import revision_of
 from regforge.embedded.pipeline import TINYWORLD, quiet_loading, require_folder
 from regforge.files import expanded
 from regforge.hub import explained
-from regforge.images.interface import ModelUnavailable, RenderSettingError
+from regforge.images.interface import LoraIdentity, ModelUnavailable
+from regforge.images.loras import find_loras, lay_on
 from regforge.recipe.models import Render
+from regforge.recipe.named_files import MODEL_INDEX
 
 if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "embedded/tinyworld"
-_INDEX = "model_index.json"
 # A pipeline that takes one of these does not start from text alone, unless diffusers says it can.
 _OTHER_INPUTS = frozenset(
     {"image", "image_embeds", "mask_image", "control_image", "video", "audio"}
@@ -54,25 +54,34 @@ class ModelChoice:
     variant_key: str = "render.variant"
 
 
-def load_pipeline(render: Render, dtype: torch.dtype) -> tuple[Any, str | None]:
-    """Load the recipe's text-to-image pipeline into main memory.
+def choice_of(render: Render) -> ModelChoice:
+    """Which model a dataset recipe renders with."""
+    return ModelChoice(render.model, render.revision, render.variant, render.trust_remote_code)
+
+
+def load_pipeline(
+    render: Render, dtype: torch.dtype
+) -> tuple[Any, str | None, tuple[LoraIdentity, ...], list[str]]:
+    """Load the recipe's text-to-image pipeline into main memory, with its VAE and LoRAs.
 
     Args:
-        render: Which model, revision, variant and LoRA.
+        render: Which model, revision, variant, VAE and LoRAs.
         dtype: Precision of the weights.
 
     Returns:
-        The pipeline, and its revision: the repository's commit, or `sha256:...` of a local folder.
+        The pipeline; its revision: the repository's commit, or `sha256:...` of a local folder; its
+        LoRAs; and what people should know of them, a sentence each.
 
     Raises:
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
+        LoraError: A LoRA is not there, is none, or does not fit.
     """
-    choice = ModelChoice(render.model, render.revision, render.variant, render.trust_remote_code)
-    pipeline, folder = load_model(choice, dtype)
-    if render.lora is not None:
-        with quiet_loading():
-            _load_lora(pipeline, render.lora)
-    return pipeline, revision_of(folder)
+    loras = find_loras(render.lora)
+    pipeline, folder = load_model(choice_of(render), dtype)
+    if render.vae is not None:
+        _put_in_vae(pipeline, render.vae, dtype)
+    notes = lay_on(pipeline, render.model, [(each.file, each.identity.scale) for each in loras])
+    return pipeline, revision_of(folder), tuple(each.identity for each in loras), notes
 
 
 def load_model(
@@ -93,24 +102,42 @@ def load_model(
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
     """
     with quiet_loading():
-        folder = _local_folder(choice)
-        index = _read_index(choice.model, folder / _INDEX if folder else _fetch_index(choice))
-        if check is not None:
-            check(str(index["_class_name"]))
-        _check_class(index, choice)
-        folder = folder or _download(choice)
+        folder = _found(choice, check)
         return _load(folder, choice, dtype), folder
+
+
+def find_model(choice: ModelChoice, check: Callable[[str], None] | None = None) -> Path:
+    """The folder of a text-to-image pipeline, downloaded if need be; nothing is loaded.
+
+    Args:
+        choice: Which one.
+        check: See `load_model`.
+
+    Raises:
+        ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
+    """
+    with quiet_loading():
+        return _found(choice, check)
+
+
+def _found(choice: ModelChoice, check: Callable[[str], None] | None) -> Path:
+    folder = _local_folder(choice)
+    index = _read_index(choice.model, folder / MODEL_INDEX if folder else _fetch_index(choice))
+    if check is not None:
+        check(str(index["_class_name"]))
+    _check_class(index, choice)
+    return folder or _download(choice)
 
 
 def _local_folder(choice: ModelChoice) -> Path | None:
     """The folder that the recipe names; None if it names a repository of the Hub."""
     if choice.model == EMBEDDED:
-        return require_folder(TINYWORLD, _INDEX)
+        return require_folder(TINYWORLD, MODEL_INDEX)
     folder = expanded(choice.model)
     if folder.is_dir():
-        if not (folder / _INDEX).is_file():
+        if not (folder / MODEL_INDEX).is_file():
             raise ModelUnavailable(
-                f"{choice.model} is no diffusers model: it has no {_INDEX}.",
+                f"{choice.model} is no diffusers model: it has no {MODEL_INDEX}.",
                 hint=f"{choice.key} is the folder that holds model_index.json, unet/, vae/ and so "
                 "on. A single .safetensors checkpoint has to be converted first.",
             )
@@ -134,7 +161,7 @@ def _fetch_index(choice: ModelChoice) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(choice.model, _INDEX, revision=choice.revision))
+        return Path(hf_hub_download(choice.model, MODEL_INDEX, revision=choice.revision))
     except Exception as error:
         raise _hub_problem(choice, error) from error
 
@@ -156,13 +183,15 @@ def _download(choice: ModelChoice) -> Path:
         raise _weights_problem(choice, error) or _hub_problem(choice, error) from error
 
 
-def _hub_problem(choice: ModelChoice, error: Exception) -> ModelUnavailable:
+def _hub_problem(
+    choice: ModelChoice, error: Exception, file: str = MODEL_INDEX
+) -> ModelUnavailable:
     """What an exception of huggingface_hub means, for people."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     if isinstance(error, RemoteEntryNotFoundError):
         return ModelUnavailable(
-            f"{choice.model} is no diffusers model: it has no {_INDEX}.",
+            f"{choice.model} is no diffusers model: it has no {file}.",
             hint="Look for a repository tagged 'diffusers' on the Hub.",
         )
     problem = explained(error, choice.model, repo_type="model", revision=choice.revision)
@@ -177,9 +206,9 @@ def _read_index(model: str, path: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{model}: {_INDEX} cannot be read ({error}).") from error
+        raise ModelUnavailable(f"{model}: {MODEL_INDEX} cannot be read ({error}).") from error
     if not isinstance(index, dict) or "_class_name" not in index:
-        raise ModelUnavailable(f"{model}: {_INDEX} does not name a pipeline class.")
+        raise ModelUnavailable(f"{model}: {MODEL_INDEX} does not name a pipeline class.")
     return index
 
 
@@ -245,6 +274,55 @@ def _load(folder: Path, choice: ModelChoice, dtype: torch.dtype) -> Any:
     return loaded
 
 
+def require_vae(named: str) -> None:
+    """See that an autoencoder is there; of one on the Hub its configuration is downloaded.
+
+    Raises:
+        ModelUnavailable: It is not.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if expanded(named).is_dir():
+        return
+    try:
+        hf_hub_download(named, "config.json")
+    except Exception as error:
+        raise _hub_problem(ModelChoice(named, key="render.vae"), error, "config.json") from error
+
+
+def _put_in_vae(pipeline: Any, named: str, dtype: torch.dtype) -> None:
+    """Give a pipeline another autoencoder.
+
+    Raises:
+        ModelUnavailable: It is not there, or not of the kind that the pipeline has.
+    """
+    own = getattr(pipeline, "vae", None)
+    if own is None:
+        raise ModelUnavailable(f"{type(pipeline).__name__} has no VAE to replace (render.vae).")
+    require_vae(named)
+    folder = expanded(named)
+    try:
+        with quiet_loading():
+            vae = type(own).from_pretrained(
+                folder if folder.is_dir() else named, torch_dtype=dtype, use_safetensors=True
+            )
+    except Exception as error:
+        raise ModelUnavailable(
+            f"The VAE {named} cannot be loaded (render.vae): {_first_line(error)}.",
+            hint=f"It has to be a diffusers {type(own).__name__} with safetensors.",
+        ) from error
+    for key in ("latent_channels", "block_out_channels"):
+        mine, its = own.config.get(key), vae.config.get(key)
+        if key == "block_out_channels":  # each further block halves the latents' sides
+            mine, its = len(mine or ()), len(its or ())
+        if mine != its:
+            raise ModelUnavailable(
+                f"The VAE {named} is for other latents than those of this model (render.vae): "
+                f"{key} {its}, not {mine}."
+            )
+    pipeline.register_modules(vae=vae)
+
+
 def _weights_problem(
     choice: ModelChoice, error: Exception, folder: Path | None = None
 ) -> ModelUnavailable | None:
@@ -268,44 +346,6 @@ def _weights_problem(
     return None
 
 
-def _load_lora(pipeline: Any, lora: str) -> None:
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise RenderSettingError(f"render.lora: {type(pipeline).__name__} takes no LoRA.")
-    path = expanded(lora)
-    where: dict[str, Any] = {"pretrained_model_name_or_path_or_dict": lora}
-    if path.is_file():
-        where = {
-            "pretrained_model_name_or_path_or_dict": str(path.parent),
-            "weight_name": path.name,
-        }
-    elif path.is_dir():
-        where = {"pretrained_model_name_or_path_or_dict": str(path)}
-    try:
-        pipeline.load_lora_weights(**where, use_safetensors=True)
-    except Exception as error:
-        raise ModelUnavailable(
-            f"The LoRA {lora} cannot be loaded (render.lora): {_first_line(error)}.",
-            hint="It is a .safetensors file, a folder with one, or a repository of the Hub, and "
-            "was trained on this kind of model.",
-        ) from error
-
-
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
-
-
-# ------------------------------------------------------------------------------------- revision
-
-
-def revision_of(folder: Path) -> str:
-    """The commit of a downloaded repository, else a digest of the folder's configs and weights."""
-    if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
-        return folder.name
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".txt", ".safetensors", ".model") and path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"

@@ -34,6 +34,7 @@ from regforge.images.pipelines import (
     call_settings,
     default_size,
     inputs_of,
+    not_finite,
     nsfw_flags,
     place,
 )
@@ -41,7 +42,7 @@ from regforge.images.schedulers import set_scheduler
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.recipe.models import Render
-from regforge.records import ImageJob
+from regforge.records import ImageJob, without_folders
 
 
 def open_local(
@@ -51,11 +52,21 @@ def open_local(
     start = time.monotonic()
     device = pick_device(render.device)
     dtype = pick_dtype(render.dtype, device)
-    pipeline, revision = load_pipeline(render, dtype)
+    pipeline, revision, loras, notes = load_pipeline(render, dtype)
+    for note in notes:
+        journal.event("lora", note=note)
+        reporter.say(note)
     scheduler = set_scheduler(pipeline, render.scheduler)
     width, height = default_size(pipeline, render)
     identity = ModelIdentity(
-        render.model, revision, scheduler, str(dtype).removeprefix("torch."), width, height
+        without_folders(render.model),
+        revision,
+        scheduler,
+        str(dtype).removeprefix("torch."),
+        width,
+        height,
+        loras,
+        render.vae and without_folders(render.vae),
     )
     place(pipeline, render, device, width * height)
     journal.event(
@@ -170,8 +181,10 @@ class LocalRenderer:
                 hint=f"Set render.width: {got_width} and render.height: {got_height}.",
             )
         return [
-            RenderedImage(job, pixels, nsfw)
-            for job, pixels, nsfw in zip(batch, images, flags, strict=True)
+            RenderedImage(job, pixels, nsfw, overflowed)
+            for job, pixels, nsfw, overflowed in zip(
+                batch, images, flags, not_finite(output.images), strict=True
+            )
         ]
 
     def _call(self, batch: Sequence[ImageJob]) -> Any:

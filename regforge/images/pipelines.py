@@ -144,7 +144,7 @@ def as_uint8(images: Any) -> Pixels:
     import torch
 
     if isinstance(images, torch.Tensor):
-        # What is not a number becomes black, and black images are refused later.
+        # What is not a number becomes black; `not_finite` tells such images from black ones.
         scaled = torch.nan_to_num(images.float()).clamp(0, 1).mul(255).round()
         pixels: Pixels = scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return pixels
@@ -152,6 +152,17 @@ def as_uint8(images: Any) -> Pixels:
         levels: Pixels = np.rint(np.nan_to_num(images).clip(0, 1) * 255).astype(np.uint8)
         return levels
     return np.stack([np.asarray(image.convert("RGB"), dtype=np.uint8) for image in images])
+
+
+def not_finite(images: Any) -> Sequence[bool]:
+    """Of each image, whether some of its numbers overflowed; `images` as in `as_uint8`."""
+    import torch
+
+    if isinstance(images, torch.Tensor):
+        return [not fine for fine in torch.isfinite(images).flatten(1).all(dim=1).tolist()]
+    if isinstance(images, np.ndarray):
+        return [not np.isfinite(image).all() for image in images]
+    return [False] * len(images)
 
 
 def nsfw_flags(output: Any, count: int) -> Sequence[bool]:

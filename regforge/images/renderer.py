@@ -30,7 +30,36 @@ __all__ = [
     "batches",
     "job_size",
     "open_renderer",
+    "require_renderer",
 ]
+
+
+def require_renderer(render: Render) -> None:
+    """See that the recipe's model is there and can be drawn with; nothing is loaded.
+
+    A model or LoRA of the Hub is downloaded if it is not on this machine.
+
+    Args:
+        render: The `render` section of the recipe.
+
+    Raises:
+        ModelUnavailable: The model is not there, may not be used, or is no text-to-image model; of
+            an image service, there is no key.
+        LoraError: A LoRA is not there, or is none.
+        RenderSettingError: A setting that image services do not take.
+    """
+    if render.renderer == "hosted":
+        from regforge.images.hosted import require_service
+
+        require_service(render)
+        return
+    from regforge.images.loading import choice_of, find_model, require_vae
+    from regforge.images.loras import find_loras
+
+    find_loras(render.lora)
+    if render.vae is not None:
+        require_vae(render.vae)
+    find_model(choice_of(render))
 
 
 def open_renderer(

@@ -45,11 +45,13 @@ class Staged:
         job: What was asked for.
         image: The encoded file.
         nsfw: Whether the model's safety checker, or the image service, objected.
+        not_finite: Whether some of its numbers overflowed.
     """
 
     job: ImageJob
     image: bytes
     nsfw: bool
+    not_finite: bool
 
 
 class Staging:
@@ -153,7 +155,7 @@ class Staging:
             return None
         if marker.get("sha256") != hashlib.sha256(image).hexdigest():
             return None
-        return Staged(job, image, bool(marker.get("nsfw")))
+        return Staged(job, image, bool(marker.get("nsfw")), bool(marker.get("not_finite")))
 
     def _made_from(self, job: ImageJob) -> str:
         """Digest of all that decides about the file: prompt, parameters, model and format."""
@@ -204,6 +206,7 @@ class Staging:
             "made_from": self._made_from(job),
             "sha256": hashlib.sha256(encoded).hexdigest(),
             "nsfw": image.nsfw,
+            "not_finite": image.not_finite,
         }
         write_atomically(self._image_path(job), encoded)
         write_atomically(self._marker_path(job), json.dumps(marker) + "\n")

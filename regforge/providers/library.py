@@ -36,6 +36,12 @@ from regforge.providers.limits import retry_after
 T = TypeVar("T")
 
 _PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?: \w+)?\s*[:-]\s*)+")
+# Another name that a provider's key has, or what takes its place.
+_INSTEAD = {
+    "AZURE_API_KEY": "AZURE_AD_TOKEN",
+    "HUGGINGFACE_API_KEY": "HF_TOKEN",
+    "REPLICATE_API_KEY": "REPLICATE_API_TOKEN",
+}
 _MOST_TOKENS = 100_000_000
 
 
@@ -177,6 +183,26 @@ def key_of(model: str) -> tuple[str, bool]:
         return "that LiteLLM reads", False
     keys = [name for name in missing if name.endswith(("KEY", "TOKEN"))]
     return (" or ".join(keys) or f"{provider.upper()}_API_KEY", bool(keys))
+
+
+def missing_key(model: str, base: str | None) -> str | None:
+    """The environment variable that has to hold the provider's key, and does not.
+
+    Args:
+        model: LiteLLM's name of it.
+        base: A server of one's own: most need no key, and nobody knows which do.
+
+    Returns:
+        None where a key is set, none is needed, or nobody knows.
+    """
+    if base is not None or model.startswith("embedded/"):
+        return None
+    key, missing = key_of(model)
+    names = key.split(" or ")
+    set_elsewhere = any(os.environ.get(_INSTEAD.get(name, "")) for name in names)
+    # Others, such as AWS's, can also lie in files.
+    only_here = all(name.endswith("_API_KEY") for name in names)
+    return key if missing and only_here and not set_elsewhere else None
 
 
 # ------------------------------------------------------------------------------ tokens and prices

@@ -13,8 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from regforge import resources
+from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.embedded.english import has_words
+from regforge.files import expanded
 from regforge.hub.address import HubAddress
+from regforge.lora_files import PICKLES, LoraError, lora_in, require_lora
 from regforge.recipe.class_noun import noun_fault
 from regforge.recipe.defaults import (
     bank_kind,
@@ -28,6 +31,7 @@ from regforge.recipe.messages import did_you_mean
 from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import (
     LEADS_OUT,
+    MODEL_INDEX,
     is_file,
     is_folder,
     photos_in,
@@ -52,7 +56,7 @@ SCHEDULERS = (
 )
 """The names of `images.schedulers`; checked here too, before a model is fetched for nothing."""
 
-_EMBEDDED = {
+_EMBEDDED: dict[Location, str] = {
     ("render", "model"): "embedded/tinyworld",
     ("prompts", "llm", "model"): "embedded/smollm2-135m",
     ("curate", "alignment", "model"): "embedded/judge",
@@ -269,23 +273,60 @@ def _text_file(path: Path, at: Location) -> Iterator[Finding]:
 
 
 def _models(recipe: Recipe) -> Iterator[Finding]:
-    alignment = recipe.curate.alignment
-    named = {
-        ("render", "model"): recipe.render.model,
-        ("prompts", "llm", "model"): recipe.prompts.llm.model,
-        ("curate", "alignment", "model"): alignment.model if alignment else "",
-    }
-    for at, name in named.items():
-        if is_embedded(name) and name != _EMBEDDED[at]:
-            yield Finding(at, f"there is no {name!r}, only '{_EMBEDDED[at]}'")
-        elif not name.strip() and (alignment or at[0] != "curate"):
-            yield Finding(at, "must not be blank")
-    if recipe.render.renderer == "hosted" and is_embedded(recipe.render.model):
+    render, alignment, llm = recipe.render, recipe.curate.alignment, recipe.prompts.llm.model
+    at = ("render", "model")
+    if render.renderer == "local":
+        yield from pipeline_findings(render.model, render.variant, at, ("render", "variant"))
+        if render.vae is not None:
+            yield from _one_model(render.vae, ("render", "vae"))
+        for number, lora in enumerate(render.lora):
+            yield from _lora(lora.path, ("render", "lora", number, "path"))
+    elif is_embedded(render.model):
         yield Finding(
-            ("render", "model"),
+            at,
             "an image API draws with a LiteLLM image model, such as 'gpt-image-1'",
             (("render", "renderer"),),
         )
+    elif not render.model.strip():
+        yield Finding(at, "must not be blank")
+    yield from _embedded_or_named(llm, ("prompts", "llm", "model"))
+    if alignment is not None:
+        yield from _one_model(alignment.model, ("curate", "alignment", "model"))
+
+
+def _embedded_or_named(name: str, at: Location) -> Iterator[Finding]:
+    known = _EMBEDDED.get(at)
+    if is_embedded(name) and name != known:
+        yield Finding(at, f"there is no {name!r}" + (f", only '{known}'" if known else ""))
+    elif not name.strip():
+        yield Finding(at, "must not be blank")
+
+
+def _one_model(name: str, at: Location) -> Iterator[Finding]:
+    """What is wrong with a model that is no pipeline: an encoder, an autoencoder."""
+    yield from _embedded_or_named(name, at)
+    path = expanded(name)
+    if is_embedded(name) or not name.strip():
+        return
+    if is_folder(path):
+        if not is_file(path / "config.json"):
+            yield Finding(at, f"{name} holds no model: it has no config.json")
+    elif names_path(name):
+        yield Finding(at, f"there is no folder {name}")
+
+
+def _lora(name: str, at: Location) -> Iterator[Finding]:
+    path = expanded(name)
+    try:
+        file = lora_in(path) if is_folder(path) else path
+        if file is not None and is_file(file):
+            require_lora(file)
+        elif is_folder(path):
+            yield Finding(at, f"{name} holds no .safetensors file")
+        elif names_path(name) or not name.strip():
+            yield Finding(at, f"there is no LoRA {name}")
+    except LoraError as error:
+        yield Finding(at, error.message.rstrip("."))
 
 
 def _addresses(recipe: Recipe) -> Iterator[Finding]:
@@ -320,7 +361,7 @@ def _hosted(recipe: Recipe) -> Iterator[Finding]:
     render, about = recipe.render, (("render", "renderer"),)
     if render.renderer != "hosted":
         return
-    for key in ("scheduler", "lora", "variant", "revision"):
+    for key in ("scheduler", "lora", "vae", "variant", "revision"):
         if getattr(render, key):
             yield Finding(("render", key), "does not go with `renderer: hosted`", about)
     if render.negative_prompt and render.api_base is None:
@@ -417,6 +458,54 @@ def dataset_revision(dataset: str, revision: str | None, section: Location) -> I
         yield Finding(at, "goes with a dataset of the Hub alone: user/name", about)
     elif revision is not None and address and address.revision not in (None, revision):
         yield Finding(at, f"the dataset's name says {shown(address.revision)} already", about)
+
+
+def pipeline_findings(
+    model: str, variant: str | None, at: Location, variant_at: Location
+) -> Iterator[Finding]:
+    """What is wrong with a model that images are drawn with, as far as this machine knows.
+
+    Args:
+        model: As the recipe names it: a folder, a repository of the Hub, or the embedded one.
+        variant: Of its weights.
+        at: The key that names the model.
+        variant_at: The key that names the variant.
+    """
+    embedded = _EMBEDDED[("render", "model")]
+    if not model.strip():
+        yield Finding(at, "must not be blank")
+        return
+    if is_embedded(model) and model != embedded:
+        yield Finding(at, f"there is no {model!r}, only '{embedded}'")
+        return
+    folder = EMBEDDED_FOLDERS.get(model) or expanded(model)
+    if is_file(folder):
+        yield Finding(
+            at,
+            f"{model} is a file, and a folder in diffusers' layout is needed; diffusers makes one "
+            "with `StableDiffusionPipeline.from_single_file(...).save_pretrained(...)`",
+        )
+    elif not is_folder(folder):
+        if names_path(model):
+            yield Finding(at, f"there is no folder {model}")
+    elif not is_file(folder / MODEL_INDEX):
+        yield Finding(at, f"{model} has no {MODEL_INDEX}, so it is no diffusers pipeline")
+    elif variant is not None and not _has_variant(folder, variant):
+        yield Finding(variant_at, f"{model} has no weights of the variant {variant!r}", (at,))
+
+
+def _has_variant(folder: Path, variant: str) -> bool:
+    named = re.compile(rf"\.{re.escape(variant)}(-\d+-of-\d+)?\.safetensors")
+    return any(named.search(path.name) for path in folder.glob("*/*.safetensors"))
+
+
+def names_path(model: str) -> bool:
+    """Whether what a recipe calls a model can only be a path, and no repository of the Hub."""
+    return (
+        HubAddress.parse(model) is None
+        or model.startswith((".", "~", "/"))
+        or (model.lower().endswith((".safetensors", *PICKLES)))
+    )
 
 
 def multiple_of_8(pixels: int, at: Location) -> Iterator[Finding]:

@@ -2,7 +2,8 @@
 
 Two recipes with the same digest make the same dataset. It covers every field that is not marked
 `RUNTIME`, with defaults filled in (writing one down changes nothing), and in place of paths what
-the files say (moving them changes nothing). Ids and seeds of images follow from it.
+the files say (moving them changes nothing): of models and LoRAs on this machine too, the embedded
+ones among them. Ids and seeds of images follow from it.
 
 Captions of another dataset (`prompts.import`) are like a language model's replies: the run keeps
 what it was given, and the digest covers only whom it asked. Of a dataset on the Hub that is its
@@ -19,7 +20,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from regforge.files import MOST_IMAGE, parse_json, read_file, read_text
+from regforge.digests import file_digest, revision_of
+from regforge.embedded import EMBEDDED_FOLDERS
+from regforge.files import MOST_IMAGE, expanded, parse_json, read_file, read_text
 from regforge.recipe.defaults import (
     drawn_slots,
     import_of,
@@ -31,7 +34,13 @@ from regforge.recipe.defaults import (
     template_file,
 )
 from regforge.recipe.models import Recipe
-from regforge.recipe.named_files import caption_files_of, photos_in, phrases_in
+from regforge.recipe.named_files import (
+    caption_files_of,
+    is_file,
+    is_folder,
+    photos_in,
+    phrases_in,
+)
 from regforge.recipe.problems import Location, Problem, RecipeError
 from regforge.recipe.prompts import Slot
 from regforge.recipe.sections import Section
@@ -92,6 +101,19 @@ def data_of(recipe: Recipe) -> dict[str, Any]:
         subject["captions"] = "auto" if described else "files"
     else:  # nobody looks at the photos
         subject["images"] = subject["captions"] = prompts["llm"]["vision_model"] = None
+    render, alignment = data["render"], data["curate"]["alignment"]
+    if recipe.render.renderer == "local":
+        render["model"] = model_of(recipe.render.model, ("render", "model"))
+    if recipe.render.vae is None:
+        del render["vae"]  # as before there were any
+    else:
+        render["vae"] = model_of(recipe.render.vae, ("render", "vae"))
+    render["lora"] = [  # of none as before there could be several
+        {**fields_of(lora), "path": model_of(lora.path, ("render", "lora", number, "path"))}
+        for number, lora in enumerate(recipe.render.lora)
+    ] or None
+    if alignment is not None:
+        alignment["model"] = model_of(alignment["model"], ("curate", "alignment", "model"))
     return data
 
 
@@ -170,6 +192,25 @@ def photos_of(folder: Path, *, captions: bool = True) -> list[list[str]]:
         *([photo.name, _sha256(_read(photo, at))] for photo in photos),
         *([text.name, _text(text, at)] for text in caption_files_of(photos, folder) if captions),
     ]
+
+
+def model_of(named: str, at: Location) -> str:
+    """What stands for a model: of one on this machine what its files hold, else its name.
+
+    Of a path at which nothing is its last part.
+
+    Raises:
+        RecipeError: A file of it cannot be read.
+    """
+    path = EMBEDDED_FOLDERS.get(named) or expanded(named)
+    try:
+        if is_folder(path):
+            return revision_of(path)
+        if is_file(path):
+            return f"sha256:{file_digest(path)}"
+    except OSError as error:
+        raise _unreadable(path, at, error) from error
+    return path.name if path.is_absolute() else named
 
 
 # ----------------------------------------------------------------------------------------- files

@@ -116,6 +116,25 @@ def _resolve_paths(root: Node) -> None:
         if not is_benchmark(str(entry.content)):
             _make_absolute(entry)
     _resolve_dataset(child(root, "prompts", "import", "dataset"))
+    _resolve_model(child(root, "curate", "alignment", "model"))
+    _resolve_model(child(root, "render", "vae"))
+    renderer = child(root, "render", "renderer")
+    if renderer is None or renderer.content != "hosted":
+        _resolve_model(child(root, "render", "model"))
+    for lora in _loras(child(root, "render", "lora")):
+        _resolve_model(child(lora, "path"))
+
+
+def _loras(node: Node | None) -> Iterator[Node]:
+    """The LoRAs, each made into `{path: ...}`, and what holds them into a list."""
+    if node is None or node.content is None:
+        return
+    if not isinstance(node.content, list):
+        node.content = [Node(node.place, node.content)]
+    for each in node.content:
+        if isinstance(each.content, str):
+            each.content = {"path": Entry(each.place, Node(each.place, each.content))}
+        yield each
 
 
 # ------------------------------------------------------------------------------ training recipes
@@ -128,13 +147,7 @@ def _resolve_training_paths(root: Node) -> None:
         _make_absolute(dataset)
     else:
         _resolve_dataset(dataset)
-    model = child(root, "base_model")
-    if model and isinstance(model.content, str) and model.content.strip():
-        # A name of the Hub stays one, unless such a folder lies beside the recipe.
-        is_name = is_embedded(model.content) or HubAddress.parse(model.content) is not None
-        here = model.place.folder / model.content
-        if not is_name or is_file(here) or is_folder(here):
-            _make_absolute(model)
+    _resolve_model(child(root, "base_model"))
 
 
 # ----------------------------------------------------------------------------------------- paths
@@ -153,6 +166,19 @@ def _resolve_dataset(node: Node | None) -> None:
         _make_absolute(node)
     else:
         node.content = str(address)
+
+
+def _resolve_model(node: Node | None) -> None:
+    """Make a model on this machine an absolute path; a name of the Hub stays one.
+
+    Unless such a folder lies beside the recipe.
+    """
+    if node is None or not isinstance(node.content, str) or not node.content.strip():
+        return
+    is_name = is_embedded(node.content) or HubAddress.parse(node.content) is not None
+    here = node.place.folder / node.content
+    if not is_name or is_file(here) or is_folder(here):
+        _make_absolute(node)
 
 
 def _items(node: Node | None) -> Iterator[Node]:

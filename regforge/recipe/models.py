@@ -16,6 +16,26 @@ from regforge.recipe.prompts import Prompts, Subject
 from regforge.recipe.sections import RUNTIME, RecipeDocument, Section, not_truth
 
 
+class Lora(Section):
+    """LoRA weights laid over the model."""
+
+    path: str = Field(
+        min_length=1,
+        description="A .safetensors file, a folder with one, or a repository (`user/name`).",
+    )
+    scale: float = Field(
+        default=1.0, ge=-10, le=10, description="What the LoRA is multiplied with; 1 is as trained."
+    )
+
+
+def _listed(value: object) -> object:
+    """`lora: path` and `lora: {path: ...}` as lists of one."""
+    if value is None:
+        return ()
+    entries = list(value) if isinstance(value, list | tuple) else [value]
+    return [{"path": each} if isinstance(each, str) else each for each in entries]
+
+
 class Render(Section):
     """Which model draws the images, and how."""
 
@@ -23,7 +43,8 @@ class Render(Section):
         default="embedded/tinyworld",
         min_length=1,
         description="A diffusers text-to-image repository or folder, `embedded/tinyworld` (in "
-        "the package), or, with `renderer: hosted`, a LiteLLM image model.",
+        "the package), or, with `renderer: hosted`, a LiteLLM image model. A relative path starts "
+        "at the recipe; of a folder, what it holds counts, not its name.",
     )
     renderer: Literal["local", "hosted"] = Field(
         default="local",
@@ -36,8 +57,19 @@ class Render(Section):
     variant: str | None = Field(
         default=None, description="Weights variant in the repository, such as `fp16`."
     )
-    lora: str | None = Field(
-        default=None, description="LoRA weights (repository or file) laid over the model."
+    lora: Annotated[
+        tuple[Lora, ...],
+        BeforeValidator(_listed, json_schema_input_type=str | Lora | list[str | Lora] | None),
+    ] = Field(
+        default=(),
+        description="LoRA weights laid over the model: a path or repository, `{path, scale}`, or a "
+        "list of these. Of a file, what it holds counts, not its name.",
+    )
+    vae: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Another autoencoder in place of the model's own: a repository such as "
+        "`madebyollin/sdxl-vae-fp16-fix`, or a folder. Some draw black in float16.",
     )
     width: int | None = Field(
         default=None, ge=8, le=8192, description="Pixels; the model's own size if left out."

@@ -15,6 +15,9 @@ from typing import Any, BinaryIO
 
 from regforge.files import read_file, read_text
 
+MODEL_INDEX = "model_index.json"
+"""The file that makes a folder a diffusers pipeline."""
+
 CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -38,6 +41,16 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def pipeline_class(folder: Path) -> str | None:
+    """The diffusers class of the pipeline in a folder; None where its index does not say."""
+    try:
+        index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def names_recipe(name: str) -> bool:

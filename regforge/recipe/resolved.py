@@ -113,7 +113,8 @@ def _change_training_paths(data: dict[str, Any], change: Callable[[str], str]) -
 def _hide_places(data: dict[str, Any]) -> None:
     """Leave out where on this machine models lie, and what an address says besides the server."""
     render, llm, alignment = data["render"], data["prompts"]["llm"], data["curate"]["alignment"]
-    for section, key in ((render, "model"), (render, "lora"), (alignment or {}, "model")):
+    loras = [(lora, "path") for lora in render["lora"]]
+    for section, key in ((render, "model"), (render, "vae"), *loras, (alignment or {}, "model")):
         value = section.get(key)
         if value and (Path(value).is_absolute() or value[0] in "~."):
             section[key] = _name(value)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge import resources
+from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.embedded.english import has_words
 from regforge.hub.address import HubAddress
 from regforge.recipe.cautions import drawable, is_ordinary, not_drawable, ordinary_identifier
@@ -22,12 +23,19 @@ from regforge.recipe.checks import (
     is_embedded,
     multiple_of_8,
     photo_folder,
+    pipeline_findings,
     plain_line,
     refuse,
 )
 from regforge.recipe.class_noun import noun_doubts
 from regforge.recipe.messages import did_you_mean
-from regforge.recipe.named_files import is_file, is_folder, names_recipe, photos_in
+from regforge.recipe.named_files import (
+    is_file,
+    is_folder,
+    names_recipe,
+    photos_in,
+    pipeline_class,
+)
 from regforge.recipe.problems import shown
 from regforge.recipe.sections import Section
 from regforge.recipe.training import TrainingRecipe
@@ -45,7 +53,10 @@ TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"
 FEWEST_PHOTOS, MOST_PHOTOS = 3, 20
 """How many photos of a subject are usual (DreamBooth, arXiv 2208.12242: 3 to 5)."""
 
-EMBEDDED_MODEL = "embedded/tinyworld"
+TRAINABLE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+"""The classes of pipelines that can be trained, as model_index.json names them."""
+
+TRAINS = "Stable Diffusion 1.x, 2.x, XL and 3 can be trained, and embedded/tinyworld"
 
 
 def training_findings(recipe: TrainingRecipe) -> Iterator[Finding]:
@@ -88,22 +99,16 @@ def _subject(recipe: TrainingRecipe) -> Iterator[Finding]:
 
 
 def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
-    model, at = recipe.base_model, ("base_model",)
-    if not model.strip():
-        yield Finding(at, "must not be blank")
-    elif is_embedded(model):
-        if model != EMBEDDED_MODEL:
-            yield Finding(at, f"there is no {model!r}, only '{EMBEDDED_MODEL}'")
-    elif is_file(Path(model)):
-        yield Finding(
-            at,
-            f"{model} is a file, and a folder in diffusers' layout is needed; diffusers makes one "
-            "with `StableDiffusionPipeline.from_single_file(...).save_pretrained(...)`",
-        )
-    elif Path(model).is_absolute() and not is_folder(Path(model)):
-        yield Finding(at, f"there is no folder {model}")
-    elif is_folder(Path(model)) and not is_file(Path(model) / "model_index.json"):
-        yield Finding(at, f"{model} has no model_index.json, so it is no diffusers pipeline")
+    at = ("base_model",)
+    wrong = list(pipeline_findings(recipe.base_model, recipe.variant, at, ("variant",)))
+    yield from wrong
+    folder = EMBEDDED_FOLDERS.get(recipe.base_model) or Path(recipe.base_model)
+    if not wrong and is_folder(folder):
+        kind = pipeline_class(folder)
+        if kind not in TRAINABLE:
+            what = kind or "pipeline of its own kind"
+            message = f"{recipe.base_model} is a {what}, which cannot be trained; {TRAINS}"
+            yield Finding(at, message)
 
 
 def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:

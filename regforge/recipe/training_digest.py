@@ -5,9 +5,10 @@ It covers every field that is not marked `RUNTIME`, with defaults filled in, and
 their captions are. How many steps are taken is not in it where the learning rate does not depend on
 it: the same recipe with more steps goes on.
 
-Of the base model and of the regularization dataset it covers the name: the address and revision as
-the recipe has them, or the name of the folder. What those hold can be gigabytes. Of a dataset that
-is named by its recipe it covers that recipe's digest and how many images it asks for.
+Of a base model on this machine it covers what its files hold. Of one on the Hub, and of the
+regularization dataset, it covers the name: the address and revision as the recipe has them, or the
+name of the folder. Of a dataset that is named by its recipe it covers that recipe's digest and how
+many images it asks for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.hub.address import HubAddress
-from regforge.recipe.digest import digest_of, fields_of, photos_of, recipe_digest
+from regforge.recipe.digest import digest_of, fields_of, model_of, photos_of, recipe_digest
 from regforge.recipe.loading import dataset_recipe_of
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import uses_regularization
@@ -43,7 +44,7 @@ def training_data_of(recipe: TrainingRecipe) -> dict[str, Any]:
         RecipeError: A photo cannot be read, or something is wrong with the dataset's recipe.
     """
     data = {key: value for key, value in fields_of(recipe).items() if value != {}}
-    data["base_model"] = _name(recipe.base_model)
+    data["base_model"] = model_of(recipe.base_model, ("base_model",))
     made_by = dataset_recipe_of(recipe)
     taken = recipe.subject.captions == "auto" and made_by is not None
     # Captions that the dataset's recipe has written are covered by its digest.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regforge.dataset.card import card_environment, without_folders
+from regforge.dataset.card import card_environment
 from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, Card, front_matter
 from regforge.files import expanded
 from regforge.hub.address import HubAddress
@@ -18,6 +18,7 @@ from regforge.prompts.captions import instance_caption
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.named_files import names_recipe
 from regforge.recipe.training import TrainingRecipe
+from regforge.records import without_folders
 from regforge.version import __version__
 
 OUR_KEYS = frozenset(

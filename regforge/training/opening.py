@@ -65,13 +65,15 @@ def open_run(
     from regforge.training.checkpoints import Checkpoints
     from regforge.training.dataset_runs import with_dataset
     from regforge.training.examples import open_examples
-    from regforge.training.families import open_family
+    from regforge.training.families import find_base_model, open_family
     from regforge.training.loop import Loop
     from regforge.training.optimizers import device_of, precision_of
     from regforge.training.validation import Painter
     from regforge.training.weights import attach
 
     digest = training_digest(recipe)  # of the recipe as it was given
+    begin("while the model was looked for")
+    find_base_model(recipe)  # before hours go into its regularization images
     begin("while the regularization images were made")
     recipe = with_dataset(recipe, is_main=processes.is_main, reporter=reporter)
     begin("while the model was loaded")

@@ -15,7 +15,7 @@ Knows the order of things and what goes from one to the next, and no part's insi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from regforge.training.stopping import Stop, stopping
 if TYPE_CHECKING:
     from regforge.training.loop import StepLosses
     from regforge.training.processes import Processes
+    from regforge.training.validation import Drawing
 
 _READ_EVERY = 10
 """Steps between two looks at the losses; each look makes the host wait for the device."""
@@ -283,13 +284,25 @@ class _Session:
                 self._save(run, step)
                 self._give_way(run, step)
             write_grid(drawn, self.folder.path / "validation" / f"step-{step:06d}.webp")
+            self._say_what_overflowed(run, drawn, step)
             run.record.pictures(step, [each.picture for each in drawn])
         self.processes.wait()
         run.record.pause_ends()
 
+    def _say_what_overflowed(self, run: OpenRun, drawn: Sequence[Drawing], step: int) -> None:
+        """Tell people why validation images are black, if they are."""
+        count = sum(each.not_finite for each in drawn)
+        if count:
+            run.journal.event("images_not_finite", step=step, images=count)
+            self.reporter.say(
+                f"{count} of the {len(drawn)} images drawn after step {step} are black: their "
+                "numbers overflowed (NaN). Where the losses are numbers, optimizer.precision: fp32 "
+                "or bf16 helps; where it does not, the weights are spoilt: lower optimizer.lr."
+            )
+
     def _finish(self, run: OpenRun) -> TrainedModel:
         """Weights, samples, card: everything a finished run leaves."""
-        from regforge.images.loading import revision_of
+        from regforge.digests import revision_of
         from regforge.training.saving import save_result, write_card
         from regforge.training.validation import write_grid, write_pictures
 
@@ -313,6 +326,7 @@ class _Session:
                 weights = save_result(run.family, run.trainable, path, name=self.recipe.name)
                 drawn = run.painter.draw(_PICTURES_AT_THE_END)
             write_grid(drawn, path / "samples.webp")
+            self._say_what_overflowed(run, drawn, made["steps"])
             write_pictures(drawn, path)
             run.record.pictures(made["steps"], [each.picture for each in drawn])
             write_curve(entries, path / "loss.svg")

@@ -33,11 +33,12 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and what was asked for."""
+    """A picture, what was asked for, and whether its numbers overflowed: it is black there."""
 
     prompt: str
     number: int
     picture: Image.Image
+    not_finite: bool
 
 
 def prompts_of(recipe: TrainingRecipe) -> tuple[str, ...]:
@@ -100,15 +101,18 @@ class Painter:
                 batch = wanted[start : start + _AT_ONCE]
                 pictures = self._pictures(batch, stopped)
                 drawn += [
-                    Drawing(prompt, number, picture)
-                    for (prompt, number), picture in zip(batch, pictures, strict=True)
+                    Drawing(prompt, number, picture, overflowed)
+                    for (prompt, number), (picture, overflowed) in zip(batch, pictures, strict=True)
                 ]
         return drawn
 
     def _pictures(
         self, batch: Sequence[tuple[str, int]], stopped: Callable[[], bool]
-    ) -> list[Image.Image]:
+    ) -> list[tuple[Image.Image, bool]]:
+        """Each image, and whether its numbers overflowed."""
         import torch
+
+        from regforge.images.pipelines import not_finite
 
         def check(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             if stopped():
@@ -135,8 +139,9 @@ class Painter:
             ).images
         # Not by the pipeline: under float16 many autoencoders draw black.
         pixels = family.decode(latents).cpu()
-        pictures: list[Image.Image] = family.pipeline.image_processor.postprocess(pixels)
-        return pictures
+        black = torch.nan_to_num(pixels, nan=-1.0, posinf=-1.0, neginf=-1.0)
+        pictures = family.pipeline.image_processor.postprocess(black)
+        return list(zip(pictures, not_finite(pixels), strict=True))
 
     def _asked(self, prompts: list[str]) -> dict[str, Any]:
         """The prompts, as arguments of the pipeline."""

@@ -1,6 +1,7 @@
 """Drawing with LoRAs: what a picture depends on, and that the base model stays as it is."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluation.trained_models import LORA, fitting_lora, lora
-from images import drawing
+from images import blank_models, drawing
 from PIL import Image
 
 from regforge.embedded import TINYWORLD
@@ -16,6 +17,7 @@ from regforge.evaluation import base_model
 from regforge.evaluation.drawing import Artist, seed_of
 from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Wanted
 from regforge.images.interface import ModelUnavailable, RenderError
+from regforge.lora_files import LoraError
 from regforge.progress import Reporter, Task
 
 NOISE = 2
@@ -170,7 +172,7 @@ def test_a_lora_of_another_model(
         drawn(artist, other, wanted(1))
         assert any("have no place in embedded/tinyworld" in note for note in artist.notes)
     else:
-        with pytest.raises(EvaluationError, match="LoRA"):
+        with pytest.raises(LoraError, match="LoRA"):
             drawn(artist, other, wanted(1))
     assert np.array_equal(drawn(artist, BASE, wanted(1)), plain)
 
@@ -414,6 +416,30 @@ def test_half_precision_that_draws_black(tmp_path: Path) -> None:
         assert all(picture.std() > 5 for picture in pictures)
         assert any("black in float16" in note for note in artist.notes)
         assert np.array_equal(drawn(artist, model, wanted(3))[2:], pictures[2:])
+
+
+def test_a_model_that_draws_nothing(tmp_path: Path) -> None:
+    broken = PersonalizedModel("x", blank_models.overflowing(tmp_path / "x"), "a" * 64)
+    black = PersonalizedModel("y", blank_models.black(tmp_path / "y"), "b" * 64)
+    with Artist(**QUICK) as artist, pytest.raises(RenderError, match="NaN"):
+        drawn(artist, broken, wanted(1), tmp_path / "pictures")
+    assert not list(tmp_path.glob("pictures/*"))
+    for _ in range(2):  # drawn, and read
+        with Artist(**QUICK) as artist:
+            assert not drawn(artist, black, wanted(1), tmp_path / "pictures").any()
+            assert any("show nothing" in note for note in artist.notes)
+
+
+def test_pictures_of_a_base_model_that_changed_are_drawn_anew(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(TINYWORLD, base)
+    weights = lora(tmp_path / LORA)
+    model = PersonalizedModel("x", str(base), "a" * 64, weights=weights)
+    with Artist(**QUICK) as artist:
+        before = artist.settings_for(model)
+        config = base / "scheduler" / "scheduler_config.json"
+        config.write_text(config.read_text().replace('"trailing"', '"leading"'))
+        assert artist.settings_for(model) != before
 
 
 @pytest.mark.slow

@@ -191,6 +191,10 @@ def test_a_model_that_is_nowhere(shell: Shell, write_recipe: WriteRecipe) -> Non
     assert shell("run", recipe, "--out", "out") == 1
     assert "nobody/nothing" in shell.err
     assert "HF_HUB_OFFLINE" in shell.err
+    assert not Path("out").exists(), "said before anything is made"
+    assert shell("prompts", recipe, "--out", "out") == 0
+    assert shell("run", recipe, "--out", "out") == 1
+    assert "nobody/nothing" in shell.err
     assert Path("out/prompts.jsonl").exists(), "what was made is kept"
 
 

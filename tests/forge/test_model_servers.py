@@ -56,7 +56,7 @@ def recipe_for(server: OpenAIServer | str, write_recipe: WriteRecipe, **prompts:
     llm = {"model": "openai/loopback", "api_base": url, "timeout": 0.5}
     return write_recipe(
         subject={"class_noun": "teapot", "images": None},
-        render={"model": "nobody/nothing"},  # only captions are made here
+        render=prompts.pop("render", {"model": "nobody/nothing"}),  # only captions are made here
         prompts={
             "sets": {"amplify": 1},
             "slots": SLOTS,
@@ -271,3 +271,45 @@ def test_a_key_appears_nowhere(
     for path in tmp_path.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(form in content for form in forms), path
+
+
+@pytest.mark.parametrize(
+    "render",
+    [
+        {"model": "nobody/nothing"},
+        {"model": "gpt-image-1", "renderer": "hosted"},
+        {"lora": "nobody/nothing"},
+    ],
+    ids=["not reached", "no key", "no LoRA"],
+)
+def test_a_rendering_model_that_cannot_be_had_is_said_before_anybody_is_paid(
+    render: dict[str, Any], shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    with OpenAIServer(phrases) as server:
+        recipe = recipe_for(server, write_recipe, render=render)
+        assert shell("run", recipe, "--out", "run") == 1
+        assert server.calls == []
+    assert "nobody/nothing" in shell.err or "OPENAI_API_KEY" in shell.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_says_which_keys_are_missing(
+    shell: Shell, write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GROQ_API_KEY", raising=False)
+    recipe = write_recipe(
+        subject={"class_noun": "teapot", "images": None},
+        prompts={"sets": {"amplify": 1}, "slots": SLOTS, "llm": {"model": "groq/llama-3.3-70b"}},
+        render={"model": "gpt-image-1", "renderer": "hosted"},
+    )
+    assert shell("check", recipe) == 0
+    assert "GROQ_API_KEY" in shell.out
+    assert "OPENAI_API_KEY" in shell.out
+    monkeypatch.setenv("GROQ_API_KEY", "x")
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert shell("check", recipe) == 0
+    assert "_API_KEY" not in shell.out
+    local = ["--set", "prompts.llm.api_base=http://localhost:1/v1"]
+    monkeypatch.delenv("GROQ_API_KEY")
+    assert shell("check", recipe, *local) == 0
+    assert "_API_KEY" not in shell.out

@@ -17,7 +17,9 @@ from drawing import drawn, jobs, opened
 
 from regforge.embedded import TINYWORLD
 from regforge.images.loading import draws_from_text
-from regforge.images.renderer import ModelUnavailable, RenderSettingError
+from regforge.images.renderer import ModelUnavailable
+from regforge.lora_files import LoraError
+from regforge.recipe import Recipe, RecipeError, check_recipe
 from regforge.recipe.models import Render
 
 
@@ -43,7 +45,7 @@ def rename_class(folder: Path, name: object) -> None:
 
 def test_a_folder_is_drawn_from_as_the_embedded_model_is(copy: Path) -> None:
     renderer = opened(model=str(copy))
-    assert renderer.identity.model == str(copy)
+    assert renderer.identity.model == copy.name  # where it lies is nobody's business
     assert renderer.identity.revision == opened().identity.revision
     assert np.array_equal(drawn(renderer, jobs(1)), drawn(opened(), jobs(1)))
 
@@ -161,7 +163,8 @@ def test_a_lora_changes_what_is_drawn(lora: Path) -> None:
 
 
 def test_a_lora_that_is_none(tmp_path: Path) -> None:
-    assert "LoRA" in refusal(lora=str(tmp_path / "nothing.safetensors"))
+    with pytest.raises(LoraError, match=r"nothing\.safetensors"):
+        opened(lora=str(tmp_path / "nothing.safetensors"))
 
 
 # --------------------------------------------------------------------------- what the Hub answers
@@ -233,7 +236,14 @@ for name in ("gated", "missing", "old", "files"):
 
 
 def test_settings_of_the_wrong_kind_for_a_service_are_refused() -> None:
-    for setting in ({"lora": "a"}, {"scheduler": "ddim"}, {"negative_prompt": "dark"}):
-        with pytest.raises(RenderSettingError, match=next(iter(setting))):
-            opened(model="gpt-image-1", renderer="hosted", **setting)
+    for setting in (
+        {"lora": "a"},
+        {"vae": "a/b"},
+        {"scheduler": "ddim"},
+        {"negative_prompt": "dark"},
+    ):
+        render = {"model": "gpt-image-1", "renderer": "hosted", **setting}
+        content = {"name": "x", "subject": {"class_noun": "cat"}, "render": render}
+        with pytest.raises(RecipeError, match=rf"render\.{next(iter(setting))}: "):
+            check_recipe(Recipe.model_validate(content))
     assert Render().renderer == "local"

@@ -12,7 +12,7 @@ from drawing import jobs, opened
 from PIL import Image
 
 from regforge.files import StorageError
-from regforge.images.interface import ModelIdentity, RenderedImage, RenderError
+from regforge.images.interface import LoraIdentity, ModelIdentity, RenderedImage, RenderError
 from regforge.images.writing import Staging, render_into
 from regforge.progress import Task
 from regforge.recipe.models import Render
@@ -97,7 +97,6 @@ def test_another_attempt_is_another_image(stage: Callable[..., Staging]) -> None
         {"steps": 7},
         {"guidance_scale": 2.0},
         {"negative_prompt": "dark"},
-        {"lora": "other"},
         {"format": "png"},
     ],
 )
@@ -112,7 +111,13 @@ def test_an_image_of_other_settings_does_not_count(
 
 
 @pytest.mark.parametrize(
-    "change", [{"revision": "other"}, {"dtype": "bfloat16"}, {"scheduler": "euler"}]
+    "change",
+    [
+        {"revision": "other"},
+        {"dtype": "bfloat16"},
+        {"scheduler": "euler"},
+        {"loras": (LoraIdentity("teapot.safetensors", "sha256:0", 0.5),)},
+    ],
 )
 def test_an_image_of_another_model_does_not_count(
     change: dict[str, Any], stage: Callable[..., Staging]

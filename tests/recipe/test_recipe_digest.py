@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from regforge.recipe import Recipe, RecipeError, Slot, load_recipe, recipe_digest
+from regforge.recipe.models import Lora
 from regforge.recipe.sections import Section
 
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
@@ -118,6 +119,9 @@ DATA: dict[str, Any] = {
     "render.revision": "abc",
     "render.variant": "fp16",
     "render.lora": "some/lora",
+    "render.vae": "some/vae",
+    "render.lora.0.path": "other/lora",
+    "render.lora.0.scale": 0.5,
     "render.width": 64,
     "render.height": 64,
     "render.steps": 31,
@@ -179,7 +183,7 @@ def leaves(model: type[BaseModel], above: str = "") -> Iterator[str]:
         for option in get_args(field.annotation):
             for part in (option, *get_args(option)):
                 if isinstance(part, type) and issubclass(part, Section):
-                    yield from leaves(part, f"{key}.0." if part is Slot else f"{key}.")
+                    yield from leaves(part, f"{key}.0." if part in (Slot, Lora) else f"{key}.")
 
 
 def test_the_tables_here_have_every_key() -> None:
@@ -190,6 +194,10 @@ def test_the_tables_here_have_every_key() -> None:
 
 @pytest.mark.parametrize("key", DATA)
 def test_every_key_that_decides_what_is_made_changes_it(here: Path, key: str) -> None:
+    if key.startswith("render.lora.0"):
+        base = changed("render.lora", [{"path": "some/lora"}])
+        assert digest(here, base) != digest(here, changed(key, DATA[key], base))
+        return
     content = changed(key, DATA[key])
     if key == "subject.kind":
         base = changed("prompts.slots", ["color"])
@@ -212,10 +220,11 @@ def test_it_is_64_hex_digits_and_stays_what_it_is(here: Path) -> None:
             "name": "x",
             "subject": {"class_noun": "teapot", "kind": "object"},
             "prompts": {"template": str(here / "mine.j2"), "slots": ["color"]},
+            "render": {"model": "some/model"},  # what is on this machine is in it with its content
         }
     )
     assert (
-        recipe_digest(recipe) == "2dfb62add212e4cd8dbe4936db862b8dc405611b2e62c8a2e340b63f08777f4f"
+        recipe_digest(recipe) == "3d91df49e50765ffa9cd587a74fd6a2f4f307c91145c2ac41f4ec50d24f9ad90"
     )
 
 

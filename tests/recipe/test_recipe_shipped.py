@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from evaluation.trained_models import lora
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -298,7 +299,12 @@ def test_a_portable_recipe_tells_nobody_where_it_lay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home-of-jane"
+    monkeypatch.setenv("HOME", str(tmp_path))
     (home / "photos").mkdir(parents=True)
+    lora(home / "l.safetensors")
+    for name in ("models/sdxl/model_index.json", "clip/config.json"):
+        (home / name).parent.mkdir(parents=True)
+        (home / name).write_text("{}")
     for name in ("photos/1.png", "mine.j2", "w.txt", "e.txt", "v.json", "m.txt"):
         (home / name).write_text("x")
     for name in ("messages", "old/reg"):
@@ -333,10 +339,11 @@ def test_a_portable_recipe_tells_nobody_where_it_lay(
     assert shown["prompts"]["import"]["dataset"] == "reg"
     assert shown["prompts"]["llm"]["api_base"] == "https://llm.example/v1"
     assert shown["render"]["model"] == "sdxl"
-    assert shown["render"]["lora"] == "l.safetensors"
+    assert shown["render"]["lora"] == [{"path": "l.safetensors", "scale": 1.0}]
     assert "home-of-jane" in resolved_yaml(recipe)
     # With the files put beside it again, it is the same recipe once more but for the models.
     shutil.copytree(home, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/models/sdxl").rename(tmp_path / "elsewhere/sdxl")
     (tmp_path / "elsewhere/r.yaml").write_text(text)
     again = load_recipe(tmp_path / "elsewhere/r.yaml")
     assert again.prompts.slots == slots_of(again)

@@ -92,7 +92,8 @@ def test_a_dataset_is_a_path_or_a_name_on_the_hub(tmp_path: Path, written: str, 
 
 
 def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) -> None:
-    write("sub/models/sdxl/model_index.json", "{}")
+    index = '{"_class_name": "StableDiffusionXLPipeline"}'
+    write("sub/models/sdxl/model_index.json", index)
     text = GOOD.replace("photos", "../photos") + "base_model: models/sdxl\n"
     path = write("sub/recipe.yaml", text)
     assert load_training_recipe(path).base_model == str(tmp_path / "sub/models/sdxl")

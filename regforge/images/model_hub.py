@@ -1,6 +1,6 @@
 """Trained models on the Hub: which of a repository's files are needed, and getting them.
 
-Knows repositories; what lies in a folder, `model_files` knows.
+Knows repositories; what lies in a folder, `lora_files` and `evaluation.model_files` know.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regforge.evaluation.interface import EvaluationError
-from regforge.evaluation.model_files import INDEX, LORA_NAME, PICKLES, several
 from regforge.hub import HubAddress, HubError, explained
 from regforge.hub.repository import quiet_client
+from regforge.lora_files import LORA_NAME, PICKLES, LoraError, several
+from regforge.recipe.named_files import MODEL_INDEX
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -41,7 +41,7 @@ def download(address: HubAddress) -> Downloaded:
 
     Raises:
         HubError: The Hub cannot be reached and has not been before, or there is no such thing.
-        EvaluationError: The repository holds no model, or several.
+        LoraError: The repository holds no model, or several.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -57,16 +57,16 @@ def download(address: HubAddress) -> Downloaded:
             )
     except Exception as error:
         raise _explained(address, error) from error
-    return Downloaded(Path(folder), Path(folder).name, INDEX in files)
+    return Downloaded(Path(folder), Path(folder).name, MODEL_INDEX in files)
 
 
 def _needed(address: HubAddress, info: ModelInfo) -> list[str]:
     """Files of a repository to download."""
     there = [each.rfilename for each in info.siblings or ()]
-    about = [name for name in ("README.md", "recipe.yaml", INDEX) if name in there]
-    if INDEX in there:
+    about = [name for name in ("README.md", "recipe.yaml", MODEL_INDEX) if name in there]
+    if MODEL_INDEX in there:
         return about
-    if f"model/{INDEX}" in there:
+    if f"model/{MODEL_INDEX}" in there:
         return [*about, *(n for n in there if n.startswith("model/") and not n.endswith(PICKLES))]
     lora = next((name for name in _LORA_PLACES if name in there), None)
     if lora is None:
@@ -74,8 +74,8 @@ def _needed(address: HubAddress, info: ModelInfo) -> list[str]:
         if len(loras) > 1:
             raise several(str(address), loras)
         if not loras:
-            raise EvaluationError(
-                f"{address} holds no model: no {INDEX} and no .safetensors file.",
+            raise LoraError(
+                f"{address} holds no model: no {MODEL_INDEX} and no .safetensors file.",
                 hint="Look for a repository tagged 'lora' or 'diffusers' on the Hub.",
             )
         lora = loras[0]
@@ -99,7 +99,7 @@ def _from_cache(address: HubAddress, error: Exception) -> Downloaded:
         except Exception:
             raise _explained(address, error) from error
         folder = Path(found)
-        return Downloaded(folder, folder.name, (folder / INDEX).is_file())
+        return Downloaded(folder, folder.name, (folder / MODEL_INDEX).is_file())
     raise _explained(address, error) from error
 
 
