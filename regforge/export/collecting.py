@@ -15,6 +15,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import PurePosixPath
 
 from regforge.dataset.sources import CaptionedDataset
 from regforge.export.columns import Columns
@@ -107,8 +108,10 @@ def collect(dataset: CaptionedDataset, reporter: Reporter) -> Collected:
             digest.update(_facts(example, content))
             if not content:
                 found.broken.add(len(found.ids) - 1)
-            if example.file and example.file.suffix.lower() not in READ_SUFFIXES:
-                unread.append(example.file.name)
+            if example.file:  # the Hub's cache links names to files that have none
+                name = PurePosixPath(example.id)
+                name = name if name.suffix else PurePosixPath(example.file.name)
+                unread += [str(name)] if name.suffix.lower() not in READ_SUFFIXES else []
             task.advance()
     if len(found.ids) == len(found.broken):
         raise ExportError(f"{dataset.name} has no pictures that can be read.")

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.captions import article_for, tidy, words
+from regforge.prompts.identifier_forms import bare, behind_trigger, trails
 from regforge.prompts.noun_phrases import (
+    NAMING,
     ONE,
     NounPhrase,
-    behind_trigger,
     category_of,
     is_kindred,
     noun_phrases,
@@ -45,10 +46,6 @@ from regforge.prompts.word_classes import (
 
 ATTRIBUTES = ("size", "shape", "color", "texture", "material")
 """Slots that stand before the class noun, where a template puts none there itself."""
-
-
-def _spaced(text: str) -> str:
-    return r"\s+".join(re.escape(word) for word in text.split())
 
 
 _MOST_CHARACTERS = 10_000
@@ -187,15 +184,18 @@ def surroundings(
             f"{_MOST_CHARACTERS:,}.",
             hint="Say in a few sentences what is around the subject.",
         )
-    if identifier:  # a woman (ohwx), a dog called "sks"
-        text = re.sub(
-            rf"[(\"“'‘]\s*({_spaced(identifier)})\s*[)\"”'’](?!\w)", r"\1", text, flags=re.I
-        )
+    if identifier:
+        text = bare(text, class_noun, identifier)
     category = category_of(class_noun)
     person = None if category is None else category == "person"
     if tags := tag_list(text, class_noun, identifier, person=person, varied=vary):
         return tags
+    if " " not in text:  # the name of a file
+        text = text.replace("_", " ")
     spoken = words_of(text, class_noun, identifier)
+    if trails(spoken):
+        text = f"{text[: spoken[-2].end]}, {text[spoken[-1].start :]}"
+        spoken = words_of(text, class_noun, identifier)
     phrases = noun_phrases(spoken, class_noun)
     if not phrases:
         raise _nameless(text, class_noun, identifier, file)
@@ -288,8 +288,10 @@ class _Subject:
         """
         named = next((each for each in self._phrases if each.named), self._phrases[0])
         if self._restates(named):
+            trailing = named.first == len(self._words) - 1  # "arafed cat on a blanket, sks"
             for each in self._phrases[: self._phrases.index(named)]:
-                if each.determiner in ONE and not each.plural:
+                alone = each.determiner in ONE or (trailing and not each.determiner)
+                if alone and not each.plural:
                     return each if each.clear else named
         return named
 
@@ -333,7 +335,7 @@ class _Subject:
         start, end = self._words[phrase.first].start, self._words[phrase.last].end
         nth = phrase.last + 1
         follows = self._words[nth].gap[:1] if nth < len(self._words) else "."
-        if self._words[phrase.first].gap == "," and follows in (",", "."):
+        if self._words[phrase.first].gap in (",", ".", ";", "|") and follows in (",", "."):
             return self._words[phrase.first - 1].end, end, ""
         return start, end, text[:1].upper() + text[1:] if self._is_capital(phrase) else text
 
@@ -361,8 +363,8 @@ class _Subject:
         """What follows an apposition without the comma or bracket that closed it."""
         inside = self._text[self._words[main.first].start : self._words[main.last].end]
         nth = main.last + 1
-        if "(" in inside and ")" not in inside and after.startswith(")"):
-            return after[1:]
+        if "(" in inside and ")" not in inside and "(" not in after.split(")", 1)[0]:
+            return after.replace(")", "", 1)
         if "," not in inside or nth == len(self._words) or self._words[nth].gap != ",":
             return after
         goes_on = ends_phrase(self._words, nth) and self._words[nth].lower not in CONJUNCTIONS
@@ -384,6 +386,9 @@ class _Subject:
                 edits.append(self._unnamed(phrase, again=said, classed=bool(unclear)))
             said = said or phrase.named or phrase is self._main
         text = tidy(self._edited(0, len(self._text), edits))
+        balanced = self._text.count("(") == self._text.count(")")
+        if balanced and text.count(")") > text.count("("):  # "ohwx (woman, 30s)"
+            text = text.replace(")", "", 1)
         return Surroundings("", "", verbatim=text, person=self._person, unclear=unclear)
 
     def _unnamed(self, phrase: NounPhrase, *, again: bool, classed: bool) -> tuple[int, int, str]:
@@ -407,7 +412,8 @@ class _Subject:
                 at = word.end
         text = " ".join((text + self._text[at:end]).replace("_", " ").split())
         # An apposition is what is left of its phrase: "ohwx, a young woman", "a dog called sks".
-        text = re.sub(r"\W*\b(?:named|called|nicknamed)\W*$", "", text.strip(" ,:-–—("))
+        naming = rf"\W*\b(?:{'|'.join(NAMING)})\W*$"
+        text = re.sub(naming, "", text.strip(" ,:-–—("))
         text = re.sub(r"^(?:is|was) ", "", text.strip(" ,:-–—("))
         own = text.split(" ", 1)[0].lower()
         determiner = self._text[start : self._words[described[0]].start].strip().lower()

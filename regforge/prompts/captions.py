@@ -57,7 +57,8 @@ def noun_pattern(class_noun: str) -> re.Pattern[str]:
     start = _spaced(" ".join(before)) + r"\s+" if before else ""
     whole = f"{start}{_or_plural(last)}{_spaced(of + rest) if rest else ''}"
     lasts = dict.fromkeys([last, class_noun.rsplit(maxsplit=1)[-1]])
-    options = [whole, *map(_or_plural, lasts)]
+    turned = [rf"{re.escape(last)}\s+{re.escape(before[0])}"] if len(before) == 1 else []
+    options = [whole, *turned, *map(_or_plural, lasts)]  # a toy robot is a robot toy
     return re.compile(rf"(?<!\w)(?:{'|'.join(options)})(?!\w)", re.IGNORECASE)
 
 

@@ -10,7 +10,6 @@ sks", "sks is a robot toy") belongs to it. Knows English word classes, and no la
 from __future__ import annotations
 
 import functools
-import re
 from dataclasses import dataclass, replace
 
 from regforge.embedded import phrase_banks
@@ -20,12 +19,10 @@ from regforge.prompts.word_classes import (
     DEFINITE,
     DETERMINERS,
     INDEFINITE,
-    MEDIA,
     NUMERALS,
     Word,
     ends_phrase,
     is_adjective,
-    words_of,
 )
 
 _MOST_DESCRIBING = 8
@@ -33,7 +30,9 @@ ONE = frozenset(("a", "an", "the", "one", "this"))
 """Determiners of one thing of a kind."""
 
 _QUOTES = frozenset(("", '"', "'", "“", "”", "‘", "’", "*"))
-_NAMING = frozenset("named called nicknamed".split())
+NAMING = frozenset("named called nicknamed labelled labeled titled".split())
+"""What stands between a noun and its name."""
+_BEFORE_VERBS = frozenset("i we you he she they it can could may might will would".split())
 _APPOSED = frozenset((",", "(", "-", "–", "—", ":", ""))
 _PEOPLE = frozenset(
     "woman man girl boy lady gentleman guy person child kid male female model individual subject "
@@ -208,10 +207,13 @@ def is_kindred(word: Word, category: str | None) -> bool:
 
 def _noun_before(words: list[Word], place: int, class_noun: str) -> int | None:
     """The class noun before the identifier: "teapot sks", "a dog called sks", "a woman, ohwx"."""
-    naming = place > 1 and words[place - 1].lower in _NAMING and not words[place - 1].gap
+    naming = place > 1 and words[place - 1].lower in NAMING and not words[place - 1].gap
     noun = place - 2 if naming else place - 1
-    if noun < 0 or words[noun].kind != "noun":
+    if noun < 0 or words[noun].kind == "identifier":
         return None
+    if not words[noun].kind:  # "a beagle named sks"
+        other = naming and words[noun].text.isalpha() and not ends_phrase(words, noun)
+        return noun if other and not is_adjective(words[noun].lower) else None
     gap = words[place].gap
     if gap in _QUOTES or (naming and gap in _APPOSED):
         return noun
@@ -306,6 +308,8 @@ def _start(words: list[Word], place: int) -> tuple[int, str, bool]:
             continue
         if _coordinates(words, k):
             continue
+        if k > 0 and not word.gap and words[k - 1].lower in _BEFORE_VERBS:
+            break
         determined = k > 0 and not gap and words[k - 1].lower in DETERMINERS
         inside = determined and word.lower not in BOUNDARIES  # "a lit sks candle"
         if ends_phrase(words, k) and not inside:
@@ -334,44 +338,3 @@ def _plural(word: Word, class_noun: str) -> str:
     if form not in plurals(last.lower()):
         return ""
     return " ".join([*start, f"{form}{of}{after}"])  # "robot toys", "cups of tea"
-
-
-# ------------------------------------------------------------------------------- trigger words
-
-_OPENS = re.compile(
-    r"(?:there (?:is|are)|this is|(?:an?|the|this|these|in (?:this|the))\b[^,.]*"
-    rf"\b(?:{'|'.join(sorted(MEDIA))}))\b",
-    re.IGNORECASE,
-)
-"""How vision models begin."""
-
-
-def behind_trigger(
-    text: str, class_noun: str, spoken: list[Word]
-) -> tuple[str, list[Word], list[NounPhrase]] | None:
-    """What stands behind a trigger word: "ohwx, a photo of a woman on a bench".
-
-    Captioning tools put the identifier, perhaps with the class noun, before what a vision model has
-    said of the photo.
-
-    Returns:
-        The rest, its words and the phrases about the subject; None where the caption's first words
-        are a part of it.
-    """
-    nth = next((k for k, word in enumerate(spoken) if k and set(",.:;|") & set(word.gap)), 0)
-    trigger, behind = spoken[:nth], spoken[nth:]
-    if not trigger or trigger[0].kind != "identifier" or not all(word.kind for word in trigger):
-        return None
-    rest = text[behind[0].start :]
-    begins = behind[0].lower in ("a", "an", "the", *MEDIA) and len(trigger) == 1
-    if any(word.kind == "identifier" for word in behind) or not (begins or _OPENS.match(rest)):
-        return None
-    category = category_of(class_noun)
-    others = [bool(category) and is_kindred(word, category) for word in behind]
-    ends = zip(behind, others, [*others[1:], False], strict=True)  # the puppy of a corgi puppy
-    for noun in (class_noun, *(word.lower for word, is_one, goes_on in ends if is_one > goes_on)):
-        said = words_of(rest, noun, None)
-        found = noun_phrases(said, noun)
-        if found and found[0].clear and found[0].determiner in ONE and not found[0].plural:
-            return rest, said, found
-    return None

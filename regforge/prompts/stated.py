@@ -213,6 +213,7 @@ def _of_chain(
         definite = first > 0 and words[first - 1].lower in DEFINITE
         again = bool(noun.kind) or (definite and is_kindred(noun, category))
         again = again or (first - 1 == apposed and _is_apposition(words[first - 1]))
+        again = again or _says_what_it_is(words, first, category)
         kinds = _of_noun(noun.lower, category, again=again)
     found: dict[str, int] = {}
     for k in range(first, last + 1):
@@ -245,12 +246,13 @@ def _of_predicate(
 ) -> Mapping[str, Callable[[str], bool]]:
     """The kinds of attributes that words with no noun behind them can state of the subject."""
     head, linked = _clause_head(words, first)
-    if _is_noun_itself(words, first, last) or _is_another(head, category):
+    itself = _is_noun_itself(words, first, last) and not _says_what_it_is(words, first, category)
+    if itself or _is_another(head, category):
         return {}
     if category != "person":
         return _THINGS
-    if head is not None and head.lower in HAIR:
-        return {"hair": is_hue}
+    if (head is not None and head.lower in HAIR) or (first and words[first - 1].lower in HAIR):
+        return {"hair": is_hue}  # "her hair dyed pink"
     return {"form": is_form} if linked else {}
 
 
@@ -306,6 +308,16 @@ def _clause_head(words: Sequence[Word], place: int) -> tuple[Word | None, bool]:
 
 def _is_apposition(word: Word) -> bool:
     return word.gap == "," and word.lower in ("a", "an", "the")
+
+
+def _says_what_it_is(words: Sequence[Word], first: int, category: str | None) -> bool:
+    """Whether describing words are in "it is a brown tabby"."""
+    if first < 2 or words[first - 1].lower not in ("a", "an"):
+        return False
+    verb = words[first - 2].lower.replace("’", "'")
+    if verb in ("it's", "he's", "she's"):
+        return True
+    return verb in ("is", "was") and not _is_another(_clause_head(words, first)[0], category)
 
 
 def _opens_clause(word: Word) -> bool:

@@ -149,6 +149,8 @@ def tag_list(
         text = " ".join(named.sub(" ", tag).split()) if named else tag
         if not text or (_names(text, noun) and noun.sub("", text).strip() == ""):
             continue  # the class noun stands there already
+        if varied and _states_looks(text, class_noun):
+            continue  # "white teapot" of "sks, white teapot, table"
         made.append(text)
         people = (True, False) if person is None else (person,)
         found = (_kind(text.lower(), each) for each in people if varied)
@@ -187,6 +189,14 @@ def _names(tag: str, noun: re.Pattern[str]) -> bool:
     return found is not None and all(
         is_adjective(word) or word == "1" for word in noun.sub(" ", tag).lower().split()
     )
+
+
+def _states_looks(tag: str, class_noun: str) -> bool:
+    """Whether a tag is the class noun, of one, with what it looks like."""
+    *describing, last = tag.lower().split()
+    one = last in class_noun.lower().split()  # "white robot" of a robot toy
+    looks = any(is_hue(word) or is_surface(word) or is_form(word) for word in describing)
+    return one and looks and all(map(is_adjective, describing))
 
 
 def _kind(tag: str, person: bool) -> str:

@@ -43,7 +43,7 @@ BOUNDARIES = (
     | PREPOSITIONS
     | COPULAS
     | MEDIA
-    | frozenset("who which where named called".split())
+    | frozenset("who which where named called nicknamed labelled labeled titled".split())
 )
 """Words that no noun phrase holds before its noun."""
 
@@ -61,12 +61,13 @@ HAIRY = frozenset("blonde blond brunette redhead redheaded ginger bald balding s
 
 HAIR = frozenset(
     "hair beard mustache moustache goatee stubble ponytail ponytails pigtails braid braids bun "
-    "curls locks bangs fringe hairstyle haircut dreadlocks afro bob".split()
+    "curls locks bangs fringe hairstyle haircut dreadlocks afro bob wig".split()
 )
 BODIES = frozenset(
     "body fur coat exterior surface finish color colour colors colours coloring colouring paint "
     "paintwork hull shell casing skin feathers plumage bodywork hide mane material pattern "
-    "patterns design texture shape form appearance wool fleece fabric outside glaze".split()
+    "patterns design texture shape form appearance wool fleece fabric outside glaze finish sheen "
+    "luster lustre".split()
 )
 """Nouns whose attributes are those of the whole thing."""
 
@@ -80,7 +81,8 @@ GARMENTS = frozenset(
     "kimono swimsuit bikini lingerie underwear pajamas overalls jumpsuit sweatshirt sweatpants "
     "top tank-top crop-top turtleneck tuxedo sari saree veil cape cloak armor armour naked nude "
     "shirtless topless barefoot bare-chested tracksuit polo tunic raincoat parka poncho serafuku "
-    "sleeves sleeveless collared off-shoulder".split()
+    "sleeves sleeveless collared off-shoulder bathrobe hijab burqa bodysuit leotard corset "
+    "camisole nightgown pyjamas slippers bowtie necktie scrubs jersey swimwear sportswear".split()
 )
 _FORMS = frozenset(
     "small large big little tiny huge giant tall short long thin thick slim slender fat chubby "
@@ -111,6 +113,11 @@ _OTHER_ADJECTIVES = frozenset(
     "wispy braided tousled sunny rainy snowy grassy rocky sandy dusty foggy misty cloudy cozy "
     "mossy leafy muddy".split()
 )
+_NOUNS = frozenset(
+    "finish fish goldfish starfish jellyfish dish radish family belly jelly lily butterfly fly "
+    "ally assembly handful spoonful mouthful".split()
+)
+"""Nouns that end as adjectives do."""
 _HAS_HUE = re.compile(r"[\w'’]+")
 
 
@@ -154,6 +161,8 @@ def is_surface(word: str) -> bool:
 
 def is_adjective(word: str) -> bool:
     """Whether a word can stand before a noun and describe it."""
+    if word in _NOUNS:
+        return False
     if word in _OTHER_ADJECTIVES or is_hue(word) or is_form(word) or is_surface(word):
         return True
     if word in HAIR_HUES:
@@ -234,6 +243,8 @@ def ends_phrase(words: Sequence[Word], place: int) -> bool:
     determiner or another describing word describes: "a sleeping cat".
     """
     word = words[place].lower
+    if (word == "sports" or word not in BOUNDARIES | DETERMINERS) and _is_first_half(words, place):
+        return False
     if word in BOUNDARIES or word in DETERMINERS or word in _PREDICATES:
         return True
     if is_adjective(word):
@@ -241,6 +252,17 @@ def ends_phrase(words: Sequence[Word], place: int) -> bool:
     if word.endswith("ing"):
         return not _describes(words, place)
     return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "'s", "’s"))
+
+
+def _is_first_half(words: Sequence[Word], place: int) -> bool:
+    """Whether a word in "s" is the first half of a noun, and no verb: "a red sports car"."""
+    if not 0 < place < len(words) - 1 or words[place].gap or words[place + 1].gap:
+        return False
+    ahead = words[place - 1]
+    describes = (
+        ahead.kind == "identifier" or ahead.lower in DETERMINERS or is_adjective(ahead.lower)
+    )
+    return describes and words[place + 1].kind == "noun" and words[place].lower.endswith("s")
 
 
 def _describes(words: Sequence[Word], place: int) -> bool:

@@ -11,6 +11,7 @@ import export_samples as samples
 import pytest
 from PIL import Image
 
+from regforge.dataset.sources import open_dataset
 from regforge.export import export_dataset
 from regforge.export.interface import ExportError
 from regforge.prompts.photos import PhotosError
@@ -101,6 +102,26 @@ def test_files_of_the_dataset_are_linked_and_never_written_to(tmp_path: Path) ->
         laid = tmp_path / "out" / "images" / name
         assert laid.stat().st_ino == file.stat().st_ino
         assert not laid.is_symlink()
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_a_folder_like_any_other(tmp_path: Path) -> None:
+    cache = tmp_path / "datasets--me--teapots"
+    commit = cache / "snapshots" / ("0" * 40)
+    commit.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for number, name in enumerate(["a.png", "b.jpg"]):
+        content = samples.picture(number, suffix=name[-3:])
+        (cache / "blobs" / f"digest{number}").write_bytes(content)
+        (commit / name).symlink_to(f"../../blobs/digest{number}")
+    samples.exported(open_dataset(commit), tmp_path / "out", class_noun="teapot")
+    assert sorted(Path(name).suffix for name in samples.layout(tmp_path / "out")) == [
+        ".jpg",
+        ".png",
+    ]
+    (cache / "blobs" / "digest2").write_bytes(samples.picture(2, suffix="gif"))
+    (commit / "c.gif").symlink_to("../../blobs/digest2")
+    with pytest.raises(ExportError, match=r"c\.gif"):
+        samples.exported(open_dataset(commit), tmp_path / "more", class_noun="teapot")
 
 
 def test_where_there_are_no_links_there_are_copies(
