@@ -76,9 +76,12 @@ class OwnedFolder:
 
         Raises:
             FolderInUse: Another process is working on it.
+            RunFolderError: There is a file in its place.
             StorageError: The folder cannot be written.
         """
         lock = self.path / _LOCK
+        if (refusal := self._is_a_file()) is not None:
+            raise refusal
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = _held(lock)
@@ -98,6 +101,12 @@ class OwnedFolder:
             with suppress(OSError):  # Windows does not delete what is open
                 lock.unlink()
             os.close(handle)
+
+    def _is_a_file(self) -> RunFolderError | None:
+        if not self.path.exists() or self.path.is_dir():
+            return None
+        hint = "Choose a folder with --out."
+        return RunFolderError(f"{self.path} is a file, and a folder is needed.", hint=hint)
 
     def state(self) -> dict[str, Any]:
         """What earlier sessions settled, such as the batch size; empty for a new run."""
@@ -228,6 +237,8 @@ class RecipeFolder(OwnedFolder):
         A folder in which nothing was made yet, because the first attempt failed early, can become
         another recipe's.
         """
+        if (refusal := self._is_a_file()) is not None:
+            return refusal
         known = self.digest
         if known is None and self.holds_others_files():
             return RunFolderError(

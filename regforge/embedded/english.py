@@ -89,8 +89,17 @@ def folded(text: str) -> str:
 
 def has_words(text: str, words: str) -> bool:
     """Whether words stand in a text as words, `folded`: "cat" not in "caterpillar"."""
+    return bool(words.split()) and re.search(_as_words(words), folded(text)) is not None
+
+
+def without_words(text: str, words: str) -> str:
+    """A text, `folded`, without words that stand in it as words: "cat" of "sks cat"."""
+    return " ".join(re.sub(_as_words(words), " ", folded(text)).split())
+
+
+def _as_words(words: str) -> str:
     wanted = r"\s+".join(re.escape(word) for word in folded(words).split())
-    return bool(wanted) and re.search(rf"(?<!\w){wanted}(?!\w)", folded(text)) is not None
+    return rf"(?<!\w){wanted}(?!\w)"
 
 
 def words_of(text: str) -> list[str]:

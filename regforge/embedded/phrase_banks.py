@@ -331,12 +331,18 @@ def _mentions(text: str, noun: str) -> bool:
     return re.search(rf"\b{head}s?(?: (?:of|with|on|in|by|at)\b|$)", text) is not None
 
 
+_SPELLED_AN = re.compile(
+    r"(?:[FHLMNRSX][BCDFGHJ-NP-TV-XZ]*\d*|(?i:rc|suv|led|lcd|mri|rpg|nba|mp3))s?\b"
+)
+"""What is read letter by letter and begins with the sound of a vowel: "SUV", "LED lamp"."""
+
+
 def indefinite_article(text: str) -> str:
     """The word "a" or "an", as the first word of the text sounds."""
     word = text.lower()
-    if re.match(r"hour|honest|heir|[fhlmnrsx]-", word):
+    if re.match(r"hour|honest|heir|[fhlmnrsx]-|8|1[18](?!\d)", word) or _SPELLED_AN.match(text):
         return "an"
-    if re.match(r"uni(?!n|m)|use|one\b|e[uw]|ukulele|u-", word):
+    if re.match(r"uni(?!n|m)|use|one\b|e[uw]|ukulele|u-|u(?:sb|fo|v|rl)s?\b", word):
         return "a"
     return "an" if word[:1] in set("aeiou") else "a"
 

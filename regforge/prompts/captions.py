@@ -32,7 +32,11 @@ from regforge.recipe.prompts import STANDARD_SLOTS
 _MOST_CHARACTERS = 2000
 _MOST_OPERATIONS = 2000
 _UNSAID, _SAID_LATER = "a photo of", "a picture of"
-_TAKES_NOUN = ("of", "with", "showing", "featuring", "depicting")
+TAKES_NOUN = frozenset(
+    "of with for about from on in by showing featuring depicting containing portraying".split()
+)
+"""Words after which an opening, "an ad for", needs no "of" before its noun."""
+
 _ALWAYS_THERE = ("class_noun", "kind", "that_is")
 
 
@@ -105,7 +109,7 @@ def opening(style: str) -> str:
     """
     if not _opens(style):
         return _SAID_LATER if style else _UNSAID
-    return style if style.endswith(_TAKES_NOUN) else f"{style} of"
+    return style if style.rsplit(maxsplit=1)[-1] in TAKES_NOUN else f"{style} of"
 
 
 def closing(style: str) -> str:
@@ -124,7 +128,9 @@ def is_photograph(style: str) -> bool:
 
 
 _PHOTOGRAPH = re.compile(
-    r"\b(?:photo(?:graph)?s?|snapshot|selfie|polaroid|shot|still(?! life))\b", re.IGNORECASE
+    r"\b(?:photo(?!-)(?:graph(?:ic)?)?s?|snapshot|selfie|polaroid|shot|"
+    r"(?<!claymation )(?<!motion )(?<!anime )(?<!cartoon )still(?! life))\b",
+    re.IGNORECASE,
 )
 
 

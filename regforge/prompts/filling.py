@@ -128,6 +128,12 @@ class _Filling:
         for slot in slots:
             if slot.origin in _OWN:
                 self._say_odd_ones(slot.name, phrases[slot.name])
+        stated = _COLORS.intersection(shelf.class_noun.lower().split()[:-1])
+        if stated and not shelf.listed and any(slot.name in ("color", "colour") for slot in slots):
+            self.reporter.say(
+                f"warning: the class noun {shelf.class_noun!r} says a color, and the slot 'color' "
+                "will say others of it; leave out one of the two"
+            )
         if not shelf.known and self._needs_banks(slots):
             self.reporter.say(
                 f"warning: no phrase bank knows the class noun {shelf.class_noun!r}; phrases for "
@@ -140,11 +146,13 @@ class _Filling:
 
         They are used all the same: a template of one's own may put them elsewhere.
         """
-        odd = [(phrase, why) for phrase in phrases if (why := odd_for_user(phrase, slot))]
-        if odd:
-            phrase, why = odd[0]
-            more = f" (and {len(odd) - 1} more like it)" if odd[1:] else ""
-            self.reporter.say(f"warning: slot {slot!r}: {cut(phrase)}{more} {why}")
+        odd: dict[str, list[str]] = {}
+        for phrase in phrases:
+            if why := odd_for_user(phrase, slot):
+                odd.setdefault(why, []).append(phrase)
+        for why, (first, *others) in odd.items():
+            more = f" (and {len(others)} more like it)" if others else ""
+            self.reporter.say(f"warning: slot {slot!r}: {cut(first)}{more} {why}")
 
     def _needs_banks(self, slots: tuple[Slot, ...]) -> bool:
         from_model = self.client is not None and self.client.chooses_only
@@ -248,5 +256,8 @@ class _Filling:
         return BankShelf.of(self.recipe.subject.class_noun, kind_of(self.recipe))
 
 
+_COLORS = frozenset(
+    "red green blue yellow white black gray grey brown pink purple beige teal turquoise".split()
+)
 _OWN = ("list", "file")
 """Origins of phrases that the user wrote for this very recipe."""

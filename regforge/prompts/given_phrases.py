@@ -56,6 +56,11 @@ class BankShelf:
             return cls(class_noun, _DEFAULT_CATEGORY[kind], known=False)
         return cls(class_noun, name, known=True)
 
+    @property
+    def listed(self) -> bool:
+        """Whether the banks have the class noun word for word: "red panda", not "red teapot"."""
+        return self.class_noun.lower() in phrase_banks.load().class_nouns(self.super_category)
+
     def phrases(self, slot: str) -> dict[str, Phrase]:
         """The phrases of a slot; empty if no bank has the slot or this kind of subject lacks it."""
         if slot not in phrase_banks.SLOTS:

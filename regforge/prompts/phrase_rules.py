@@ -17,6 +17,7 @@ from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import gist
 from regforge.embedded.english import MEDIA, folded
 from regforge.embedded.phrase_banks import indefinite_article
+from regforge.prompts.captions import TAKES_NOUN
 from regforge.recipe.phrases import BEFORE_NOUN, no_phrase, without_shouting
 
 MOST_WORDS = 12
@@ -43,7 +44,6 @@ _LIGHT = re.compile(
     r"golden hour|blue hour|starry)\b",
     re.I,
 )
-_TAKES_NOUN = ("of", "with", "showing", "featuring", "depicting")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def without_capital(text: str) -> str:
 def _as_opening(style: str) -> str:
     """Make "watercolor painting" read "a watercolor painting of"."""
     words = style.split()
-    takes_noun = bool(words) and words[-1] in _TAKES_NOUN
+    takes_noun = bool(words) and words[-1] in TAKES_NOUN
     if not takes_noun and (not words or words[-1].lower() not in MEDIA or "," in style):
         return style  # "Pixar style" and "cinematic, 8k" are no kinds of images
     if words[0] in _PREPOSITIONS or "\n" in style:
@@ -176,8 +176,10 @@ def odd_for_user(phrase: str, slot: str) -> str | None:
     A style may also close the caption ("in the style of Monet") or leave its "of" to the template.
     """
     first, last = phrase.lower().split()[0], phrase.rsplit(maxsplit=1)[-1]
+    if without_capital(phrase) != phrase and slot != "style":
+        return "begins with a capital, and stands in the middle of captions"
     if slot == "style":
-        opens = first in _ARTICLES | _PREPOSITIONS or last in _TAKES_NOUN
+        opens = first in _ARTICLES | _PREPOSITIONS or last in TAKES_NOUN
         return (
             None if opens else 'does not open a caption, as "a photo of" does, and ends it instead'
         )
@@ -188,7 +190,7 @@ def grammar_fault(phrase: str, slot: str) -> str | None:
     """Why a phrase does not read well where the shipped templates put it, or None if it does."""
     words = phrase.lower().split()
     first, why = words[0], None
-    if slot in BEFORE_NOUN and first in _PREPOSITIONS:
+    if slot in BEFORE_NOUN and (first in _PREPOSITIONS or _MADE_OF.match(phrase)):
         why = "does not read well before the class noun"
     elif slot in BEFORE_NOUN and len(words) > _MOST_WORDS_BEFORE_NOUN:
         why = f"longer than {_MOST_WORDS_BEFORE_NOUN} words before the class noun"
@@ -201,7 +203,7 @@ def grammar_fault(phrase: str, slot: str) -> str | None:
         why = "does not start with a present participle"
     elif slot == "style" and first not in _ARTICLES:
         why = 'does not start with "a" or "an"'
-    elif slot == "style" and words[-1] not in _TAKES_NOUN:
+    elif slot == "style" and words[-1] not in TAKES_NOUN:
         why = 'does not end in "of"'
     elif slot == "style" and (
         len(words) < 3 or words[-2] in ("style", "look", "aesthetic", "vibe")

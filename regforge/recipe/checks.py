@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 from regforge import resources
 from regforge.embedded import EMBEDDED_FOLDERS
-from regforge.embedded.english import has_words
+from regforge.embedded.english import has_words, without_words
 from regforge.files import expanded
 from regforge.hub.address import HubAddress
 from regforge.lora_files import PICKLES, LoraError, lora_in, require_lora
-from regforge.recipe.class_noun import noun_fault
+from regforge.recipe.class_noun import knows_word, noun_fault
 from regforge.recipe.defaults import (
     bank_kind,
     benchmarks,
@@ -125,7 +125,7 @@ def _identifier(recipe: Recipe) -> Iterator[Finding]:
     if not identifier.strip():
         yield Finding(at, "must not be blank; leave the line out if there is none")
     elif has_words(noun, identifier):
-        yield Finding(at, f"is part of the class noun {noun!r}; choose a rare token: sks", about)
+        yield Finding(at, in_noun(identifier, noun), about)
     elif has_words(identifier, noun):
         yield Finding(at, f"must be the token alone, without the class noun {noun!r}", about)
 
@@ -434,6 +434,14 @@ def class_noun(noun: str, at: Location) -> Iterator[Finding]:
     if not bad and (fault := noun_fault(noun)):
         bad = [Finding(at, fault)]
     yield from bad
+
+
+def in_noun(identifier: str, noun: str) -> str:
+    """What to say of an identifier that stands in the class noun: "sks" in "sks cat"."""
+    rest = without_words(noun, identifier)
+    rare = rest and not knows_word(identifier)
+    advice = f"take it out there: {rest!r}" if rare else "choose a rare token: sks"
+    return f"is part of the class noun {noun!r}; {advice}"
 
 
 def photo_folder(folder: Path, at: Location) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ def noun_fault(noun: str) -> str | None:
     if folded(text) in _NO_NOUNS:
         return f"is no noun: {_ADVICE}"
     first, *others = folded(text).split()
-    foreign = first in _FOREIGN_ARTICLES and others and not any(map(_known, others))
+    foreign = first in _FOREIGN_ARTICLES and others and not any(map(knows_word, others))
     if foreign or not all(map(_is_latin, unicodedata.normalize("NFKC", text))):
         return "is not English, and captions are: write the English noun, such as 'cat'"
     for step in _STEPS:
@@ -83,7 +83,7 @@ def noun_doubts(noun: str) -> Iterator[str]:
     words = words_of(noun)
     if set(words) <= _VAGUE:
         yield f"{noun!r} says nothing: captions and images need a class such as 'robot toy'."
-    elif not any(map(_known, words)) and not re.search(r"\b[A-Z]{2,}\b", noun):
+    elif not any(map(knows_word, words)) and not re.search(r"\b[A-Z]{2,}\b", noun):
         yield (
             f"no word list of regforge knows {noun!r}. Captions are English: if this is another "
             "language, or a name, write the English noun for what kind of thing it is."
@@ -109,6 +109,11 @@ def _usual_letters(text: str) -> tuple[str, str]:
     return unicodedata.normalize("NFKC", text), "has letters of an unusual width or form"
 
 
+def _without_tag_count(text: str) -> tuple[str, str]:
+    tag = re.fullmatch(r"\d\+?([a-z]{3,})", text)
+    return (tag[1] if tag and knows_word(tag[1]) else text), "is a tag, and captions are sentences"
+
+
 def _without_image(text: str) -> tuple[str, str]:
     return _OF_AN_IMAGE.sub("", text), "says 'photo of', which captions say themselves"
 
@@ -120,7 +125,7 @@ def _first_alternative(text: str) -> tuple[str, str]:
 
 
 def _without_punctuation(text: str) -> tuple[str, str]:
-    text = re.sub(r"\s(?:named|called)\s.*", "", text.replace("’", "'"))
+    text = text.replace("’", "'")
     text = re.sub(r":\s*\d*\.?\d+", "", text)
     outside = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", text)
     text = outside if re.search(r"\w", outside) else text
@@ -128,6 +133,11 @@ def _without_punctuation(text: str) -> tuple[str, str]:
     text = re.sub(r"[&+]", " and ", text).replace("_", " ")
     text = re.sub(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)", " ", text)
     return " ".join(text.split()), "has punctuation, which captions would repeat"
+
+
+def _without_name(text: str) -> tuple[str, str]:
+    why = "says a name, for which the identifier stands"
+    return re.sub(r"\s(?:named|called)\s.*", "", text), why
 
 
 def _without_determiner(text: str) -> tuple[str, str]:
@@ -154,9 +164,15 @@ def _without_capitals(text: str) -> tuple[str, str]:
     if text == text.lower() or _is_one_of_banks(text):
         return text, ""
     plain = [word if _may_be_capital(word) else _lowered(word) for word in words]
+    plain[:-1] = [  # "PlayStation controller"
+        word if re.search(r"[a-z][A-Z]", word) else lower
+        for word, lower in zip(words[:-1], plain[:-1], strict=True)
+    ]
     head = plain[-1]
     if head[:1].isupper() and not _may_be_capital(head):  # a name: "dog Rex", "Labubu"
         known = [word for word in plain[:-1] if word == word.lower()]
+        if not known:
+            return "", f"looks like a name (common nouns have no capitals: '{text.lower()}')"
         return " ".join(known), "is a name; the class is what kind of thing it is"
     named = [word for word in plain if word[:1].isupper() and not _may_be_capital(word)]
     if named and words[-1] == head:  # "Moka pot" may be a kind of pot
@@ -169,9 +185,11 @@ def _without_capitals(text: str) -> tuple[str, str]:
 
 _STEPS: tuple[Step, ...] = (
     _usual_letters,
+    _without_tag_count,
     _without_image,
     _first_alternative,
     _without_punctuation,
+    _without_name,
     _without_determiner,
     _without_owner,
     _without_capitals,
@@ -186,10 +204,10 @@ def _may_be_capital(word: str) -> bool:
     if word == word.lower() or re.fullmatch(r"[A-Z](?:-.*)?", word):
         return True
     if word.isupper():
-        return len(word) <= 5 and (word.lower() in _INITIALS or not _known(word.lower()))
+        return len(word) <= 5 and (word.lower() in _INITIALS or not knows_word(word.lower()))
     parts = re.findall(r"[A-Z]?[a-z]+", word)
     inside = not word[1:].islower() and "-" not in word
-    return _is_proper(word) or (inside and not all(_known(part.lower()) for part in parts))
+    return _is_proper(word) or (inside and not all(knows_word(part.lower()) for part in parts))
 
 
 _INITIALS = frozenset("tv rc suv led vr ar dj cd dvd pc usb atm".split())
@@ -207,10 +225,10 @@ def _is_one_of_banks(noun: str) -> bool:
 
 def _lowered(word: str) -> str:
     """A word without capitals if it is a common one; "RobotToy" is two."""
-    if not all(_known(part) for part in words_of(word)):
+    if not all(knows_word(part) for part in words_of(word)):
         parts = re.findall(r"[A-Z][a-z]+|[a-z]+", word)
         joined = "".join(parts) == word and len(parts) > 1
-        known = joined and all(_known(part.lower()) for part in parts)
+        known = joined and all(knows_word(part.lower()) for part in parts)
         return " ".join(parts).lower() if known else word
     return word.lower()
 
@@ -219,7 +237,7 @@ def _is_latin(character: str) -> bool:
     return character.isascii() or "LATIN" in unicodedata.name(character, "")
 
 
-def _known(word: str) -> bool:
+def knows_word(word: str) -> bool:
     """Whether a word, or its singular, is English that the shipped lists know; accents aside."""
     from regforge.embedded import load_vocabulary
 

@@ -21,9 +21,9 @@ MOST_CHARACTERS = 200
 _NOTHING = (
     r"n\.?/?a\.?|none(?: of (?:the above|these|them))?|null|nil|nan|nada|nothing|undefined|unknown|"
     r"unspecified|default|tbd|todo|etc|varies|variable|misc(?:ellaneous)?|placeholder|example|empty|"
-    r"blank|lorem ipsum.*|true|false|yes|no|ok|okay|xxx+|"
+    r"blank|lorem ipsum.*|true|false|yes|no|ok|okay|xxx+|the same|"
     r"(?:not|un)[ -]?(?:applicable|available|specified|known|provided|given)|"
-    r"(?:no|any|some|all|other|various|different|multiple|several|assorted|random|mixed|unknown|"
+    r"(?:no|any|some|all|other|various|different|same|similar|multiple|several|assorted|random|mixed|unknown|"
     r"unspecified|default)"
     r"(?: (?:{slot}|colou?r|shape|size|texture|material|background|place|lighting|light|style|"
     r"motion|kind|type|option|value|phrase|thing|choice)s?)?"
@@ -63,7 +63,8 @@ def nonsense(text: str, slot: str = "") -> str | None:
     if not re.search(r"[^\W_]", plain):
         return "has no word in it"
     named = re.escape(slot.replace("_", " ")) or "slot"
-    if re.fullmatch(_NOTHING.replace("{slot}", named), re.sub(r"\s*\(.*", "", plain)):
+    nothing = re.fullmatch(_NOTHING.replace("{slot}", named), re.sub(r"\s*\(.*", "", plain))
+    if nothing or (slot in BEFORE_NOUN and plain == slot):
         return "is a placeholder, which captions would say as it stands"
     if _TALK.search(plain):
         return "is talk, and no phrase of a caption"

@@ -20,6 +20,7 @@ from regforge.recipe.checks import (
     Finding,
     class_noun,
     dataset_revision,
+    in_noun,
     is_embedded,
     multiple_of_8,
     photo_folder,
@@ -215,8 +216,9 @@ def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
         yield f"subject.class_noun: {doubt}"
     if has_words(subject.class_noun, subject.identifier):
         yield (
-            f"subject.identifier: {subject.identifier!r} is part of the class noun, so the whole "
-            "class would become the subject. Choose a rare token such as 'sks'."
+            f"subject.identifier: {subject.identifier!r} "
+            f"{in_noun(subject.identifier, subject.class_noun)}. As it is, the whole class would "
+            "become the subject."
         )
     elif is_ordinary(subject.identifier):
         yield ordinary_identifier(subject.identifier)

@@ -223,6 +223,8 @@ def test_modifiers_stand_before_the_noun(slot: str) -> None:
         *((text, "a") for text in ("squat", "unicycle", "uniformed", "one-eyed", "T-shirt-clad")),
         *((text, "a") for text in ("unicorn", "used", "ewe", "U-shaped", "3D-printed", "35mm")),
         *((text, "an") for text in ("oval", "hourglass", "unmade bed", "upright", "umbrella")),
+        *((text, "an") for text in ("SUV", "LED lamp", "rc car", "XXL", "18-karat gold", "8-bit")),
+        *((text, "a") for text in ("USB stick", "UFO", "uv lamp", "TV", "LEGO figure", "1girl")),
         *((text, "an") for text in ("unimpressed", "L-shaped", "old", "elm-lined", "X-ray")),
     ],
 )

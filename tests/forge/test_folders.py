@@ -301,3 +301,16 @@ def test_a_line_cut_in_half_costs_no_other(tmp_path: Path, half: bytes) -> None:
     Journal(tmp_path).event("two")
     journal.event("three")
     assert [each["event"] for each in read(tmp_path / "log.jsonl")] == ["one", "two", "three"]
+
+
+def test_a_file_in_the_folders_place_is_said(
+    tmp_path: Path, shell: Shell, write_recipe: WriteRecipe
+) -> None:
+    recipe = write_recipe()
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
+    for command in ("run", "prompts", "render"):
+        assert shell(command, recipe, "--out", tmp_path / "mine") == 2
+        assert "is a file" in shell.err
+    assert shell("check", recipe, "--out", tmp_path / "mine") == 0
+    assert "is a file" in shell.out
+    assert (tmp_path / "mine").read_text(encoding="utf-8") == "mine"

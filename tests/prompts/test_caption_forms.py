@@ -53,7 +53,7 @@ def test_captions_take_turns_with_three_orders_of_words(noun: str) -> None:
     assert [p.text for p in captions(noun, 130)][:100] == [p.text for p in made]
     text = "\n".join(p.text for p in made)
     assert not re.search(r"\ba [aeio]|\ban [^aeiouhL]|  |,,| ,", text)
-    wrong = {"water": "a water", "sneakers": "that is", "glasses": "that is", "woman": "that is"}
+    wrong = {"water": "a water ", "sneakers": "that is", "glasses": "that is", "woman": "that is"}
     assert wrong.get(noun, "  ") not in text
 
 
@@ -68,6 +68,7 @@ def test_photographs_have_their_share(noun: str) -> None:
 def test_what_a_photograph_is() -> None:
     assert all(map(is_photograph, ["a photo of", "a wide shot of", "a cinematic still of"]))
     assert not any(map(is_photograph, ["a still life painting of", "an oil painting of"]))
+    assert not any(map(is_photograph, ["a claymation still of", "a photo-realistic painting of"]))
 
 
 @pytest.mark.parametrize("name", ["object", "living"])

@@ -20,6 +20,7 @@ from regforge.recipe import Recipe
 
 NOTHING = [
     *("none", "N/A", "n/a (not applicable)", "null", "NaN", "no color", "unspecified", "unknown"),
+    *("same", "the same"),
     *("Any color", "various colors", "no color specified", "None of the above", "tbd", "..."),
 ]
 TALK = [
@@ -31,6 +32,7 @@ CODE = [
     *("<lora:x:1>", "(red:1.3)", "[red]", "-", "&", "\u2014", "red \U0001f534", "C:\\windows"),
 ]
 NO_ENGLISH = [
+    "color",
     *("matte black matte", "red teapot", "a photo of a red teapot", "ceramic teapot"),
     *("\uff53\uff4b\uff53 red", "SKS", "sks", "x" * 300),
 ]
@@ -189,7 +191,11 @@ def test_a_phrase_that_goes_with_nothing_is_refused_by_check(
 
 @pytest.mark.parametrize(
     ("slot", "phrase"),
-    [("style", "Pixar style"), ("style", "cinematic, 8k, masterpiece"), ("background", "kitchen")],
+    [
+        *(("style", "Pixar style"), ("style", "cinematic, 8k, masterpiece")),
+        *(("background", "kitchen"), ("background", "In a garden"), ("shape", "Large")),
+        *(("texture", "made of glass"), ("texture", "with a matte finish")),
+    ],
 )
 def test_what_reads_badly_is_used_and_said(
     tmp_path: Path, shell: Shell, slot: str, phrase: str
@@ -197,6 +203,22 @@ def test_what_reads_badly_is_used_and_said(
     path = recipe_file(tmp_path, {"name": slot, "values": [phrase]})
     assert shell("check", path) == 0, shell.err
     assert f"slot '{slot}': '{phrase}'" in shell.out
+
+
+def test_phrases_are_called_alike_if_the_same_is_said_of_them(tmp_path: Path, shell: Shell) -> None:
+    slot = {"name": "background", "values": ["In a garden", "kitchen", "beach", "on a road"]}
+    assert shell("check", recipe_file(tmp_path, slot)) == 0, shell.err
+    assert "'In a garden' begins" in shell.out
+    assert "'kitchen' (and 1 more like it) does not start" in shell.out
+
+
+def test_an_opening_that_leads_to_the_noun_gets_no_second_preposition(
+    tmp_path: Path, shell: Shell
+) -> None:
+    for style in ("an ad for", "a movie poster about", "a photo of", "an advert on a proof"):
+        path = recipe_file(tmp_path, {"name": "style", "values": [style]})
+        assert shell("check", path) == 0, shell.err
+        assert f"{style}{' of' if style.endswith('proof') else ''} a teapot" in shell.out
 
 
 def test_capitals_make_no_second_phrase(tmp_path: Path, shell: Shell) -> None:

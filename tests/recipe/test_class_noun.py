@@ -39,6 +39,7 @@ REFUSED = {
     "cup & saucer": "cup and saucer",
     "cat \U0001f431": "cat",
     "%s": None,
+    "1girl": "girl",
     # no noun at all
     "none": None,
     "N/A": None,
@@ -106,6 +107,41 @@ def test_sound_nouns_pass_and_doubtful_ones_are_said(
     for noun in DOUBTED:
         assert shell("check", recipe(tmp_path, noun, training=training)) == 0, shell.err
         assert "subject.class_noun" in shell.out, noun
+
+
+def test_a_refusal_says_what_is_so(tmp_path: Path, shell: Shell) -> None:
+    assert shell("check", recipe(tmp_path, "dog called Rex")) == 2
+    assert "punctuation" not in shell.err
+    assert shell("check", recipe(tmp_path, "Shih Tzu")) == 2
+    assert "'shih tzu'" in shell.err
+    assert shell("check", recipe(tmp_path, "PlayStation controller")) == 0, shell.err
+
+
+@pytest.mark.parametrize(("noun", "advice"), [("sks cat", "'cat'"), ("rex", "rare token")])
+def test_an_identifier_in_the_class_noun_is_to_be_taken_out_there(
+    tmp_path: Path, shell: Shell, noun: str, advice: str
+) -> None:
+    path = recipe(tmp_path, noun)
+    identifier = noun.split(maxsplit=1)[0]
+    assert shell("check", path, "--set", f"subject.identifier={identifier}") == 2
+    assert advice in shell.err
+    assert ("rare token" in shell.err) is (advice == "rare token")
+    training = recipe(tmp_path, noun, training=True)
+    assert shell("check", training, "--set", f"subject.identifier={identifier}") == 0, shell.err
+    assert advice in shell.out
+
+
+@pytest.mark.parametrize(
+    ("noun", "said"), [("white cat", True), ("red panda", False), ("cat", False)]
+)
+def test_a_color_in_the_class_noun_beside_a_slot_of_colors_is_said(
+    tmp_path: Path, shell: Shell, noun: str, said: bool
+) -> None:
+    slots = "prompts.slots=[{name: color, values: [red, green]}]"
+    path = recipe(tmp_path, noun)
+    sets = ["--set", "prompts.sets={amplify: 1}", "--set", "subject.kind=living"]
+    assert shell("check", path, *sets, "--set", slots) == 0, shell.err
+    assert (f"{noun!r} says a color" in shell.out) is said
 
 
 def test_set_and_init_hold_to_it_too(tmp_path: Path, shell: Shell) -> None:
