@@ -562,14 +562,14 @@ def test_long_captions_lose_their_last_slots_and_the_background_last_of_all(
 
 
 def test_long_captions_can_be_refused() -> None:
-    slots = {"color": ("red", "very very dark red", "blue")}
+    slots = {"color": ("red", "very very very very very dark red", "blue")}
     made = recipe(slots, over_limit="refuse")
-    budget = by_words(8)
+    budget = by_words(10)
     assert {p.slots["color"] for p in written(made, 2, vocabulary(slots), budget=budget)} == {
         "red",
         "blue",
     }
-    with pytest.raises(NotEnoughPrompts, match="1 have more than 8 tokens"):
+    with pytest.raises(NotEnoughPrompts, match="1 have more than 10 tokens"):
         written(made, 3, vocabulary(slots), budget=budget)
 
 
