@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from regforge.prompts.captions import noun_pattern
 from regforge.prompts.noun_phrases import (
+    BEFORE_VERBS,
     NAMING,
     ONE,
     NounPhrase,
@@ -62,6 +63,8 @@ def trails(spoken: Sequence[Word]) -> bool:
     place = len(spoken) - 2
     ahead = spoken[place]
     if ahead.kind or ahead.lower in DETERMINERS | NAMING or is_adjective(ahead.lower):
+        return False
+    if ahead.lower.endswith("ed") or spoken[place - 1].lower in BEFORE_VERBS:
         return False
     return not ends_phrase(spoken, place) and any(word.kind == "noun" for word in spoken[:place])
 

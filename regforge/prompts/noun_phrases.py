@@ -32,7 +32,8 @@ ONE = frozenset(("a", "an", "the", "one", "this"))
 _QUOTES = frozenset(("", '"', "'", "“", "”", "‘", "’", "*"))
 NAMING = frozenset("named called nicknamed labelled labeled titled".split())
 """What stands between a noun and its name."""
-_BEFORE_VERBS = frozenset("i we you he she they it can could may might will would".split())
+BEFORE_VERBS = frozenset("i we you he she they it can could may might will would".split())
+"""Behind these stands a verb: "I love", "can see"."""
 _APPOSED = frozenset((",", "(", "-", "–", "—", ":", ""))
 _PEOPLE = frozenset(
     "woman man girl boy lady gentleman guy person child kid male female model individual subject "
@@ -207,7 +208,7 @@ def is_kindred(word: Word, category: str | None) -> bool:
 
 def _noun_before(words: list[Word], place: int, class_noun: str) -> int | None:
     """The class noun before the identifier: "teapot sks", "a dog called sks", "a woman, ohwx"."""
-    naming = place > 1 and words[place - 1].lower in NAMING and not words[place - 1].gap
+    naming = place > 1 and words[place - 1].lower in NAMING and words[place - 1].gap in ("", ",")
     noun = place - 2 if naming else place - 1
     if noun < 0 or words[noun].kind == "identifier":
         return None
@@ -308,7 +309,7 @@ def _start(words: list[Word], place: int) -> tuple[int, str, bool]:
             continue
         if _coordinates(words, k):
             continue
-        if k > 0 and not word.gap and words[k - 1].lower in _BEFORE_VERBS:
+        if k > 0 and not word.gap and words[k - 1].lower in BEFORE_VERBS:
             break
         determined = k > 0 and not gap and words[k - 1].lower in DETERMINERS
         inside = determined and word.lower not in BOUNDARIES  # "a lit sks candle"

@@ -19,7 +19,7 @@ _SEVERAL = re.compile(
 )
 _NETWORK = re.compile(r"<(?:lora|lyco|lycoris|hypernet|hypernetwork|ti|embedding):[^<>]*>", re.I)
 _BREAK = re.compile(r"\s*,?\s*(?<!\w)(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)(?!\w)\s*,?\s*")
-_WEIGHT = re.compile(r"[(\[{]([^()\[\]{}]*?)\s*:\s*[+-]?\d*\.?\d+\s*[)\]}]")
+_WEIGHT = re.compile(r"[(\[{<]([^()\[\]{}<>]*?)\s*:\s*[+-]?\d*\.?\d+\s*[)\]}>]")
 _TWICE = re.compile(r"\(\s*\(([^()]*)\)\s*\)")
 _SQUARE = re.compile(r"\[([^\[\]]*)\]|\{([^{}]*)\}")
 # Round brackets are English behind a noun, "a portrait (my cat)", and emphasis in other places.

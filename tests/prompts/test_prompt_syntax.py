@@ -25,6 +25,7 @@ from regforge.prompts.prompt_syntax import several_texts, without_syntax
         (r"sks \(cat\), rug", "sks (cat), rug"),
         ("sks++ cat on a rug--", "sks cat on a rug"),
         ("[[sks]] cat", "sks cat"),
+        ("<sks:1.0> cat, (fluffy:.8)", "sks cat, fluffy"),
     ],
 )
 def test_weights_and_commands_are_taken_off(caption: str, plain: str) -> None:
