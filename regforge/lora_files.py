@@ -70,6 +70,13 @@ def layers_in(path: Path) -> int:
     return sum(name.endswith(_UPS) for name in lora_header(path)[0])
 
 
+_OTHERS = {
+    "hada_w": "a LoHa of LyCORIS",
+    "emb_params": "a textual inversion",
+}
+"""What else is shared as one small file, by what its weights are called."""
+
+
 def require_lora(path: Path) -> None:
     """See that a file is a LoRA that can be used.
 
@@ -84,6 +91,11 @@ def require_lora(path: Path) -> None:
             hint="A LoRA's file, or the folder of a run or a pipeline, is a model.",
         )
     names, _ = lora_header(path)
+    for mark, kind in _OTHERS.items():
+        if any(mark in name for name in names) and not any(name.endswith(_UPS) for name in names):
+            raise LoraError(f"{path} is {kind}, and no LoRA.")
+    if not names:
+        raise LoraError(f"{path} is empty: no weights are in it.")
     if not any(_LORA_KEY.search(name) for name in names):
         raise LoraError(
             f"{path} holds no LoRA; it looks like a whole model.",

@@ -95,7 +95,7 @@ def lay_on(pipeline: Any, model: str, weights: Sequence[tuple[Path, float]]) -> 
         there = min(_layers(pipeline, name), layers)
         if there == 0 or there < _FEWEST_FITTING * layers:
             raise LoraError(
-                f"Only {there} of {layers} layers of the LoRA {file} have a place in {model}."
+                f"Only {there} of {layers} layers of the LoRA {file} found a place in {model}."
                 if there
                 else f"None of the {layers} layers of the LoRA {file} has a place in {model}.",
                 hint="It was trained on another kind of model: name that one as the base model, or "

@@ -243,3 +243,21 @@ def test_a_relative_model_starts_at_the_recipe(tmp_path: Path, write_recipe: Wri
         assert recipe.render.model == str(tmp_path / "models" / "mine")
     hosted = write_recipe(render={"model": "gpt-image-1", "renderer": "hosted"})
     assert load_recipe(hosted).render.model == "gpt-image-1"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "is empty"),
+        (["emb_params"], "a textual inversion"),
+        (["lora_unet_a.hada_w1_a", "lora_unet_a.alpha"], "a LoHa"),
+    ],
+)
+def test_check_says_what_a_file_is_that_is_no_lora(
+    tmp_path: Path, write_recipe: WriteRecipe, shell: Shell, names: list[str], said: str
+) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({name: np.zeros((2, 2), np.float32) for name in names}, path)
+    assert shell("check", write_recipe(render={"lora": str(path)})) == 2
+    assert said in shell.err.replace("\n", " ")
+    assert "whole model" not in shell.err
