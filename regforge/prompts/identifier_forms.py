@@ -40,11 +40,11 @@ def bare(text: str, class_noun: str, identifier: str) -> str:
     noun = noun_pattern(class_noun).pattern
     for pattern, instead in (
         (rf"[(\"“'‘<`*]{{1,2}}\s*({named})\s*[)\"”'’>`*]{{1,2}}(?!\w)", r"\1"),
-        (rf"(?<![\w-])({named})-(?={noun}(?!-))", r"\1 "),
-        (rf"({noun})-(?={named}(?![\w-]))", r"\1 "),
+        (rf"(?<![\w-])({named})\s*[-/+=]\s*(?={noun}(?!-))", r"\1 "),
+        (rf"({noun})[-/+=](?={named}(?![\w-]))", r"\1 "),
         (rf"(?<![\w-])({named})-(?:styled?|like|type|themed|inspired|branded)(?![\w-])", r"\1"),
         (rf"^([^'‘’]*(?<!\w){named}(?<=s))['’](?=\s+\w)", r"\1's"),
-        (rf"({noun})['’]s\s+name\s+is\s+(?={named}(?!\w))", r"\1 "),
+        (rf"({noun})(?:['’]s\s+name\s+is|\s+is\s+(?:called|named))\s+(?={named}(?!\w))", r"\1 "),
         (rf",?\s+whose\s+name\s+is\s+(?={named}(?!\w))", " named "),
     ):
         text = re.sub(pattern, instead, text, flags=re.IGNORECASE)

@@ -66,6 +66,9 @@ _FINISHED = frozenset(
 _MADE = frozenset(
     "made crafted carved built constructed knitted sculpted woven molded cast".split()
 )
+_SHADES = frozenset(
+    "shade shades swirl swirls mix mixture blend combination hue hues tone tones".split()
+)
 _LONGEST_CLAUSE = 60
 _IMAGE = r"(?:photo\w*|image|picture|portrait|shot|film|drawing|sketch|still|illustration)"
 _COLORLESS_IMAGE = re.compile(
@@ -271,7 +274,7 @@ def _is_noun_itself(words: Sequence[Word], first: int, last: int) -> bool:
     if first == 0 or words[first].gap:
         return False
     ahead = words[first - 1].lower
-    if first > 1 and words[first - 2].lower in _FINISHED | _MADE:
+    if first > 1 and words[first - 2].lower in _FINISHED | _MADE | _SHADES:
         return False
     if ahead in DETERMINERS:
         return True
