@@ -95,7 +95,7 @@ def test_refused_images_are_drawn_again_and_then_replaced(
 ) -> None:
     # After one step all pictures are much the same blur.
     recipe = load_recipe(
-        write_recipe(render={"steps": 1, "max_attempts": 3}, curate={"max_duplicate_distance": 10})
+        write_recipe(render={"steps": 1, "max_attempts": 3}, curate={"max_duplicate_distance": 6})
     )
     done = quietly(recipe, tmp_path / "run")
     rows = rows_of(done)
