@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -154,6 +154,24 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(entry, dict):
                 yield entry
+
+
+def calls(events: Iterable[Mapping[str, Any]], kind: str) -> Iterator[Mapping[str, Any]]:
+    """The calls to a provider among the events of a log, those too that a kill left without an end.
+
+    Args:
+        events: Entries of a log.
+        kind: `llm_call` or `image_call`.
+    """
+    sent: dict[str, Mapping[str, Any]] = {}
+    for entry in events:
+        if entry.get("event") == kind:
+            sent.pop(str(entry.get("call")), None)
+            yield entry
+        elif entry.get("event") == f"{kind}_sent":
+            sent[str(entry.get("call"))] = entry
+    for entry in sent.values():
+        yield {**entry, "event": kind, "error": "Killed before the reply came.", "cost": 0.0}
 
 
 def _clean(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from regforge.journal import calls
 from regforge.progress import dollars
 from regforge.records import ImageRow
 
@@ -240,9 +241,8 @@ def image_id_in(reasons: Iterable[str]) -> str | None:
 def spending(log: Iterable[Mapping[str, Any]], event: str) -> list[Spending]:
     """What `llm_call` or `image_call` events came to, by model, dearest first."""
     by_model: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in log:
-        if entry.get("event") == event:
-            by_model.setdefault(str(entry.get("model") or "unknown model"), []).append(entry)
+    for entry in calls(log, event):
+        by_model.setdefault(str(entry.get("model") or "unknown model"), []).append(entry)
     found = [_spent(model, entries) for model, entries in by_model.items()]
     return sorted(found, key=lambda each: (-(each.cost or 0), each.model))
 

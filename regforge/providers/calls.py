@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from regforge.errors import RegforgeError
-from regforge.journal import Journal
+from regforge.journal import Journal, calls
 from regforge.progress import dollars, duration
 from regforge.providers.errors import CallFailed, CostLimitReached, ModelUnusable, UnreachableModel
 from regforge.providers.limits import Budget, Clock, Rate, RateLimiter, Reservation, backoff
@@ -128,8 +129,9 @@ class Caller:
         settings, limit = self.settings, self.settings.max_cost
         rate = Rate(settings.rpm, settings.tpm if isinstance(settings, LanguageModel) else None)
         self.limiter = RateLimiter(settings.max_concurrency, rate, self.clock)
-        spent = 0.0 if limit is None else _spent_before(self.journal, self.event)
-        self._budget = Budget(limit, spent)
+        before = () if limit is None else tuple(calls(self.journal.events(), self.event))
+        self._unanswered = any("may_cost" in each for each in before)
+        self._budget = Budget(limit, _spent(before))
         self._rng = random.Random()  # only for how long to wait
         self.under_way: set[asyncio.Task[Any] | None] = set()
 
@@ -200,19 +202,25 @@ class Caller:
     ) -> Reply:
         """Send, and write down what it took."""
         self.usage.calls += 1
+        if self._budget.limit is not None:
+            # Of a session that is killed, this line is all that the next one knows of the call.
+            entry = {**entry, "call": uuid.uuid4().hex}
+            self.journal.event(f"{self.event}_sent", **entry, may_cost=most)
         start = time.perf_counter()
         self.under_way.add(task := asyncio.current_task())
         try:
             reply = await work()
-        except RegforgeError as error:
+        except (RegforgeError, asyncio.CancelledError) as error:
             self.usage.failed_calls += 1
             paid: dict[str, Any] = {"cost": 0.0}
             if _may_be_billed(error):
                 paid["may_cost"] = most
+                self._unanswered = True
             else:
                 reservation.tokens = 0
             seconds = round(time.perf_counter() - start, 3)
-            self.journal.event(self.event, **entry, seconds=seconds, error=error.args[0], **paid)
+            reason = error.args[0] if isinstance(error, RegforgeError) else "Interrupted."
+            self.journal.event(self.event, **entry, seconds=seconds, error=reason, **paid)
             raise
         finally:
             self.under_way.discard(task)
@@ -250,10 +258,13 @@ class Caller:
                 hint=f"Set {_PRICE_KEYS[self.section]}, or leave out {self.section}.max_cost.",
             )
         if not await self._budget.reserve(most or 0.0):
+            counted = (
+                ", with what calls without an answer may have cost" if self._unanswered else ""
+            )
             cheaper = "prompts.llm.max_tokens to make calls cheaper"
             raise CostLimitReached(
                 f"Stopped before {self.section}.max_cost = {dollars(limit)} was exceeded: "
-                f"{dollars(self._budget.spent)} spent, and the next call may cost "
+                f"{dollars(self._budget.spent)} spent{counted}, and the next call may cost "
                 f"{dollars(most)}.",
                 hint=f"Raise {self.section}.max_cost to go on"
                 + (f", or lower {cheaper}." if self.section == "prompts.llm" else "."),
@@ -261,12 +272,13 @@ class Caller:
         return most or 0.0
 
 
-def _may_be_billed(error: RegforgeError) -> bool:
-    return isinstance(error, CallFailed) and error.may_be_billed
+def _may_be_billed(error: BaseException) -> bool:
+    return isinstance(error, asyncio.CancelledError) or (
+        isinstance(error, CallFailed) and error.may_be_billed
+    )
 
 
-def _spent_before(journal: Journal, event: str) -> float:
-    """US dollars that earlier sessions spent, with those that they may have spent unseen."""
-    calls = (entry for entry in journal.events() if entry.get("event") == event)
+def _spent(calls: Iterable[Mapping[str, Any]]) -> float:
+    """US dollars that calls have cost, with those that they may have cost unseen."""
     paid = (entry.get(key) for entry in calls for key in ("cost", "may_cost"))
     return sum(float(each) for each in paid if isinstance(each, int | float) and each > 0)

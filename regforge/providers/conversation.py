@@ -18,9 +18,10 @@ from typing import Any
 from regforge.errors import RegforgeError
 from regforge.files import StorageError
 from regforge.journal import Journal
+from regforge.progress import duration
 from regforge.providers.calls import Caller, Usage
 from regforge.providers.errors import CallFailed, ModelUnusable, UnreachableModel
-from regforge.providers.limits import Clock
+from regforge.providers.limits import MINUTE, Clock
 from regforge.providers.questions import (
     Call,
     Provider,
@@ -51,6 +52,8 @@ _TRIES_TO_CONNECT = 3
 """Before the first answer; a server that has answered gets all the tries there are."""
 _SILENT_QUESTIONS = 3
 """So many questions in a row without any answer, and the server counts as down."""
+_SHORT_WAIT = 5.0
+"""Seconds that pass without a word; longer ones look as if it hung."""
 _GRACE = 1.0
 """Seconds for calls that are under way when the run stops."""
 
@@ -121,6 +124,7 @@ class Asker:
         self._parameters: dict[str, dict[str, str | None]] = {}
         self._rungs: dict[str, Rung] = {}
         self._fitted: set[str] = set()
+        self._quiet_until = float("-inf")
         self._stopping = False
         self._silence = (0, 0)  # answers there were, questions given up since
 
@@ -263,8 +267,10 @@ class Asker:
         except UnreachableModel:
             self._write_down(conversation, failure.args[0], failure.raw, given_up_after=attempt)
             raise
-        if attempt == 1 and failure.kind == "unreachable":
-            self.say(f"{failure.args[0]} Trying again.")
+        lasts = failure.kind == "unreachable" or attempt > 1 or seconds > _SHORT_WAIT
+        if lasts and self.clock.now() >= self._quiet_until:
+            self._quiet_until = self.clock.now() + MINUTE  # of many calls, one speaks for all
+            self.say(f"{failure.args[0]} Trying again in {duration(seconds)}.")
         again = f"{failure.args[0]} Tried again after {seconds:.1f} s."
         self._write_down(conversation, again, failure.raw)
         await self.clock.sleep(seconds)
@@ -344,7 +350,7 @@ class Asker:
         """Leave out or rename the parameter that the provider refuses; what was done, in words."""
         refused, instead = str(failure.parameter), failure.instead
         renamed = self._parameters.setdefault(call.model, {})
-        name = next((key for key, sent in renamed.items() if sent == refused), refused)
+        name = "max_tokens" if refused == "max_completion_tokens" else refused
         known = name in renamed and renamed[name] != refused  # another question has met it before
         if renamed.get(name) == refused:
             instead = None  # neither the one nor the other
@@ -357,7 +363,8 @@ class Asker:
             renamed[name] = instead
             done = f"{instead} is sent instead" if instead else "it is left out"
             self.say(f"{failure.message} From now on {done}.")
-        return "Left out from now on." if instead is None else f"Sent as {instead} from now on."
+        now = renamed[name]
+        return "Left out from now on." if now is None else f"Sent as {now} from now on."
 
     async def _send(self, call: Call, item: str, attempt: int) -> Received:
         estimate = estimate_tokens(call.messages, call.response_format)

@@ -252,7 +252,7 @@ class Fault:
         kind, message = next((kind, message) for applies, kind, message in rules if applies)
         return CallFailed(
             kind,
-            message,
+            message if message.endswith((".", "!", "?")) else f"{message}.",  # more may follow
             retry_after=self.retry_after,
             raw=self.raw,
             parameter=parameter,

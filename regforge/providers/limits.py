@@ -161,7 +161,9 @@ class Budget:
         Returns:
             False if it does not fit, with nothing running any more.
         """
-        while self.limit is not None and self.spent + sum(self._reserved) + amount > self.limit:
+        # Three times 0.1 is a little more than 0.3.
+        limit = None if self.limit is None else self.limit * (1 + 1e-9)
+        while limit is not None and self.spent + sum(self._reserved) + amount > limit:
             if not self._reserved:
                 return False
             self._settled.clear()

@@ -1,6 +1,11 @@
 """Runs whose images an image service draws: what is planned, paid for and recorded."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +143,54 @@ def test_a_run_that_reaches_its_limit_keeps_what_was_drawn(
     assert len(far_away.calls) == 10
     calls = [e for e in read(tmp_path / "made/log.jsonl") if e["event"] == "image_call"]
     assert sum(call["cost"] for call in calls) == pytest.approx(0.4)
+
+
+def test_a_limit_takes_as_many_images_as_it_pays_for(
+    shell: Shell, write_recipe: WriteRecipe, far_away: OpenAIServer
+) -> None:
+    exactly = {"cost_per_image": 0.1, "max_cost": 0.3, "max_concurrency": 1}  # 3 * 0.1 > 0.3
+    recipe = write_recipe(render=HOSTED | exactly, prompts={"count": 3})
+    assert shell("run", recipe, "--out", "made") == 0, shell.err
+    assert len(far_away.calls) == 3
+
+
+def wait_until(it_is_so: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 150
+    while not it_is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["prompts", "images"])
+def test_calls_that_were_under_way_when_a_session_ended_count_in_the_next_one(
+    stage: str, write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    """Interrupted or killed: they are billed all the same."""
+    prices = {"input_cost_per_token": 1e-9, "output_cost_per_token": 1e-3}
+    llm = {"model": "openai/writer", "max_tokens": 100, "max_cost": 0.45, **prices}
+    drawing = {"cost_per_image": 0.1, "max_cost": 0.45, "max_concurrency": 2}
+    late = Reply(wait=60)
+    with OpenAIServer(lambda _: late, images=lambda _: late) as server:
+        base = {"api_base": server.url}
+        if stage == "images":
+            recipe = write_recipe(render=HOSTED | base | drawing)
+        else:
+            prompts = {"count": 10, "slots": ["color", "style"], "llm": llm | base}
+            recipe = write_recipe(prompts=prompts)
+        for end, sent in ((signal.SIGINT, 2), (signal.SIGKILL, 4), (None, 4)):
+            command = [sys.executable, "-m", "regforge", "run", str(recipe), "--out", "made"]
+            session = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+            if end is not None:
+                wait_until(lambda sent=sent: len(server.calls) == sent)  # type: ignore[misc]
+                session.send_signal(end)
+            said_last = session.communicate(timeout=150)[1]
+            assert len(server.calls) == sent
+    assert "max_cost" in said_last
+    assert "$0.40 spent" in said_last
+    name = "image_call" if stage == "images" else "llm_call"
+    (spent,) = spending(read(tmp_path / "made/log.jsonl"), name)
+    assert (spent.calls, spent.failed, spent.unanswered) == (4, 4, 4)
 
 
 def test_one_server_for_phrases_and_images(write_recipe: WriteRecipe, tmp_path: Path) -> None:

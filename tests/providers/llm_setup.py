@@ -74,7 +74,9 @@ class Bench:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return list(journal.read(self.folder / "log.jsonl"))
+        """The calls that have ended."""
+        log = journal.read(self.folder / "log.jsonl")
+        return [entry for entry in log if entry["event"] == "llm_call"]
 
     @property
     def reasons(self) -> str:

@@ -1,14 +1,23 @@
 """Servers that answer in shapes of their own, count oddly, or refuse what is sent."""
 
+import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from llm_setup import KEY, RED, Bench, Color, color_of, questions
 from servers import Call, OpenAIServer, Reply, refused, said
 
-from regforge.providers.language_model import CostLimitReached, ModelUnusable
+from regforge.journal import Journal
+from regforge.progress import Reporter
+from regforge.providers.language_model import (
+    CostLimitReached,
+    LanguageModelClient,
+    ModelUnusable,
+)
+from regforge.recipe.prompts import LanguageModel
 
 PRICES = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
 
@@ -217,6 +226,38 @@ def test_a_server_that_takes_neither_name_of_a_parameter_gets_none(bench: Bench)
     with OpenAIServer(answer) as server:
         assert None not in bench.ask(server, 3, max_concurrency=1)
     assert len(server.calls) == 3 + 2
+
+    # Several questions that meet it at once agree on what is done, and on what is said of it.
+    told = io.StringIO()
+    with OpenAIServer(lambda call: replace(answer(call), wait=0.2)) as server:
+        client = LanguageModelClient(
+            LanguageModel(model="openai/local", api_base=server.url, cache=False),
+            journal=Journal(bench.folder / "at once"),
+            reporter=Reporter(stream=told),
+        )
+        with client:
+            assert None not in client.ask(questions(4))
+    assert told.getvalue().count("From now on") == 2
+    ledger = (bench.folder / "at once/ledger.jsonl").read_text()
+    assert "Sent as max_tokens" not in ledger
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "10"}], ids=["at once", "late"])
+def test_waiting_for_a_server_is_said_but_not_for_each_question(
+    headers: dict[str, str], bench: Bench
+) -> None:
+    told = io.StringIO()
+    busy = refused(429, "slow down")
+    with OpenAIServer(lambda _: replace(busy, headers=headers)) as server:
+        client = LanguageModelClient(
+            LanguageModel(model="openai/local", api_base=server.url, cache=False, max_attempts=3),
+            journal=Journal(None),
+            reporter=Reporter(stream=told),
+            clock=bench.time,
+        )
+        with client, pytest.raises(ModelUnusable):
+            client.ask(questions(8))
+    assert 1 <= told.getvalue().count("slow down. Trying again") <= 4
 
 
 def test_a_value_that_is_too_large_is_no_parameter_that_is_not_taken(bench: Bench) -> None:
