@@ -6,6 +6,7 @@ itself. Also says what is allowed but probably not meant. Knows nothing of YAML.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from urllib.parse import urlsplit
 from regforge import resources
 from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.embedded.english import has_words, without_words
-from regforge.files import expanded
+from regforge.files import expanded, read_text
 from regforge.hub.address import HubAddress
-from regforge.lora_files import PICKLES, LoraError, lora_in, require_lora
+from regforge.lora_files import PICKLES, LoraError, lora_header, lora_in, require_lora
 from regforge.recipe.class_noun import knows_word, noun_fault
 from regforge.recipe.defaults import (
     bank_kind,
@@ -276,7 +277,8 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
     render, alignment, llm = recipe.render, recipe.curate.alignment, recipe.prompts.llm.model
     at = ("render", "model")
     if render.renderer == "local":
-        yield from pipeline_findings(render.model, render.variant, at, ("render", "variant"))
+        given = ("vae",) if render.vae else ()
+        yield from pipeline_findings(render.model, render.variant, at, ("render", "variant"), given)
         if render.vae is not None:
             yield from _one_model(render.vae, ("render", "vae"))
         for number, lora in enumerate(render.lora):
@@ -469,7 +471,11 @@ def dataset_revision(dataset: str, revision: str | None, section: Location) -> I
 
 
 def pipeline_findings(
-    model: str, variant: str | None, at: Location, variant_at: Location
+    model: str,
+    variant: str | None,
+    at: Location,
+    variant_at: Location,
+    given: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """What is wrong with a model that images are drawn with, as far as this machine knows.
 
@@ -478,6 +484,7 @@ def pipeline_findings(
         variant: Of its weights.
         at: The key that names the model.
         variant_at: The key that names the variant.
+        given: Parts that come from elsewhere, such as `vae`.
     """
     embedded = _EMBEDDED[("render", "model")]
     if not model.strip():
@@ -500,6 +507,26 @@ def pipeline_findings(
         yield Finding(at, f"{model} has no {MODEL_INDEX}, so it is no diffusers pipeline")
     elif variant is not None and not _has_variant(folder, variant):
         yield Finding(variant_at, f"{model} has no weights of the variant {variant!r}", (at,))
+    elif fault := _damage(folder, given):
+        yield Finding(at, f"{model} {fault}; copy or download it again")
+
+
+def _damage(folder: Path, given: Sequence[str]) -> str | None:
+    """What a pipeline's folder lacks to be loaded, as far as indices and headers tell."""
+    try:
+        index = json.loads(read_text(folder / MODEL_INDEX))
+        parts = [name for name, of in index.items() if isinstance(of, list) and of[0] is not None]
+    except (OSError, ValueError, RecursionError, AttributeError, IndexError):
+        return f"has a {MODEL_INDEX} that cannot be read"
+    for part in parts:
+        if part not in given and not is_folder(folder / part):
+            return f"has no folder {part}, which its {MODEL_INDEX} names"
+        for weights in sorted((folder / part).glob("*.safetensors")):
+            try:
+                lora_header(weights)
+            except LoraError:
+                return f"has a damaged file {part}/{weights.name}"
+    return None
 
 
 def _has_variant(folder: Path, variant: str) -> bool:

@@ -211,10 +211,15 @@ def test_check_and_run_refuse_models_that_cannot_be_used(
     (tmp_path / "empty").mkdir()
     (tmp_path / "pickled.bin").touch()
     (tmp_path / "cut.safetensors").write_bytes(fitting.read_bytes()[:-1])
+    for name in ("no-vae", "cut", "no-index"):
+        shutil.copytree(TINYWORLD, tmp_path / name)
+    shutil.rmtree(tmp_path / "no-vae" / "vae")
+    (tmp_path / "cut" / "unet" / weights.name).write_bytes(weights.read_bytes()[:-1])
+    (tmp_path / "no-index" / "model_index.json").write_text("{")
     wrong = {
         "render.model": [
-            "single.safetensors", "empty", "./gone", "/gone/model", "gone",
-            "a/b.safetensors", "a/b/c",
+            "single.safetensors", "empty", "./gone", "/gone/model", "gone", "a/b.safetensors",
+            "a/b/c", "no-vae", "cut", "no-index",
         ],
         "render.variant": ["fp16"],
         "render.lora": [
