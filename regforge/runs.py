@@ -193,10 +193,11 @@ class RecipeFolder(OwnedFolder):
 
         recipe.yaml says it where state.json was damaged or lost.
         """
-        state = self.state()
-        if state or not (self._state.exists() or self.has_made()):
-            known = state.get("recipe_digest")
-            return known if isinstance(known, str) else None
+        known = self.state().get("recipe_digest")
+        if isinstance(known, str):
+            return known
+        if not (self._state.exists() or self.has_made()):
+            return None
         with suppress(OSError, ValueError):
             head = re.search(
                 r"^# digest: ([0-9a-f]{64})$", self.recipe.read_text(encoding="utf-8"), re.MULTILINE

@@ -249,7 +249,9 @@ def money(value: Any) -> float | None:
 def token_count(value: Any) -> int | None:
     """A number of tokens that a server names; None if it cannot be right."""
     count = money(value)
-    return int(count) if count is not None and count <= _MOST_TOKENS else None
+    if count is None or count > _MOST_TOKENS or not count.is_integer():
+        return None
+    return int(count)
 
 
 # ----------------------------------------------------------------------------------------- errors

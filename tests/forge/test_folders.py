@@ -34,7 +34,7 @@ def rewrite(out: Path, change: Callable[[list[dict[str, Any]]], None]) -> bytes:
 # ------------------------------------------------------------------------------------ whose it is
 
 
-@pytest.mark.parametrize("content", ["", "\0\0\0", "{", None], ids=repr)
+@pytest.mark.parametrize("content", ["", "\0\0\0", "{", "{}", '{"version": 99}', None], ids=repr)
 def test_a_damaged_state_locks_nobody_out(small: Recipe, tmp_path: Path, content: str) -> None:
     out = tmp_path / "run"
     quietly(small, out, until="prompts")

@@ -105,6 +105,7 @@ ODD_USAGES = [
     {"prompt_tokens": 10**18, "completion_tokens": 5},
     {"prompt_tokens": 1e400, "completion_tokens": 5},
     {"prompt_tokens": True, "completion_tokens": 5},
+    {"prompt_tokens": 1.5, "completion_tokens": 2.5},
     {"prompt_tokens": [1], "completion_tokens": 5},
     "none",
     [],
