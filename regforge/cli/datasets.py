@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,7 +146,7 @@ def run(
         return
     echo(_what_came_out(done))
     if not quiet:
-        echo(_what_next(done, recipe, out))
+        echo(_what_next(done, recipe, overrides or (), out))
 
 
 def report(
@@ -193,9 +194,11 @@ def _what_came_out(done: Run) -> str:
     return "\n".join(lines)
 
 
-def _what_next(done: Run, recipe: Path, out: Path | None) -> str:
+def _what_next(done: Run, recipe: Path, overrides: Sequence[str], out: Path | None) -> str:
     dataset, run = shortened(done.dataset), quoted(str(shortened(done.folder)))
-    more = f"regforge run {recipe} --set prompts.count={2 * done.prompts}"
+    settings = [each for each in overrides if not each.startswith("prompts.count=")]
+    settings.append(f"prompts.count={2 * done.prompts}")
+    more = f"regforge run {recipe}" + "".join(f" --set {quoted(each)}" for each in settings)
     more += f" --out {out}" if out else ""
     lines = [
         "",

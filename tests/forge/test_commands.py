@@ -60,6 +60,8 @@ def test_from_an_empty_folder_to_a_dataset(shell: Shell, tmp_path: Path) -> None
     assert shell("run", "mug.yaml", *fewer, "--out", "made") == 0, shell.err
     for line in ("made/dataset", "made/report.html", "made/dataset/samples.webp", "Next:"):
         assert line in shell.out
+    more = "run mug.yaml --set render.steps=2 --set prompts.count=12 --out made"
+    assert more in shell.out, "as many again, of the same recipe"
     assert shell("run", "mug.yaml", *fewer, "--out", "made", "-q") == 0, shell.err
     assert "made/report.html" in shell.out
     assert "Next:" not in shell.out
