@@ -399,11 +399,6 @@ def as_table(rows: Sequence[ImageRow], slots: Sequence[str]) -> pa.Table:
     return pa.Table.from_pylist(plain, schema=schema)
 
 
-def from_table(table: pa.Table) -> list[ImageRow]:
-    """The rows that `as_table` was given."""
-    return [ImageRow(**{**row, "image": row["image"]["bytes"]}) for row in table.to_pylist()]
-
-
 def without_folders(name: str) -> str:
     """A path on somebody's machine is nobody else's business: only its last part."""
     local = re.match(r"[/~.\\]|[A-Za-z]:[\\/]", name)
