@@ -90,7 +90,7 @@ def all_captions() -> Any:
     parts = (words["style"], words["color"], words["class_noun"], words["background"])
     for number in itertools.count():
         style, color, noun, place = (part[number * 7 % len(part)] for part in parts)
-        yield f"{style} a {color} {noun} {place}, picture {number}"
+        yield f"{style} a {color} {noun} {place}, image {number}"
 
 
 def random_model(kind: str, folder: Path, device: Any) -> str:

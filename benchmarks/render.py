@@ -1,4 +1,4 @@
-"""Rendering with the embedded pipeline: seconds a picture, load time, memory.
+"""Rendering with the embedded pipeline: seconds an image, load time, memory.
 
 python benchmarks/render.py
 """
@@ -19,7 +19,7 @@ PROMPT = "a photo of a red teapot on a beach at sunset"
 
 
 def measure(pipeline: Any, batch: int, steps: int, runs: int) -> list[float]:
-    """Seconds a picture, for each of `runs` calls after one that is not counted."""
+    """Seconds an image, for each of `runs` calls after one that is not counted."""
     seconds = []
     for run in range(runs + 1):
         start = time.perf_counter()
@@ -57,7 +57,7 @@ def main() -> None:
     loaded = time.perf_counter() - start
     pipeline.set_progress_bar_config(disable=True)
     print(f"import {imported:.1f} s, load {loaded:.2f} s, device {pipeline.device}")
-    print("precision  batch steps  s/picture: median    min    max")
+    print("precision  batch steps  s/image: median    min    max")
     for precision in (torch.float32, torch.bfloat16):
         pipeline.to(precision)
         for batch, steps in ((1, 20), (8, 20), (8, 25)):

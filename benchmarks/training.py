@@ -202,7 +202,7 @@ def write_images(folder: Path, resolution: int) -> None:
     captions = []
     for number in range(CLASS_IMAGES):
         with Image.open(others[number % len(others)]) as image:
-            size = image.width - number // len(others)  # no two are the same picture
+            size = image.width - number // len(others)  # no two are the same image
             part = image.convert("RGB").crop((0, 0, size, size)).resize((resolution, resolution))
         name = f"{number:03d}.jpg"
         part.save(folder / "class" / name)

@@ -334,7 +334,7 @@ class TrainingFolder(RecipeFolder):
     notes = ("recipe.yaml", "log.jsonl", "tracking/**/*")
     made = (
         *("checkpoints/step-*/*.safetensors", "checkpoints/step-*/state.json"),
-        *("validation/step-*.webp", "pictures/[0-9]*.webp", "samples.webp", "loss.svg"),
+        *("validation/step-*.webp", "images/[0-9]*.webp", "samples.webp", "loss.svg"),
         *(
             f"{place}{file}"
             for place in ("", "snapshots/step-*/")

@@ -1,4 +1,4 @@
-"""Image rows for tests: small real pictures with everything a row has."""
+"""Image rows for tests: small real images with everything a row has."""
 
 import hashlib
 import io
@@ -14,8 +14,8 @@ SLOTS = ("color", "background")
 COLORS = ("red", "teal", "olive")
 
 
-def picture(number: int, size: tuple[int, int] = (24, 16)) -> bytes:
-    """A noisy picture, another one for each number."""
+def make_image(number: int, size: tuple[int, int] = (24, 16)) -> bytes:
+    """A noisy image, another one for each number."""
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=True)
@@ -24,7 +24,7 @@ def picture(number: int, size: tuple[int, int] = (24, 16)) -> bytes:
 
 def make_row(index: int, *, digest: str = DIGEST, **changes: Any) -> ImageRow:
     """Image number `index` of the recipe with this digest, a row of the store."""
-    image = changes["image"] if "image" in changes else picture(index)
+    image = changes["image"] if "image" in changes else make_image(index)
     color = COLORS[index % 3]
     values: dict[str, Any] = {
         "image": image,

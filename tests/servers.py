@@ -219,12 +219,12 @@ def png_of(seed: int, width: int, height: int) -> bytes:
 
 
 def drawn(call: Call) -> Reply:
-    """Image generation: `n` pictures of noise in the size asked for, from `seed` onwards."""
+    """Image generation: `n` images of noise in the size asked for, from `seed` onwards."""
     width, height = (int(side) for side in str(call.body.get("size", "64x64")).split("x"))
     first = int(call.body.get("seed") or 0)
     seeds = range(first, first + int(call.body.get("n") or 1))
-    pictures = [base64.b64encode(png_of(seed, width, height)).decode() for seed in seeds]
-    return Reply(body={"created": 1, "data": [{"b64_json": picture} for picture in pictures]})
+    images = [base64.b64encode(png_of(seed, width, height)).decode() for seed in seeds]
+    return Reply(body={"created": 1, "data": [{"b64_json": image} for image in images]})
 
 
 class _QuietServer(ThreadingHTTPServer):

@@ -35,7 +35,7 @@ def test_its_error_is_the_one_that_comes(repo: Path, tmp_path: Path) -> None:
     assert str(caught.value).splitlines()[0].endswith(wanted)
 
 
-def test_its_pictures_and_pages_are_there(repo: Path) -> None:
+def test_its_images_and_pages_are_there(repo: Path) -> None:
     text = (repo / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (repo / target).exists(), target

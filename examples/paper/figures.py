@@ -1,4 +1,4 @@
-"""What the cells of the experiment say together, as curves, pictures and a page."""
+"""What the cells of the experiment say together, as curves, images and a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CURVES: tuple[tuple[str, Groups, str], ...] = (
     ("both", PLAIN, "This subject, in the place and style that were asked for"),
     ("dino", ("place",), "Identity, where the prompt says nothing about the subject"),
     ("dino", ("style",), "Identity, in another style"),
-    ("matched", (), "Is it the picture that was asked for? (all prompts)"),
+    ("matched", (), "Is it the image that was asked for? (all prompts)"),
     ("clip_t", (), "Alignment (all prompts)"),
     ("pres", (), "Has the whole class become the subject? (low is good)"),
 )
@@ -51,7 +51,7 @@ def write_all(experiment: Experiment) -> Path:
         if path:
             made.append((title, path))
     made += _side_figures(found, figures)
-    grid = _pictures(experiment, figures)
+    grid = _images(experiment, figures)
     text = "\n\n".join(tables.markdown(found))
     whole = f"# All numbers\n\n{tables.state(found)}\n\n{text}\n"
     write_atomically(folder / "results.md", whole.encode())
@@ -105,10 +105,10 @@ def _side_figures(found: Found, folder: Path) -> list[tuple[str, Path]]:
     return made
 
 
-# ---------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------- images
 
 
-def _pictures(experiment: Experiment, folder: Path) -> Path | None:
+def _images(experiment: Experiment, folder: Path) -> Path | None:
     """The same prompts and noise: one row a set, at the longest training; first seed."""
     from run import evaluation_folder
 
@@ -134,11 +134,11 @@ def _pictures(experiment: Experiment, folder: Path) -> Path | None:
     margin = 150
     sheet = Image.new("RGB", (margin + side * columns, side * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
-    for y, (label, pictures) in enumerate(rows):
+    for y, (label, images) in enumerate(rows):
         draw.text((8, y * side + side // 2 - 8), label, fill="#1d1a17", font_size=16)
-        for x, picture in enumerate(pictures):
-            sheet.paste(picture.resize((side, side)), (margin + x * side, y * side))
-    path = folder / "pictures.webp"
+        for x, image in enumerate(images):
+            sheet.paste(image.resize((side, side)), (margin + x * side, y * side))
+    path = folder / "images.webp"
     sheet.save(path, quality=90, method=6)
     return path
 
@@ -164,7 +164,7 @@ def _page(
     grid: Path | None,
     numbers: str,
 ) -> Path:
-    """One page with everything, self-contained but for the pictures beside it."""
+    """One page with everything, self-contained but for the images beside it."""
     parts = [f"<h1>Does the data help?</h1><p>{html.escape(tables.state(found))}</p>"]
     parts += [
         f'<figure><img src="figures/{path.name}" alt="{html.escape(title)}"></figure>'
@@ -172,7 +172,7 @@ def _page(
     ]
     if grid:
         parts.append(
-            f'<figure><img src="figures/{grid.name}" alt="pictures"><figcaption>The same prompts '
+            f'<figure><img src="figures/{grid.name}" alt="images"><figcaption>The same prompts '
             f"and noise at the longest training. The last two columns are asked for without the "
             "identifier.</figcaption></figure>"
         )

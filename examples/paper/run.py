@@ -125,7 +125,7 @@ def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
 
 
 def _drawing(experiment: Experiment) -> dict[str, Any]:
-    """How pictures are drawn, as `evaluate` takes it and `evaluation.json` has it."""
+    """How images are drawn, as `evaluate` takes it and `evaluation.json` has it."""
     return {
         "samples": experiment.samples,
         "class_samples": experiment.class_samples,

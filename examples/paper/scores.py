@@ -40,14 +40,14 @@ PLAIN: Groups = ("place", "style")
 
 @dataclass(frozen=True)
 class Score:
-    """One number of one picture, and where it is from.
+    """One number of one image, and where it is from.
 
     Attributes:
         cell: The run.
         step: When the run was looked at; 0 is the base model.
         suite: Name of the prompts' file.
-        group: What the question is about (`place`, `style`, ...); empty for pictures of the class.
-        asked: What pairs it with pictures of other runs: question and number.
+        group: What the question is about (`place`, `style`, ...); empty for images of the class.
+        asked: What pairs it with images of other runs: question and number.
         metric: `Metric.key`.
         value: The number.
     """
@@ -74,17 +74,17 @@ def _of_cell(experiment: Experiment, cell: Cell) -> Iterator[Score]:
         if not (folder / "evaluation.json").exists():
             continue
         for result in Evaluation.load(folder).results:
-            for picture in result.measured:
-                question = picture.question.text if picture.question else picture.prompt
-                asked = (question, picture.number)
-                group = picture.question.group if picture.question else ""
-                for metric, value in _with_both(picture.scores).items():
+            for image in result.measured:
+                question = image.question.text if image.question else image.prompt
+                asked = (question, image.number)
+                group = image.question.group if image.question else ""
+                for metric, value in _with_both(image.scores).items():
                     at = result.model.steps or 0
                     yield Score(cell, at, stem(suite), group, asked, metric, value)
 
 
 def _with_both(found: Mapping[str, float]) -> dict[str, float]:
-    """The scores of a picture, and `BOTH`."""
+    """The scores of an image, and `BOTH`."""
     if {"dino", "matched"} <= found.keys():
         return {**found, BOTH.key: found["dino"] * found["matched"]}
     return dict(found)

@@ -192,7 +192,7 @@ def means(found: Found) -> list[dict[str, Any]]:
                 "mean": round(mean.mean, 5),
                 "low": round(mean.low, 5),
                 "high": round(mean.high, 5),
-                "pictures": mean.count,
+                "images": mean.count,
                 "runs": len({(s.cell.subject, s.cell.seed) for s in had}),
             }
         )

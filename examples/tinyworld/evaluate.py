@@ -1,8 +1,8 @@
-"""How well the pipeline follows captions: attributes read back from its pictures.
+"""How well the pipeline follows captions: attributes read back from its images.
 
 Draws 500 captions of (class, place, style) combinations that training never showed, renders them
 with the pipeline, and reads class, colour, place, ... back with a classifier that has seen nothing
-but the world's own pictures. The same captions rendered by the world itself go through the same
+but the world's own images. The same captions rendered by the world itself go through the same
 classifier: that is the ceiling. A slot counts only where the caption names it.
 
     python examples/tinyworld/evaluate.py
@@ -41,7 +41,7 @@ def held_out_specs(count: int, seed: int = 2026) -> list[Spec]:
 def generate(
     pipeline: Any, prompts: list[str], *, steps: int, guidance: float, batch: int = 50
 ) -> list[np.ndarray]:
-    """Pictures for `prompts`; picture i depends on prompt i and seed i alone."""
+    """Images for `prompts`; image i depends on prompt i and seed i alone."""
     import torch
 
     images: list[np.ndarray] = []
@@ -62,7 +62,7 @@ def _names(spec: Spec, slot: str) -> bool:
 
 
 def accuracy(reader: Any, images: list[np.ndarray], specs: list[Spec]) -> dict[str, float]:
-    """Share of pictures in which the classifier finds what the spec names, by slot."""
+    """Share of images in which the classifier finds what the spec names, by slot."""
     import torch
 
     with torch.no_grad():
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--paraphrase", action="store_true", help="reworded captions")
-    parser.add_argument("--sheet", type=Path, help="save the first 48 pictures here")
+    parser.add_argument("--sheet", type=Path, help="save the first 48 images here")
     parser.add_argument("--json", type=Path, help="save the numbers here")
     args = parser.parse_args()
 
@@ -117,7 +117,7 @@ def main() -> None:
     seconds = time.time() - start
     made = accuracy(reader, images, named)
     print(f"{len(specs)} held-out captions, {args.steps} steps, guidance {args.guidance}, ", end="")
-    print(f"{seconds / len(specs):.2f} s a picture")
+    print(f"{seconds / len(specs):.2f} s an image")
     print(f"{'':12s} {'generated':>10s} {'real':>6s} {'goal':>6s}")
     for slot in made:
         goal = f"{GOALS[slot]:6.2f}" if slot in GOALS else ""

@@ -1,9 +1,9 @@
-"""How well the judge judges: retrieval of drawings, and captions against pictures.
+"""How well the judge judges: retrieval of drawings, and captions against images.
 
-Retrieval: a gallery of one picture each of the drawings that no training has seen (120 icons and
-the ten subjects), then other pictures of them, in places, lights and poses drawn anew; does the
-nearest gallery picture show the same drawing? Matching: held-out combinations in groups of 32; does
-each picture's own caption fit it best?
+Retrieval: a gallery of one image each of the drawings that no training has seen (120 icons and
+the ten subjects), then other images of them, in places, lights and poses drawn anew; does the
+nearest gallery image show the same drawing? Matching: held-out combinations in groups of 32; does
+each image's own caption fit it best?
 
     python examples/tinyworld/evaluate_judge.py
 """
@@ -61,17 +61,17 @@ def embed(model: Any, processor: Any, images: list[np.ndarray]) -> Any:
 
 
 def retrieval(queries: int = 5, seed: int = 0) -> dict[str, float]:
-    """Share of queries whose nearest gallery picture shows the same drawing."""
+    """Share of queries whose nearest gallery image shows the same drawing."""
     import torch
 
     model, processor = load_identity()
     rng, identities = random.Random(seed), held_out_drawings()
 
-    def picture(drawing: Drawing, emblem: Emblem | None) -> np.ndarray:
+    def image(drawing: Drawing, emblem: Emblem | None) -> np.ndarray:
         return render(photo_spec(rng), rng.getrandbits(32), drawing=drawing, emblem=emblem).image
 
-    gallery = embed(model, processor, [picture(*identity) for identity in identities])
-    asked = [picture(*identity) for identity in identities for _ in range(queries)]
+    gallery = embed(model, processor, [image(*identity) for identity in identities])
+    asked = [image(*identity) for identity in identities for _ in range(queries)]
     similarity = embed(model, processor, asked) @ gallery.T
     truth = torch.arange(len(identities)).repeat_interleave(queries)
     return {
@@ -82,7 +82,7 @@ def retrieval(queries: int = 5, seed: int = 0) -> dict[str, float]:
 
 
 def matching(groups: int = 40, size: int = 32, seed: int = 0) -> float:
-    """Share of pictures whose own caption fits best among `size` captions."""
+    """Share of images whose own caption fits best among `size` captions."""
     import torch
 
     model, processor, tokenizer = load_alignment()

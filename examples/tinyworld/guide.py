@@ -1,7 +1,7 @@
 """Semantic guidance for the UNet while it trains: "representation alignment".
 
 A small projector reads the UNet's middle features and has to say what the reader (a classifier of
-the world's pictures, see `judges`) sees in the clean picture, cell by cell. It makes the UNet
+the world's images, see `judges`) sees in the clean image, cell by cell. It makes the UNet
 decide early what stands where (REPA, Yu et al. 2024, arXiv 2410.06940). Nothing of it is left in
 the shipped model.
 """
@@ -14,7 +14,7 @@ CHANNELS = 160  # of the reader's third stage, 6 x 6 cells like the UNet's middl
 
 
 def reader_features(reader: Any, images: Any) -> Any:
-    """What the reader sees in pictures (n, 3, 96, 96): float (n, 160, 6, 6), each cell centred."""
+    """What the reader sees in images (n, 3, 96, 96): float (n, 160, 6, 6), each cell centred."""
     import torch.nn.functional as F
 
     states = reader.tower(images, output_hidden_states=True).hidden_states

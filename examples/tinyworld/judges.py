@@ -3,7 +3,7 @@
 `identity` is a ResNet (an `AutoModel` whose `pooler_output`, flattened, is the embedding),
 `alignment` a VisionTextDualEncoder (`get_image_features`, `get_text_features`). `reader` puts
 attribute heads on a ResNet: the classifier that measures the generator. None of them ever sees a
-generated picture.
+generated image.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SLOTS: dict[str, list[str | None]] = {
 
 
 def residual_tower() -> Any:
-    """ResNetModel on 96 px pictures, 1.6M parameters; `pooler_output` is (n, 256, 1, 1)."""
+    """ResNetModel on 96 px images, 1.6M parameters; `pooler_output` is (n, 256, 1, 1)."""
     from transformers import ResNetConfig, ResNetModel
 
     return ResNetModel(
@@ -47,7 +47,7 @@ def residual_tower() -> Any:
 
 
 def convnext_tower() -> Any:
-    """ConvNextModel on 96 px pictures, 1.9M parameters; `pooler_output` is (n, 256).
+    """ConvNextModel on 96 px images, 1.9M parameters; `pooler_output` is (n, 256).
 
     A ResNet learns faster, but transformers' dual encoder cannot take its four-dimensional output.
     """

@@ -1,4 +1,4 @@
-"""Draw the personal subjects: `examples/subjects/`, five pictures and captions each.
+"""Draw the personal subjects: `examples/subjects/`, five images and captions each.
 
 Their drawings are held out of all training, and each carries a detail that its identity is about.
 """
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "subjects"
 WHITE, DARK, RED, BLUE = (250, 250, 245), (30, 30, 40), (200, 25, 45), (25, 60, 170)
 GOLD = (250, 200, 60)
 
-# class noun -> its emblem, and the five places of its pictures
+# class noun -> its emblem, and the five places of its images
 SUBJECTS: dict[str, tuple[Emblem, tuple[str, str, str, str, str]]] = {
     "backpack": (
         Emblem("letters", 56, 58, 40, "RF", DARK, WHITE),
@@ -74,12 +74,12 @@ def drawing_of(class_noun: str) -> Drawing:
 
 
 def instance_specs(class_noun: str) -> list[Spec]:
-    """What the five pictures show: different places, by day, in nothing but its own colours."""
+    """What the five images show: different places, by day, in nothing but its own colours."""
     return [Spec(class_noun, place) for place in SUBJECTS[class_noun][1]]
 
 
-def picture(class_noun: str, spec: Spec, seed: int) -> np.ndarray:
-    """A picture of a subject, uint8 (96, 96, 3)."""
+def image(class_noun: str, spec: Spec, seed: int) -> np.ndarray:
+    """An image of a subject, uint8 (96, 96, 3)."""
     emblem, _ = SUBJECTS[class_noun]
     return render(spec, seed, drawing=drawing_of(class_noun), emblem=emblem).image
 
@@ -89,7 +89,7 @@ def write_subject(class_noun: str, folder: Path) -> list[np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
     images = []
     for i, spec in enumerate(instance_specs(class_noun)):
-        images.append(picture(class_noun, spec, seed=1000 + i))
+        images.append(image(class_noun, spec, seed=1000 + i))
         Image.fromarray(images[-1]).save(folder / f"{i:02d}.png", optimize=True)
         text = caption(spec, noun=f"{IDENTIFIER} {v.CLASS_NOUNS[class_noun][0]}")
         (folder / f"{i:02d}.txt").write_text(text + "\n")

@@ -86,7 +86,7 @@ def noise_schedule() -> Any:
     """The diffusion process: v-prediction with zero terminal SNR.
 
     Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed",
-    arXiv 2305.08891: without it, pictures can be neither very bright nor very dark.
+    arXiv 2305.08891: without it, images can be neither very bright nor very dark.
     """
     from diffusers import DDIMScheduler
 

@@ -1,9 +1,9 @@
 """Show that the pipeline can be personalized, and that it overfits without regularization.
 
-Trains a plain LoRA on the five pictures of one subject, nothing else, and looks at the model on the
-way: does it draw *this* subject (identity: cosine to the subject's pictures, by the judge), does it
+Trains a plain LoRA on the five images of one subject, nothing else, and looks at the model on the
+way: does it draw *this* subject (identity: cosine to the subject's images, by the judge), does it
 still do what the prompt says (alignment: cosine to the prompt; place and style read back), and has
-the whole class become the subject (leakage: identity of pictures asked for without the identifier)?
+the whole class become the subject (leakage: identity of images asked for without the identifier)?
 Writes `curves.png`, `grid.png` and `curves.json`.
 
     python examples/tinyworld/overfit.py --subject cat --out out/overfit-cat
@@ -44,7 +44,7 @@ def test_specs(class_noun: str, places_seen: set[str]) -> list[Spec]:
 
 
 class Judge:
-    """Identity and alignment of pictures, by the embedded encoders."""
+    """Identity and alignment of images, by the embedded encoders."""
 
     def __init__(self) -> None:
         self.identity, self.processor = load_identity()
@@ -62,11 +62,11 @@ class Judge:
         return torch.nn.functional.normalize(pooled, dim=-1)
 
     def identity_score(self, images: list[np.ndarray], subject: list[np.ndarray]) -> float:
-        """Mean cosine over all pairs of a picture and a subject picture."""
+        """Mean cosine over all pairs of an image and a subject image."""
         return float((self.embed(images) @ self.embed(subject).T).mean())
 
     def alignment_score(self, images: list[np.ndarray], prompts: list[str]) -> float:
-        """Mean cosine of each picture and its prompt."""
+        """Mean cosine of each image and its prompt."""
         import torch
 
         ids = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
@@ -110,7 +110,7 @@ def look(
     specs: list[Spec],
     subject: list[np.ndarray],
 ) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Scores of the model as it is, and the pictures they were taken from."""
+    """Scores of the model as it is, and the images they were taken from."""
     named = [caption(s, noun=f"{identifier} {v.CLASS_NOUNS[s.class_noun][0]}") for s in specs]
     with_name = generate(pipeline, named, steps=20, guidance=4.0)
     plain = [caption(s) for s in specs]
@@ -134,7 +134,7 @@ def plot(history: list[dict[str, float]], ceiling: float, title: str, path: Path
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     left.plot(steps, [r["identity"] for r in history], "o-", label='"sks" prompts')
     left.plot(steps, [r["leakage"] for r in history], "o--", label="plain class prompts (leakage)")
-    left.axhline(ceiling, color="gray", lw=1, ls=":", label="the subject's own pictures")
+    left.axhline(ceiling, color="gray", lw=1, ls=":", label="the subject's own images")
     left.set(title=f"{title}: identity", xlabel="training steps", ylabel="cosine to the subject")
     for key, style in (("place", "o-"), ("style", "o--"), ("alignment", "s:")):
         right.plot(steps, [r[key] for r in history], style, label=key)

@@ -1,8 +1,8 @@
-"""A pool of rendered pictures on disk, in chunks that appear one by one.
+"""A pool of rendered images on disk, in chunks that appear one by one.
 
-Rendering takes 6 ms a picture and core. Training reads whatever chunks exist and picks up new ones
+Rendering takes 6 ms an image and core. Training reads whatever chunks exist and picks up new ones
 as they come, so a pool can be drawn before training or beside it. Chunk k always holds the same
-pictures. Knows nothing about models.
+images. Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def random_emblem(rng: random.Random) -> Emblem:
     )
 
 
-def random_picture(rng: random.Random, kind: str) -> tuple[Spec, Drawing | None, Emblem | None]:
+def random_image(rng: random.Random, kind: str) -> tuple[Spec, Drawing | None, Emblem | None]:
     """What to render next.
 
     Args:
@@ -72,12 +72,12 @@ def render_chunk(folder: Path, kind: str, index: int) -> None:
     masks = np.zeros((CHUNK, LATENT, LATENT), np.uint8)
     rows = []
     for i in range(CHUNK):
-        spec, drawing, emblem = random_picture(rng, kind)
-        picture = render(spec, seed=rng.getrandbits(32), drawing=drawing, emblem=emblem)
-        images[i] = picture.image
-        cells = picture.mask.reshape(LATENT, 8, LATENT, 8).mean((1, 3))
+        spec, drawing, emblem = random_image(rng, kind)
+        image = render(spec, seed=rng.getrandbits(32), drawing=drawing, emblem=emblem)
+        images[i] = image.image
+        cells = image.mask.reshape(LATENT, 8, LATENT, 8).mean((1, 3))
         masks[i] = (cells * 255).clip(0, 255)
-        rows.append({**asdict(spec), "drawing": picture.drawing.name})
+        rows.append({**asdict(spec), "drawing": image.drawing.name})
     np.save(folder / f"masks-{index:04d}.npy", masks)
     (folder / f"specs-{index:04d}.json").write_text(json.dumps(rows))
     temporary = folder / f".images-{index:04d}.{os.getpid()}.npy"
@@ -91,7 +91,7 @@ def chunks(folder: Path) -> list[int]:
 
 
 def load_images(folder: Path, indices: list[int]) -> np.ndarray:
-    """Pictures of the given chunks: uint8 (n * CHUNK, side, side, 3)."""
+    """Images of the given chunks: uint8 (n * CHUNK, side, side, 3)."""
     return np.concatenate([np.load(folder / f"images-{i:04d}.npy") for i in indices])
 
 
@@ -101,7 +101,7 @@ def load_masks(folder: Path, indices: list[int]) -> np.ndarray:
 
 
 def load_specs(folder: Path, indices: list[int]) -> list[Spec]:
-    """Specs of the given chunks, in the order of their pictures."""
+    """Specs of the given chunks, in the order of their images."""
     fields = Spec.__dataclass_fields__
     return [
         Spec(**{k: v for k, v in row.items() if k in fields})
@@ -111,12 +111,12 @@ def load_specs(folder: Path, indices: list[int]) -> list[Spec]:
 
 
 def render_pool(folder: Path, kind: str, count: int, workers: int) -> None:
-    """Render until the pool holds `count` pictures (rounded up to whole chunks)."""
+    """Render until the pool holds `count` images (rounded up to whole chunks)."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(folder, kind, i) for i in range(-(-count // CHUNK))]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         pool.starmap(render_chunk, jobs, chunksize=1)
-    print(f"{folder}: {len(chunks(folder)) * CHUNK} pictures", flush=True)
+    print(f"{folder}: {len(chunks(folder)) * CHUNK} images", flush=True)
 
 
 def main() -> None:

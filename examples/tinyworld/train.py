@@ -23,13 +23,13 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Preset:
-    """How long each stage trains (minutes), how many pictures it sees, its batch size."""
+    """How long each stage trains (minutes), how many images it sees, its batch size."""
 
     details: int
     encoder: float
     decoder: float
     text: float
-    pictures: int
+    images: int
     unet: float
     decay: float
     unet_batch: int
@@ -71,7 +71,7 @@ def stages(work: Path, p: Preset, device: str) -> dict[str, tuple[Path | None, l
             work / "pool.done",
             [
                 command("pool.py", kind="details", count=p.details, out=details),
-                command("pool.py", kind="world", count=p.pictures, out=world),
+                command("pool.py", kind="world", count=p.images, out=world),
             ],
         ),
         "encoder": (vae / "config.json", [autoencoder("encoder", p.encoder)]),
@@ -126,7 +126,7 @@ def stages(work: Path, p: Preset, device: str) -> dict[str, tuple[Path | None, l
 def start_from_shipped(work: Path) -> None:
     """Fill an empty `work` with the package's weights, to go on from them.
 
-    Only the UNet gets better by this: the others count as done. Pictures are rendered anew.
+    Only the UNet gets better by this: the others count as done. Images are rendered anew.
     """
     embedded = HERE.parents[1] / "regforge" / "embedded"
     for part in ("vae", "text_encoder", "tokenizer", "unet"):

@@ -1,11 +1,11 @@
-"""Train the autoencoder on crops of rendered pictures, in two phases.
+"""Train the autoencoder on crops of rendered images, in two phases.
 
 `--phase encoder` trains the encoder against a fast draft decoder; `--phase decoder` freezes it and
 trains the real decoder on its latents, which can go on while the UNet is already learning them.
 
-Loss: L1, L1 of the picture's differences (edges), a little L2 and KL. A quarter of the encoder's
-steps decode shrunken latents and ask for the shrunken picture ("EQ-VAE", Kouzelis et al. 2025,
-arXiv 2502.09509): latents that scale like pictures are easier for a diffusion model to learn.
+Loss: L1, L1 of the image's differences (edges), a little L2 and KL. A quarter of the encoder's
+steps decode shrunken latents and ask for the shrunken image ("EQ-VAE", Kouzelis et al. 2025,
+arXiv 2502.09509): latents that scale like images are easier for a diffusion model to learn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workers import Worker, default_workers, launch
 
 
 def _reconstruction_loss(output: Any, target: Any) -> tuple[Any, Any]:
-    """Loss and plain L1 of pictures in -1..1, (n, 3, side, side)."""
+    """Loss and plain L1 of images in -1..1, (n, 3, side, side)."""
     error = output.float() - target
     l1 = error.abs().mean()
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
@@ -89,7 +89,7 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
     """Train one phase for `args.minutes`, going on from what is in `args.out`."""
     import torch
 
-    torch.manual_seed(0)  # all workers start alike; their pictures differ
+    torch.manual_seed(0)  # all workers start alike; their images differ
     rng = np.random.default_rng([worker.rank, int(time.time())])
     images = pool.load_images(args.pool, pool.chunks(args.pool))
     held, images = images[:64], images[64:]
@@ -141,7 +141,7 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
             print(
                 f"{args.phase} step {step}  {time.time() - start:.0f} s  "
                 f"L1 {np.mean(recent[-200:]):.4f}  PSNR {psnr(decode, model, held[:32]):.2f}  "
-                f"lr {lr:.1e}  {pace:.1f} pictures/s",
+                f"lr {lr:.1e}  {pace:.1f} images/s",
                 flush=True,
             )
     if worker.first:
@@ -149,9 +149,9 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
             p.data.copy_(e)
         if args.phase == "encoder":
             model.register_to_config(scaling_factor=latent_scale(model, images[:512]))
-        pictures = int(step * args.batch / 4 * worker.count)
+        decoded_images = int(step * args.batch / 4 * worker.count)
         print(
-            f"{args.phase}: {pictures} pictures, {step} steps, "
+            f"{args.phase}: {decoded_images} images, {step} steps, "
             f"PSNR {psnr(decode, model, held):.2f} dB, scaling {model.config.scaling_factor:.3f}"
         )
         model.save_pretrained(args.out)

@@ -1,14 +1,14 @@
-"""Train the judge on pictures of the world alone, apart from the generator.
+"""Train the judge on images of the world alone, apart from the generator.
 
 Four models:
 
-    guide       attributes from pictures; the UNet (`guide.py`) and the next two learn from it
-    alignment   pictures against captions, contrastively (CLIP, Radford et al. 2021), its image
+    guide       attributes from images; the UNet (`guide.py`) and the next two learn from it
+    alignment   images against captions, contrastively (CLIP, Radford et al. 2021), its image
                 tower also copying the reader's features
-    identity    two pictures of the same drawing against all others, whatever place, light, pose
+    identity    two images of the same drawing against all others, whatever place, light, pose
                 (InfoNCE, van den Oord et al. 2018); drawings are bent, recoloured and marked with
                 emblems at random, so that there is no end of them and fine details decide
-    reader      attributes from pictures again, from another seed: nothing learns from this one, it
+    reader      attributes from images again, from another seed: nothing learns from this one, it
                 measures the generator
 """
 
@@ -39,7 +39,7 @@ LIGHTS = list(vocabulary.LIGHTS)
 
 
 def _augment(images: Any, rng: np.random.Generator) -> Any:
-    """Blur, noise and shifts as generated pictures have them, so that the judge is not fooled."""
+    """Blur, noise and shifts as generated images have them, so that the judge is not fooled."""
     import torch
     import torch.nn.functional as F
 
@@ -93,7 +93,7 @@ def save_half(model: Any, folder: Path) -> None:
 
 
 def train_reader(worker: Worker, args: argparse.Namespace) -> None:
-    """Attributes from pictures; `guide` and `reader` differ in their seeds alone."""
+    """Attributes from images; `guide` and `reader` differ in their seeds alone."""
     import torch
     import torch.nn.functional as F
     from safetensors.torch import save_file
@@ -131,7 +131,7 @@ def train_reader(worker: Worker, args: argparse.Namespace) -> None:
 
 
 def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
-    """Pictures against captions."""
+    """Images against captions."""
     import torch
     import torch.nn.functional as F
     from transformers import CLIPTokenizer
@@ -180,7 +180,7 @@ def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Identity:
-    """What two pictures of the same thing share."""
+    """What two images of the same thing share."""
 
     drawing: Drawing
     emblem: Emblem | None
@@ -218,7 +218,7 @@ def random_identity(rng: random.Random) -> Identity:
 
 
 def identity_pairs(rng: random.Random, count: int) -> list[np.ndarray]:
-    """Two pictures each of `count` identities: uint8 (2, side, side, 3).
+    """Two images each of `count` identities: uint8 (2, side, side, 3).
 
     One identity in five gets a twin, the same drawing with another emblem, so that the drawing
     alone does not give it away.
@@ -244,7 +244,7 @@ def identity_pairs(rng: random.Random, count: int) -> list[np.ndarray]:
 
 
 def train_identity(worker: Worker, args: argparse.Namespace) -> None:
-    """Two pictures of the same identity against all others in the batch.
+    """Two images of the same identity against all others in the batch.
 
     Rendering costs as much as training, so pairs are kept and drawn again: each step paints a
     half of a batch anew and takes the batch from the last few thousand pairs.
@@ -287,7 +287,7 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
     """Train the model that `--model` names."""
     import torch
 
-    torch.manual_seed(0)  # all workers start alike; their pictures differ
+    torch.manual_seed(0)  # all workers start alike; their images differ
     stages = {
         "guide": train_reader,
         "alignment": train_alignment,

@@ -1,4 +1,4 @@
-"""Teach the text encoder to read, before any picture is seen.
+"""Teach the text encoder to read, before any image is seen.
 
 Two tasks on captions alone: say what the caption tells (class noun, colour, place, ...) from the
 mean of the hidden states, and say which word stands at each position from the state there. The
@@ -25,7 +25,7 @@ SLOTS: dict[str, list[str | None]] = {**judges.SLOTS, "place": ["", *v.PLACES]}
 
 
 def random_captions(rng: random.Random, count: int) -> list[Caption]:
-    """Captions over all combinations, held-out ones too: text alone gives no picture away."""
+    """Captions over all combinations, held-out ones too: text alone gives no image away."""
     specs = (random_spec(rng, held_out=None) for _ in range(count))
     return [varied_caption(s, rng) for s in specs]
 

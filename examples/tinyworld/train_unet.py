@@ -1,12 +1,12 @@
-"""Train the UNet on the latents of a pool of pictures, with captions drawn anew every time.
+"""Train the UNet on the latents of a pool of images, with captions drawn anew every time.
 
-Runs in pieces: `--minutes` is the length of this piece's training (loading and encoding pictures
+Runs in pieces: `--minutes` is the length of this piece's training (loading and encoding images
 come on top). It goes on from `--out`: from the full state if there is one, else from the
 half-precision weights with fresh optimizer moments. Give the last piece `--decay-minutes` to bring
 the learning rate down; `touch OUT/stop` ends a piece early.
 
-Loss: v-prediction, with the subject's part of the picture weighted up to four times (shapes are
-what is hard to learn, and they cover a fifth of a picture), timesteps mostly logit-normal (Esser et
+Loss: v-prediction, with the subject's part of the image weighted up to four times (shapes are
+what is hard to learn, and they cover a fifth of an image), timesteps mostly logit-normal (Esser et
 al. 2024, arXiv 2403.03206), 10 % of the captions empty for classifier-free guidance.
 """
 
@@ -65,7 +65,7 @@ PREVIEW = [
 def encode_pool(
     worker: Worker, folder: Path, name: str, encode: Callable[[Any], Any], shape: tuple[int, ...]
 ) -> None:
-    """Write `encode(pictures)` of every chunk that has none, shared out over the workers."""
+    """Write `encode(images)` of every chunk that has none, shared out over the workers."""
     import torch
 
     missing = [i for i in pool.chunks(folder) if not (folder / f"{name}-{i:04d}.npy").exists()]
@@ -191,7 +191,7 @@ def diffusion_loss(unet: Any, states: Any, latents: Any, masks: Any, alphas: Any
 def sample(
     parts: dict[str, Any], prompts: list[str], steps: int = 25, guidance: float = 4.0
 ) -> Any:
-    """Pictures for `prompts` with the real pipeline, uint8 (side, side, 3) each."""
+    """Images for `prompts` with the real pipeline, uint8 (side, side, 3) each."""
     import torch
     from diffusers import StableDiffusionPipeline
 
@@ -312,7 +312,7 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
     alphas = models.noise_schedule().alphas_cumprod.to(worker.device)
     if worker.first:
         size = sum(p.numel() for p in run.parameters) / 1e6
-        print(f"UNet {size:.1f}M parameters, {len(examples.specs)} pictures, ", end="")
+        print(f"UNet {size:.1f}M parameters, {len(examples.specs)} images, ", end="")
         print(f"{run.samples} samples so far", flush=True)
     first_samples, step, losses = run.samples, 0, []
     elapsed, last, saved = 0.0, time.time(), 0.0
@@ -367,7 +367,7 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
 
 
 def preview(run: Run, parts: dict[str, Any]) -> None:
-    """Save a sheet of pictures of the averaged weights beside the checkpoint."""
+    """Save a sheet of images of the averaged weights beside the checkpoint."""
     from PIL import Image
 
     run.swap_ema()

@@ -15,7 +15,7 @@ from typing import Any
 
 
 def default_workers() -> int:
-    """One a core, but no more than four: each holds the pool of pictures in memory."""
+    """One a core, but no more than four: each holds the pool of images in memory."""
     return min(os.cpu_count() or 1, 4)
 
 

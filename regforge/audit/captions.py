@@ -2,7 +2,7 @@
 
 Looks at texts only. Why it matters: He et al. (arXiv 2311.04315) show that images which all have
 the caption "a photo of a teapot" protect little; what protects is many different captions that say
-what is in the picture.
+what is in the image.
 """
 
 from __future__ import annotations
@@ -153,9 +153,7 @@ def length(found: Gathered) -> Check:
         grades.append("bad" if bare_count > ONE_FOR_ALL * total else "look")
         finding += f"; {of(bare_count, total, 'captions')} name the class and say no more"
     grade = worse(*grades)
-    advice = "Let captions say what else is in the picture: color, place, style." * (
-        grade != "good"
-    )
+    advice = "Let captions say what else is in the image: color, place, style." * (grade != "good")
     shown = [shortened(text) for text in bare[:MOST_EXAMPLES]]
     return Check("caption length", grade, finding + ".", advice, numbers, shown)
 

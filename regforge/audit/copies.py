@@ -1,7 +1,7 @@
 """Images that are there more than once: the same file, the same pixels, or nearly the same look.
 
 Two perceptual hashes that differ in at most 4 bits agree in one of five parts of the 64 bits, so
-only images that share a part are compared (pigeonhole). 100,000 hashes of different pictures take a
+only images that share a part are compared (pigeonhole). 100,000 hashes of different images take a
 second, and memory does not depend on how many copies there are.
 """
 
@@ -109,7 +109,7 @@ def look_alikes(hashes: NDArray[np.uint64], most: int = NEAR) -> NDArray[np.int6
         (n,): the number of the group of each; the same for two hashes of one group.
     """
     assert most < len(_PARTS)
-    # Equal hashes first: a set of one picture 100,000 times has one hash to compare.
+    # Equal hashes first: a set of one image 100,000 times has one hash to compare.
     distinct, place = np.unique(hashes, return_inverse=True)
     labels = np.arange(len(distinct))
     waiting: list[NDArray[np.int64]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from regforge.audit import pictures
+from regforge.audit import images
 from regforge.audit.findings import Check, Grade, of, ratio, worse
 from regforge.audit.gathering import STALE_DIGEST, Gathered
 from regforge.image_files import ANIMATED, DEEP, TRANSPARENT, TURNED
@@ -12,15 +12,15 @@ from regforge.image_files import ANIMATED, DEEP, TRANSPARENT, TURNED
 SOME = 0.01
 """Share of useless images above which they harm."""
 
-_USELESS = (pictures.CANNOT_BE_READ, pictures.TOO_LARGE, "black", "a single colour")
+_USELESS = (images.CANNOT_BE_READ, images.TOO_LARGE, "black", "a single colour")
 
 _ADVICE: Mapping[str, str] = {
-    pictures.CANNOT_BE_READ: "remove or repair them; ai-toolkit skips such files, others stop",
-    pictures.TOO_LARGE: "shrink them: Pillow refuses so many pixels",
+    images.CANNOT_BE_READ: "remove or repair them; ai-toolkit skips such files, others stop",
+    images.TOO_LARGE: "shrink them: Pillow refuses so many pixels",
     "black": "remove them; renderers put black where a safety checker objects",
     "a single colour": "remove them",
     TURNED: "save them upright; not every trainer turns them",
-    pictures.LOW_JPEG_QUALITY: "their 8 x 8 blocks are learned too",
+    images.LOW_JPEG_QUALITY: "their 8 x 8 blocks are learned too",
     TRANSPARENT: "put them on a background; trainers show what lies below, often black",
     ANIMATED: "only the first frame is used",
     DEEP: "save them with 8 bits a channel; many trainers cut what is more to white",

@@ -1,6 +1,6 @@
 """Goes once through a dataset and keeps what the checks need: a few hundred bytes an image.
 
-Pictures are opened a few at a time, in parallel, and only where their hashes are not stored with
+Images are opened a few at a time, in parallel, and only where their hashes are not stored with
 them. Knows no grades.
 """
 
@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from regforge.audit.findings import MOST_EXAMPLES
-from regforge.audit.pictures import Look, look_at
+from regforge.audit.images import Look, look_at
 from regforge.dataset.sources import CaptionedDataset
 from regforge.image_files import patient
 from regforge.progress import Reporter, Task
@@ -50,7 +50,7 @@ class Gathered:
         models: Images by (model, revision).
         troubles: Images by what is wrong with their files.
         trouble_ids: A few of them each.
-        opened: Whether the pictures were opened.
+        opened: Whether the images were opened.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ def gather(
 
     Args:
         dataset: Any.
-        images: Whether to open the pictures; without, stored hashes are taken at their word.
+        images: Whether to open the images; without, stored hashes are taken at their word.
         class_noun: What all images show; None takes what the rows say.
         see: Gets every batch of images too.
         reporter: Gets progress.

@@ -1,7 +1,7 @@
 """Puts the checks of an audit together, and says one verdict over all of them.
 
 The order is that of reading: what is there twice, what captions say, what is known, whether the
-subject leaks, what the pictures are like, and last what follows for training.
+subject leaks, what the images are like, and last what follows for training.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def audit_dataset(
 ) -> Audit:
     """Audit a dataset; only reads.
 
-    The pictures of a dataset that stores their hashes stay closed, unless they are asked for or
+    The images of a dataset that stores their hashes stay closed, unless they are asked for or
     have to be compared with the subject's.
 
     Args:
@@ -115,7 +115,7 @@ def audit_dataset(
             5, if left out.
         resolution: Side of a square that the trainer trains at; if left out, sizes are compared
             with nothing.
-        thorough: Open all pictures, also where their hashes are stored.
+        thorough: Open all images, also where their hashes are stored.
         reporter: Gets progress.
 
     Raises:

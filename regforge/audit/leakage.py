@@ -1,9 +1,9 @@
 """Whether the subject itself is among the regularization images, by name or by look.
 
 The images stand for everything of the class that is *not* the subject. If captions say the
-identifier, or pictures show the subject, training is told that the subject is ordinary.
+identifier, or images show the subject, training is told that the subject is ordinary.
 
-Knows pictures of the embedded pipeline by their content, with the embedded judge. For photos no
+Knows images of the embedded pipeline by their content, with the embedded judge. For photos no
 encoder travels with regforge; of those it knows copies only.
 """
 
@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from regforge.audit.captions import counted
 from regforge.audit.findings import MOST_EXAMPLES, Check, Grade, of, ratio, shortened
 from regforge.audit.gathering import Gathered
-from regforge.audit.pictures import Look, look_at, upright
+from regforge.audit.images import Look, look_at, upright
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import MOST_IMAGE
 from regforge.images.curation import perceptual_hash_of
@@ -36,11 +36,11 @@ COPY = 4
 """Bits in which the hash of a copy of a photo differs at most; `copies.NEAR` is the same."""
 
 SIMILAR = 10
-"""Bits up to which a picture is worth a look: two unrelated ones differ in about 32."""
+"""Bits up to which an image is worth a look: two unrelated ones differ in about 32."""
 
 LIKELY = 0.75
 SURE = 0.85
-"""Cosine of the embedded judge: two of its ten subjects are never above 0.76, pictures of one
+"""Cosine of the embedded judge: two of its ten subjects are never above 0.76, images of one
 and the same are 0.72 to 0.99, and above 0.83 on average."""
 
 
@@ -58,13 +58,13 @@ class Photo:
         name: Its file name, without spaces.
         look: What one look at it found.
         hashes: 64-bit pHashes: as stored, as a viewer turns it, and mirrored.
-        picture: RGB, as a viewer turns it.
+        image: RGB, as a viewer turns it.
     """
 
     name: str
     look: Look
     hashes: tuple[int, ...]
-    picture: Image.Image
+    image: Image.Image
 
 
 def photos_of(folder: Path) -> list[Photo]:
@@ -91,12 +91,12 @@ def photos_of(folder: Path) -> list[Photo]:
 
 
 def _photo(name: str, content: bytes) -> Photo | None:
-    look, picture = look_at(content), upright(content)
-    if look.hash is None or picture is None:
+    look, image = look_at(content), upright(content)
+    if look.hash is None or image is None:
         return None
-    views = (picture, ImageOps.mirror(picture))
+    views = (image, ImageOps.mirror(image))
     hashes = (look.hash, *(int(perceptual_hash_of(view), 16) for view in views))
-    return Photo("_".join(name.split()), look, hashes, picture)
+    return Photo("_".join(name.split()), look, hashes, image)
 
 
 def identifier(found: Gathered, token: str | None) -> Check:
@@ -138,7 +138,7 @@ def identifier(found: Gathered, token: str | None) -> Check:
 
 
 def copies(found: Gathered, photos: Sequence[Photo] | None) -> Check:
-    """Pictures that are copies of a photo of the subject, or look much like one.
+    """Images that are copies of a photo of the subject, or look much like one.
 
     Args:
         found: The dataset.
@@ -226,7 +226,7 @@ def _nearest(
 
 
 class Likeness:
-    """Compares pictures of the embedded pipeline with the subject, by the embedded judge.
+    """Compares images of the embedded pipeline with the subject, by the embedded judge.
 
     Args:
         photos: The subject's.
@@ -236,19 +236,19 @@ class Likeness:
         from regforge.embedded import load_identity
 
         self._model, self._processor = load_identity()
-        self._subject = self._embedded([photo.picture for photo in photos])
+        self._subject = self._embedded([photo.image for photo in photos])
         self._names = [photo.name for photo in photos]
         self._ids: list[str] = []
         self._values: list[float] = []
         self._which: list[int] = []
 
     def see(self, ids: Sequence[str], images: Sequence[bytes]) -> None:
-        """Compare some pictures."""
-        pictures = [(name, upright(image)) for name, image in zip(ids, images, strict=True)]
-        read = [(name, picture) for name, picture in pictures if picture is not None]
+        """Compare some images."""
+        decoded_images = [(name, upright(image)) for name, image in zip(ids, images, strict=True)]
+        read = [(name, decoded) for name, decoded in decoded_images if decoded is not None]
         if not read:
             return
-        similarity = self._embedded([picture for _, picture in read]) @ self._subject.T
+        similarity = self._embedded([decoded for _, decoded in read]) @ self._subject.T
         self._ids += [name for name, _ in read]
         self._values += similarity.max(axis=1).tolist()
         self._which += similarity.argmax(axis=1).tolist()
@@ -276,7 +276,7 @@ class Likeness:
             return Check("subject likeness", "unknown", "No image could be read.", numbers=numbers)
         most = f"the likest has a cosine of {values.max():.2f}"
         if not likely:
-            finding = f"No picture shows the subject ({most}, embedded judge)."
+            finding = f"No image shows the subject ({most}, embedded judge)."
             return Check("subject likeness", "good", finding, numbers=numbers)
         grade: Grade = "bad" if sure else "look"
         return Check(
@@ -292,12 +292,12 @@ class Likeness:
             ],
         )
 
-    def _embedded(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def _embedded(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Unit vectors, float32 (n, 256)."""
         import torch
 
         model: Any = self._model
-        inputs = self._processor(list(pictures), return_tensors="pt")
+        inputs = self._processor(list(images), return_tensors="pt")
         with torch.inference_mode():
             pooled = model(**inputs).pooler_output.flatten(1)
             vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
@@ -309,7 +309,7 @@ def no_encoder() -> Check:
     return Check(
         "subject likeness",
         "unknown",
-        "Whether a picture shows the subject from another side was not measured: no encoder for "
+        "Whether an image shows the subject from another side was not measured: no encoder for "
         "photos travels with regforge.",
-        "Look at the pictures whose captions say most about the subject.",
+        "Look at the images whose captions say most about the subject.",
     )

@@ -109,7 +109,7 @@ def export(
         typer.Option("--root", help="Where the folder will lie on the machine that trains."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only so many pictures, balanced.")
+        int | None, typer.Option("--limit", min=1, help="Only so many images, balanced.")
     ] = None,
     caption_column: CaptionColumn = None,
     streaming: Streaming = False,
@@ -174,7 +174,7 @@ def audit(
     streaming: Streaming = False,
     thorough: Annotated[
         bool,
-        typer.Option("--thorough", help="Open all pictures, also where their hashes are stored."),
+        typer.Option("--thorough", help="Open all images, also where their hashes are stored."),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -79,7 +79,7 @@ def sample(
             "model's own validation prompts if left out.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures of each.")] = 8,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images of each.")] = 8,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder; samples/<n> beside the model if left out.")
     ] = None,
@@ -102,7 +102,7 @@ def sample(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with a trained model: pictures, and a grid of them with captions.
+    """Draw with a trained model: images, and a grid of them with captions.
 
     The same command again goes on where it was, or finds all there.
 
@@ -148,7 +148,7 @@ def evaluate(
             "times. What suits model and subject if left out.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Pictures of each prompt.")] = 4,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images of each prompt.")] = 4,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder; evaluations/<names> if left out.")
     ] = None,
@@ -194,7 +194,7 @@ def evaluate(
 ) -> None:
     """Measure what models draw: is it the subject, and does it do what the prompt says?
 
-    Draws a benchmark's prompts with each model, scores the pictures, and writes a page with all of
+    Draws a benchmark's prompts with each model, scores the images, and writes a page with all of
     them side by side (docs/evaluation.md). Interrupted, the same command goes on where it was.
 
     Example: regforge evaluate runs/teapot-naive runs/teapot-structured --limit 8 --samples 1
@@ -226,7 +226,7 @@ def evaluate(
         )
     show(done, as_json)
     if not as_json:
-        echo(f"\nPictures and plots: {shortened(done.folder / 'report.html')}")
+        echo(f"\nImages and plots: {shortened(done.folder / 'report.html')}")
 
 
 def _what_next(done: TrainedModel) -> str:

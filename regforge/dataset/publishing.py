@@ -190,7 +190,7 @@ def _refuse_secrets(name: str, path: Path) -> None:
     try:
         with path.open("rb") as stream:
             if b"\0" in stream.read(_TEXT_SAMPLE):
-                return  # a picture, Parquet: not written by hand
+                return  # an image, Parquet: not written by hand
             stream.seek(0)
             for number, raw in enumerate(stream, start=1):
                 line = raw.decode(errors="replace")

@@ -188,15 +188,15 @@ def _written(folder: Path, expected: Expected) -> Iterator[ImageRow]:
 
 
 def _check_row(row: dict[str, Any], written: ImageRow, expected: Expected, last: int) -> None:
-    name, picture = written.id, row["image"] or {}
+    name, decoded = written.id, row["image"] or {}
     hint = _AGAIN.format("the dataset is")
     if written.recipe_digest != expected.recipe_digest:
         raise NotPublishable(f"Image {name} is of another recipe.", hint=hint)
     if name != image_id(expected.recipe_digest, written.index) or written.index <= last:
         raise NotPublishable(f"Image {name} is there twice, or not in its place.", hint=hint)
-    image = picture.get("bytes") or b""
+    image = decoded.get("bytes") or b""
     digest, file = hashlib.sha256(image).hexdigest(), f"{name}.{file_suffix(image)}"
-    if digest != written.image_digest or picture.get("path") != file:
+    if digest != written.image_digest or decoded.get("path") != file:
         raise NotPublishable(f"Image {name} is not the one that was drawn.", hint=hint)
     if any(row[column] != getattr(written, column) for column in ("id", "text", "slots")):
         raise NotPublishable(f"A reader would get another row than that of image {name}.")

@@ -1,6 +1,6 @@
 """The report page: what it is told, and how it is written.
 
-Fills templates/report. The page asks the network for nothing: style, script and pictures are
+Fills templates/report. The page asks the network for nothing: style, script and images are
 inside, and its Content-Security-Policy allows nothing else. Whatever models or people wrote
 reaches it as escaped text only. Numbers come from `report_facts`, data from `report`; how the page
 behaves is the business of templates/report/report.js.
@@ -171,12 +171,12 @@ def _payload(data: ReportData) -> dict[str, Any]:
 
 def _that_fit(rows: Sequence[ReportRow], room: int) -> list[int]:
     """Positions of the rows that the gallery shows: all with a thumbnail, if they fit the room."""
-    pictures = [position for position, each in enumerate(rows) if each.thumbnail is not None]
-    size = sum(len(rows[position].thumbnail or b"") for position in pictures)
+    images = [position for position, each in enumerate(rows) if each.thumbnail is not None]
+    size = sum(len(rows[position].thumbnail or b"") for position in images)
     if size <= room:
-        return pictures
-    most = len(pictures) * room // size
-    return [pictures[n] for n in facts.choose_shown([rows[each].row for each in pictures], most)]
+        return images
+    most = len(images) * room // size
+    return [images[n] for n in facts.choose_shown([rows[each].row for each in images], most)]
 
 
 def _cell_values(each: ReportRow) -> dict[str, Any]:

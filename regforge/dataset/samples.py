@@ -1,4 +1,4 @@
-"""A picture of some of the images with their captions, for the card and for people in a hurry.
+"""An image of some of the images with their captions, for the card and for people in a hurry.
 
 Chooses images that are spread over the prompt sets and the phrases of the slots, always the same
 ones, and lays them out. Knows nothing about where rows come from.
@@ -93,28 +93,28 @@ def samples_grid(rows: Iterable[ImageRow], *, columns: int = 4, tile: int = TILE
             the size is doubled, tripled, ...
 
     Returns:
-        An RGB picture; a blank one without rows.
+        An RGB image; a blank one without rows.
     """
     return labelled_grid(
-        ((_picture(row), row.prompt_set, row.text) for row in rows), columns=columns, tile=tile
+        ((_image(row), row.prompt_set, row.text) for row in rows), columns=columns, tile=tile
     )
 
 
 def labelled_grid(
     tiles: Iterable[tuple[Image.Image, str, str]], *, columns: int = 4, tile: int = TILE
 ) -> Image.Image:
-    """Any pictures in a grid, each with a label and a caption below.
+    """Any images in a grid, each with a label and a caption below.
 
     Args:
-        tiles: RGB picture, label (none if empty) and caption of each, in reading order.
+        tiles: RGB image, label (none if empty) and caption of each, in reading order.
         columns: How many stand side by side.
         tile: As for `samples_grid`.
 
     Returns:
-        An RGB picture; a blank one without tiles.
+        An RGB image; a blank one without tiles.
     """
-    fit = [(fitted(picture, tile), label, text) for picture, label, text in tiles]
-    width = max((picture.width for picture, _, _ in fit), default=tile)
+    fit = [(fitted(image, tile), label, text) for image, label, text in tiles]
+    width = max((image.width for image, _, _ in fit), default=tile)
     font = ImageFont.load_default(_FONT_SIZE)
     blocks = [_block(*each, width, font) for each in fit]
     lines = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
@@ -132,10 +132,10 @@ def labelled_grid(
     return grid
 
 
-def as_webp(picture: Image.Image) -> bytes:
-    """The picture as a WebP file of good quality."""
+def as_webp(image: Image.Image) -> bytes:
+    """The image as a WebP file of good quality."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=90, method=4)
+    image.save(buffer, "WEBP", quality=90, method=4)
     return buffer.getvalue()
 
 
@@ -143,31 +143,31 @@ def _phrases(row: ImageRow) -> set[tuple[str, str]]:
     return {(slot, phrase) for slot, phrase in row.slots.items() if phrase}
 
 
-def _picture(row: ImageRow) -> Image.Image:
-    with Image.open(io.BytesIO(row.image)) as picture:
-        return picture.convert("RGB")
+def _image(row: ImageRow) -> Image.Image:
+    with Image.open(io.BytesIO(row.image)) as image:
+        return image.convert("RGB")
 
 
-def fitted(picture: Image.Image, largest: int, smallest: int | None = None) -> Image.Image:
-    """A picture as it stands in a grid: never cropped, and enlarged by whole factors only.
+def fitted(image: Image.Image, largest: int, smallest: int | None = None) -> Image.Image:
+    """An image as it stands in a grid: never cropped, and enlarged by whole factors only.
 
     Args:
-        picture: Of any size.
+        image: Of any size.
         largest: A longer side than this is made this long, in pixels.
-        smallest: A small picture is enlarged to about this; to `largest` if left out.
+        smallest: A small image is enlarged to about this; to `largest` if left out.
     """
-    longest = max(picture.size)
+    longest = max(image.size)
     if longest > largest:
         scale = largest / longest
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        return picture.resize(size, Image.Resampling.LANCZOS)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return image.resize(size, Image.Resampling.LANCZOS)
     factor = max(1, round((smallest or largest) / longest))
-    size = (picture.width * factor, picture.height * factor)
-    return picture.resize(size, Image.Resampling.BICUBIC)
+    size = (image.width * factor, image.height * factor)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _block(
-    picture: Image.Image,
+    image: Image.Image,
     label: str,
     text: str,
     width: int,
@@ -177,14 +177,14 @@ def _block(
     lines = [(label, _LABEL)] if label else []
     lines += [(line, _TEXT) for line in _wrapped(text, width, font)]
     height = round(_FONT_SIZE * 1.3)
-    block = Image.new("RGB", (width, picture.height + _GAP + height * len(lines)), _BACKGROUND)
-    left = (width - picture.width) // 2
-    block.paste(picture, (left, 0))
+    block = Image.new("RGB", (width, image.height + _GAP + height * len(lines)), _BACKGROUND)
+    left = (width - image.width) // 2
+    block.paste(image, (left, 0))
     draw = ImageDraw.Draw(block)
-    # A white picture needs an edge on a white page.
-    draw.rectangle((left, 0, left + picture.width - 1, picture.height - 1), outline=_EDGE)
+    # A white image needs an edge on a white page.
+    draw.rectangle((left, 0, left + image.width - 1, image.height - 1), outline=_EDGE)
     for number, (line, color) in enumerate(lines):
-        draw.text((0, picture.height + _GAP + number * height), line, fill=color, font=font)
+        draw.text((0, image.height + _GAP + number * height), line, fill=color, font=font)
     return block
 
 

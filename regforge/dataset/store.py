@@ -260,8 +260,8 @@ def thumbnail(image: bytes, size: int = THUMBNAIL_SIZE) -> bytes | None:
         size: Longest side in pixels.
     """
     try:
-        with Image.open(io.BytesIO(image), formats=("WEBP", "PNG", "JPEG")) as picture:
-            small = picture.convert("RGB")
+        with Image.open(io.BytesIO(image), formats=("WEBP", "PNG", "JPEG")) as decoded:
+            small = decoded.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     small.thumbnail((size, size))

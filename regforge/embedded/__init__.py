@@ -1,11 +1,11 @@
 """What runs with no network, no GPU and no key: models that travel with regforge.
 
     tinyworld/        a small real text-to-image pipeline (a diffusers folder)
-    judge/            small image and text encoders that measure its pictures (transformers folders)
+    judge/            small image and text encoders that measure its images (transformers folders)
     language_model/   SmolLM2-135M as a LiteLLM provider, for choosing among phrases
     banks/            curated phrases per super-category and slot
 
-The pipeline draws 96-pixel pictures of a sticker world. It is there to learn, to test and to
+The pipeline draws 96-pixel images of a sticker world. It is there to learn, to test and to
 experiment on in minutes.
 """
 

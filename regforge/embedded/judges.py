@@ -1,8 +1,8 @@
-"""The embedded judge: encoders that say whether a picture shows the subject, and the caption.
+"""The embedded judge: encoders that say whether an image shows the subject, and the caption.
 
 Both are ordinary transformers folders, used exactly as DINO and CLIP are: `AutoModel` with
 `pooler_output` for identity, `get_image_features` / `get_text_features` for alignment. They were
-trained on the tiny world's own pictures, never on the generator's, and mean nothing on real photos.
+trained on the tiny world's own images, never on the generator's, and mean nothing on real photos.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load_identity() -> tuple[PreTrainedModel, BaseImageProcessor]:
 
 
 def load_alignment() -> tuple[PreTrainedModel, BaseImageProcessor, PreTrainedTokenizerBase]:
-    """Load the text-image pair whose cosine says how well a caption fits a picture.
+    """Load the text-image pair whose cosine says how well a caption fits an image.
 
     Returns:
         The model, the image processor and the tokenizer (pad captions to `max_length`, as the

@@ -72,7 +72,7 @@ def load_pipeline(
 
     Returns:
         A StableDiffusionPipeline. Pass it `num_inference_steps=25, guidance_scale=4.0`, which is
-        what it was measured with; diffusers' own defaults are 50 and 7.5. Pictures have 96 px.
+        what it was measured with; diffusers' own defaults are 50 and 7.5. Images have 96 px.
 
     Raises:
         EmbeddedModelMissing: The weights are not in the package.

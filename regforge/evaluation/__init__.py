@@ -1,10 +1,10 @@
-"""Whether it helped: pictures drawn with a trained model, and what is measured on them.
+"""Whether it helped: images drawn with a trained model, and what is measured on them.
 
     from regforge.evaluation import evaluate
     evaluation = evaluate(["runs/teapot-lora", "runs/teapot-naive"], out="evaluations/teapot")
 
-Draws the same prompts with the same seeds from each model, measures the pictures, and writes
-`evaluation.json`, `report.html` and the pictures themselves. Knows nothing about how a model was
+Draws the same prompts with the same seeds from each model, measures the images, and writes
+`evaluation.json`, `report.html` and the images themselves. Knows nothing about how a model was
 trained beyond what its run's folder says.
 """
 

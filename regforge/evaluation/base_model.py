@@ -67,7 +67,7 @@ class BaseModel:
             model: Whose.
             device: The best there is if None.
             dtype: `auto` takes the best for the device.
-            resolution: Side of the pictures to come, in pixels; the model's own if None.
+            resolution: Side of the images to come, in pixels; the model's own if None.
 
         Raises:
             RenderError: It is not there, cannot be used, or does not fit.
@@ -96,7 +96,7 @@ class BaseModel:
 
         Args:
             settings: See `Artist.settings_for`.
-            batch_size: Pictures at a time; as many as memory should suffice for if None.
+            batch_size: Images at a time; as many as memory should suffice for if None.
             reporter: Who tells when it does not.
         """
         from regforge.images.devices import first_batch_size

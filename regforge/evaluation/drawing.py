@@ -1,11 +1,11 @@
-"""Draws pictures with trained models, one base model in memory at a time.
+"""Draws images with trained models, one base model in memory at a time.
 
     artist = Artist(steps=25)
     with artist.using(model) as pen:
-        for drawn in pen.draw(wanted, folder=Path("pictures")):
+        for drawn in pen.draw(wanted, folder=Path("images")):
             ...
 
-A LoRA is laid on the base model and taken off again, so that ten LoRAs cost one loading. A picture
+A LoRA is laid on the base model and taken off again, so that ten LoRAs cost one loading. An image
 depends on its model, prompt, seed and settings, and on nothing else; what made it is written into
 its file, and a file that says the same is not drawn again. How a pipeline is called, and what to do
 when memory runs out, `regforge.images` knows.
@@ -44,7 +44,7 @@ STEPS = 25
 
 
 def seed_of(seed: int, prompt: str, number: int) -> int:
-    """The seed of a picture, 0 to 2**32 - 1: the same for all models.
+    """The seed of an image, 0 to 2**32 - 1: the same for all models.
 
     Args:
         seed: Of the whole evaluation.
@@ -64,13 +64,13 @@ class Artist:
         steps: Denoising steps.
         guidance_scale: Classifier-free guidance; the model's own (of its recipe's validation, else
             of its pipeline) if left out.
-        batch_size: Pictures at a time; as many as memory suffices for if left out.
-        resolution: Side of the square pictures, in pixels; what the model was trained at (its
+        batch_size: Images at a time; as many as memory suffices for if left out.
+        resolution: Side of the square images, in pixels; what the model was trained at (its
             recipe's `data.resolution`, else its base model's own) if left out.
         reporter: Where people are told about smaller batches and the like.
 
     Attributes:
-        notes: What people should know about the pictures drawn so far, a sentence each.
+        notes: What people should know about the images drawn so far, a sentence each.
 
     Raises:
         EvaluationError: A number is out of range.
@@ -106,7 +106,7 @@ class Artist:
 
     @contextmanager
     def using(self, model: PersonalizedModel) -> Iterator[Pen]:
-        """Take up a model. It is loaded when its first picture has to be drawn.
+        """Take up a model. It is loaded when its first image has to be drawn.
 
         Its LoRA is taken off when the block ends; the base model is kept for the next one.
         """
@@ -125,7 +125,7 @@ class Artist:
             free_memory()
 
     def settings_for(self, model: PersonalizedModel) -> dict[str, Any]:
-        """What a picture of a model follows from besides prompt and seed, as JSON has it.
+        """What an image of a model follows from besides prompt and seed, as JSON has it.
 
         None stands for what the base model's pipeline takes by itself.
         """
@@ -180,19 +180,19 @@ class Pen:
     def draw(
         self, wanted: Sequence[Wanted], *, folder: Path | None = None, task: Task | None = None
     ) -> Iterator[Drawn]:
-        """Draw pictures, in order.
+        """Draw images, in order.
 
         Those in the folder that were made from the same weights, prompt, seed and settings are
         read; others are drawn and written there, as PNG. A batch of which one is missing is drawn
-        again whole, so that an interruption leaves no trace in the pictures.
+        again whole, so that an interruption leaves no trace in the images.
 
         Args:
             wanted: What to draw. Each `file` differs.
             folder: Where files go and come from; None keeps none.
-            task: Is advanced by one a picture.
+            task: Is advanced by one an image.
 
         Raises:
-            RenderError: The model cannot be loaded, or a picture cannot be drawn.
+            RenderError: The model cannot be loaded, or an image cannot be drawn.
             LoraError: The LoRA does not go with the base model.
             StorageError: A file cannot be written.
         """
@@ -204,22 +204,22 @@ class Pen:
             if ahead is not None and ahead.job.index == number:
                 image, ahead = ahead, None
             if there[number]:
-                picture = self._read(each, folder)
+                decoded = self._read(each, folder)
                 if task is not None:
                     task.skip(1)
             else:
                 assert image is not None
-                picture = self._kept(each, image, folder)
+                decoded = self._kept(each, image, folder)
                 if task is not None:
                     task.advance()
-            yield Drawn(each, picture)
+            yield Drawn(each, decoded)
             if image is not None:
                 ahead = next(drawing, None)
 
     # ------------------------------------------------------------------------------------- files
 
     def _is_there(self, wanted: Wanted, folder: Path | None) -> bool:
-        """Whether the file is whole and holds this very picture."""
+        """Whether the file is whole and holds this very image."""
         if folder is None or wanted.file is None:
             return False
         return png.is_made_from(folder / wanted.file, self._made_from(wanted))
@@ -230,19 +230,19 @@ class Pen:
     def _read(self, wanted: Wanted, folder: Path | None) -> Image.Image:
         assert folder is not None
         assert wanted.file is not None
-        picture, blacked_out = png.read(folder / wanted.file)
-        self._note_blank(picture, blacked_out)
-        return picture
+        image, blacked_out = png.read(folder / wanted.file)
+        self._note_blank(image, blacked_out)
+        return image
 
     def _kept(self, wanted: Wanted, image: RenderedImage, folder: Path | None) -> Image.Image:
-        picture = Image.fromarray(image.pixels)
-        self._note_blank(picture, image.nsfw)
+        decoded = Image.fromarray(image.pixels)
+        self._note_blank(decoded, image.nsfw)
         if folder is not None and wanted.file is not None:
-            write_atomically(folder / wanted.file, self._as_png(wanted, picture, image.nsfw))
-        return picture
+            write_atomically(folder / wanted.file, self._as_png(wanted, decoded, image.nsfw))
+        return decoded
 
-    def _as_png(self, wanted: Wanted, picture: Image.Image, blacked_out: bool) -> bytes:
-        """The picture with what made it."""
+    def _as_png(self, wanted: Wanted, image: Image.Image, blacked_out: bool) -> bytes:
+        """The image with what made it."""
         assert self._renderer is not None
         made_from = {"model": self._model.name, **self._made_from(wanted)}
         identity = self._renderer.identity
@@ -251,22 +251,21 @@ class Pen:
             "Sampler": sampler_name(identity.scheduler),
             "CFG scale": f"{self._base_guidance():g}",
             "Seed": wanted.seed,
-            "Size": f"{picture.width}x{picture.height}",
+            "Size": f"{image.width}x{image.height}",
             "Model": json.dumps(self._model.name),
             "Base model": json.dumps(self._model.base),
             "Weights": self._model.digest[:10],
             "Generator": "regforge",
         }
-        return png.as_png(picture, made_from, parameters, blacked_out=blacked_out)
+        return png.as_png(image, made_from, parameters, blacked_out=blacked_out)
 
-    def _note_blank(self, picture: Image.Image, blacked_out: bool) -> None:
+    def _note_blank(self, image: Image.Image, blacked_out: bool) -> None:
         """Say, once, that there are images that show nothing."""
         if blacked_out:
             self._artist.note(
-                f"The safety checker of {self._model.base} made pictures of {self._model.name} "
-                "black."
+                f"The safety checker of {self._model.base} made images of {self._model.name} black."
             )
-        elif constant_colour_of(picture) is not None:
+        elif constant_colour_of(image) is not None:
             self._artist.note(
                 f"Images of {self._model.name} show nothing: they are black, or of a single colour."
             )
@@ -274,7 +273,7 @@ class Pen:
     # ----------------------------------------------------------------------------------- drawing
 
     def _drawn(self, wanted: Sequence[Wanted], there: Sequence[bool]) -> Iterator[RenderedImage]:
-        """Pictures of all batches of which one is missing, in order."""
+        """Images of all batches of which one is missing, in order."""
         renderer = self._take_up()
         self._note_too_long(
             [each.prompt for each, ready in zip(wanted, there, strict=True) if not ready]

@@ -1,6 +1,6 @@
 """Encoders from the Hub, from folders, and the embedded judge: found, loaded and checked.
 
-Loads safetensors only and runs no code of a repository. What an encoder does with pictures and
+Loads safetensors only and runs no code of a repository. What an encoder does with images and
 captions, `encoders` knows.
 """
 
@@ -22,7 +22,7 @@ CLIP = "openai/clip-vit-base-patch32"
 
 _LOCAL = (
     "A local folder with a transformers model works too (--structure-encoder, "
-    "--alignment-encoder). embedded/judge needs no network; it knows nothing but pictures of "
+    "--alignment-encoder). embedded/judge needs no network; it knows nothing but images of "
     "embedded/tinyworld."
 )
 
@@ -51,7 +51,7 @@ class Loaded:
     Attributes:
         name: Model and revision.
         model: Of transformers, float32.
-        processor: Makes its inputs of pictures.
+        processor: Makes its inputs of images.
         where: Where it came from.
         lacks_pooler: Whether the weights of its pooled output were not in the checkpoint.
     """
@@ -97,7 +97,7 @@ def load(name: str, judge: Path) -> Loaded:
                 output_loading_info=True,
                 **where.options,
             )
-            # Torchvision's pictures differ a little, and not everybody has it.
+            # Torchvision's images differ a little, and not everybody has it.
             processor = AutoImageProcessor.from_pretrained(
                 where.place, backend="pil", **where.options
             )
@@ -167,7 +167,7 @@ def _problem(where: _Where, error: Exception) -> EvaluationError | HubError:
         return HubError(found.message, hint=f"{found.hint or ''} {_LOCAL}".strip())
     return EvaluationError(
         f"{where.name} cannot be loaded: {text}.",
-        hint=f"It must be a transformers model of pictures, such as {DINO} or {CLIP}.",
+        hint=f"It must be a transformers model of images, such as {DINO} or {CLIP}.",
     )
 
 

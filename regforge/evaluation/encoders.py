@@ -1,7 +1,7 @@
-"""Pictures and captions as vectors whose cosine means something: DINO, CLIP and their like.
+"""Images and captions as vectors whose cosine means something: DINO, CLIP and their like.
 
 Any transformers checkpoint will do, from the Hub or from a folder, and the embedded judge. Knows
-how such models want their pictures and captions; where they come from, `encoder_files` knows.
+how such models want their images and captions; where they come from, `encoder_files` knows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class EncoderNames:
 
     Attributes:
         structure: Whose vectors say whether it is this subject: `facebook/dino-vits16`.
-        alignment: Whose vectors put pictures beside captions: `openai/clip-vit-base-patch32`.
+        alignment: Whose vectors put images beside captions: `openai/clip-vit-base-patch32`.
     """
 
     structure: str
@@ -54,7 +54,7 @@ class EncoderNames:
 
 
 def default_encoders(base: str) -> EncoderNames:
-    """The encoders for pictures of a base model, where nobody names others.
+    """The encoders for images of a base model, where nobody names others.
 
     DreamBooth measures with DINO ViT-S/16 and does not say which CLIP; ViT-B/32 is what those who
     repeat it take. The embedded judge is for the embedded pipeline.
@@ -63,7 +63,7 @@ def default_encoders(base: str) -> EncoderNames:
 
 
 def open_image_encoder(name: str, *, device: str | None = None) -> ImageEncoder:
-    """Load an encoder of pictures.
+    """Load an encoder of images.
 
     What its vectors are: those of a CLIP-like model's image half (`get_image_features`); the CLS
     token behind the last layer (DINO, DINOv2, ViT); else the pooled output (ResNet, ConvNeXt).
@@ -76,11 +76,11 @@ def open_image_encoder(name: str, *, device: str | None = None) -> ImageEncoder:
         EvaluationError: It is not there, cannot be loaded, or gives no vectors.
         HubError: The Hub has it not, or cannot be reached.
     """
-    return _Pictures(load(name, IDENTITY), pick_device(device))
+    return _ImageEncoder(load(name, IDENTITY), pick_device(device))
 
 
 def open_text_image_encoder(name: str, *, device: str | None = None) -> TextImageEncoder:
-    """Load an encoder of pictures and captions: CLIP, SigLIP, AltCLIP, ...
+    """Load an encoder of images and captions: CLIP, SigLIP, AltCLIP, ...
 
     Args:
         name: As for `open_image_encoder`.
@@ -93,17 +93,17 @@ def open_text_image_encoder(name: str, *, device: str | None = None) -> TextImag
     loaded = load(name, ALIGNMENT)
     if not all(hasattr(loaded.model, f"get_{half}_features") for half in ("image", "text")):
         raise EvaluationError(
-            f"{name} is a {type(loaded.model).__name__}, which does not put pictures and captions "
+            f"{name} is a {type(loaded.model).__name__}, which does not put images and captions "
             "side by side.",
             hint=f"Name a CLIP-like model, such as {CLIP}.",
         )
-    return _PicturesAndCaptions(loaded, pick_device(device))
+    return _ImageTextEncoder(loaded, pick_device(device))
 
 
 # -------------------------------------------------------------------------------------- encoders
 
 
-class _Pictures:
+class _ImageEncoder:
     """An `ImageEncoder` of a transformers model.
 
     Attributes:
@@ -128,31 +128,31 @@ class _Pictures:
         ):
             raise EvaluationError(f"{loaded.name} has no weights for its pooled output.")
 
-    def images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Float32 [N, D], of unit length.
 
         Args:
-            pictures: Of any size and mode.
+            images: Of any size and mode.
 
         Raises:
             EvaluationError: The model gives no vectors, or no numbers.
         """
-        return self._together([self._see(part) for part in _parts(pictures)])
+        return self._together([self._see(part) for part in _parts(images)])
 
-    def _see(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def _see(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         import torch
 
-        rgb = [picture.convert("RGB") for picture in pictures]
+        rgb = [image.convert("RGB") for image in images]
         settings = {}
         if self._crop is not None:
-            rgb = [_cropped(picture, *self._crop) for picture in rgb]
+            rgb = [_cropped(image, *self._crop) for image in rgb]
             settings = {"do_resize": False, "do_center_crop": False}
         inputs = self._processor(images=rgb, return_tensors="pt", **settings).to(self._device)
         with torch.inference_mode():
             return self._units(self._features(inputs))
 
     def _features(self, inputs: Any) -> Any:
-        """The model's vectors of prepared pictures, [N, D]."""
+        """The model's vectors of prepared images, [N, D]."""
         if hasattr(self._model, "get_image_features"):
             return _pooled(self._model.get_image_features(**_taken(self._model, inputs)))
         seen = self._model(pixel_values=inputs["pixel_values"])
@@ -161,8 +161,8 @@ class _Pictures:
         pooled = getattr(seen, "pooler_output", None)
         if pooled is None:
             raise EvaluationError(
-                f"{self.name} is a {type(self._model).__name__}, which gives no vector for a "
-                "picture.",
+                f"{self.name} is a {type(self._model).__name__}, which gives no vector for an "
+                "image.",
                 hint=f"Name a vision model, such as {DINO}.",
             )
         return pooled.flatten(1)  # a ResNet's is [N, D, 1, 1]
@@ -183,7 +183,7 @@ class _Pictures:
         return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
 
-class _PicturesAndCaptions(_Pictures):
+class _ImageTextEncoder(_ImageEncoder):
     """A `TextImageEncoder` of a transformers model."""
 
     def __init__(self, loaded: Loaded, device: torch.device) -> None:
@@ -256,7 +256,7 @@ def _own_crop(config: Any, processor: Any) -> tuple[int, int] | None:
     """(shorter side, square) in pixels for a ViT whose processor squeezes; None for the others.
 
     DINO's own evaluation, and that of the benchmarks which use it, makes the shorter side 8/7 of
-    the input and cuts the middle out; its port's processor squeezes pictures into a square.
+    the input and cuts the middle out; its port's processor squeezes images into a square.
     (https://github.com/adobe-research/custom-diffusion, customconcept101/evaluate.py)
     """
     if config.model_type != "vit" or getattr(processor, "do_center_crop", False):
@@ -265,9 +265,9 @@ def _own_crop(config: Any, processor: Any) -> tuple[int, int] | None:
     return round(side * 256 / 224), side
 
 
-def _cropped(picture: Image.Image, shorter: int, side: int) -> Image.Image:
-    scale = shorter / min(picture.size)
-    width, height = (max(shorter, int(length * scale)) for length in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+def _cropped(image: Image.Image, shorter: int, side: int) -> Image.Image:
+    scale = shorter / min(image.size)
+    width, height = (max(shorter, int(length * scale)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - side) / 2), round((height - side) / 2)
-    return picture.crop((left, top, left + side, top + side))
+    return image.crop((left, top, left + side, top + side))

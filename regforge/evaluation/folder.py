@@ -1,11 +1,11 @@
 """The folder of one evaluation: whose it is, and what of it may be gone on with.
 
-    pictures/<model>-<digest>/   what models drew; the digest is that of weights and settings
-    references/<subject>/        small copies of the photos that pictures are compared with
+    images/<model>-<digest>/   what models drew; the digest is that of weights and settings
+    references/<subject>/        small copies of the photos that images are compared with
     evaluation.json  report.html  summary.png
     state.json                   which models and settings it belongs to
 
-Pictures of other weights or settings have another digest, so they are never taken for these. More
+Images of other weights or settings have another digest, so they are never taken for these. More
 models, more samples and more prompts are the same evaluation, made larger.
 """
 
@@ -35,13 +35,13 @@ class EvaluationFolder(OwnedFolder):
     """
 
     made = (
-        *("pictures/*/**/*.png", "references/[0-9]*/*.webp"),
+        *("images/*/**/*.png", "references/[0-9]*/*.webp"),
         *("report.html", "summary.png", "summary-*.png", "evaluation.json"),
     )
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.pictures = self.path / "pictures"
+        self.images = self.path / "images"
         self.references = self.path / "references"
 
     def claim(
@@ -58,7 +58,7 @@ class EvaluationFolder(OwnedFolder):
             models: Name of each model -> where it lies.
             settings: What was asked for, as JSON has it.
             fresh: Delete what an earlier evaluation made.
-            unchanged: Models with the very weights that pictures here were drawn with: it is the
+            unchanged: Models with the very weights that images here were drawn with: it is the
                 same model, though it may have moved.
 
         Returns:
@@ -71,7 +71,7 @@ class EvaluationFolder(OwnedFolder):
         known = self.state().get("evaluation")
         if not isinstance(known, dict) or not {"models", "settings"} <= known.keys():
             known = None
-            if self.holds_others_files() and not self._has_our_pictures():
+            if self.holds_others_files() and not self._has_our_images():
                 raise EvaluationError(
                     f"{self.path} holds other files than an evaluation's.",
                     hint="Choose another folder with --out.",
@@ -79,7 +79,7 @@ class EvaluationFolder(OwnedFolder):
         if fresh:
             self.delete_made()
             known = None
-        if known is not None and self.pictures.exists():  # else nothing would be lost
+        if known is not None and self.images.exists():  # else nothing would be lost
             problems = [
                 *_other_models(known["models"], models, unchanged),
                 *_other_settings(known["settings"], settings),
@@ -97,14 +97,14 @@ class EvaluationFolder(OwnedFolder):
             self.remember(evaluation=asked)
         return known is not None
 
-    def _has_our_pictures(self) -> bool:
-        """Whether pictures were drawn here, though state.json, which said for whom, is damaged.
+    def _has_our_images(self) -> bool:
+        """Whether images were drawn here, though state.json, which said for whom, is damaged.
 
         No harm if it was for others: each says what it was drawn from.
         """
         if self.state() or not self._state.exists():
             return False
-        return any(png.is_made_from(path, {}) for path in self.pictures.glob("*/**/*.png"))
+        return any(png.is_made_from(path, {}) for path in self.images.glob("*/**/*.png"))
 
 
 def default_folder(models: Sequence[str | Path | PersonalizedModel]) -> Path:

@@ -1,6 +1,6 @@
-"""A grid of pictures with their prompts, a section a prompt, a row a model.
+"""A grid of images with their prompts, a section a prompt, a row a model.
 
-Knows pictures and text; knows nothing about who drew them.
+Knows images and text; knows nothing about who drew them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from regforge.dataset.samples import fitted
 
 TILE = 256
-"""Pictures larger than this are made smaller, to so many pixels at their longest side."""
+"""Images larger than this are made smaller, to so many pixels at their longest side."""
 
 _SMALL = 224  # smaller ones are made larger, by a whole factor, to about so many
 _MOST_COLUMNS = 8
@@ -28,7 +28,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass
 class Row:
-    """Pictures that belong together.
+    """Images that belong together.
 
     Attributes:
         label: What stands above them; nothing if empty.
@@ -52,20 +52,20 @@ class Section:
     rows: Sequence[Row]
 
 
-def tile_of(picture: Image.Image) -> Image.Image:
-    """The picture at the size that it has in a grid."""
-    return fitted(picture, TILE, _SMALL)
+def tile_of(image: Image.Image) -> Image.Image:
+    """The image at the size that it has in a grid."""
+    return fitted(image, TILE, _SMALL)
 
 
 def draw_grid(sections: Sequence[Section], *, footer: str = "") -> Image.Image:
-    """All pictures, with their prompts above them.
+    """All images, with their prompts above them.
 
     Args:
-        sections: From top to bottom. Rows with more than eight pictures are broken evenly.
+        sections: From top to bottom. Rows with more than eight images are broken evenly.
         footer: Stands small below everything.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     rows = [row for section in sections for row in section.rows]
     columns = max((_columns(len(row.tiles)) for row in rows), default=1)
@@ -84,7 +84,7 @@ def draw_grid(sections: Sequence[Section], *, footer: str = "") -> Image.Image:
 
 
 def _columns(count: int) -> int:
-    """How many pictures of a row stand side by side."""
+    """How many images of a row stand side by side."""
     lines = max(1, math.ceil(count / _MOST_COLUMNS))
     return math.ceil(count / lines)
 
@@ -111,7 +111,7 @@ def _line(tiles: Sequence[Image.Image], cell: int, width: int) -> Image.Image:
     for number, tile in enumerate(tiles):
         left = number * (cell + _GAP) + (cell - tile.width) // 2
         line.paste(tile, (left, 0))
-        # A white picture needs an edge on a white page.
+        # A white image needs an edge on a white page.
         draw.rectangle((left, 0, left + tile.width - 1, tile.height - 1), outline=_EDGE)
     return line
 

@@ -2,9 +2,9 @@
 
     PersonalizedModel (models)    what is drawn with, and whose subject it knows
     Question          (suites)    a prompt of a benchmark, with a place for the subject
-    Wanted, Drawn     (drawing)   a picture that is to be drawn, and one that was
-    ImageEncoder      (encoders)  pictures to unit vectors; TextImageEncoder: captions too
-    Measured          (measures)  the scores of one picture
+    Wanted, Drawn     (drawing)   an image that is to be drawn, and one that was
+    ImageEncoder      (encoders)  images to unit vectors; TextImageEncoder: captions too
+    Measured          (measures)  the scores of one image
     Interval          (statistics) a mean and what it may be
 
 Directions of data: models and suites -> drawing -> encoders and text_fidelity -> measures ->
@@ -67,7 +67,7 @@ class PersonalizedModel:
         prompts: Of its own validation, to draw where nothing else is asked for.
         guidance_scale: Of its own validation.
         recipe: The training recipe as its run has it, if known.
-        digest: SHA-256 of the weights, 64 hex digits: pictures of other weights are drawn anew.
+        digest: SHA-256 of the weights, 64 hex digits: images of other weights are drawn anew.
         where: Where it lies: an absolute path, `embedded/tinyworld`, or `user/name` on the Hub.
         notes: What was assumed about it, a sentence each.
     """
@@ -118,13 +118,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A picture to be drawn.
+    """An image to be drawn.
 
     Attributes:
         prompt: What is drawn.
         number: Which of the samples of this prompt, from 0.
         seed: What its noise follows from; the same for all models, so that they are comparable.
-        file: Where it goes, relative to the folder of its model's pictures; None: it is not kept.
+        file: Where it goes, relative to the folder of its model's images; None: it is not kept.
     """
 
     prompt: str
@@ -135,14 +135,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that was drawn, or was there already."""
+    """An image that was drawn, or was there already."""
 
     wanted: Wanted
-    picture: Image.Image
+    image: Image.Image
 
 
 class ImageEncoder(Protocol):
-    """Pictures to vectors whose cosine says how much they are alike.
+    """Images to vectors whose cosine says how much they are alike.
 
     Attributes:
         name: Model and revision, as results name it: `facebook/dino-vits16@...`.
@@ -150,7 +150,7 @@ class ImageEncoder(Protocol):
 
     name: str
 
-    def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+    def images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Float32 [N, D], of unit length."""
         ...
 
@@ -171,7 +171,7 @@ class Interval:
         mean: Of all values.
         low: Lower end of the interval.
         high: Upper end.
-        count: How many pictures (or pairs of them) it is the mean of.
+        count: How many images (or pairs of them) it is the mean of.
     """
 
     mean: float
@@ -200,15 +200,15 @@ class Metric:
 METRICS: tuple[Metric, ...] = (
     Metric("dino", "DINO", "Is it this subject? Cosine to the reference photos, by structure."),
     Metric("clip_i", "CLIP-I", "Is it this subject? Cosine to the reference photos, by CLIP."),
-    Metric("clip_t", "CLIP-T", "Does it show what the prompt says? Cosine of picture and prompt."),
-    Metric("matched", "R-precision", "Share of pictures whose own prompt fits best of all asked."),
+    Metric("clip_t", "CLIP-T", "Does it show what the prompt says? Cosine of image and prompt."),
+    Metric("matched", "R-precision", "Share of images whose own prompt fits best of all asked."),
     Metric(
         "pres",
         "PRES",
         "Has the whole class become the subject? Cosine of other members of the class to it.",
         higher_is_better=False,
     ),
-    Metric("div", "DIV", "Do pictures of one prompt differ? Mean distance of pairs."),
+    Metric("div", "DIV", "Do images of one prompt differ? Mean distance of pairs."),
     Metric("text", "Text fidelity", "Is the writing on the subject still readable, and the same?"),
 )
 """All scores there are, in the order of tables. A model has those that could be measured."""
@@ -216,14 +216,14 @@ METRICS: tuple[Metric, ...] = (
 
 @dataclass
 class Measured:
-    """The scores of one picture.
+    """The scores of one image.
 
     Attributes:
-        question: What was asked; None for a picture of another member of the class (`pres`).
+        question: What was asked; None for an image of another member of the class (`pres`).
         prompt: What was drawn.
         number: Which of its samples.
         file: Relative to the evaluation's folder.
-        scores: By `Metric.key`; only those that one picture can have.
+        scores: By `Metric.key`; only those that one image can have.
     """
 
     question: Question | None

@@ -1,6 +1,6 @@
-"""What pictures score: arithmetic on vectors, one number for each picture or pair of pictures.
+"""What images score: arithmetic on vectors, one number for each image or pair of images.
 
-Takes the unit vectors of `encoders` and returns a value for every single picture, so that
+Takes the unit vectors of `encoders` and returns a value for every single image, so that
 `statistics` can say how sure their mean is. Knows no model and no file; docs/metrics.md says what
 each score means, where it comes from and what is wrong with it.
 """
@@ -25,34 +25,34 @@ NEAR = 4
 _TIE = 1e-6  # cosines of float32 vectors that differ less are the same
 
 
-def identity(pictures: Vectors, references: Vectors) -> Scores:
-    """How much each picture looks like the subject: DINO and CLIP-I.
+def identity(images: Vectors, references: Vectors) -> Scores:
+    """How much each image looks like the subject: DINO and CLIP-I.
 
-    The mean cosine of a picture with all reference photos. Its mean over pictures is the mean of
+    The mean cosine of an image with all reference photos. Its mean over images is the mean of
     the whole matrix, as DreamBooth defines it (https://arxiv.org/abs/2208.12242).
 
     Args:
-        pictures: Unit vectors, [N, D].
+        images: Unit vectors, [N, D].
         references: Unit vectors of the reference photos, [M, D]; at least one.
 
     Returns:
         [N], -1 to 1.
     """
-    found: Scores = _cosines(pictures, references).mean(axis=1)
+    found: Scores = _cosines(images, references).mean(axis=1)
     return found
 
 
-def preservation(pictures: Vectors, references: Vectors) -> Scores:
+def preservation(images: Vectors, references: Vectors) -> Scores:
     """How much other members of the class have become the subject: PRES, lower is better.
 
     Args:
-        pictures: Unit vectors of what the model draws of "a photo of a {class}", [N, D].
+        images: Unit vectors of what the model draws of "a photo of a {class}", [N, D].
         references: Unit vectors of the reference photos, [M, D]; at least one.
 
     Returns:
         [N], -1 to 1.
     """
-    return identity(pictures, references)
+    return identity(images, references)
 
 
 def ceiling(references: Vectors) -> Scores:
@@ -72,35 +72,35 @@ def ceiling(references: Vectors) -> Scores:
     return found
 
 
-def alignment(pictures: Vectors, captions: Vectors) -> Scores:
-    """How well each picture shows its own prompt: CLIP-T, a plain cosine.
+def alignment(images: Vectors, captions: Vectors) -> Scores:
+    """How well each image shows its own prompt: CLIP-T, a plain cosine.
 
     Args:
-        pictures: Unit vectors, [N, D].
-        captions: Unit vectors of each picture's prompt, [N, D]; the identifier left out of it.
+        images: Unit vectors, [N, D].
+        captions: Unit vectors of each image's prompt, [N, D]; the identifier left out of it.
 
     Returns:
         [N], -1 to 1. Not CLIPScore, which is 2.5 times as large and never negative.
     """
-    _same_length(pictures, captions)
-    found: Scores = np.einsum("nd,nd->n", _wide(pictures), _wide(captions))
+    _same_length(images, captions)
+    found: Scores = np.einsum("nd,nd->n", _wide(images), _wide(captions))
     return _bounded(found)
 
 
-def matched(pictures: Vectors, captions: Vectors, own: Sequence[int]) -> Scores:
-    """Whether each picture's own prompt fits it best of all that were asked: R-precision.
+def matched(images: Vectors, captions: Vectors, own: Sequence[int]) -> Scores:
+    """Whether each image's own prompt fits it best of all that were asked: R-precision.
 
     Args:
-        pictures: Unit vectors, [N, D].
+        images: Unit vectors, [N, D].
         captions: Unit vectors of the distinct prompts of one benchmark, [K, D].
-        own: Which of them each picture was drawn from, [N].
+        own: Which of them each image was drawn from, [N].
 
     Returns:
         [N]: 1.0 where it is, 0.0 where it is not, a share where several fit equally well, so that
         an encoder that sees no difference scores 1 / K.
     """
-    _same_length(pictures, own)
-    cosines = _cosines(pictures, captions)
+    _same_length(images, own)
+    cosines = _cosines(images, captions)
     best = cosines >= cosines.max(axis=1, keepdims=True) - _TIE
     hit = best[np.arange(len(own)), np.asarray(own, dtype=np.intp)]
     found: Scores = hit / best.sum(axis=1)
@@ -108,7 +108,7 @@ def matched(pictures: Vectors, captions: Vectors, own: Sequence[int]) -> Scores:
 
 
 def pairs_within(groups: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """All pairs of places with equal groups: the pictures of one prompt that are compared.
+    """All pairs of places with equal groups: the images of one prompt that are compared.
 
     Returns:
         (first, second) with first < second, in the order of the groups' first places.
@@ -124,11 +124,11 @@ def pairs_within(groups: Sequence[Hashable]) -> list[tuple[int, int]]:
     ]
 
 
-def diversity(pictures: Vectors, pairs: Sequence[tuple[int, int]]) -> Scores:
-    """How different the pictures of one prompt are: DIV, where there is no LPIPS.
+def diversity(images: Vectors, pairs: Sequence[tuple[int, int]]) -> Scores:
+    """How different the images of one prompt are: DIV, where there is no LPIPS.
 
     Args:
-        pictures: Unit vectors, [N, D].
+        images: Unit vectors, [N, D].
         pairs: Which are compared; of `pairs_within`.
 
     Returns:
@@ -136,12 +136,12 @@ def diversity(pictures: Vectors, pairs: Sequence[tuple[int, int]]) -> Scores:
         must say which it was.
     """
     first, second = np.asarray(pairs, dtype=np.intp).reshape(-1, 2).T
-    return 1.0 - alignment(pictures[first], pictures[second])
+    return 1.0 - alignment(images[first], images[second])
 
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two pictures that are nearly the same.
+    """Two images that are nearly the same.
 
     Attributes:
         first: Place of the earlier one.
@@ -154,20 +154,20 @@ class NearDuplicate:
     mirrored: bool
 
 
-def near_duplicates(pictures: Sequence[Image.Image]) -> list[NearDuplicate]:
-    """Pictures that are there twice, also resized, compressed again or mirrored.
+def near_duplicates(images: Sequence[Image.Image]) -> list[NearDuplicate]:
+    """Images that are there twice, also resized, compressed again or mirrored.
 
     Reference photos that are copies of one another raise the ceiling and count one view twice.
 
     Args:
-        pictures: A few of any size; each is compared with each.
+        images: A few of any size; each is compared with each.
 
     Returns:
-        Pairs whose 64-bit perceptual hashes differ in at most `NEAR` bits. Each later picture is
+        Pairs whose 64-bit perceptual hashes differ in at most `NEAR` bits. Each later image is
         named once, with the first one it resembles.
     """
-    seen = [int(perceptual_hash_of(picture), 16) for picture in pictures]
-    mirrored = [int(perceptual_hash_of(ImageOps.mirror(picture)), 16) for picture in pictures]
+    seen = [int(perceptual_hash_of(image), 16) for image in images]
+    mirrored = [int(perceptual_hash_of(ImageOps.mirror(image)), 16) for image in images]
     found = []
     for second, hashed in enumerate(seen):
         for first in range(second):
@@ -180,7 +180,7 @@ def near_duplicates(pictures: Sequence[Image.Image]) -> list[NearDuplicate]:
 
 
 def _cosines(left: Vectors, right: Vectors) -> Scores:
-    """[N, M]. In double precision: the sums of many pictures keep their last digits."""
+    """[N, M]. In double precision: the sums of many images keep their last digits."""
     if not len(right):
         raise ValueError("there is nothing to compare with")
     return _bounded(_wide(left) @ _wide(right).T)
@@ -197,4 +197,4 @@ def _bounded(cosines: Scores) -> Scores:
 
 def _same_length(left: Sequence[object] | Vectors, right: Sequence[object] | Vectors) -> None:
     if len(left) != len(right):
-        raise ValueError(f"{len(left)} pictures cannot be compared with {len(right)} captions")
+        raise ValueError(f"{len(left)} images cannot be compared with {len(right)} captions")

@@ -1,7 +1,7 @@
-"""Measures pictures as they are drawn: what each scores, for one model after the other.
+"""Measures images as they are drawn: what each scores, for one model after the other.
 
 Holds the encoders, which are loaded once, and what is known of each subject's reference photos. Of
-pictures, a few are in memory at a time; what stays of each are its vectors. The arithmetic is in
+images, a few are in memory at a time; what stays of each are its vectors. The arithmetic is in
 `measures`, how sure a mean is in `statistics`.
 """
 
@@ -37,7 +37,7 @@ from regforge.evaluation.statistics import interval
 from regforge.evaluation.text_fidelity import Lettering
 
 _AT_ONCE = 16
-"""Pictures that are encoded together."""
+"""Images that are encoded together."""
 
 _MOST_COMPARED = 64
 """Reference photos of which each is compared with each."""
@@ -47,7 +47,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Known:
-    """What pictures of one subject are compared with.
+    """What images of one subject are compared with.
 
     Attributes:
         structure: Vectors of its reference photos, [M, D].
@@ -92,12 +92,12 @@ def open_gauge(
 
 
 class Gauge:
-    """Measures pictures.
+    """Measures images.
 
     Args:
         structure: Tells one thing from another: DINO, or what stands for it.
-        content: Pictures and captions: CLIP, or what stands for it.
-        perceptual: Tells how different pictures of one prompt are; the structure encoder's vectors
+        content: Images and captions: CLIP, or what stands for it.
+        perceptual: Tells how different images of one prompt are; the structure encoder's vectors
             do, where it is left out.
         lettering: Whether to look for writing on the subject.
     """
@@ -138,15 +138,15 @@ class Gauge:
             references: Which.
             seed: Of the intervals around what they score.
         """
-        structure, content = self._vectors(references.pictures())
-        lettering = Lettering(references.pictures()) if self._lettering else None
+        structure, content = self._vectors(references.images())
+        lettering = Lettering(references.images()) if self._lettering else None
         scores: dict[str, Sequence[float] | np.ndarray] = {
             "dino": measures.ceiling(structure),
             "clip_i": measures.ceiling(content),
         }
         notes = _alike(references)
         if lettering is not None:
-            scores["text"] = _numbers(lettering.score(references.pictures()))
+            scores["text"] = _numbers(lettering.score(references.images()))
             notes = [*lettering.notes, *notes]
         ceiling = {
             key: interval(values, range(len(values)), seed=seed)
@@ -161,7 +161,7 @@ class Gauge:
         return Known(structure, content, lettering, ceiling, notes)
 
     def measure(self, row: Row, drawn: Iterable[Drawn], known: Known) -> list[Measured]:
-        """The scores of all pictures of a model.
+        """The scores of all images of a model.
 
         Args:
             row: What it was asked.
@@ -172,10 +172,10 @@ class Gauge:
         texts: list[float | None] = []
         apart: dict[int, float] = {}
         for some in _few(self._told_apart(row.asked, drawn, apart), _AT_ONCE):
-            pictures = [each.picture for each in some]
-            vectors.append(self._encoded(pictures))
+            images = [each.image for each in some]
+            vectors.append(self._encoded(images))
             asked = row.asked[len(texts) : len(texts) + len(some)]
-            texts += _texts(asked, pictures, known.lettering)
+            texts += _texts(asked, images, known.lettering)
         structure = np.concatenate([each for each, _ in vectors])
         content = np.concatenate([each for _, each in vectors])
         measured = [
@@ -183,7 +183,7 @@ class Gauge:
                 each.question,
                 each.wanted.prompt,
                 each.wanted.number,
-                f"pictures/{row.folder}/{each.wanted.file}",
+                f"images/{row.folder}/{each.wanted.file}",
             )
             for each in row.asked
         ]
@@ -201,9 +201,9 @@ class Gauge:
     def _told_apart(
         self, asked: Sequence[Asked], drawn: Iterable[Drawn], found: dict[int, float]
     ) -> Iterator[Drawn]:
-        """The pictures, unchanged; how far those of one prompt are apart is put into `found`.
+        """The images, unchanged; how far those of one prompt are apart is put into `found`.
 
-        Only where that takes the pictures themselves. Those of a prompt follow one another.
+        Only where that takes the images themselves. Those of a prompt follow one another.
         """
         if self._perceptual is None:
             yield from drawn
@@ -214,18 +214,18 @@ class Gauge:
         ):
             together = []
             for place, each in group:
-                together.append((place, each.picture))
+                together.append((place, each.image))
                 yield each
             pairs = measures.pairs_within([0] * len(together)) if question else []
             if pairs:
-                distances = self._perceptual.distances([picture for _, picture in together], pairs)
+                distances = self._perceptual.distances([image for _, image in together], pairs)
                 for number, mean in _means(pairs, distances).items():
                     found[together[number][0]] = mean
 
     def _of_class(
         self, row: Row, measured: Sequence[Measured], structure: np.ndarray, known: Known
     ) -> None:
-        """Pictures of other members of the class."""
+        """Images of other members of the class."""
         places = [n for n, each in enumerate(row.asked) if each.question is None]
         values = measures.preservation(structure[places], known.structure)
         _note(measured, places, "pres", values)
@@ -238,7 +238,7 @@ class Gauge:
         content: np.ndarray,
         known: Known,
     ) -> None:
-        """Pictures of the subject, each benchmark for itself."""
+        """Images of the subject, each benchmark for itself."""
         suites: dict[str, list[int]] = defaultdict(list)
         for place, each in enumerate(row.asked):
             if each.question is not None:
@@ -262,12 +262,12 @@ class Gauge:
                 for place, value in _means(pairs, distances).items():
                     measured[places[place]].scores["div"] = value
 
-    def _vectors(self, pictures: Iterable[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
-        found = [self._encoded(some) for some in _few(pictures, _AT_ONCE)]
+    def _vectors(self, images: Iterable[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        found = [self._encoded(some) for some in _few(images, _AT_ONCE)]
         return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found])
 
-    def _encoded(self, pictures: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
-        return self._structure.images(pictures), self._content.images(pictures)
+    def _encoded(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        return self._structure.images(images), self._content.images(images)
 
 
 def _alike(references: References) -> list[str]:
@@ -284,9 +284,9 @@ def _alike(references: References) -> list[str]:
 
 
 def _means(pairs: Sequence[tuple[int, int]], distances: Iterable[float]) -> dict[int, float]:
-    """Mean distance of each picture to the others of its prompt, by its place.
+    """Mean distance of each image to the others of its prompt, by its place.
 
-    The mean over all pictures is that over all pairs, where prompts have equally many pictures.
+    The mean over all images is that over all pairs, where prompts have equally many images.
     """
     found: dict[int, list[float]] = defaultdict(list)
     for pair, distance in zip(pairs, distances, strict=True):
@@ -296,13 +296,13 @@ def _means(pairs: Sequence[tuple[int, int]], distances: Iterable[float]) -> dict
 
 
 def _texts(
-    asked: Sequence[Asked], pictures: Sequence[Image.Image], lettering: Lettering | None
+    asked: Sequence[Asked], images: Sequence[Image.Image], lettering: Lettering | None
 ) -> list[float | None]:
-    """How well writing is kept, of the pictures that are to show it."""
+    """How well writing is kept, of the images that are to show it."""
     shown = [n for n, each in enumerate(asked) if each.question is not None]
     scores: list[float | None] = [None] * len(asked)
     if lettering is not None and lettering.lexicon:
-        for place, score in zip(shown, lettering.score(pictures[n] for n in shown), strict=True):
+        for place, score in zip(shown, lettering.score(images[n] for n in shown), strict=True):
             scores[place] = score
     return scores
 

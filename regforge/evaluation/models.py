@@ -87,7 +87,7 @@ def open_model(
 def base_of(model: PersonalizedModel) -> PersonalizedModel | None:
     """The model that another one was trained on, as it was before; None if nothing says which.
 
-    It keeps the recipe (for the size of the pictures) and the guidance scale, and has no subject.
+    It keeps the recipe (for the size of the images) and the guidance scale, and has no subject.
     """
     if model.weights is not None:
         base, revision, variant = model.base, model.revision, model.variant

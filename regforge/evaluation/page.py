@@ -18,8 +18,8 @@ from markupsafe import Markup, escape
 
 from regforge.evaluation import wording
 from regforge.evaluation.interface import EvaluationError, Interval, Measured, Metric
-from regforge.evaluation.page_blocks import extremes, picture_blocks
-from regforge.evaluation.page_pictures import BUDGET, Thumbnails, dot, inline_svg
+from regforge.evaluation.page_blocks import extremes, image_blocks
+from regforge.evaluation.page_images import BUDGET, Thumbnails, dot, inline_svg
 from regforge.evaluation.plots import bars, drawn, identity_against_alignment
 from regforge.evaluation.results import Evaluation, ModelResult, verdicts_by_pair
 from regforge.evaluation.statistics import is_clear
@@ -38,10 +38,10 @@ def write_page(evaluation: Evaluation, folder: Path, *, budget: int = BUDGET) ->
     """Write `report.html`, atomically.
 
     Args:
-        evaluation: What it shows; its pictures are read from its own folder, and one that is not
+        evaluation: What it shows; its images are read from its own folder, and one that is not
             there any more is said to be missing.
         folder: Where the page goes.
-        budget: Bytes of all thumbnails; pictures beyond are left out, the last samples first, and
+        budget: Bytes of all thumbnails; images beyond are left out, the last samples first, and
             the page says so.
 
     Returns:
@@ -95,18 +95,14 @@ def _csp_digest(text: str) -> str:
 
 def _parts(evaluation: Evaluation, budget: int) -> dict[str, Any]:
     groups = evaluation.by_subject()
-    pictures = [each for result in evaluation.results for each in result.measured]
+    images = [each for result in evaluation.results for each in result.measured]
     photos = {name: list(evaluation.references.get(name, ())) for name in groups}
-    thumbnails = Thumbnails(
-        evaluation.folder, len(pictures) + sum(map(len, photos.values())), budget
-    )
+    thumbnails = Thumbnails(evaluation.folder, len(images) + sum(map(len, photos.values())), budget)
     shown_photos = {
         name: [thumbnails.uri(file) for file in files] for name, files in photos.items()
     }
     # Samples of all models and prompts in turn: a page that is full lacks the last samples of all.
-    uris = {
-        each.file: thumbnails.uri(each.file) for each in sorted(pictures, key=lambda p: p.number)
-    }
+    uris = {each.file: thumbnails.uri(each.file) for each in sorted(images, key=lambda p: p.number)}
     subjects = [
         _subject(evaluation, name, results, place, uris, shown_photos[name])
         for place, (name, results) in enumerate(groups.items())
@@ -114,7 +110,7 @@ def _parts(evaluation: Evaluation, budget: int) -> dict[str, Any]:
     return {
         "version": __version__,
         "title": ", ".join(name for name in groups if name) or "Evaluation",
-        "lead": _lead(evaluation, pictures),
+        "lead": _lead(evaluation, images),
         "verdicts": _verdicts(evaluation),
         "settings": {
             str(key).replace("_", " "): _said(value) for key, value in evaluation.settings.items()
@@ -132,12 +128,12 @@ def _parts(evaluation: Evaluation, budget: int) -> dict[str, Any]:
     }
 
 
-def _lead(evaluation: Evaluation, pictures: Sequence[Measured]) -> str:
-    models, asked = len(evaluation.results), [each for each in pictures if each.question]
+def _lead(evaluation: Evaluation, images: Sequence[Measured]) -> str:
+    models, asked = len(evaluation.results), [each for each in images if each.question]
     prompts = len({(each.question.suite, each.question.text) for each in asked if each.question})
     return (
         f"{models} model{'' if models == 1 else 's'}, {prompts:,} prompts, "
-        f"{len(asked):,} pictures. Each model drew the same prompts from the same noise."
+        f"{len(asked):,} images. Each model drew the same prompts from the same noise."
     )
 
 
@@ -234,7 +230,7 @@ def _subject(
     scores = {result.model.name: result.scores for result in results}
     metrics = wording.metrics_of([*scores.values(), ceiling])
     prefix = f"s{place}-"
-    blocks = picture_blocks(results, uris, f"{prefix}p", of_class=False)
+    blocks = image_blocks(results, uris, f"{prefix}p", of_class=False)
     suites = list(dict.fromkeys(suite for result in results for suite in result.by_suite))
     groups = list(dict.fromkeys(group for result in results for group in result.by_group))
     return {
@@ -248,7 +244,7 @@ def _subject(
         "groups": _breakdown(groups, {r.model.name: r.by_group for r in results}),
         "extremes": extremes(blocks),
         "blocks": blocks,
-        "class_blocks": picture_blocks(results, uris, f"{prefix}c", of_class=True),
+        "class_blocks": image_blocks(results, uris, f"{prefix}c", of_class=True),
     }
 
 

@@ -1,4 +1,4 @@
-"""The prompts of the page: their pictures beside their scores, and which went best and worst.
+"""The prompts of the page: their images beside their scores, and which went best and worst.
 
 Knows what was measured; nothing of files or HTML.
 """
@@ -16,20 +16,20 @@ EXTREMES = 3
 """How many prompts are named best, and how many worst."""
 
 
-def picture_blocks(
+def image_blocks(
     results: Sequence[ModelResult],
     uris: Mapping[str, str | None],
     prefix: str,
     *,
     of_class: bool,
 ) -> list[dict[str, Any]]:
-    """A block a prompt: for each model its pictures, in the order of their samples.
+    """A block a prompt: for each model its images, in the order of their samples.
 
     Args:
         results: Of models with one subject; each has a cell in every block.
         uris: Thumbnails by file.
         prefix: Of the blocks' anchors.
-        of_class: Take pictures of other members of the class, and not those of questions.
+        of_class: Take images of other members of the class, and not those of questions.
     """
     prompts: dict[tuple[str, str], dict[str, list[Measured]]] = {}
     for result in results:
@@ -50,7 +50,7 @@ def picture_blocks(
             "group": _group(found),
             "text": list(found.values())[-1][0].prompt,
             "cells": [
-                _pictures(result.model.name, found.get(result.model.name, []), uris)
+                _images(result.model.name, found.get(result.model.name, []), uris)
                 for result in results
             ],
         }
@@ -59,12 +59,12 @@ def picture_blocks(
 
 
 def _group(found: Mapping[str, Sequence[Measured]]) -> str:
-    asked = (each.question for pictures in found.values() for each in pictures if each.question)
+    asked = (each.question for images in found.values() for each in images if each.question)
     return next((question.group for question in asked), "")
 
 
-def _pictures(
-    model: str, pictures: Sequence[Measured], uris: Mapping[str, str | None]
+def _images(
+    model: str, images: Sequence[Measured], uris: Mapping[str, str | None]
 ) -> dict[str, Any]:
     shots = [
         {
@@ -76,11 +76,11 @@ def _pictures(
                 if key in each.scores
             ],
         }
-        for each in sorted(pictures, key=lambda picture: picture.number)
+        for each in sorted(images, key=lambda image: image.number)
     ]
     means = {}
     for key in wording.BY_KEY:
-        values = [each.scores[key] for each in pictures if key in each.scores]
+        values = [each.scores[key] for each in images if key in each.scores]
         if values:
             means[key] = sum(values) / len(values)
     return {

@@ -1,4 +1,4 @@
-"""How different two pictures look: LPIPS, where torchmetrics and its backbone's weights are there.
+"""How different two images look: LPIPS, where torchmetrics and its backbone's weights are there.
 
 DreamBooth measures diversity by it. It is optional, because its backbone is no transformers model
 and is downloaded by torchvision; without it `measures.diversity` takes the structure encoder's
@@ -28,7 +28,7 @@ _SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class Lpips:
-    """Distances of pairs of pictures (https://arxiv.org/abs/1801.03924), backbone AlexNet.
+    """Distances of pairs of images (https://arxiv.org/abs/1801.03924), backbone AlexNet.
 
     Attributes:
         name: What it is, and the version of what computes it.
@@ -40,17 +40,15 @@ class Lpips:
         self._device = pick_device(device)
         self._net = metric.net.to(self._device).eval()
 
-    def distances(
-        self, pictures: Sequence[Image.Image], pairs: Sequence[tuple[int, int]]
-    ) -> Scores:
+    def distances(self, images: Sequence[Image.Image], pairs: Sequence[tuple[int, int]]) -> Scores:
         """The distance of each pair.
 
         Args:
-            pictures: All of one size, at least 64 pixels on each side.
+            images: All of one size, at least 64 pixels on each side.
             pairs: Places of those that are compared; of `measures.pairs_within`.
 
         Returns:
-            [P], from 0 for equal pictures to about 1.
+            [P], from 0 for equal images to about 1.
         """
         import torch
 
@@ -59,18 +57,18 @@ class Lpips:
             some = pairs[start : start + _BATCH]
             with torch.inference_mode():
                 values = self._net(
-                    self._pixels([pictures[first] for first, _ in some]),
-                    self._pixels([pictures[second] for _, second in some]),
+                    self._pixels([images[first] for first, _ in some]),
+                    self._pixels([images[second] for _, second in some]),
                     normalize=True,
                 )
             found += values.flatten().tolist()
         return np.array(found, dtype=np.float64)
 
-    def _pixels(self, pictures: Sequence[Image.Image]) -> Any:
+    def _pixels(self, images: Sequence[Image.Image]) -> Any:
         """Float32 [N, 3, H, W], 0 to 1."""
         import torch
 
-        rows = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+        rows = np.stack([np.asarray(image.convert("RGB")) for image in images])
         values = torch.from_numpy(rows).to(self._device)
         return values.permute(0, 3, 1, 2).float() / 255
 

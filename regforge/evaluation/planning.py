@@ -37,11 +37,11 @@ BASE = "base model"
 
 @dataclass(frozen=True)
 class Asked:
-    """A picture that is to be drawn and measured.
+    """An image that is to be drawn and measured.
 
     Attributes:
-        question: What is asked; None for a picture of another member of the class.
-        wanted: The picture.
+        question: What is asked; None for an image of another member of the class.
+        wanted: The image.
         says: The prompt without the identifier, which alignment is measured with: an encoder knows
             what an owl is, and not what `sks` is.
     """
@@ -58,7 +58,7 @@ class Row:
     Attributes:
         model: Which.
         subject: Who it is asked for.
-        folder: Of its pictures, relative to that of all pictures.
+        folder: Of its images, relative to that of all images.
         asked: In the order in which they are drawn.
     """
 
@@ -207,7 +207,7 @@ def guidance_for(
     if first is None or not others:
         return first, []
     return first, [
-        f"All pictures are drawn with guidance scale {first:g}; the recipe of {_listed(others)} "
+        f"All images are drawn with guidance scale {first:g}; the recipe of {_listed(others)} "
         "names another one."
     ]
 
@@ -219,11 +219,11 @@ def note_on_sizes(models: Sequence[PersonalizedModel], artist: Artist) -> Iterat
         shown = [f"{name} at {size or 'its own size'}" for size, name in sizes.items()]
         yield (
             f"Models draw at the size that they were trained at ({_listed(shown)}), so their "
-            "pictures do not come from the same noise."
+            "images do not come from the same noise."
         )
 
 
-# -------------------------------------------------------------------------------------- pictures
+# -------------------------------------------------------------------------------------- images
 
 
 def questions_for(
@@ -248,7 +248,7 @@ def questions_for(
     for name in _suites_of(model, kind, suites):
         questions = load_suite(name, kind)[:limit]
         suite = questions[0].suite
-        if suite in asked:  # their pictures and scores would be one benchmark's
+        if suite in asked:  # their images and scores would be one benchmark's
             raise EvaluationError(
                 f"Two benchmarks are called {suite}.", hint="Give one of the files another name."
             )
@@ -290,20 +290,20 @@ def row_of(
     class_samples: int,
     seed: int,
 ) -> Row:
-    """All pictures of one model.
+    """All images of one model.
 
-    The seed of a picture follows from that of the evaluation, from its prompt with the subject left
+    The seed of an image follows from that of the evaluation, from its prompt with the subject left
     open, and from its number; so all models are asked with the same noise, and can be compared
-    picture by picture.
+    image by image.
 
     Args:
         model: Which.
         noun: What prompts call the subject: `sks teapot`, or `teapot`.
         questions: What it is asked.
         class_questions: What it is asked of the class as a whole.
-        artist: Who draws; its settings decide which pictures that are there may be taken.
-        samples: Pictures of each prompt.
-        class_samples: Pictures of other members of the class, over all of `class_questions`.
+        artist: Who draws; its settings decide which images that are there may be taken.
+        samples: Images of each prompt.
+        class_samples: Images of other members of the class, over all of `class_questions`.
         seed: Of the evaluation.
     """
     subject = model.subject

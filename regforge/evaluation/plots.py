@@ -1,4 +1,4 @@
-"""Pictures of numbers: models in the plane of identity and alignment, bars, and curves.
+"""Images of numbers: models in the plane of identity and alignment, bars, and curves.
 
 Every plot has a white background and its own ink, so it reads the same on a light and on a dark
 page, at 800 pixels as well as in print; colours are those of M. Okabe and K. Ito, which people of

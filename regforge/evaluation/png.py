@@ -1,4 +1,4 @@
-"""The file of a drawn picture: a PNG that says what made it.
+"""The file of a drawn image: a PNG that says what made it.
 
 The chunk `regforge` says it as JSON, for us; `parameters` as web UIs write it, for image browsers.
 """
@@ -33,23 +33,23 @@ def is_made_from(path: Path, made_from: Mapping[str, Any]) -> bool:
 
 
 def read(path: Path) -> tuple[Image.Image, bool]:
-    """The picture, RGB, and whether a safety checker made it black."""
+    """The image, RGB, and whether a safety checker made it black."""
     with Image.open(path, formats=["PNG"]) as image:
         blacked_out = bool(json.loads(image.info[_CHUNK]).get(_BLACKED_OUT))
         return image.convert("RGB"), blacked_out
 
 
 def as_png(
-    picture: Image.Image,
+    image: Image.Image,
     made_from: Mapping[str, Any],
     parameters: Mapping[str, Any],
     *,
     blacked_out: bool,
 ) -> bytes:
-    """The file of a picture.
+    """The file of an image.
 
     Args:
-        picture: RGB.
+        image: RGB.
         made_from: What `is_made_from` is asked later, and more; has `prompt`.
         parameters: Name and value of what image browsers are to show.
         blacked_out: Whether a safety checker made it black.
@@ -60,5 +60,5 @@ def as_png(
     blacked = {_BLACKED_OUT: True} if blacked_out else {}
     chunks.add_text(_CHUNK, json.dumps({**made_from, **blacked}))
     out = io.BytesIO()
-    picture.save(out, "PNG", pnginfo=chunks, compress_level=_SPEED)
+    image.save(out, "PNG", pnginfo=chunks, compress_level=_SPEED)
     return out.getvalue()

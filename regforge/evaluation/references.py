@@ -1,4 +1,4 @@
-"""The photos that pictures are compared with: which they are, and whether they were trained on.
+"""The photos that images are compared with: which they are, and whether they were trained on.
 
 Reads a folder of photos and copies small ones for the page. Knows nothing about models or scores.
 """
@@ -24,7 +24,7 @@ SHOWN_SIZE = 256
 
 @dataclass(frozen=True)
 class References:
-    """What the pictures of one subject are compared with.
+    """What the images of one subject are compared with.
 
     Attributes:
         subject: Whose photos they are.
@@ -38,15 +38,15 @@ class References:
     held_out: bool
     notes: Sequence[str]
 
-    def pictures(self) -> Iterator[Image.Image]:
+    def images(self) -> Iterator[Image.Image]:
         """The photos one after the other, RGB, turned the way a viewer shows them."""
         return (plain(decode(path.read_bytes())) for path in self.photos)
 
     def thumbnails(self) -> Iterator[Image.Image]:
         """The same, small."""
-        for picture in self.pictures():
-            picture.thumbnail((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.LANCZOS)
-            yield picture
+        for image in self.images():
+            image.thumbnail((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.LANCZOS)
+            yield image
 
     def copy_small(self, folder: Path) -> list[Path]:
         """Write small copies for the page, and return them in order.
@@ -55,9 +55,9 @@ class References:
             StorageError: The folder cannot be written.
         """
         made = []
-        for number, picture in enumerate(self.thumbnails()):
+        for number, image in enumerate(self.thumbnails()):
             made.append(folder / f"{number:02d}.webp")
-            write_atomically(made[-1], as_webp(picture))
+            write_atomically(made[-1], as_webp(image))
         return made
 
 
@@ -148,7 +148,7 @@ def _trained_photos(subject: Subject, notes: Sequence[str]) -> References:
         gone = next((note for note in notes if note.startswith("The photos of the subject")), None)
         raise EvaluationError(
             gone or f"Nothing says where there are photos of {name_of(subject)}.",
-            hint="Pictures are compared with them. Name their folder with --subject, or with "
+            hint="Images are compared with them. Name their folder with --subject, or with "
             "--references if those photos were not trained on.",
         )
     distinct, remarks = _distinct(subject.images)
@@ -192,8 +192,8 @@ def _distinct(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return distinct, notes
 
 
-def _pixels(picture: Image.Image) -> str:
-    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+def _pixels(image: Image.Image) -> str:
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:

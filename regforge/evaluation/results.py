@@ -47,8 +47,8 @@ class ModelResult:
 
     Attributes:
         model: Which.
-        measured: Its pictures and their scores.
-        scores: By `Metric.key`, over all pictures.
+        measured: Its images and their scores.
+        scores: By `Metric.key`, over all images.
         by_suite: Likewise for each benchmark; by suite, then `Metric.key`.
         by_group: Likewise for each group of questions; by `suite/group`, then `Metric.key`.
     """
@@ -67,7 +67,7 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models with the same subject, picture by picture.
+    """Two models with the same subject, image by image.
 
     Attributes:
         first: Name of a model.
@@ -88,7 +88,7 @@ class Evaluation:
     """What `evaluate` made.
 
     Attributes:
-        folder: Where pictures, `evaluation.json` and `report.html` lie.
+        folder: Where images, `evaluation.json` and `report.html` lie.
         settings: What was asked for: samples, seed, steps, guidance scale, suites, encoders.
         references: Subject's class noun and identifier -> files of its reference photos, relative
             to the folder; the photos it was trained on unless `held_out`.
@@ -187,7 +187,7 @@ class Evaluation:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EvaluationError(
                 f"{file} is not an evaluation that regforge wrote ({error!r}).",
-                hint="Evaluate again; pictures that are there are not drawn again.",
+                hint="Evaluate again; images that are there are not drawn again.",
             ) from error
 
     def _compared(self) -> list[str]:
@@ -228,16 +228,16 @@ def summarize(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> ModelResult:
-    """Means and intervals over the pictures of a model, resampled by prompt.
+    """Means and intervals over the images of a model, resampled by prompt.
 
-    `pres` is taken from pictures of other members of the class (those without a question), all
-    other metrics from pictures of questions. `div` is a score of each picture: its mean distance to
-    the other pictures of its prompt; the mean over a prompt's pictures is then the mean over its
+    `pres` is taken from images of other members of the class (those without a question), all
+    other metrics from images of questions. `div` is a score of each image: its mean distance to
+    the other images of its prompt; the mean over a prompt's images is then the mean over its
     pairs. A score that is not there, or not finite, was not measured and is left out.
 
     Args:
         model: Which.
-        measured: Its pictures.
+        measured: Its images.
         seed: Of the bootstrap.
         resamples: Of the bootstrap.
     """
@@ -245,8 +245,8 @@ def summarize(
     suites = dict.fromkeys(question.suite for question in questions)
     groups = dict.fromkeys((each.suite, each.group) for each in questions if each.group)
 
-    def scores(pictures: Iterable[Measured]) -> dict[str, Interval]:
-        return _scores(list(pictures), seed, resamples)
+    def scores(images: Iterable[Measured]) -> dict[str, Interval]:
+        return _scores(list(images), seed, resamples)
 
     return ModelResult(
         model=model,
@@ -274,7 +274,7 @@ def compare(
 ) -> list[Comparison]:
     """Each model with each one before it that knows the same subject, by every metric of both.
 
-    Pictures are paired by question and sample, so models with other identifiers can be compared;
+    Images are paired by question and sample, so models with other identifiers can be compared;
     what only one of the two has is left out.
 
     Args:
@@ -287,7 +287,7 @@ def compare(
         if not _same_subject(first.model.subject, second.model.subject):
             continue
         for metric in METRICS:
-            before, after = _by_picture(first, metric), _by_picture(second, metric)
+            before, after = _by_image(first, metric), _by_image(second, metric)
             both = [key for key in before if key in after]
             if not both:
                 continue
@@ -302,10 +302,10 @@ def compare(
     return found
 
 
-def _scores(pictures: Sequence[Measured], seed: int, resamples: int) -> dict[str, Interval]:
+def _scores(images: Sequence[Measured], seed: int, resamples: int) -> dict[str, Interval]:
     found = {}
     for metric in METRICS:
-        had = [(each, value) for each in pictures if (value := _score(each, metric)) is not None]
+        had = [(each, value) for each in images if (value := _score(each, metric)) is not None]
         if had:
             values, prompts = [value for _, value in had], [each.prompt for each, _ in had]
             mean = interval(values, prompts, seed=seed, resamples=resamples)
@@ -323,16 +323,16 @@ def _same_subject(first: Subject | None, second: Subject | None) -> bool:
     return by_photos or name_of(first) == name_of(second)
 
 
-def _score(picture: Measured, metric: Metric) -> float | None:
-    """What the picture says of the metric, if it is one that is to say something of it."""
-    value = picture.scores.get(metric.key)
-    of_class = picture.question is None
+def _score(image: Measured, metric: Metric) -> float | None:
+    """What the image says of the metric, if it is one that is to say something of it."""
+    value = image.scores.get(metric.key)
+    of_class = image.question is None
     if value is None or not math.isfinite(value) or of_class != (metric.key == "pres"):
         return None
     return value
 
 
-def _by_picture(result: ModelResult, metric: Metric) -> dict[tuple[str, str, int], float]:
+def _by_image(result: ModelResult, metric: Metric) -> dict[tuple[str, str, int], float]:
     """Scores by what is the same in all models: suite, question and number of the sample."""
     found = {}
     for each in result.measured:
@@ -353,11 +353,11 @@ def _result_as_dict(result: ModelResult) -> dict[str, Any]:
     del model["where"]
     parts: dict[str, Any] = _plain({**model, **vars(result)})
     del parts["model"], parts["measured"]
-    for picture in (pictures := _plain([vars(each) for each in result.measured])):
+    for image in (images := _plain([vars(each) for each in result.measured])):
         # One that is not finite was not measured.
-        scores = picture["scores"].items()
-        picture["scores"] = {key: value for key, value in sorted(scores) if value is not None}
-    return {**parts, "pictures": pictures}
+        scores = image["scores"].items()
+        image["scores"] = {key: value for key, value in sorted(scores) if value is not None}
+    return {**parts, "images": images}
 
 
 def _plain(value: Any) -> Any:
@@ -388,7 +388,7 @@ def _evaluation(found: Mapping[str, Any], folder: Path) -> Evaluation:
         results=[
             ModelResult(
                 model=_read(PersonalizedModel, each),
-                measured=_read(list[Measured], each["pictures"]),
+                measured=_read(list[Measured], each["images"]),
                 scores=_read(Scores, each["scores"]),
                 by_suite=_read(dict[str, Scores], each["by_suite"]),
                 by_group=_read(dict[str, Scores], each["by_group"]),

@@ -1,7 +1,7 @@
 """An evaluation from models to a page: draws, measures, sums up, writes.
 
-    OUT/pictures/<model>-<digest>/...   what was drawn, with what made it written into each file
-    OUT/references/<subject>/...        small copies of the photos that pictures are compared with
+    OUT/images/<model>-<digest>/...   what was drawn, with what made it written into each file
+    OUT/references/<subject>/...        small copies of the photos that images are compared with
     OUT/evaluation.json                 all scores
     OUT/report.html  summary.png        for people
     OUT/state.json                      whose folder it is
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from regforge.evaluation.measuring import Gauge, Known
 
 SAMPLES = 4
-"""Pictures of each prompt, as DreamBench has it."""
+"""Images of each prompt, as DreamBench has it."""
 
 _CLASS_SAMPLES = 8  # times the samples of a prompt
 _MOST = 10_000  # of anything that is counted here
-_ENOUGH = 40  # pictures that say how long one takes, though the first batch is not counted
+_ENOUGH = 40  # images that say how long one takes, though the first batch is not counted
 
 
 def evaluate(
@@ -79,7 +79,7 @@ def evaluate(
     fresh: bool = False,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Draw the same prompts with the same seeds from each model, and measure the pictures.
+    """Draw the same prompts with the same seeds from each model, and measure the images.
 
     Killed at any instant, it loses the batch in flight; called again, it goes on, and ends with
     the same numbers. More models, samples or prompts can be asked for later in the same folder.
@@ -88,24 +88,24 @@ def evaluate(
         models: Training runs, LoRAs, pipelines; see `open_model`.
         out: The evaluation's folder; `evaluations/<names>` if left out.
         subject: Whose photos, where the models do not say; as `open_model` takes it.
-        references: Folder of photos of the subject that were not trained on; pictures are compared
+        references: Folder of photos of the subject that were not trained on; images are compared
             with those then, and not with the ones that were.
         suites: Benchmarks, by name or file; what is usual for model and subject if left out.
-        samples: Pictures of each prompt; DreamBench has 4.
-        class_samples: Pictures of other members of the class, over all the prompts that ask for
+        samples: Images of each prompt; DreamBench has 4.
+        class_samples: Images of other members of the class, over all the prompts that ask for
             it; 8 times `samples` if left out.
-        seed: What the noise of all pictures follows from.
+        seed: What the noise of all images follows from.
         steps: Denoising steps.
         guidance_scale: Of all models; that of the first one's recipe if left out.
         base_model: What LoRAs were trained on, where nothing says it, or another place of it.
         structure: Encoder for DINO, a transformers name or folder; by the base model if left out.
         alignment: Encoder for CLIP-I and CLIP-T, likewise.
         lettering: Whether text fidelity is measured, where the subject has writing on it; reading
-            a picture takes about as long as drawing a small one.
+            an image takes about as long as drawing a small one.
         with_base: Whether the base model is measured too, as the row where things start.
         snapshots: Whether each snapshot of a run is a model of its own.
         device: Where to compute; the best there is if left out.
-        batch_size: Pictures at a time; as many as memory suffices for if left out.
+        batch_size: Images at a time; as many as memory suffices for if left out.
         limit: Only the first so many prompts of each benchmark, for a quick look.
         fresh: Delete what an earlier evaluation made in the folder.
         reporter: Where progress goes; standard error by default.
@@ -114,7 +114,7 @@ def evaluate(
         What was found; `report.html` and `evaluation.json` lie in its folder.
 
     Raises:
-        KeyboardInterrupt: Somebody asked to stop; the pictures drawn so far are kept.
+        KeyboardInterrupt: Somebody asked to stop; the images drawn so far are kept.
         RegforgeError: Something the user can put right; the message says what.
     """
     from regforge.evaluation.encoders import default_encoders
@@ -166,7 +166,7 @@ def evaluate(
             {row.model.name: row.model.where or row.model.base for row in rows},
             {**settings, "references": compared_with},
             fresh=fresh,
-            unchanged=[row.model.name for row in rows if (folder.pictures / row.folder).is_dir()],
+            unchanged=[row.model.name for row in rows if (folder.images / row.folder).is_dir()],
         )
         notes += remarks
         session = _Session(folder, rows, photos, artist, gauge, settings, reporter, notes=notes)
@@ -192,7 +192,7 @@ class _Session:
     notes: list[str] = field(default_factory=list)
     drawing: float = 0.0
     measuring: float = 0.0
-    _loading: float = 0.0  # until the first picture: the model was loaded in it
+    _loading: float = 0.0  # until the first image: the model was loaded in it
 
     def run(self) -> Evaluation:
         gauge = self.gauge
@@ -233,7 +233,7 @@ class _Session:
         total = sum(len(row.asked) for row in self.rows)
         each = len(self.rows[-1].asked)
         models = f"{len(self.rows)} models" if len(self.rows) > 1 else "one model"
-        text = f"{total:,} pictures of {models}, {each:,} of each"
+        text = f"{total:,} images of {models}, {each:,} of each"
         if missing < total:
             text += f"; {total - missing:,} are there already"
         seconds = self._seconds_each()
@@ -245,9 +245,9 @@ class _Session:
         """Draw and measure one model."""
         total, before = len(row.asked), len(self._missing(row))
         spent = self.drawing
-        folder = self.folder.pictures / row.folder
+        folder = self.folder.images / row.folder
         with (
-            self.reporter.task(row.model.name, total, "pictures") as task,
+            self.reporter.task(row.model.name, total, "images") as task,
             self.artist.using(row.model) as pen,
         ):
             drawn = pen.draw([each.wanted for each in row.asked], folder=folder, task=task)
@@ -257,7 +257,7 @@ class _Session:
         return summarize(row.model, measured, seed=int(self.settings["seed"]))
 
     def _timed(self, row: Row, drawn: Iterator[Drawn]) -> Iterator[Drawn]:
-        """The same pictures; how long they took is counted, and notes on them are kept.
+        """The same images; how long they took is counted, and notes on them are kept.
 
         What the artist notes while it draws would else be lost to a session that goes on.
         """
@@ -280,22 +280,22 @@ class _Session:
         self.folder.remember(notes=kept)
 
     def _missing(self, row: Row) -> list[str]:
-        folder = self.folder.pictures / row.folder
+        folder = self.folder.images / row.folder
         files = (str(each.wanted.file) for each in row.asked)
         return [file for file in files if not (folder / file).is_file()]
 
     # ------------------------------------------------------------------------------------- speed
 
     def _seconds_each(self) -> float | None:
-        """What a picture took on this machine the last time; None if nobody knows."""
+        """What an image took on this machine the last time; None if nobody knows."""
         from regforge.forge.speeds import seconds_per_image
 
         return seconds_per_image(self._as_render())
 
-    def _remember_speed(self, pictures: int, seconds: float) -> None:
+    def _remember_speed(self, images: int, seconds: float) -> None:
         from regforge.forge.speeds import remember
 
-        remember(self._as_render(), pictures, seconds)
+        remember(self._as_render(), images, seconds)
 
     def _as_render(self) -> Any:
         from regforge.recipe import Render
@@ -362,11 +362,11 @@ def _on_the_protocol(settings: Mapping[str, Any], photos: Iterable[References]) 
         )
         yield f"A quick look: only the first {some} asked. Leave out --limit for all."
     if settings["samples"] != SAMPLES:
-        count = "1 picture" if settings["samples"] == 1 else f"{settings['samples']} pictures"
+        count = "1 image" if settings["samples"] == 1 else f"{settings['samples']} images"
         yield f"{count} of each prompt; DreamBench draws {SAMPLES}."
     if not any(each.held_out for each in photos):
         yield (
-            "Pictures are compared with the photos that were trained on, as in DreamBench; a model "
+            "Images are compared with the photos that were trained on, as in DreamBench; a model "
             "that copies them scores high. --references compares with photos it has not seen."
         )
 

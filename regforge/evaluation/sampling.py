@@ -1,9 +1,9 @@
-"""Pictures to look at: a few prompts, some samples of each, and a grid of them all.
+"""Images to look at: a few prompts, some samples of each, and a grid of them all.
 
     DIR/001.png 002.png ...     each with its prompt, seed and weights written into it
     DIR/base/001.png ...        the same prompts and seeds, drawn by the untouched base model
     DIR/grid.png                all of them, with captions
-    DIR/samples.json            what was asked for, and which picture is which
+    DIR/samples.json            what was asked for, and which image is which
 
 The same request finds what is there and draws what is missing; another one gets a folder of its
 own. Knows prompts and folders; `drawing` draws and `grid` lays out.
@@ -37,7 +37,7 @@ _MOST_SHOWN = 400  # tiles of a grid; more would be gigabytes in memory, and nob
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture.
+    """One image.
 
     Attributes:
         file: Relative to the folder of the samples.
@@ -61,18 +61,18 @@ class Samples:
     Attributes:
         folder: Where it lies.
         model: Which model drew.
-        pictures: In order of prompts and samples; those of the base model last.
+        images: In order of prompts and samples; those of the base model last.
         notes: What people should know about them, a sentence each.
     """
 
     folder: Path
     model: PersonalizedModel
-    pictures: Sequence[Sample]
+    images: Sequence[Sample]
     notes: Sequence[str] = ()
 
     @property
     def grid(self) -> Path:
-        """All of them in one picture."""
+        """All of them in one image."""
         return self.folder / GRID
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,20 +84,20 @@ class Samples:
             "where": self.model.where,
             "base_model": self.model.base,
             "weights": self.model.digest,
-            "pictures": [asdict(each) for each in self.pictures],
+            "images": [asdict(each) for each in self.images],
             "notes": list(self.notes),
         }
 
     def as_text(self) -> str:
         """For people."""
-        own = [each for each in self.pictures if each.model == self.model.name]
+        own = [each for each in self.images if each.model == self.model.name]
         prompts = list(dict.fromkeys(each.prompt for each in own))
         what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
-        beside = len(self.pictures) - len(own)
-        count = "1 picture" if len(own) == 1 else f"{len(own)} pictures"
+        beside = len(self.images) - len(own)
+        count = "1 image" if len(own) == 1 else f"{len(own)} images"
         lines = [f"{count} of {what}" + f", and {beside} by the base model" * bool(beside)]
         lines.append(f"grid      {_short(self.grid)}")
-        lines.append(f"pictures  {_short(self.folder)}")
+        lines.append(f"images  {_short(self.folder)}")
         return "\n".join(lines)
 
 
@@ -126,7 +126,7 @@ def sample(
     batch_size: int | None = None,
     reporter: Reporter | None = None,
 ) -> Samples:
-    """Draw prompts with a model, and lay the pictures out in a grid.
+    """Draw prompts with a model, and lay the images out in a grid.
 
     Killed at any instant, it loses the batch in flight; called again, it goes on.
 
@@ -134,7 +134,7 @@ def sample(
         model: What to draw with; see `open_model`.
         prompts: What to draw; `{}` stands for the identifier and class noun. The prompts of the
             model's own validation if left out.
-        count: Pictures of each prompt.
+        count: Images of each prompt.
         out: The folder to write to; a new one in `samples/` beside the model if left out.
         base: The base model, where nothing says it.
         seed: All noise follows from it and from the prompts.
@@ -144,7 +144,7 @@ def sample(
         beside_base: Draw the same with the base model too, without the identifier.
         device: `cuda`, `cpu`, ...; the best there is if left out.
         dtype: `float32`, `float16` or `bfloat16`; the best for the device if left out.
-        batch_size: Pictures at a time; as many as memory suffices for if left out.
+        batch_size: Images at a time; as many as memory suffices for if left out.
         reporter: Where progress goes; standard error by default.
 
     Raises:
@@ -156,7 +156,7 @@ def sample(
         model = open_model(model, base=base)
     reporter = reporter or Reporter()
     if not 1 <= count <= _MOST:
-        raise EvaluationError(f"{count} pictures of each prompt? It can be 1 to {_MOST:,}.")
+        raise EvaluationError(f"{count} images of each prompt? It can be 1 to {_MOST:,}.")
     asked = _asked(model, prompts)
     below = base_of(model) if beside_base else None
     if below is not None and below.name == model.name:
@@ -188,7 +188,7 @@ def sample(
         rows_shown = len(asked) * (1 if below is None else 2)
         shown = min(count, max(1, _MOST_SHOWN // rows_shown))
         drawing = _Drawing(artist, folder, asked, count, seed, shown)
-        with reporter.task("drawing", drawing.total(below), "pictures") as task:
+        with reporter.task("drawing", drawing.total(below), "images") as task:
             rows = [drawing.rows(model, task)]
             if below is not None:
                 rows.append(drawing.rows(below, task, base=True))
@@ -205,7 +205,7 @@ def sample(
         out_bytes = io.BytesIO()
         grid.save(out_bytes, "PNG")
         write_atomically(folder / GRID, out_bytes.getvalue())
-        made = Samples(folder, model, drawing.pictures, (*notes, *artist.notes))
+        made = Samples(folder, model, drawing.images, (*notes, *artist.notes))
         write_atomically(folder / REQUEST, _json({"request": request, **made.as_dict()}))
     return made
 
@@ -226,7 +226,7 @@ class _Drawing:
         seed: int,
         shown: int,
     ) -> None:
-        self.pictures: list[Sample] = []
+        self.images: list[Sample] = []
         self._artist = artist
         self._folder = folder
         self._asked = asked
@@ -238,7 +238,7 @@ class _Drawing:
         return len(self._asked) * self._count * (1 if base is None else 2)
 
     def rows(self, model: PersonalizedModel, task: Task, *, base: bool = False) -> list[Row]:
-        """A row of small pictures for each prompt."""
+        """A row of small images for each prompt."""
         rows = [
             Row(f"{model.name}: {each.base_prompt}" if base else "", []) for each in self._asked
         ]
@@ -247,9 +247,9 @@ class _Drawing:
             for place, each in enumerate(drawn):
                 tiles = rows[place // self._count].tiles
                 if len(tiles) < self._shown:
-                    tiles.append(tile_of(each.picture))
+                    tiles.append(tile_of(each.image))
                 wanted = each.wanted
-                self.pictures.append(
+                self.images.append(
                     Sample(str(wanted.file), wanted.prompt, wanted.number, wanted.seed, model.name)
                 )
         return rows

@@ -1,9 +1,9 @@
 """How sure a mean is: a seeded bootstrap that knows which values are alike.
 
-Pictures of one prompt are alike, and so are runs on one subject. Such values come in clusters, and
+Images of one prompt are alike, and so are runs on one subject. Such values come in clusters, and
 many values of few clusters say less than their number suggests. What is resampled here is
 therefore whole clusters: the outermost units of which there is more than one, each with all that is
-in it. Resampling the pictures of a prompt once more would count their scatter twice, because the
+in it. Resampling the images of a prompt once more would count their scatter twice, because the
 means of the prompts already have it (A. C. Davison, D. V. Hinkley, Bootstrap Methods and their
 Application, 1997, section 3.8).
 
@@ -14,7 +14,7 @@ that is 7 percent, for 4 subjects almost double. In simulations with 3 to 25 clu
 values the 95 percent interval held the truth in 91 to 97 percent of cases; plain percentiles of
 clusters in 74 to 95, of values in 59 to 95 (tests/evaluation/test_statistics.py has some of them).
 
-Knows arrays and clusters; nothing of pictures or models.
+Knows arrays and clusters; nothing of images or models.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def interval(
             the outermost to the innermost: `("teapot", 3)` for subject and training seed. Tuples of
             one call have one length. The outermost units of which there is more than one are
             resampled. With one cluster only the values themselves are: the interval then says what
-            more pictures of this prompt would show, and nothing about other prompts.
+            more images of this prompt would show, and nothing about other prompts.
         confidence: Share of such intervals that are to hold the truth.
         resamples: How often to draw.
         seed: Of the draws; the same call gives the same interval.

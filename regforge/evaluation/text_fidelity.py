@@ -1,6 +1,6 @@
 """Whether the writing on a subject is still there: optical character recognition before and after.
 
-What several reference photos agree on is the lexicon; a picture scores by how well its own
+What several reference photos agree on is the lexicon; an image scores by how well its own
 writing matches it. Reads with RapidOCR, whose models are inside its package: nothing is downloaded.
 Where that is not installed, or the subject carries no writing, there is no score.
 """
@@ -60,7 +60,7 @@ class Lettering:
         """Read the reference photos.
 
         Args:
-            references: Pictures of any size, at least `AGREEING` of them.
+            references: Images of any size, at least `AGREEING` of them.
         """
         self.lexicon: tuple[str, ...] = ()
         self.notes: list[str] = []
@@ -72,25 +72,25 @@ class Lettering:
             return
         shown = Counter(
             text
-            for picture in references
-            for text in {line.text for line in read(picture) if line.confidence >= CONFIDENCE}
+            for image in references
+            for text in {line.text for line in read(image) if line.confidence >= CONFIDENCE}
         )
         self.lexicon = tuple(sorted(text for text, times in shown.items() if times >= AGREEING))
 
-    def score(self, pictures: Iterable[Image.Image]) -> list[float | None]:
-        """How much of the lexicon each picture shows.
+    def score(self, images: Iterable[Image.Image]) -> list[float | None]:
+        """How much of the lexicon each image shows.
 
         Returns:
-            One a picture, 0 to 1: for each string of the lexicon the similarity of whatever was
-            read in the picture that is nearest to it, weighted by its length. None if the lexicon
+            One an image, 0 to 1: for each string of the lexicon the similarity of whatever was
+            read in the image that is nearest to it, weighted by its length. None if the lexicon
             is empty.
         """
         if not self.lexicon:
-            return [None for _ in pictures]
-        return [self.score_of([line.text for line in read(picture)]) for picture in pictures]
+            return [None for _ in images]
+        return [self.score_of([line.text for line in read(image)]) for image in images]
 
     def score_of(self, texts: Sequence[str]) -> float:
-        """The score of a picture in which these strings were read, 0 to 1."""
+        """The score of an image in which these strings were read, 0 to 1."""
         total = sum(map(len, self.lexicon))
         return (
             sum(
@@ -101,15 +101,15 @@ class Lettering:
         )
 
 
-def read(picture: Image.Image) -> list[Line]:
-    """All writing in a picture, strings of at least two letters or digits.
+def read(image: Image.Image) -> list[Line]:
+    """All writing in an image, strings of at least two letters or digits.
 
-    Small pictures are enlarged, four times at most.
+    Small images are enlarged, four times at most.
     """
     run = _reader().run
     if run is None:
         return []
-    found = run(_pixels(picture))
+    found = run(_pixels(image))
     lines = zip(found.txts or (), found.scores or (), strict=True)
     kept = (Line(folded(text), float(sure)) for text, sure in lines)
     return [line for line in kept if len(line.text) >= _SHORTEST]
@@ -138,14 +138,14 @@ def _edits(first: str, second: str) -> int:
     return row[-1]
 
 
-def _pixels(picture: Image.Image) -> np.ndarray[Any, Any]:
+def _pixels(image: Image.Image) -> np.ndarray[Any, Any]:
     """Uint8 [H, W, 3], blue first, as the reader takes it."""
-    picture = picture.convert("RGB")
-    larger = min(_MOST_ENLARGED, _SIDE / min(picture.size))
+    image = image.convert("RGB")
+    larger = min(_MOST_ENLARGED, _SIDE / min(image.size))
     if larger > 1:
-        size = (round(picture.width * larger), round(picture.height * larger))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    return np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
+        size = (round(image.width * larger), round(image.height * larger))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    return np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
 
 
 @dataclass(frozen=True)

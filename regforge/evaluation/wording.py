@@ -27,7 +27,7 @@ _WINS = {
     "dino": "looks more like the subject",
     "clip_i": "looks more like the subject",
     "clip_t": "follows prompts better",
-    "matched": "draws pictures that fit their own prompt best more often",
+    "matched": "draws images that fit their own prompt best more often",
     "pres": "keeps the rest of the class apart from the subject better",
     "div": "varies more",
     "text": "keeps the writing on the subject better",

@@ -76,14 +76,14 @@ class AiToolkit:
         )
 
     def read(self, out: Path, root: PurePath) -> Iterator[Seen]:
-        """The pictures of each dataset, with the captions of their text files."""
+        """The images of each dataset, with the captions of their text files."""
         where = out / JOB
         for dataset in _datasets(where):
             resolutions = dataset["resolution"]
             passes = len(resolutions) if isinstance(resolutions, list) else 1
             folder = out / common.below(dataset["folder_path"], root, where)
             required = folder.name != SUBJECT
-            for path in common.pictures_in(folder, _SUFFIXES, required=required, recursive=True):
+            for path in common.images_in(folder, _SUFFIXES, required=required, recursive=True):
                 if path.name.startswith(".") or path.parent.name == "_controls":
                     continue
                 yield Seen(
@@ -171,21 +171,21 @@ def _architecture(material: Material) -> str:
 
 
 def _notes(material: Material) -> list[str]:
-    count = len(material.pictures)
+    count = len(material.images)
     notes = [
-        f"ai-toolkit uses {common.every(count, 'regularization picture')}, each with its own "
+        f"ai-toolkit uses {common.every(count, 'regularization image')}, each with its own "
         "caption: every second step takes the next one at random, however many there are, except "
         f"steps on which it saves or samples. The {2 * common.PAIRS:,} steps of the job show "
         f"{common.shown(count)}. num_repeats does not change that share.",
         f"The loss of those steps is multiplied by reg_weight, {material.prior_weight:g}; the "
-        'target is the picture. With "prior_reg: true" in the dataset the target would be what '
+        'target is the image. With "prior_reg: true" in the dataset the target would be what '
         "the base model predicts for it.",
         "In captions it puts a space after every comma, so 'red, round' is trained as 'red,  "
         "round' and '1,000' as '1, 000'. Most text encoders see no difference in double spaces.",
         "Leave trigger_word out: the photos' captions name the subject already. It would not be "
         "added to the regularization captions.",
-        "It keeps latents and image sizes in the folders of the pictures (_latent_cache, "
-        ".aitk_size.json). A picture that cannot be opened is skipped with a line on the terminal.",
+        "It keeps latents and image sizes in the folders of the images (_latent_cache, "
+        ".aitk_size.json). An image that cannot be opened is skipped with a line on the terminal.",
     ]
     if family_of(material.base_model) is None:
         notes.append(
@@ -256,16 +256,16 @@ def _see_that_nothing_is_ignored(dataset: Any, where: Path) -> None:
         raise ExportError(f"{name} has no resolution: ai-toolkit would train at 512.")
 
 
-def _caption(picture: Path, extension: str) -> str:
-    """The caption of a picture, but for the spaces after commas, which no trainer's reader keeps.
+def _caption(image: Path, extension: str) -> str:
+    """The caption of an image, but for the spaces after commas, which no trainer's reader keeps.
 
     Raises:
         ExportError: More than those spaces would be lost.
     """
-    file = picture.with_suffix(f".{extension.removeprefix('.')}")
+    file = image.with_suffix(f".{extension.removeprefix('.')}")
     caption = common.text_of(file)
     if not caption.strip():
-        raise ExportError(f"{file} is empty: the picture would be trained without a caption.")
+        raise ExportError(f"{file} is empty: the image would be trained without a caption.")
     if "".join(trained(caption).split()) != "".join(caption.split()):
         raise ExportError(f"{file}: ai-toolkit would train {trained(caption)!r} instead.")
     return caption.strip()

@@ -15,11 +15,11 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufeff]")  # U+FEFF at the start would
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of the pictures that are exported.
+    """Captions of the images that are exported.
 
     Attributes:
-        texts: In the order of the pictures.
-        missing: How many pictures had none and got the class caption.
+        texts: In the order of the images.
+        missing: How many images had none and got the class caption.
         tidied: How many had line breaks, tabs or double spaces.
     """
 
@@ -39,7 +39,7 @@ def class_caption(class_noun: str) -> str:
 
 
 def tidy_captions(captions: Sequence[str | None], class_noun: str) -> Captions:
-    """The captions of some pictures, each one line and none empty."""
+    """The captions of some images, each one line and none empty."""
     fallback = class_caption(class_noun)
     tidied = [tidy(caption or "") for caption in captions]
     changed = sum(bool(new) and new != old for new, old in zip(tidied, captions, strict=True))
@@ -51,7 +51,7 @@ def refuse_what_is_lost(captions: Sequence[tuple[str, str]], trainers: Sequence[
     """See that each trainer can keep each caption.
 
     Args:
-        captions: (the picture's id, its caption).
+        captions: (the image's id, its caption).
         trainers: Those that will read them.
 
     Raises:
@@ -74,7 +74,7 @@ def refuse_what_is_lost(captions: Sequence[tuple[str, str]], trainers: Sequence[
             count = f"{len(refused):,} caption{'s' * (len(refused) > 1)}"
             raise ExportError(
                 "\n".join([f"{title} could not keep {count}:", *shown, *more]),
-                hint="Change these captions, or leave these pictures out.",
+                hint="Change these captions, or leave these images out.",
             )
 
 

@@ -1,6 +1,6 @@
 """Reads an export back and compares it with the dataset.
 
-First the files themselves: each picture of the layout with its size and caption, each link, each
+First the files themselves: each image of the layout with its size and caption, each link, each
 tar file, each configuration. Then what the trainer makes of them, as its module reads it. Only
 reads; knows no trainer.
 """
@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from regforge.export.common import some
-from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Picture, Plan, Trainer
+from regforge.export.interface import (
+    IMAGES,
+    SUBJECT,
+    ExportedImage,
+    ExportError,
+    Material,
+    Plan,
+    Trainer,
+)
 from regforge.export.layout import METADATA, same_content, shard_members
 from regforge.image_files import BrokenImage, decode, oddities, patient
 from regforge.progress import Task
@@ -30,19 +38,19 @@ class Checked:
     """What the check of one trainer's files found.
 
     Attributes:
-        pictures: How many regularization pictures were compared.
+        images: How many regularization images were compared.
         photos: How many photos of the subject.
         differences: What is not as it should be, a line each.
     """
 
-    pictures: int
+    images: int
     photos: int
     differences: Sequence[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
         return {
-            "pictures": self.pictures,
+            "images": self.images,
             "photos": self.photos,
             "differences": list(self.differences),
         }
@@ -51,8 +59,8 @@ class Checked:
         """One line if all is well, else a line for each of the first differences."""
         if not self.differences:
             photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
-            pictures = some(self.pictures, "picture")
-            return f"checked: {pictures}{photos}, captions and sizes equal"
+            images = some(self.images, "image")
+            return f"checked: {images}{photos}, captions and sizes equal"
         count = len(self.differences)
         lines = [f"checked: {some(count, 'difference')}"]
         lines += [f"  {line}" for line in self.differences[:_SHOWN]]
@@ -61,17 +69,17 @@ class Checked:
 
 
 def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> list[str]:
-    """Compare the pictures, photos and metadata that all trainers share.
+    """Compare the images, photos and metadata that all trainers share.
 
     Args:
         material: What was exported.
         digests: SHA-256 of the further files, by their path below the folder.
-        task: Advanced by one for each picture.
+        task: Advanced by one for each image.
     """
     found = [*_changed(material.out, digests)]
     with ThreadPoolExecutor() as pool, patient():
-        for folder, pictures in ((IMAGES, material.pictures), (SUBJECT, material.photos)):
-            for differences in pool.map(partial(_picture, material.out, folder), pictures):
+        for folder, images in ((IMAGES, material.images), (SUBJECT, material.photos)):
+            for differences in pool.map(partial(_image, material.out, folder), images):
                 found += differences
                 task.advance()
     return found
@@ -94,19 +102,19 @@ def check_export(
         found += _seen(trainer, material, plan)
     except ExportError as error:
         found.append(f"{trainer.title} would refuse it: {error}")
-    return Checked(len(material.pictures), len(material.photos), list(dict.fromkeys(found)))
+    return Checked(len(material.images), len(material.photos), list(dict.fromkeys(found)))
 
 
 # ---------------------------------------------------------------------------------------- files
 
 
-def _picture(out: Path, folder: str, picture: Picture) -> list[str]:
-    return list(_differences(out / folder / picture.name, folder, picture))
+def _image(out: Path, folder: str, image: ExportedImage) -> list[str]:
+    return list(_differences(out / folder / image.name, folder, image))
 
 
-def _differences(path: Path, folder: str, picture: Picture) -> Iterator[str]:
-    name = f"{folder}/{picture.name}"
-    wanted = (picture.width, picture.height)
+def _differences(path: Path, folder: str, decoded: ExportedImage) -> Iterator[str]:
+    name = f"{folder}/{decoded.name}"
+    wanted = (decoded.width, decoded.height)
     try:
         content = path.read_bytes()
         image = decode(content)
@@ -124,8 +132,8 @@ def _differences(path: Path, folder: str, picture: Picture) -> Iterator[str]:
     except OSError:
         yield f"{folder}/{caption.name}: missing"
     else:
-        if text != picture.caption.encode():
-            yield f"{folder}/{caption.name}: says {_short(text)}, not {_short(picture.caption)}"
+        if text != decoded.caption.encode():
+            yield f"{folder}/{caption.name}: says {_short(text)}, not {_short(decoded.caption)}"
 
 
 def _changed(out: Path, digests: Mapping[str, str]) -> Iterator[str]:
@@ -145,12 +153,12 @@ def _written(out: Path, plan: Plan) -> Iterator[str]:
             if not same:
                 yield f"{name}: is not {source}"
     rows = metadata_rows(out) if plan.shards else {}
-    for name, pictures in plan.shards.items():
-        yield from _shard(out, name, pictures, rows)
+    for name, images in plan.shards.items():
+        yield from _shard(out, name, images, rows)
 
 
 def metadata_rows(out: Path) -> dict[str, bytes]:
-    """The lines of metadata.jsonl by the name of the picture, in the order of their numbers.
+    """The lines of metadata.jsonl by the name of the image, in the order of their numbers.
 
     Raises:
         ExportError: It cannot be read.
@@ -167,12 +175,10 @@ def metadata_rows(out: Path) -> dict[str, bytes]:
     return rows
 
 
-def _shard(
-    out: Path, name: str, pictures: Sequence[str], rows: Mapping[str, bytes]
-) -> Iterator[str]:
+def _shard(out: Path, name: str, images: Sequence[str], rows: Mapping[str, bytes]) -> Iterator[str]:
     try:
         with tarfile.open(out / name) as tar:
-            for member, content in shard_members(out, pictures, rows):
+            for member, content in shard_members(out, images, rows):
                 info = tar.next()
                 stream = tar.extractfile(info) if info else None
                 if info is None or info.name != member or not stream or stream.read() != content:
@@ -200,7 +206,7 @@ def _digest(path: Path) -> str | None:
 
 def _seen(trainer: Trainer, material: Material, plan: Plan) -> Iterator[str]:
     """Where what the trainer loads is not what was exported."""
-    expected = {f"{IMAGES}/{picture.name}": (picture, True) for picture in material.pictures}
+    expected = {f"{IMAGES}/{image.name}": (image, True) for image in material.images}
     expected |= {f"{SUBJECT}/{photo.name}": (photo, False) for photo in material.photos}
     waiting = set(expected)
     for seen in trainer.read(material.out, material.root):
@@ -213,15 +219,15 @@ def _seen(trainer: Trainer, material: Material, plan: Plan) -> Iterator[str]:
         if source not in waiting:
             yield f"{seen.path}: is loaded twice"
         waiting.discard(source)
-        picture, regularization = expected[source]
+        image, regularization = expected[source]
         if seen.regularization != regularization:
-            kinds = ("an instance picture", "a regularization picture")
+            kinds = ("an instance image", "a regularization image")
             yield (
                 f"{seen.path}: counts as {kinds[seen.regularization]}, not as "
                 f"{kinds[regularization]}"
             )
-        if seen.caption is not None and seen.caption != picture.caption:
-            yield f"{seen.path}: has caption {_short(seen.caption)}, not {_short(picture.caption)}"
+        if seen.caption is not None and seen.caption != image.caption:
+            yield f"{seen.path}: has caption {_short(seen.caption)}, not {_short(image.caption)}"
     photos = {f"{SUBJECT}/{photo.name}" for photo in material.photos}
     if photos <= waiting:  # a trainer of which the photos are no business
         waiting -= photos

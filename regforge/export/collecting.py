@@ -1,7 +1,7 @@
 """The first look at a dataset: captions, sizes, what to balance, and which images are odd.
 
 Images of a dataset that regforge did not make are decoded to their end, a few at a time: a header
-says nothing about the rest. What is kept is a few hundred bytes a picture, so that 100,000 of them
+says nothing about the rest. What is kept is a few hundred bytes an image, so that 100,000 of them
 fit in little memory.
 """
 
@@ -49,17 +49,17 @@ class Collected:
     """A dataset without its images.
 
     Attributes:
-        ids: As the dataset calls its pictures.
+        ids: As the dataset calls its images.
         captions: As they stand there.
         widths: Pixels, of an odd image as a viewer shows it.
         heights: Pixels, likewise.
-        broken: Numbers of pictures that cannot be decoded to their end; they are left out.
-        odd: By number of the picture, why trainers may see another image than a viewer shows; see
+        broken: Numbers of images that cannot be decoded to their end; they are left out.
+        odd: By number of the image, why trainers may see another image than a viewer shows; see
             `image_files.oddities`. They are exported as plain copies.
         traits: What the order goes by.
         columns: Of metadata.jsonl.
         class_nouns: How often each is said.
-        models: How often each is said; None where a picture names none.
+        models: How often each is said; None where an image names none.
         digest: SHA-256 over ids, captions, sizes and the digests of the images; 64 hex digits.
     """
 
@@ -76,7 +76,7 @@ class Collected:
     digest: str = ""
 
     def order(self, limit: int | None) -> list[int]:
-        """Numbers of the pictures to be exported, in their order there."""
+        """Numbers of the images to be exported, in their order there."""
         order = balanced_order(self.traits, "prompt_set")
         return [index for index in order if index not in self.broken][:limit]
 
@@ -84,7 +84,7 @@ class Collected:
     def notes(self) -> list[str]:
         """What was left out, a sentence."""
         names = [self.ids[index] for index in sorted(self.broken)]
-        what = f"{some(len(names), 'picture')} that cannot be decoded to the end"
+        what = f"{some(len(names), 'image')} that cannot be decoded to the end"
         return [f"Left out: {what} ({_first(names)})."] if names else []
 
 
@@ -100,7 +100,7 @@ def collect(dataset: CaptionedDataset, reporter: Reporter) -> Collected:
     digest = hashlib.sha256()
     foreign = dataset.layout != "regforge"
     examples = dataset.examples(images=foreign)
-    with reporter.task("reading captions", None, "pictures") as task, patient():
+    with reporter.task("reading captions", None, "images") as task, patient():
         for example, kinds, content in _seen(examples) if foreign else _stored(examples):
             if kinds:
                 found.odd[len(found.ids)] = kinds
@@ -114,7 +114,7 @@ def collect(dataset: CaptionedDataset, reporter: Reporter) -> Collected:
                 unread += [str(name)] if name.suffix.lower() not in READ_SUFFIXES else []
             task.advance()
     if len(found.ids) == len(found.broken):
-        raise ExportError(f"{dataset.name} has no pictures that can be read.")
+        raise ExportError(f"{dataset.name} has no images that can be read.")
     if unread:
         raise cannot_read(unread)
     found.digest = digest.hexdigest()
@@ -175,8 +175,7 @@ def odd_notes(odd: Iterable[Sequence[str]], noun: str) -> list[str]:
 def cannot_read(names: list[str]) -> ExportError:
     """Some image files are of a type that not all trainers read."""
     return ExportError(
-        f"{len(names):,} of the pictures are of a type that not all trainers read: "
-        f"{_first(names)}.",
+        f"{len(names):,} of the images are of a type that not all trainers read: {_first(names)}.",
         hint="Save them as PNG, JPEG or WebP first.",
     )
 

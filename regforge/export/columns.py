@@ -59,7 +59,7 @@ class Columns:
 
         Args:
             example: Whose.
-            file_name: Where the picture lies, below the folder of metadata.jsonl.
+            file_name: Where the image lies, below the folder of metadata.jsonl.
             text: The caption as it was exported.
             kinds: What `kinds` says.
         """

@@ -17,7 +17,7 @@ from regforge.export.interface import SUBJECT, ExportError, Material
 from regforge.prompts.captions import instance_caption
 
 PAIRS = 2000
-"""Of one photo and one regularization picture, that a command trains on. That many steps of one and
+"""Of one photo and one regularization image, that a command trains on. That many steps of one and
 one are the default of regforge's own trainer too."""
 
 USUAL_PHOTOS = 5
@@ -30,30 +30,30 @@ def photos(material: Material) -> int:
 
 
 def repeats(material: Material) -> int:
-    """How often each photo comes so that one-to-one training uses every picture.
+    """How often each photo comes so that one-to-one training uses every image.
 
-    He et al. (arXiv 2311.04315) train with batches of one photo and one regularization picture,
+    He et al. (arXiv 2311.04315) train with batches of one photo and one regularization image,
     whatever the size of either set.
     """
-    return ceil(len(material.pictures) / photos(material))
+    return ceil(len(material.images) / photos(material))
 
 
 def some(number: int, noun: str) -> str:
-    """A number and what it counts, such as "2,000 pictures"."""
+    """A number and what it counts, such as "2,000 images"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def every(number: int, noun: str) -> str:
-    """All of so many, such as "all 2,000 pictures"."""
+    """All of so many, such as "all 2,000 images"."""
     return f"the only {noun}" if number == 1 else f"all {some(number, noun)}"
 
 
-def shown(pictures: int) -> str:
-    """How often `PAIRS` pairs show each of so many pictures, such as "each picture 20 times"."""
-    if pictures > PAIRS:
-        return f"{PAIRS:,} of the pictures"
-    times = round(PAIRS / pictures)
-    return "each picture about once" if times == 1 else f"each picture about {some(times, 'time')}"
+def shown(images: int) -> str:
+    """How often `PAIRS` pairs show each of so many images, such as "each image 20 times"."""
+    if images > PAIRS:
+        return f"{PAIRS:,} of the images"
+    times = round(PAIRS / images)
+    return "each image about once" if times == 1 else f"each image about {some(times, 'time')}"
 
 
 def instance_prompt(material: Material) -> str:
@@ -156,11 +156,11 @@ def files_in(folder: Path, *, required: bool = True) -> list[Path]:
     if not folder.is_dir():
         if not required:
             return []
-        raise ExportError(f"{folder} is missing: the trainer would find no pictures.")
+        raise ExportError(f"{folder} is missing: the trainer would find no images.")
     return sorted(folder.iterdir())
 
 
-def pictures_in(
+def images_in(
     folder: Path, suffixes: frozenset[str], *, required: bool = True, recursive: bool = False
 ) -> Iterator[Path]:
     """The files of a folder with such a suffix, in any case of letters, sorted by name.
@@ -177,6 +177,6 @@ def pictures_in(
     for path in files_in(folder, required=required):
         if path.is_dir():
             if recursive and not path.name.startswith("."):
-                yield from pictures_in(path, suffixes, recursive=True)
+                yield from images_in(path, suffixes, recursive=True)
         elif path.suffix.lower() in suffixes:
             yield path

@@ -45,7 +45,7 @@ class CustomDiffusion:
 
     def plan(self, material: Material) -> Plan:
         """The class folder with its two lists, the concept, and the command."""
-        paths = [material.seen(CLASS_IMAGES, picture.name) for picture in material.pictures]
+        paths = [material.seen(CLASS_IMAGES, image.name) for image in material.images]
         if any(len(path.splitlines()) != 1 for path in paths):
             raise ExportError(
                 f"{material.seen(CLASS_IMAGES)!r} has a line separator in it, and images.txt holds "
@@ -58,13 +58,13 @@ class CustomDiffusion:
             "instance_data_dir": material.seen(INSTANCE_IMAGES),
             "class_data_dir": material.seen(FOLDER),
         }
-        links = {f"{CLASS_IMAGES}/{p.name}": f"{IMAGES}/{p.name}" for p in material.pictures}
+        links = {f"{CLASS_IMAGES}/{p.name}": f"{IMAGES}/{p.name}" for p in material.images}
         links |= {f"{INSTANCE_IMAGES}/{p.name}": f"{SUBJECT}/{p.name}" for p in material.photos}
         return Plan(
             files={
                 CONCEPTS: common.as_json([concept]),
                 f"{FOLDER}/images.txt": _lines(paths),
-                f"{FOLDER}/caption.txt": _lines([p.caption for p in material.pictures]),
+                f"{FOLDER}/caption.txt": _lines([p.caption for p in material.images]),
             },
             links=links,
             command=_command(material),
@@ -106,13 +106,13 @@ def _concepts(where: Path) -> list[dict[str, str]]:
 
 
 def _pairs(folder: Path, root: PurePath) -> list[tuple[str, str]]:
-    """The pictures of a class folder with their captions, in their order."""
+    """The images of a class folder with their captions, in their order."""
     held = len(common.files_in(folder / "images"))
     listed = common.text_of(folder / "images.txt").splitlines()
     captions = common.text_of(folder / "caption.txt").splitlines()
     if not held == len(listed) == len(captions):
         raise ExportError(
-            f"{folder} holds {held:,} pictures, but images.txt lists {len(listed):,} and "
+            f"{folder} holds {held:,} images, but images.txt lists {len(listed):,} and "
             f"caption.txt {len(captions):,}: the script would stop, or pair them wrongly.",
             hint="Export again.",
         )
@@ -138,7 +138,7 @@ def _command(material: Material) -> str:
             "--with_prior_preservation",
             "--real_prior",
             f"--prior_loss_weight={material.prior_weight}",
-            f"--num_class_images={len(material.pictures)}",
+            f"--num_class_images={len(material.images)}",
         ],
         [f"--modifier_token={MODIFIER_TOKEN}", "--initializer_token=ktn"],
         [f"--resolution={resolution}", "--train_batch_size=1", "--gradient_checkpointing"],
@@ -149,11 +149,11 @@ def _command(material: Material) -> str:
 
 
 def _notes(material: Material) -> list[str]:
-    count, photos = len(material.pictures), common.photos(material)
+    count, photos = len(material.images), common.photos(material)
     epoch = max(count, photos)
     notes = [
-        f"train_custom_diffusion.py uses {common.every(count, 'regularization picture')}, each "
-        "with its own caption: each step takes one photo and one picture, so an epoch is "
+        f"train_custom_diffusion.py uses {common.every(count, 'regularization image')}, each "
+        "with its own caption: each step takes one photo and one image, so an epoch is "
         f"{common.some(epoch, 'step')}, and the {common.PAIRS:,} steps of the command show "
         f"{common.shown(count)}."
     ]
@@ -161,7 +161,7 @@ def _notes(material: Material) -> list[str]:
     if base != material.base_model:
         notes.append(
             f"It trains Stable Diffusion 1.x and 2.x only, so the command names {base} at "
-            f"{resolution} pixels instead of {material.base_model}. Pictures that another model "
+            f"{resolution} pixels instead of {material.base_model}. Images that another model "
             "drew keep less of what this one knows: render them with the model you train, or use "
             "a trainer for yours."
         )
@@ -174,7 +174,7 @@ def _notes(material: Material) -> list[str]:
         f"{CLASS_IMAGES} and stops at any other number. images.txt and caption.txt are paired line "
         "by line.",
         "Photos are scaled at random, with words such as 'very small' added to the prompt; "
-        "--noaug turns that off. Regularization pictures are only cropped.",
+        "--noaug turns that off. Regularization images are only cropped.",
         "images.txt has absolute paths. If the folder will lie elsewhere, export with --root.",
     ]
     return notes + common.without_photos(material, INSTANCE_IMAGES)

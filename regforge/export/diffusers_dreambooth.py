@@ -1,9 +1,9 @@
-"""diffusers' DreamBooth scripts: folders with nothing but pictures, and a command.
+"""diffusers' DreamBooth scripts: folders with nothing but images, and a command.
 
 The scripts (examples/dreambooth/train_dreambooth*.py of huggingface/diffusers, read at commit
 58eb52c) take one caption for all class images and open every entry of the class folder as an image:
 `DreamBoothDataset` lists it with `iterdir()`, and so counts the check before it that tops the
-folder up to `--num_class_images`. A caption file beside the pictures would be opened too.
+folder up to `--num_class_images`. A caption file beside the images would be opened too.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class DiffusersDreamBooth:
         script = _PLAIN if family is None else _SCRIPTS.get(family, _PLAIN)
         repeats = _repeats(material) if script.bucketed else None
         command = _command(material, script, family, repeats)
-        links = {f"{CLASS_IMAGES}/{p.name}": f"{IMAGES}/{p.name}" for p in material.pictures}
+        links = {f"{CLASS_IMAGES}/{p.name}": f"{IMAGES}/{p.name}" for p in material.images}
         links |= {f"{INSTANCE_IMAGES}/{p.name}": f"{SUBJECT}/{p.name}" for p in material.photos}
         text = f"#!/bin/sh\n# Start it in examples/dreambooth of diffusers.\n{command}\n"
         return Plan(
@@ -90,8 +90,8 @@ class DiffusersDreamBooth:
         arguments = _arguments(where)
         class_folder = common.below(arguments.class_data_dir, root, where)
         instance_folder = common.below(arguments.instance_data_dir, root, where)
-        class_images = _only_pictures(out, class_folder)
-        instances = _only_pictures(out, instance_folder, required=False)
+        class_images = _only_images(out, class_folder)
+        instances = _only_images(out, instance_folder, required=False)
         wanted = arguments.num_class_images
         if wanted > len(class_images):
             raise ExportError(
@@ -136,7 +136,7 @@ def _command(
         [
             "--with_prior_preservation",
             f"--prior_loss_weight={material.prior_weight}",
-            f"--num_class_images={len(material.pictures)}",
+            f"--num_class_images={len(material.images)}",
             *([] if repeats is None else [f"--repeats={repeats}"]),
         ],
         [f"--resolution={material.resolution}", "--train_batch_size=1", *script.flags],
@@ -149,13 +149,13 @@ def _command(
 def _notes(
     material: Material, script: _Script, family: Family | None, repeats: int | None
 ) -> list[str]:
-    count = len(material.pictures)
-    distinct = len({picture.caption for picture in material.pictures})
+    count = len(material.images)
+    distinct = len({image.caption for image in material.images})
     notes = [_use(material, script, repeats)]
     if family is base_models.Z_IMAGE:
         notes.append(
             "At the version that regforge was written for, this script stops before the first step "
-            "when it is given regularization pictures: it joins two lists of prompts as if they "
+            "when it is given regularization images: it joins two lists of prompts as if they "
             "were tensors. Use --to ai-toolkit, onetrainer or simpletuner unless yours is newer."
         )
     lost = (
@@ -164,17 +164,17 @@ def _notes(
         else "The set has one caption anyway, so little is lost."
     )
     notes.append(
-        f"It reads no captions of pictures: {common.every(count, 'picture')} share "
+        f"It reads no captions of images: {common.every(count, 'image')} share "
         f'"{class_caption(material.class_noun)}". {lost} The only script of diffusers that reads '
         "them is train_custom_diffusion.py: export with --to custom-diffusion, or train with "
         "regforge."
     )
     notes.append(
         f"The number in --num_class_images={count} is exact. With a smaller one the script leaves "
-        "pictures out; with a larger one it draws the others itself, all with that one prompt."
+        "images out; with a larger one it draws the others itself, all with that one prompt."
     )
     notes.append(
-        f"Keep everything but pictures out of {CLASS_IMAGES} and {INSTANCE_IMAGES}: the script "
+        f"Keep everything but images out of {CLASS_IMAGES} and {INSTANCE_IMAGES}: the script "
         "opens every file in them as an image and stops in the middle of an epoch at the first "
         "that is none."
     )
@@ -182,7 +182,7 @@ def _notes(
         notes.append(
             "Leave --train_batch_size at 1: with a larger batch, train_dreambooth_lora_sdxl.py "
             "gives half of it the wrong prompt (diffusers issue 12292). It also gives the "
-            "regularization pictures the photos' size and crop, and --snr_gamma fails with them."
+            "regularization images the photos' size and crop, and --snr_gamma fails with them."
         )
     if family is None:
         notes.append(
@@ -193,12 +193,12 @@ def _notes(
 
 
 def _use(material: Material, script: _Script, repeats: int | None) -> str:
-    count, photos = len(material.pictures), common.photos(material)
+    count, photos = len(material.images), common.photos(material)
     if repeats is None:
         epoch = max(count, photos)
         return (
-            f"{script.name} uses {common.every(count, 'regularization picture')}: each step takes "
-            f"one photo and one picture, so an epoch is {common.some(epoch, 'step')}, and the "
+            f"{script.name} uses {common.every(count, 'regularization image')}: each step takes "
+            f"one photo and one image, so an epoch is {common.some(epoch, 'step')}, and the "
             f"{common.PAIRS:,} steps of the command show {common.shown(count)}."
         )
     used = min(count, photos * repeats)
@@ -210,8 +210,8 @@ def _use(material: Material, script: _Script, repeats: int | None) -> str:
         "own trainer use all of them."
     )
     return (
-        f"{script.name} uses {used:,} of the {common.some(count, 'regularization picture')}: it "
-        f"goes through the photos alone and pairs each with one picture, so --repeats={repeats} "
+        f"{script.name} uses {used:,} of the {common.some(count, 'regularization image')}: it "
+        f"goes through the photos alone and pairs each with one image, so --repeats={repeats} "
         f"makes {common.some(photos * repeats, 'pair')} of {common.some(photos, 'photo')}, which "
         f"it keeps decoded in {memory:.2g} GB of memory. Without --repeats it would use only the "
         f"first {min(count, photos):,}.{rest}"
@@ -251,17 +251,17 @@ def _after_launch(words: Sequence[str]) -> Sequence[str]:
     return words[2:]
 
 
-def _only_pictures(out: Path, folder: str, *, required: bool = True) -> list[str]:
+def _only_images(out: Path, folder: str, *, required: bool = True) -> list[str]:
     """The entries of a folder, all of which the script will open as images."""
     entries = common.files_in(out / folder, required=required)
     for entry in entries:
         if entry.is_dir() or entry.suffix.lower() not in _OPENED:
             raise ExportError(
-                f"{entry} is no picture, but the script opens everything in {folder} as one.",
+                f"{entry} is no image, but the script opens everything in {folder} as one.",
                 hint="Move it elsewhere.",
             )
     if required and not entries:
-        raise ExportError(f"{out / folder} is empty: the script would draw all pictures itself.")
+        raise ExportError(f"{out / folder} is empty: the script would draw all images itself.")
     return [f"{folder}/{entry.name}" for entry in entries]
 
 

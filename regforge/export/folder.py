@@ -48,7 +48,7 @@ class Record:
     Attributes:
         identity: See there.
         source: Name, layout, revision and licence of the dataset.
-        pictures: Names of the regularization pictures, see `packed`.
+        images: Names of the regularization images, see `packed`.
         columns: Of metadata.jsonl.
         files: SHA-256 of the other files of the layout.
         targets: For each trainer: path -> SHA-256 of the files written for it.
@@ -56,7 +56,7 @@ class Record:
 
     identity: Identity
     source: Mapping[str, Any]
-    pictures: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     targets: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -76,11 +76,11 @@ def packed(names: list[str]) -> dict[str, Any]:
     return {"count": len(names), "suffix": most, "digits": len(stems[0]), "others": others}
 
 
-def unpacked(pictures: Mapping[str, Any]) -> list[str]:
+def unpacked(images: Mapping[str, Any]) -> list[str]:
     """The names that `packed` was given."""
-    numbers = range(1, pictures["count"] + 1)
-    stems = [f"{number:0{pictures['digits']}d}" for number in numbers]
-    return [f"{stem}.{pictures['others'].get(stem, pictures['suffix'])}" for stem in stems]
+    numbers = range(1, images["count"] + 1)
+    stems = [f"{number:0{images['digits']}d}" for number in numbers]
+    return [f"{stem}.{images['others'].get(stem, images['suffix'])}" for stem in stems]
 
 
 def existing(out: Path, identity: Identity) -> Record | None:

@@ -1,7 +1,7 @@
 """Hugging Face `datasets`: the layout as an ImageFolder.
 
 The card names the files. Without that, `datasets` counts suffixes, finds as many text files of
-captions as pictures, and loads the text files instead of PNG or JPEG files, without a word.
+captions as images, and loads the text files instead of PNG or JPEG files, without a word.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def patterns_of(path: Path) -> list[str]:
         return [files["path"]] if isinstance(files["path"], str) else list(files["path"])
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            f"{path} names no files: `datasets` would load the captions instead of the pictures."
+            f"{path} names no files: `datasets` would load the captions instead of the images."
         ) from error
 
 
@@ -100,8 +100,8 @@ class ImageFolder:
 
     def plan(self, material: Material) -> Plan:
         """The card."""
-        count = len(material.pictures)
-        suffixes = sorted({picture.name.rpartition(".")[2] for picture in material.pictures})
+        count = len(material.images)
+        suffixes = sorted({image.name.rpartition(".")[2] for image in material.images})
         files = [*(f"{IMAGES}/*.{suffix}" for suffix in suffixes), METADATA]
         front = {
             "configs": [
@@ -116,17 +116,17 @@ class ImageFolder:
         }
         columns = ", ".join(f"`{name}`" for name in ("image", *material.columns))
         text = (
-            f"# Regularization pictures of {with_article(material.class_noun)}\n\n"
-            f"{common.some(count, 'picture')}, one row each. Columns: {columns}.\n"
+            f"# Regularization images of {with_article(material.class_noun)}\n\n"
+            f"{common.some(count, 'image')}, one row each. Columns: {columns}.\n"
         )
         return Plan(
             files={CARD: card(front, text)},
             command=common.command_line(["python", "-c", load_text(material.seen())]),
             notes=[
-                f"`load_dataset` gives {common.every(count, 'picture')}, each with its own caption "
+                f"`load_dataset` gives {common.every(count, 'image')}, each with its own caption "
                 "in the column `text` and everything else that is known about it.",
-                f"{CARD} names the pictures and {METADATA}. Keep it: without it `datasets` "
-                "guesses by the suffixes, and may load the captions' text files and no pictures.",
+                f"{CARD} names the images and {METADATA}. Keep it: without it `datasets` "
+                "guesses by the suffixes, and may load the captions' text files and no images.",
                 "The photos of the subject are not part of it."
                 if material.photos
                 else "It holds no photos of the subject; the trainer gets those by itself.",
@@ -136,8 +136,8 @@ class ImageFolder:
     def read(self, out: Path, root: PurePath) -> Iterator[Seen]:
         """The rows that the ImageFolder builder of `datasets` would give.
 
-        It takes the rows of the metadata file; a picture without a row is left out, and a row
-        without a picture is an error.
+        It takes the rows of the metadata file; an image without a row is left out, and a row
+        without an image is an error.
         """
         del root  # it names files below its own folder only
         patterns = patterns_of(out / CARD)
@@ -147,7 +147,7 @@ class ImageFolder:
         for row in _rows(out / METADATA):
             path = row.get("file_name")
             if path not in found:
-                raise ExportError(f"{METADATA} names {path}, which is not among the pictures.")
+                raise ExportError(f"{METADATA} names {path}, which is not among the images.")
             yield Seen(path, row.get("text"), regularization=True)
 
 

@@ -1,10 +1,10 @@
 """What an exporter is: material in, files and plain words out.
 
-The core (`writing`) lays out pictures and captions once, the same way for every trainer:
+The core (`writing`) lays out images and captions once, the same way for every trainer:
 
-    DIR/images/00001.webp  00001.txt     regularization pictures, each with its one-line caption
+    DIR/images/00001.webp  00001.txt     regularization images, each with its one-line caption
     DIR/subject/01.jpg  01.txt           the photos of the subject, if there are any
-    DIR/metadata.jsonl                   everything known about each regularization picture
+    DIR/metadata.jsonl                   everything known about each regularization image
     DIR/README-<trainer>.md              how to use it: the notes and the command
     DIR/export.json                      written last: what was exported, from which dataset
 
@@ -23,7 +23,7 @@ from typing import Protocol
 from regforge.errors import EXIT_USAGE, RegforgeError
 
 IMAGES = "images"
-"""Folder of the regularization pictures, in the export's folder."""
+"""Folder of the regularization images, in the export's folder."""
 
 SUBJECT = "subject"
 """Folder of the subject's photos."""
@@ -36,8 +36,8 @@ class ExportError(RegforgeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture in the layout.
+class ExportedImage:
+    """An image in the layout.
 
     Attributes:
         name: Its file name, such as `00001.webp`; the caption stands in `00001.txt`.
@@ -59,9 +59,9 @@ class Material:
     Attributes:
         out: The export's folder, absolute.
         root: That folder as the trainer will see it, absolute; `out` unless it trains elsewhere.
-        pictures: The regularization pictures below `IMAGES`, in an order of which every beginning
+        images: The regularization images below `IMAGES`, in an order of which every beginning
             is balanced over prompt sets and slots.
-        photos: The subject's pictures below `SUBJECT`; none if no subject was named.
+        photos: The subject's images below `SUBJECT`; none if no subject was named.
         class_noun: Such as `teapot`.
         identifier: Such as `sks`.
         resolution: Side of a square of pixels that the trainer shall train at.
@@ -74,8 +74,8 @@ class Material:
 
     out: Path
     root: PurePath
-    pictures: Sequence[Picture]
-    photos: Sequence[Picture]
+    images: Sequence[ExportedImage]
+    photos: Sequence[ExportedImage]
     class_noun: str
     identifier: str
     resolution: int
@@ -98,9 +98,9 @@ class Plan:
         links: Path below the export's folder -> the file of the layout it is a hard link to.
         command: How to start the trainer, as it is typed.
         notes: What the trainer will do with the data, in plain words, a sentence or two each. The
-            first says how many of the regularization pictures it uses, and how.
+            first says how many of the regularization images it uses, and how.
         shards: Path of a tar file below the export's folder -> names of the regularization
-            pictures in it, each with its caption and its line of metadata.jsonl.
+            images in it, each with its caption and its line of metadata.jsonl.
     """
 
     files: Mapping[str, str]
@@ -112,12 +112,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A picture as the trainer would load it from the files that were written.
+    """An image as the trainer would load it from the files that were written.
 
     Attributes:
         path: Where it lies, below the export's folder.
         caption: What the trainer would train it with; None where it has one caption for all.
-        regularization: Whether it counts as a regularization picture.
+        regularization: Whether it counts as a regularization image.
         repeats: How often an epoch shows it; 0 if never.
     """
 

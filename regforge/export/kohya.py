@@ -2,7 +2,7 @@
 
 Rules as in kohya-ss/sd-scripts at commit 48d368f: `library/config_util.py` (what a configuration
 may say, what a folder's name means), `library/train_util.py`, class `DreamBoothDataset` (which
-files are pictures, which text is the caption, how many regularization pictures are used).
+files are images, which text is the caption, how many regularization images are used).
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from typing import Any
 
 from regforge.export import base_models, common
 from regforge.export.base_models import Family, family_of
-from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Picture, Plan, Seen
+from regforge.export.interface import (
+    IMAGES,
+    SUBJECT,
+    ExportedImage,
+    ExportError,
+    Material,
+    Plan,
+    Seen,
+)
 
 CONFIG = "kohya.toml"
 TRAIN, REG = "kohya/train", "kohya/reg"
@@ -46,11 +54,11 @@ _SUBSET_KEYS = frozenset({"image_dir", *_KINDS})
 
 @dataclass(frozen=True, slots=True)
 class _Subset:
-    """One folder of pictures.
+    """One folder of images.
 
     Attributes:
         folder: Below the export's folder.
-        is_reg: Whether they are regularization pictures.
+        is_reg: Whether they are regularization images.
         num_repeats: How often each comes.
         class_tokens: Caption of those without a caption file.
         extension: Of caption files, with its dot.
@@ -74,7 +82,7 @@ class Kohya:
 
     def plan(self, material: Material) -> Plan:
         """The configuration, the folders, and the command."""
-        links = _links(f"{REG}/1_{_folder_name(material.class_noun)}", IMAGES, material.pictures)
+        links = _links(f"{REG}/1_{_folder_name(material.class_noun)}", IMAGES, material.images)
         if material.photos:
             links |= _links(_train_folder(material), SUBJECT, material.photos)
         return Plan(
@@ -104,11 +112,11 @@ def _folder_name(text: str) -> str:
     return re.sub(r'[<>:"/\\|?*]', " ", text)[:80].strip(" .") or "thing"
 
 
-def _links(folder: str, source: str, pictures: Sequence[Picture]) -> dict[str, str]:
+def _links(folder: str, source: str, images: Sequence[ExportedImage]) -> dict[str, str]:
     links = {}
-    for picture in pictures:
-        stem = picture.name.rpartition(".")[0]
-        for name in (picture.name, f"{stem}.txt"):
+    for image in images:
+        stem = image.name.rpartition(".")[0]
+        for name in (image.name, f"{stem}.txt"):
             links[f"{folder}/{name}"] = f"{source}/{name}"
     return links
 
@@ -126,7 +134,7 @@ def _config(material: Material) -> str:
     return "\n".join(
         [
             "# For --dataset_config of kohya's sd-scripts. Both subsets are in one block: alone in",
-            "# a block, regularization pictures are not used.",
+            "# a block, regularization images are not used.",
             "",
             "[general]",
             'caption_extension = ".txt"',
@@ -207,7 +215,7 @@ def _notes(material: Material) -> list[str]:
     side = _resolution(material)
     notes = [_use(material), *common.without_photos(material)]
     notes.append(
-        "Each picture is trained with its own caption. The weight of the regularization loss is "
+        "Each image is trained with its own caption. The weight of the regularization loss is "
         f"--prior_loss_weight={material.prior_weight} on the command line; the configuration has "
         "no key for it."
     )
@@ -224,13 +232,13 @@ def _notes(material: Material) -> list[str]:
         notes.append(f"kohya's smallest bucket is {_STEP} pixels wide, so it trains at {side}.")
     elif side % _STEP:
         notes.append(
-            f"kohya's buckets come in steps of {_STEP} pixels, so a square picture is trained at "
+            f"kohya's buckets come in steps of {_STEP} pixels, so a square image is trained at "
             f"{side // _STEP * _STEP} x {side // _STEP * _STEP}, not {side} x {side}."
         )
     if family is None:
         notes.append(
             f"{base_models.unknown(material.base_model)}. "
-            f"{_script(family, material)} is a guess by the size of the pictures; sd-scripts has "
+            f"{_script(family, material)} is a guess by the size of the images; sd-scripts has "
             "one script for each kind."
         )
     elif family in (base_models.SD3, base_models.FLUX):
@@ -249,11 +257,11 @@ def _notes(material: Material) -> list[str]:
 
 
 def _use(material: Material) -> str:
-    pictures, photos = len(material.pictures), common.photos(material)
-    everything = common.every(pictures, "regularization picture")
-    if photos >= pictures:
+    images, photos = len(material.images), common.photos(material)
+    everything = common.every(images, "regularization image")
+    if photos >= images:
         return f"kohya will use {everything} in each epoch."
-    fewer = 4 if 4 * photos < pictures else 1
+    fewer = 4 if 4 * photos < images else 1
     return (
         f"kohya will use {everything} in each epoch. It takes as many as there are photos times "
         f"num_repeats: with num_repeats={fewer} it would use the first {fewer * photos:,} of them "
@@ -307,9 +315,9 @@ def _subset(table: Any, above: Mapping[str, Any], where: Path, root: PurePath) -
 
 
 def _registered(out: Path, subsets: Sequence[_Subset]) -> Iterator[Seen]:
-    """The pictures of a block.
+    """The images of a block.
 
-    Regularization pictures are taken in the order of their names until there are as many as photos
+    Regularization images are taken in the order of their names until there are as many as photos
     with their repeats; if they are too few, the first ones come again.
     """
     regularization: list[tuple[str, str, int]] = []
@@ -317,7 +325,7 @@ def _registered(out: Path, subsets: Sequence[_Subset]) -> Iterator[Seen]:
     for subset in subsets:
         if subset.num_repeats < 1:
             continue
-        for path, caption in _pictures(out, subset):
+        for path, caption in _images(out, subset):
             if subset.is_reg:
                 regularization.append((path, caption, subset.num_repeats))
             else:
@@ -333,7 +341,7 @@ def _registered(out: Path, subsets: Sequence[_Subset]) -> Iterator[Seen]:
 
 
 def _first_round(repeats: Sequence[int], wanted: int) -> list[int]:
-    """How often each picture comes before any comes again."""
+    """How often each image comes before any comes again."""
     taken: list[int] = []
     so_far = 0
     for each in repeats:
@@ -342,9 +350,9 @@ def _first_round(repeats: Sequence[int], wanted: int) -> list[int]:
     return taken
 
 
-def _pictures(out: Path, subset: _Subset) -> Iterator[tuple[str, str]]:
-    """Path and caption of each picture of a folder, by name."""
-    for path in common.pictures_in(out / subset.folder, _SUFFIXES, required=False):
+def _images(out: Path, subset: _Subset) -> Iterator[tuple[str, str]]:
+    """Path and caption of each image of a folder, by name."""
+    for path in common.images_in(out / subset.folder, _SUFFIXES, required=False):
         if path.name.startswith("."):  # glob does not find it
             continue
         caption = subset.class_tokens or ""

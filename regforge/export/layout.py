@@ -1,7 +1,7 @@
-"""Files of an export: pictures with their captions, hard links, tar files.
+"""Files of an export: images with their captions, hard links, tar files.
 
 Every file is written beside its place and renamed into it, so that none is ever there in part.
-They are not forced onto the disk one by one: an export has two files a picture, and can be made
+They are not forced onto the disk one by one: an export has two files an image, and can be made
 again. Knows nothing about trainers.
 """
 
@@ -132,12 +132,12 @@ class Folder:
                 with source.open("rb") as original, open_atomically(path, sync=False) as stream:
                     shutil.copyfileobj(original, stream)
 
-    def write_shard(self, name: str, pictures: Sequence[str], rows: Mapping[str, bytes]) -> None:
-        """Write a tar file of pictures, each with `.txt` and `.json`; deterministic.
+    def write_shard(self, name: str, images: Sequence[str], rows: Mapping[str, bytes]) -> None:
+        """Write a tar file of images, each with `.txt` and `.json`; deterministic.
 
         Args:
             name: Path below the folder.
-            pictures: File names below `IMAGES`.
+            images: File names below `IMAGES`.
             rows: JSON about each of them.
 
         Raises:
@@ -149,25 +149,25 @@ class Folder:
             open_atomically(path, sync=False) as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
-            for member, content in shard_members(self.top, pictures, rows):
+            for member, content in shard_members(self.top, images, rows):
                 info = tarfile.TarInfo(member)
                 info.size, info.mode = len(content), 0o644
                 tar.addfile(info, BytesIO(content))
 
 
 def shard_members(
-    top: Path, pictures: Sequence[str], rows: Mapping[str, bytes]
+    top: Path, images: Sequence[str], rows: Mapping[str, bytes]
 ) -> Iterator[tuple[str, bytes]]:
-    """What a tar file of these pictures holds, in order: (name, content).
+    """What a tar file of these images holds, in order: (name, content).
 
     Raises:
-        OSError: A picture cannot be read.
+        OSError: An image cannot be read.
     """
-    for picture in pictures:
-        image = top / IMAGES / picture
-        yield picture, image.read_bytes()
+    for decoded in images:
+        image = top / IMAGES / decoded
+        yield decoded, image.read_bytes()
         yield f"{image.stem}.txt", image.with_suffix(".txt").read_bytes()
-        yield f"{image.stem}.json", rows[picture]
+        yield f"{image.stem}.json", rows[decoded]
 
 
 def same_content(one: Path, other: Path) -> bool:

@@ -97,7 +97,7 @@ class OneTrainer:
         )
 
     def read(self, out: Path, root: PurePath) -> Iterator[Seen]:
-        """The pictures of each concept, with the captions of their text files."""
+        """The images of each concept, with the captions of their text files."""
         config = common.json_of(out / CONFIG)
         named = config.get("concept_file_name") if isinstance(config, dict) else None
         where = out / common.below(named, root, out / CONFIG)
@@ -108,7 +108,7 @@ class OneTrainer:
             _see_that_nothing_is_ignored(concept, _CONCEPT, f"{where}: concept {number}")
             _see_that_nothing_is_ignored(concept["text"], _TEXT, f"{where}: text of {number}")
             if concept["enabled"] and concept["type"] != "VALIDATION":
-                yield from _pictures(concept, out, out / common.below(concept["path"], root, where))
+                yield from _images(concept, out, out / common.below(concept["path"], root, where))
 
 
 def _samples(material: Material) -> int:
@@ -168,18 +168,18 @@ def _config(material: Material) -> dict[str, object]:
 
 
 def _notes(material: Material) -> list[str]:
-    count, samples = len(material.pictures), _samples(material)
+    count, samples = len(material.images), _samples(material)
     photos, repeats = common.photos(material), common.repeats(material)
     epochs = ceil(common.PAIRS / samples)
     notes = [
-        f"OneTrainer uses {common.every(count, 'regularization picture')}, each with its own "
-        f"caption: an epoch takes {common.some(samples, 'picture')} (balancing {samples}, SAMPLES) "
+        f"OneTrainer uses {common.every(count, 'regularization image')}, each with its own "
+        f"caption: an epoch takes {common.some(samples, 'image')} (balancing {samples}, SAMPLES) "
         f"and as many photos, {common.some(photos, 'photo')} {common.some(repeats, 'time')} each "
         f"(balancing {repeats}, REPEATS). With a smaller number of SAMPLES, each epoch takes the "
         f"next so many of them. {CONFIG} asks for {common.some(epochs, 'epoch')}.",
-        "Both concepts are STANDARD: the target is the picture, as in the paper, and loss_weight "
+        "Both concepts are STANDARD: the target is the image, as in the paper, and loss_weight "
         f"{material.prior_weight:g} weighs the regularization. With type PRIOR_PREDICTION the "
-        "target would be what the model predicted for the picture before training. That keeps the "
+        "target would be what the model predicted for the image before training. That keeps the "
         "base model's look, predicts every batch twice, and works for LoRA only.",
         "OneTrainer takes the default for a key or value that it does not know, with a line on "
         "the terminal at most: a type of PRIOR means STANDARD to it. `regforge export --check` "
@@ -213,11 +213,11 @@ def _see_that_nothing_is_ignored(
             )
 
 
-def _pictures(concept: Mapping[str, Any], out: Path, folder: Path) -> Iterator[Seen]:
+def _images(concept: Mapping[str, Any], out: Path, folder: Path) -> Iterator[Seen]:
     regularization = folder.name != SUBJECT
     paths = [
         path
-        for path in common.pictures_in(folder, _SUFFIXES, required=regularization)
+        for path in common.images_in(folder, _SUFFIXES, required=regularization)
         if not path.stem.endswith(_LEFT_OUT)
     ]
     for path in paths:
@@ -233,9 +233,9 @@ def _pictures(concept: Mapping[str, Any], out: Path, folder: Path) -> Iterator[S
         )
 
 
-def _caption(picture: Path) -> str:
-    """The caption of a picture, by the rules of `LoadMultipleTexts`."""
-    file = picture.with_suffix(".txt")
+def _caption(image: Path) -> str:
+    """The caption of an image, by the rules of `LoadMultipleTexts`."""
+    file = image.with_suffix(".txt")
     # A text file is taken apart at \n, \r\n and \r, and at nothing else.
     text = common.text_of(file).replace("\r\n", "\n").replace("\r", "\n")
     lines = [line.strip() for line in text.split("\n") if line.strip()]

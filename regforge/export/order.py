@@ -1,7 +1,7 @@
-"""The order of the pictures: every beginning of it is balanced.
+"""The order of the images: every beginning of it is balanced.
 
-Many trainers use only the first so-and-so many regularization pictures. So each prompt set is
-spread evenly over the whole order, and within a set the next picture is the one, out of a few drawn
+Many trainers use only the first so-and-so many regularization images. So each prompt set is
+spread evenly over the whole order, and within a set the next image is the one, out of a few drawn
 at random, whose slots have fallen behind most. Knows numbers and names, no files.
 """
 
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOW = 256
-"""Out of how many pictures the next one is chosen. More of them balance hardly better."""
+"""Out of how many images the next one is chosen. More of them balance hardly better."""
 
 _SEED = 0
 _Codes = NDArray[np.int64]
 
 
 class Traits:
-    """What the order goes by, gathered one picture at a time: a number for each different value."""
+    """What the order goes by, gathered one image at a time: a number for each different value."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -30,7 +30,7 @@ class Traits:
         self._values: dict[str, dict[Hashable, int]] = {}
 
     def add(self, traits: Mapping[str, Hashable]) -> None:
-        """One more picture; what it has no value for is its value None."""
+        """One more image; what it has no value for is its value None."""
         for name in traits:
             if name not in self._codes:
                 self._values[name] = {None: 0}
@@ -41,7 +41,7 @@ class Traits:
         self.count += 1
 
     def codes(self, name: str) -> _Codes:
-        """Number of each picture's value, (pictures,); all 0 for an unknown trait."""
+        """Number of each image's value, (images,); all 0 for an unknown trait."""
         if name not in self._codes:
             return np.zeros(self.count, np.int64)
         return np.frombuffer(self._codes[name], np.int64)
@@ -53,14 +53,14 @@ class Traits:
 
 
 def balanced_order(traits: Traits, stratum: str) -> list[int]:
-    """Numbers of the pictures in an order of which every beginning is balanced.
+    """Numbers of the images in an order of which every beginning is balanced.
 
-    The j-th picture of a stratum with n stands at (j + 1/2) / n of the way. So among the first k
-    pictures of N, a stratum has k * n / N of them, give or take (1 + number of strata) / 2. The
+    The j-th image of a stratum with n stands at (j + 1/2) / n of the way. So among the first k
+    images of N, a stratum has k * n / N of them, give or take (1 + number of strata) / 2. The
     other traits are balanced greedily within each stratum. The same traits give the same order.
 
     Args:
-        traits: Of all pictures.
+        traits: Of all images.
         stratum: The trait whose balance is guaranteed, such as the prompt set.
 
     Returns:
@@ -79,8 +79,8 @@ def balanced_order(traits: Traits, stratum: str) -> list[int]:
 def _spread(traits: Sequence[_Codes], count: int) -> list[int]:
     """An order of 0 to count - 1 in which each value of each trait comes in its share so far.
 
-    Greedy: each step takes, of a window over a shuffled list, the picture whose values are most
-    behind. It costs a few numpy calls on `WINDOW` rows a picture.
+    Greedy: each step takes, of a window over a shuffled list, the image whose values are most
+    behind. It costs a few numpy calls on `WINDOW` rows an image.
     """
     shuffled = list(range(count))
     random.Random(_SEED).shuffle(shuffled)
@@ -106,7 +106,7 @@ def _spread(traits: Sequence[_Codes], count: int) -> list[int]:
 
 
 def _one_table(traits: Sequence[_Codes]) -> tuple[_Codes, NDArray[np.float64]]:
-    """All traits with numbers of their own, (pictures, traits), and the share of each number.
+    """All traits with numbers of their own, (images, traits), and the share of each number.
 
     Traits that cannot be balanced are left out: the same for all, or different for each.
     """

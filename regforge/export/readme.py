@@ -26,9 +26,9 @@ def readme(trainer: Trainer, material: Material, plan: Plan, notes: Sequence[str
     """
     return "\n".join(
         [
-            f"# Regularization pictures for {trainer.title}",
+            f"# Regularization images for {trainer.title}",
             "",
-            f"{some(len(material.pictures), 'picture')} of the class `{material.class_noun}`, "
+            f"{some(len(material.images), 'image')} of the class `{material.class_noun}`, "
             f"exported by regforge. The subject is called `{material.identifier}`.",
             "",
             "## What the trainer does with them",
@@ -51,13 +51,13 @@ def readme(trainer: Trainer, material: Material, plan: Plan, notes: Sequence[str
 
 def file_table(material: Material, plan: Plan) -> list[str]:
     """What lies where, as a Markdown table."""
-    last = material.pictures[-1].name
+    last = material.images[-1].name
     rows = [
-        (f"{IMAGES}/", f"the pictures, {material.pictures[0].name} to {last}, each with its "
+        (f"{IMAGES}/", f"the images, {material.images[0].name} to {last}, each with its "
          "caption in a .txt file; any first part of them is balanced"),
         (f"{SUBJECT}/", f"{some(len(material.photos), 'photo')} of the subject with captions"
          if material.photos else "empty: put the photos of the subject here"),
-        (METADATA, "everything known about each picture"),
+        (METADATA, "everything known about each image"),
         *((name, "read by the trainer") for name in plan.files),
         *((f"{folder}/", "the same files once more, as hard links")
           for folder in _folders(plan.links)),

@@ -32,7 +32,7 @@ END = "<!-- generated:end -->"
 ROOT = "/data/teapot"
 """Where the example says that it lies."""
 
-_PICTURES, _PHOTOS, _SIDE = 24, 4, 1024
+_IMAGES, _PHOTOS, _SIDE = 24, 4, 1024
 _MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 _COLORS = ("red", "green", "blue", "white")
 _SHAPES = ("round", "tall", "squat")
@@ -44,7 +44,7 @@ _ENDS = 3
 
 @dataclass
 class _Example:
-    """A dataset of a few drawn pictures."""
+    """A dataset of a few drawn images."""
 
     name: str = "teapot-reg"
     layout: str = "regforge"
@@ -57,7 +57,7 @@ class _Example:
     def examples(self, *, images: bool = True) -> Iterator[Example]:
         """See `CaptionedDataset`."""
         slots = product(_COLORS, _SHAPES, _BACKGROUNDS)
-        for number, (color, shape, background) in enumerate(islice(slots, _PICTURES)):
+        for number, (color, shape, background) in enumerate(islice(slots, _IMAGES)):
             image = _drawn(number)
             example = Example(
                 id=f"teapot-{number:06d}",
@@ -80,7 +80,7 @@ class _Example:
 
 @functools.cache
 def _drawn(number: int) -> bytes:
-    """A picture of one colour."""
+    """An image of one colour."""
     from PIL import Image
 
     content = io.BytesIO()
@@ -111,7 +111,7 @@ def generated() -> dict[str, str]:
 def _part(target: Target, out: Path) -> str:
     checked = target.checked.as_text() if target.checked else ""
     lines = [
-        "This is what comes out for 24 pictures of a teapot and 4 photos. The folder is to lie at",
+        "This is what comes out for 24 images of a teapot and 4 photos. The folder is to lie at",
         f"`{ROOT}` on the machine that trains.",
         "",
         "```bash",

@@ -61,7 +61,7 @@ class Exported:
     Attributes:
         out: Its folder.
         dataset: Name of the dataset.
-        pictures: How many regularization pictures it has.
+        images: How many regularization images it has.
         photos: How many photos of the subject.
         notes: What a person should know about the data, whatever the trainer.
         targets: What was written for each trainer that was asked for.
@@ -69,7 +69,7 @@ class Exported:
 
     out: Path
     dataset: str
-    pictures: int
+    images: int
     photos: int
     notes: Sequence[str]
     targets: Sequence[Target]
@@ -84,7 +84,7 @@ class Exported:
         return {
             "out": str(self.out),
             "dataset": self.dataset,
-            "pictures": self.pictures,
+            "images": self.images,
             "photos": self.photos,
             "notes": list(self.notes),
             "targets": [target.as_dict() for target in self.targets],
@@ -94,7 +94,7 @@ class Exported:
         """For a terminal."""
         photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
         head = [
-            f"{some(self.pictures, 'picture')} of {self.dataset}{photos} in {_short(self.out)}",
+            f"{some(self.images, 'image')} of {self.dataset}{photos} in {_short(self.out)}",
             *_listed(self.notes),
         ]
         parts = ["\n".join(head), *(target.as_text() for target in self.targets)]

@@ -36,7 +36,7 @@ class Settings:
         base_model: Repository or folder, or `NO_BASE_MODEL`.
         prior_weight: 0 or more.
         root: Where the folder will lie on the machine that trains, absolute.
-        limit: At most so many pictures; None for all.
+        limit: At most so many images; None for all.
         notes: What was decided, as far as a person should know.
     """
 
@@ -79,7 +79,7 @@ def settle(
     if not 0 <= prior_weight < float("inf"):
         raise ExportError(f"--prior-weight {prior_weight} is no weight; 1 is the paper's.")
     if limit is not None and limit < 1:
-        raise ExportError(f"--limit {limit} leaves no pictures.")
+        raise ExportError(f"--limit {limit} leaves no images.")
     seen = _root(root) if root else out
     if isinstance(seen, PureWindowsPath):
         notes.append(
@@ -99,7 +99,7 @@ def settle(
 
 
 def typical_resolution(collected: Collected) -> int:
-    """Side of the square with the pictures' median area, in steps of 64, or of 8 below 512."""
+    """Side of the square with the images' median area, in steps of 64, or of 8 below 512."""
     sizes = zip(collected.widths, collected.heights, strict=True)
     side = math.sqrt(statistics.median(width * height for width, height in sizes))
     step = 64 if side >= 512 else 8
@@ -115,13 +115,13 @@ def _class_noun(collected: Collected, given: str | None, notes: list[str]) -> st
     found = [(tidy(noun), count) for noun, count in nouns if tidy(noun)]
     if not found:
         raise ExportError(
-            "The dataset does not say what its pictures show.",
+            "The dataset does not say what its images show.",
             hint="Say it with --class-noun, such as --class-noun teapot.",
         )
     if len(found) > 1:
         noun, count = found[0]
         notes.append(
-            f"The pictures show {len(found)} kinds of things; '{noun}', shown by {count:,} of "
+            f"The images show {len(found)} kinds of things; '{noun}', shown by {count:,} of "
             "them, is taken for the class. --class-noun names another."
         )
     return found[0][0]
@@ -138,7 +138,7 @@ def _base_model(collected: Collected, given: str | None, notes: list[str]) -> st
     if len(models) == 1 and (model := models[0]) and _is_model(model):
         return model
     notes.append(
-        "The dataset does not name one model that made its pictures. Put the one you train where "
+        "The dataset does not name one model that made its images. Put the one you train where "
         f"the files say {NO_BASE_MODEL}, or name it with --base-model."
     )
     return NO_BASE_MODEL

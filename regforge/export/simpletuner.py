@@ -65,8 +65,8 @@ class SimpleTuner:
         """Two image backends, one for embeddings, and a configuration to start with."""
         if material.prior_weight == 0:
             raise ExportError(
-                "SimpleTuner has no loss weight for a set of pictures, so a prior weight of 0 "
-                "would mean to leave the regularization pictures out.",
+                "SimpleTuner has no loss weight for a set of images, so a prior weight of 0 "
+                "would mean to leave the regularization images out.",
                 hint="Give another --prior-weight, or train without a regularization set.",
             )
         return Plan(
@@ -81,7 +81,7 @@ class SimpleTuner:
         )
 
     def read(self, out: Path, root: PurePath) -> Iterator[Seen]:
-        """The pictures of each image backend, with the captions of their text files."""
+        """The images of each image backend, with the captions of their text files."""
         config = common.json_of(out / CONFIG)
         named = config.get("data_backend_config") if isinstance(config, dict) else None
         where = out / common.below(named, root, out / CONFIG)
@@ -92,7 +92,7 @@ class SimpleTuner:
                 continue
             folder = out / common.below(backend["instance_data_dir"], root, where)
             regularization = folder.name != SUBJECT
-            for path in common.pictures_in(
+            for path in common.images_in(
                 folder, _SUFFIXES, required=regularization, recursive=True
             ):
                 yield Seen(
@@ -106,18 +106,18 @@ class SimpleTuner:
 def _repeats(material: Material) -> int:
     """How often an epoch shows a photo, counted from 1.
 
-    An epoch shows every picture of every backend, so the ratio of their numbers is all that can
+    An epoch shows every image of every backend, so the ratio of their numbers is all that can
     weigh one against the other.
     """
-    photos, pictures = common.photos(material), len(material.pictures)
+    photos, images = common.photos(material), len(material.images)
     if material.prior_weight == 1:
         return common.repeats(material)
-    return max(1, round(pictures / material.prior_weight / photos))
+    return max(1, round(images / material.prior_weight / photos))
 
 
 def _backends(material: Material) -> list[dict[str, object]]:
-    everything = (*material.pictures, *material.photos)
-    squares = all(picture.width == picture.height for picture in everything)
+    everything = (*material.images, *material.photos)
+    squares = all(image.width == image.height for image in everything)
     noun = common.run_name(material).removesuffix("-lora")
 
     def images(name: str, folder: str, repeats: int) -> dict[str, object]:
@@ -184,26 +184,26 @@ def _config(material: Material) -> dict[str, object]:
 
 
 def _notes(material: Material) -> list[str]:
-    count, photos, repeats = len(material.pictures), common.photos(material), _repeats(material)
+    count, photos, repeats = len(material.images), common.photos(material), _repeats(material)
     shown = round(2 * common.PAIRS * count / (count + photos * repeats))
     notes = [
-        f"SimpleTuner uses {common.every(count, 'regularization picture')} in each epoch, every "
+        f"SimpleTuner uses {common.every(count, 'regularization image')} in each epoch, every "
         f"one with its own caption and once; each of the {common.some(photos, 'photo')} comes "
         f'{common.some(repeats, "time")}, written "repeats": {repeats - 1} because SimpleTuner '
         "counts from 0. The next one is drawn from all that are left, so the two sets mix "
         f"{photos * repeats:,} to {count:,}: about {shown:,} of the {2 * common.PAIRS:,} steps of "
-        f"{CONFIG} show a regularization picture.",
-        "The regularization pictures are trained on like the photos: the target is the picture, "
+        f"{CONFIG} show a regularization image.",
+        "The regularization images are trained on like the photos: the target is the image, "
         'as in the paper. With "is_regularisation_data": true the target would be what the base '
-        "model predicts for the picture, with the LoRA switched off. That keeps the base model's "
+        "model predicts for the image, with the LoRA switched off. That keeps the base model's "
         "look, needs a second pass through the model, and works for LoRA and LyCORIS only.",
         'Captions come from the text files ("caption_strategy": "textfile"). SimpleTuner\'s own '
         "default is the file's name. It ignores keys it does not know, so mind the spelling.",
     ]
     if material.prior_weight != 1:
         notes.append(
-            f"SimpleTuner has no loss weight for a set of pictures. Prior weight "
-            f"{material.prior_weight:g} is written as the ratio of pictures in an epoch, which "
+            f"SimpleTuner has no loss weight for a set of images. Prior weight "
+            f"{material.prior_weight:g} is written as the ratio of images in an epoch, which "
             f"comes to {count / (photos * repeats):.2g}."
         )
     if family_of(material.base_model) is None:
@@ -248,9 +248,9 @@ def _see_that_images_are_right(backend: Mapping[str, Any], where: Path) -> None:
         raise ExportError(f"{name} has {repeats!r} for repeats; it should be 0 or more.")
 
 
-def _caption(picture: Path) -> str:
-    """The caption of a picture, by the rules of `prepare_instance_prompt_from_textfile`."""
-    file = picture.with_suffix(".txt")
+def _caption(image: Path) -> str:
+    """The caption of an image, by the rules of `prepare_instance_prompt_from_textfile`."""
+    file = image.with_suffix(".txt")
     lines = [line for line in common.text_of(file).split("\n") if line]
     if len(lines) != 1:
         raise ExportError(

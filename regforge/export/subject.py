@@ -9,7 +9,7 @@ from pathlib import Path
 from regforge.export.captions import naming, tidy
 from regforge.export.collecting import cannot_read, odd_notes
 from regforge.export.common import some
-from regforge.export.interface import SUBJECT, Picture
+from regforge.export.interface import SUBJECT, ExportedImage
 from regforge.export.layout import Folder, stems, suffix_of
 from regforge.image_files import decode, oddities, patient, plain_png
 from regforge.prompts.captions import instance_caption
@@ -21,14 +21,14 @@ class Subject:
     """The photos that go into an export.
 
     Attributes:
-        pictures: As they are called there.
+        images: As they are called there.
         files: Where each lies now.
         digests: SHA-256 of each, 64 hex digits.
         odd: Whether each is written as a plain copy; see `image_files.oddities`.
         notes: What a person should know about them.
     """
 
-    pictures: Sequence[Picture] = ()
+    images: Sequence[ExportedImage] = ()
     files: Sequence[Path] = ()
     digests: Sequence[str] = ()
     odd: Sequence[bool] = ()
@@ -37,8 +37,8 @@ class Subject:
     @property
     def facts(self) -> list[list[str]]:
         """What they are known by."""
-        pairs = zip(self.pictures, self.digests, strict=True)
-        return [[picture.name, picture.caption, digest] for picture, digest in pairs]
+        pairs = zip(self.images, self.digests, strict=True)
+        return [[image.name, image.caption, digest] for image, digest in pairs]
 
     def lay(self, folder: Folder, *, restore: bool) -> None:
         """Put the photos and their captions into the export's folder.
@@ -51,8 +51,8 @@ class Subject:
             ExportError: A file is in the way that is not ours.
             StorageError: A file cannot be written.
         """
-        for picture, file, odd in zip(self.pictures, self.files, self.odd, strict=True):
-            name = f"{SUBJECT}/{picture.name}"
+        for image, file, odd in zip(self.images, self.files, self.odd, strict=True):
+            name = f"{SUBJECT}/{image.name}"
             caption = f"{name.rpartition('.')[0]}.txt"
             if not (restore and (folder.top / name).exists()):
                 if odd:
@@ -60,7 +60,7 @@ class Subject:
                 else:
                     folder.link(name, file, replace=False)
             if not (restore and (folder.top / caption).exists()):
-                folder.write(caption, picture.caption.encode(), replace=False)
+                folder.write(caption, image.caption.encode(), replace=False)
 
 
 def read_subject(
@@ -93,8 +93,8 @@ def read_subject(
     suffixes, kinds = zip(*map(_looked_at, files), strict=True)
     if unread := [file.name for file, suffix in zip(files, suffixes, strict=True) if not suffix]:
         raise cannot_read(unread)
-    pictures = [
-        Picture(
+    images = [
+        ExportedImage(
             f"{stem}.{'png' if odd else suffix}",
             tidy(photo.caption) or plain,
             photo.width,
@@ -104,12 +104,10 @@ def read_subject(
             stems(len(found), 2), suffixes, kinds, found, strict=True
         )
     ]
-    captions = [picture.caption for picture in pictures]
+    captions = [image.caption for image in images]
     notes = _notes(len(described), plain, captions, identifier)
     notes += [*syntax_notes(found), *odd_notes(kinds, "photo")]
-    return Subject(
-        pictures, files, [photo.digest for photo in found], list(map(bool, kinds)), notes
-    )
+    return Subject(images, files, [photo.digest for photo in found], list(map(bool, kinds)), notes)
 
 
 def _looked_at(file: Path) -> tuple[str | None, tuple[str, ...]]:

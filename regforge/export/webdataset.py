@@ -1,8 +1,8 @@
-"""WebDataset: tar files of pictures, captions and metadata.
+"""WebDataset: tar files of images, captions and metadata.
 
 A sample is three members that share a name, `00001.webp`, `00001.txt` and `00001.json`. The card
 beside the tar files says what is in them: else `datasets` guesses from the first five samples, and
-stops at the first later one that has more (a slot that was empty, another type of picture).
+stops at the first later one that has more (a slot that was empty, another type of image).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class WebDataset:
 
     def plan(self, material: Material) -> Plan:
         """The tar files and their card."""
-        names = [picture.name for picture in material.pictures]
+        names = [image.name for image in material.images]
         parts = list(_parts(material.out / IMAGES, names))
         shards = {f"{FOLDER}/{number:05d}.tar": part for number, part in enumerate(parts)}
         suffixes = sorted({name.rpartition(".")[2] for name in names})
@@ -60,8 +60,8 @@ class WebDataset:
         }
         count = len(names)
         text = (
-            f"# Regularization pictures of {with_article(material.class_noun)}\n\n"
-            f"{common.some(count, 'picture')} in {common.some(len(shards), 'tar file')}.\n"
+            f"# Regularization images of {with_article(material.class_noun)}\n\n"
+            f"{common.some(count, 'image')} in {common.some(len(shards), 'tar file')}.\n"
         )
         return Plan(
             files={CARD: card(front, text)},
@@ -79,7 +79,7 @@ class WebDataset:
 
 
 def _parts(images: Path, names: Sequence[str]) -> Iterator[list[str]]:
-    """The pictures of one tar file after another."""
+    """The images of one tar file after another."""
     part: list[str] = []
     size = 0
     for name in names:
@@ -100,40 +100,40 @@ def _size(path: Path) -> int:
 
 
 def _samples(path: Path, name: str) -> Iterator[Seen]:
-    """The pictures of a tar file with their captions; members of a sample follow one another."""
+    """The images of a tar file with their captions; members of a sample follow one another."""
     try:
         with tarfile.open(path) as tar:
-            picture, text = "", None
+            image, text = "", None
             for member in tar:
                 stem, _, suffix = member.name.partition(".")
-                if stem != picture.partition(".")[0] and picture:
-                    yield Seen(f"{name}/{picture}", text, regularization=True)
-                    picture, text = "", None
+                if stem != image.partition(".")[0] and image:
+                    yield Seen(f"{name}/{image}", text, regularization=True)
+                    image, text = "", None
                 if suffix == "txt":
                     stream = tar.extractfile(member)
                     text = stream.read().decode() if stream else None
                 elif suffix != "json":
-                    picture = member.name
-            if picture:
-                yield Seen(f"{name}/{picture}", text, regularization=True)
+                    image = member.name
+            if image:
+                yield Seen(f"{name}/{image}", text, regularization=True)
     except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
 
 
 def _notes(count: int, shards: int, suffixes: Sequence[str]) -> list[str]:
     notes = [
-        f"The tar files hold {common.every(count, 'picture')}, each with its own caption (`.txt`) "
+        f"The tar files hold {common.every(count, 'image')}, each with its own caption (`.txt`) "
         "and everything known about it (`.json`). Their order is balanced, so the first tar files "
         "are a balanced part."
         if shards > 1
-        else f"The tar file holds {common.every(count, 'picture')}, each with its own caption "
+        else f"The tar file holds {common.every(count, 'image')}, each with its own caption "
         "(`.txt`) and everything known about it (`.json`).",
-        f"Only {FOLDER}/ is needed. The folder {IMAGES}/ stays beside it, with the same pictures; "
+        f"Only {FOLDER}/ is needed. The folder {IMAGES}/ stays beside it, with the same images; "
         "delete it if no other trainer uses it and space is short.",
     ]
     if len(suffixes) > 1:
         notes.append(
-            f"The pictures are of several types ({', '.join(suffixes)}), and a sample has one of "
+            f"The images are of several types ({', '.join(suffixes)}), and a sample has one of "
             "them: read whichever is there."
         )
     return notes

@@ -1,7 +1,7 @@
 """Exports a dataset: the layout once, then what each trainer needs, then the check.
 
 The order is: look the dataset through without its images; refuse what cannot be kept, before
-anything is written; lay out pictures and captions; write each trainer's files; write export.json.
+anything is written; lay out images and captions; write each trainer's files; write export.json.
 Interrupted anywhere, the same call goes on. What is there already is never changed or removed.
 """
 
@@ -35,9 +35,9 @@ from regforge.export.captions import (
 from regforge.export.checking import check_export, check_layout
 from regforge.export.collecting import Collected, collect, odd_notes
 from regforge.export.folder import MANIFEST, Identity, Record, begin, existing, packed, unpacked
-from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Picture, Trainer
+from regforge.export.images import ExportedImages
+from regforge.export.interface import IMAGES, SUBJECT, ExportedImage, ExportError, Material, Trainer
 from regforge.export.layout import METADATA, Folder
-from regforge.export.pictures import Pictures
 from regforge.export.results import Exported, Target
 from regforge.export.settings import Settings, absolute, no_such_trainer, settle
 from regforge.export.subject import Subject, read_subject
@@ -77,7 +77,7 @@ def export_dataset(
 ) -> Exported:
     """Write a dataset the way trainers want it.
 
-    Several trainers share one folder, in one call or in several; pictures and captions are there
+    Several trainers share one folder, in one call or in several; images and captions are there
     once. A folder never holds two datasets, nor one with different settings; only photos of the
     subject may come later.
 
@@ -87,12 +87,12 @@ def export_dataset(
         out: The folder to write.
         subject: Folder with the photos of the subject.
         identifier: The token that stands for the subject.
-        class_noun: What the pictures show; what most of them say if left out.
-        resolution: Side of a square of pixels to train at; that of the pictures if left out.
-        base_model: The model to be trained; the one that made the pictures if left out.
+        class_noun: What the images show; what most of them say if left out.
+        resolution: Side of a square of pixels to train at; that of the images if left out.
+        base_model: The model to be trained; the one that made the images if left out.
         prior_weight: Weight of the regularization loss, 0 or more.
         root: Where the folder will lie on the machine that trains; `out` if left out.
-        limit: At most so many pictures, balanced.
+        limit: At most so many images, balanced.
         caption_column: Where captions stand, in somebody else's dataset.
         check: Read everything back. What was exported before is then left as it is.
         reporter: Gets progress.
@@ -194,8 +194,8 @@ class _Job:
     ) -> Exported:
         identity = Identity(self.collected.digest, self.settings.as_dict(), self.subject.facts)
         before = existing(self.out, identity)
-        pictures = Pictures(self.source, self.collected, order, captions.texts)
-        record = self._layout(pictures, before, identity, restore=not check)
+        images = ExportedImages(self.source, self.collected, order, captions.texts)
+        record = self._layout(images, before, identity, restore=not check)
         material = self._material(record, order, captions.texts)
         notes = self._notes(captions, order)
         # With photos come other repeats, and so other files for all that were served before.
@@ -220,8 +220,8 @@ class _Job:
         return Exported(
             out=self.out,
             dataset=self.source.name,
-            pictures=len(order),
-            photos=len(self.subject.pictures),
+            images=len(order),
+            photos=len(self.subject.images),
             notes=notes,
             targets=targets[: len(trainers)],
         )
@@ -231,31 +231,31 @@ class _Job:
     ) -> None:
         ids = [self.collected.ids[index] for index in order]
         named = [*zip(ids, captions, strict=True)]
-        named += [(photo.name, photo.caption) for photo in self.subject.pictures]
+        named += [(photo.name, photo.caption) for photo in self.subject.images]
         refuse_what_is_lost(named, trainers)
 
     def _layout(
-        self, pictures: Pictures, before: Record | None, identity: Identity, *, restore: bool
+        self, images: ExportedImages, before: Record | None, identity: Identity, *, restore: bool
     ) -> Record:
         """Write what all trainers share, or what is missing of it; what export.json is to say."""
         folder = Folder(self.out)
         if before is None:
             begin(self.out, identity)
-            names, digest = pictures.lay(folder, frozenset(), self.reporter)
+            names, digest = images.lay(folder, frozenset(), self.reporter)
             record = Record(
                 identity=identity,
                 source={
                     name: getattr(self.source, name)
                     for name in ("name", "layout", "revision", "license")
                 },
-                pictures=packed(names),
+                images=packed(names),
                 columns=self.collected.columns.kinds,
                 files={METADATA: digest},
             )
         else:
             record = replace(before, identity=identity, targets=dict(before.targets))
             if restore and (there := self._incomplete(record)) is not None:
-                pictures.lay(folder, there, self.reporter)
+                images.lay(folder, there, self.reporter)
         same = before is not None and before.identity.photos == identity.photos
         if restore or not same:
             folder.path(f"{SUBJECT}/x")  # there even if it is empty: for the user's photos
@@ -265,7 +265,7 @@ class _Job:
     def _incomplete(self, record: Record) -> frozenset[str] | None:
         """What is there of the layout; None if that is all of it."""
         expected = {METADATA}
-        for name in unpacked(record.pictures):
+        for name in unpacked(record.images):
             expected |= {f"{IMAGES}/{name}", f"{IMAGES}/{name.rpartition('.')[0]}.txt"}
         images = self.out / IMAGES
         there = {f"{IMAGES}/{path.name}" for path in images.iterdir()} if images.is_dir() else set()
@@ -274,15 +274,15 @@ class _Job:
 
     def _material(self, record: Record, order: Sequence[int], captions: Sequence[str]) -> Material:
         widths, heights = self.collected.widths, self.collected.heights
-        names = unpacked(record.pictures)
+        names = unpacked(record.images)
         return Material(
             out=self.out,
             root=self.settings.root,
-            pictures=[
-                Picture(name, caption, widths[index], heights[index])
+            images=[
+                ExportedImage(name, caption, widths[index], heights[index])
                 for name, caption, index in zip(names, captions, order, strict=True)
             ],
-            photos=self.subject.pictures,
+            photos=self.subject.images,
             class_noun=self.settings.class_noun,
             identifier=self.settings.identifier,
             resolution=self.settings.resolution,
@@ -297,7 +297,7 @@ class _Job:
         notes = [*self.source.notes, *self.settings.notes]
         if captions.missing:
             notes.append(
-                f"{_captions(captions.missing, 'was', 'were')} missing; those pictures have "
+                f"{_captions(captions.missing, 'was', 'were')} missing; those images have "
                 f"'{class_caption(noun)}'."
             )
         if captions.tidied:
@@ -308,11 +308,11 @@ class _Job:
         if leaks := naming(captions.texts, identifier):
             notes.append(
                 f"{_captions(leaks, 'says', 'say')} '{identifier}'. Regularization captions must "
-                "not name the subject: choose another --identifier, or leave those pictures out."
+                "not name the subject: choose another --identifier, or leave those images out."
             )
         odd = (self.collected.odd.get(index, ()) for index in order)
         notes += self.collected.notes
-        return [*notes, *odd_notes(odd, "picture"), *self.subject.notes]
+        return [*notes, *odd_notes(odd, "image"), *self.subject.notes]
 
     def _checked(
         self,
@@ -322,7 +322,7 @@ class _Job:
         record: Record,
     ) -> list[Target]:
         with self.reporter.task(
-            "checking", len(material.pictures) + len(material.photos), "pictures"
+            "checking", len(material.images) + len(material.photos), "images"
         ) as task:
             shared = check_layout(material, record.files, task)
         checked = []

@@ -78,7 +78,7 @@ class Run:
 
     @property
     def grid(self) -> Path:
-        """A picture of some of the images."""
+        """An image of some of the images."""
         return self.dataset / "samples.webp"
 
     @property

@@ -56,7 +56,7 @@ class AlignmentScorer:
         """Cosine similarity of each image and its caption, -1 to 1.
 
         Args:
-            images: RGB pictures of any size.
+            images: RGB images of any size.
             captions: One for each; what is too long for the model is cut off.
 
         Returns:
@@ -116,7 +116,7 @@ def _load(model: str) -> tuple[Any, Any, Any]:
         raise AlignmentModelError(
             f"curate.alignment.model: {model!r} cannot be loaded: {reason}",
             hint="Name a CLIP-like transformers repository or folder, such as "
-            "openai/clip-vit-base-patch32, or embedded/judge for pictures of the embedded "
+            "openai/clip-vit-base-patch32, or embedded/judge for images of the embedded "
             "pipeline. Without network, the model must be in the Hub's cache or in a folder.",
         ) from error
     if not (hasattr(loaded, "get_image_features") and hasattr(loaded, "get_text_features")):

@@ -93,8 +93,8 @@ class Curator:
                 `max_duplicate_distance` is null. Those already known change nothing.
         """
         for row in rows:
-            picture = _decoded(row.image) if self._compares_pixels else None
-            digests = (row.image_digest, pixel_digest_of(picture) if picture else "")
+            image = _decoded(row.image) if self._compares_pixels else None
+            digests = (row.image_digest, pixel_digest_of(image) if image else "")
             self._accepted.add(row.id, row.perceptual_hash, digests)
 
     def judge(
@@ -117,18 +117,18 @@ class Curator:
                 settings are.
         """
         image_digest = hashlib.sha256(image).hexdigest()
-        picture = _decoded(image)
-        if picture is None:
+        decoded = _decoded(image)
+        if decoded is None:
             return Verdict("", image_digest, dict.fromkeys(SCORES), (_UNREADABLE,))
-        perceptual_hash = perceptual_hash_of(picture)
-        pixel_digest = pixel_digest_of(picture) if self._compares_pixels else ""
+        perceptual_hash = perceptual_hash_of(decoded)
+        pixel_digest = pixel_digest_of(decoded) if self._compares_pixels else ""
         original = self._accepted.copy_of((image_digest, pixel_digest), besides=id)
         nearest, distance = self._accepted.nearest(perceptual_hash, besides=id)
         alignment = None
         if self._scorer is not None:
-            alignment = self._scorer.scores([picture], [caption])[0]
+            alignment = self._scorer.scores([decoded], [caption])[0]
         reasons = [
-            NOT_FINITE if not_finite else self._constant(picture),
+            NOT_FINITE if not_finite else self._constant(decoded),
             "flagged by the safety checker" if nsfw and self._curate.nsfw else None,
             f"same as image {original}" if original else self._look_alike(nearest, distance),
             self._off_caption(alignment),
@@ -143,13 +143,13 @@ class Curator:
 
     def blank(self, image: bytes, *, nsfw: bool, not_finite: bool) -> str | None:
         """Which of `BLANK` an image is; None if it shows something or was blackened on purpose."""
-        picture = None if nsfw else _decoded(image)
-        if picture is None:
+        decoded = None if nsfw else _decoded(image)
+        if decoded is None:
             return None
-        return NOT_FINITE if not_finite else self._constant(picture)
+        return NOT_FINITE if not_finite else self._constant(decoded)
 
-    def _constant(self, picture: Image.Image) -> str | None:
-        return constant_colour_of(picture) if self._curate.constant else None
+    def _constant(self, image: Image.Image) -> str | None:
+        return constant_colour_of(image) if self._curate.constant else None
 
     def accept(self, id: str, verdict: Verdict) -> None:  # noqa: A002
         """Remember an image, so that later ones are compared with it."""
@@ -234,33 +234,33 @@ class _Accepted:
 
 
 def _decoded(image: bytes) -> Image.Image | None:
-    """The picture as RGB, or None if it cannot be read."""
+    """The image as RGB, or None if it cannot be read."""
     try:
-        with Image.open(io.BytesIO(image), formats=_FORMATS) as picture:
-            return picture.convert("RGB")
+        with Image.open(io.BytesIO(image), formats=_FORMATS) as decoded:
+            return decoded.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
-def perceptual_hash_of(picture: Image.Image) -> str:
-    """64-bit pHash of a picture, 16 hex digits: alike for pictures that look alike."""
+def perceptual_hash_of(image: Image.Image) -> str:
+    """64-bit pHash of an image, 16 hex digits: alike for images that look alike."""
     import imagehash
 
-    return str(imagehash.phash(picture))
+    return str(imagehash.phash(image))
 
 
-def pixel_digest_of(picture: Image.Image) -> str:
-    """SHA-256 of the size and the pixels of a picture, 64 hex digits."""
-    size = f"{picture.width}x{picture.height}".encode()
-    return hashlib.sha256(size + picture.tobytes()).hexdigest()
+def pixel_digest_of(image: Image.Image) -> str:
+    """SHA-256 of the size and the pixels of an image, 64 hex digits."""
+    size = f"{image.width}x{image.height}".encode()
+    return hashlib.sha256(size + image.tobytes()).hexdigest()
 
 
-def constant_colour_of(picture: Image.Image) -> str | None:
-    """`black` or `a single colour` for an RGB picture with nothing on it, else None."""
-    histogram = np.array(picture.histogram()).reshape(3, 256)
+def constant_colour_of(image: Image.Image) -> str | None:
+    """`black` or `a single colour` for an RGB image with nothing on it, else None."""
+    histogram = np.array(image.histogram()).reshape(3, 256)
     dark = histogram[:, : BLACK_LEVEL + 1].sum(axis=1)
-    if (dark >= _BLACK_SHARE * picture.width * picture.height).all():
+    if (dark >= _BLACK_SHARE * image.width * image.height).all():
         return "black"
-    if max(ImageStat.Stat(picture).stddev) <= CONSTANT_SPREAD:
+    if max(ImageStat.Stat(image).stddev) <= CONSTANT_SPREAD:
         return "a single colour"
     return None

@@ -67,8 +67,8 @@ def encode_image(pixels: Pixels, *, format: Format, quality: int, text: str | No
 
 def size_of(image: bytes) -> tuple[int, int]:
     """Width and height of an image file, in pixels."""
-    with Image.open(io.BytesIO(image)) as picture:
-        return picture.size
+    with Image.open(io.BytesIO(image)) as decoded:
+        return decoded.size
 
 
 def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> str:

@@ -1,4 +1,4 @@
-"""What every renderer is: jobs in, pictures out.
+"""What every renderer is: jobs in, images out.
 
 Knows the words that renderers, staging and curation share, and the one rule by which jobs become
 batches. Knows no model, no device and no file.
@@ -23,7 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class RenderError(RegforgeError):
-    """A picture that could not be made."""
+    """An image that could not be made."""
 
 
 class ModelUnavailable(RenderError):
@@ -84,12 +84,12 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class RenderedImage:
-    """A picture as it comes from the model.
+    """An image as it comes from the model.
 
     Attributes:
         job: What was asked for.
         pixels: uint8 [H, W, 3], RGB.
-        nsfw: Whether the model's own safety checker, or the image service, objected. The picture
+        nsfw: Whether the model's own safety checker, or the image service, objected. The image
             is then black.
         not_finite: Whether some of its numbers overflowed (NaN or infinite); those are black.
     """
@@ -118,7 +118,7 @@ class Renderer(Protocol):
         Jobs are cut into the batches of `batches`.
 
         Raises:
-            RenderError: A picture cannot be made, and the next one could not either.
+            RenderError: An image cannot be made, and the next one could not either.
         """
         ...
 

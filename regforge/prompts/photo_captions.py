@@ -146,8 +146,8 @@ def _caption(reply: Any, recipe: Recipe) -> str:
 
 def _with_photo(messages: list[dict[str, Any]], photo: Path) -> list[dict[str, Any]]:
     *before, last = messages
-    picture = {"type": "image_url", "image_url": {"url": data_url(photo)}}
-    content = [{"type": "text", "text": last["content"]}, picture]
+    image = {"type": "image_url", "image_url": {"url": data_url(photo)}}
+    content = [{"type": "text", "text": last["content"]}, image]
     return [*before, {**last, "content": content}]
 
 

@@ -70,7 +70,7 @@ _SHADES = frozenset(
     "shade shades swirl swirls mix mixture blend combination hue hues tone tones".split()
 )
 _LONGEST_CLAUSE = 60
-_IMAGE = r"(?:photo\w*|image|picture|portrait|shot|film|drawing|sketch|still|illustration)"
+_IMAGE = r"(?:photo\w*|picture|image|portrait|shot|film|drawing|sketch|still|illustration)"
 _COLORLESS_IMAGE = re.compile(
     rf"\b(?:black[- ]and[- ]white|b&w) (?:\w+ )?{_IMAGE}|"
     rf"(?:{_IMAGE}|taken|drawn|rendered) in (?:black and white|b&w)|"

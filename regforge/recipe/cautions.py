@@ -100,7 +100,7 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
         yield "render.negative_prompt has no effect where render.guidance_scale is 1 or less."
     if alignment is not None and is_embedded(alignment.model) and not is_embedded(render.model):
         yield (
-            "curate.alignment.model: embedded/judge knows only pictures of embedded/tinyworld. "
+            "curate.alignment.model: embedded/judge knows only images of embedded/tinyworld. "
             "Name a CLIP checkpoint for real ones."
         )
     if render.trust_remote_code:

@@ -64,7 +64,7 @@ def _sd3(repository: str) -> Terms:
 
 # The front matter of each model's own card, https://huggingface.co/<repository>.
 _KNOWN = {
-    # NOTICE: it learned from drawings under Apache-2.0, MIT and CC BY 4.0. Its pictures come close
+    # NOTICE: it learned from drawings under Apache-2.0, MIT and CC BY 4.0. Its images come close
     # enough to them that the last of these is kept: it asks for attribution, which the card gives.
     "embedded/tinyworld": Terms("cc-by-4.0"),
     "CompVis/stable-diffusion-v1-4": _SD1,

@@ -166,7 +166,7 @@ class Alignment(Section):
     model: str = Field(
         default="embedded/judge",
         description="A transformers CLIP-like checkpoint (repository or folder), or "
-        "`embedded/judge` for pictures of the embedded pipeline.",
+        "`embedded/judge` for images of the embedded pipeline.",
     )
     min: float | None = Field(
         default=None,

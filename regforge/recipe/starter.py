@@ -1,7 +1,7 @@
 """The recipe to start from that `regforge init` writes: short, commented, and sound as it is.
 
 It runs on the embedded models with nothing else installed; its comments say what to change for
-real pictures.
+real images.
 """
 
 from __future__ import annotations

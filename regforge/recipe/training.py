@@ -231,7 +231,7 @@ class Optimizer(Section):
 
 
 class Validation(Section):
-    """Pictures on the way."""
+    """Images on the way."""
 
     prompts: tuple[str, ...] = Field(
         default=(),
@@ -333,7 +333,7 @@ class TrainingRecipe(RecipeDocument):
     method: Method = Field(default_factory=Method, description="What is trained.")
     data: Data = Field(default_factory=Data, description="Cropping and dropout.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="How the weights move.")
-    validation: Validation = Field(default_factory=Validation, description="Pictures on the way.")
+    validation: Validation = Field(default_factory=Validation, description="Images on the way.")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is kept.")
     hub: HubSection = Field(default_factory=HubSection, description="Where the model goes.")
     tracking: Literal["none", "tensorboard", "wandb", "trackio"] = Field(

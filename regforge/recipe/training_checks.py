@@ -228,7 +228,7 @@ def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
         photos = FEWEST_PHOTOS
     if not FEWEST_PHOTOS <= photos <= MOST_PHOTOS:
         but = (
-            "with fewer, the model learns the picture rather than the subject"
+            "with fewer, the model learns the image rather than the subject"
             if photos < FEWEST_PHOTOS
             else "with more, choose the sharpest that differ most"
         )

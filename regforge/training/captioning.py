@@ -177,14 +177,14 @@ def _against(text: str, attributes: Mapping[str, str], class_noun: str) -> Said:
 
 # ---------------------------------------------------------------------------------------- close-up
 
-# What captions call a picture of something, as the last word before "of".
+# What captions call an image of something, as the last word before "of".
 _MEDIA = (
     "art artwork cartoon closeup collage drawing engraving etching illustration image linocut "
     "mosaic mural painting panel photo photograph picture portrait poster print render rendering "
     "scene shot sketch snapshot still sticker watercolor watercolour woodcut"
 )
 _DETERMINED = re.compile(r"(an?|the|one|this)\s+", re.IGNORECASE)
-_PICTURE = re.compile(
+_IMAGE = re.compile(
     rf"(?P<article>(?:an?|the|one|this)\s+)?(?P<rest>(?:[\w'’-]+\s+){{0,5}}?"
     rf"(?:{'|'.join(_MEDIA.split())})\s+of\s)",
     re.IGNORECASE,
@@ -202,7 +202,7 @@ _SENTENCE = re.compile(
 
 
 def close_up(caption: str) -> str:
-    """A caption that says it shows a part of the picture.
+    """A caption that says it shows a part of the image.
 
     - One that names its medium says what kind of it: "a photo of a cat" becomes "a close-up photo
       of a cat", "an oil painting of a cat" "a close-up oil painting of a cat".
@@ -213,7 +213,7 @@ def close_up(caption: str) -> str:
     """
     if not caption.strip() or _FRAMED.search(caption):
         return caption
-    if found := _PICTURE.match(caption):
+    if found := _IMAGE.match(caption):
         article, rest = found["article"] or "", caption[found.start("rest") :]
         if article.strip().lower() in ("a", "an"):
             article = "A " if article[0].isupper() else "a "

@@ -43,7 +43,7 @@ def model_card(
     base_revision: str | None = None,
     dataset_revision: str | None = None,
     samples: str | None = None,
-    pictures: Sequence[tuple[str, str]] = (),
+    images: Sequence[tuple[str, str]] = (),
     other: str | None = None,
     family: str | None = None,
     existing: str | None = None,
@@ -55,15 +55,15 @@ def model_card(
         repo_id: `user/name` on the Hub, if it goes there: its files lie at the top.
         base_revision: Commit of the base model; the recipe's revision if left out.
         dataset_revision: Likewise, of the regularization dataset.
-        samples: Name of a picture beside the card.
-        pictures: Prompts, each with the name of a picture for the Hub's gallery.
+        samples: Name of an image beside the card.
+        images: Prompts, each with the name of an image for the Hub's gallery.
         other: Name of the file for other programs.
         family: Name of the model's family.
         existing: The card that is to be replaced: what stands outside of its markers is kept, and
             so are the keys of its front matter that regforge does not write.
     """
     kept = Card.parse(existing)
-    front = _front_matter(recipe, pictures, family)
+    front = _front_matter(recipe, images, family)
     front |= _own_keys(kept.front, front)
     terms = terms_of(recipe.base_model)
     body = (
@@ -98,7 +98,7 @@ def instance_prompt(recipe: TrainingRecipe) -> str:
 
 
 def _front_matter(
-    recipe: TrainingRecipe, pictures: Sequence[tuple[str, str]], family: str | None
+    recipe: TrainingRecipe, images: Sequence[tuple[str, str]], family: str | None
 ) -> dict[str, Any]:
     """What the Hub reads; its keys are those that diffusers' training scripts write.
 
@@ -121,7 +121,7 @@ def _front_matter(
         "datasets": [dataset] if dataset and _has_prior(recipe) else None,
         "instance_prompt": instance_prompt(recipe),
         "tags": tags,
-        "widget": [{"text": text, "output": {"url": url}} for text, url in pictures] or None,
+        "widget": [{"text": text, "output": {"url": url}} for text, url in images] or None,
     }
     return {key: value for key, value in front.items() if value is not None}
 

@@ -1,6 +1,6 @@
 """What the trainer is fed with: the tensors of any draw.
 
-    draw ─► picture ─► crop ─► pixels ─► moments ┐
+    draw ─► image ─► crop ─► pixels ─► moments ┐
        └──► caption ─► embeddings ───────────────┴─► batch, with noise and time
 
 Every step of it follows from the draw's own number and the recipe: no example depends on those
@@ -22,9 +22,9 @@ from regforge.recipe.training import TrainingRecipe
 from regforge.training.caching import DiskStore, MemoryStore, NoStore, Store, identity, key_of
 from regforge.training.captioning import Captioning
 from regforge.training.crops import Crop, Cropping, ExamplesError, decode, pixels_of
+from regforge.training.images import ImageSet, Photos, RegularizationImages, run_of
 from regforge.training.interface import Batch, Embeddings, Examples, Family
 from regforge.training.order import Batches, Draw, generator, number_of
-from regforge.training.pictures import Photos, PictureSet, RegularizationImages, run_of
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def open_examples(
     """
     prior = recipe.regularization
     run = run_of(prior.dataset) if prior.prior_weight > 0 else None
-    sets: dict[str, PictureSet] = {"instance": Photos(recipe.subject, run)}
+    sets: dict[str, ImageSet] = {"instance": Photos(recipe.subject, run)}
     if prior.dataset is not None and prior.prior_weight > 0:
         sets["class"] = RegularizationImages(
             prior, recipe.subject.identifier, slot_dropout=recipe.data.slot_dropout > 0
@@ -99,7 +99,7 @@ class _Examples:
         self,
         recipe: TrainingRecipe,
         family: Family,
-        sets: dict[str, PictureSet],
+        sets: dict[str, ImageSet],
         store: Store,
         device: torch.device | str,
         reporter: Reporter,
@@ -117,12 +117,12 @@ class _Examples:
         self._captioning = Captioning(
             recipe.seed, data.caption_dropout, data.slot_dropout, data.crop_wording
         )
-        self.photos = len(sets["instance"].pictures)
-        self.pictures = len(sets["class"].pictures) if "class" in sets else 0
+        self.photos = len(sets["instance"].images)
+        self.images = len(sets["class"].images) if "class" in sets else 0
         self.revision: str | None = getattr(sets.get("class"), "revision", None)
         self._order = Batches(
             self.photos,
-            self.pictures,
+            self.images,
             recipe.optimizer.batch_size,
             recipe.regularization.per_instance,
             recipe.optimizer.gradient_accumulation,
@@ -141,15 +141,15 @@ class _Examples:
     # ---------------------------------------------------------------------------------- one draw
 
     def _crop(self, draw: Draw) -> Crop:
-        picture = self._sets[draw.stream].pictures[draw.index]
+        image = self._sets[draw.stream].images[draw.index]
         rng = generator(self._recipe.seed, draw.stream, draw.number, "crop")
         variant = int(rng.integers(self._cropping.variants))
         flip = self._recipe.data.flip and bool(rng.integers(2))
-        return self._cropping.crop(picture.size, draw.stream, picture.name, variant, flip=flip)
+        return self._cropping.crop(image.size, draw.stream, image.name, variant, flip=flip)
 
     def _caption(self, draw: Draw, crop: Crop) -> str:
-        picture = self._sets[draw.stream].pictures[draw.index]
-        return self._captioning.caption(draw, picture.said, tight=crop.tight)
+        image = self._sets[draw.stream].images[draw.index]
+        return self._captioning.caption(draw, image.said, tight=crop.tight)
 
     def _random(self, draw: Draw, name: str) -> torch.Generator:
         import torch
@@ -211,7 +211,7 @@ class _Examples:
         """The moments of some crops of an image; it is decoded if one of them is not there yet."""
         import torch
 
-        picture = self._sets[place[0]].pictures[place[1]]
+        decoded = self._sets[place[0]].images[place[1]]
         image = None
         if self._store.keeps and place not in self._contents:
             self._contents[place] = hashlib.sha256(content).hexdigest()
@@ -221,7 +221,7 @@ class _Examples:
                 yield found["moments"]
                 continue
             if image is None:
-                image = decode(content, picture.size, picture.label)
+                image = decode(content, decoded.size, decoded.label)
             pixels = torch.from_numpy(pixels_of(image, crop).copy()).permute(2, 0, 1)
             with torch.no_grad():
                 scaled = pixels.to(self._device, torch.float32)[None] / 127.5 - 1
@@ -349,9 +349,9 @@ def _cropping(recipe: TrainingRecipe, family: Family) -> Cropping:
     )
 
 
-def _notes_on_sizes(sets: dict[str, PictureSet], cropping: Cropping) -> Iterator[str]:
+def _notes_on_sizes(sets: dict[str, ImageSet], cropping: Cropping) -> Iterator[str]:
     for stream, each in sets.items():
-        sizes = [min(picture.size) for picture in each.pictures]
+        sizes = [min(image.size) for image in each.images]
         small = sum(size < cropping.resolution for size in sizes)
         if small and cropping.kind != "none":
             yield (
@@ -361,14 +361,14 @@ def _notes_on_sizes(sets: dict[str, PictureSet], cropping: Cropping) -> Iterator
             )
 
 
-def _notes_on_lengths(sets: dict[str, PictureSet], family: Family) -> Iterator[str]:
+def _notes_on_lengths(sets: dict[str, ImageSet], family: Family) -> Iterator[str]:
     """Captions of which a text encoder reads the beginning only."""
     tokenizer = getattr(family.pipeline, "tokenizer", None)
     if tokenizer is None or getattr(family.pipeline, "tokenizer_3", None) is not None:
         return  # where there is a third one, T5, it reads the rest
     most = tokenizer.model_max_length
     for stream, each in sets.items():
-        texts = [picture.said.text for picture in each.pictures]
+        texts = [image.said.text for image in each.images]
         long = sum(len(ids) > most for ids in tokenizer(texts, verbose=False).input_ids)
         if long:
             yield (

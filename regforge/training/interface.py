@@ -78,13 +78,13 @@ class Examples(Protocol):
 
     Attributes:
         photos: How many photos there are.
-        pictures: How many regularization images; 0 for none.
+        images: How many regularization images; 0 for none.
         revision: The regularization dataset's commit on the Hub, if it is from there.
         notes: What a person should know about them, a sentence each.
     """
 
     photos: int
-    pictures: int
+    images: int
     revision: str | None
     notes: Sequence[str]
 

@@ -73,7 +73,7 @@ class Loop:
         self._processes = processes or Processes()
         self._batches = Batches(
             photos=examples.photos,
-            pictures=examples.pictures,
+            images=examples.images,
             batch_size=settings.batch_size,
             per_instance=regularization.per_instance,
             accumulation=settings.gradient_accumulation,
@@ -97,7 +97,7 @@ class Loop:
     @property
     def has_prior(self) -> bool:
         """Whether there is a prior loss."""
-        return self._examples.pictures > 0
+        return self._examples.images > 0
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """Do one optimizer step.
@@ -131,7 +131,7 @@ class Loop:
         """Gradients of one step's loss; returns its two parts."""
         batches, plan = self._batches, self._settings
         of_photos = plan.batch_size * plan.gradient_accumulation
-        of_pictures = of_photos * batches.per_instance if batches.pictures else 0
+        of_images = of_photos * batches.per_instance if batches.images else 0
         sums = torch.zeros(2, device=self._device)
         for draws in batches.step(step):
             for batch in self._examples.batches(draws):
@@ -140,7 +140,7 @@ class Loop:
                         losses = self._objective.example_losses(
                             self._family, on_device(batch, self._device)
                         )
-                    parts = self._objective.parts(losses, batch.photos, of_photos, of_pictures)
+                    parts = self._objective.parts(losses, batch.photos, of_photos, of_images)
                     self._scaler.scale(self._objective.total(parts)).backward()
                 sums += parts.detach()
         return sums

@@ -55,20 +55,20 @@ class Objective:
         errors = (prediction.float() - target).square().flatten(1).mean(1)
         return errors * family.weights(times, self.min_snr_gamma).to(errors)
 
-    def parts(self, losses: Tensor, photos: int, of_photos: int, of_pictures: int) -> Tensor:
+    def parts(self, losses: Tensor, photos: int, of_photos: int, of_images: int) -> Tensor:
         """What a batch adds to the means of its optimizer step.
 
         Args:
             losses: As `example_losses` returned.
             photos: How many of them are photos' (the first ones).
             of_photos: Photos in the whole optimizer step.
-            of_pictures: Regularization images in it; 0 for none.
+            of_images: Regularization images in it; 0 for none.
 
         Returns:
             float32 [2]: shares of instance loss and prior loss.
         """
         instance = losses[:photos].sum() / of_photos
-        prior = losses[photos:].sum() / max(1, of_pictures)
+        prior = losses[photos:].sum() / max(1, of_images)
         return torch.stack([instance, prior])
 
     def total(self, parts: Tensor) -> Tensor:

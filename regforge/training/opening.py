@@ -100,7 +100,7 @@ def open_run(
     if recipe.data.cache != "none":
         _release(recipe, family, device)
     torch.manual_seed(recipe.seed)  # a new LoRA begins with random numbers
-    teacher = recipe.regularization.target == "teacher" and examples.pictures > 0
+    teacher = recipe.regularization.target == "teacher" and examples.images > 0
     trainable = attach(family, recipe.method, teacher=teacher)
     if recipe.optimizer.gradient_checkpointing:
         trainable.checkpoint_gradients()
@@ -128,7 +128,7 @@ def open_run(
 
 
 def _release(recipe: TrainingRecipe, family: Family, device: torch.device) -> None:
-    """Give back the memory of what is not needed between here and the next pictures."""
+    """Give back the memory of what is not needed between here and the next images."""
     import gc
 
     import torch

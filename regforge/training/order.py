@@ -64,7 +64,7 @@ class Batches:
 
     Attributes:
         photos: How many photos there are.
-        pictures: How many regularization images there are; 0 for none.
+        images: How many regularization images there are; 0 for none.
         batch_size: Photos in a batch.
         per_instance: Regularization images beside each photo.
         accumulation: Batches per optimizer step.
@@ -74,7 +74,7 @@ class Batches:
     """
 
     photos: int
-    pictures: int
+    images: int
     batch_size: int
     per_instance: int
     accumulation: int
@@ -91,7 +91,7 @@ class Batches:
         for micro in range(step * self.accumulation, (step + 1) * self.accumulation):
             turn = micro * self.processes + self.process
             batch = _draws("instance", self._instances, turn, self.batch_size)
-            if self.pictures:
+            if self.images:
                 batch += _draws("class", self._classes, turn, self.batch_size * self.per_instance)
             yield batch
 
@@ -103,7 +103,7 @@ class Batches:
 
     @cached_property
     def _classes(self) -> Shuffled:
-        return Shuffled(self.pictures, self.seed, "class")
+        return Shuffled(self.images, self.seed, "class")
 
 
 def _draws(stream: Stream, order: Shuffled, turn: int, size: int) -> list[Draw]:

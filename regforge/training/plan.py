@@ -28,7 +28,7 @@ from regforge.training.dataset_runs import (
     images_of,
     is_finished,
 )
-from regforge.training.pictures import Photos, RegularizationImages, run_of
+from regforge.training.images import Photos, RegularizationImages, run_of
 from regforge.training.saving import LORA_FILE, MODEL_FOLDER
 
 SAMPLES = 5
@@ -166,15 +166,15 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         subject=f"{recipe.subject.identifier} {recipe.subject.class_noun}",
         base_model=recipe.base_model + (f"@{recipe.revision}" if recipe.revision else ""),
         method=_method(recipe),
-        photos=len(photos.pictures),
-        captions={each.label: each.said.text for each in photos.pictures[:SAMPLES]},
+        photos=len(photos.images),
+        captions={each.label: each.said.text for each in photos.images[:SAMPLES]},
         without_caption=list(photos.silent),
         dataset=dataset,
         images=images,
         batch=(optimizer.batch_size, beside),
         steps=optimizer.steps,
         batches=optimizer.gradient_accumulation,
-        seen_photo=batches * optimizer.batch_size / len(photos.pictures),
+        seen_photo=batches * optimizer.batch_size / len(photos.images),
         seen_image=batches * beside / images if images else None,
         result=folder.path / (LORA_FILE if method.kind == "lora" else MODEL_FOLDER),
         needs=list(_needs(recipe)),
@@ -205,7 +205,7 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
         recipe.subject.identifier,
         slot_dropout=recipe.data.slot_dropout > 0,
     )
-    images = len(found.pictures)
+    images = len(found.images)
     return f"{where}, {_count(images, 'image')}; {how}", images, found.notes
 
 

@@ -33,13 +33,13 @@ from regforge.recipe import TrainingRecipe, resolved_yaml
 from regforge.recipe.named_files import LEADS_OUT, inside
 from regforge.runs import TrainingFolder
 from regforge.training.card import OUR_KEYS, model_card
-from regforge.training.saving import LORA_FILE, kohya_file, pictures_of
+from regforge.training.saving import LORA_FILE, images_of, kohya_file
 from regforge.version import __version__
 
 _CARD = "README.md"
 _INDEX = "model_index.json"
 _OURS = re.compile(
-    r"README\.md|recipe\.yaml|loss\.svg|samples\.webp|pictures/\d+\.webp|[^/]+-kohya\.safetensors"
+    r"README\.md|recipe\.yaml|loss\.svg|samples\.webp|images/\d+\.webp|[^/]+-kohya\.safetensors"
     r"|pytorch_lora_weights\.safetensors"
 )
 """What regforge writes beside a pipeline's own files."""
@@ -232,7 +232,7 @@ def _files(
         files[weights.name] = weights
         if (other := kohya_file(run.path)) is not None:
             files[other.name] = other
-    shown = ["samples.webp", "loss.svg", *(name for _, name in pictures_of(recipe, run.path))]
+    shown = ["samples.webp", "loss.svg", *(name for _, name in images_of(recipe, run.path))]
     files |= {name: run.path / name for name in shown if (run.path / name).is_file()}
     for each in (*files.values(), run.path / _CARD):
         if isinstance(each, Path) and each.exists() and inside(each, run.path) is None:
@@ -289,7 +289,7 @@ def _card(recipe: TrainingRecipe, folder: Path, made: Mapping[str, Any]) -> str:
         base_revision=made.get("base_revision"),
         dataset_revision=made.get("dataset_revision"),
         samples="samples.webp" if (folder / "samples.webp").is_file() else None,
-        pictures=pictures_of(recipe, folder),
+        images=images_of(recipe, folder),
         other=other.name if other else None,
         family=made.get("family"),
         existing=path.read_text(encoding="utf-8") if path.is_file() else None,

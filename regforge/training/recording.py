@@ -1,4 +1,4 @@
-"""Numbers of a training run, for later: log.jsonl, trackers, and the picture of the loss."""
+"""Numbers of a training run, for later: log.jsonl, trackers, and the image of the loss."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class Record:
         """What was done since the last step was no training: its time does not count."""
         self._since = time.monotonic()
 
-    def pictures(self, step: int, pictures: Sequence[Image.Image]) -> None:
+    def images(self, step: int, images: Sequence[Image.Image]) -> None:
         """Show the tracker what the model draws."""
         if self._tracker is None or not hasattr(self._tracker, "log_images"):
             return
         import numpy as np
 
-        stacked = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+        stacked = np.stack([np.asarray(image.convert("RGB")) for image in images])
         if self._tracker.name == "tensorboard":
             self._tracker.log_images({"validation": stacked}, step=step, dataformats="NHWC")
         else:
@@ -113,7 +113,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-# ------------------------------------------------------------------------------------ the picture
+# ------------------------------------------------------------------------------------ the image
 
 _WIDTH, _HEIGHT = 640, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 34, 34

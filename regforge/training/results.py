@@ -40,7 +40,7 @@ class TrainedModel:
 
     @property
     def samples(self) -> Path:
-        """A picture of what the model draws."""
+        """An image of what the model draws."""
         return self.folder / "samples.webp"
 
     def as_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@
     DIR/snapshots/step-000500/                       what would have been the result then
     DIR/lora/pytorch_lora_weights.safetensors        the result (`method: lora`)
     DIR/model/                                       the result (`method: full`)
-    DIR/README.md samples.webp pictures/ loss.svg    for people
+    DIR/README.md samples.webp images/ loss.svg    for people
     DIR/log.jsonl state.json                         for programs
 
 Knows the order of things and what goes from one to the next, and no part's inside.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _READ_EVERY = 10
 """Steps between two looks at the losses; each look makes the host wait for the device."""
 
-_PICTURES_ON_THE_WAY, _PICTURES_AT_THE_END = 2, 4
+_IMAGES_ON_THE_WAY, _IMAGES_AT_THE_END = 2, 4
 
 
 def train(
@@ -276,16 +276,16 @@ class _Session:
         from regforge.training.validation import write_grid
 
         if self.processes.is_main:
-            self.at = f"while pictures were drawn after step {step}"
+            self.at = f"while images were drawn after step {step}"
             try:
                 with run.loop.result():
-                    drawn = run.painter.draw(_PICTURES_ON_THE_WAY, stopped=lambda: stop.requested)
+                    drawn = run.painter.draw(_IMAGES_ON_THE_WAY, stopped=lambda: stop.requested)
             except KeyboardInterrupt:
                 self._save(run, step)
                 self._give_way(run, step)
             write_grid(drawn, self.folder.path / "validation" / f"step-{step:06d}.webp")
             self._say_what_overflowed(run, drawn, step)
-            run.record.pictures(step, [each.picture for each in drawn])
+            run.record.images(step, [each.image for each in drawn])
         self.processes.wait()
         run.record.pause_ends()
 
@@ -304,7 +304,7 @@ class _Session:
         """Weights, samples, card: everything a finished run leaves."""
         from regforge.digests import revision_of
         from regforge.training.saving import save_result, write_card
-        from regforge.training.validation import write_grid, write_pictures
+        from regforge.training.validation import write_grid, write_images
 
         path, entries = self.folder.path, history(self.folder.path)
         about = {
@@ -324,11 +324,11 @@ class _Session:
             self.reporter.say("Saving the weights, and drawing what they have learned")
             with run.loop.result():
                 weights = save_result(run.family, run.trainable, path, name=self.recipe.name)
-                drawn = run.painter.draw(_PICTURES_AT_THE_END)
+                drawn = run.painter.draw(_IMAGES_AT_THE_END)
             write_grid(drawn, path / "samples.webp")
             self._say_what_overflowed(run, drawn, made["steps"])
-            write_pictures(drawn, path)
-            run.record.pictures(made["steps"], [each.picture for each in drawn])
+            write_images(drawn, path)
+            run.record.images(made["steps"], [each.image for each in drawn])
             write_curve(entries, path / "loss.svg")
             write_card(self.recipe, path, **about)
             made["weights"] = str(weights.relative_to(path))

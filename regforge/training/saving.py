@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from regforge.embedded.pipeline import quiet_loading
 from regforge.files import storage_error, unfinished_folder, write_atomically
 from regforge.training.card import model_card
-from regforge.training.validation import PICTURES, prompts_of
+from regforge.training.validation import IMAGES, prompts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +178,7 @@ def write_card(
         base_revision=base_revision,
         dataset_revision=dataset_revision,
         samples="samples.webp" if (folder / "samples.webp").is_file() else None,
-        pictures=pictures_of(recipe, folder),
+        images=images_of(recipe, folder),
         other=f"{LORA_FILE.parent}/{other.name}" if other else None,
         family=family,
         existing=path.read_text(encoding="utf-8") if path.is_file() else None,
@@ -193,11 +193,11 @@ def kohya_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def pictures_of(recipe: TrainingRecipe, folder: Path) -> list[tuple[str, str]]:
-    """Validation prompts, each with the name of its picture in a run's folder, if it is there."""
+def images_of(recipe: TrainingRecipe, folder: Path) -> list[tuple[str, str]]:
+    """Validation prompts, each with the name of its image in a run's folder, if it is there."""
     named = enumerate(prompts_of(recipe), start=1)
-    pictures = [(prompt, f"{PICTURES}/{number:02d}.webp") for number, prompt in named]
-    return [(prompt, name) for prompt, name in pictures if (folder / name).is_file()]
+    images = [(prompt, f"{IMAGES}/{number:02d}.webp") for number, prompt in named]
+    return [(prompt, name) for prompt, name in images if (folder / name).is_file()]
 
 
 # ------------------------------------------------------------------------------------------ kohya

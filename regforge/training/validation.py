@@ -1,4 +1,4 @@
-"""Pictures of what the model has learned so far, drawn with the modules that are being trained.
+"""Images of what the model has learned so far, drawn with the modules that are being trained.
 
 Nothing is loaded again: the family's pipeline holds the live modules. The same prompts and seeds
 each time, so that only the weights differ.
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from regforge.training.interface import Embeddings, Family
     from regforge.training.optimizers import Precision
 
-PICTURES = "pictures"
-"""The folder, in a run's, with one picture of each prompt."""
+IMAGES = "images"
+"""The folder, in a run's, with one image of each prompt."""
 
 _AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture, what was asked for, and whether its numbers overflowed: it is black there."""
+    """An image, what was asked for, and whether its numbers overflowed: it is black there."""
 
     prompt: str
     number: int
-    picture: Image.Image
+    image: Image.Image
     not_finite: bool
 
 
@@ -82,7 +82,7 @@ class Painter:
         """Draw all prompts with the weights as they are.
 
         Args:
-            each: How many pictures of each prompt.
+            each: How many images of each prompt.
             stopped: Asked after each denoising step.
 
         Returns:
@@ -99,14 +99,14 @@ class Painter:
         with _ready(self._family, self._device), torch.no_grad():
             for start in range(0, len(wanted), _AT_ONCE):
                 batch = wanted[start : start + _AT_ONCE]
-                pictures = self._pictures(batch, stopped)
+                images = self._images(batch, stopped)
                 drawn += [
-                    Drawing(prompt, number, picture, overflowed)
-                    for (prompt, number), (picture, overflowed) in zip(batch, pictures, strict=True)
+                    Drawing(prompt, number, image, overflowed)
+                    for (prompt, number), (image, overflowed) in zip(batch, images, strict=True)
                 ]
         return drawn
 
-    def _pictures(
+    def _images(
         self, batch: Sequence[tuple[str, int]], stopped: Callable[[], bool]
     ) -> list[tuple[Image.Image, bool]]:
         """Each image, and whether its numbers overflowed."""
@@ -140,8 +140,8 @@ class Painter:
         # Not by the pipeline: under float16 many autoencoders draw black.
         pixels = family.decode(latents).cpu()
         black = torch.nan_to_num(pixels, nan=-1.0, posinf=-1.0, neginf=-1.0)
-        pictures = family.pipeline.image_processor.postprocess(black)
-        return list(zip(pictures, not_finite(pixels), strict=True))
+        images = family.pipeline.image_processor.postprocess(black)
+        return list(zip(images, not_finite(pixels), strict=True))
 
     def _asked(self, prompts: list[str]) -> dict[str, Any]:
         """The prompts, as arguments of the pipeline."""
@@ -158,17 +158,17 @@ class Painter:
 
 
 def write_grid(drawn: Sequence[Drawing], path: Path) -> None:
-    """The pictures with their prompts below, as WebP."""
+    """The images with their prompts below, as WebP."""
     columns = 1 + max((each.number for each in drawn), default=0)
-    tiles = [(each.picture, "", each.prompt) for each in drawn]
+    tiles = [(each.image, "", each.prompt) for each in drawn]
     write_atomically(path, as_webp(labelled_grid(tiles, columns=max(2, min(4, columns)))))
 
 
-def write_pictures(drawn: Sequence[Drawing], folder: Path) -> None:
-    """The first picture of each prompt, in the order of the prompts, as WebP."""
-    first = [each.picture for each in drawn if each.number == 0]
-    for number, picture in enumerate(first, start=1):
-        write_atomically(folder / PICTURES / f"{number:02d}.webp", as_webp(picture))
+def write_images(drawn: Sequence[Drawing], folder: Path) -> None:
+    """The first image of each prompt, in the order of the prompts, as WebP."""
+    first = [each.image for each in drawn if each.number == 0]
+    for number, image in enumerate(first, start=1):
+        write_atomically(folder / IMAGES / f"{number:02d}.webp", as_webp(image))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-// Shows one sample of one prompt as every model drew it, large and side by side. The pictures are
+// Shows one sample of one prompt as every model drew it, large and side by side. The images are
 // those of the page; nothing is loaded. Without this script the page lacks that view only.
 "use strict";
 (() => {
@@ -7,7 +7,7 @@
   const words = document.getElementById("lightbox-text");
   const position = document.getElementById("position");
 
-  // Every prompt and sample that has at least one picture, in the order of the page.
+  // Every prompt and sample that has at least one image, in the order of the page.
   const stops = [];
   for (const block of document.querySelectorAll(".block")) {
     const numbers = new Set(
@@ -33,14 +33,14 @@
     for (const cell of block.querySelectorAll(".cell")) {
       const figure = element("figure");
       const shot = cell.querySelector(`.shot[data-number="${number}"]`);
-      const picture = shot && shot.querySelector("img");
-      if (picture) {
+      const image = shot && shot.querySelector("img");
+      if (image) {
         const image = element("img");
-        image.src = picture.src;
-        image.alt = picture.alt;
+        image.src = image.src;
+        image.alt = image.alt;
         figure.append(image);
       } else {
-        figure.append(element("p", "no picture", "gone"));
+        figure.append(element("p", "no image", "gone"));
       }
       const caption = element("figcaption");
       caption.append(element("b", cell.querySelector("h5").textContent));

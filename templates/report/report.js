@@ -5,7 +5,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const rows = data.rows.map((row) => ({ ...data.common, ...row }));
-const PAGE = 120; // pictures added at a time
+const PAGE = 120; // images added at a time
 const FACET_VALUES = 6; // values of a filter before "Show all"
 const CHART_VALUES = 25;
 
@@ -106,11 +106,11 @@ function showAll() {
 // ----------------------------------------------------------------------------------- gallery
 
 function tile(row, list) {
-  const picture = make("img", { loading: "lazy", decoding: "async", alt: row.text });
-  if (row.thumbnail) picture.src = row.thumbnail;
+  const image = make("img", { loading: "lazy", decoding: "async", alt: row.text });
+  if (row.thumbnail) image.src = row.thumbnail;
   const words = make("span", { className: "words" }, row.text);
-  words.setAttribute("aria-hidden", "true"); // the picture's alt says it already
-  const button = make("button", { type: "button", className: "tile" }, picture, words);
+  words.setAttribute("aria-hidden", "true"); // the image's alt says it already
+  const button = make("button", { type: "button", className: "tile" }, image, words);
   button.dataset.id = row.id;
   button.onclick = () => open(list ?? matching, row);
   return button;
@@ -310,9 +310,9 @@ const pairCard = (left, right, ...words) =>
 const nothing = (words) => make("p", { className: "empty" }, words);
 
 function refusedCard({ id, text, reasons, attempts, thumbnail }) {
-  const picture = make(thumbnail ? "img" : "div", { className: "shot" });
-  if (thumbnail) Object.assign(picture, { src: thumbnail, alt: text, loading: "lazy" });
-  return make("div", { className: "card" }, picture, make("p", {}, text),
+  const image = make(thumbnail ? "img" : "div", { className: "shot" });
+  if (thumbnail) Object.assign(image, { src: thumbnail, alt: text, loading: "lazy" });
+  return make("div", { className: "card" }, image, make("p", {}, text),
     make("p", { className: "soft" }, `${reasons.join("; ")} (attempts: ${attempts})`),
     make("code", {}, id));
 }

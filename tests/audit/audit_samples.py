@@ -1,4 +1,4 @@
-"""Small datasets in memory, and pictures for them."""
+"""Small datasets in memory, and images for them."""
 
 import io
 import json
@@ -24,7 +24,7 @@ class InMemory:
         self.slots: tuple[str, ...] = tuple(more.get("slots", ()))
         self.run: Path | None = more.get("run")
         self.notes: list[str] = []
-        self.opened = 0  # pictures that were asked for
+        self.opened = 0  # images that were asked for
         self._examples = examples
 
     def examples(self, *, images: bool = True) -> Iterator[Example]:
@@ -34,8 +34,8 @@ class InMemory:
         self.notes = ["was read to its end"]
 
 
-def picture(number: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
-    """Coarse noise, other noise for each number: pictures that look nothing like one another."""
+def make_image(number: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """Coarse noise, other noise for each number: images that look nothing like one another."""
     generator = np.random.default_rng(number)
     small = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.NEAREST)
@@ -53,7 +53,7 @@ def examples(texts: Sequence[str | None], **more: Any) -> list[Example]:
 
 
 def example(number: int, text: str | None = "an owl", **more: Any) -> Example:
-    values: dict[str, Any] = {"image": file_of(picture(number)), "width": 32, "height": 32}
+    values: dict[str, Any] = {"image": file_of(make_image(number)), "width": 32, "height": 32}
     return Example(**({"id": f"{number:03d}.png", "text": text} | values | more))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_samples import file_of, picture
+from audit_samples import file_of, make_image
 from shell import Shell
 
 
@@ -16,11 +16,11 @@ def command(shell: Shell) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A community set: pictures and texts, one text empty, one picture twice."""
+    """A community set: images and texts, one text empty, one image twice."""
     folder = tmp_path / "woman"
     folder.mkdir()
     for number in range(12):
-        (folder / f"{number:02d}.png").write_bytes(file_of(picture(number % 11, (64, 64))))
+        (folder / f"{number:02d}.png").write_bytes(file_of(make_image(number % 11, (64, 64))))
         text = "" if number == 3 else "a photo of a woman"
         (folder / f"{number:02d}.txt").write_text(text)
     return folder
@@ -30,7 +30,7 @@ def everything_in(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_folder_of_pictures_and_texts(command: Any, folder: Path) -> None:
+def test_a_folder_of_images_and_texts(command: Any, folder: Path) -> None:
     before = everything_in(folder)
     code, out, err = command(
         folder, "--json", "--class-noun", "woman", "--resolution", 512, "--photos", 4

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from audit_samples import audit, checked, closed, example, file_of, hash_of, picture
+from audit_samples import audit, checked, closed, example, file_of, hash_of, make_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def test_four_bits_anywhere_are_found_and_five_are_not(places: tuple[int, ...]) 
     assert len(set(labels.tolist())) == 51
 
 
-def test_ten_thousand_copies_of_a_few_pictures_are_a_few_groups() -> None:
+def test_ten_thousand_copies_of_a_few_images_are_a_few_groups() -> None:
     generator = np.random.default_rng(0)
     originals = generator.integers(0, 2**64, 5, dtype=np.uint64)
     flips = np.uint64(1) << generator.integers(0, 64, 10_000, dtype=np.uint64)
@@ -74,14 +74,14 @@ def test_the_same_file_under_two_names() -> None:
 
 def test_the_same_pixels_in_another_file() -> None:
     rows = [example(n) for n in range(3)]
-    rows.append(example(3, image=file_of(picture(0), "BMP")))
+    rows.append(example(3, image=file_of(make_image(0), "BMP")))
     check = checked(audit(rows), "exact duplicates")
     assert check.grade == "bad"  # one of four
     assert check.examples == ["000.png 003.png"]
 
 
 def test_a_brighter_copy_is_a_near_duplicate() -> None:
-    brighter = picture(2).point(lambda value: value * 0.95 + 12)
+    brighter = make_image(2).point(lambda value: value * 0.95 + 12)
     rows = [*(example(n) for n in range(40)), example(40, image=file_of(brighter))]
     found = audit(rows)
     assert checked(found, "exact duplicates").grade == "good"
@@ -91,7 +91,7 @@ def test_a_brighter_copy_is_a_near_duplicate() -> None:
     assert near.examples == ["002.png 040.png"]
 
 
-def test_stored_hashes_are_used_and_no_picture_is_opened() -> None:
+def test_stored_hashes_are_used_and_no_image_is_opened() -> None:
     rows = [closed(n) for n in range(20)]
     near = f"{hash_of(5) ^ bits(1, 2):016x}"
     rows.append(closed(20, data={"perceptual_hash": near}))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_samples import InMemory, audit, checked, closed, example, file_of, picture, write_run
+from audit_samples import InMemory, audit, checked, closed, example, file_of, make_image, write_run
 from PIL import Image, ImageOps
 
 from regforge.audit import audit_dataset
@@ -18,7 +18,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in (500, 501):
-        (folder / f"my owl {number}.png").write_bytes(file_of(picture(number, (64, 64))))
+        (folder / f"my owl {number}.png").write_bytes(file_of(make_image(number, (64, 64))))
     (folder / "notes.txt").write_text("not a photo")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 no")
     return folder
@@ -38,7 +38,7 @@ def test_no_copies(photos: Path) -> None:
 
 @pytest.mark.parametrize("how", ["the same", "smaller", "mirrored", "paler"])
 def test_copies_of_a_photo(photos: Path, how: str) -> None:
-    original = picture(500, (64, 64))
+    original = make_image(500, (64, 64))
     copy = {
         "the same": original,
         "smaller": original.resize((48, 48)),
@@ -55,7 +55,7 @@ def test_copies_of_a_photo(photos: Path, how: str) -> None:
 def test_a_photo_turned_by_exif_is_found_upright_and_as_stored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a viewer turns it by 90 degrees to the right
-    upright = picture(500, (64, 64))
+    upright = make_image(500, (64, 64))
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     content = file_of(stored, "JPEG", quality=98, exif=exif)
     (tmp_path / "photo.jpg").write_bytes(content)
@@ -64,8 +64,8 @@ def test_a_photo_turned_by_exif_is_found_upright_and_as_stored(tmp_path: Path) -
         assert check.grade == "bad"
 
 
-def test_a_picture_much_like_a_photo_is_worth_a_look(photos: Path, monkeypatch: Any) -> None:
-    from regforge.audit.pictures import look_at
+def test_a_image_much_like_a_photo_is_worth_a_look(photos: Path, monkeypatch: Any) -> None:
+    from regforge.audit.images import look_at
 
     near = look_at((photos / "my owl 501.png").read_bytes()).hash
     assert near is not None
@@ -81,7 +81,7 @@ def test_photos_that_regforge_did_not_draw_are_not_compared_by_content(photos: P
     assert checked(audit(rows_with()), "subject copies").grade == "unknown"
 
 
-def test_pictures_of_the_embedded_pipeline_are_compared_by_content() -> None:
+def test_images_of_the_embedded_pipeline_are_compared_by_content() -> None:
     """A photo of the subject in another place is no copy, and yet is found."""
     drawn = {"metadata": {"model": "embedded/tinyworld"}}
     others = [p for name in ("owl", "robot") for p in sorted((SUBJECTS / name).glob("*.png"))]

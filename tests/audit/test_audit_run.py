@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_samples import file_of, picture
+from audit_samples import file_of, make_image
 from made_rows import make_row
 from shell import Shell
 
@@ -33,7 +33,7 @@ def row(number: int) -> ImageRow:
     return make_row(
         number,
         digest=DIGEST,
-        image=file_of(picture(number), "WEBP", lossless=True),
+        image=file_of(make_image(number), "WEBP", lossless=True),
         text=f"a photo of a {color} owl, number {number}" if number else "zqk <script>x</script>",
         class_noun="owl",
         kind="living",
@@ -90,17 +90,17 @@ def test_the_page_and_the_command_say_the_same(run: Path, shell: Shell) -> None:
     assert f"image={image_id(DIGEST, 0)}" in section.group()
 
 
-def test_the_page_is_written_without_opening_a_picture(
+def test_the_page_is_written_without_opening_a_image(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(image: bytes) -> None:
-        raise AssertionError("a picture was opened")
+        raise AssertionError("an image was opened")
 
     monkeypatch.setattr("regforge.audit.gathering.look_at", opened)
     assert "Is it fit for training?" in write_report(run).read_text(encoding="utf-8")
 
 
-def test_thorough_opens_every_picture(run: Path, shell: Shell) -> None:
+def test_thorough_opens_every_image(run: Path, shell: Shell) -> None:
     found = audited(shell, run / "dataset", "--thorough")
     checks = {check["name"]: check for check in found["checks"]}
     assert checks["image files"]["numbers"]["opened"] == 6

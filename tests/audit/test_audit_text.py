@@ -70,7 +70,7 @@ def test_an_empty_dataset_is_said_to_be_empty() -> None:
     assert found.as_dict()["checks"] == []
 
 
-def test_hashes_that_are_stored_spare_opening_the_pictures() -> None:
+def test_hashes_that_are_stored_spare_opening_the_images() -> None:
     stored = InMemory([closed(n) for n in range(3)])
     audit_dataset(stored)
     assert stored.opened == 0

@@ -1,4 +1,4 @@
-"""Captioned pictures written in every layout that datasets come in."""
+"""Captioned images written in every layout that datasets come in."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from regforge.dataset.sources import CaptionedDataset
 
 
 class Item(NamedTuple):
-    """A picture as it is written down: the path has no suffix."""
+    """An image as it is written down: the path has no suffix."""
 
     path: str
     image: bytes
@@ -31,7 +31,7 @@ Files = dict[str, bytes]
 
 
 def png(number: int, size: tuple[int, int] = (8, 6), **save: Any) -> bytes:
-    """A noisy picture, another one for each number."""
+    """A noisy image, another one for each number."""
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, save.pop("format", "PNG"), **save)
@@ -99,7 +99,7 @@ def as_binary_table(given: Sequence[Item]) -> Files:
         "caption": pa.array([each.text for each in given], pa.string()).dictionary_encode(),
         "jpg": [each.image for each in given],
     }
-    return {"pictures.parquet": as_parquet(columns)}
+    return {"images.parquet": as_parquet(columns)}
 
 
 def as_zip(files: Mapping[str, bytes], **options: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Rows and pictures for the tests of the report."""
+"""Rows and images for the tests of the report."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ from regforge.records import ImageRow
 DIGEST = "3f2a9c01b7de" + 52 * "0"
 
 
-def picture(color: str, size: tuple[int, int] = (96, 96)) -> bytes:
+def make_image(color: str, size: tuple[int, int] = (96, 96)) -> bytes:
     """A PNG file of one colour."""
     buffer = io.BytesIO()
     Image.new("RGB", size, color).save(buffer, "PNG")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_rows import DIGEST, SLOTS, make_row, make_rows, picture
+from made_rows import DIGEST, SLOTS, make_image, make_row, make_rows
 from PIL import Image
 
 from regforge.dataset import build
@@ -120,7 +120,7 @@ def test_load_dataset_gives_images_unchanged_and_every_column_typed(
         ([0, 1, 2, 3, 5, 130, 131], {}),  # grown
         ([0, 1, 2, 3, 5, 131], {}),  # as many
         ([0, 1, 2, 3, 5, 130], {"text": "a photo of a dog"}),
-        ([0, 1, 2, 3, 5, 130], {"image": picture(7)}),
+        ([0, 1, 2, 3, 5, 130], {"image": make_image(7)}),
         ([0, 1, 2, 3, 5, 130], {"scores": {"alignment": 0.75, "duplicate_distance": None}}),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_large_dataset_lies_in_several_files_of_limited_size(
     import pyarrow.parquet as pq
 
     store = fill(tmp_path / "shards", list(range(250)))
-    image = len(picture(0))
+    image = len(make_image(0))
     monkeypatch.setattr(build, "FILE_BYTES", 101 * image)
     monkeypatch.setattr(build, "GROUP_BYTES", 40 * image)
     info = built(store, tmp_path / "dataset", 250)
@@ -379,7 +379,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    noise = picture(0, (256, 256))
+    noise = make_image(0, (256, 256))
     assert len(noise) > 150_000
     store = Store(tmp_path / "shards", SLOTS, DIGEST)
     for number in range(16):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_samples import DIGEST, image_row, picture
+from report_samples import DIGEST, image_row, make_image
 
 from regforge.dataset import report_facts as facts
 from regforge.dataset.report import ReportData, ReportRow, gather, write_report
@@ -398,7 +398,7 @@ def test_a_run_without_a_log_claims_neither_cost_nor_speed(tmp_path: Path) -> No
 def make_run(folder: Path, images: int) -> list[ImageRow]:
     (folder / "shards").mkdir(parents=True)
     rows = [
-        image_row(n, image=picture("red", (320, 200)), slots={"color": ("red", "blue")[n % 2]})
+        image_row(n, image=make_image("red", (320, 200)), slots={"color": ("red", "blue")[n % 2]})
         for n in range(images)
     ]
     store = Store(folder / "shards", ["color"], DIGEST)

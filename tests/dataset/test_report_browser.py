@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_samples import image_row, picture
+from report_samples import image_row, make_image
 
 from regforge.dataset.report import ReportData, ReportRow, summarize, write_report
 from regforge.dataset.store import Rejection, thumbnail
@@ -253,7 +253,7 @@ AUDIT = make_audit()
 
 
 def write(path: Path, rows: Sequence[ImageRow], **more: Any) -> str:
-    small = thumbnail(picture("red"), 160)
+    small = thumbnail(make_image("red"), 160)
     data = ReportData("owl-reg", summarize(rows), [ReportRow(row, small) for row in rows], **more)
     write_report(path, data)
     return path.as_uri()
@@ -271,7 +271,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         "a copy",
         (f"duplicate of {ROWS[7].id} (2 bits)",),
         3,
-        thumbnail(picture("blue"), 96),
+        thumbnail(make_image("blue"), 96),
     )
     ledger = [
         {"stage": "prompts", "item": text, "reason": text, "raw": text, "time": 1.0}
@@ -447,7 +447,7 @@ def test_copy_buttons_copy_even_without_the_clipboard_api(open_page: OpenPage) -
     assert page.js("document.querySelector('textarea')") is None
 
 
-def test_bars_show_the_real_counts_and_lead_to_their_pictures(open_page: OpenPage) -> None:
+def test_bars_show_the_real_counts_and_lead_to_their_images(open_page: OpenPage) -> None:
     page = open_page("#view=coverage")
     bars = page.js(
         "[...document.querySelectorAll('.chart .row')]"

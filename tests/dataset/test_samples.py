@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_rows import make_row, make_rows, picture
+from made_rows import make_image, make_row, make_rows
 from PIL import Image
 
 from regforge.dataset.samples import SampleChooser, as_webp, choose_samples, samples_grid
@@ -82,11 +82,11 @@ def test_large_images_become_small_and_small_ones_larger_by_whole_numbers() -> N
 
 
 def test_the_grid_has_as_many_columns_as_asked_for_and_room_for_captions() -> None:
-    rows = [make_row(n, image=picture(n, (256, 256)), text="a photo") for n in range(6)]
+    rows = [make_row(n, image=make_image(n, (256, 256)), text="a photo") for n in range(6)]
     wide, narrow = samples_grid(rows, columns=3), samples_grid(rows, columns=2)
     assert wide.width > narrow.width
     assert wide.height < narrow.height
-    long = [make_row(n, image=picture(n, (256, 256)), text="a photo " * 20) for n in range(6)]
+    long = [make_row(n, image=make_image(n, (256, 256)), text="a photo " * 20) for n in range(6)]
     assert samples_grid(long, columns=3).height > wide.height
 
 

@@ -131,7 +131,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
         open_dataset(run)
 
 
-def test_an_export_is_read_once_though_its_pictures_lie_there_twice(tmp_path: Path) -> None:
+def test_an_export_is_read_once_though_its_images_lie_there_twice(tmp_path: Path) -> None:
     some = items("a", "b", "c", folder="images/")
     files = with_jsonl(some) | with_text_files(some) | {"export.json": b"{}"}
     again = {f"reg/1_teapot/{i.path[-3:]}.png": i.image for i in some}
@@ -159,13 +159,13 @@ def test_empty_folders(tmp_path: Path) -> None:
         open_dataset(tmp_path / "a.txt")
 
 
-def test_pictures_of_a_kind_that_is_not_read(tmp_path: Path) -> None:
+def test_images_of_a_kind_that_is_not_read(tmp_path: Path) -> None:
     write(tmp_path, {"a.heic": b"..."})
     with pytest.raises(CannotOpen, match="holds no images") as error:
         open_dataset(tmp_path)
-    assert "Save its pictures as PNG" in str(error.value)
+    assert "Save its images as PNG" in str(error.value)
     write(tmp_path, {"b.png": png(0)})
-    assert note_of(open_dataset(tmp_path), "1 picture of a kind", "a.heic")
+    assert note_of(open_dataset(tmp_path), "1 image of a kind", "a.heic")
 
 
 def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:

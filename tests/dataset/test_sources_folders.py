@@ -1,4 +1,4 @@
-"""Pictures as files: captions beside them and in metadata files, cards, and what is left out."""
+"""Images as files: captions beside them and in metadata files, cards, and what is left out."""
 
 import json
 import os
@@ -133,7 +133,7 @@ def test_captions_that_are_no_text(tmp_path: Path) -> None:
     assert note_of(dataset, "2 of 3 images have no caption")
 
 
-def test_pictures_without_captions(tmp_path: Path) -> None:
+def test_images_without_captions(tmp_path: Path) -> None:
     write(tmp_path, {f"{n:02d}.png": png(n) for n in range(3)} | {"notes.txt": b"no caption"})
     dataset = open_dataset(tmp_path)
     assert [(each.id, each.text) for each in dataset.examples()] == [
@@ -329,21 +329,21 @@ configs:
 - config_name: other
   data_files: "other/*.png"
 - config_name: default
-  data_dir: pictures
+  data_dir: images
   data_files:
   - {split: validation, path: "v/**"}
   - {split: train, path: ["t/*.png", "u/**/*.png"]}
 ---
-# Pictures
+# Images
 """
-    names = ("other/1", "pictures/v/2", "pictures/t/3", "pictures/t/x/4", "pictures/u/5", "u/6")
+    names = ("other/1", "images/v/2", "images/t/3", "images/t/x/4", "images/u/5", "u/6")
     files = {f"{name}.png": png(n) for n, name in enumerate(names)}
-    files["pictures/t/3.txt"] = b"beside"
+    files["images/t/3.txt"] = b"beside"
     write(tmp_path, files | {"README.md": card.replace("\n", "\r\n").encode()})
     dataset = open_dataset(tmp_path)
     assert {each.id: each.text for each in dataset.examples()} == {
-        "pictures/t/3.png": "beside",
-        "pictures/u/5.png": None,
+        "images/t/3.png": "beside",
+        "images/u/5.png": None,
     }
     assert dataset.license == "mit, openrail"
     assert note_of(dataset, "configuration default, and not other")

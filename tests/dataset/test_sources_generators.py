@@ -10,7 +10,7 @@ from layouts import as_tar, png, write
 from PIL import Image, PngImagePlugin
 
 from regforge.dataset.sources import open_dataset
-from regforge.dataset.sources.pictures import look
+from regforge.dataset.sources.images import look
 from regforge.image_files import BrokenImage
 
 TEXT = (

@@ -86,7 +86,7 @@ def test_only_what_is_needed_is_fetched(hub: LoopbackHub, streaming: bool) -> No
 
 @STREAMING
 def test_the_card_decides(hub: LoopbackHub, streaming: bool) -> None:
-    """A sidecar for each picture makes `load_dataset` read texts; the card may say better."""
+    """A sidecar for each image makes `load_dataset` read texts; the card may say better."""
     some = items("a", "b", folder="good/")
     card = "---\nconfigs:\n- config_name: default\n  data_files: good/*.png\n---\n"
     files = with_jsonl([Item("bad/1", png(8), "no"), Item("bad/2", png(9), "no")])
@@ -176,9 +176,9 @@ def test_what_is_there_is_not_fetched_again(hub: LoopbackHub) -> None:
 
 def test_streaming_reads_parts(hub: LoopbackHub) -> None:
     """Captions and sizes of a large table, or its first rows, take a part of its bytes."""
-    pictures = [png(n) + random.Random(n).randbytes(100_000) for n in range(64)]
+    images = [png(n) + random.Random(n).randbytes(100_000) for n in range(64)]
     columns = {
-        "image": pictures,
+        "image": images,
         "text": [f"caption {n}" for n in range(64)],
         "width": [300] * 64,
         "height": [300] * 64,
@@ -191,7 +191,7 @@ def test_streaming_reads_parts(hub: LoopbackHub) -> None:
     assert _bytes_sent(hub, len(content)) < len(content) / 10
     assert len(hub.requests) < 40
     hub.requests.clear()
-    assert next(dataset.examples()).image == pictures[0]
+    assert next(dataset.examples()).image == images[0]
     assert _bytes_sent(hub, len(content)) < len(content) / 3
 
 

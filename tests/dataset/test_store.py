@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_rows import DIGEST, SLOTS, make_jobs, make_row, make_rows, picture
+from made_rows import DIGEST, SLOTS, make_image, make_jobs, make_row, make_rows
 from PIL import Image
 
 from regforge.dataset.parquet import RowWriter
@@ -37,7 +37,7 @@ def rejection(index: int, **changes) -> Rejection:
         text=make_row(index).text,
         reasons=("black", "looks like image 3f2a9c01b7de-000041 (distance 3)"),
         attempts=3,
-        thumbnail=thumbnail(picture(index)),
+        thumbnail=thumbnail(make_image(index)),
     )
     return replace(made, **changes)
 
@@ -261,7 +261,7 @@ def test_an_image_of_another_recipe_is_refused(store: Store) -> None:
 
 
 def test_thumbnails_are_small_and_junk_has_none() -> None:
-    small = thumbnail(picture(0, (400, 200)))
+    small = thumbnail(make_image(0, (400, 200)))
     assert small is not None
     assert len(small) < 10_000
     with Image.open(io.BytesIO(small)) as opened:

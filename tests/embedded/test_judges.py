@@ -1,4 +1,4 @@
-"""The embedded judge: is it this subject, and does the picture fit the caption?"""
+"""The embedded judge: is it this subject, and does the image fit the caption?"""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ from regforge.embedded import ALIGNMENT, IDENTITY, load_alignment, load_identity
 SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"
 
 
-def pictures():
-    """(subject, caption, picture) of all shipped subjects."""
+def images():
+    """(subject, caption, image) of all shipped subjects."""
     return [
         (p.parent.name, p.with_suffix(".txt").read_text().strip(), Image.open(p).convert("RGB"))
         for p in sorted(SUBJECTS.glob("*/*.png"))
@@ -31,7 +31,7 @@ def test_identity_tells_subjects_apart_whatever_the_place():
     import torch
 
     model, processor = load_identity()
-    rows = pictures()
+    rows = images()
     inputs = processor([image for _, _, image in rows], return_tensors="pt")
     with torch.no_grad():
         pooled = model(**inputs).pooler_output.flatten(1)
@@ -49,7 +49,7 @@ def test_alignment_finds_the_place_of_a_subject_it_has_never_seen():
     import torch
 
     model, processor, tokenizer = load_alignment()
-    rows, right = pictures(), 0
+    rows, right = images(), 0
     subjects = sorted({name for name, _, _ in rows})
     for subject in subjects:
         own = [(text, image) for name, text, image in rows if name == subject]

@@ -36,13 +36,13 @@ def test_it_fits_in_the_package():
     assert {p.suffix for p in files} <= allowed  # no pickle
 
 
-def test_pictures_have_the_models_own_size(pipeline):
+def test_images_have_the_models_own_size(pipeline):
     (image,) = draw(pipeline, PROMPTS[:1], [0])
     assert image.shape == (96, 96, 3)
     assert image.std() > 10
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_not_on_its_batch(pipeline):
+def test_a_image_depends_on_its_prompt_and_seed_not_on_its_batch(pipeline):
     together = draw(pipeline, PROMPTS, [1, 2])
     for prompt, seed, expected in zip(PROMPTS, [1, 2], together, strict=True):
         (alone,) = draw(pipeline, [prompt], [seed])
@@ -97,8 +97,8 @@ def test_latents_have_unit_variance_after_scaling():
 
     vae = AutoencoderKL.from_pretrained(TINYWORLD, subfolder="vae", dtype=torch.float32)
     folder = Path(__file__).parents[2] / "examples" / "subjects"
-    pictures = [np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.glob("*/*.png"))]
-    x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = [np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.glob("*/*.png"))]
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         latents = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
         back = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)

@@ -45,7 +45,7 @@ def made_evaluation(
     subject: Subject = SUBJECT,
     places: Sequence[tuple[str, str]] = PLACES,
 ) -> Evaluation:
-    """Writes the pictures below the folder; everything follows from the arguments."""
+    """Writes the images below the folder; everything follows from the arguments."""
     questions = [
         *(Question(f"a {{}} {text}", "dreambench", "place") for text, _ in places),
         *(Question(f"a {{}} {text}", "styles", "style") for text, _ in STYLES),
@@ -72,7 +72,7 @@ def made_evaluation(
                 own = np.random.default_rng([place, asked, number]).normal(size=3)
                 of_prompt = np.random.default_rng([asked, 99]).normal(size=3)
                 values = 0.05 * of_prompt + 0.03 * shared + 0.015 * own
-                file = f"pictures/{place}/{asked}-{number}.png"
+                file = f"images/{place}/{asked}-{number}.png"
                 _draw(folder / file, color, shift + 25 * number, size)
                 measured.append(
                     Measured(
@@ -90,7 +90,7 @@ def made_evaluation(
                     )
                 )
         for number in range(2 * samples):
-            file = f"pictures/{place}/class-{number}.png"
+            file = f"images/{place}/class-{number}.png"
             _draw(folder / file, "#efe9df", 120 + shift + 37 * number, size)
             score = leak + 0.05 * np.random.default_rng([place, number, 7]).normal()
             prompt = f"a photo of a {subject.class_noun}"
@@ -119,8 +119,8 @@ def made_evaluation(
 
 def _draw(path: Path, background: str, hue: int, size: int) -> None:
     """A teapot, more or less."""
-    picture = Image.new("RGB", (96, 96), background)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (96, 96), background)
+    draw = ImageDraw.Draw(image)
     body = f"hsl({hue % 360}, 62%, 48%)"
     draw.rectangle((0, 70, 96, 96), fill="#00000022")
     draw.polygon([(66, 50), (90, 34), (92, 40), (68, 62)], fill=body)
@@ -128,4 +128,4 @@ def _draw(path: Path, background: str, hue: int, size: int) -> None:
     draw.ellipse((22, 32, 74, 78), fill=body, outline="#222222")
     draw.ellipse((38, 24, 58, 36), fill="#f4d35e", outline="#222222")
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((size, size), Image.Resampling.LANCZOS).save(path)
+    image.resize((size, size), Image.Resampling.LANCZOS).save(path)

@@ -1,4 +1,4 @@
-"""Drawing with LoRAs: what a picture depends on, and that the base model stays as it is."""
+"""Drawing with LoRAs: what an image depends on, and that the base model stays as it is."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from regforge.lora_files import LoraError
 from regforge.progress import Reporter, Task
 
 NOISE = 2
-"""Levels of 255 by which a picture may depend on its batch in float32."""
+"""Levels of 255 by which an image may depend on its batch in float32."""
 
 BASE = PersonalizedModel("tinyworld", "embedded/tinyworld", "0" * 64)
 QUICK: dict[str, Any] = {"device": "cpu", "dtype": "float32", "steps": 2, "resolution": 32}
@@ -56,7 +56,7 @@ def drawn(
     with artist.using(model) as pen:
         done = list(pen.draw(asked, folder=folder, task=task))
     assert [each.wanted for each in done] == asked
-    return np.stack([np.asarray(each.picture) for each in done])
+    return np.stack([np.asarray(each.image) for each in done])
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:
@@ -78,10 +78,10 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 class Stopping(Task):
-    """Presses Ctrl-C when so many pictures are done."""
+    """Presses Ctrl-C when so many images are done."""
 
     def __init__(self, after: int) -> None:
-        super().__init__("drawing", None, "pictures", 0)
+        super().__init__("drawing", None, "images", 0)
         self._after = after
 
     def advance(self, count: int = 1) -> None:
@@ -116,7 +116,7 @@ def test_a_lora_is_laid_on_and_taken_off_without_a_trace(
 
 
 @pytest.mark.slow
-def test_pictures_are_those_of_a_plain_call(artist: Artist, model: PersonalizedModel) -> None:
+def test_images_are_those_of_a_plain_call(artist: Artist, model: PersonalizedModel) -> None:
     import torch
 
     from regforge.embedded import load_pipeline
@@ -200,13 +200,13 @@ def test_a_base_model_is_loaded_once_and_replaced_by_another(
 
 
 @pytest.mark.slow
-def test_pictures_say_what_made_them(
+def test_images_say_what_made_them(
     artist: Artist, model: PersonalizedModel, tmp_path: Path
 ) -> None:
     prompt = 'a red teapot, "日本" on a beach'
-    pictures = drawn(artist, model, wanted(1, prompt), tmp_path)
+    images = drawn(artist, model, wanted(1, prompt), tmp_path)
     with Image.open(tmp_path / "000.png") as image:
-        assert np.array_equal(np.asarray(image), pictures[0])
+        assert np.array_equal(np.asarray(image), images[0])
         assert image.info["parameters"].startswith(f"{prompt}\nSteps: 2, Sampler: DDIM")
         says = json.loads(image.info["regforge"])
     assert (says["prompt"], says["seed"]) == (prompt, seed_of(0, prompt, 0))
@@ -215,12 +215,12 @@ def test_pictures_say_what_made_them(
 
 
 @pytest.mark.slow
-def test_pictures_that_are_there_need_no_model(
+def test_images_that_are_there_need_no_model(
     artist: Artist, model: PersonalizedModel, tmp_path: Path
 ) -> None:
     first = drawn(artist, model, wanted(3), tmp_path)
     nobody = Artist(**(QUICK | {"device": "nonsense"}))
-    task = Task("drawing", 3, "pictures", 0)
+    task = Task("drawing", 3, "images", 0)
     assert np.array_equal(drawn(nobody, model, wanted(3), tmp_path, task), first)
     assert (task.done, task.rate) == (3, 0)
 
@@ -240,7 +240,7 @@ def test_what_is_missing_broken_or_of_something_else_is_drawn_again(
     Image.new("RGB", (32, 32)).save(files[5])  # somebody's own
     files[7].write_bytes(bytes_before[6])  # another seed
     untouched = {number: files[number].stat().st_mtime_ns for number in (1, 3, 6)}
-    task = Task("drawing", 8, "pictures", 0)
+    task = Task("drawing", 8, "images", 0)
     assert np.array_equal(drawn(artist, model, wanted(8), tmp_path, task), first)
     assert [file.read_bytes() for file in files] == bytes_before
     assert {n: files[n].stat().st_mtime_ns for n in untouched} == untouched
@@ -249,7 +249,7 @@ def test_what_is_missing_broken_or_of_something_else_is_drawn_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["weights", "steps", "guidance", "resolution"])
-def test_pictures_of_other_weights_or_settings_are_drawn_anew(
+def test_images_of_other_weights_or_settings_are_drawn_anew(
     artist: Artist, model: PersonalizedModel, tmp_path: Path, change: str
 ) -> None:
     drawn(artist, model, wanted(1), tmp_path)
@@ -280,7 +280,7 @@ def test_an_interruption_leaves_no_trace(
 
 
 @pytest.mark.slow
-def test_a_picture_does_not_depend_on_its_batch(artist: Artist, model: PersonalizedModel) -> None:
+def test_a_image_does_not_depend_on_its_batch(artist: Artist, model: PersonalizedModel) -> None:
     asked = [*wanted(3), *wanted(2, "a blue cat")]
     two = drawn(artist, model, asked)
     for size in (1, 4):
@@ -296,7 +296,7 @@ def test_a_picture_does_not_depend_on_its_batch(artist: Artist, model: Personali
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Memory for so many pictures at a time."""
+    """Memory for so many images at a time."""
     import functools
 
     from diffusers import StableDiffusionPipeline
@@ -412,25 +412,25 @@ def test_half_precision_that_draws_black(tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "large")
     model = PersonalizedModel("large", str(tmp_path / "large"), "8" * 64)
     with Artist(**(QUICK | {"dtype": "float16"}), batch_size=2) as artist:
-        pictures = drawn(artist, model, wanted(3))
-        assert all(picture.std() > 5 for picture in pictures)
+        images = drawn(artist, model, wanted(3))
+        assert all(image.std() > 5 for image in images)
         assert any("black in float16" in note for note in artist.notes)
-        assert np.array_equal(drawn(artist, model, wanted(3))[2:], pictures[2:])
+        assert np.array_equal(drawn(artist, model, wanted(3))[2:], images[2:])
 
 
 def test_a_model_that_draws_nothing(tmp_path: Path) -> None:
     broken = PersonalizedModel("x", blank_models.overflowing(tmp_path / "x"), "a" * 64)
     black = PersonalizedModel("y", blank_models.black(tmp_path / "y"), "b" * 64)
     with Artist(**QUICK) as artist, pytest.raises(RenderError, match="NaN"):
-        drawn(artist, broken, wanted(1), tmp_path / "pictures")
-    assert not list(tmp_path.glob("pictures/*"))
+        drawn(artist, broken, wanted(1), tmp_path / "images")
+    assert not list(tmp_path.glob("images/*"))
     for _ in range(2):  # drawn, and read
         with Artist(**QUICK) as artist:
-            assert not drawn(artist, black, wanted(1), tmp_path / "pictures").any()
+            assert not drawn(artist, black, wanted(1), tmp_path / "images").any()
             assert any("show nothing" in note for note in artist.notes)
 
 
-def test_pictures_of_a_base_model_that_changed_are_drawn_anew(tmp_path: Path) -> None:
+def test_images_of_a_base_model_that_changed_are_drawn_anew(tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(TINYWORLD, base)
     weights = lora(tmp_path / LORA)
@@ -448,5 +448,5 @@ def test_a_safety_checker_is_left_on_and_named(tmp_path: Path) -> None:
     model = PersonalizedModel("prudish", folder, "9" * 64)
     for _ in range(2):  # drawn, and read
         with Artist(**QUICK) as artist:
-            assert not drawn(artist, model, wanted(1), tmp_path / "pictures").any()
+            assert not drawn(artist, model, wanted(1), tmp_path / "images").any()
             assert any("safety checker" in note for note in artist.notes)

@@ -35,7 +35,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CAPTIONS = ["a photo of a cat on a beach", "a red teapot", "a dog"]
 
 
-def pictures(count: int = 3) -> list[Image.Image]:
+def images(count: int = 3) -> list[Image.Image]:
     numbers = np.random.default_rng(0)
     return [
         Image.fromarray(numbers.integers(0, 256, (40 + 9 * n, 64, 3), dtype=np.uint8))
@@ -53,7 +53,7 @@ def save(folder: Path, model: Any, processor: Any, *, words: bool = False) -> Pa
 
 
 def dino(folder: Path) -> Path:
-    """As `facebook/dino-vits16` is published: its processor squeezes pictures into a square."""
+    """As `facebook/dino-vits16` is published: its processor squeezes images into a square."""
     import torch
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
@@ -132,29 +132,29 @@ def test_vectors_are_of_unit_length_whatever_the_batch(
     saved: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = open_image_encoder(str(saved(name)), device="cpu")
-    found = encoder.images(pictures())
+    found = encoder.images(images())
     assert found.dtype == np.float32
     assert found.shape[0] == 3
     assert np.linalg.norm(found, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
     assert np.abs(found[0] - found[1]).max() > 1e-4  # it does look at them
     monkeypatch.setattr("regforge.evaluation.encoders._BATCH", 2)
-    assert encoder.images(pictures()) == pytest.approx(found, abs=1e-5)
+    assert encoder.images(images()) == pytest.approx(found, abs=1e-5)
     assert encoder.images([]).shape[0] == 0
     assert encoder.name.startswith(f"{name}@sha256:")
 
 
-def test_dino_is_the_cls_token_of_the_middle_of_the_picture(saved: Callable[[str], Path]) -> None:
+def test_dino_is_the_cls_token_of_the_middle_of_the_image(saved: Callable[[str], Path]) -> None:
     import torch
     from transformers import ViTModel
 
-    picture = Image.new("RGB", (74, 37), "blue")  # 37 is 8/7 of 32: nothing is resized
-    picture.paste(pictures()[0].crop((0, 0, SIDE, SIDE)), (21, 2))
-    pixels = np.asarray(picture, dtype=np.float32)[2:34, 21:53] / 255
+    image = Image.new("RGB", (74, 37), "blue")  # 37 is 8/7 of 32: nothing is resized
+    image.paste(images()[0].crop((0, 0, SIDE, SIDE)), (21, 2))
+    pixels = np.asarray(image, dtype=np.float32)[2:34, 21:53] / 255
     values = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)
     model = ViTModel.from_pretrained(saved("dino"), add_pooling_layer=False).eval()
     with torch.inference_mode():
         token = model(values[None].contiguous()).last_hidden_state[0, 0].numpy()
-    found = open_image_encoder(str(saved("dino")), device="cpu").images([picture])
+    found = open_image_encoder(str(saved("dino")), device="cpu").images([image])
     assert found[0] == pytest.approx(token / np.linalg.norm(token), abs=1e-4)
 
 
@@ -164,11 +164,11 @@ def test_dinov2_is_its_cls_token(saved: Callable[[str], Path]) -> None:
 
     model = Dinov2Model.from_pretrained(saved("dinov2")).eval()
     inputs = BitImageProcessorPil.from_pretrained(saved("dinov2"))(
-        images=pictures(1), return_tensors="pt"
+        images=images(1), return_tensors="pt"
     )
     with torch.inference_mode():
         token = model(**inputs).last_hidden_state[0, 0].numpy()
-    found = open_image_encoder(str(saved("dinov2")), device="cpu").images(pictures(1))
+    found = open_image_encoder(str(saved("dinov2")), device="cpu").images(images(1))
     assert found[0] == pytest.approx(token / np.linalg.norm(token), abs=1e-4)
 
 
@@ -177,7 +177,7 @@ def test_pairs_put_captions_into_the_same_space(saved: Callable[[str], Path], na
     encoder = open_text_image_encoder(str(saved(name)), device="cpu")
     captions = encoder.texts(CAPTIONS)
     assert captions.dtype == np.float32
-    assert captions.shape == encoder.images(pictures()).shape
+    assert captions.shape == encoder.images(images()).shape
     assert np.linalg.norm(captions, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
     assert encoder.texts(CAPTIONS[1:2])[0] == pytest.approx(captions[1], abs=1e-5)
     assert encoder.texts(["A Red TEAPOT"])[0] == pytest.approx(captions[1], abs=1e-5)
@@ -302,10 +302,10 @@ def test_vectors_without_numbers_are_refused(saved: Callable[[str], Path], tmp_p
     weights["layernorm.weight"] *= float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(EvaluationError, match="zero or no numbers"):
-        open_image_encoder(str(folder), device="cpu").images(pictures(1))
+        open_image_encoder(str(folder), device="cpu").images(images(1))
 
 
-def test_a_model_of_pictures_alone_takes_no_captions(saved: Callable[[str], Path]) -> None:
-    with pytest.raises(EvaluationError, match="does not put pictures and captions side by side"):
+def test_a_model_of_images_alone_takes_no_captions(saved: Callable[[str], Path]) -> None:
+    with pytest.raises(EvaluationError, match="does not put images and captions side by side"):
         open_text_image_encoder(str(saved("dino")))
     assert ALIGNMENT.is_dir()

@@ -1,4 +1,4 @@
-"""What an evaluation refuses, plans and keeps, up to the first picture."""
+"""What an evaluation refuses, plans and keeps, up to the first image."""
 
 from pathlib import Path
 from typing import Any
@@ -164,14 +164,14 @@ def claimed(
         asked = {**SETTINGS, **settings}
         known = folder.claim(models or MODELS, asked, fresh=fresh, unchanged=unchanged)
         if fresh:
-            assert not folder.pictures.exists()
-        folder.pictures.mkdir(exist_ok=True)
+            assert not folder.images.exists()
+        folder.images.mkdir(exist_ok=True)
         return known
 
 
-def test_a_folder_without_pictures_is_still_anybodys(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_still_anybodys(tmp_path: Path) -> None:
     claimed(tmp_path)
-    (tmp_path / "pictures").rmdir()
+    (tmp_path / "images").rmdir()
     assert claimed(tmp_path, {"c": "/runs/c"}, seed=1)
 
 
@@ -202,14 +202,14 @@ def test_another_evaluation_is_refused_and_may_be_started_over(
     tmp_path: Path, models: Any, settings: Any, words: str
 ) -> None:
     claimed(tmp_path)
-    (tmp_path / "pictures" / "a").mkdir()
+    (tmp_path / "images" / "a").mkdir()
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(EvaluationError) as caught:
         claimed(tmp_path, models, **settings)
     assert words in caught.value.message
     assert "--fresh" in str(caught.value)
     assert not claimed(tmp_path, models, fresh=True, **settings)
-    assert not (tmp_path / "pictures" / "a").exists()
+    assert not (tmp_path / "images" / "a").exists()
     assert (tmp_path / "mine.txt").read_text() == "kept"
 
 
@@ -225,7 +225,7 @@ def test_a_damaged_state_locks_no_evaluation(tmp_path: Path, state: str) -> None
     (tmp_path / ".unfinished-0123456789abcdef").write_text("half")  # killed in the first write
     assert not claimed(tmp_path)
     assert not (tmp_path / ".unfinished-0123456789abcdef").exists()
-    drawn = tmp_path / "pictures" / "a-0123" / "suite" / "01.png"
+    drawn = tmp_path / "images" / "a-0123" / "suite" / "01.png"
     drawn.parent.mkdir(parents=True)
     drawn.write_bytes(
         png.as_png(Image.new("RGB", (8, 8)), {"prompt": "a cat"}, {}, blacked_out=False)
@@ -271,7 +271,7 @@ def test_references_are_the_photos_that_were_trained_on(tmp_path: Path) -> None:
     assert [path.name for path in found.photos] == [f"{n:02d}.png" for n in range(5)]
     assert not found.held_out
     assert not found.notes
-    assert all(picture.mode == "RGB" for picture in found.pictures())
+    assert all(image.mode == "RGB" for image in found.images())
     small = found.copy_small(tmp_path)
     assert [path.name for path in small] == [f"{n:02d}.webp" for n in range(5)]
 
@@ -307,8 +307,8 @@ def test_transparent_photos_lie_on_white(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(folder / "clear.png")
-    (picture,) = find_references(cat(folder)).pictures()
-    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    (image,) = find_references(cat(folder)).images()
+    assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
 # ----------------------------------------------------------------------------------------- plans
@@ -350,7 +350,7 @@ def test_another_seed_is_other_noise(tmp_path: Path) -> None:
         assert first.wanted.file != second.wanted.file
 
 
-def test_pictures_of_other_weights_or_settings_have_another_folder(tmp_path: Path) -> None:
+def test_images_of_other_weights_or_settings_have_another_folder(tmp_path: Path) -> None:
     run = trained_models.run(tmp_path / "run")
     folders = [planned(run, Artist(steps=25))[1].folder, planned(run, Artist(steps=9))[1].folder]
     trained_models.lora(run / "lora" / trained_models.LORA, value=2.0)
@@ -359,7 +359,7 @@ def test_pictures_of_other_weights_or_settings_have_another_folder(tmp_path: Pat
     assert planned(run, Artist(steps=25))[1].folder == folders[2]
 
 
-def test_pictures_of_the_class_are_spread_over_the_prompts_that_ask_for_it(tmp_path: Path) -> None:
+def test_images_of_the_class_are_spread_over_the_prompts_that_ask_for_it(tmp_path: Path) -> None:
     run, mine = trained_models.run(tmp_path / "run"), tmp_path / "mine.yaml"
     mine.write_text("prompts: ['a {} on ice']\nclass_prompts: ['a {} in the rain', 'an old {}']\n")
 
@@ -369,7 +369,7 @@ def test_pictures_of_the_class_are_spread_over_the_prompts_that_ask_for_it(tmp_p
 
     assert of_class([mine], 3) == ["a cat in the rain", "a cat in the rain", "an old cat"]
     assert of_class([mine], 1) == ["a cat in the rain"]
-    # Benchmarks that are asked together share the pictures.
+    # Benchmarks that are asked together share the images.
     assert of_class(["tinyworld", mine], 3) == [
         "a photo of a cat",
         "a cat in the rain",

@@ -66,7 +66,7 @@ def said() -> Reporter:
 
 
 class Interrupting(Reporter):
-    """Presses Ctrl-C when so many pictures of a model are done."""
+    """Presses Ctrl-C when so many images of a model are done."""
 
     def __init__(self, model: str, at: int) -> None:
         super().__init__(stream=io.StringIO())
@@ -86,7 +86,7 @@ class Interrupting(Reporter):
             yield task
 
 
-def pictures(folder: Path) -> dict[str, bytes]:
+def images(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*.png")
@@ -103,8 +103,8 @@ def test_it_measures_and_shows_all_models(whole: Evaluation) -> None:
         assert result.scores["dino"].count == 12
         assert result.scores["pres"].count == 3
         for each in result.measured:
-            with Image.open(whole.folder / each.file) as picture:
-                assert picture.size == (96, 96)
+            with Image.open(whole.folder / each.file) as image:
+                assert image.size == (96, 96)
     one, two = (result.scores["dino"].mean for result in whole.results[1:])
     assert one != two
     assert whole.ceiling["sks cat"]["dino"].mean > max(one, two)
@@ -126,12 +126,12 @@ def test_interrupted_and_gone_on_with_ends_with_the_same_bytes(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate(runs, out=tmp_path / "out", reporter=Interrupting(model, at), **QUICK)
-    made = pictures(tmp_path / "out")
-    assert 0 < len(made) < len(pictures(whole.folder))
+    made = images(tmp_path / "out")
+    assert 0 < len(made) < len(images(whole.folder))
     times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made}
     assert not (tmp_path / "out" / "evaluation.json").exists()
     again = evaluate(runs, out=tmp_path / "out", reporter=said(), **QUICK)
-    assert pictures(again.folder) == pictures(whole.folder)
+    assert images(again.folder) == images(whole.folder)
     for name, time in times.items():  # and nothing was drawn twice
         assert (again.folder / name).stat().st_mtime_ns == time
     one, other = ((each.folder / "evaluation.json").read_bytes() for each in (whole, again))
@@ -148,20 +148,20 @@ def test_more_can_be_asked_for_and_new_weights_are_drawn_anew(
     (copy / weights).write_bytes((runs[0] / weights).read_bytes())
     less = QUICK | {"samples": 1, "with_base": False}
     evaluate([copy], out=out, reporter=said(), **less)
-    before = pictures(out)
+    before = images(out)
     larger = evaluate([copy, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
-    assert before.items() <= pictures(out).items()
+    assert before.items() <= images(out).items()
     assert [len(result.measured) for result in larger.results] == [15, 15]
     (copy / weights).write_bytes((runs[1] / weights).read_bytes())
     other = evaluate([copy, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
     assert [each.scores for each in other.results[0].measured] == [
         each.scores for each in other.results[1].measured
     ]
-    drawn = pictures(out)
+    drawn = images(out)
     (tmp_path / "elsewhere").mkdir()
     moved = copy.rename(tmp_path / "elsewhere" / "copy")  # it is the same model there
     evaluate([moved, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
-    assert pictures(out) == drawn
+    assert images(out) == drawn
 
 
 def test_snapshots_are_models_of_their_own(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_the_command_and_its_page(runs: tuple[Path, Path], tmp_path: Path) -> No
     command += ["--references", str(others), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "10 pictures of one model" in done.stderr
+    assert "10 images of one model" in done.stderr
     assert "DINO" in done.stdout
     assert done.stdout.rstrip().endswith(str(tmp_path / "out" / "report.html"))
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -193,4 +193,4 @@ def test_the_command_and_its_page(runs: tuple[Path, Path], tmp_path: Path) -> No
     assert refused.returncode == 2
     assert "seed 0, not 1" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert os.listdir(tmp_path / "out" / "pictures")  # noqa: PTH208
+    assert os.listdir(tmp_path / "out" / "images")  # noqa: PTH208

@@ -1,4 +1,4 @@
-"""Scores by hand, and what must hold of them for any pictures."""
+"""Scores by hand, and what must hold of them for any images."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def test_diversity_is_the_distance_of_pairs_of_one_prompt() -> None:
     groups = ["a", "b", "a", "b", "a", "c"]
     pairs = measures.pairs_within(groups)
     assert pairs == [(0, 2), (0, 4), (2, 4), (1, 3)]
-    pictures = np.stack([X, Y, Y, Y, BETWEEN, X])
-    assert measures.diversity(pictures, pairs) == pytest.approx([1, 0.4, 0.2, 0])
-    assert measures.diversity(pictures, []).size == 0
+    images = np.stack([X, Y, Y, Y, BETWEEN, X])
+    assert measures.diversity(images, pairs) == pytest.approx([1, 0.4, 0.2, 0])
+    assert measures.diversity(images, []).size == 0
 
 
 def test_nothing_to_compare_with_is_refused() -> None:
@@ -81,45 +81,43 @@ def test_nothing_to_compare_with_is_refused() -> None:
     assert measures.identity(none, np.stack([X])).size == 0
 
 
-# --------------------------------------------------------------------------------- for any pictures
+# --------------------------------------------------------------------------------- for any images
 
 
 @settings(max_examples=30)
 @given(units(5), units(3), st.permutations(range(5)), st.permutations(range(3)))
 def test_scores_do_not_depend_on_the_order(
-    pictures: np.ndarray, references: np.ndarray, order: list[int], other: list[int]
+    images: np.ndarray, references: np.ndarray, order: list[int], other: list[int]
 ) -> None:
-    found = measures.identity(pictures, references)
-    assert measures.identity(pictures[order], references[other]) == pytest.approx(found[order])
+    found = measures.identity(images, references)
+    assert measures.identity(images[order], references[other]) == pytest.approx(found[order])
     own = [place % 3 for place in range(5)]
-    matched = measures.matched(pictures, references, own)
+    matched = measures.matched(images, references, own)
     moved = [other.index(own[place]) for place in order]
-    assert measures.matched(pictures[order], references[other], moved) == pytest.approx(
+    assert measures.matched(images[order], references[other], moved) == pytest.approx(
         matched[order]
     )
     ceiling = measures.ceiling(references)
     assert measures.ceiling(references[other]) == pytest.approx(ceiling[other])
     pairs = measures.pairs_within(own)
     backwards = [(second, first) for first, second in pairs]
-    assert measures.diversity(pictures, pairs) == pytest.approx(
-        measures.diversity(pictures, backwards)
-    )
+    assert measures.diversity(images, pairs) == pytest.approx(measures.diversity(images, backwards))
 
 
 @settings(max_examples=30)
 @given(units(4), units(4))
-def test_scores_stay_within_their_bounds(pictures: np.ndarray, captions: np.ndarray) -> None:
+def test_scores_stay_within_their_bounds(images: np.ndarray, captions: np.ndarray) -> None:
     cosines = [
-        measures.identity(pictures, captions),
-        measures.alignment(pictures, captions),
-        measures.alignment(pictures, pictures),
+        measures.identity(images, captions),
+        measures.alignment(images, captions),
+        measures.alignment(images, images),
         measures.ceiling(captions),
     ]
     assert all((np.abs(found) <= 1).all() and found.shape == (4,) for found in cosines)
-    shares = measures.matched(pictures, captions, range(4))
+    shares = measures.matched(images, captions, range(4))
     assert ((shares >= 0) & (shares <= 1)).all()
     assert measures.matched(captions, captions, range(4)).min() > 0  # each is nearest to itself
-    distances = measures.diversity(pictures, measures.pairs_within([0, 0, 1, 1]))
+    distances = measures.diversity(images, measures.pairs_within([0, 0, 1, 1]))
     assert ((distances >= 0) & (distances <= 2)).all()
 
 

@@ -1,4 +1,4 @@
-"""What is made of pictures: by encoders that anybody can compute with in the head."""
+"""What is made of images: by encoders that anybody can compute with in the head."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,12 +30,12 @@ BEACH, SNOW, RUNS = (
 
 
 class Colors:
-    """The mean color of a picture; of a caption the color that it names."""
+    """The mean color of an image; of a caption the color that it names."""
 
     name = "colors"
 
-    def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        means = np.stack([np.asarray(each, np.float32).mean((0, 1)) for each in pictures])
+    def images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        means = np.stack([np.asarray(each, np.float32).mean((0, 1)) for each in images])
         found: np.ndarray = means / np.linalg.norm(means, axis=1, keepdims=True)
         return found
 
@@ -45,7 +45,7 @@ class Colors:
 
 
 class Writing:
-    """Stands for `Lettering`, which takes seconds to load: finds something on red pictures."""
+    """Stands for `Lettering`, which takes seconds to load: finds something on red images."""
 
     lexicon: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -53,10 +53,10 @@ class Writing:
     def __init__(self, references: Iterable[Image.Image]) -> None:
         self.seen = len(list(references))
 
-    def score(self, pictures: Iterable[Image.Image]) -> list[float | None]:
+    def score(self, images: Iterable[Image.Image]) -> list[float | None]:
         if not self.lexicon:
-            return [None for _ in pictures]
-        return [float(picture.getpixel((0, 0)) == RED) for picture in pictures]
+            return [None for _ in images]
+        return [float(image.getpixel((0, 0)) == RED) for image in images]
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +69,8 @@ class Apart:
 
     name = "apart"
 
-    def distances(self, pictures: Sequence[Any], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-        return np.array([0.25 * len(pictures) + first + second for first, second in pairs])
+    def distances(self, images: Sequence[Any], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+        return np.array([0.25 * len(images) + first + second for first, second in pairs])
 
 
 def references(folder: Path, *colors: tuple[int, int, int]) -> References:
@@ -106,7 +106,7 @@ def measured(
     return gauge.measure(of, drawn(of, *colors), known)
 
 
-def test_each_picture_has_the_scores_of_what_it_was_asked(tmp_path: Path) -> None:
+def test_each_image_has_the_scores_of_what_it_was_asked(tmp_path: Path) -> None:
     of = row((BEACH, 2), (SNOW, 1), (RUNS, 1), (None, 2))
     found = measured(tmp_path, of, RED, BLUE, RED, RED, BLUE, RED)
     first, second, third, fourth, blue, red = (each.scores for each in found)
@@ -116,11 +116,11 @@ def test_each_picture_has_the_scores_of_what_it_was_asked(tmp_path: Path) -> Non
     assert third == {"dino": 0.5, "clip_i": 0.5, "clip_t": 0.0, "matched": 0.0}
     assert fourth == {"dino": 0.5, "clip_i": 0.5, "clip_t": 1.0, "matched": 1.0}
     assert (blue, red) == ({"pres": 0.0}, {"pres": 0.5})
-    assert found[0].file == "pictures/m-0/0-0.png"
+    assert found[0].file == "images/m-0/0-0.png"
     assert [each.question for each in found] == [each.question for each in of.asked]
 
 
-def test_distances_of_pictures_themselves_go_before_those_of_vectors(tmp_path: Path) -> None:
+def test_distances_of_images_themselves_go_before_those_of_vectors(tmp_path: Path) -> None:
     of = row((BEACH, 3), (SNOW, 1), (RUNS, 2), (None, 3))
     found = measured(tmp_path, of, *[RED] * 9, apart=Apart())
     assert [each.scores.get("div") for each in found] == [
@@ -132,7 +132,7 @@ def test_distances_of_pictures_themselves_go_before_those_of_vectors(tmp_path: P
     assert Gauge(Colors(), Colors(), Apart()).names["diversity"] == "apart"  # type: ignore[arg-type]
 
 
-def test_few_pictures_are_held_at_a_time(tmp_path: Path) -> None:
+def test_few_images_are_held_at_a_time(tmp_path: Path) -> None:
     held, most = 0, 0
 
     class Counted(Image.Image):
@@ -143,12 +143,12 @@ def test_few_pictures_are_held_at_a_time(tmp_path: Path) -> None:
     def many(of: Row) -> Iterator[Drawn]:
         nonlocal held, most
         for each in of.asked:
-            picture = Image.new("RGB", (8, 8), RED)
-            picture.__class__ = Counted
+            image = Image.new("RGB", (8, 8), RED)
+            image.__class__ = Counted
             held += 1
             most = max(most, held)
-            yield Drawn(each.wanted, picture)
-            del picture
+            yield Drawn(each.wanted, image)
+            del image
 
     of = row(*[(Question(f"red {{}} {n}", "places", ""), 4) for n in range(50)], (None, 1))
     gauge = Gauge(Colors(), Colors(), Apart())  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def test_every_model_prompt_and_number_is_there(made: Evaluation, page: Read) ->
     assert "facebook/dino-vits16" in page.text
 
 
-def test_every_picture_is_there_with_its_words(made: Evaluation, page: Read) -> None:
+def test_every_image_is_there_with_its_words(made: Evaluation, page: Read) -> None:
     described = {image.get("alt") for image in page.all("img")}
     for result in made.results:
         for each in result.measured:
@@ -173,24 +173,24 @@ def test_hostile_names_and_prompts_are_only_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_missing_pictures_are_said_and_no_crash(copied: Evaluation) -> None:
+def test_missing_images_are_said_and_no_crash(copied: Evaluation) -> None:
     gone = [each.file for each in copied.results[1].measured[:2]]
     (copied.folder / gone[0]).unlink()
-    (copied.folder / gone[1]).write_bytes(b"no picture")
+    (copied.folder / gone[1]).write_bytes(b"no image")
     page = read(copied)
-    assert "2 pictures could not be read and are not shown" in page.text
-    assert page.text.count("no picture") == 2
+    assert "2 images could not be read and are not shown" in page.text
+    assert page.text.count("no image") == 2
     assert f"DINO {copied.results[1].measured[0].scores['dino']:.3f}" in page.text
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_no_picture_outside_of_the_folder_is_shown(copied: Evaluation) -> None:
+def test_no_image_outside_of_the_folder_is_shown(copied: Evaluation) -> None:
     Image.new("RGB", (8, 8)).save(copied.folder.parent / "secret.png")
     copied.results[0] = replace(
         copied.results[0],
         measured=[replace(each, file="../secret.png") for each in copied.results[0].measured[:1]],
     )
-    assert "1 picture could not be read" in read(copied).text
+    assert "1 image could not be read" in read(copied).text
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -199,7 +199,7 @@ def test_a_full_page_leaves_out_the_last_samples_and_says_so(made: Evaluation) -
     size = sum(len(image["src"] or "") for image in everything.all("img"))
     page = read(made, budget=size // 2)
     shown = [image.get("alt") or "" for image in page.all("img")]
-    assert re.search(r"\d+ pictures are left out so that this page stays small", page.text)
+    assert re.search(r"\d+ images are left out so that this page stays small", page.text)
     for name, *_ in MODELS:
         first, second = (
             [alt for alt in shown if alt.startswith(name) and alt.endswith(f"sample {n}")]
@@ -235,8 +235,8 @@ def test_two_subjects_have_their_own_tables(made: Evaluation) -> None:
         made, results=[made.results[0], replace(made.results[1], model=cat)], comparisons=[]
     )
     page = read(both)
-    assert "Pictures of sks teapot" in page.text
-    assert "Pictures of zxc cat" in page.text
+    assert "Images of sks teapot" in page.text
+    assert "Images of zxc cat" in page.text
 
 
 # ------------------------------------------------------------------------------------------- plots
@@ -285,9 +285,9 @@ def test_plots_are_the_same_bytes_each_time(
 
 def test_a_plot_is_wide_enough_for_a_readme(tmp_path: Path) -> None:
     plots.save(plots.bars(SCORES), tmp_path / "bars.png")
-    with Image.open(tmp_path / "bars.png") as picture:
-        assert picture.width == 1600
-        assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    with Image.open(tmp_path / "bars.png") as image:
+        assert image.width == 1600
+        assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_plots_leave_a_callers_matplotlib_as_it_was() -> None:

@@ -54,11 +54,11 @@ def test_distances_of_pairs(torchmetrics: Path) -> None:
     lpips = perceptual.open_lpips(device="cpu")
     assert isinstance(lpips, perceptual.Lpips)
     assert lpips.name == "LPIPS (AlexNet, torchmetrics 9 of torchmetrics)"
-    pictures = [gray(0), gray(51), gray(255)]
+    images = [gray(0), gray(51), gray(255)]
     pairs = [(0, 1), (0, 2), (1, 2), *[(2, 2)] * 9]  # more than one batch
     expected = [0.2, 1.0, 0.8, *[0.0] * 9]
-    assert lpips.distances(pictures, pairs) == pytest.approx(expected, abs=1e-6)
-    assert lpips.distances(pictures, []).size == 0
+    assert lpips.distances(images, pairs) == pytest.approx(expected, abs=1e-6)
+    assert lpips.distances(images, []).size == 0
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 

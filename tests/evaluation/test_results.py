@@ -30,7 +30,7 @@ def model(name: str, subject: Subject | None = SUBJECT) -> PersonalizedModel:
     return PersonalizedModel(name=name, base="b", digest="0" * 64, subject=subject)
 
 
-def pictures(identifier: str, scores: list[float], key: str = "clip_t") -> list[Measured]:
+def images(identifier: str, scores: list[float], key: str = "clip_t") -> list[Measured]:
     """Two samples of each question."""
     questions = [Question(f"a {{}} number {n // 2}", "dreambench", "") for n in range(len(scores))]
     return [
@@ -39,7 +39,7 @@ def pictures(identifier: str, scores: list[float], key: str = "clip_t") -> list[
     ]
 
 
-def test_scores_are_means_over_pictures_with_prompts_as_clusters(made: Evaluation) -> None:
+def test_scores_are_means_over_images_with_prompts_as_clusters(made: Evaluation) -> None:
     result = made.results[0]
     asked = [each for each in result.measured if each.question]
     expected = interval(
@@ -49,9 +49,9 @@ def test_scores_are_means_over_pictures_with_prompts_as_clusters(made: Evaluatio
     assert expected.count == len(asked) == 20
 
 
-def test_preservation_comes_from_class_pictures_and_everything_else_from_questions() -> None:
+def test_preservation_comes_from_class_images_and_everything_else_from_questions() -> None:
     measured = [
-        *pictures("sks", [0.2, 0.4]),
+        *images("sks", [0.2, 0.4]),
         Measured(None, "a photo of a teapot", 0, "c.png", {"pres": 0.5, "clip_t": 9.0}),
     ]
     measured[0].scores["pres"] = 9.0
@@ -70,26 +70,26 @@ def test_parts_of_a_benchmark_are_summed_up_apart(made: Evaluation) -> None:
 
 
 def test_scores_that_are_not_there_or_not_finite_were_not_measured() -> None:
-    measured = pictures("sks", [0.2, math.nan, 0.4, 0.3])
+    measured = images("sks", [0.2, math.nan, 0.4, 0.3])
     del measured[3].scores["clip_t"]
     found = summarize(model("a"), measured).scores["clip_t"]
     assert (found.count, found.mean) == (2, pytest.approx(0.3))
 
 
 def test_a_share_has_no_interval_beyond_all_and_nothing() -> None:
-    measured = pictures("sks", [1.0, 1.0, 1.0, 0.0, 0.0, 1.0], key="matched")
+    measured = images("sks", [1.0, 1.0, 1.0, 0.0, 0.0, 1.0], key="matched")
     found = summarize(model("a"), measured).scores["matched"]
     assert 0 <= found.low < found.mean < found.high <= 1
 
 
-def test_models_are_compared_in_pairs_of_pictures_whatever_their_identifier() -> None:
+def test_models_are_compared_in_pairs_of_images_whatever_their_identifier() -> None:
     photos = Path("photos")
     first = summarize(
-        model("first", replace(SUBJECT, images=photos)), pictures("sks", [0.1, 0.5, 0.9, 0.3])
+        model("first", replace(SUBJECT, images=photos)), images("sks", [0.1, 0.5, 0.9, 0.3])
     )
-    # The same pictures a little higher, in another order, of a model that calls the subject `zxc`.
+    # The same images a little higher, in another order, of a model that calls the subject `zxc`.
     better = [0.31 + 0.1, 0.5 + 0.11, 0.9 + 0.1, 0.3 + 0.11]
-    theirs = pictures("zxc", [0.21, better[1], better[2], better[3]])
+    theirs = images("zxc", [0.21, better[1], better[2], better[3]])
     second = summarize(
         model("second", replace(SUBJECT, identifier="zxc", images=photos)), theirs[::-1]
     )
@@ -111,15 +111,15 @@ def test_questions_of_all_suites_are_one_level_of_clusters(made: Evaluation) -> 
 
 
 def test_what_only_one_of_two_models_drew_is_left_out_of_their_comparison() -> None:
-    first = summarize(model("a"), pictures("sks", [0.1, 0.1, 0.7, 0.7]))
-    second = summarize(model("b"), pictures("sks", [0.2, 0.2]))
+    first = summarize(model("a"), images("sks", [0.1, 0.1, 0.7, 0.7]))
+    second = summarize(model("b"), images("sks", [0.2, 0.2]))
     (found,) = compare([first, second])
     assert (found.difference.mean, found.difference.count) == (pytest.approx(0.1), 2)
 
 
 def test_models_of_different_subjects_are_not_compared() -> None:
-    first = summarize(model("a"), pictures("sks", [0.1, 0.2]))
-    second = summarize(model("b", replace(SUBJECT, class_noun="cat")), pictures("sks", [0.1, 0.2]))
+    first = summarize(model("a"), images("sks", [0.1, 0.2]))
+    second = summarize(model("b", replace(SUBJECT, class_noun="cat")), images("sks", [0.1, 0.2]))
     assert compare([first, second]) == []
 
 
@@ -151,7 +151,7 @@ def test_the_file_has_what_scripts_need_and_nothing_of_this_machine(made: Evalua
     first = found["models"][0]
     assert first["name"] == "no regularization"
     assert set(first["scores"]["dino"]) == {"mean", "low", "high", "count"}
-    assert first["pictures"][0]["file"] == "pictures/0/0-0.png"
+    assert first["images"][0]["file"] == "images/0/0-0.png"
     assert str(made.folder) not in text
     assert [metric["key"] for metric in found["metrics"]][:3] == ["dino", "clip_i", "clip_t"]
 
@@ -169,7 +169,7 @@ def test_scores_that_are_not_finite_do_not_break_the_file(made: Evaluation) -> N
     measured = [Measured(None, "p", 0, "f.png", {"pres": math.nan, "dino": 0.5})]
     result = ModelResult(made.results[0].model, measured)
     text = json.dumps(replace(made, results=[result]).as_dict(), allow_nan=False)
-    assert json.loads(text)["models"][0]["pictures"][0]["scores"] == {"dino": 0.5}
+    assert json.loads(text)["models"][0]["images"][0]["scores"] == {"dino": 0.5}
 
 
 @pytest.mark.parametrize(

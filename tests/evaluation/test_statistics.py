@@ -22,18 +22,18 @@ def clustered(draw: st.DrawFn) -> tuple[list[float], list[int]]:
     return values, clusters
 
 
-def test_prompts_with_like_pictures_are_not_as_many_as_their_pictures() -> None:
+def test_prompts_with_like_images_are_not_as_many_as_their_images() -> None:
     random = np.random.default_rng(5)
     prompts = np.repeat(np.arange(20), 4)
-    held = {"by prompt": 0, "by picture": 0}
+    held = {"by prompt": 0, "by image": 0}
     for _ in range(TRIALS):
         values = random.normal(size=20)[prompts] + 0.4 * random.normal(size=80)
         by_prompt = interval(values, prompts.tolist(), resamples=500)
-        by_picture = interval(values, range(80), resamples=500)
+        by_image = interval(values, range(80), resamples=500)
         held["by prompt"] += by_prompt.low <= 0 <= by_prompt.high
-        held["by picture"] += by_picture.low <= 0 <= by_picture.high
+        held["by image"] += by_image.low <= 0 <= by_image.high
     assert 0.90 * TRIALS <= held["by prompt"] <= 0.99 * TRIALS, held
-    assert held["by picture"] < 0.85 * TRIALS, "or the clusters would not matter"
+    assert held["by image"] < 0.85 * TRIALS, "or the clusters would not matter"
 
 
 @pytest.mark.parametrize(("subjects", "seeds"), [(4, 3), (3, 4)])

@@ -15,10 +15,10 @@ from regforge.evaluation.text_fidelity import INSTALL, Lettering, folded, simila
 
 
 def sign(text: str, size: tuple[int, int] = (120, 80), *, paper: str = "white") -> Image.Image:
-    picture = Image.new("RGB", size, paper)
+    image = Image.new("RGB", size, paper)
     font = ImageFont.load_default(size=size[1] / 4)
-    ImageDraw.Draw(picture).text((size[0] / 12, size[1] / 3), text, fill="black", font=font)
-    return picture
+    ImageDraw.Draw(image).text((size[0] / 12, size[1] / 3), text, fill="black", font=font)
+    return image
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_damaged_writing_scores_lower(market: Lettering) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_of_any_size_and_mode_are_read(market: Lettering) -> None:
+def test_images_of_any_size_and_mode_are_read(market: Lettering) -> None:
     assert market.score([sign("MARKET", (400, 250)).convert("L")]) == [1.0]
 
 

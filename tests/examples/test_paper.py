@@ -148,8 +148,8 @@ def test_a_small_experiment_runs_from_start_to_end_and_goes_on(tmp_path):
     captions = (tmp_path / "out" / "sets" / "cat-against-4-no-motion" / "prompts.jsonl").read_text()
     assert not re.search("running|jumping|sleeping", captions)
     page = (tmp_path / "out" / "report.html").read_text()
-    for picture in re.findall(r'src="([^"]+)"', page):
-        assert (tmp_path / "out" / picture).is_file()
+    for image in re.findall(r'src="([^"]+)"', page):
+        assert (tmp_path / "out" / image).is_file()
 
     experiment = grid.read(path)
     cell = grid.cells(experiment)[0]

@@ -107,7 +107,7 @@ specs = st.builds(
 
 @settings(max_examples=25, deadline=None)
 @given(spec=specs, seed=st.integers(0, 2**31))
-def test_a_picture_depends_on_its_arguments_alone(spec, seed):
+def test_a_image_depends_on_its_arguments_alone(spec, seed):
     first, second = render(spec, seed), render(spec, seed)
     assert first.image.shape == (96, 96, 3)
     assert first.image.dtype == np.uint8
@@ -220,13 +220,13 @@ def test_unseen_adjectives_do_not_name_what_the_world_can_draw():
 def test_shipped_subjects_are_what_the_script_draws(class_noun):
     folder = SUBJECTS / class_noun
     about = json.loads((folder / "subject.json").read_text())
-    pictures = sorted(folder.glob("*.png"))
-    assert len(pictures) == 5
+    images = sorted(folder.glob("*.png"))
+    assert len(images) == 5
     wanted = make_subjects.instance_specs(class_noun)
     assert len({s.place for s in wanted}) == 5
-    for i, (path, spec) in enumerate(zip(pictures, wanted, strict=True)):
+    for i, (path, spec) in enumerate(zip(images, wanted, strict=True)):
         shipped = np.asarray(Image.open(path).convert("RGB"))
-        drawn = make_subjects.picture(class_noun, spec, seed=1000 + i)
+        drawn = make_subjects.image(class_noun, spec, seed=1000 + i)
         assert distance(shipped, drawn) < 2  # OpenCV versions differ in a rounding or two
         text = path.with_suffix(".txt").read_text().strip()
         assert f"{about['identifier']} {about['class_noun']}" in text

@@ -86,7 +86,7 @@ def test_the_loss_of_a_perfect_prediction_is_zero_and_masks_weigh_it():
     assert weighed == pytest.approx(0.8, abs=0.01)  # 4 of 5 parts of the weight
 
 
-def test_terminal_noise_hides_the_picture():
+def test_terminal_noise_hides_the_image():
     assert models.noise_schedule().alphas_cumprod[-1] == 0
 
 

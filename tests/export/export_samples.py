@@ -1,4 +1,4 @@
-"""Datasets in memory, and drawing their pictures, for the tests of exporting."""
+"""Datasets in memory, and drawing their images, for the tests of exporting."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Memory:
             yield row if images else replace(row, image=b"")
 
 
-def picture(number: int, size: tuple[int, int] = (16, 16), suffix: str = "png") -> bytes:
-    """A small picture; another one for each number."""
+def make_image(number: int, size: tuple[int, int] = (16, 16), suffix: str = "png") -> bytes:
+    """A small image; another one for each number."""
     content = io.BytesIO()
     color = (number % 251, number // 251 % 251, number * 7 % 251)
     Image.new("RGB", size, color).save(content, FORMATS[suffix])
@@ -51,9 +51,9 @@ def picture(number: int, size: tuple[int, int] = (16, 16), suffix: str = "png") 
 
 
 def example(number: int, text: str | None = OWN, **more: Any) -> Example:
-    """A picture of a dataset of somebody else, with a caption of its own."""
+    """An image of a dataset of somebody else, with a caption of its own."""
     suffix, size = more.pop("suffix", "png"), more.pop("size", (16, 16))
-    image = more.pop("image", None) or picture(number, size, suffix)
+    image = more.pop("image", None) or make_image(number, size, suffix)
     caption = f"a teapot, number {number}" if text is OWN else text
     return Example(f"n{number}", image, caption, *size, **more)
 
@@ -68,7 +68,7 @@ def ours(count: int = 40, seed: int = 0) -> Memory:
             "shape": rng.choice(SHAPES),
             "color": rng.choice(COLORS) if rng.random() < 0.9 else None,
         }
-        image = picture(number, suffix="webp")
+        image = make_image(number, suffix="webp")
         rows.append(
             example(
                 number,
@@ -101,7 +101,7 @@ def photos(folder: Path, captions: Sequence[str | None] = ("a photo of sks teapo
     """A folder with photos of the subject."""
     folder.mkdir()
     for number, caption in enumerate(captions):
-        (folder / f"IMG_{number}.jpg").write_bytes(picture(1000 + number, (20, 10), "jpg"))
+        (folder / f"IMG_{number}.jpg").write_bytes(make_image(1000 + number, (20, 10), "jpg"))
         if caption is not None:
             (folder / f"IMG_{number}.txt").write_text(caption, encoding="utf-8")
     return folder
@@ -112,7 +112,7 @@ def exported(dataset: Any, out: Path, *to: str, **options: Any) -> Exported:
 
 
 def layout(out: Path, folder: str = "images") -> dict[str, str]:
-    """The pictures of a folder and their captions."""
+    """The images of a folder and their captions."""
     files = sorted(path for path in (out / folder).iterdir() if path.suffix != ".txt")
     return {path.name: path.with_suffix(".txt").read_bytes().decode() for path in files}
 

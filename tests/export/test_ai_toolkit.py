@@ -85,18 +85,18 @@ class Job:
 
 
 @pytest.mark.parametrize("folder", HARD_FOLDERS)
-def test_ai_toolkit_reads_each_picture_with_its_caption(tmp_path: Path, folder: str) -> None:
+def test_ai_toolkit_reads_each_image_with_its_caption(tmp_path: Path, folder: str) -> None:
     made_from = material(tmp_path / folder, prior_weight=0.5, identifier="1e5")
     write(TRAINER, made_from)
     job = Job(made_from.out / JOB)
-    photos, pictures = job.datasets
-    assert job.files(pictures) == [
-        made_from.out / "images" / picture.name for picture in made_from.pictures
+    photos, images = job.datasets
+    assert job.files(images) == [
+        made_from.out / "images" / image.name for image in made_from.images
     ]
-    assert job.captions(pictures) == [trained(caption) for caption in CAPTIONS]
+    assert job.captions(images) == [trained(caption) for caption in CAPTIONS]
     assert job.captions(photos) == [trained(caption) for caption in PHOTO_CAPTIONS]
-    assert (pictures["is_reg"], photos["is_reg"]) == (True, False)
-    assert (pictures["resolution"], photos["resolution"]) == (64, 64)
+    assert (images["is_reg"], photos["is_reg"]) == (True, False)
+    assert (images["resolution"], photos["resolution"]) == (64, 64)
     assert job.process["train"]["reg_weight"] == 0.5
     assert job.process["model"]["name_or_path"] == made_from.base_model
     assert job.job["config"]["name"] == "1e5-teapot-lora"
@@ -141,12 +141,12 @@ def test_the_architecture_goes_by_the_base_model(
     assert any("does not tell" in note for note in plan.notes) == (base_model == "/models/mine")
 
 
-def test_the_notes_say_how_many_pictures_are_seen(tmp_path: Path) -> None:
+def test_the_notes_say_how_many_images_are_seen(tmp_path: Path) -> None:
     few = TRAINER.plan(material(tmp_path, captions=["a"] * 100)).notes[0]
     many = TRAINER.plan(material(tmp_path, captions=["a"] * 100_000)).notes[0]
-    assert "The 4,000 steps of the job show each picture about 20 times" in few
-    assert "show 2,000 of the pictures" in many
-    assert "uses all 100,000 regularization pictures" in many
+    assert "The 4,000 steps of the job show each image about 20 times" in few
+    assert "show 2,000 of the images" in many
+    assert "uses all 100,000 regularization images" in many
 
 
 def test_the_command_names_the_job_where_it_will_lie(tmp_path: Path) -> None:

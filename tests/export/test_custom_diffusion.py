@@ -57,14 +57,14 @@ def command_flags(tmp_path: Path, command: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("folder", HARD_FOLDERS)
-def test_the_script_pairs_each_picture_with_its_caption(tmp_path: Path, folder: str) -> None:
+def test_the_script_pairs_each_image_with_its_caption(tmp_path: Path, folder: str) -> None:
     made_from = material(tmp_path / folder)
     plan = write(TRAINER, made_from)
     flags = command_flags(tmp_path, plan.command)
     class_images, photos = examples_of(flags)
     assert class_images == [
-        (str(made_from.out / CLASS_IMAGES / picture.name), picture.caption)
-        for picture in made_from.pictures
+        (str(made_from.out / CLASS_IMAGES / image.name), image.caption)
+        for image in made_from.images
     ]
     assert all(Path(path).is_file() for path, _ in class_images)
     assert {prompt for _, prompt in photos} == {"photo of a <new1> teapot"}
@@ -79,7 +79,7 @@ def test_it_is_read_back(tmp_path: Path) -> None:
     regularization, photos = read(TRAINER, made_from)
     assert [one.caption for one in regularization] == list(CAPTIONS)
     assert [one.path for one in regularization] == [
-        f"{CLASS_IMAGES}/{picture.name}" for picture in made_from.pictures
+        f"{CLASS_IMAGES}/{image.name}" for image in made_from.images
     ]
     assert {one.repeats for one in regularization} == {1}
     assert [(one.caption, one.repeats) for one in photos] == [(None, 3.0)] * 2
@@ -120,7 +120,7 @@ def test_paths_are_as_the_trainer_will_see_them(tmp_path: Path) -> None:
     first = (tmp_path / FOLDER / "images.txt").read_text().splitlines()[0]
     assert first == "/mnt/x/custom-diffusion/images/00001.webp"
     assert "--concepts_list=/mnt/x/custom-diffusion/concepts.json" in plan.command
-    assert [one.caption for one in read(TRAINER, made_from)[0]] == captions_of(made_from.pictures)
+    assert [one.caption for one in read(TRAINER, made_from)[0]] == captions_of(made_from.images)
 
 
 def test_what_the_script_would_stop_at_is_refused(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_the_script_would_stop_at_is_refused(tmp_path: Path) -> None:
         read(TRAINER, made_from)
     captions.write_text(text)
     (tmp_path / CLASS_IMAGES / "stray.webp").write_bytes(b"")
-    with pytest.raises(ExportError, match="holds 7 pictures"):
+    with pytest.raises(ExportError, match="holds 7 images"):
         read(TRAINER, made_from)
     concept = json.loads((tmp_path / CONCEPTS).read_text())[0]
     (tmp_path / CONCEPTS).write_text(json.dumps([{**concept, "class_prompt": None}]))

@@ -49,7 +49,7 @@ def shown_by_us(*seen: Seen) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("folder", HARD_FOLDERS)
-def test_the_command_survives_a_shell_and_the_script_shows_every_picture(
+def test_the_command_survives_a_shell_and_the_script_shows_every_image(
     tmp_path: Path, folder: str
 ) -> None:
     made_from = material(tmp_path / folder)
@@ -67,13 +67,13 @@ def test_the_command_survives_a_shell_and_the_script_shows_every_picture(
     regularization, photos = read(TRAINER, made_from)
     assert dataset.epoch() == shown_by_us(*regularization, *photos)
     assert [one.path for one in regularization] == [
-        f"{CLASS_IMAGES}/{picture.name}" for picture in made_from.pictures
+        f"{CLASS_IMAGES}/{image.name}" for image in made_from.images
     ]
     assert {one.repeats for one in regularization} == {1}
     assert {one.caption for one in (*regularization, *photos)} == {None}
 
 
-def test_a_script_that_goes_through_the_photos_repeats_them_until_all_pictures_are_used(
+def test_a_script_that_goes_through_the_photos_repeats_them_until_all_images_are_used(
     tmp_path: Path,
 ) -> None:
     made_from = material(tmp_path / "x", captions=["a teapot"] * 7, base_model=FLUX2)
@@ -95,7 +95,7 @@ def test_repeated_photos_never_take_more_memory_than_a_machine_has(tmp_path: Pat
     made_from = material(tmp_path, captions=captions, base_model=FLUX2, resolution=1024)
     plan = TRAINER.plan(made_from)
     assert "--repeats=635" in plan.command  # two photos of 12.6 MB each, 16 GB
-    assert "uses 1,270 of the 20,000 regularization pictures" in plan.notes[0]
+    assert "uses 1,270 of the 20,000 regularization images" in plan.notes[0]
     assert "Without --repeats it would use only the first 2" in plan.notes[0]
 
 
@@ -125,8 +125,8 @@ def test_a_script_that_cannot_do_it_is_said_to(tmp_path: Path) -> None:
 
 def test_the_notes_say_what_is_lost(tmp_path: Path) -> None:
     notes = TRAINER.plan(material(tmp_path, captions=["a", "b"] * 600)).notes
-    assert "uses all 1,200 regularization pictures" in notes[0]
-    assert 'all 1,200 pictures share "a photo of a teapot". The 2 different captions' in notes[1]
+    assert "uses all 1,200 regularization images" in notes[0]
+    assert 'all 1,200 images share "a photo of a teapot". The 2 different captions' in notes[1]
     assert "--to custom-diffusion" in notes[1]
     one = TRAINER.plan(material(tmp_path, captions=["a"])).notes
     assert "one caption anyway" in one[1]
@@ -155,7 +155,7 @@ def test_what_the_script_would_stumble_over_is_refused(tmp_path: Path) -> None:
     write(TRAINER, made_from)
     stray = tmp_path / CLASS_IMAGES / "00001.txt"
     stray.write_text("a teapot")
-    with pytest.raises(ExportError, match=r"00001\.txt is no picture"):
+    with pytest.raises(ExportError, match=r"00001\.txt is no image"):
         read(TRAINER, made_from)
     stray.unlink()
     (tmp_path / CLASS_IMAGES / "00001.webp").unlink()

@@ -76,27 +76,27 @@ CHANGES: list[tuple[str, Edit, dict[str, str]]] = [
         {"kohya": "has caption 'teapot'", "*": "images/00003.txt: missing"},
     ),
     (
-        "missing picture",
+        "missing image",
         lambda out: (out / "images" / "00003.webp").unlink(),
         {
             "kohya": "images/00003.webp: kohya sd-scripts would not load it",
-            "imagefolder": "images/00003.webp, which is not among the pictures",
+            "imagefolder": "images/00003.webp, which is not among the images",
             "*": "images/00003.webp: missing",
         },
     ),
     (
-        "picture of another size",
-        overwrite("images/00003.webp", samples.picture(1, (16, 24), "webp")),
+        "image of another size",
+        overwrite("images/00003.webp", samples.make_image(1, (16, 24), "webp")),
         {"*": "images/00003.webp: is 16 x 24, not 16 x 16"},
     ),
     (
-        "damaged picture",
+        "damaged image",
         overwrite("images/00003.webp", b"RIFF"),
         {"*": "images/00003.webp: cannot be read"},
     ),
     (
-        "a picture too many",
-        lambda out: (out / "images" / "00099.webp").write_bytes(samples.picture(1)),
+        "an image too many",
+        lambda out: (out / "images" / "00099.webp").write_bytes(samples.make_image(1)),
         {"kohya": "images/00099.webp: is loaded, but was not exported"},
     ),
     (
@@ -110,7 +110,7 @@ CHANGES: list[tuple[str, Edit, dict[str, str]]] = [
     (
         "flag gone",
         replace("kohya.toml", "is_reg = true", "is_reg = false"),
-        {"kohya": "counts as an instance picture, not as a regularization picture"},
+        {"kohya": "counts as an instance image, not as a regularization image"},
     ),
     (
         "folders swapped",
@@ -173,12 +173,12 @@ CHANGES: list[tuple[str, Edit, dict[str, str]]] = [
         {"webdataset": "00000.tar/00004.webp: has caption 'else'"},
     ),
     (
-        "another picture in the tar file",
-        lambda out: rewrite_tar(out, "00004.webp", samples.picture(1)),
+        "another image in the tar file",
+        lambda out: rewrite_tar(out, "00004.webp", samples.make_image(1)),
         {"webdataset": "shards/00000.tar: 00004.webp is not in it as it should be"},
     ),
     (
-        "a picture too few in the tar file",
+        "an image too few in the tar file",
         lambda out: rewrite_tar(out, "00020.webp", None),
         {"webdataset": "images/00020.webp: WebDataset would not load it"},
     ),
@@ -203,7 +203,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples.ours(20), top / "out", *TO, subject=top / "photos", root="/data/t", check=True
     )
     assert not done.differs
-    said = "checked: 20 pictures and 4 photos, captions and sizes equal"
+    said = "checked: 20 images and 4 photos, captions and sizes equal"
     assert done.as_text().count(said) == len(TO)
     return top
 

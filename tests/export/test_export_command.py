@@ -20,11 +20,11 @@ def export(shell: Shell) -> Command:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of somebody else: pictures with captions beside them."""
+    """A folder of somebody else: images with captions beside them."""
     made = tmp_path / "set"
     made.mkdir()
     for number in range(12):
-        (made / f"p{number}.jpg").write_bytes(samples.picture(number, (64, 64), "jpg"))
+        (made / f"p{number}.jpg").write_bytes(samples.make_image(number, (64, 64), "jpg"))
         (made / f"p{number}.txt").write_text(f"a teapot, number {number}", encoding="utf-8")
     return made
 
@@ -36,8 +36,8 @@ def test_export_and_check(export: Command, folder: Path, tmp_path: Path) -> None
     words += ["--subject", photos, "--class-noun", "teapot", "--check"]
     code, printed, _ = export(*words, "--quiet")
     assert code == 0
-    assert "kohya will use all 12 regularization pictures" in printed
-    assert printed.count("checked: 12 pictures and 4 photos, captions and sizes equal") == 2
+    assert "kohya will use all 12 regularization images" in printed
+    assert printed.count("checked: 12 images and 4 photos, captions and sizes equal") == 2
     assert len(samples.layout(out)) == 12
     # Linked, not copied.
     assert (folder / "p0.jpg").stat().st_nlink > 1

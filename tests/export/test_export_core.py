@@ -22,7 +22,7 @@ def metadata(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metadata.jsonl").read_bytes().splitlines()]
 
 
-def test_pictures_keep_their_bytes_and_captions(tmp_path: Path) -> None:
+def test_images_keep_their_bytes_and_captions(tmp_path: Path) -> None:
     dataset = samples.ours(30)
     done = samples.exported(dataset, tmp_path / "out")
     by_caption = {row.text: row.image for row in dataset.rows}
@@ -31,10 +31,10 @@ def test_pictures_keep_their_bytes_and_captions(tmp_path: Path) -> None:
     assert sorted(laid.values()) == sorted(by_caption)
     for name, caption in laid.items():
         assert (tmp_path / "out" / "images" / name).read_bytes() == by_caption[caption]
-    assert (done.pictures, done.photos, done.differs) == (30, 0, False)
+    assert (done.images, done.photos, done.differs) == (30, 0, False)
 
 
-def test_metadata_has_a_row_for_each_picture_with_all_that_is_known(tmp_path: Path) -> None:
+def test_metadata_has_a_row_for_each_image_with_all_that_is_known(tmp_path: Path) -> None:
     dataset = samples.ours(30)
     samples.exported(dataset, tmp_path / "out")
     rows, laid = metadata(tmp_path / "out"), samples.layout(tmp_path / "out")
@@ -79,7 +79,7 @@ def test_metadata_of_somebody_else_has_one_kind_in_a_column(tmp_path: Path) -> N
 
 def test_names_come_never_from_the_dataset(tmp_path: Path) -> None:
     rows = [
-        Example(name, samples.picture(number), "a teapot", 16, 16, class_noun="teapot")
+        Example(name, samples.make_image(number), "a teapot", 16, 16, class_noun="teapot")
         for number, name in enumerate(["../../up", "/etc/passwd", "a\x00b", "CON"])
     ]
     samples.exported(samples.Memory(rows), tmp_path / "in" / "out")
@@ -88,7 +88,7 @@ def test_names_come_never_from_the_dataset(tmp_path: Path) -> None:
 
 
 def test_files_of_the_dataset_are_linked_and_never_written_to(tmp_path: Path) -> None:
-    content = samples.picture(1)
+    content = samples.make_image(1)
     file = tmp_path / "original.png"
     file.write_bytes(content)
     link = tmp_path / "link.png"
@@ -110,7 +110,7 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_a_folder_like_any_other(tmp_path:
     commit.mkdir(parents=True)
     (cache / "blobs").mkdir()
     for number, name in enumerate(["a.png", "b.jpg"]):
-        content = samples.picture(number, suffix=name[-3:])
+        content = samples.make_image(number, suffix=name[-3:])
         (cache / "blobs" / f"digest{number}").write_bytes(content)
         (commit / name).symlink_to(f"../../blobs/digest{number}")
     samples.exported(open_dataset(commit), tmp_path / "out", class_noun="teapot")
@@ -118,7 +118,7 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_a_folder_like_any_other(tmp_path:
         ".jpg",
         ".png",
     ]
-    (cache / "blobs" / "digest2").write_bytes(samples.picture(2, suffix="gif"))
+    (cache / "blobs" / "digest2").write_bytes(samples.make_image(2, suffix="gif"))
     (commit / "c.gif").symlink_to("../../blobs/digest2")
     with pytest.raises(ExportError, match=r"c\.gif"):
         samples.exported(open_dataset(commit), tmp_path / "more", class_noun="teapot")
@@ -254,7 +254,7 @@ def test_class_noun_is_the_most_common_or_given_or_asked_for(tmp_path: Path) -> 
         ([(1, 1)], 8),
     ],
 )
-def test_resolution_is_that_of_the_pictures(
+def test_resolution_is_that_of_the_images(
     tmp_path: Path, sizes: list[tuple[int, int]], side: int
 ) -> None:
     from regforge.export.collecting import collect
@@ -295,7 +295,7 @@ def test_root_is_where_the_trainer_will_see_it(tmp_path: Path, root: str, seen: 
         ({"identifier": " "}, "identifier is empty"),
         ({"class_noun": "\n"}, "class noun is empty"),
         ({"prior_weight": float("nan")}, "no weight"),
-        ({"limit": 0}, "leaves no pictures"),
+        ({"limit": 0}, "leaves no images"),
         ({"base_model": "two\nlines"}, "no repository"),
         ({"to": ["khoya"]}, "did you mean 'kohya'"),
         ({"to": []}, "No trainer"),
@@ -309,7 +309,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, Any],
 
 
 def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="no pictures"):
+    with pytest.raises(ExportError, match="no images"):
         samples.exported(samples.Memory([]), tmp_path / "out")
 
 
@@ -345,7 +345,7 @@ def test_photos_that_do_not_say_the_identifier_or_lie_turned_are_told(tmp_path: 
 
 def test_photos_that_no_trainer_reads_are_refused(tmp_path: Path) -> None:
     folder = samples.photos(tmp_path / "photos")
-    (folder / "x.gif").write_bytes(samples.picture(1, suffix="gif"))
+    (folder / "x.gif").write_bytes(samples.make_image(1, suffix="gif"))
     with pytest.raises(ExportError, match=r"x\.gif"):
         samples.exported(samples.ours(8), tmp_path / "out", subject=folder)
     with pytest.raises(PhotosError):
@@ -358,5 +358,5 @@ def test_without_photos_there_is_a_place_for_them(tmp_path: Path) -> None:
     assert list((tmp_path / "out" / "subject").iterdir()) == []
     assert "num_repeats = 8" in (tmp_path / "out" / "kohya.toml").read_text()  # 40 / 5
     assert "No photos" in " ".join(done.targets[0].notes)
-    (tmp_path / "out" / "subject" / "mine.jpg").write_bytes(samples.picture(1, suffix="jpg"))
+    (tmp_path / "out" / "subject" / "mine.jpg").write_bytes(samples.make_image(1, suffix="jpg"))
     assert not samples.exported(samples.ours(40), tmp_path / "out", check=True).differs

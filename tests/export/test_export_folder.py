@@ -26,7 +26,7 @@ def stamps(out: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_trainers_share_pictures_in_later_calls_too(tmp_path: Path) -> None:
+def test_trainers_share_images_in_later_calls_too(tmp_path: Path) -> None:
     together, apart = tmp_path / "together", tmp_path / "apart"
     samples.exported(samples.ours(20), together, "kohya", "imagefolder", root="/data/t")
     dataset = samples.ours(20)
@@ -188,7 +188,7 @@ class Cut(BaseException):
 
 @dataclass
 class Interrupted(samples.Memory):
-    """A dataset whose reader is killed before a picture."""
+    """A dataset whose reader is killed before an image."""
 
     at: int = 0
 

@@ -95,7 +95,7 @@ def test_an_image_that_breaks_off_is_left_out_and_named(
             pa.table({**rows, "width": [64] * 2, "height": [64] * 2}), folder / "a.parquet"
         )
     done = samples.exported(folder, tmp_path / "out", class_noun="teapot", check=True)
-    assert (done.pictures, done.differs) == (1, False)
+    assert (done.images, done.differs) == (1, False)
     assert "Left out: 1" in (said := " ".join(done.notes))
     assert "(cut" in said
     assert written(tmp_path / "out").read_bytes() == whole
@@ -145,7 +145,7 @@ def test_two_exports_of_one_name_never_share_an_entry_in_the_cache_of_datasets(
     outs = []
     for number in range(2):
         rows = [
-            samples.example(n, image=samples.picture(100 * number + n), class_noun="teapot")
+            samples.example(n, image=samples.make_image(100 * number + n), class_noun="teapot")
             for n in range(4)
         ]
         outs.append(tmp_path / str(number) / "teapot")

@@ -65,7 +65,7 @@ def test_slots_are_far_better_balanced_than_in_a_shuffled_order(seed: int) -> No
     assert worst([rows[index]["prompt_set"] for index in order]) <= 2
 
 
-def test_pictures_of_one_caption_are_apart() -> None:
+def test_images_of_one_caption_are_apart() -> None:
     rows: list[Row] = [{"text": number // 4} for number in range(80)]
     order = balanced_order(traits(rows), "prompt_set")
     first = [rows[index]["text"] for index in order[:20]]

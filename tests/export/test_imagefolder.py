@@ -18,7 +18,7 @@ def load(folder: Path, cache: Path, **more: Any) -> Any:
     return datasets.load_dataset(str(folder), split="train", cache_dir=str(cache), **more)
 
 
-def test_datasets_loads_every_picture_with_its_caption_and_columns(tmp_path: Path) -> None:
+def test_datasets_loads_every_image_with_its_caption_and_columns(tmp_path: Path) -> None:
     dataset = samples.ours(30)
     out = tmp_path / "out"
     folder = samples.photos(tmp_path / "photos")
@@ -69,7 +69,7 @@ def test_the_card_says_the_types_of_columns(tmp_path: Path) -> None:
     assert features["slots"] == {"color": datasets.Value("string")}  # not of type null
 
 
-def test_without_the_card_datasets_would_lose_the_pictures(tmp_path: Path) -> None:
+def test_without_the_card_datasets_would_lose_the_images(tmp_path: Path) -> None:
     """What the note says; if this ever changes, the note should."""
     out = tmp_path / "out"
     samples.exported(samples.theirs(["a teapot"] * 12), out, "imagefolder", class_noun="teapot")

@@ -116,13 +116,11 @@ def as_kohya_sees(out: Path) -> REGISTERED:
     }
 
 
-@pytest.mark.parametrize(("pictures", "photos"), [(40, 4), (41, 4), (3, 4), (1, 1), (4, 4)])
-def test_kohya_uses_every_picture_with_its_caption(
-    tmp_path: Path, pictures: int, photos: int
-) -> None:
+@pytest.mark.parametrize(("images", "photos"), [(40, 4), (41, 4), (3, 4), (1, 1), (4, 4)])
+def test_kohya_uses_every_image_with_its_caption(tmp_path: Path, images: int, photos: int) -> None:
     folder = samples.photos(tmp_path / "photos", [f"sks teapot {n}" for n in range(photos)])
     out = tmp_path / "out"
-    done = samples.exported(samples.ours(pictures), out, subject=folder, check=True)
+    done = samples.exported(samples.ours(images), out, subject=folder, check=True)
     assert not done.differs
     seen = as_kohya_sees(out)
     assert {name: caption for name, (caption, is_reg, _) in seen.items() if is_reg} == {
@@ -133,7 +131,7 @@ def test_kohya_uses_every_picture_with_its_caption(
     }
     repeats = [times for _, is_reg, times in seen.values() if is_reg]
     assert min(repeats) >= 1
-    assert sum(repeats) - pictures < photos  # hardly more than once each
+    assert sum(repeats) - images < photos  # hardly more than once each
 
     # Our reader agrees with the rules above, down to the repeats.
     ours = {each.path: each for each in kohya.TRAINER.read(out, out)}

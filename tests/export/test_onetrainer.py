@@ -93,36 +93,36 @@ class Concept:
 
 
 def concepts_of(out: Path) -> list[Concept]:
-    """(photos, regularization pictures) as config.json names them."""
+    """(photos, regularization images) as config.json names them."""
     config = json.loads((out / CONFIG).read_text())
     text = Path(config["concept_file_name"]).read_text(encoding="ascii")
     return [Concept(entries) for entries in json.loads(text)]
 
 
 @pytest.mark.parametrize("folder", HARD_FOLDERS)
-def test_onetrainer_reads_each_picture_with_its_caption(tmp_path: Path, folder: str) -> None:
+def test_onetrainer_reads_each_image_with_its_caption(tmp_path: Path, folder: str) -> None:
     made_from = material(tmp_path / folder, prior_weight=0.5)
     write(TRAINER, made_from)
-    photos, pictures = concepts_of(made_from.out)
-    assert pictures.captions() == [[caption] for caption in CAPTIONS]
+    photos, images = concepts_of(made_from.out)
+    assert images.captions() == [[caption] for caption in CAPTIONS]
     assert photos.captions() == [[caption] for caption in PHOTO_CAPTIONS]
-    assert [pictures.values["type"], photos.values["type"]] == [Kind.STANDARD] * 2
-    assert [pictures.values["loss_weight"], photos.values["loss_weight"]] == [0.5, 1.0]
-    assert (pictures.values["name"], photos.values["name"]) == (
+    assert [images.values["type"], photos.values["type"]] == [Kind.STANDARD] * 2
+    assert [images.values["loss_weight"], photos.values["loss_weight"]] == [0.5, 1.0]
+    assert (images.values["name"], photos.values["name"]) == (
         "teapot regularization",
         "sks teapot",
     )
 
 
-@pytest.mark.parametrize(("pictures", "photos"), [(6, 2), (7, 3), (2, 3)])
-def test_an_epoch_has_as_many_pictures_as_photos_and_leaves_none_out(
-    tmp_path: Path, pictures: int, photos: int
+@pytest.mark.parametrize(("images", "photos"), [(6, 2), (7, 3), (2, 3)])
+def test_an_epoch_has_as_many_images_as_photos_and_leaves_none_out(
+    tmp_path: Path, images: int, photos: int
 ) -> None:
-    made_from = material(tmp_path, captions=["a teapot"] * pictures, photos=["sks"] * photos)
+    made_from = material(tmp_path, captions=["a teapot"] * images, photos=["sks"] * photos)
     write(TRAINER, made_from)
     subject, regularization = concepts_of(tmp_path)
     assert len(subject.epoch(0)) == len(regularization.epoch(0))
-    assert len(set(regularization.epoch(0))) == pictures
+    assert len(set(regularization.epoch(0))) == images
     seen = read(TRAINER, made_from)
     for ours, theirs in zip(seen, (regularization, subject), strict=True):
         assert sum(one.repeats for one in ours) == pytest.approx(len(theirs.epoch(0)))
@@ -141,7 +141,7 @@ def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
 
 def test_the_notes_and_the_preset(tmp_path: Path) -> None:
     plan = TRAINER.plan(material(tmp_path, captions=["a"] * 2000, photos=["b"] * 5))
-    assert "uses all 2,000 regularization pictures" in plan.notes[0]
+    assert "uses all 2,000 regularization images" in plan.notes[0]
     assert "balancing 2000, SAMPLES" in plan.notes[0]
     assert "5 photos 400 times each (balancing 400, REPEATS)" in plan.notes[0]
     assert json.loads(plan.files[CONFIG])["epochs"] == 1

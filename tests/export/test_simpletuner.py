@@ -43,7 +43,7 @@ class Backend:
         self.shown = int(self.entries["repeats"]) + 1
 
     def captions(self) -> dict[str, list[str]]:
-        """By the name of the picture; several where a file has several lines."""
+        """By the name of the image; several where a file has several lines."""
         found = {}
         for path in Path(self.entries["instance_data_dir"]).rglob("*"):
             if path.name.lower().endswith(tuple(f".{suffix}" for suffix in LISTED)):
@@ -58,21 +58,21 @@ class Backend:
 
 
 def backends_of(out: Path) -> tuple[Backend, Backend, dict[str, Any]]:
-    """(photos, regularization pictures, embeddings) as config.json names them."""
+    """(photos, regularization images, embeddings) as config.json names them."""
     config = json.loads((out / CONFIG).read_text())
-    photos, pictures, texts = json.loads(Path(config["data_backend_config"]).read_text())
-    return Backend(photos), Backend(pictures), texts
+    photos, images, texts = json.loads(Path(config["data_backend_config"]).read_text())
+    return Backend(photos), Backend(images), texts
 
 
 @pytest.mark.parametrize("folder", HARD_FOLDERS)
-def test_simpletuner_reads_each_picture_with_its_caption(tmp_path: Path, folder: str) -> None:
+def test_simpletuner_reads_each_image_with_its_caption(tmp_path: Path, folder: str) -> None:
     made_from = material(tmp_path / folder)
     plan = write(TRAINER, made_from)
-    photos, pictures, texts = backends_of(made_from.out)
-    assert list(pictures.captions().values()) == [[caption] for caption in CAPTIONS]
+    photos, images, texts = backends_of(made_from.out)
+    assert list(images.captions().values()) == [[caption] for caption in CAPTIONS]
     assert list(photos.captions().values()) == [[caption] for caption in PHOTO_CAPTIONS]
-    assert (pictures.shown, photos.shown) == (1, 3)
-    assert pictures.entries["is_regularisation_data"] is False
+    assert (images.shown, photos.shown) == (1, 3)
+    assert images.entries["is_regularisation_data"] is False
     assert (texts["dataset_type"], texts["default"]) == ("text_embeds", True)
     assert plan.command.startswith("simpletuner train ")
 
@@ -88,14 +88,14 @@ def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "photos", "weight", "repeats"),
+    ("images", "photos", "weight", "repeats"),
     [(2000, 5, 1.0, 399), (2001, 5, 1.0, 400), (3, 5, 1.0, 0), (2000, 5, 0.5, 799), (9, 1, 2.0, 3)],
 )
 def test_repeats_count_from_zero_and_carry_the_prior_weight(
-    tmp_path: Path, pictures: int, photos: int, weight: float, repeats: int
+    tmp_path: Path, images: int, photos: int, weight: float, repeats: int
 ) -> None:
     made_from = material(
-        tmp_path, captions=["a"] * pictures, photos=["b"] * photos, prior_weight=weight
+        tmp_path, captions=["a"] * images, photos=["b"] * photos, prior_weight=weight
     )
     plan = TRAINER.plan(made_from)
     subject, regularization, _ = json.loads(plan.files[BACKENDS])
@@ -109,7 +109,7 @@ def test_a_prior_weight_of_zero_is_refused(tmp_path: Path) -> None:
         TRAINER.plan(material(tmp_path, prior_weight=0.0))
 
 
-def test_pictures_that_are_no_squares_keep_their_shape(tmp_path: Path) -> None:
+def test_images_that_are_no_squares_keep_their_shape(tmp_path: Path) -> None:
     square = json.loads(TRAINER.plan(material(tmp_path)).files[BACKENDS])
     oblong = json.loads(TRAINER.plan(material(tmp_path, size=(64, 32))).files[BACKENDS])
     assert [b["crop_aspect"] for b in square[:2]] == ["square"] * 2
@@ -178,7 +178,7 @@ def test_embeddings_and_captions_have_to_be_there(tmp_path: Path) -> None:
 def test_the_note_counts_what_the_steps_show(
     tmp_path: Path, weight: float, shown: int, ratio: str
 ) -> None:
-    """10 pictures and 2 photos: the photos come 5, 10 times, and once, as they cannot come less."""
+    """10 images and 2 photos: the photos come 5, 10 times, and once, as they cannot come less."""
     plan = TRAINER.plan(material(tmp_path, captions=["a teapot"] * 10, prior_weight=weight))
     assert f"about {shown:,} of the 4,000 steps" in plan.notes[0]
     said = [note for note in plan.notes if "comes to" in note]
@@ -229,4 +229,4 @@ def test_its_own_reader_gives_the_captions(tmp_path: Path) -> None:
         for _, _, paths in backend.list_files(None, str(tmp_path / "images"))
         for path in paths
     }
-    assert [found[path] for path in sorted(found)] == captions_of(made_from.pictures)
+    assert [found[path] for path in sorted(found)] == captions_of(made_from.images)

@@ -1,4 +1,4 @@
-"""What holds for each trainer that reads folders of pictures with a caption beside each."""
+"""What holds for each trainer that reads folders of images with a caption beside each."""
 
 from pathlib import Path, PurePosixPath
 
@@ -28,7 +28,7 @@ def test_it_is_read_back(tmp_path: Path, name: str, trainer: Trainer) -> None:
     write(trainer, made_from)
     regularization, photos = read(trainer, made_from)
     assert [(one.path, one.caption, one.repeats) for one in regularization] == [
-        (f"images/{picture.name}", picture.caption, 1) for picture in made_from.pictures
+        (f"images/{image.name}", image.caption, 1) for image in made_from.images
     ]
     repeats = 3 if name in BALANCES else 1
     assert [(one.path, one.caption, one.repeats) for one in photos] == [
@@ -40,5 +40,5 @@ def test_without_photos_and_elsewhere(tmp_path: Path, trainer: Trainer) -> None:
     made_from = material(tmp_path, photos=(), root=PurePosixPath("/mnt/x"))
     assert "/mnt/x/subject" in write(trainer, made_from).notes[-1]
     regularization, photos = read(trainer, made_from)
-    assert [one.caption for one in regularization] == captions_of(made_from.pictures)
+    assert [one.caption for one in regularization] == captions_of(made_from.images)
     assert photos == []

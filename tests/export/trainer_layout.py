@@ -10,7 +10,7 @@ from hypothesis import strategies
 from PIL import Image
 
 from regforge.export.captions import tidy
-from regforge.export.interface import IMAGES, SUBJECT, Material, Picture, Plan, Seen, Trainer
+from regforge.export.interface import IMAGES, SUBJECT, ExportedImage, Material, Plan, Seen, Trainer
 
 CAPTIONS = (
     "a photo of a red teapot, on a table",
@@ -55,20 +55,20 @@ def material(
     return Material(
         out=out,
         root=root or out,
-        pictures=[Picture(f"{n:05d}.webp", text, *size) for n, text in enumerate(captions, 1)],
-        photos=[Picture(f"{n:02d}.jpg", text, *size) for n, text in enumerate(photos, 1)],
+        images=[ExportedImage(f"{n:05d}.webp", text, *size) for n, text in enumerate(captions, 1)],
+        photos=[ExportedImage(f"{n:02d}.jpg", text, *size) for n, text in enumerate(photos, 1)],
         **(settings | more),  # type: ignore[arg-type]
     )
 
 
 def write(trainer: Trainer, made_from: Material) -> Plan:
     """Write the layout and a trainer's files, in the order and places of the core."""
-    for folder, pictures in ((IMAGES, made_from.pictures), (SUBJECT, made_from.photos)):
-        for number, picture in enumerate(pictures):
-            path = made_from.out / folder / picture.name
+    for folder, images in ((IMAGES, made_from.images), (SUBJECT, made_from.photos)):
+        for number, image in enumerate(images):
+            path = made_from.out / folder / image.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (picture.width, picture.height), (number % 256, 0, 0)).save(path)
-            path.with_suffix(".txt").write_bytes(picture.caption.encode())
+            Image.new("RGB", (image.width, image.height), (number % 256, 0, 0)).save(path)
+            path.with_suffix(".txt").write_bytes(image.caption.encode())
     plan = trainer.plan(made_from)
     for name, text in plan.files.items():
         path = made_from.out / name
@@ -82,7 +82,7 @@ def write(trainer: Trainer, made_from: Material) -> Plan:
 
 
 def read(trainer: Trainer, made_from: Material) -> tuple[list[Seen], list[Seen]]:
-    """(regularization pictures, photos) as the trainer's module reads them, sorted by path."""
+    """(regularization images, photos) as the trainer's module reads them, sorted by path."""
     seen = sorted(trainer.read(made_from.out, made_from.root), key=lambda one: one.path)
     return (
         [one for one in seen if one.regularization],
@@ -106,8 +106,8 @@ def read_back(trainer: Trainer, captions: Sequence[str]) -> Iterator[Path]:
         yield made_from.out
 
 
-def captions_of(pictures: Sequence[Picture]) -> list[str]:
-    return [picture.caption for picture in pictures]
+def captions_of(images: Sequence[ExportedImage]) -> list[str]:
+    return [image.caption for image in images]
 
 
 def run_by_shell(script: Path, folder: Path) -> list[str]:

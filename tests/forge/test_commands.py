@@ -157,7 +157,7 @@ def test_photos_that_cannot_be_used(
         assert says in shell.err
 
 
-def test_a_picture_that_would_fill_the_memory(
+def test_a_image_that_would_fill_the_memory(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
     from PIL import Image

@@ -38,7 +38,7 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def unseeded(call: Call) -> Reply:
-    """A picture of its own for each call, as services draw that are told no seed."""
+    """An image of its own for each call, as services draw that are told no seed."""
     return drawn(Call(call.number, call.path, {**call.body, "seed": call.number}, {}, 0.0))
 
 

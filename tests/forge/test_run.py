@@ -93,7 +93,7 @@ def test_a_run_can_stop_after_each_stage(small: Recipe, tmp_path: Path) -> None:
 def test_refused_images_are_drawn_again_and_then_replaced(
     write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
-    # After one step all pictures are much the same blur.
+    # After one step all images are much the same blur.
     recipe = load_recipe(
         write_recipe(render={"steps": 1, "max_attempts": 3}, curate={"max_duplicate_distance": 6})
     )

@@ -21,14 +21,14 @@ SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"
 
 
 def encoded(pixels: np.ndarray | Image.Image, kind: str = "WEBP", **options) -> bytes:
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}), **options)
+    image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}), **options)
     return buffer.getvalue()
 
 
 def smooth(seed: int, size: int = 64) -> Image.Image:
-    """A picture with broad shapes, as pictures have."""
+    """An image with broad shapes, as images have."""
     small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -89,9 +89,9 @@ def test_a_single_colour_with_faint_noise_is_still_one() -> None:
 
 
 def test_a_small_subject_on_white_is_kept() -> None:
-    picture = plain(255, size=512)
-    ImageDraw.Draw(picture).ellipse((250, 250, 262, 262), fill="gray")
-    assert judged(Curator(Curate()), encoded(picture)).reasons == ()
+    image = plain(255, size=512)
+    ImageDraw.Draw(image).ellipse((250, 250, 262, 262), fill="gray")
+    assert judged(Curator(Curate()), encoded(image)).reasons == ()
 
 
 def test_a_night_scene_and_a_red_one_are_kept() -> None:

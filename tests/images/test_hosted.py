@@ -139,7 +139,7 @@ def test_a_busy_or_broken_service_is_asked_again(status: int, tmp_path: Path) ->
         Reply(body={"created": 1, "data": [{"b64_json": base64.b64encode(b"GIF89a").decode()}]}),
         Reply(body="<html>Bad gateway</html>"),
     ],
-    ids=["empty", "no base64", "no picture", "html"],
+    ids=["empty", "no base64", "no image", "html"],
 )
 def test_an_answer_without_an_image_is_asked_for_again(reply: Reply) -> None:
     with OpenAIServer(images=failing(2, drawn, reply)) as server:
@@ -147,7 +147,7 @@ def test_an_answer_without_an_image_is_asked_for_again(reply: Reply) -> None:
     assert np.array_equal(images[0].pixels, pixels_of(jobs(1)[0].seed))
 
 
-def test_a_picture_may_come_as_a_data_address() -> None:
+def test_a_image_may_come_as_a_data_address() -> None:
     def answer(call: Call) -> Reply:
         entry = drawn(call).body["data"][0]  # type: ignore[index]
         return Reply(body={"data": [{"b64_json": "data:image/png;base64," + entry["b64_json"]}]})

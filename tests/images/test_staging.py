@@ -77,8 +77,8 @@ def test_what_is_put_can_be_read_by_the_next_session(stage: Callable[..., Stagin
     after = stage()
     assert after.missing(jobs(3)) == jobs(3)[2:]
     assert [after.read(job).nsfw for job in (first, second)] == [False, True]
-    picture = after.read(first).image
-    assert picture[8:12] == b"WEBP"
+    image = after.read(first).image
+    assert image[8:12] == b"WEBP"
 
 
 def test_another_attempt_is_another_image(stage: Callable[..., Staging]) -> None:
@@ -255,9 +255,9 @@ def test_the_file_is_the_image_and_says_what_made_it(tmp_path: Path) -> None:
     render_into(staging, renderer, jobs(2))
     staging.close()
     job = jobs(2)[1]
-    with Image.open(tmp_path / f"{job.id}.0.png") as picture:
-        assert picture.info["parameters"].startswith(job.prompt.text)
-        pixels = np.asarray(picture)
+    with Image.open(tmp_path / f"{job.id}.0.png") as image:
+        assert image.info["parameters"].startswith(job.prompt.text)
+        pixels = np.asarray(image)
     assert np.array_equal(pixels, list(renderer.render(jobs(2)))[1].pixels)
     marker = json.loads((tmp_path / f"{job.id}.0.json").read_text())
     assert marker["nsfw"] is False

@@ -27,10 +27,10 @@ def describe(answer: Any, photos: list[Path], **sections: Any) -> tuple[dict[str
     return describe_photos(photos, recipe, client), client  # type: ignore[arg-type]
 
 
-def picture_in(client: FakeClient) -> Image.Image:
-    text, picture = client.asked[0].messages[-1]["content"]
+def image_in(client: FakeClient) -> Image.Image:
+    text, image = client.asked[0].messages[-1]["content"]
     assert text["type"] == "text"
-    kind, _, data = picture["image_url"]["url"].partition(",")
+    kind, _, data = image["image_url"]["url"].partition(",")
     assert kind == "data:image/jpeg;base64"
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
@@ -58,7 +58,7 @@ def test_a_photo_is_sent_upright_small_and_without_its_metadata(tmp_path: Path) 
     exif[0x0112] = 6  # the camera was turned
     exif[0x010F] = "somebody's camera"
     _, client = describe(KITCHEN, [photo(tmp_path, "big.jpg", (1600, 800), exif=exif)])
-    sent = picture_in(client)
+    sent = image_in(client)
     assert sent.size == (384, 768)
     assert not dict(sent.getexif())
 
@@ -66,7 +66,7 @@ def test_a_photo_is_sent_upright_small_and_without_its_metadata(tmp_path: Path) 
 def test_a_transparent_photo_is_sent_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "cut.png")
     _, client = describe(KITCHEN, [tmp_path / "cut.png"])
-    assert picture_in(client).getpixel((4, 4)) == (255, 255, 255)
+    assert image_in(client).getpixel((4, 4)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(

@@ -142,14 +142,14 @@ def test_a_server_that_ignores_the_schema_gets_it_in_words(bench: Bench) -> None
     assert len(server.calls) == 2 + 3
 
 
-def test_pictures_and_another_model_for_them_pass_through(bench: Bench) -> None:
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    asked = questions(1, messages=user([picture, {"type": "text", "text": "Color?"}]))
+def test_images_and_another_model_for_them_pass_through(bench: Bench) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    asked = questions(1, messages=user([image, {"type": "text", "text": "Color?"}]))
     with OpenAIServer(without_format(lambda _: said(RED), "json_schema")) as server:
         question = Question(asked[0].item, asked[0].messages, Color, model="openai/eyes")
         assert bench.client(server).ask([question]) == [Color(color="red")]
     assert server.calls[-1].body["model"] == "eyes"
-    assert server.calls[-1].body["messages"][0]["content"][0] == picture
+    assert server.calls[-1].body["messages"][0]["content"][0] == image
 
 
 def test_the_embedded_model_may_have_a_vision_model_on_a_server_beside_it(bench: Bench) -> None:

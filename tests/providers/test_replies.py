@@ -229,11 +229,11 @@ def test_stepping_down_ends() -> None:
     ]
 
 
-def test_words_go_beside_a_picture() -> None:
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    messages = [{"role": "user", "content": [picture]}, {"role": "assistant", "content": "Hm."}]
+def test_words_go_beside_a_image() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    messages = [{"role": "user", "content": [image]}, {"role": "assistant", "content": "Hm."}]
     sent = Rung.WORDS.messages(messages, {"type": "object"})
-    assert sent[0]["content"][0] == picture
+    assert sent[0]["content"][0] == image
     assert "JSON schema" in sent[0]["content"][1]["text"]
     assert sent[1] == messages[1]
 

@@ -289,7 +289,7 @@ def test_writing_a_default_down_changes_nothing(here: Path, key: str, value: Any
 @pytest.mark.parametrize(
     "change",
     [
-        lambda here: (here / "photos/1.png").write_text("another picture"),
+        lambda here: (here / "photos/1.png").write_text("another image"),
         lambda here: (here / "photos/1.txt").write_text("a photo of a sks cat asleep"),
         lambda here: (here / "photos/2.txt").write_text("a photo of a sks cat"),
         lambda here: (here / "photos/2.caption").write_text("a photo of a sks cat"),
@@ -313,8 +313,8 @@ def test_moving_files_and_what_nobody_reads_in_them_changes_nothing(here: Path) 
     before = digest(here)
     (here / "far/away").mkdir(parents=True)
     moved = copy.deepcopy(BASE)
-    (here / "photos").rename(here / "far/pictures")
-    moved["subject"]["images"] = "far/pictures"
+    (here / "photos").rename(here / "far/images")
+    moved["subject"]["images"] = "far/images"
     for at, key in (("template", "mine.j2"), ("vocabulary", "vocabulary.json")):
         (here / key).rename(here / "far/away" / f"new-{key}")
         moved["prompts"][at] = f"far/away/new-{key}"
@@ -322,8 +322,8 @@ def test_moving_files_and_what_nobody_reads_in_them_changes_nothing(here: Path) 
     moved["prompts"]["exclude"] = ["far/p", "dreambench", "dreambench"]
     (here / "far/places.list").write_bytes(b"\xef\xbb\xbf# places\r\n\r\n  in places.txt # one\r\n")
     moved["prompts"]["slots"][1] = {"from": "file", "name": "background", "file": "far/places.list"}
-    (here / "far/pictures/notes.md").write_text("nobody reads this")
-    (here / "far/pictures/.hidden.png").unlink()
+    (here / "far/images/notes.md").write_text("nobody reads this")
+    (here / "far/images/.hidden.png").unlink()
     (here / "far/away/new-vocabulary.json").write_text('{\n  "format": 1,\n  "slots": {}\n}\n')
     assert digest(here, moved) == before
 
@@ -387,7 +387,7 @@ def test_what_has_no_order_and_what_nobody_is_asked_changes_nothing(here: Path) 
 def test_photos_count_only_where_a_set_needs_them(here: Path) -> None:
     content = changed("prompts.sets", {"amplify": 1})
     before = digest(here, content)
-    (here / "photos/1.png").write_text("another picture")
+    (here / "photos/1.png").write_text("another image")
     assert digest(here, content) == before
     content["subject"].pop("images")
     content["subject"]["captions"] = "auto"

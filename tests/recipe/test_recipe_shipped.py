@@ -431,7 +431,7 @@ LICENSED = {"dataset": {"license": "other"}}
         ({"render": {"negative_prompt": "blurry", "guidance_scale": 1}}, "has no effect"),
         (
             {"render": {"model": "some/model"}, "curate": {"alignment": {}}},
-            "embedded/judge knows only pictures of embedded/tinyworld",
+            "embedded/judge knows only images of embedded/tinyworld",
         ),
         ({"render": {"model": "some/model", "trust_remote_code": True}}, "runs code"),
     ],

@@ -162,18 +162,18 @@ def test_photos_and_captions_count_and_where_they_lie_does_not(
     photos: Path, tmp_path: Path
 ) -> None:
     before = training_digest(recipe_of(photos))
-    moved = Path(shutil.copytree(photos, tmp_path / "elsewhere/pictures"))
+    moved = Path(shutil.copytree(photos, tmp_path / "elsewhere/images"))
     assert training_digest(recipe_of(moved)) == before
     (moved / "1.txt").write_text("a painting of a sks cat")
     captioned = training_digest(recipe_of(moved))
     (moved / "1.png").write_bytes(b"another")
-    pictured = training_digest(recipe_of(moved))
+    shown = training_digest(recipe_of(moved))
     (moved / "notes.md").write_text("nobody reads this")
-    assert len({before, captioned, pictured, training_digest(recipe_of(moved))}) == 3
+    assert len({before, captioned, shown, training_digest(recipe_of(moved))}) == 3
     (moved / "2.png").unlink()
-    assert training_digest(recipe_of(moved)) not in (before, captioned, pictured)
+    assert training_digest(recipe_of(moved)) not in (before, captioned, shown)
     shutil.rmtree(moved)
-    with pytest.raises(RecipeError, match=r"subject\.images: .*pictures cannot be read"):
+    with pytest.raises(RecipeError, match=r"subject\.images: .*images cannot be read"):
         training_digest(recipe_of(moved))
 
 

@@ -70,7 +70,7 @@ def family(weight: float = 1.0) -> tuple[Family, FakeFamily]:
 # ------------------------------------------------------------------------------------------ images
 
 
-def picture(color: Sequence[int], size: tuple[int, int] = (24, 32), **save: Any) -> bytes:
+def make_image(color: Sequence[int], size: tuple[int, int] = (24, 32), **save: Any) -> bytes:
     """A PNG of one colour; the size is height and width."""
     buffer = io.BytesIO()
     Image.new("RGB", (size[1], size[0]), tuple(color)).save(buffer, "PNG", **save)
@@ -94,7 +94,7 @@ def photos(folder: Path, count: int = 3, captions: bool = True, **options: Any) 
     """Photos of the colours 0, 1, 2, ... whose captions say their number."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        (folder / f"{number:02d}.png").write_bytes(picture(color_of(number), **options))
+        (folder / f"{number:02d}.png").write_bytes(make_image(color_of(number), **options))
         if captions:
             text = f"a photo of a sks teapot, number {number}"
             (folder / f"{number:02d}.txt").write_text(text)
@@ -107,7 +107,7 @@ def class_images(folder: Path, count: int = 5, first: int = 100) -> Path:
     lines = []
     for number in range(first, first + count):
         size = (20 + number % 3 * 8, 28 + number % 2 * 9)
-        (folder / f"{number}.png").write_bytes(picture(color_of(number), size))
+        (folder / f"{number}.png").write_bytes(make_image(color_of(number), size))
         text = f"a photo of a red teapot, number {number}"
         lines.append(json.dumps({"file_name": f"{number}.png", "text": text}) + "\n")
     (folder / "metadata.jsonl").write_text("".join(lines))
@@ -164,7 +164,7 @@ def draws_of(given: TrainingRecipe, examples: Examples, steps: int | None = None
     """What the loop draws in so many steps."""
     order = Batches(
         photos=examples.photos,
-        pictures=examples.pictures,
+        images=examples.images,
         batch_size=given.optimizer.batch_size,
         per_instance=given.regularization.per_instance,
         accumulation=given.optimizer.gradient_accumulation,

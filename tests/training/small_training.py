@@ -83,5 +83,5 @@ def photo(number: int) -> Draw:
     return Draw("instance", number, number)
 
 
-def picture(number: int) -> Draw:
+def make_image(number: int) -> Draw:
     return Draw("class", number, number)

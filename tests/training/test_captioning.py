@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fed import class_images, color_of, draws_of, opened, photos, picture, recipe
+from fed import class_images, color_of, draws_of, make_image, opened, photos, recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from made_rows import make_row
@@ -107,7 +107,7 @@ def write_dataset(
 
 
 def row(index: int, text: str, slots: Mapping[str, str | None], prompt_set: str) -> ImageRow:
-    image = picture(color_of(index), (16, 16))
+    image = make_image(color_of(index), (16, 16))
     more = {"prompt_set": prompt_set, "width": 16, "height": 16}
     return make_row(index, image=image, text=text, slots=slots, **more)
 
@@ -220,7 +220,7 @@ def test_captions_that_the_template_does_not_write_are_left_alone(tmp_path: Path
 
 def test_what_cannot_be_composed_again_is_said_once(tmp_path: Path) -> None:
     rows = amplified()
-    pictures = photos(tmp_path / "photos")
+    images = photos(tmp_path / "photos")
     write_dataset(tmp_path / "bare", rows, template=None)
     write_dataset(tmp_path / "broken", rows)
     (tmp_path / "broken" / "caption.j2").write_text("a photo of {{ class_noun | a }} {{ oops }}")
@@ -228,13 +228,13 @@ def test_what_cannot_be_composed_again_is_said_once(tmp_path: Path) -> None:
     reasons = {"bare": "no caption.j2", "broken": "caption.j2:1: there is no 'oops'"}
     for name, reason in {**reasons, "foreign": "no slots"}.items():
         data = {"slot_dropout": 0.5, "caption_dropout": 0, "crop": "center"}
-        setup = recipe(pictures, tmp_path / name, data=data)
+        setup = recipe(images, tmp_path / name, data=data)
         examples = opened(setup)
         (note,) = examples.notes
         assert reason in note
         if name != "foreign":
             assert all(text == rows[index].text for index, text in sayings(examples, setup, 64))
-        silent = recipe(pictures, tmp_path / name, data={**data, "slot_dropout": 0})
+        silent = recipe(images, tmp_path / name, data={**data, "slot_dropout": 0})
         assert list(opened(silent).notes) == []
 
 

@@ -17,11 +17,11 @@ from fed import (
     draws_of,
     embedding_of,
     family,
+    make_image,
     noise,
     opened,
     parquet,
     photos,
-    picture,
     recipe,
     same,
     tensors,
@@ -330,7 +330,7 @@ def test_no_regularization(folder: Path, dataset: Path, none: dict[str, Any]) ->
     """A weight of zero is the same as no dataset; then it need not even be there."""
     setup = recipe(folder, dataset / "nowhere", regularization=none)
     examples = opened(setup)
-    assert (examples.photos, examples.pictures) == (3, 0)
+    assert (examples.photos, examples.images) == (3, 0)
     draws = draws_of(setup, examples, 6)
     assert {draw.stream for draw in draws} == {"instance"}
     with_prior = recipe(folder, dataset)
@@ -412,10 +412,10 @@ def test_a_dataset_without_captions(folder: Path, dataset: Path) -> None:
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_images_without_a_caption_are_left_out(folder: Path, tmp_path: Path, cache: str) -> None:
     texts = [f"number {n}" if n % 3 else None for n in range(9)]
-    rows = [(picture(color_of(n)), text) for n, text in enumerate(texts)]
+    rows = [(make_image(color_of(n)), text) for n, text in enumerate(texts)]
     setup = recipe(folder, parquet(tmp_path / "x.parquet", rows), data={**PLAIN, "cache": cache})
     examples = opened(setup)
-    assert examples.pictures == 6
+    assert examples.images == 6
     assert len(notes(examples, "3 of 9 images have no caption and are left out")) == 1
     assert len(examples.notes) == 1
     examples.prepare()
@@ -447,11 +447,11 @@ def test_a_corrupt_regularization_image(folder: Path, dataset: Path, cache: str)
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_a_dataset_that_is_no_folder_of_files(folder: Path, tmp_path: Path, cache: str) -> None:
     """Images in Parquet are read once in order, or laid aside to be read in any order."""
-    parquet(tmp_path / "set.parquet", [(picture(color_of(n)), f"number {n}") for n in range(7)])
+    parquet(tmp_path / "set.parquet", [(make_image(color_of(n)), f"number {n}") for n in range(7)])
     setup = recipe(folder, tmp_path / "set.parquet", data={**PLAIN, "cache": cache})
     examples = opened(setup)
     examples.prepare()
-    assert examples.pictures == 7
+    assert examples.images == 7
     for draw in draws_of(setup, examples):
         (found,) = tensors(examples, [draw])
         assert color_in(found["moments"]) == color_of(number_in(found["caption"]))
@@ -462,7 +462,7 @@ def test_a_dataset_on_the_hub(hub: "LoopbackHub", folder: Path, dataset: Path) -
     setup = recipe(folder, "me/teapots", data=PLAIN, regularization={"revision": commit})
     examples = opened(setup)
     here = opened(recipe(folder, dataset, data=PLAIN))
-    assert (examples.pictures, examples.notes) == (5, [])
+    assert (examples.images, examples.notes) == (5, [])
     for draw in draws_of(setup, examples, 6):
         assert same(tensors(examples, [draw])[0], tensors(here, [draw])[0])
 
@@ -482,7 +482,7 @@ def tinyworld() -> Family:
 def test_the_embedded_pipeline(
     tinyworld: Family, repo: Path, tmp_path: Path, dataset: Path
 ) -> None:
-    """Cached, on disk and not cached: the same bits. And the latents are of the right picture."""
+    """Cached, on disk and not cached: the same bits. And the latents are of the right image."""
     teapot = repo / "examples" / "subjects" / "teapot"
 
     def of(cache: str) -> tuple[TrainingRecipe, Examples]:

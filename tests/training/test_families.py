@@ -41,13 +41,13 @@ def test_latents_are_the_vaes_as_the_pipeline_scales_them(family: Family) -> Non
         assert_close(family.decode(scaled), vae.decode(sample).sample)
 
 
-def test_the_embedded_autoencoder_gives_a_picture_back() -> None:
+def test_the_embedded_autoencoder_gives_a_image_back() -> None:
     family = opened("embedded/tinyworld")
     ramp = torch.linspace(-0.8, 0.8, 96)
-    picture = torch.stack([ramp.expand(96, 96), ramp.expand(96, 96).T, 0 * ramp.expand(96, 96)])
-    moments = family.encode_images(picture[None])
+    image = torch.stack([ramp.expand(96, 96), ramp.expand(96, 96).T, 0 * ramp.expand(96, 96)])
+    moments = family.encode_images(image[None])
     back = family.decode(family.latents(moments, torch.zeros_like(moments[:, 0])))
-    assert (back - picture).abs().mean() < 0.1
+    assert (back - image).abs().mean() < 0.1
 
 
 def test_the_autoencoder_computes_in_float32_and_keeps_its_precision() -> None:

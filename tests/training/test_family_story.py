@@ -1,4 +1,4 @@
-"""Slow: `regforge train` on tiny random models of the large families, up to a picture."""
+"""Slow: `regforge train` on tiny random models of the large families, up to an image."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "sd3"])
-def test_from_a_recipe_to_a_picture(kind: str, tmp_path: Path) -> None:
+def test_from_a_recipe_to_a_image(kind: str, tmp_path: Path) -> None:
     import numpy as np
     import torch
     from diffusers import DiffusionPipeline
@@ -44,7 +44,7 @@ def test_from_a_recipe_to_a_picture(kind: str, tmp_path: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "base")
     pipeline.set_progress_bar_config(disable=True)
 
-    def picture() -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    def image() -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
         drawn = pipeline(
             "a photo of a sks cat",
             num_inference_steps=2,
@@ -55,11 +55,11 @@ def test_from_a_recipe_to_a_picture(kind: str, tmp_path: Path) -> None:
         )
         return np.asarray(drawn.images[0])
 
-    plain = picture()
+    plain = image()
     shown = []
     for folder in (run / "lora", run / "snapshots" / "step-000002" / "lora"):
         pipeline.load_lora_weights(folder)
-        shown.append(picture())
+        shown.append(image())
         pipeline.unload_lora_weights()
     assert plain.shape == (32, 32, 3)
     assert np.isfinite(shown).all()

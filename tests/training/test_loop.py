@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_training import SmallFamily, small_batch
 from torch import Tensor
-from training_runs import QUIET, differences, picture, recipe, regularization, weights
+from training_runs import QUIET, differences, make_image, recipe, regularization, weights
 
 from regforge.recipe.training import Optimizer
 from regforge.training import TrainingSetup, train
@@ -148,7 +148,7 @@ class SmallTrainable:
 class SmallExamples:
     """Two shapes: even numbers are larger."""
 
-    photos, pictures, revision, notes = 5, 3, None, ()
+    photos, images, revision, notes = 5, 3, None, ()
 
     def batches(self, draws: Sequence[Draw]) -> list[Batch]:
         shapes = [
@@ -311,7 +311,7 @@ def test_uncached_is_cached(dogs: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_on_the_way_do_not_change_what_is_learned(tmp_path: Path) -> None:
+def test_images_on_the_way_do_not_change_what_is_learned(tmp_path: Path) -> None:
     without = train(recipe(), tmp_path / "without", reporter=QUIET)
     each = recipe(validation={"every": 1, "prompts": ()})
     drawn = train(each, tmp_path / "drawn", reporter=QUIET)
@@ -319,6 +319,6 @@ def test_pictures_on_the_way_do_not_change_what_is_learned(tmp_path: Path) -> No
     grids = sorted((tmp_path / "drawn" / "validation").iterdir())
     assert len(grids) == 3  # the last step's are the samples
     # The same seeds, other weights.
-    one, other = (picture(path).tobytes() for path in (grids[0], grids[-1]))
+    one, other = (make_image(path).tobytes() for path in (grids[0], grids[-1]))
     assert len(one) == len(other)
     assert one != other

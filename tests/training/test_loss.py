@@ -1,5 +1,5 @@
 import torch
-from small_training import SmallFamily, photo, picture, small_batch
+from small_training import SmallFamily, make_image, photo, small_batch
 
 from regforge.training.interface import Batch
 from regforge.training.loss import Objective
@@ -26,12 +26,12 @@ def expected_errors(family: SmallFamily, batch: Batch) -> list[float]:
 
 def test_losses_and_their_parts_are_what_a_hand_calculation_says() -> None:
     family = SmallFamily()
-    batch = small_batch([photo(0), photo(1), picture(0), picture(1), picture(2)])
+    batch = small_batch([photo(0), photo(1), make_image(0), make_image(1), make_image(2)])
     objective = Objective(prior_weight=0.5)
     losses = objective.example_losses(family, batch)
     errors = expected_errors(family, batch)
     assert torch.allclose(losses, torch.tensor(errors), rtol=1e-5)
-    parts = objective.parts(losses, batch.photos, of_photos=2, of_pictures=3)
+    parts = objective.parts(losses, batch.photos, of_photos=2, of_images=3)
     instance, prior = sum(errors[:2]) / 2, sum(errors[2:]) / 3
     assert torch.allclose(parts, torch.tensor([instance, prior]), rtol=1e-5)
     assert abs(float(objective.total(parts).detach()) - (instance + 0.5 * prior)) < 1e-5
@@ -41,14 +41,14 @@ def test_losses_and_their_parts_are_what_a_hand_calculation_says() -> None:
 def test_without_regularization_there_is_no_prior_loss() -> None:
     objective = Objective()
     losses = objective.example_losses(SmallFamily(), small_batch([photo(0)])).detach()
-    parts = objective.parts(losses, 1, of_photos=1, of_pictures=0)
+    parts = objective.parts(losses, 1, of_photos=1, of_images=0)
     assert float(parts[1]) == 0.0
     assert float(objective.total(parts)) == float(losses[0])
 
 
 def test_min_snr_weights_every_example_by_its_own_time() -> None:
     family = SmallFamily()
-    batch = small_batch([photo(0), photo(1), picture(0), picture(1)])
+    batch = small_batch([photo(0), photo(1), make_image(0), make_image(1)])
     plain = Objective().example_losses(family, batch)
     weighted = Objective(min_snr_gamma=5.0).example_losses(family, batch)
     times = (batch.uniform * 10).long()
@@ -68,16 +68,16 @@ def gradient(draws_of_batches: list[list]) -> torch.Tensor:
 
 
 def test_a_batch_of_two_is_the_mean_of_two_batches_of_one() -> None:
-    together = gradient([[photo(0), photo(1), picture(0), picture(1)]])
-    apart = gradient([[photo(0), picture(0)], [photo(1), picture(1)]])
-    uneven = gradient([[photo(0), photo(1), picture(1)], [picture(0)]])
+    together = gradient([[photo(0), photo(1), make_image(0), make_image(1)]])
+    apart = gradient([[photo(0), make_image(0)], [photo(1), make_image(1)]])
+    uneven = gradient([[photo(0), photo(1), make_image(1)], [make_image(0)]])
     assert torch.allclose(together, apart, rtol=1e-5, atol=1e-7)
     assert torch.allclose(together, uneven, rtol=1e-5, atol=1e-7)
 
 
 def test_the_teacher_teaches_regularization_images_only() -> None:
     family = SmallFamily()
-    batch = small_batch([photo(0), picture(0), picture(1)])
+    batch = small_batch([photo(0), make_image(0), make_image(1)])
     plain = Objective().example_losses(family, batch)
     family.forwards.clear()
     taught = Objective(teacher=family.teacher).example_losses(family, batch)
@@ -96,13 +96,13 @@ def test_a_teacher_that_is_the_student_leaves_no_prior_loss() -> None:
 
     family = SmallFamily()
     objective = Objective(teacher=contextlib.nullcontext)
-    losses = objective.example_losses(family, small_batch([picture(0), picture(1)]))
+    losses = objective.example_losses(family, small_batch([make_image(0), make_image(1)]))
     assert losses.tolist() == [0.0, 0.0]
 
 
 def test_captions_are_encoded_in_the_step_while_a_text_encoder_is_trained() -> None:
     family = SmallFamily()
-    draws = [photo(0), picture(12)]
+    draws = [photo(0), make_image(12)]
     live = Objective(teacher=family.teacher).example_losses(
         family, small_batch(draws, embedded=False)
     )

@@ -34,7 +34,7 @@ def front(card: str) -> dict[str, Any]:
 def test_the_front_matter_is_what_the_hub_reads() -> None:
     prior = {"dataset": "me/teapot-reg", "revision": "v1"}
     card = model_card(
-        recipe(regularization=prior), pictures=[("a sks pot", "pictures/01.webp")], family="sdxl"
+        recipe(regularization=prior), images=[("a sks pot", "images/01.webp")], family="sdxl"
     )
     values = front(card)
     assert values["base_model"] == SDXL
@@ -42,7 +42,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert values["datasets"] == ["me/teapot-reg"]
     assert values["instance_prompt"] == "a photo of a sks teapot"
     assert values["base_model_relation"] == "adapter"
-    assert values["widget"] == [{"text": "a sks pot", "output": {"url": "pictures/01.webp"}}]
+    assert values["widget"] == [{"text": "a sks pot", "output": {"url": "images/01.webp"}}]
     assert {"lora", "text-to-image", "template:sd-lora", "stable-diffusion-xl"} <= set(
         values["tags"]
     )

@@ -19,8 +19,8 @@ from regforge.training import train
 
 PROMPTS = ("a photo of a sks cat", "a sks cat, drawn")
 FILES = {
-    *("README.md", "recipe.yaml", "loss.svg", "samples.webp", "pictures/01.webp"),
-    *("pictures/02.webp", "pytorch_lora_weights.safetensors", "cat-kohya.safetensors"),
+    *("README.md", "recipe.yaml", "loss.svg", "samples.webp", "images/01.webp"),
+    *("images/02.webp", "pytorch_lora_weights.safetensors", "cat-kohya.safetensors"),
 }
 
 
@@ -93,7 +93,7 @@ def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
     values = front(files(hub)["README.md"])
     assert values["instance_prompt"] == "a photo of a sks cat"
     assert values["widget"] == [
-        {"text": prompt, "output": {"url": f"pictures/0{number}.webp"}}
+        {"text": prompt, "output": {"url": f"images/0{number}.webp"}}
         for number, prompt in enumerate(PROMPTS, start=1)
     ]
     assert {"lora", "text-to-image", "diffusers", "template:sd-lora", "stable-diffusion"} <= set(
@@ -150,11 +150,11 @@ def test_the_recipe_says_where_to_and_words_of_others_stay(made: Path, hub: Loop
     assert there.endswith("\nMy own words.\n")
     edited = there.replace("My own words.", "Ours.").replace("---\nli", "---\nlanguage: fr\nli")
     hub.put("me/cat", {"README.md": edited, "NOTES.md": "n"}, repo_type="model")
-    (made / "pictures" / "02.webp").unlink()
+    (made / "images" / "02.webp").unlink()
     done = publish(made, "--license", "apache-2.0", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    # Another licence: the card and the recipe. A picture less.
+    # Another licence: the card and the recipe. An image less.
     assert (told["uploaded"], told["deleted"]) == (2, 1)
     assert told["notes"] == [
         "apache-2.0 was chosen as the licence; that of embedded/tinyworld is cc-by-4.0.",
@@ -166,7 +166,7 @@ def test_the_recipe_says_where_to_and_words_of_others_stay(made: Path, hub: Loop
     assert front(card_there)["license"] == "apache-2.0"
     assert front(card_there)["language"] == "fr"
     assert files(hub)["NOTES.md"] == b"n"
-    assert "pictures/02.webp" not in files(hub)
+    assert "images/02.webp" not in files(hub)
 
 
 def test_words_of_the_run_s_own_card_are_published_too(made: Path, hub: LoopbackHub) -> None:

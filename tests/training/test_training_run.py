@@ -3,7 +3,15 @@ import signal
 from pathlib import Path
 
 import pytest
-from training_runs import QUIET, Signalling, differences, picture, recipe, regularization, weights
+from training_runs import (
+    QUIET,
+    Signalling,
+    differences,
+    make_image,
+    recipe,
+    regularization,
+    weights,
+)
 
 from regforge.journal import read
 from regforge.runs import RunFolderError
@@ -44,10 +52,10 @@ def test_a_run_leaves_what_people_and_programs_need(whole) -> None:
         *(
             "README.md",
             "checkpoints",
+            "images",
             "log.jsonl",
             "lora",
             "loss.svg",
-            "pictures",
             "recipe.yaml",
             "samples.webp",
         ),
@@ -62,7 +70,9 @@ def test_a_run_leaves_what_people_and_programs_need(whole) -> None:
         "step-000002.webp",
         "step-000004.webp",
     ]
-    assert picture(whole.samples).width > picture(folder / "validation/step-000002.webp").width
+    assert (
+        make_image(whole.samples).width > make_image(folder / "validation/step-000002.webp").width
+    )
     assert (folder / "loss.svg").read_text().count("<polyline") == 2
     assert "samples.webp" in (folder / "README.md").read_text()
     assert whole.steps == 5
@@ -93,7 +103,7 @@ def test_stopped_and_resumed_is_never_stopped(
         each = each.model_copy(
             update={"validation": each.validation.model_copy(update={"every": 0})}
         )
-    # It comes when step 2 is done. Pictures are given up; a step is finished. Then all is saved.
+    # It comes when step 2 is done. Images are given up; a step is finished. Then all is saved.
     with pytest.raises(KeyboardInterrupt):
         train(each, tmp_path, reporter=Signalling(number, at=2))
     assert max((tmp_path / "checkpoints").iterdir()).name == f"step-00000{done}"

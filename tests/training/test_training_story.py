@@ -173,7 +173,7 @@ def test_training_makes_the_model_draw_the_subject(tmp_path: Path) -> None:
 
 
 def drawn(lora: Path | None) -> list[Any]:
-    """Eight pictures of the subject in places where it was never seen."""
+    """Eight images of the subject in places where it was never seen."""
     import torch
 
     from regforge.embedded import load_pipeline
@@ -191,8 +191,8 @@ def drawn(lora: Path | None) -> list[Any]:
     ).images
 
 
-def identity(pictures: list[Any]) -> float:
-    """Mean cosine between pictures and the subject's photos, by the embedded judge."""
+def identity(images: list[Any]) -> float:
+    """Mean cosine between images and the subject's photos, by the embedded judge."""
     import torch
     from PIL import Image
 
@@ -205,6 +205,6 @@ def identity(pictures: list[Any]) -> float:
             torch.nn.functional.normalize(
                 model(**processor(each, return_tensors="pt")).pooler_output.flatten(1), dim=-1
             )
-            for each in (pictures, photos)
+            for each in (images, photos)
         )
     return float((one @ other.T).mean())

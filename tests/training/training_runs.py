@@ -35,7 +35,7 @@ def recipe(**sections: Any) -> TrainingRecipe:
 
 
 def regularization(folder: Path) -> Path:
-    """A dataset of five captioned pictures of dogs."""
+    """A dataset of five captioned images of dogs."""
     folder.mkdir()
     for number, photo in enumerate(sorted((SUBJECTS / "dog").glob("*.png"))):
         (folder / f"{number}.png").write_bytes(photo.read_bytes())
@@ -77,7 +77,7 @@ class Signalling(Reporter):
             yield task
 
 
-def picture(path: Path) -> Image.Image:
-    """The picture in a file."""
+def make_image(path: Path) -> Image.Image:
+    """The image in a file."""
     with Image.open(path) as opened:
         return opened.convert("RGB")

@@ -1,4 +1,4 @@
-"""What a picture shows (`Spec`), drawn at random or put into words.
+"""What an image shows (`Spec`), drawn at random or put into words.
 
 Captions follow the grammar of regforge's caption templates,
 `{style} {size} {color} {texture} {class noun} {motion} {place} {light}`, with paraphrases, left-out
@@ -18,7 +18,7 @@ from . import vocabulary as v
 
 @dataclass(frozen=True)
 class Spec:
-    """One picture's content. Slots that are None are left to the drawing (or absent)."""
+    """One image's content. Slots that are None are left to the drawing (or absent)."""
 
     class_noun: str
     place: str

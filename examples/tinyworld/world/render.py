@@ -1,6 +1,6 @@
-"""Puts a picture together: a drawing in a place, under a light, in a style.
+"""Puts an image together: a drawing in a place, under a light, in a style.
 
-Pictures are painted at twice their size and shrunk at the end. Output is uint8 RGB, `side` pixels
+Images are painted at twice their size and shrunk at the end. Output is uint8 RGB, `side` pixels
 square, and the share of each pixel that the subject covers (float32, 0-1).
 """
 
@@ -24,8 +24,8 @@ FLOATING = ("space", "sea")  # no ground, so no shadow
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A rendered picture: `image` uint8 (side, side, 3), `mask` float32 (side, side), 0-1."""
+class Image:
+    """A rendered image: `image` uint8 (side, side, 3), `mask` float32 (side, side), 0-1."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -34,7 +34,7 @@ class Picture:
 
 @functools.cache
 def _paper() -> np.ndarray:
-    """A fixed sheet of paper grain with unit variance, cut at random for each picture."""
+    """A fixed sheet of paper grain with unit variance, cut at random for each image."""
     noise = np.random.RandomState(0).randn(512, 512).astype(np.float32)
     grain = cv2.GaussianBlur(noise, (0, 0), 1.4)
     return grain / grain.std()
@@ -128,7 +128,7 @@ def _pose(spec: Spec, side: int, rng: np.random.Generator) -> _Pose:
 
 
 def _place_drawing(pixels: np.ndarray, pose: _Pose, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Warp a drawing onto an empty picture: premultiplied RGB float32, alpha float32."""
+    """Warp a drawing onto an empty image: premultiplied RGB float32, alpha float32."""
     half = drawings.SIDE / 2
     turn = np.vstack([cv2.getRotationMatrix2D((half, drawings.SIDE), pose.tilt, 1), [0, 0, 1]])
     sx = pose.width / drawings.SIDE
@@ -178,15 +178,15 @@ def render(
     drawing: Drawing | None = None,
     emblem: Emblem | None = None,
     side: int = SIDE,
-) -> Picture:
-    """Paint one picture; the same arguments give the same picture.
+) -> Image:
+    """Paint one image; the same arguments give the same image.
 
     Args:
         spec: What to show.
         seed: Source of everything the spec leaves open.
         drawing: The drawing to use; by default one of the class noun's training drawings.
         emblem: A detail to put on the drawing.
-        side: Side of the finished picture, in pixels.
+        side: Side of the finished image, in pixels.
     """
     rng = np.random.default_rng(seed)
     big = 2 * side
@@ -210,7 +210,7 @@ def render(
     lit = _apply_light(image, spec.light)
     styled = _apply_style(lit, alpha, spec.style, rng)
     shrink = cv2.INTER_NEAREST if spec.style == "pixel art" else cv2.INTER_AREA
-    return Picture(
+    return Image(
         image=cv2.resize(styled, (side, side), interpolation=shrink),
         mask=cv2.resize(alpha, (side, side), interpolation=cv2.INTER_AREA),
         drawing=drawing,
@@ -218,7 +218,7 @@ def render(
 
 
 def grid(images: list[np.ndarray], columns: int) -> np.ndarray:
-    """Lay pictures out in rows: uint8 (rows * side, columns * side, 3), white where none is."""
+    """Lay images out in rows: uint8 (rows * side, columns * side, 3), white where none is."""
     side = images[0].shape[0]
     rows = -(-len(images) // columns)
     sheet = np.full((rows * side, columns * side, 3), 255, np.uint8)

@@ -1,7 +1,7 @@
 """The twenty places of the tiny world, each a function that paints on a `Canvas`.
 
-Coordinates are fractions of the picture, colours RGB 0-255. Every scene keeps some randomness of
-its own (clouds, trees, furniture), so that a place is a kind of picture, not one picture.
+Coordinates are fractions of the image, colours RGB 0-255. Every scene keeps some randomness of
+its own (clouds, trees, furniture), so that a place is a kind of image, not one image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SKY: tuple[Color, Color] = ((110, 175, 240), (205, 230, 250))
 
 
 class Canvas:
-    """A square RGB picture of `side` pixels with a few painting verbs."""
+    """A square RGB image of `side` pixels with a few painting verbs."""
 
     def __init__(self, side: int, rng: np.random.Generator) -> None:
         self.side = side

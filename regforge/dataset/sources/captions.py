@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from regforge.dataset.sources.images import Facts
 from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.pictures import Facts
 from regforge.records import Example
 
 COLUMNS = ("text", "caption", "prompt", "txt")

@@ -1,8 +1,8 @@
 """Which of many files are the dataset.
 
 Knows names and sizes, and opens nothing. What the card says goes first. Without its word, the kind
-of file that has most of the bytes is the dataset: archives beside a few preview pictures, or
-pictures beside a small archive.
+of file that has most of the bytes is the dataset: archives beside a few preview images, or
+images beside a small archive.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Literal
 
 from regforge.dataset.sources.captions import SIDECARS, listed
 from regforge.dataset.sources.cards import CARD, Card
+from regforge.dataset.sources.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.pictures import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from regforge.dataset.sources.trees import stem_of, suffix_of
 from regforge.recipe.named_files import alike
 
@@ -27,7 +27,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Files that say something about the images in their folder and below, as `datasets` reads them."""
 
 EXPORT = "export.json"
-"""Written by `regforge export`, whose pictures lie in `images`; the rest are the same again."""
+"""Written by `regforge export`, whose images lie in `images`; the rest are the same again."""
 
 _LONGEST_PATTERN, _MOST_PATTERNS = 1000, 1000
 _OWN = re.compile(r"data/train-\d+-of-\d+\.parquet")
@@ -93,7 +93,7 @@ def choose(files: Mapping[str, int], card: Card, where: str) -> Choice:
     if unread:
         suffixes = ", ".join(sorted({suffix_of(path) for path in unread}))
         notes.append(
-            f"Left out: {len(unread):,} {'pictures' if len(unread) > 1 else 'picture'} of a kind "
+            f"Left out: {len(unread):,} {'images' if len(unread) > 1 else 'image'} of a kind "
             f"that is not read ({suffixes}): {listed(unread, 3)}."
         )
     return Choice(kind, tuple(data), _beside(kind, data, files), tuple(notes))
@@ -200,5 +200,5 @@ def _no_images(files: Mapping[str, int], where: str) -> CannotOpen:
     if ".arrow" in kinds:
         hint = "It was written by save_to_disk; write it with to_parquet() instead."
     elif UNREAD_SUFFIXES & kinds.keys():
-        hint = "Save its pictures as PNG, JPEG or WebP."
+        hint = "Save its images as PNG, JPEG or WebP."
     return CannotOpen(f"{where} holds no images; its files: {listed(found, 6)}.", hint=hint)

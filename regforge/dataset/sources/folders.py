@@ -20,9 +20,9 @@ from regforge.dataset.sources.captions import (
 )
 from regforge.dataset.sources.choosing import METADATA, Choice
 from regforge.dataset.sources.findings import Findings
+from regforge.dataset.sources.images import Facts, look
 from regforge.dataset.sources.interface import CannotOpen
 from regforge.dataset.sources.metadata_files import MetadataFiles
-from regforge.dataset.sources.pictures import Facts, look
 from regforge.dataset.sources.trees import UNREADABLE, Tree, read_bytes, stem_of, suffix_of
 from regforge.files import MOST_CAPTION, MOST_IMAGE
 from regforge.image_files import BrokenImage
@@ -91,7 +91,7 @@ class FolderReader:
     ) -> Iterator[Example]:
         """The image, or nothing if it is broken."""
         try:
-            image, facts = self._picture(path, images)
+            image, facts = self._image(path, images)
         except (BrokenImage, *UNREADABLE):
             findings.broken.add(path)
             return
@@ -111,7 +111,7 @@ class FolderReader:
             class_noun=self._tokens.get(path),
         )
 
-    def _picture(self, path: str, images: bool) -> tuple[bytes, Facts]:
+    def _image(self, path: str, images: bool) -> tuple[bytes, Facts]:
         if images:
             content = read_bytes(self._tree, path, MOST_IMAGE)
             return content, look(io.BytesIO(content))

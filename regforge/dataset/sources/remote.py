@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from regforge.dataset.sources.cards import CARD, read_card
 from regforge.dataset.sources.choosing import choose
+from regforge.dataset.sources.images import IMAGE_SUFFIXES
 from regforge.dataset.sources.opened import Opened, open_tree
-from regforge.dataset.sources.pictures import IMAGE_SUFFIXES
 from regforge.dataset.sources.trees import LocalTree, Tree, seen, suffix_of
 from regforge.hub import HubAddress, HubError, explained
 from regforge.hub.errors import is_passing

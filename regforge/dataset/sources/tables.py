@@ -22,8 +22,8 @@ from regforge.dataset.sources.captions import (
 )
 from regforge.dataset.sources.choosing import Choice
 from regforge.dataset.sources.findings import Findings
+from regforge.dataset.sources.images import Facts, look
 from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.pictures import Facts, look
 from regforge.dataset.sources.trees import Tree
 from regforge.errors import RegforgeError
 from regforge.files import MOST_IMAGE
@@ -38,7 +38,7 @@ _ROWS_AT_A_TIME = 16
 _BUFFER = 2**20
 _BUFFER_OF_REQUESTS = 2**23
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
-_IMAGE_NAMES = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
+_IMAGE_NAMES = ("image", "img", "image", "photo", "png", "jpg", "jpeg", "webp")
 _NAME_COLUMNS = ("id", "__key__", "key", "file_name", "filename")
 
 
@@ -104,21 +104,21 @@ class TableReader:
     def read(self, *, images: bool, findings: Findings) -> Iterator[Example]:
         """All rows, file by file; see `CaptionedDataset.examples`."""
         for path in self._paths:
-            for number, (row, picture) in enumerate(self._rows(path, images)):
-                yield from self._example(path, number, row, picture, images, findings)
+            for number, (row, image) in enumerate(self._rows(path, images)):
+                yield from self._example(path, number, row, image, images, findings)
 
     def _example(
         self,
         path: str,
         number: int,
         row: dict[str, Any],
-        picture: Any,
+        image: Any,
         images: bool,
         findings: Findings,
     ) -> Iterator[Example]:
         """The row as an example, or nothing if its image is broken."""
         columns = self._columns
-        content, inner_name = _file_in(picture, columns.in_struct)
+        content, inner_name = _file_in(image, columns.in_struct)
         name = row.get(columns.name) if columns.name else None
         name = str(name) if name not in (None, "") else inner_name or f"{path}:{number}"
         facts = _facts_in(row) if columns.tell_all else None
@@ -157,7 +157,7 @@ class TableReader:
                     pre_buffer=False,
                     buffer_size=_BUFFER if self._tree.place(path) else _BUFFER_OF_REQUESTS,
                     page_checksum_verification=True,
-                ) as pictures,
+                ) as decoded_images,
             ):
                 self._check_same(path, columns.schema_arrow)
                 for group in range(columns.num_row_groups):
@@ -166,7 +166,7 @@ class TableReader:
                         _values(columns, group, small, count),
                         (
                             row.get(self._columns.image)
-                            for row in _values(pictures, group, large, count)
+                            for row in _values(decoded_images, group, large, count)
                         ),
                         strict=True,
                     )
@@ -265,11 +265,11 @@ def _slots(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(field.name for field in schema.field("slots").type)
 
 
-def _file_in(picture: Any, in_struct: bool) -> tuple[bytes, str | None]:
+def _file_in(image: Any, in_struct: bool) -> tuple[bytes, str | None]:
     """(the file, its name) of a value of an image column; no bytes if it has none."""
     if not in_struct:
-        return picture or b"", None
-    values = picture or {}
+        return image or b"", None
+    values = image or {}
     return values.get("bytes") or b"", values.get("path") or None
 
 

@@ -23,12 +23,12 @@ from regforge.dataset.sources.captions import (
 )
 from regforge.dataset.sources.choosing import METADATA, Choice
 from regforge.dataset.sources.findings import Findings
-from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.pictures import (
+from regforge.dataset.sources.images import (
     IMAGE_SUFFIXES,
     Facts,
     look,
 )
+from regforge.dataset.sources.interface import CannotOpen
 from regforge.dataset.sources.trees import Tree, seen, suffix_of
 from regforge.errors import RegforgeError
 from regforge.files import MOST_CAPTION, MOST_IMAGE

@@ -58,7 +58,7 @@ def _check(recipe: TrainingRecipe) -> Callable[[str], None]:
 def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype) -> Family:
     """Load the recipe's base model, frozen.
 
-    A safety checker is left out: it would black out pictures that show how training goes.
+    A safety checker is left out: it would black out images that show how training goes.
 
     Args:
         recipe: Names it.

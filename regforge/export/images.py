@@ -1,4 +1,4 @@
-"""The second look at a dataset: its pictures, captions and metadata into the layout."""
+"""The second look at a dataset: its images, captions and metadata into the layout."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DIGITS = 5
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Which pictures of a dataset go into the layout, and how.
+class ExportedImages:
+    """Which images of a dataset go into the layout, and how.
 
     Attributes:
         source: The dataset.
         collected: What is known about it.
-        order: Numbers of its pictures, in the order of the layout.
+        order: Numbers of its images, in the order of the layout.
         captions: As they are to be written, in that order.
     """
 
@@ -36,7 +36,7 @@ class Pictures:
     captions: Sequence[str]
 
     def lay(self, folder: Folder, keep: Set[str], reporter: Reporter) -> tuple[list[str], str]:
-        """Write pictures, captions and metadata.jsonl, with one picture in memory at a time.
+        """Write images, captions and metadata.jsonl, with one image in memory at a time.
 
         Args:
             folder: Where to.
@@ -44,10 +44,10 @@ class Pictures:
             reporter: Gets progress.
 
         Returns:
-            The names of the pictures in their order; SHA-256 of metadata.jsonl.
+            The names of the images in their order; SHA-256 of metadata.jsonl.
 
         Raises:
-            ExportError: A picture is of a type that trainers do not read, or the dataset is no
+            ExportError: An image is of a type that trainers do not read, or the dataset is no
                 longer what it was.
             StorageError: A file cannot be written.
         """
@@ -57,7 +57,7 @@ class Pictures:
             places[index] = place
         kinds = self.collected.columns.kinds
         stem_of, names, lines = list(stems(count, _DIGITS)), [""] * count, [b""] * count
-        with reporter.task("writing", count, "pictures") as task:
+        with reporter.task("writing", count, "images") as task:
             for index, example in enumerate(self.source.examples()):
                 if index >= len(places) or example.id != self.collected.ids[index]:
                     raise self._changed()
@@ -69,15 +69,15 @@ class Pictures:
                 suffix = "png" if odd else suffix
                 stem, caption = f"{IMAGES}/{stem_of[place]}", self.captions[place]
                 names[place] = f"{stem_of[place]}.{suffix}"
-                if (picture := f"{stem}.{suffix}") not in keep:
+                if (image := f"{stem}.{suffix}") not in keep:
                     if example.file and not odd:
-                        folder.link(picture, example.file)
+                        folder.link(image, example.file)
                     else:
-                        folder.write(picture, example.image)
+                        folder.write(image, example.image)
                 if f"{stem}.txt" not in keep:
                     folder.write(f"{stem}.txt", caption.encode())
                 row = self.collected.columns.row(
-                    example, file_name=picture, text=caption, kinds=kinds
+                    example, file_name=image, text=caption, kinds=kinds
                 )
                 lines[place] = as_line(row)
                 task.advance()

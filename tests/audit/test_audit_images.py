@@ -6,11 +6,11 @@ import zlib
 from typing import Any
 
 import pytest
-from audit_samples import audit, checked, closed, example, file_of, picture
+from audit_samples import audit, checked, closed, example, file_of, make_image
 from odd_images import deep_colour, deep_grey
 from PIL import Image
 
-from regforge.audit.pictures import jpeg_quality, look_at
+from regforge.audit.images import jpeg_quality, look_at
 
 
 def bomb() -> bytes:
@@ -30,16 +30,16 @@ def bomb() -> bytes:
 def turned() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return file_of(picture(1), "JPEG", quality=95, exif=exif)
+    return file_of(make_image(1), "JPEG", quality=95, exif=exif)
 
 
 def see_through(alpha: int) -> bytes:
-    image = picture(1).convert("RGBA")
+    image = make_image(1).convert("RGBA")
     image.putpixel((3, 3), (1, 2, 3, alpha))
     return file_of(image)
 
 
-PNG = file_of(picture(1))
+PNG = file_of(make_image(1))
 
 FILES = [
     (b"", ("cannot be read",)),
@@ -51,15 +51,15 @@ FILES = [
     (turned(), ("turned by EXIF",)),
     (see_through(254), ("transparent",)),
     (see_through(255), ()),
-    (file_of(picture(1), "JPEG", quality=40), ("low JPEG quality",)),
-    (file_of(picture(1), "JPEG", quality=90), ()),
-    (file_of(picture(1).convert("L")), ()),
-    (file_of(picture(1), "WEBP", quality=20), ()),
+    (file_of(make_image(1), "JPEG", quality=40), ("low JPEG quality",)),
+    (file_of(make_image(1), "JPEG", quality=90), ()),
+    (file_of(make_image(1).convert("L")), ()),
+    (file_of(make_image(1), "WEBP", quality=20), ()),
     (deep_grey(), ("16 bits",)),
     (deep_colour(), ("16 bits",)),
-    (file_of(picture(1).convert("P")), ()),
-    (file_of(picture(1).convert("CMYK"), "JPEG", quality=95), ()),
-    (file_of(picture(1), "GIF", save_all=True, append_images=[picture(2)]), ("animated",)),
+    (file_of(make_image(1).convert("P")), ()),
+    (file_of(make_image(1).convert("CMYK"), "JPEG", quality=95), ()),
+    (file_of(make_image(1), "GIF", save_all=True, append_images=[make_image(2)]), ("animated",)),
 ]
 
 
@@ -70,7 +70,7 @@ def test_what_is_wrong_with_a_file(content: bytes, troubles: tuple[str, ...]) ->
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 90, 95, 100])
 def test_jpeg_quality_is_what_the_file_was_saved_with(quality: int) -> None:
-    with Image.open(io.BytesIO(file_of(picture(1), "JPEG", quality=quality))) as image:
+    with Image.open(io.BytesIO(file_of(make_image(1), "JPEG", quality=quality))) as image:
         tables: Any = image.quantization
         assert jpeg_quality(tables) == pytest.approx(quality, abs=2)
     assert jpeg_quality({}) is None
@@ -124,6 +124,6 @@ def test_sizes_that_need_a_crop() -> None:
 
 
 def test_the_same_pixels_in_two_formats_differ_by_file_alone() -> None:
-    assert look_at(PNG).hash == look_at(file_of(picture(1), "BMP")).hash
-    assert look_at(PNG).pixels == look_at(file_of(picture(1), "BMP")).pixels
-    assert look_at(PNG).digest != look_at(file_of(picture(1), "BMP")).digest
+    assert look_at(PNG).hash == look_at(file_of(make_image(1), "BMP")).hash
+    assert look_at(PNG).pixels == look_at(file_of(make_image(1), "BMP")).pixels
+    assert look_at(PNG).digest != look_at(file_of(make_image(1), "BMP")).digest

@@ -1,4 +1,4 @@
-"""Pictures to look at: which are drawn, where they go, and that none is lost or replaced."""
+"""Images to look at: which are drawn, where they go, and that none is lost or replaced."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def plain(side: int, color: str = "red", *, wide: int = 0) -> Image.Image:
         ((3000, 1), (TILE, 1)),
     ],
 )
-def test_pictures_of_all_sizes_fit(size: tuple[int, int], shown: tuple[int, int]) -> None:
+def test_images_of_all_sizes_fit(size: tuple[int, int], shown: tuple[int, int]) -> None:
     assert tile_of(Image.new("RGB", size)).size == shown
 
 
@@ -53,7 +53,7 @@ def test_rows_are_broken_evenly(count: int, columns: int) -> None:
     assert across == columns
 
 
-def test_each_row_has_its_own_pictures() -> None:
+def test_each_row_has_its_own_images() -> None:
     rows = [Row("mine", [plain(96, "red")] * 2), Row("base", [plain(96, "blue")] * 2)]
     grid = np.asarray(draw_grid([Section("a", rows), Section("b", rows)], footer="seed 0"))
     found = [
@@ -129,17 +129,17 @@ def drawn(folder: Path, prompts: tuple[str, ...] = (), **more: Any) -> Samples:
 def test_samples_beside_the_base_model(folder: Path) -> None:
     done = drawn(folder, ("a {} on the moon", "a photo of a cat"), beside_base=True, seed=7)
     assert done.folder == folder / "samples" / "1"
-    asked = [(each.file, each.prompt, each.model) for each in done.pictures]
+    asked = [(each.file, each.prompt, each.model) for each in done.images]
     assert asked[::2] == [
         ("001.png", "a sks cat on the moon", "cat"),
         ("003.png", "a photo of a cat", "cat"),
         ("base/001.png", "a cat on the moon", "tinyworld"),
         ("base/003.png", "a photo of a cat", "tinyworld"),
     ]
-    seeds = [each.seed for each in done.pictures]
+    seeds = [each.seed for each in done.images]
     assert seeds[:4] == seeds[4:]
     assert seeds[0] == seed_of(7, "a {} on the moon", 0)
-    for each in done.pictures:
+    for each in done.images:
         with Image.open(done.folder / each.file) as image:
             assert image.size == (32, 32)
             says = json.loads(image.info["regforge"])
@@ -152,7 +152,7 @@ def test_samples_beside_the_base_model(folder: Path) -> None:
     )
     written = json.loads((done.folder / "samples.json").read_text())
     assert {key: written[key] for key in done.as_dict()} == done.as_dict()
-    assert "4 pictures of 2 prompts, and 4 by the base model" in done.as_text()
+    assert "4 images of 2 prompts, and 4 by the base model" in done.as_text()
     with Image.open(done.grid) as grid:
         assert grid.height > 4 * 224
 
@@ -160,17 +160,17 @@ def test_samples_beside_the_base_model(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_same_request_goes_on_and_another_one_has_its_own_folder(folder: Path) -> None:
     first = drawn(folder, ("a {}",))
-    pictures = {path: path.read_bytes() for path in first.folder.glob("*.png")}
+    images = {path: path.read_bytes() for path in first.folder.glob("*.png")}
     (first.folder / "002.png").unlink()
     first.grid.unlink()
     again = drawn(folder, ("a {}",))
     assert again == first
-    assert {path: path.read_bytes() for path in first.folder.glob("*.png")} == pictures
+    assert {path: path.read_bytes() for path in first.folder.glob("*.png")} == images
     for change in ({"seed": 1}, {"count": 3}, {"steps": 2}, {"guidance_scale": 1.0}):
         other = drawn(folder, ("a {}",), **change)
         assert other.folder.parent == first.folder.parent
         assert other.folder != first.folder
-    assert {path: path.read_bytes() for path in first.folder.glob("*.png")} == pictures
+    assert {path: path.read_bytes() for path in first.folder.glob("*.png")} == images
     assert drawn(folder, ("a {}",), seed=1).folder.name == str(int(first.folder.name) + 1)
 
 
@@ -191,7 +191,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     done = regforge(*asked, "--json", "--quiet")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    prompts = [each["prompt"] for each in found["pictures"]]
+    prompts = [each["prompt"] for each in found["images"]]
     assert prompts == ["a photo of a sks cat", "a photo of a cat"]  # the model's own
     assert done.stderr == ""
     assert (tmp_path / "mine" / "grid.png").is_file()

@@ -1,4 +1,4 @@
-"""Pictures as they stand in the page: thumbnails as data URIs, and plots as SVG elements.
+"""Images as they stand in the page: thumbnails as data URIs, and plots as SVG elements.
 
 Knows files and budgets; nothing of models or scores.
 """
@@ -47,7 +47,7 @@ class Thumbnails:
         self.left_out = 0
 
     def uri(self, file: str) -> str | None:
-        """The picture as a data URI; None where there is none, or no room for it.
+        """The image as a data URI; None where there is none, or no room for it.
 
         Args:
             file: Relative to the folder.
@@ -69,12 +69,12 @@ class Thumbnails:
             if not path.is_relative_to(self._folder):
                 return None
             with Image.open(path) as opened:
-                picture = opened.convert("RGB")
+                image = opened.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
-        picture.thumbnail((self.size, self.size), Image.Resampling.LANCZOS)
+        image.thumbnail((self.size, self.size), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=_QUALITY, method=4)
+        image.save(buffer, "WEBP", quality=_QUALITY, method=4)
         return buffer.getvalue()
 
 

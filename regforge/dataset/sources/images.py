@@ -24,7 +24,7 @@ from regforge.recipe.named_files import IMAGE_SUFFIXES as PHOTO_SUFFIXES
 IMAGE_SUFFIXES = PHOTO_SUFFIXES | {".jfif"}
 
 UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".psd", ".raw", ".dng", ".svg"})
-"""Pictures too, but no trainer reads them."""
+"""Images too, but no trainer reads them."""
 
 _ORIENTATION, _EXIF_FOLDER, _USER_COMMENT = 0x0112, 0x8769, 0x9286
 _LONGEST_TEXT = 100_000

@@ -1,6 +1,6 @@
-"""Opens one picture and says what matters to training: its hashes, and what is wrong with it.
+"""Opens one image and says what matters to training: its hashes, and what is wrong with it.
 
-Never raises for a picture that cannot be read: that is one of the things to find. Knows nothing of
+Never raises for an image that cannot be read: that is one of the things to find. Knows nothing of
 datasets.
 """
 
@@ -41,7 +41,7 @@ LOW_JPEG_QUALITY = "low JPEG quality"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at a picture's file found.
+    """What one look at an image's file found.
 
     Attributes:
         digest: SHA-256 of the file, 64 hex digits.
@@ -57,7 +57,7 @@ class Look:
 
 
 def look_at(image: bytes) -> Look:
-    """Look at a picture.
+    """Look at an image.
 
     Args:
         image: The encoded file.
@@ -75,12 +75,12 @@ def look_at(image: bytes) -> Look:
         troubles.append(LOW_JPEG_QUALITY)
     # As trainers turn it into RGB, with what lies below transparent parts; of 16 bits, what they
     # should have seen: many of them cut all to white.
-    picture = flattened(stored) if DEEP in troubles else stored.convert("RGB")
-    constant = constant_colour_of(picture)
+    decoded = flattened(stored) if DEEP in troubles else stored.convert("RGB")
+    constant = constant_colour_of(decoded)
     return Look(
         digest,
-        pixel_digest_of(picture),
-        int(perceptual_hash_of(picture), 16),
+        pixel_digest_of(decoded),
+        int(perceptual_hash_of(decoded), 16),
         (*troubles, constant) if constant else tuple(troubles),
     )
 
@@ -106,7 +106,7 @@ def jpeg_quality(tables: Mapping[int, Sequence[int]]) -> int | None:
 
 
 def upright(image: bytes) -> Image.Image | None:
-    """The picture as RGB, as a viewer shows it; None if it cannot be read."""
+    """The image as RGB, as a viewer shows it; None if it cannot be read."""
     try:
         return plain(decode(image))
     except BrokenImage:  # `look_at` says what is wrong

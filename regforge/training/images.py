@@ -32,7 +32,7 @@ _TEMPLATE = "caption.j2"
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class TrainingImage:
     """An image that is trained on.
 
     Attributes:
@@ -48,15 +48,15 @@ class Picture:
     said: Said
 
 
-class PictureSet(Protocol):
+class ImageSet(Protocol):
     """Images of one stream.
 
     Attributes:
-        pictures: What is known of them, in the order of their index.
+        images: What is known of them, in the order of their index.
         notes: What a person should know, a sentence each.
     """
 
-    pictures: Sequence[Picture]
+    images: Sequence[TrainingImage]
     notes: list[str]
 
     def read(self, index: int) -> bytes:
@@ -102,19 +102,19 @@ class Photos:
         found = photo_captions(subject.images, subject.identifier, describe=describe)
         self._paths = [subject.images / each.file for each in found]
         # By content: renaming a photo changes nothing.
-        self.pictures: Sequence[Picture] = [
-            Picture(each.digest, each.file, (each.height, each.width), Said(each.caption))
+        self.images: Sequence[TrainingImage] = [
+            TrainingImage(each.digest, each.file, (each.height, each.width), Said(each.caption))
             for each in found
         ]
         self.silent: Sequence[str] = silent
         self.notes = [
             *_notes_on_lent([each.file for each in found if each.file in lent_to], run),
             *syntax_notes(found),
-            *_notes_on_photos(self.pictures, subject, silent, plain),
+            *_notes_on_photos(self.images, subject, silent, plain),
         ]
 
     def read(self, index: int) -> bytes:
-        """See `PictureSet`."""
+        """See `ImageSet`."""
         path = self._paths[index]
         try:
             return path.read_bytes()
@@ -122,7 +122,7 @@ class Photos:
             raise PhotosError(f"{path} cannot be read: {error.strerror}.") from error
 
     def read_some(self, indexes: Collection[int]) -> Iterator[tuple[int, bytes]]:
-        """See `PictureSet`."""
+        """See `ImageSet`."""
         return ((index, self.read(index)) for index in sorted(indexes))
 
 
@@ -142,7 +142,7 @@ def run_of(dataset: str | None) -> Path | None:
 
 
 def _notes_on_photos(
-    photos: Sequence[Picture], subject: TrainingSubject, silent: Sequence[str], plain: str
+    photos: Sequence[TrainingImage], subject: TrainingSubject, silent: Sequence[str], plain: str
 ) -> list[str]:
     notes = []
     if len(photos) < _FEW_PHOTOS:
@@ -199,8 +199,8 @@ class RegularizationImages:
             )
         self._index_of = {example.id: index for index, example in enumerate(spoken)}
         said = _Sayings(self._dataset, recipe.dataset) if slot_dropout else None
-        self.pictures: Sequence[Picture] = [
-            Picture(
+        self.images: Sequence[TrainingImage] = [
+            TrainingImage(
                 example.id,
                 f"{example.id} of {self._dataset.name}",
                 _size_of(example),
@@ -212,13 +212,13 @@ class RegularizationImages:
         self._files: dict[int, Path] | None = None
 
     def _notes(self, count: int, identifier: str) -> list[str]:
-        silent = count - len(self.pictures)
+        silent = count - len(self.images)
         known = f"{silent:,} of {count:,} images have no caption."
         notes = [f"{self._dataset.name}: {n}" for n in self._dataset.notes if n != known]
         if silent:
             notes.append(f"{self._dataset.name}: {known[:-1]} and are left out.")
         pattern = word_pattern(identifier)
-        naming = [each.name for each in self.pictures if pattern.search(each.said.text)]
+        naming = [each.name for each in self.images if pattern.search(each.said.text)]
         if naming:
             notes.append(
                 f"The captions of {_some(naming)} in {self._dataset.name} say {identifier!r}, "
@@ -228,25 +228,25 @@ class RegularizationImages:
         return notes
 
     def read(self, index: int) -> bytes:
-        """See `PictureSet`; the first call copies images that are no files of their own aside."""
+        """See `ImageSet`; the first call copies images that are no files of their own aside."""
         if self._files is None:
             self._files = self._spread()
         try:
             return self._files[index].read_bytes()
         except OSError as error:
             raise ExamplesError(
-                f"{self.pictures[index].label} cannot be read: {error.strerror}."
+                f"{self.images[index].label} cannot be read: {error.strerror}."
             ) from error
 
     def read_some(self, indexes: Collection[int]) -> Iterator[tuple[int, bytes]]:
-        """See `PictureSet`."""
+        """See `ImageSet`."""
         wanted = set(indexes)
         for index, example in self._examples():
             if index in wanted:
                 wanted.remove(index)
                 yield index, example.image
         if wanted:
-            raise ExamplesError(f"{self.pictures[min(wanted)].label} is not there any more.")
+            raise ExamplesError(f"{self.images[min(wanted)].label} is not there any more.")
 
     def _examples(self) -> Iterator[tuple[int, Example]]:
         for example in self._dataset.examples():
