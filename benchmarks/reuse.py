@@ -120,8 +120,8 @@ def _rows(count: int, digest: str) -> Iterator:
 
 def publish(work: Path) -> None:
     """regforge's way, with the check that reads everything back first."""
-    from regforge.forge.publishing import publish_run
     from regforge.progress import Reporter
+    from regforge.publish.datasets import publish_run
 
     publish_run(work / "run", repo_id="me/ours", tag="v1", reporter=Reporter(quiet=True))
 

@@ -22,6 +22,7 @@ FLOORS = (
     ("",),  # regforge/__init__.py: what a Python user sees, imported when first used
     ("__main__",),
     ("cli",),
+    ("publish",),
     ("doctor", "forge", "training", "evaluation", "export", "audit"),
     ("prompts", "images", "dataset"),
     ("providers",),

@@ -51,7 +51,7 @@ def publish(
 
     Example: regforge publish runs/teapot --repo-id me/teapot-reg --tag v1
     """
-    from regforge.training.publishing import is_training_run, publish_model
+    from regforge.publish.models import is_training_run, publish_model
 
     if is_training_run(folder):
         made = publish_model(
@@ -65,7 +65,7 @@ def publish(
         )
         show(made, as_json)
         return
-    from regforge.forge.publishing import publish_run
+    from regforge.publish.datasets import publish_run
 
     done = publish_run(
         folder,

@@ -9,7 +9,7 @@ loss        what a batch costs                         loop       one optimizer 
 checkpoints, validation, recording, saving             what is written down on the way and after
 dataset_runs, launching                    the dataset's own recipe, and who trains together
 opening     all of it put together             running    the order of all of these
-plan        what it would do, for `check`      publishing what it made, for the Hub
+plan        what it would do, for `check`
 """
 
 from regforge.training.problems import TrainingFailed, TrainingSetup

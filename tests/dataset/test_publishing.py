@@ -15,12 +15,12 @@ from made_rows import make_row, make_rows
 from publishable import build, packed
 
 from regforge.dataset.parquet import ParquetError, read_schema
-from regforge.dataset.publishing import AnotherDataset, check, wanted_by
-from regforge.dataset.reader_check import NotPublishable
 from regforge.dataset.reading import NoDataset, read_rows
 from regforge.errors import RegforgeError
 from regforge.hub import Remote
 from regforge.progress import Reporter
+from regforge.publish.package import AnotherDataset, check, wanted_by
+from regforge.publish.reader_check import NotPublishable
 
 DATA = "data/train-00000-of-00001.parquet"
 OURS = ["README.md", "caption.j2", DATA, "recipe.yaml", "samples.webp"]
@@ -421,7 +421,7 @@ def test_a_path_that_leads_out_of_a_folder_goes_nowhere(
 def test_the_recipe_s_digest_counts(built_once: Path) -> None:
     from publishable import SLOTS
 
-    from regforge.dataset.publishing import pack
+    from regforge.publish.package import pack
 
     package = pack(built_once, rows=6, recipe_digest="f" * 64, slots=SLOTS)
     with pytest.raises(NotPublishable, match="of another recipe"):

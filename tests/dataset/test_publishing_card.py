@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from made_rows import make_row, make_rows
 from publishable import build, recipe
 
-from regforge.dataset import rewriting
 from regforge.dataset.build import DatasetError
 from regforge.dataset.card import Refusals, Survey, write_card
 from regforge.dataset.card_parts import BEGIN, END, OUR_KEYS, Card, merged
+from regforge.publish import rewriting
 
 
 def card(rows: int = 3, existing: str | None = None, **dataset: str) -> str:

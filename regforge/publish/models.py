@@ -17,7 +17,10 @@ import yaml
 from pydantic import ValidationError
 
 from regforge.dataset.card_parts import Card, merged
-from regforge.forge.publishing import (
+from regforge.hub import Published, Remote, Wanted, publish_files
+from regforge.journal import without_secrets
+from regforge.progress import Reporter
+from regforge.publish.datasets import (
     CannotPublish,
     check_tag,
     facts_of,
@@ -26,9 +29,6 @@ from regforge.forge.publishing import (
     lines_of,
     repository_of,
 )
-from regforge.hub import Published, Remote, Wanted, publish_files
-from regforge.journal import without_secrets
-from regforge.progress import Reporter
 from regforge.recipe import TrainingRecipe, resolved_yaml
 from regforge.recipe.named_files import LEADS_OUT, inside
 from regforge.runs import TrainingFolder

@@ -21,7 +21,7 @@ from regforge.runs import RecipeFolder, RunFolder
 from regforge.version import __version__
 
 if TYPE_CHECKING:
-    from regforge.dataset.publishing import Package
+    from regforge.publish.package import Package
 
 
 # Some of what git allows, https://git-scm.com/docs/git-check-ref-format.
@@ -154,7 +154,8 @@ def publish_run(
         NotPublishable: A reader would not get the dataset as it is. Nothing has been uploaded.
         HubError: The Hub cannot be reached, or does not let us.
     """
-    from regforge.dataset import publishing, rewriting
+    from regforge.publish import package as packages
+    from regforge.publish import rewriting
 
     run, reporter = RunFolder(Path(folder)), reporter or Reporter()
     images = _finished(run, folder)
@@ -170,9 +171,9 @@ def publish_run(
         )
         private = recipe.dataset.private if private is None else private
         settings = {"license": license_id, "repo_id": repository, "private": private}
-        publishing.check_license(run.dataset, license_id)  # what is refused is not remembered
+        packages.check_license(run.dataset, license_id)  # what is refused is not remembered
         rewriting.rewrite(run.dataset, run.shards, settings)
-        package = publishing.pack(
+        package = packages.pack(
             run.dataset,
             rows=images,
             recipe_digest=str(run.digest),
@@ -199,7 +200,7 @@ def _upload(
     create_pr: bool,
     reporter: Reporter,
 ) -> Published:
-    from regforge.dataset.publishing import check, wanted_by
+    from regforge.publish.package import check, wanted_by
 
     name, notes = repository.partition("/")[2], list[str]()
     check(package, name, reporter)

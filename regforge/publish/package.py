@@ -22,18 +22,18 @@ from typing import Any
 from regforge.dataset.build import OUR_FILES
 from regforge.dataset.card import DATA_FILES
 from regforge.dataset.card_parts import Card, merged
-from regforge.dataset.reader_check import (
+from regforge.dataset.reading import NoDataset, data_files
+from regforge.errors import EXIT_USAGE
+from regforge.hub import Remote, Wanted
+from regforge.journal import without_secrets
+from regforge.progress import Reporter
+from regforge.publish.reader_check import (
     Expected,
     NotPublishable,
     check_card,
     check_files,
     check_rows,
 )
-from regforge.dataset.reading import NoDataset, data_files
-from regforge.errors import EXIT_USAGE
-from regforge.hub import Remote, Wanted
-from regforge.journal import without_secrets
-from regforge.progress import Reporter
 
 _TEXT_SAMPLE = 8192
 _ALSO_READ = frozenset({"dataset_infos.json", ".huggingface.yaml"})

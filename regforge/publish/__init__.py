@@ -1,0 +1,1 @@
+"""Puts finished datasets and trained models on the Hub."""
