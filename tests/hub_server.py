@@ -445,7 +445,7 @@ def redirect(monkeypatch: pytest.MonkeyPatch, hub: LoopbackHub, home: Path) -> N
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
     monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr("regforge.hub.repository.sleep", lambda _: None)
+    monkeypatch.setattr("regforge.hub.commits.sleep", lambda _: None)
 
     tables = home / "datasets"
     for name, setting in {

@@ -4,15 +4,16 @@ Knows repositories, files and commits; knows nothing about what the files hold.
 """
 
 from regforge.hub.address import HubAddress
-from regforge.hub.commits import Published, Remote, Wanted, publish_files
+from regforge.hub.commits import Contents, Published, Remote, publish_files, quiet_client
 from regforge.hub.errors import HubError, explained
 
 __all__ = [
+    "Contents",
     "HubAddress",
     "HubError",
     "Published",
     "Remote",
-    "Wanted",
     "explained",
     "publish_files",
+    "quiet_client",
 ]

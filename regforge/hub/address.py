@@ -10,21 +10,16 @@ _REPOSITORY = re.compile(r"(?:datasets/)?(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision
 
 @dataclass(frozen=True, slots=True)
 class HubAddress:
-    """A repository of the Hub, at a revision.
-
-    Attributes:
-        repo_id: `user/name`.
-        revision: Branch, tag or commit; None is the main branch.
-    """
+    """A repository of the Hub at a branch, tag or commit; None is the main branch."""
 
     repo_id: str
     revision: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> HubAddress | None:
-        """The address that a text is, or None if it is none.
+        """Parse `user/name`, `user/name@v1`, the same after `datasets/`, or the page's URL.
 
-        `user/name`, `user/name@v1`, the same after `datasets/`, and the page's URL.
+        Returns None for any other text.
         """
         text = re.sub(r"^(?:https?://[^/\s]+/(?=datasets/)|hf://)", "", text.strip()).rstrip("/")
         found = _REPOSITORY.fullmatch(re.sub(r"/tree/(?=[^/]+$)", "@", text))

@@ -25,6 +25,9 @@ _PUBLIC_HUB = "huggingface.co"
 _TOO_BUSY = frozenset({408, 425, 500, 502, 503, 504})
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 _NO_ROOM = re.compile(r"storage.*(limit|full)|quota|upgrade your plan", re.IGNORECASE)
+_LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may write."
+
+_Words = tuple[str, str | None]  # message, hint
 
 
 class HubError(RegforgeError):
@@ -34,21 +37,15 @@ class HubError(RegforgeError):
 def explained(
     error: Exception, repo_id: str, *, repo_type: RepoType = "dataset", revision: str | None = None
 ) -> HubError:
-    """What an exception of huggingface_hub means, for people.
+    """Turn an exception of huggingface_hub into one for people; no token gets into its text.
 
     Looks through what the exception was raised from too, so that one of `datasets` or `diffusers`
-    may be given as it is. No token gets into the text.
-
-    Args:
-        error: What was raised.
-        repo_id: `user/name`.
-        repo_type: `dataset` or `model`.
-        revision: The revision that was asked for.
+    may be given as it is.
     """
     for link in _chain(error):
         if isinstance(link, HubError):
             return link
-    message, hint = _Asked(repo_id, repo_type, revision).words(error)
+    message, hint = _Target(repo_id, repo_type, revision).words(error)
     return HubError(_clean(message), hint=None if hint is None else _clean(hint))
 
 
@@ -61,8 +58,8 @@ def page(repo_id: str, repo_type: RepoType = "dataset") -> str:
 
 
 def missing(repo_id: str, repo_type: RepoType = "dataset") -> HubError:
-    """What to say where there is no such repository."""
-    message, hint = _Asked(repo_id, repo_type).missing()
+    """The error for a repository that does not exist."""
+    message, hint = _Target(repo_id, repo_type).missing()
     return HubError(message, hint=hint)
 
 
@@ -82,23 +79,14 @@ def is_passing(error: Exception) -> bool:
 
 
 def asked_to_wait(error: Exception) -> float:
-    """For how many seconds the Hub asked to be left alone; 0.0 if it did not."""
-    for link in _chain(error):
-        response = _response(link)
-        if response is not None:
-            return _wait(response)
-    return 0.0
-
-
-# ------------------------------------------------------------------------------- what it means
-
-_Words = tuple[str, str | None]
-_LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may write."
+    """Seconds for which the Hub asked to be left alone; 0.0 if it did not."""
+    responses = (_response(link) for link in _chain(error))
+    return next((_wait(response) for response in responses if response is not None), 0.0)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What was asked for when something went wrong."""
+class _Target:
+    """The repository that a request was about, and the words for what went wrong there."""
 
     repo_id: str
     repo_type: RepoType
@@ -112,19 +100,18 @@ class _Asked:
         if _offline(error):
             return self.unreachable(None)
         for link in _chain(error):
-            found = self._before_asking(link) or self._answered(link) or self._cut(link)
+            found = self._words_of(link)
             if found is not None:
                 return found
-        said = _one_line(error)
+        line = _one_line(error)
         # `datasets` cuts what it raises off from what it was raised for.
         if type(error).__name__ != "DatasetNotFoundError":
-            return f"{self.repo_id}: the Hub's client gave up ({said}).", None
-        if "gated" in said:
+            return f"{self.repo_id}: the Hub's client gave up ({line}).", None
+        if "gated" in line:
             return self.gated()
-        return self.no_revision() if said.startswith("Revision") else self.missing()
+        return self.no_revision() if line.startswith("Revision") else self.missing()
 
-    def _before_asking(self, error: BaseException) -> _Words | None:
-        """What the client finds wrong itself."""
+    def _words_of(self, error: BaseException) -> _Words | None:
         from huggingface_hub import errors
 
         if isinstance(error, errors.HFValidationError):
@@ -136,36 +123,31 @@ class _Asked:
             return "You are not logged in to the Hub.", _LOG_IN
         if type(error) is ValueError:
             return f"{self.repo_id}: the Hub's client refuses it ({_one_line(error)}).", None
-        return None
-
-    def _cut(self, error: BaseException) -> _Words | None:
-        """What it means that there is no answer."""
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is None:
+        response = _response(error)
+        if response is not None:
+            return self._answered(error, response)
+        if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is None:
             return self.unreachable(None)
         return self.unreachable(error) if isinstance(error, _cuts()) else None
 
-    def _answered(self, error: BaseException) -> _Words | None:
-        """What an answer of the Hub with an error in it means."""
+    def _answered(self, error: BaseException, response: Response) -> _Words:
         from huggingface_hub import errors
 
-        response = _response(error)
-        if response is None:
-            return None
         if isinstance(error, errors.GatedRepoError):
-            words = self.gated()
-        elif isinstance(error, errors.RevisionNotFoundError):
-            words = self.no_revision()
-        elif isinstance(error, errors.EntryNotFoundError):
-            words = self._no_file(urlsplit(str(response.request.url)).path)
-        elif isinstance(error, errors.DisabledRepoError):
-            words = f"{self.repo_id} is disabled on the Hub, by its owner or by the Hub.", None
-        elif isinstance(error, errors.RepositoryNotFoundError):
-            words = self.missing()
-        else:
-            words = self._status(_told(error), response)
-        return words
+            return self.gated()
+        if isinstance(error, errors.RevisionNotFoundError):
+            return self.no_revision()
+        if isinstance(error, errors.EntryNotFoundError):
+            path = urlsplit(str(response.request.url)).path
+            name = unquote(re.sub(r".*?/(?:resolve|tree)/[^/]+/", "", path))
+            listed = f"Its files are listed on {self.page}/tree/{self.revision or 'main'}."
+            return f"{self.repo_id} has no file {name}.", listed
+        if isinstance(error, errors.DisabledRepoError):
+            return f"{self.repo_id} is disabled on the Hub, by its owner or by the Hub.", None
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return self.missing()
+        lines = (getattr(error, "server_message", None) or "").strip().splitlines()
+        return self._status(f": {lines[0].rstrip('.')}" if lines else "", response)
 
     def gated(self) -> _Words:
         return (
@@ -178,21 +160,16 @@ class _Asked:
         listed = f"Its branches and tags are listed on {self.page}."
         return f"{self.repo_id} has no {which}.", listed
 
-    def _no_file(self, url_path: str) -> _Words:
-        name = unquote(re.sub(r".*?/(?:resolve|tree)/[^/]+/", "", url_path))
-        listed = f"Its files are listed on {self.page}/tree/{self.revision or 'main'}."
-        return f"{self.repo_id} has no file {name}.", listed
-
     def missing(self) -> _Words:
         from huggingface_hub import get_token
 
-        said = f"There is no {self.repo_type} {self.repo_id} on the Hub, or you may not see it."
+        message = f"There is no {self.repo_type} {self.repo_id} on the Hub, or you may not see it."
         if get_token() is None:
-            return said, "Check the spelling; for a private one log in: hf auth login"
-        return said, "Check the spelling, and with `hf auth whoami` whose token is in use."
+            return message, "Check the spelling; for a private one log in: hf auth login"
+        return message, "Check the spelling, and with `hf auth whoami` whose token is in use."
 
-    def _status(self, told: str, response: Response) -> _Words:
-        """What an answer means by its status alone."""
+    def _status(self, reason: str, response: Response) -> _Words:
+        """What an answer means by its status alone; `reason` is what the Hub's message adds."""
         from huggingface_hub import constants, get_token
 
         status = response.status_code
@@ -205,29 +182,29 @@ class _Asked:
                 f"Make a new one on {constants.ENDPOINT}/settings/tokens, then: hf auth login. "
                 "HF_TOKEN in the environment goes before it."
             )
-        elif status in (402, 413, 507) or (status in (400, 403) and _NO_ROOM.search(told)):
-            message = f"The Hub has no room for {self.repo_id}{told}."
+        elif status in (402, 413, 507) or (status in (400, 403) and _NO_ROOM.search(reason)):
+            message = f"The Hub has no room for {self.repo_id}{reason}."
             hint = "Delete something there."
         elif status == 403 and response.request.method in ("GET", "HEAD"):
-            message = f"You may not read {self.repo_id}{told}."
+            message = f"You may not read {self.repo_id}{reason}."
             hint = "Check the rights of your token."
         elif status == 403:
-            message = f"You may not write to {self.repo_id}{told}."
+            message = f"You may not write to {self.repo_id}{reason}."
             hint = (
                 "Use a token with the right to write there, choose a name of your own, or offer "
                 "the change as a pull request."
             )
         elif status in (409, 412):
-            message = f"Somebody else changed {self.repo_id} at the same time{told}."
+            message = f"Somebody else changed {self.repo_id} at the same time{reason}."
         elif status == 429:
-            message = f"{_host()} takes no more requests for now{told}."
+            message = f"{_host()} takes no more requests for now{reason}."
             if wait := _wait(response):
                 hint = f"Run the same command again in {wait:.0f} seconds."
         elif status in _TOO_BUSY or status >= 500:
-            message = f"{_host()} is in trouble (HTTP {status}{told})."
+            message = f"{_host()} is in trouble (HTTP {status}{reason})."
             hint = "Run the same command again in a while."
         else:
-            message, hint = f"{_host()} refuses {self.repo_id} (HTTP {status}{told}).", None
+            message, hint = f"{_host()} refuses {self.repo_id} (HTTP {status}{reason}).", None
         return message, hint
 
     def unreachable(self, error: BaseException | None) -> _Words:
@@ -239,11 +216,9 @@ class _Asked:
                 "is set.",
                 "Unset HF_HUB_OFFLINE.",
             )
-        reason = f" ({_first_line(error)})" if error is not None and str(error) else ""
+        lines = str(error or "").strip().splitlines()
+        reason = f" ({lines[0].rstrip('.:')})" if lines else ""
         return f"{_host()} cannot be reached{reason}.", "Check the network."
-
-
-# ------------------------------------------------------------------------------------- reading
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -263,7 +238,6 @@ def _cuts() -> tuple[type[Exception], ...]:
 
 
 def _response(error: BaseException) -> Response | None:
-    """The Hub's answer, if that is what was wrong."""
     from httpx import HTTPStatusError
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -274,17 +248,11 @@ def _offline(error: Exception) -> bool:
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    kinds = [type(link) for link in _chain(error)]
-    if any(issubclass(kind, OfflineModeIsEnabled) for kind in kinds):
+    links = list(_chain(error))
+    if any(isinstance(link, OfflineModeIsEnabled) for link in links):
         return True
-    local = any(issubclass(kind, LocalEntryNotFoundError) for kind in kinds)
+    local = any(isinstance(link, LocalEntryNotFoundError) for link in links)
     return bool(constants.HF_HUB_OFFLINE) and local
-
-
-def _told(error: BaseException) -> str:
-    """What the Hub says itself, as the end of a sentence; empty if nothing."""
-    said = (getattr(error, "server_message", None) or "").strip().splitlines()
-    return f": {said[0].rstrip('.')}" if said else ""
 
 
 def _wait(response: Response) -> float:
@@ -298,7 +266,7 @@ def _wait(response: Response) -> float:
 
 
 def _host() -> str:
-    """The Hub, and which one where it is not everybody's."""
+    """The Hub, with its address where that is not the public one."""
     from huggingface_hub import constants
 
     host = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]
@@ -307,11 +275,6 @@ def _host() -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".:")
 
 
 def _clean(text: str) -> str:

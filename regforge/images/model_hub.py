@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.hub import HubAddress, HubError, explained
-from regforge.hub.repository import quiet_client
+from regforge.hub.commits import quiet_client
 from regforge.lora_files import LORA_NAME, PICKLES, LoraError, several
 from regforge.recipe.named_files import MODEL_INDEX
 

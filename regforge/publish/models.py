@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from regforge.dataset.card_parts import Card, merged
-from regforge.hub import Published, Remote, Wanted, publish_files
+from regforge.hub import Contents, Published, Remote, publish_files
 from regforge.journal import without_secrets
 from regforge.progress import Reporter
 from regforge.publish.datasets import (
@@ -260,12 +260,12 @@ def _wanted_by(
     made: Mapping[str, Any],
     files: Mapping[str, Path | bytes],
     notes: list[str],
-) -> Callable[[Remote], Wanted]:
+) -> Callable[[Remote], Contents]:
     """What the repository shall hold, see `hub.publish_files`; `notes` get what was left out."""
     local = _card(recipe, folder, made)
     said = list(notes)
 
-    def wanted(remote: Remote) -> Wanted:
+    def wanted(remote: Remote) -> Contents:
         theirs = remote.read(_CARD)
         text = None if theirs is None else theirs.decode(errors="replace")
         _refuse_foreign(files, remote, Card.parse(text))
@@ -274,7 +274,7 @@ def _wanted_by(
         _refuse_secrets(_CARD, card)
         _check_license(card)
         stale = sorted(p for p in remote.files if _OURS.fullmatch(p) and p not in {*files, _CARD})
-        return Wanted({**files, _CARD: card.encode()}, tuple(stale))
+        return Contents({**files, _CARD: card.encode()}, tuple(stale))
 
     return wanted
 

@@ -24,7 +24,7 @@ from regforge.dataset.card import DATA_FILES
 from regforge.dataset.card_parts import Card, merged
 from regforge.dataset.reading import NoDataset, data_files
 from regforge.errors import EXIT_USAGE
-from regforge.hub import Remote, Wanted
+from regforge.hub import Contents, Remote
 from regforge.journal import without_secrets
 from regforge.progress import Reporter
 from regforge.publish.reader_check import (
@@ -123,7 +123,7 @@ def check(package: Package, name: str, reporter: Reporter) -> None:
             package.notes += check_rows(folder, package.expected, task.advance)
 
 
-def wanted_by(package: Package, name: str, notes: list[str]) -> Callable[[Remote], Wanted]:
+def wanted_by(package: Package, name: str, notes: list[str]) -> Callable[[Remote], Contents]:
     """What a repository shall hold, see `hub.publish_files`.
 
     Args:
@@ -136,7 +136,7 @@ def wanted_by(package: Package, name: str, notes: list[str]) -> Callable[[Remote
         NotPublishable: On the call: a file there would change what a reader gets.
     """
 
-    def wanted(remote: Remote) -> Wanted:
+    def wanted(remote: Remote) -> Contents:
         theirs = remote.read("README.md")
         text = None if theirs is None else theirs.decode(errors="replace")
         _refuse_foreign(package, remote, Card.parse(text))
@@ -152,7 +152,7 @@ def wanted_by(package: Package, name: str, notes: list[str]) -> Callable[[Remote
         if others:
             with _staged(files, others, name) as folder:
                 check_files(folder, package.expected)
-        return Wanted(files, tuple(sorted(stale)))
+        return Contents(files, tuple(sorted(stale)))
 
     return wanted
 

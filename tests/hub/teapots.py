@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hub_server import LoopbackHub
 
-from regforge.hub import Published, Remote, Wanted, publish_files
+from regforge.hub import Contents, Published, Remote, publish_files
 
 OLD: Mapping[str, bytes] = {
     "README.md": b"---\nlicense: mit\n---\nOld.\n",
@@ -24,9 +24,9 @@ NEW: Mapping[str, bytes] = {
 REPO = "me/teapots"
 
 
-def new_version(remote: Remote) -> Wanted:
+def new_version(remote: Remote) -> Contents:
     """The new version, whatever is there."""
-    return Wanted(NEW, delete=("data/train-2.parquet", "never/there.txt"))
+    return Contents(NEW, delete=("data/train-2.parquet", "never/there.txt"))
 
 
 def publish(tag: str | None = "v2", **options: object) -> Published:

@@ -11,7 +11,7 @@ from hub_server import LFS_SIZE, LoopbackHub
 from teapots import NEW, OLD, REPO, from_folder, new_version, publish, with_old_version
 
 from regforge.errors import RegforgeError
-from regforge.hub import HubError, Remote, Wanted, publish_files, repository
+from regforge.hub import Contents, HubError, Remote, commits, publish_files
 from regforge.progress import Reporter
 
 
@@ -30,9 +30,9 @@ def refusal(hub: LoopbackHub, **options: Any) -> str:
 def test_a_repository_is_made_and_filled(hub: LoopbackHub, tmp_path: Path) -> None:
     seen: list[Remote] = []
 
-    def wanted(remote: Remote) -> Wanted:
+    def wanted(remote: Remote) -> Contents:
         seen.append(remote)
-        return Wanted(from_folder(tmp_path, NEW))
+        return Contents(from_folder(tmp_path, NEW))
 
     done = publish_files(REPO, wanted, message="First", tag="v1")
     assert hub.files(REPO) == dict(NEW)
@@ -50,7 +50,7 @@ def test_a_repository_is_made_and_filled(hub: LoopbackHub, tmp_path: Path) -> No
 def test_a_public_model(hub: LoopbackHub) -> None:
     done = publish_files(
         "me/model",
-        lambda _: Wanted({"model.safetensors": b"weights"}),
+        lambda _: Contents({"model.safetensors": b"weights"}),
         message="First",
         repo_type="model",
         private=False,
@@ -100,21 +100,21 @@ def test_large_and_empty_and_oddly_named_files(hub: LoopbackHub, tmp_path: Path)
         "twin-2.jpg": b"same",
     }
     sources = from_folder(tmp_path, files)
-    publish_files(REPO, lambda _: Wanted(sources), message="New")
+    publish_files(REPO, lambda _: Contents(sources), message="New")
     assert hub.files(REPO) == files
     hub.requests.clear()
-    assert not publish_files(REPO, lambda _: Wanted(sources), message="New").changed
+    assert not publish_files(REPO, lambda _: Contents(sources), message="New").changed
     assert hub.writes == []
 
 
 def test_files_of_others_stay_and_can_be_read(hub: LoopbackHub) -> None:
     hub.put(REPO, {"README.md": b"Their words.", "theirs/notes.txt": b"n"})
 
-    def wanted(remote: Remote) -> Wanted:
+    def wanted(remote: Remote) -> Contents:
         assert remote.commit == hub.head(REPO)
         assert {"README.md", "theirs/notes.txt"} <= remote.files.keys()
         assert remote.read("nothing.md") is None
-        return Wanted({"README.md": (remote.read("README.md") or b"") + b" Ours."})
+        return Contents({"README.md": (remote.read("README.md") or b"") + b" Ours."})
 
     publish_files(REPO, wanted, message="New", private=False)
     assert hub.files(REPO) == {"README.md": b"Their words. Ours.", "theirs/notes.txt": b"n"}
@@ -184,7 +184,7 @@ def test_a_private_repository_stays_private(hub: LoopbackHub) -> None:
 
 
 def test_what_the_caller_refuses_makes_no_repository(hub: LoopbackHub) -> None:
-    def wanted(remote: Remote) -> Wanted:
+    def wanted(remote: Remote) -> Contents:
         raise RegforgeError("Not these.")
 
     with pytest.raises(RegforgeError, match="Not these"):
@@ -196,8 +196,9 @@ def test_a_file_that_cannot_be_read(hub: LoopbackHub, tmp_path: Path) -> None:
     with_old_version(hub)
     missing = tmp_path / "gone.parquet"
     for name in ("data/train-0.parquet", "data/new.parquet"):
+        wanted = Contents({name: missing})
         with pytest.raises(RegforgeError, match=r"gone\.parquet cannot be read"):
-            publish_files(REPO, lambda _, n=name: Wanted({n: missing}), message="N", private=False)
+            publish_files(REPO, lambda _, w=wanted: w, message="N", private=False)
     assert hub.files(REPO) == dict(OLD)
 
 
@@ -244,9 +245,9 @@ def test_somebody_commits_at_the_same_time(hub: LoopbackHub) -> None:
     with_old_version(hub)
     hub.on("POST .*/commit/", lambda: hub.put(REPO, {"README.md": b"Theirs.", "x.txt": b"x"}))
 
-    def wanted(remote: Remote) -> Wanted:
+    def wanted(remote: Remote) -> Contents:
         merged = (remote.read("README.md") or b"").replace(b" Ours.", b"") + b" Ours."
-        return Wanted({**NEW, "README.md": merged}, delete=("data/train-2.parquet",))
+        return Contents({**NEW, "README.md": merged}, delete=("data/train-2.parquet",))
 
     publish_files(REPO, wanted, message="New teapots", private=False, tag="v2")
     assert hub.files(REPO) == {**NEW, "README.md": b"Theirs. Ours.", "x.txt": b"x"}
@@ -259,7 +260,7 @@ def test_somebody_who_does_not_stop(hub: LoopbackHub) -> None:
     hub.fail("POST .*/commit/", 412, times=math.inf)
     with pytest.raises(HubError, match="Somebody else changed me/teapots"):
         publish()
-    assert sum("/commit/" in line for line in hub.writes) == repository.ATTEMPTS
+    assert sum("/commit/" in line for line in hub.writes) == commits.ATTEMPTS
     assert hub.files(REPO) == dict(OLD)
 
 
@@ -292,7 +293,7 @@ def test_somebody_makes_the_repository(hub: LoopbackHub) -> None:
 
 def test_many_files_appear_on_main_at_once(hub: LoopbackHub) -> None:
     many = {f"data/{number:03}.txt": b"%d" % number for number in range(300)}
-    done = publish_files(REPO, lambda _: Wanted(many), message="Many", tag="v1")
+    done = publish_files(REPO, lambda _: Contents(many), message="Many", tag="v1")
     assert hub.files(REPO) == many
     assert hub.history(REPO) == ["Many", "initial commit"]
     assert (done.uploaded, done.pull_request) == (300, None)
@@ -331,7 +332,7 @@ def test_a_pull_request_that_holds_something_else_is_left_alone(hub: LoopbackHub
     with_old_version(hub)
     publish_files(
         REPO,
-        lambda _: Wanted({"a.txt": b"a"}),
+        lambda _: Contents({"a.txt": b"a"}),
         message="New teapots",
         private=False,
         create_pr=True,
@@ -345,7 +346,7 @@ def test_the_hub_is_left_alone_for_as_long_as_it_asks(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(repository, "sleep", waits.append)
+    monkeypatch.setattr(commits, "sleep", waits.append)
     hub.fail("POST .*/commit/", 429, headers={"Retry-After": "17"})
     hub.fail("POST .*/commit/", 500, times=2)
     publish()
