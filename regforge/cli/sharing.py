@@ -25,19 +25,19 @@ def publish(
     ],
     repo_id: Annotated[
         str | None,
-        typer.Option("--repo-id", help="user/name; the recipe's if left out."),
+        typer.Option("--repo-id", help="user/name; the recipe's value by default."),
     ] = None,
     private: Annotated[
         bool | None,
         typer.Option(
             "--private/--public",
-            help="Of a new repository; as the recipe says if left out, else private.",
+            help="Visibility of a new repository; the recipe's value by default, else private.",
         ),
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Name this version, such as v1.")] = None,
     license_id: Annotated[
         str | None,
-        typer.Option("--license", help="Hub identifier; the recipe's if left out."),
+        typer.Option("--license", help="Hub identifier; the recipe's value by default."),
     ] = None,
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Leave it as a pull request.")
@@ -51,23 +51,11 @@ def publish(
 
     Example: regforge publish runs/teapot --repo-id me/teapot-reg --tag v1
     """
+    from regforge.publish.datasets import publish_run
     from regforge.publish.models import is_training_run, publish_model
 
-    if is_training_run(folder):
-        made = publish_model(
-            folder,
-            repo_id=repo_id,
-            private=private,
-            tag=tag,
-            license_id=license_id,
-            create_pr=create_pr,
-            reporter=reporter_for(quiet),
-        )
-        show(made, as_json)
-        return
-    from regforge.publish.datasets import publish_run
-
-    done = publish_run(
+    publish_either = publish_model if is_training_run(folder) else publish_run
+    done = publish_either(
         folder,
         repo_id=repo_id,
         private=private,

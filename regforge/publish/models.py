@@ -2,14 +2,12 @@
 
 On the Hub the weights lie at the top, where `load_lora_weights("user/name")` and
 `DiffusionPipeline.from_pretrained("user/name")` look. Nothing there tells whose machine it was.
-Knows what a run's folder holds; knows nothing about how files get there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,18 @@ import yaml
 from pydantic import ValidationError
 
 from regforge.dataset.card_parts import Card, merged
-from regforge.hub import Contents, Published, Remote, publish_files
-from regforge.journal import without_secrets
+from regforge.hub import Contents, Remote, publish_files
 from regforge.progress import Reporter
-from regforge.publish.datasets import (
+from regforge.publish.requirements import (
+    CARD,
     CannotPublish,
+    PublishedRun,
+    RepositoryTaken,
     check_tag,
-    facts_of,
     license_notes,
     license_of,
-    lines_of,
+    refuse_foreign,
+    refuse_secrets,
     repository_of,
 )
 from regforge.recipe import TrainingRecipe, resolved_yaml
@@ -36,82 +36,22 @@ from regforge.training.card import OUR_KEYS, model_card
 from regforge.training.saving import LORA_FILE, images_of, kohya_file
 from regforge.version import __version__
 
-_CARD = "README.md"
 _INDEX = "model_index.json"
 _OURS = re.compile(
     r"README\.md|recipe\.yaml|loss\.svg|samples\.webp|images/\d+\.webp|[^/]+-kohya\.safetensors"
     r"|pytorch_lora_weights\.safetensors"
 )
 """What regforge writes beside a pipeline's own files."""
-_NO_MODEL = re.compile(r"(?:.*/)?\..*|licen[cs]e[^/]*|[^/]*\.md", re.IGNORECASE)
-"""Files that a repository may hold before there is a model in it: hidden ones, and words."""
-
-
-class AnotherModel(CannotPublish):
-    """A repository that holds something else."""
-
-
-@dataclass(frozen=True)
-class PublishedModel:
-    """What became of it.
-
-    Attributes:
-        on_hub: What the Hub holds now.
-        kind: `lora` or `full`.
-        license: The Hub's identifier.
-        files: Paths in the repository.
-        notes: What people should know, a sentence each.
-    """
-
-    on_hub: Published
-    kind: str
-    license: str
-    files: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def unchanged(self) -> int:
-        """How many files were there already."""
-        return len(self.files) - self.on_hub.uploaded
-
-    def as_dict(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            **facts_of(self.on_hub, self.unchanged),
-            "kind": self.kind,
-            "license": self.license,
-            "files": list(self.files),
-            "notes": list(self.notes),
-        }
-
-    def as_text(self) -> str:
-        """For people."""
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        done, what = self.on_hub, _WHAT[self.kind]
-        if done.pull_request:
-            yield f"Offered as a pull request: {what}, {self.license}."
-        elif done.changed:
-            yield f"Published: {what}, {self.license}."
-        else:
-            yield f"Nothing to do: the Hub holds this {what.partition(' ')[2]} already."
-        yield ""
-        yield from lines_of(done, self.unchanged)
-        for note in self.notes:
-            yield f"  note      {note}"
-        yield ""
-        load = "pipeline.load_lora_weights" if self.kind == "lora" else _FROM_PRETRAINED
-        yield f'  {load}("{done.repo_id}")'
-
-
-_WHAT = {"lora": "a LoRA", "full": "a pipeline"}
-_FROM_PRETRAINED = "diffusers.DiffusionPipeline.from_pretrained"
+_NOUNS = {"lora": "LoRA", "full": "pipeline"}
+_LOADERS = {
+    "lora": "pipeline.load_lora_weights",
+    "full": "diffusers.DiffusionPipeline.from_pretrained",
+}
 
 
 def is_training_run(folder: str | Path) -> bool:
     """Whether a folder is that of a training run, finished or not."""
-    return "base_model" in _content(Path(folder) / "recipe.yaml")
+    return "base_model" in _recipe_keys(Path(folder) / "recipe.yaml")
 
 
 def publish_model(
@@ -123,20 +63,11 @@ def publish_model(
     license_id: str | None = None,
     create_pr: bool = False,
     reporter: Reporter | None = None,
-) -> PublishedModel:
+) -> PublishedRun:
     """Put what a training run made on the Hub, in one commit; what is there already stays.
 
     Settings that are left out are the recipe's, section `hub`; what that leaves open is as it was
-    published before.
-
-    Args:
-        folder: The run's.
-        repo_id: `user/name`.
-        private: Whether a new repository is private.
-        tag: Names this version.
-        license_id: The Hub's identifier; the base model's if nobody says.
-        create_pr: Leave it as a pull request.
-        reporter: Gets progress.
+    published before, and the licence else follows from the base model.
 
     Raises:
         CannotPublish: The run is not finished, repository or licence are missing or wrong, or what
@@ -145,10 +76,15 @@ def publish_model(
     """
     run, reporter = TrainingFolder(Path(folder)), reporter or Reporter()
     check_tag(tag)
-    recipe = _recipe_of(run, folder)
+    try:  # the files that it names may be gone by now
+        recipe = TrainingRecipe.model_validate(_recipe_keys(run.recipe))
+    except ValidationError as error:
+        raise CannotPublish(
+            f"{folder} has no recipe.yaml that this version of regforge reads.",
+            hint="The folder of a training run has one, such as runs/teapot-lora.",
+        ) from error
     with run.locked():
-        state = run.state()
-        made, before = _finished(recipe, run, folder), state.get("published") or {}
+        made, before = _finished(recipe, run, folder), run.state().get("published") or {}
         repo_id = repo_id or recipe.hub.repo_id or before.get("repo_id")
         repository = repository_of(repo_id, run, key="hub.repo_id")
         license_id = license_of(
@@ -162,12 +98,13 @@ def publish_model(
             private = before["private"] if again else recipe.hub.private
         hub = {"repo_id": repository, "private": private, "license": license_id}
         recipe = recipe.model_copy(update={"hub": recipe.hub.model_copy(update=hub)})
-        files = _files(recipe, run, made, str(run.digest))
+        files = _files(recipe, run, made)
         notes = list(license_notes(license_id, recipe.base_model, cautioned=False))
+        kind, noun = recipe.method.kind, _NOUNS[recipe.method.kind]
         done = publish_files(
             repository,
-            _wanted_by(recipe, run.path, made, files, notes),
-            message=f"{_WHAT[recipe.method.kind]}, with regforge {__version__}",
+            _contents_of(files, _card(recipe, run.path, made), notes),
+            message=f"a {noun}, with regforge {__version__}",
             repo_type="model",
             private=private,
             tag=tag,
@@ -175,31 +112,25 @@ def publish_model(
             reporter=reporter,
         )
         run.remember(published={**hub, "commit": done.commit, "tag": done.tag})
-    names = tuple(sorted({*files, _CARD}))
-    return PublishedModel(done, recipe.method.kind, license_id, names, tuple(notes))
+    return PublishedRun(
+        done,
+        what=f"a {noun}",
+        these=f"this {noun}",
+        load=f'{_LOADERS[kind]}("{done.repo_id}")',
+        facts={"kind": kind},
+        license=license_id,
+        files=tuple(sorted({*files, CARD})),
+        notes=tuple(notes),
+    )
 
 
-# ---------------------------------------------------------------------------------------- the run
-
-
-def _content(path: Path) -> Mapping[str, Any]:
+def _recipe_keys(path: Path) -> Mapping[str, Any]:
     """A recipe's keys; none if there is no such file, or something else in it."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _recipe_of(run: TrainingFolder, given: str | Path) -> TrainingRecipe:
-    """The run's recipe; the files that it names may be gone by now."""
-    try:
-        return TrainingRecipe.model_validate(_content(run.recipe))
-    except ValidationError as error:
-        raise CannotPublish(
-            f"{given} has no recipe.yaml that this version of regforge reads.",
-            hint="The folder of a training run has one, such as runs/teapot-lora.",
-        ) from error
 
 
 def _finished(recipe: TrainingRecipe, run: TrainingFolder, given: str | Path) -> dict[str, Any]:
@@ -220,10 +151,10 @@ def _finished(recipe: TrainingRecipe, run: TrainingFolder, given: str | Path) ->
 
 
 def _files(
-    recipe: TrainingRecipe, run: TrainingFolder, made: Mapping[str, Any], digest: str
+    recipe: TrainingRecipe, run: TrainingFolder, made: Mapping[str, Any]
 ) -> dict[str, Path | bytes]:
     """All files but the card, by their paths in the repository."""
-    weights, files = run.path / made["weights"], dict[str, Path | bytes]()
+    weights, files = run.path / made["weights"], dict[str, Path]()
     if weights.is_dir():
         for path in sorted(weights.rglob("*")):
             if path.is_file():
@@ -234,54 +165,49 @@ def _files(
             files[other.name] = other
     shown = ["samples.webp", "loss.svg", *(name for _, name in images_of(recipe, run.path))]
     files |= {name: run.path / name for name in shown if (run.path / name).is_file()}
-    for each in (*files.values(), run.path / _CARD):
-        if isinstance(each, Path) and each.exists() and inside(each, run.path) is None:
+    for each in (*files.values(), run.path / CARD):
+        if each.exists() and inside(each, run.path) is None:
             raise CannotPublish(f"{each} {LEADS_OUT}.", hint="Nothing has been uploaded.")
-    text = resolved_yaml(recipe, portable=True, digest=digest)
-    _refuse_secrets("recipe.yaml", text)
-    return files | {"recipe.yaml": text.encode()}
+    text = resolved_yaml(recipe, portable=True, digest=str(run.digest))
+    refuse_secrets("recipe.yaml", text.splitlines())
+    return {**files, "recipe.yaml": text.encode()}
 
 
-def _refuse_secrets(name: str, text: str) -> None:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if without_secrets(line) != line:
-            raise CannotPublish(
-                f"{name}:{number} holds something that looks like a token or a key.",
-                hint="Take it out; nothing has been uploaded.",
-            )
-
-
-# --------------------------------------------------------------------------------- the repository
-
-
-def _wanted_by(
-    recipe: TrainingRecipe,
-    folder: Path,
-    made: Mapping[str, Any],
-    files: Mapping[str, Path | bytes],
-    notes: list[str],
+def _contents_of(
+    files: Mapping[str, Path | bytes], local: str, notes: list[str]
 ) -> Callable[[Remote], Contents]:
-    """What the repository shall hold, see `hub.publish_files`; `notes` get what was left out."""
-    local = _card(recipe, folder, made)
-    said = list(notes)
+    """What the repository shall hold, see `publish_files`; `notes` get what was left out."""
+    before = list(notes)
 
-    def wanted(remote: Remote) -> Contents:
-        theirs = remote.read(_CARD)
+    def contents(remote: Remote) -> Contents:
+        theirs = remote.read(CARD)
         text = None if theirs is None else theirs.decode(errors="replace")
-        _refuse_foreign(files, remote, Card.parse(text))
+        if Card.parse(text).ours is None:
+            refuse_foreign(remote, files, "model")
+        elif _INDEX in remote.files and _INDEX not in files:
+            raise RepositoryTaken(
+                "The repository holds a whole pipeline, which this LoRA would lie beside.",
+                hint="Choose another one with --repo-id, or delete its files on the Hub first.",
+            )
         card, left_out = merged(local, text, our_keys=OUR_KEYS)
-        notes[:] = said + left_out
-        _refuse_secrets(_CARD, card)
-        _check_license(card)
-        stale = sorted(p for p in remote.files if _OURS.fullmatch(p) and p not in {*files, _CARD})
-        return Contents({**files, _CARD: card.encode()}, tuple(stale))
+        notes[:] = before + left_out
+        refuse_secrets(CARD, card.splitlines())
+        front = Card.parse(card).front
+        if front.get("license") == "other" and not {"license_name", "license_link"} <= front.keys():
+            raise CannotPublish(
+                f"The licence is `other`, and {CARD} does not say which one.",
+                hint="Add `license_name: ...` and `license_link: https://...` to the front matter "
+                f"of {CARD} in the run's folder.",
+            )
+        stale = sorted(p for p in remote.files if _OURS.fullmatch(p) and p not in {*files, CARD})
+        return Contents({**files, CARD: card.encode()}, tuple(stale))
 
-    return wanted
+    return contents
 
 
 def _card(recipe: TrainingRecipe, folder: Path, made: Mapping[str, Any]) -> str:
     """The run's card as it is on the Hub, with the words that somebody wrote into the run's."""
-    path = folder / _CARD
+    path = folder / CARD
     other = kohya_file(folder) if Path(made["weights"]) == LORA_FILE else None
     return model_card(
         recipe,
@@ -294,35 +220,3 @@ def _card(recipe: TrainingRecipe, folder: Path, made: Mapping[str, Any]) -> str:
         family=made.get("family"),
         existing=path.read_text(encoding="utf-8") if path.is_file() else None,
     )
-
-
-def _refuse_foreign(files: Mapping[str, Path | bytes], remote: Remote, card: Card) -> None:
-    """Never replace files that regforge did not write, nor shadow a model beside them."""
-    if card.ours is not None:
-        if _INDEX in remote.files and _INDEX not in files:
-            raise AnotherModel(
-                "The repository holds a whole pipeline, which this LoRA would lie beside.",
-                hint="Choose another one with --repo-id, or delete its files on the Hub first.",
-            )
-        return
-    taken = sorted(
-        path
-        for path in remote.files
-        if path != _CARD and (path in files or not _NO_MODEL.fullmatch(path))
-    )
-    if taken:
-        raise AnotherModel(
-            f"The repository holds a model that regforge did not make: {taken[0]} is there, and "
-            "its README.md has no part of regforge's.",
-            hint="Choose another one with --repo-id, or delete those files on the Hub first.",
-        )
-
-
-def _check_license(card: str) -> None:
-    front = Card.parse(card).front
-    if front.get("license") == "other" and not {"license_name", "license_link"} <= front.keys():
-        raise CannotPublish(
-            "The licence is `other`, and README.md does not say which one.",
-            hint="Add `license_name: ...` and `license_link: https://...` to the front matter of "
-            "README.md in the run's folder.",
-        )

@@ -1,15 +1,14 @@
-"""What of a dataset's folder goes to the Hub, and whether a reader will get it whole.
+"""Chooses what of a dataset's folder goes to the Hub, and checks that a reader will get it whole.
 
 Goes: regforge's own files, and what the user put beside them. Stays: hidden files, links that lead
 out of the folder. Refused, before anything is uploaded: a folder whose reader would get something
 else than the dataset, and text that looks like a token. What a repository holds already that is
-not regforge's stays as it is. Knows nothing about how files get there.
+not regforge's stays as it is.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,9 +22,7 @@ from regforge.dataset.build import OUR_FILES
 from regforge.dataset.card import DATA_FILES
 from regforge.dataset.card_parts import Card, merged
 from regforge.dataset.reading import NoDataset, data_files
-from regforge.errors import EXIT_USAGE
 from regforge.hub import Contents, Remote
-from regforge.journal import without_secrets
 from regforge.progress import Reporter
 from regforge.publish.reader_check import (
     Expected,
@@ -34,32 +31,16 @@ from regforge.publish.reader_check import (
     check_files,
     check_rows,
 )
+from regforge.publish.requirements import CARD, refuse_foreign, refuse_secrets
 
 _TEXT_SAMPLE = 8192
 _ALSO_READ = frozenset({"dataset_infos.json", ".huggingface.yaml"})
 """What `datasets` reads besides README.md and the data, if a repository has it."""
 
 
-_NO_DATA = re.compile(r"(?:.*/)?\..*|licen[cs]e[^/]*|[^/]*\.md", re.IGNORECASE)
-"""Files that a repository may hold before there is a dataset in it: hidden ones, and words."""
-
-
-class AnotherDataset(NotPublishable):
-    """A repository that holds something else."""
-
-    exit_code = EXIT_USAGE
-
-
 @dataclass
 class Package:
-    """A dataset that is ready for the Hub.
-
-    Attributes:
-        files: Path in the repository -> the file.
-        card: What its README.md says.
-        expected: What a reader must get.
-        notes: What people should know, a sentence each.
-    """
+    """A dataset that is ready for the Hub: its files by path there, and what a reader must get."""
 
     files: Mapping[str, Path]
     card: str
@@ -69,20 +50,19 @@ class Package:
     @property
     def own_files(self) -> list[str]:
         """Files that are not regforge's: the user put them there."""
-        return [path for path in self.files if not is_ours(path)]
+        return [path for path in self.files if not _is_ours(path)]
 
 
-def is_ours(path: str) -> bool:
-    """Whether a path in a repository is one that regforge writes."""
+def _is_ours(path: str) -> bool:
     return path in OUR_FILES or fnmatchcase(path, DATA_FILES)
 
 
 def pack(folder: Path, *, rows: int, recipe_digest: str, slots: tuple[str, ...]) -> Package:
-    """Choose the files, and look at those that are read in an instant.
+    """Choose the files of a dataset, and check those that are read in an instant.
 
     Args:
         folder: The dataset's.
-        rows: How many images the run says there are.
+        rows: How many images the run has made.
         recipe_digest: Which recipe they are of.
         slots: Names of the recipe's slots, in order.
 
@@ -94,11 +74,11 @@ def pack(folder: Path, *, rows: int, recipe_digest: str, slots: tuple[str, ...])
     notes: list[str] = []
     names = tuple(path.relative_to(folder).as_posix() for path in data_files(folder))
     files = dict(_publishable(folder, notes))
-    if "README.md" not in files:
+    if CARD not in files:
         raise NoDataset(f"{folder} has no card.", hint="Run the recipe again: it is written anew.")
     for name, path in files.items():
         _refuse_secrets(name, path)
-    card = files["README.md"].read_text(encoding="utf-8", errors="replace")
+    card = files[CARD].read_text(encoding="utf-8", errors="replace")
     content = check_card(card, slots)
     front = Card.parse(card).front
     _check_license(front.get("license"), front, files)
@@ -106,10 +86,10 @@ def pack(folder: Path, *, rows: int, recipe_digest: str, slots: tuple[str, ...])
 
 
 def check(package: Package, name: str, reporter: Reporter) -> None:
-    """Load the dataset as its readers will, all of it.
+    """Load the dataset as its readers will, all of it; the package gets what they should know.
 
     Args:
-        package: What is to be published; its notes may become more.
+        package: What is to be published.
         name: The repository's, without its owner.
         reporter: Gets progress.
 
@@ -123,7 +103,7 @@ def check(package: Package, name: str, reporter: Reporter) -> None:
             package.notes += check_rows(folder, package.expected, task.advance)
 
 
-def wanted_by(package: Package, name: str, notes: list[str]) -> Callable[[Remote], Contents]:
+def contents_of(package: Package, name: str, notes: list[str]) -> Callable[[Remote], Contents]:
     """What a repository shall hold, see `hub.publish_files`.
 
     Args:
@@ -132,86 +112,41 @@ def wanted_by(package: Package, name: str, notes: list[str]) -> Callable[[Remote
         notes: Filled with what people should know about what was there before.
 
     Raises:
-        AnotherDataset: On the call: the repository holds something that regforge did not make.
+        RepositoryTaken: On the call: the repository holds something that regforge did not make;
+            with our card beside it, `load_dataset` would give its readers our dataset.
         NotPublishable: On the call: a file there would change what a reader gets.
     """
 
-    def wanted(remote: Remote) -> Contents:
-        theirs = remote.read("README.md")
+    def contents(remote: Remote) -> Contents:
+        theirs = remote.read(CARD)
         text = None if theirs is None else theirs.decode(errors="replace")
-        _refuse_foreign(package, remote, Card.parse(text))
-        card, left_out = merged(package.card, text)
-        notes[:] = left_out
-        stale = [path for path in remote.files if is_ours(path) and path not in package.files]
+        if Card.parse(text).ours is None:
+            refuse_foreign(remote, package.files, "dataset")
+        card, notes[:] = merged(package.card, text)
+        stale = [path for path in remote.files if _is_ours(path) and path not in package.files]
         others = {
             path: (remote.read(path) or b"") if path in _ALSO_READ else b""
             for path in remote.files
             if path not in package.files and path not in stale
         }
-        files: dict[str, Path | bytes] = {**package.files, "README.md": card.encode()}
+        files: dict[str, Path | bytes] = {**package.files, CARD: card.encode()}
         if others:
             with _staged(files, others, name) as folder:
                 check_files(folder, package.expected)
         return Contents(files, tuple(sorted(stale)))
 
-    return wanted
-
-
-# -------------------------------------------------------------------------------------- the files
-
-
-def _publishable(folder: Path, notes: list[str]) -> Iterator[tuple[str, Path]]:
-    """The files that go, by name; what stays is noted."""
-    inside = folder.resolve()
-    for top, folders, files in os.walk(folder):
-        here = Path(top)
-        for name in list(folders):
-            if name.startswith(".") or (here / name).is_symlink():
-                folders.remove(name)
-                if not name.startswith("."):
-                    notes.append(_stays(here / name, folder))
-        folders.sort()
-        for name in sorted(files):
-            path = here / name
-            if name.startswith("."):
-                continue
-            if path.is_file() and path.resolve().is_relative_to(inside):
-                yield path.relative_to(folder).as_posix(), path
-            else:
-                notes.append(_stays(path, folder))
-
-
-def _stays(path: Path, folder: Path) -> str:
-    what = "a link" if path.is_symlink() else "no file"
-    return f"{path.relative_to(folder)} is not published: it is {what}."
-
-
-def _refuse_secrets(name: str, path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            if b"\0" in stream.read(_TEXT_SAMPLE):
-                return  # an image, Parquet: not written by hand
-            stream.seek(0)
-            for number, raw in enumerate(stream, start=1):
-                line = raw.decode(errors="replace")
-                if without_secrets(line) != line:
-                    raise NotPublishable(
-                        f"{name}:{number} holds something that looks like a token or a key.",
-                        hint="Take it out; nothing has been uploaded.",
-                    )
-    except OSError as error:
-        raise NotPublishable(f"{path} cannot be read: {error.strerror or error}.") from error
+    return contents
 
 
 def check_license(folder: Path, license_id: str) -> None:
-    """Whether a dataset says all that a licence needs, before that becomes its own.
+    """Check that a dataset's card says all that a licence needs, before that becomes its own.
 
     Raises:
-        NotPublishable: Its card does not say which one `other` is.
+        NotPublishable: It does not say which one `other` is.
     """
     files = dict(_publishable(folder, []))
-    if "README.md" in files:
-        text = files["README.md"].read_text(encoding="utf-8", errors="replace")
+    if CARD in files:
+        text = files[CARD].read_text(encoding="utf-8", errors="replace")
         _check_license(license_id, Card.parse(text).front, files)
 
 
@@ -221,38 +156,45 @@ def _check_license(license_id: Any, front: Mapping[str, Any], files: Iterable[st
     name, link = (front.get(key) for key in ("license_name", "license_link"))
     if not isinstance(name, str) or not isinstance(link, str):
         raise NotPublishable(
-            "The licence is `other`, and README.md does not say which one.",
+            f"The licence is `other`, and {CARD} does not say which one.",
             hint="Add `license_name: ...` and `license_link: ...` to the front matter of "
-            "dataset/README.md; the link is a URL, or LICENSE with that file beside the card.",
+            f"dataset/{CARD}; the link is a URL, or LICENSE with that file beside the card.",
         )
     if "://" not in link and link not in files:
         raise NotPublishable(
-            f"README.md: `license_link` names {link}, and there is no such file beside it.",
+            f"{CARD}: `license_link` names {link}, and there is no such file beside it.",
             hint="Put it into the dataset's folder, or give a URL.",
         )
 
 
-# --------------------------------------------------------------------------------- the repository
+def _publishable(folder: Path, notes: list[str]) -> Iterator[tuple[str, Path]]:
+    """The files that go, by name; what stays is noted."""
+    inside = folder.resolve()
+    for top, folders, files in os.walk(folder):
+        here = Path(top)
+        linked = [name for name in folders if (here / name).is_symlink()]
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in linked)
+        for name in sorted([*linked, *files]):
+            path = here / name
+            if name.startswith("."):
+                continue
+            if path.is_file() and path.resolve().is_relative_to(inside):
+                yield path.relative_to(folder).as_posix(), path
+            else:
+                what = "a link" if path.is_symlink() else "no file"
+                notes.append(f"{path.relative_to(folder)} is not published: it is {what}.")
 
 
-def _refuse_foreign(package: Package, remote: Remote, card: Card) -> None:
-    """Never replace or delete files that regforge did not write, nor shadow what they hold.
-
-    With our card beside them, `load_dataset` would give their readers our dataset.
-    """
-    if card.ours is not None:
-        return
-    taken = sorted(
-        path
-        for path in remote.files
-        if path != "README.md" and (path in package.files or not _NO_DATA.fullmatch(path))
-    )
-    if taken:
-        raise AnotherDataset(
-            f"The repository holds a dataset that regforge did not make: {taken[0]} is there, and "
-            "its README.md has no part of regforge's.",
-            hint="Choose another one with --repo-id, or delete those files on the Hub first.",
-        )
+def _refuse_secrets(name: str, path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            if b"\0" in stream.read(_TEXT_SAMPLE):
+                return  # an image, Parquet: not written by hand
+            stream.seek(0)
+            lines = (raw.decode(errors="replace") for raw in stream)
+            refuse_secrets(name, lines, NotPublishable)
+    except OSError as error:
+        raise NotPublishable(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 @contextmanager

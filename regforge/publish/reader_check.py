@@ -1,17 +1,17 @@
-"""Loads a folder the way somebody who uses the dataset will, and looks at what they get.
+"""Loads a folder the way a reader of the dataset will, and compares what they get with what it is.
 
 `datasets.load_dataset` takes a folder and a repository of the Hub by the same rules, so what comes
-out here comes out there. Knows what a dataset of regforge must hold; knows nothing of the Hub.
+out here comes out there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Expected:
         rows: How many images.
         recipe_digest: Which recipe they are of.
         slots: Names of the recipe's slots, in order.
-        data: The Parquet files, in order, as paths in the folder.
+        data: Paths of the Parquet files in the folder, in order.
         content: The digest of the rows that the card names, see `Survey.content`.
     """
 
@@ -51,10 +51,7 @@ class Expected:
 
 
 def check_card(text: str, slots: Sequence[str]) -> str:
-    """Whether a card says about the files what regforge says about them.
-
-    Returns:
-        The digest of the rows that it names.
+    """Check that a card says of the files what regforge does; returns the digest that it names.
 
     Raises:
         NotPublishable: It does not; the message names the key.
@@ -80,9 +77,7 @@ def check_card(text: str, slots: Sequence[str]) -> str:
 
 
 def check_files(folder: Path, expected: Expected) -> None:
-    """Whether a folder's files, as `datasets` picks them, are the dataset, and complete.
-
-    Reads no image.
+    """Check that a folder's files, as `datasets` picks them, are the dataset; reads no image.
 
     Raises:
         NotPublishable: There are others, or fewer; or a reader would get other columns.
@@ -125,13 +120,8 @@ def check_rows(
 ) -> list[str]:
     """Read every row as a reader does, streaming; a few are in memory at a time.
 
-    Args:
-        folder: The folder.
-        expected: What must come out.
-        advance: Told how many rows more are done.
-
-    Returns:
-        What people should know about them, a sentence each.
+    Calls `advance` with how many rows more are done, and returns what people should know, a
+    sentence each.
 
     Raises:
         NotPublishable: An image is not the one that its row says, or the rows are others.
@@ -140,7 +130,9 @@ def check_rows(
 
     places: dict[str, str] = {}
     survey = Survey(expected.slots)
-    written, last = _written(folder, expected), -1
+    # As they were written; the files' checksums are looked at.
+    written = (row for name in expected.data for row in read_rows(folder / name, images=False))
+    last = -1
     with _reading() as (datasets, cache):
         stream = datasets.load_dataset(
             str(folder),
@@ -155,7 +147,8 @@ def check_rows(
         batches = stream.iter(_ROWS_AT_A_TIME)
         # Ours first: of a damaged file it knows the name.
         while own := list(islice(written, _ROWS_AT_A_TIME)):
-            rows = _rows(next(batches, {}))
+            batch: dict[str, list[Any]] = next(batches, {})
+            rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
             if len(rows) != len(own):
                 raise NotPublishable(f"A reader would get fewer than {expected.rows} images.")
             for row, one in zip(rows, own, strict=True):
@@ -163,7 +156,10 @@ def check_rows(
                 survey.add(one)
                 last = one.index
             _refuse_secrets(rows)
-            _note_places(rows, places)
+            for row, column in product(rows, _PLACES):
+                value = row[column]
+                if value and column not in places and without_folders(value) != value:
+                    places[column] = value
             advance(len(rows))
         if next(batches, None):
             raise NotPublishable(f"A reader would get more than {expected.rows} images.")
@@ -179,12 +175,6 @@ def check_rows(
         f"{value}"
         for column, value in places.items()
     ]
-
-
-def _written(folder: Path, expected: Expected) -> Iterator[ImageRow]:
-    """The rows as they were written, without images; the files' checksums are looked at."""
-    for name in expected.data:
-        yield from read_rows(folder / name, images=False)
 
 
 def _check_row(row: dict[str, Any], written: ImageRow, expected: Expected, last: int) -> None:
@@ -203,31 +193,19 @@ def _check_row(row: dict[str, Any], written: ImageRow, expected: Expected, last:
 
 
 def _refuse_secrets(rows: Sequence[dict[str, Any]]) -> None:
-    said = [
+    texts = [
         "\n".join(_texts({key: value for key, value in row.items() if key != "image"}))
         for row in rows
     ]
-    together = "\n".join(said)
+    together = "\n".join(texts)
     if without_secrets(together) == together:  # once for all: it looks through the environment
         return
-    marked = (row for row, text in zip(rows, said, strict=True) if without_secrets(text) != text)
+    marked = (row for row, text in zip(rows, texts, strict=True) if without_secrets(text) != text)
     raise NotPublishable(
         f"The row of image {next(marked, rows[0])['id']} holds something that looks like a token "
         "or a key.",
         hint="Take it out of the recipe's captions, phrases or prompts, and run it again.",
     )
-
-
-def _note_places(rows: Sequence[dict[str, Any]], places: dict[str, str]) -> None:
-    for row in rows:
-        for column in _PLACES:
-            value = row[column]
-            if value and column not in places and without_folders(value) != value:
-                places[column] = value
-
-
-def _rows(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
 def _texts(value: Any) -> Iterator[str]:

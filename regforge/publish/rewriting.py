@@ -31,9 +31,6 @@ _MADE_WITH = re.compile(r"^\| made with \| (.*) \|$", re.MULTILINE)
 def recipe_of(folder: Path) -> Recipe:
     """The recipe of a finished dataset, with the names of files alone; none of them is looked for.
 
-    Args:
-        folder: The dataset's.
-
     Raises:
         DatasetError: It has none, or one that cannot be read.
     """
@@ -46,13 +43,8 @@ def rewrite(folder: Path, shards: Path, settings: Mapping[str, Any]) -> bool:
     Killed at any instant, the files are those of before, those of afterwards, or the new card
     beside the old recipe; the next call goes on from there.
 
-    Args:
-        folder: The dataset's.
-        shards: Those it was built from: they know what was refused.
-        settings: Keys of the section with their new values.
-
-    Returns:
-        Whether anything had to be written.
+    `settings` has the keys of the section with their new values; the shards that it was built from
+    know what was refused. Returns whether anything had to be written.
 
     Raises:
         DatasetError: The recipe or the card cannot be read, or a shard is missing.

@@ -19,8 +19,9 @@ from regforge.dataset.reading import NoDataset, read_rows
 from regforge.errors import RegforgeError
 from regforge.hub import Remote
 from regforge.progress import Reporter
-from regforge.publish.package import AnotherDataset, check, wanted_by
+from regforge.publish.package import check, contents_of
 from regforge.publish.reader_check import NotPublishable
+from regforge.publish.requirements import RepositoryTaken
 
 DATA = "data/train-00000-of-00001.parquet"
 OURS = ["README.md", "caption.j2", DATA, "recipe.yaml", "samples.webp"]
@@ -46,7 +47,7 @@ def publish(dataset: Path, **options: int) -> list[str]:
     """All that happens before the first byte goes up; returns the notes."""
     package = packed(dataset, **options)
     check(package, "teapots", QUIET)
-    wanted_by(package, "teapots", [])(remote({}, None))
+    contents_of(package, "teapots", [])(remote({}, None))
     return package.notes
 
 
@@ -62,7 +63,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_a_dataset_goes_up_as_it_lies_there(built_once: Path) -> None:
     package = packed(built_once)
     check(package, "teapots", QUIET)
-    wanted = wanted_by(package, "teapots", [])(remote({}, None))
+    wanted = contents_of(package, "teapots", [])(remote({}, None))
     assert sorted(wanted.files) == sorted(OURS)
     assert wanted.files[DATA] == built_once / DATA
     assert wanted.files["README.md"] == (built_once / "README.md").read_bytes()
@@ -350,7 +351,7 @@ def test_stale_files_of_ours_are_deleted_and_nobody_else_s(built_once: Path) -> 
         ".gitattributes": "",
         "eval/train-1.parquet": "",
     }
-    wanted = wanted_by(package, "teapots", [])(remote(there))
+    wanted = contents_of(package, "teapots", [])(remote(there))
     assert wanted.delete == (
         "data/train-00000-of-00002.parquet",
         "data/train-00001-of-00002.parquet",
@@ -372,8 +373,8 @@ def test_stale_files_of_ours_are_deleted_and_nobody_else_s(built_once: Path) -> 
 def test_a_repository_with_something_else_in_it_is_left_alone(
     built_once: Path, there: dict[str, str]
 ) -> None:
-    wanted = wanted_by(packed(built_once), "teapots", [])
-    with pytest.raises(AnotherDataset, match="regforge did not make") as caught:
+    wanted = contents_of(packed(built_once), "teapots", [])
+    with pytest.raises(RepositoryTaken, match="regforge did not make") as caught:
         wanted(remote(there))
     assert caught.value.exit_code == 2
 
@@ -381,7 +382,7 @@ def test_a_repository_with_something_else_in_it_is_left_alone(
 def test_a_repository_with_a_readme_alone_is_filled(built_once: Path) -> None:
     there = {"README.md": "---\nlicense: mit\nviewer: false\n---\n# Soon\n"}
     there |= dict.fromkeys((".gitattributes", "LICENSE.txt", ".github/x.json", "HOW.md"), "")
-    wanted = wanted_by(packed(built_once), "teapots", [])(remote(there))
+    wanted = contents_of(packed(built_once), "teapots", [])(remote(there))
     card = wanted.files["README.md"].decode()
     assert card.endswith("<!-- regforge:end -->\n\n# Soon\n")
     assert "license: cc-by-4.0\n" in card
@@ -401,7 +402,7 @@ def test_a_file_there_that_changes_what_a_reader_gets_is_refused(
 ) -> None:
     there = {"README.md": (built_once / "README.md").read_text(), path: text, "x.csv": "a\n1\n"}
     with pytest.raises(NotPublishable):
-        wanted_by(packed(built_once), "teapots", [])(remote(there))
+        contents_of(packed(built_once), "teapots", [])(remote(there))
 
 
 def test_a_path_that_leads_out_of_a_folder_goes_nowhere(
@@ -414,7 +415,7 @@ def test_a_path_that_leads_out_of_a_folder_goes_nowhere(
         "../../../out.txt": "x",
         str(tmp_path / "absolute.txt"): "x",
     }
-    wanted_by(packed(built_once), "teapots", [])(remote(there))
+    contents_of(packed(built_once), "teapots", [])(remote(there))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tmp"]
 
 
