@@ -386,8 +386,7 @@ def _cost(recipe: Recipe, calls: CallPlan) -> float | None:
 
 def _image_price(recipe: Recipe) -> float | None:
     """US dollars for an image, by today's list; None if unknown."""
-    from regforge.images.hosted import SIDE
-    from regforge.providers.image_model import image_price
+    from regforge.images.hosted import SIDE, image_price
 
     render = recipe.render
     if render.renderer == "local":

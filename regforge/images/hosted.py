@@ -1,17 +1,18 @@
-"""Draws with an image service.
+"""Draws with an image service, patiently and within its budget; answers are not trusted.
 
 A service draws each image by itself, so batches are single images; several are asked for at the
-same time. Knows what images must be like; how a service is asked, and paid, is the business of
-`regforge.providers`.
+same time. How calls are limited and paid for is in `providers.calls`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import io
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -28,28 +29,48 @@ from regforge.images.interface import (
 )
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.providers.errors import CallFailed, ModelUnusable, UnknownModel, WrongKey
-from regforge.providers.image_model import TRIES, ImageClient, ImageRequest
-from regforge.providers.library import EventLoop, close_clients, missing_key
-from regforge.providers.limits import Clock, RealClock
+from regforge.providers import library
+from regforge.providers.calls import Caller, Clock, Reply, server_arguments
+from regforge.providers.errors import CallFailed, ModelUnusable, UnknownModel, WrongKey, meaning
 from regforge.recipe.models import Render
 from regforge.records import ImageJob
 
 SIDE = 1024
 """Pixels of an image whose recipe names no size; services want to be told one."""
+TRIES = 6
+"""How often an image is asked for when the service is busy, fails or sends something else."""
 
+_TIMEOUT = 180.0
+_MOST_BYTES = 64 * 2**20
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
-class HostedRenderer:
-    """A `Renderer` that asks an image service.
+def require_service(render: Render) -> None:
+    """See that a service can be asked, as far as that is known without asking it.
 
-    Args:
-        render: Which model and where.
-        journal: Where calls, their cost and refusals are written down.
-        reporter: Where people are told that the service is busy.
-        clock: For tests that do not want to wait.
+    Raises:
+        ModelUnavailable: There is no key.
     """
+    if key := library.missing_key(render.model, render.api_base):
+        raise ModelUnavailable(
+            f"There is no API key for {render.model} (render.model).",
+            hint=f"Set the environment variable {key}.",
+        )
+
+
+def image_price(render: Render, width: int, height: int) -> float | None:
+    """Price of one image in US dollars: by the recipe, else by LiteLLM's list, else free at home.
+
+    None if unknown.
+    """
+    if render.cost_per_image is not None:
+        return render.cost_per_image
+    listed = library.listed_image_price(render.model, width, height)
+    return 0.0 if listed is None and library.is_local(render.model, render.api_base) else listed
+
+
+class HostedRenderer:
+    """A `Renderer` that asks an image service."""
 
     batch_size = 1
 
@@ -60,8 +81,10 @@ class HostedRenderer:
             render.model, None, "unknown", "unknown", render.width or SIDE, render.height or SIDE
         )
         self._render = render
-        self._client = ImageClient(render, journal, reporter, clock or RealClock())
-        self._loop = EventLoop()
+        self._journal = journal
+        self._reporter = reporter
+        self._caller = Caller("render", "image_call", render, journal, clock or Clock())
+        self._loop = library.EventLoop()
 
     def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
         """See `Renderer.render`. When one image fails for good, those on their way come first."""
@@ -94,62 +117,147 @@ class HostedRenderer:
 
     def close(self) -> None:
         """Stop asking."""
-        if self._client.used:
-            self._loop.run(close_clients())
+        if self._caller.usage.calls:
+            self._loop.run(library.close_clients())
         self._loop.close()
 
     async def _draw(self, job: ImageJob) -> RenderedImage:
         width, height = job_size(job, self.identity)
-        request = ImageRequest(job.id, job.prompt.text, width, height, self._extra(job))
         try:
-            pixels = await self._client.draw(request, lambda file: _decoded(file, width, height))
+            return RenderedImage(job, await self._try_often(job, width, height), nsfw=False)
         except CallFailed as failure:
             if failure.kind != "policy":
-                raise self._without_an_image(failure) from failure
+                raise self._no_image(failure) from failure
             # A black image in place of the one that the service did not want to draw.
             return RenderedImage(job, np.zeros((height, width, 3), np.uint8), nsfw=True)
         except (WrongKey, UnknownModel) as error:
             raise ModelUnavailable(error.message, hint=error.hint) from error
         except ModelUnusable as error:
             raise RenderError(error.message, hint=error.hint) from error
-        return RenderedImage(job, pixels, nsfw=False)
 
-    def _extra(self, job: ImageJob) -> dict[str, Any]:
-        """What is sent to a server of one's own; official ones refuse what they do not know."""
+    async def _try_often(self, job: ImageJob, width: int, height: int) -> Pixels:
+        """Ask for an image, again and again if need be."""
+        render, attempt = self._render, 1
+        limited = render.max_cost is not None
+        while True:
+            try:
+                reply = await self._caller.send(
+                    lambda: self._send(job, width, height),
+                    model=render.model,
+                    entry={"image": job.id, "attempt": attempt},
+                    # Prices are in LiteLLM, which takes seconds to import.
+                    most=image_price(render, width, height) if limited else None,
+                )
+                return _decoded(await self._file_in(reply), width, height)
+            except CallFailed as failure:
+                text, wait, last = failure.message, 0.0, attempt == TRIES
+                if failure.may_pass and last:
+                    text += f" Given up after {TRIES} tries."
+                elif failure.may_pass:
+                    wait = self._caller.seconds_to_wait(render.model, failure, attempt)
+                    text += f" Tried again after {wait:.1f} s."
+                self._journal.failure("images", job.id, text, failure.raw)
+                if last or not failure.may_pass:
+                    raise
+                if attempt == 2:
+                    self._reporter.say(f"{render.model}: {failure.message} Trying again.")
+            await self._caller.clock.sleep(wait)
+            attempt += 1
+
+    async def _send(self, job: ImageJob, width: int, height: int) -> Reply:
         render = self._render
+        arguments = server_arguments("render", render.model, render.api_base)
         negative = render.negative_prompt or None
         extra = {"seed": job.seed, "steps": render.steps, "negative_prompt": negative}
-        return {
-            name: value
-            for name, value in extra.items()
-            if value is not None and is_told(render, name)
-        }
+        # For a server of one's own; official ones refuse what they do not know.
+        extra = {k: v for k, v in extra.items() if v is not None and is_told(render, k)}
+        if extra:
+            arguments["extra_body"] = extra
+        try:
+            reply = await asyncio.wait_for(
+                library.litellm().aimage_generation(
+                    model=render.model,
+                    prompt=job.prompt.text,
+                    n=1,
+                    size=f"{width}x{height}",
+                    timeout=_TIMEOUT,
+                    num_retries=0,
+                    drop_params=True,
+                    **arguments,
+                ),
+                1.5 * _TIMEOUT,
+            )
+        except TimeoutError:
+            raise CallFailed("timeout", f"No reply within {_TIMEOUT:g} s.") from None
+        except Exception as error:
+            raise meaning(
+                error,
+                section="render",
+                model=render.model,
+                base=render.api_base,
+                answered=self._caller.answers > 0,
+                timeout=_TIMEOUT,
+            ) from error
+        listed = library.money(getattr(reply, "_hidden_params", {}).get("response_cost"))
+        if not listed or render.cost_per_image is not None:
+            listed = image_price(render, width, height)
+        return Reply(tuple(getattr(reply, "data", None) or ()), listed)
 
-    def _without_an_image(self, failure: CallFailed) -> RenderError:
-        model = self.identity.model
+    def _no_image(self, failure: CallFailed) -> RenderError:
         where = f" at {self._render.api_base}" if self._render.api_base else ""
         if failure.may_pass:
             return RenderError(
-                f"{model}{where} did not draw an image in {TRIES} tries: {failure.message}",
+                f"{self._render.model}{where} did not draw an image in {TRIES} tries: "
+                f"{failure.message}",
                 hint="Run the same command again when it is back; what was made is kept.",
             )
         return RenderSettingError(
-            f"{model}{where} does not accept the request: {failure.message}",
+            f"{self._render.model}{where} does not accept the request: {failure.message}",
             hint=failure.hint
             or "Often the size: services draw only certain render.width and render.height.",
         )
 
+    # ---------------------------------------------------------------------------------- the file
 
-def require_service(render: Render) -> None:
-    """See that a service can be asked, as far as that is known without asking it.
+    async def _file_in(self, reply: Reply) -> bytes:
+        """The image file in an answer, or behind the address in it."""
+        for entry in reply.content:
+            if entry.b64_json:
+                try:
+                    return base64.b64decode(entry.b64_json.rpartition(",")[2], validate=True)
+                except binascii.Error as error:
+                    raise CallFailed("server", "The answer is not readable.") from error
+            if entry.url:
+                return await self._download(entry.url)
+        raise CallFailed("server", "The answer holds no image.")
 
-    Raises:
-        ModelUnavailable: There is no key.
-    """
-    if key := missing_key(render.model, render.api_base):
-        raise ModelUnavailable(
-            f"There is no API key for {render.model} (render.model).",
-            hint=f"Set the environment variable {key}.",
+    async def _download(self, url: str) -> bytes:
+        import httpx
+
+        if not self._may_fetch(url):
+            raise CallFailed("refused", "It answered with an address that is not https.", raw=url)
+        content = bytearray()
+        try:
+            async with (
+                httpx.AsyncClient(timeout=60, follow_redirects=False) as client,
+                client.stream("GET", url) as response,
+            ):
+                kind, status = response.headers.get("content-type", ""), response.status_code
+                if status != 200 or not kind.startswith(("image/", "application/o")):
+                    raise CallFailed("server", f"The image cannot be fetched (status {status}).")
+                async for piece in response.aiter_bytes():
+                    content += piece
+                    if len(content) > _MOST_BYTES:
+                        raise CallFailed("refused", "It sent too large an image file.")
+        except httpx.HTTPError as error:
+            raise CallFailed("server", "The image cannot be fetched.", raw=str(error)) from error
+        return bytes(content)
+
+    def _may_fetch(self, url: str) -> bool:
+        """Whether an address in a reply is a safe one: https, or the recipe's own server."""
+        address, own = urlsplit(url), urlsplit(self._render.api_base or "")
+        return address.scheme == "https" or (
+            address.scheme == own.scheme == "http" and address.netloc == own.netloc
         )
 
 

@@ -1,59 +1,70 @@
-"""The language model client.
+"""The language model client: usable answers from a model that is busy, down, talkative or wrong.
 
     with LanguageModelClient(recipe.prompts.llm, journal=journal) as client:
         answers = client.ask([Question(item, messages, Reply), ...])
 
-Sends chats through LiteLLM, and finds the answer in what comes back. How answers are got is in
-`conversation`, how calls are limited in `calls`.
+    question ── kept on disk? ── ask ── reply fits? ── answer
+                                  │         └ no: show it what is wrong, once; then start afresh
+                                  └ failed: wait and ask again; refuses the form: ask in another
+
+Every failed call is one line of the ledger. What can only go wrong again (no key, no server, no
+money) ends the run at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from regforge.errors import RegforgeError
-from regforge.journal import Journal, without_secrets
-from regforge.progress import Reporter
+from regforge.files import StorageError
+from regforge.journal import Journal
+from regforge.progress import Reporter, duration
 from regforge.providers import library
-from regforge.providers.calls import Price, Usage
-from regforge.providers.conversation import Asker
+from regforge.providers.calls import MINUTE, Caller, Clock, Reply, Usage
+from regforge.providers.chat import (
+    Call,
+    ChatModel,
+    Conversation,
+    ModelState,
+    Question,
+    chooses_only,
+)
 from regforge.providers.errors import (
     CallFailed,
-    CostLimitReached,
     ModelUnusable,
-    OutOfCredit,
-    UnknownModel,
     UnreachableModel,
-    WrongKey,
 )
-from regforge.providers.limits import Clock, RealClock
-from regforge.providers.questions import Call, Question, Received
-from regforge.providers.replies import ReplyCache, json_values, without_thoughts
+from regforge.providers.replies import (
+    Reading,
+    ReplyCache,
+    Rung,
+    Schema,
+    key_of,
+    repair_turn,
+    strict_schema,
+    understand,
+    without_annotations,
+)
 from regforge.recipe.prompts import LanguageModel
+from regforge.version import __version__
 
-__all__ = [
-    "CostLimitReached",
-    "LanguageModelClient",
-    "ModelUnusable",
-    "OutOfCredit",
-    "Question",
-    "UnknownModel",
-    "UnreachableModel",
-    "Usage",
-    "WrongKey",
-    "estimate_cost",
-]
+__all__ = ["LanguageModelClient", "Question", "estimate_cost"]
 
-_EMBEDDED = "embedded/"
-_VLLM = "hosted_vllm/"
+_TRIES_TO_CONNECT = 3
+"""Before the first answer; a server that has answered gets all the tries there are."""
+_SILENT_QUESTIONS = 3
+"""So many questions in a row without any answer, and the server counts as down."""
+_SHORT_WAIT = 5.0
+"""Seconds that pass without a message; longer waits look as if it hung."""
+_GRACE = 1.0
+"""Seconds for calls that are under way when the run stops."""
 
 
 class LanguageModelClient:
-    """Asks a language model, many questions at a time, and keeps what it says.
+    """Asks a language model, many questions at a time, and keeps its replies.
 
     A context manager; one event loop serves it for its life. Works in notebooks too.
 
@@ -61,8 +72,12 @@ class LanguageModelClient:
         settings: Which model, and how it may be used.
         journal: Gets every call (`log.jsonl`) and every failure (`ledger.jsonl`).
         cache_dir: Where replies are kept; `replies` in the cache folder by default.
-        reporter: Told what a person should know while it works.
+        reporter: Shows a person what they should know while it works.
         clock: For tests that do not want to wait.
+
+    Attributes:
+        failed: Items without an answer, and why.
+        chooses_only: Whether the model chooses among given phrases and cannot write any.
     """
 
     def __init__(
@@ -74,28 +89,25 @@ class LanguageModelClient:
         reporter: Reporter | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._provider = _LiteLLM(settings)
-        self._asker = Asker(
-            settings,
-            self._provider,
-            journal,
-            ReplyCache(cache_dir) if settings.cache else None,
-            clock or RealClock(),
-            (reporter or Reporter()).say,
-        )
+        self.failed: dict[str, str] = {}
+        self.chooses_only = chooses_only(settings.model)
+        self._settings = settings
+        self._journal = journal
+        self._reporter = reporter or Reporter()
+        self._clock = clock or Clock()
+        self._cache = ReplyCache(cache_dir) if settings.cache else None
+        self._chat = ChatModel(settings)
+        self._caller = Caller("prompts.llm", "llm_call", settings, journal, self._clock)
         self._loop = library.EventLoop()
-        self.chooses_only = self._provider.chooses_only(settings.model)
-        """Whether the model is good at choosing among given phrases and cannot write any."""
+        self._models: dict[str, ModelState] = {}
+        self._quiet_until = float("-inf")
+        self._stopping = False
+        self._silence = (0, 0)  # answers there were, questions given up since
 
     @property
     def usage(self) -> Usage:
         """Calls, tokens and cost so far."""
-        return self._asker.usage
-
-    @property
-    def failed(self) -> Mapping[str, str]:
-        """Items without an answer, and why."""
-        return self._asker.failed
+        return self._caller.usage
 
     def ask(self, questions: Sequence[Question]) -> list[Any | None]:
         """Ask all of them, as many at a time as the settings allow.
@@ -105,20 +117,15 @@ class LanguageModelClient:
             the ledger and in `failed`.
 
         Raises:
-            UnreachableModel: Nobody answers.
-            WrongKey: There is no API key, or it is not taken.
-            UnknownModel: There is no such model.
-            OutOfCredit: The provider's account is empty.
-            CostLimitReached: The next call could exceed `max_cost`.
-            ModelUnusable: Anything else that would happen to every question.
+            ModelUnusable: One of its kinds, or anything else that would happen to every question.
         """
-        return self._loop.run(self._asker.answer_all(questions))
+        return self._loop.run(self._answer_all(questions))
 
     def close(self) -> None:
         """Close connections; what was answered stays in the cache."""
-        if self._provider.used:
+        if self._chat.used:
             self._loop.run(library.close_clients())
-            self._provider.used = False
+            self._chat.used = False
         self._loop.close()
 
     def __enter__(self) -> LanguageModelClient:
@@ -127,159 +134,291 @@ class LanguageModelClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def _answer_all(self, questions: Sequence[Question]) -> list[Any | None]:
+        self._stopping = False
+        tasks = [asyncio.ensure_future(self._answer(question)) for question in questions]
+        try:
+            # Unlike gather, it leaves the tasks alone when this one is cancelled.
+            if tasks:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error
+            return [task.result() for task in tasks]
+        except ModelUnusable as error:
+            if self._cache and self._caller.answers:
+                error.hint = f"{error.hint or ''} What was answered so far is kept.".strip()
+            raise
+        finally:
+            # Start nothing more, and let what is under way come in, for it is paid for.
+            self._stopping = True
+            for task in tasks:
+                if task not in self._caller.under_way:
+                    task.cancel()
+            if self._caller.under_way:
+                await asyncio.wait(tasks, timeout=_GRACE)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, question: Question) -> Any | None:
+        model = question.model or self._settings.model
+        self._models.setdefault(model, ModelState())
+        schema: Schema = question.schema or question.reply.model_json_schema()
+        strict = False
+        if not chooses_only(model):
+            schema, strict = strict_schema(without_annotations(schema))
+        key = self._key(question, model, schema)
+        kept = self._kept(question, model, key)
+        if kept is not None:
+            return kept
+        # Waiting after a failure keeps its place: a server in trouble should not meet new
+        # questions, and one that is down shows it before all of them were asked.
+        async with self._caller.limiter.place():
+            try:
+                return await self._converse(
+                    Conversation(question, model, schema, strict, key, question.messages)
+                )
+            except RegforgeError:
+                self._stopping = True  # before the place goes to the next question
+                raise
+
+    async def _converse(self, conversation: Conversation) -> Any | None:
+        for attempt in range(1, self._settings.max_attempts + 1):
+            try:
+                reply = await self._ask(conversation, attempt)
+            except CallFailed as failure:
+                if not await self._wait_out(conversation, failure, attempt):
+                    return None
+                continue
+            reading = self._read(conversation, reply)
+            if reading.value is not None:
+                self._keep(conversation, reply)
+                return reading.value
+            if not self._go_on(conversation, reply, reading, attempt):
+                return None
+        return None
+
+    # Replies
+
+    def _read(self, conversation: Conversation, reply: Reply) -> Reading:
+        if reply.finish_reason == "length":
+            most = self._settings.max_tokens
+            cut_off = f"The reply was cut off at prompts.llm.max_tokens = {most}; raise it."
+            return Reading(None, (cut_off,))
+        if reply.finish_reason == "content_filter":
+            return Reading(None, ("The provider's content filter stopped the reply.",))
+        question, model = conversation.question, self._models[conversation.model]
+        reading = understand(reply.content, question.reply, question.problems)
+        if reading.fits:
+            model.fitted = True
+        elif not model.fitted and not chooses_only(conversation.model):
+            # A server may take a schema and ignore it; the model then has never seen it.
+            model.step_to(Rung.SCHEMA_AND_WORDS)
+        return reading
+
+    def _go_on(
+        self, conversation: Conversation, reply: Reply, reading: Reading, attempt: int
+    ) -> bool:
+        """Write down an unusable reply; whether to ask again, and with which messages."""
+        self.usage.failed_calls += 1
+        cut_off = reply.finish_reason == "length"
+        writes = not chooses_only(conversation.model)
+        finished = reply.finish_reason not in ("length", "content_filter")
+        if finished and writes and reply.content.strip() and not conversation.repairing:
+            conversation.messages = repair_turn(
+                conversation.messages, reply.content, reading.complaints, conversation.schema
+            )
+            conversation.repairing = more = True
+        elif cut_off and conversation.cut_off:
+            more = False  # it is the limit, and not bad luck
+        else:
+            more = conversation.start_afresh()
+        conversation.cut_off = cut_off
+        more = more and attempt < self._settings.max_attempts
+        reason = " ".join(reading.complaints)
+        tries = None if more else attempt
+        self._write_down(conversation, reason, reply.content, given_up_after=tries)
+        return more
+
+    # Failures
+
+    async def _wait_out(
+        self, conversation: Conversation, failure: CallFailed, attempt: int
+    ) -> bool:
+        """Write down a failed call and wait; whether to try again."""
+        tries = self._settings.max_attempts
+        if conversation.answers_before is None:
+            conversation.answers_before = self._caller.answers
+        if failure.kind == "unreachable" and self._caller.answers == 0:
+            tries = min(tries, _TRIES_TO_CONNECT)
+        if not failure.may_pass or attempt >= tries:
+            self._write_down(conversation, failure.message, failure.raw, given_up_after=attempt)
+            if failure.may_pass and self._caller.answers == conversation.answers_before:
+                self._count_silence(conversation.model, failure)
+            return False
+        try:
+            seconds = self._caller.seconds_to_wait(conversation.model, failure, attempt)
+        except UnreachableModel:
+            self._write_down(conversation, failure.message, failure.raw, given_up_after=attempt)
+            raise
+        lasts = failure.kind == "unreachable" or attempt > 1 or seconds > _SHORT_WAIT
+        if lasts and self._clock.now() >= self._quiet_until:
+            self._quiet_until = self._clock.now() + MINUTE  # of many calls, one speaks for all
+            self._reporter.say(f"{failure.message} Trying again in {duration(seconds)}.")
+        again = f"{failure.message} Tried again after {seconds:.1f} s."
+        self._write_down(conversation, again, failure.raw)
+        await self._clock.sleep(seconds)
+        return True
+
+    def _count_silence(self, model: str, failure: CallFailed) -> None:
+        """A question was given up, and no call got an answer since it was first asked."""
+        if failure.kind == "unreachable":
+            raise UnreachableModel(failure.message, hint=failure.hint)
+        answers, silent = self._silence
+        silent = silent + 1 if answers == self._caller.answers else 1
+        self._silence = (self._caller.answers, silent)
+        if silent >= _SILENT_QUESTIONS:
+            raise UnreachableModel(
+                f"{model} did not answer {silent} questions in a row. The last time: "
+                f"{failure.message}",
+                hint="Run the same command again later.",
+            )
+
+    def _write_down(
+        self,
+        conversation: Conversation,
+        reason: str,
+        raw: str | None,
+        given_up_after: int | None = None,
+    ) -> None:
+        item = conversation.question.item
+        if given_up_after is not None:
+            tries = "1 try" if given_up_after == 1 else f"{given_up_after} tries"
+            stop = "." if reason[-1:].isalnum() else ""
+            self.failed[item] = reason = f"{reason}{stop} Given up after {tries}."
+        self._journal.failure("prompts", item, reason, raw)
+
+    # Calls
+
+    async def _ask(self, conversation: Conversation, attempt: int) -> Reply:
+        """Send a question, in another form if the provider does not take the one that it has."""
+        while True:
+            if self._stopping:
+                raise asyncio.CancelledError
+            call, rung = self._call(conversation), self._models[conversation.model].rung
+            try:
+                return await self._send(call, conversation.question.item, attempt)
+            except ModelUnusable as error:
+                self._write_down(conversation, error.message, None, given_up_after=attempt)
+                raise
+            except CallFailed as failure:
+                if failure.kind == "parameter":
+                    now = self._without(failure, call)
+                elif failure.kind == "form" and (below := rung.below) is not None:
+                    now = f"Asked for {below.form} from now on, with the schema in the message."
+                    self._models[conversation.model].step_to(below)
+                else:
+                    raise
+                self._write_down(conversation, f"{failure.message} {now}", failure.raw)
+
+    def _call(self, conversation: Conversation) -> Call:
+        name, settings = conversation.question.reply.__name__, self._settings
+        model = self._models[conversation.model]
+        wanted = {
+            "temperature": settings.temperature,
+            "max_tokens": settings.max_tokens,
+            "seed": conversation.seed,
+        }
+        parameters = {model.renamed.get(key, key): value for key, value in wanted.items()}
+        return Call(
+            conversation.model,
+            model.rung.messages(conversation.messages, conversation.schema),
+            model.rung.response_format(conversation.schema, name, conversation.strict),
+            {key: value for key, value in parameters.items() if key and value is not None},
+        )
+
+    def _without(self, failure: CallFailed, call: Call) -> str:
+        """Leave out or rename the parameter that the provider refuses; what was done, in words."""
+        refused, instead = str(failure.parameter), failure.instead
+        renamed = self._models[call.model].renamed
+        name = "max_tokens" if refused == "max_completion_tokens" else refused
+        known = name in renamed and renamed[name] != refused  # another question has met it before
+        if renamed.get(name) == refused:
+            instead = None  # neither the one nor the other
+        if name == "max_tokens" and instead is None and self._settings.max_cost is not None:
+            raise ModelUnusable(
+                f"{failure.message} Without it, prompts.llm.max_cost cannot be kept.",
+                hint="Leave out prompts.llm.max_cost, or name another model.",
+            )
+        if not known:
+            renamed[name] = instead
+            done = f"{instead} is sent instead" if instead else "it is left out"
+            self._reporter.say(f"{failure.message} From now on {done}.")
+        now = renamed[name]
+        return "Left out from now on." if now is None else f"Sent as {now} from now on."
+
+    async def _send(self, call: Call, item: str, attempt: int) -> Reply:
+        estimate = call.estimated_tokens()
+        model, longest = self._models[call.model], self._settings.max_tokens
+        reading = round(estimate * model.scale)
+        writing = model.longest_reply if longest is None else min(model.longest_reply, longest)
+        # Found out only where it is needed: prices are in LiteLLM, which takes seconds to import.
+        limited = self._settings.max_cost is not None
+        price = self._chat.price(call.model) if limited else None
+        reply = await self._caller.send(
+            lambda: self._chat.send(call),
+            model=call.model,
+            entry={"item": item, "attempt": attempt, "cached": False},
+            tokens=reading + writing,
+            most=None if price is None else price.of(reading, longest or 0),
+        )
+        model.scale = max(model.scale, (reply.prompt_tokens or 0) / estimate)
+        model.longest_reply = max(model.longest_reply, reply.completion_tokens or 0)
+        return reply
+
+    # Kept replies
+
+    def _key(self, question: Question, model: str, schema: Schema) -> str:
+        return key_of(
+            {
+                "model": model,
+                "api_base": self._settings.api_base,
+                "messages": list(question.messages),
+                "schema": schema,
+                "temperature": self._settings.temperature,
+                "max_tokens": self._settings.max_tokens,
+                "seed": question.seed,
+                # The embedded model may choose differently in another version.
+                "version": __version__ if chooses_only(model) else None,
+            }
+        )
+
+    def _kept(self, question: Question, model: str, key: str) -> Any | None:
+        kept = self._cache.get(key) if self._cache else None
+        if kept is None:
+            return None
+        # What was good enough once may not be for today's checks.
+        value = understand(kept, question.reply, question.problems).value
+        if value is not None:
+            self.usage.cached += 1
+            self._journal.event("llm_call", item=question.item, model=model, cached=True)
+        return value
+
+    def _keep(self, conversation: Conversation, reply: Reply) -> None:
+        if self._cache is None:
+            return
+        tokens = (reply.prompt_tokens, reply.completion_tokens)
+        try:
+            self._cache.put(conversation.key, reply.content, conversation.model, tokens)
+        except StorageError as error:
+            self._reporter.say(f"Replies of the language model are not kept: {error.message}")
+            self._cache = None
+
 
 def estimate_cost(
     settings: LanguageModel, prompt_tokens: int, completion_tokens: int
 ) -> float | None:
-    """What so many tokens cost, in US dollars; None if unknown, 0.0 for the embedded model."""
-    price = _LiteLLM(settings).price(settings.model)
+    """Cost of so many tokens, in US dollars; None if unknown, 0.0 for the embedded model."""
+    price = ChatModel(settings).price(settings.model)
     return None if price is None else price.of(prompt_tokens, completion_tokens)
-
-
-class _LiteLLM:
-    """Sends single calls through LiteLLM."""
-
-    def __init__(self, settings: LanguageModel) -> None:
-        self._settings = settings
-        self._answered: set[str] = set()
-        self.used = False
-
-    def chooses_only(self, model: str) -> bool:
-        """Whether it is the embedded model."""
-        return model.startswith(_EMBEDDED)
-
-    def price(self, model: str) -> Price | None:
-        """What its tokens cost: by the settings, else by LiteLLM's list, else nothing at home."""
-        if self.chooses_only(model):
-            return Price(0.0, 0.0)
-        read = self._settings.input_cost_per_token
-        written = self._settings.output_cost_per_token
-        if read is None or written is None:
-            listed = library.listed_price(model)
-            if listed is None and library.is_local(model, self._base(model)):
-                listed = Price(0.0, 0.0)
-            if listed is None:
-                return None
-            read = listed.read if read is None else read
-            written = listed.written if written is None else written
-        return Price(read, written)
-
-    async def send(self, call: Call) -> Received:
-        """Send one call.
-
-        Raises:
-            CallFailed: It got no reply.
-            ModelUnusable: No other call will get one either.
-        """
-        litellm = library.litellm()
-        self.used = True
-        arguments = self._arguments(call)
-        timeout = self._settings.timeout
-        try:
-            if self.chooses_only(call.model):
-                from regforge.embedded import language_model
-
-                language_model.register()
-                with library.ctrl_c_strikes_here():
-                    response = litellm.completion(**arguments)
-            else:
-                # Its timeout starts anew with every byte, and leaves out what it imports first.
-                reply = litellm.acompletion(**arguments, timeout=timeout)
-                response = await asyncio.wait_for(reply, 1.5 * timeout + 5)
-        except TimeoutError:
-            raise CallFailed("timeout", f"No reply within {timeout:g} s.") from None
-        except Exception as error:
-            raise self._meaning(call, error) from error
-        self._answered.add(call.model)
-        return self._received(call, response)
-
-    def _arguments(self, call: Call) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
-            "model": call.model,
-            "messages": list(call.messages),
-            "num_retries": 0,
-            "drop_params": True,
-            **call.parameters,
-        }
-        if call.response_format is not None:
-            arguments["response_format"] = dict(call.response_format)
-        server = library.server_of("prompts.llm", call.model, self._base(call.model))
-        known = server or os.environ.get("HOSTED_VLLM_API_BASE")
-        if call.model.startswith(_VLLM) and not known:
-            raise UnreachableModel(  # LiteLLM would send it to OpenAI
-                f"There is no address for {call.model}.",
-                hint="Put the server's URL into prompts.llm.api_base: http://127.0.0.1:8000/v1.",
-            )
-        return arguments | server
-
-    def _base(self, model: str) -> str | None:
-        """The settings' address, unless it belongs to another provider than this model's."""
-        main, base = self._settings.model, self._settings.api_base
-        same = self.chooses_only(main) or main.partition("/")[0] == model.partition("/")[0]
-        return base if not self.chooses_only(model) and (same or model == main) else None
-
-    def _received(self, call: Call, response: Any) -> Received:
-        choice = response.choices[0] if response.choices else None
-        text = _answer_in(getattr(choice, "message", None))
-        # Half a surrogate pair cannot be sent back, and what is said becomes captions.
-        text = without_secrets(text.encode(errors="replace").decode())
-        usage = getattr(response, "usage", None)
-        read, written = (
-            library.token_count(getattr(usage, name, None))
-            for name in ("prompt_tokens", "completion_tokens")
-        )
-        reason = getattr(choice, "finish_reason", None)
-        if self.chooses_only(call.model):
-            return Received(text, reason, read or 0, written or 0, 0.0)
-        price = self.price(call.model)
-        free = price is not None and price.of(1, 1) == 0
-        if not read or written is None:  # LiteLLM writes 0 where a server says nothing
-            return Received(text, reason, None, None, 0.0 if free else None)
-        cost = None if price is None else price.of(read, written)
-        own = self._settings.input_cost_per_token, self._settings.output_cost_per_token
-        listed = library.money(getattr(response, "_hidden_params", {}).get("response_cost"))
-        if own == (None, None) and listed:
-            cost = listed  # knows about discounts for what the provider had cached
-        return Received(text, reason, read, written, cost)
-
-    def _meaning(self, call: Call, error: Exception) -> RegforgeError:
-        """One of our errors for one of LiteLLM's."""
-        if self.chooses_only(call.model):
-            return _embedded_meaning(error)
-        return library.meaning(
-            error,
-            section="prompts.llm",
-            model=call.model,
-            base=self._base(call.model),
-            answered=call.model in self._answered,
-            timeout=self._settings.timeout,
-            parameters=frozenset(call.parameters),
-        )
-
-
-def _answer_in(message: Any) -> str:
-    """What a message says; servers put it into the content, a tool call, or thoughts alone."""
-    content = library.text_of(getattr(message, "content", None))
-    calls = [call.function for call in getattr(message, "tool_calls", None) or ()]
-    calls.append(getattr(message, "function_call", None))
-    thoughts = library.text_of(getattr(message, "reasoning_content", None))
-    others = getattr(message, "provider_specific_fields", None) or {}
-    said = [
-        content,
-        *(library.text_of(getattr(call, "arguments", None)) for call in calls),
-        library.text_of(others.get("refusal") or getattr(message, "refusal", None)),
-        thoughts,
-    ]
-    if answer := next((text for text in said if next(json_values(text), None) is not None), None):
-        return answer
-    if thoughts and not content.strip():
-        content = f"<think>{thoughts}</think>"
-    return content if without_thoughts(content).strip() else said[-2] or content
-
-
-def _embedded_meaning(error: Exception) -> RegforgeError:
-    said = library.plain(error)
-    if getattr(error, "status_code", None) == 404:  # the weights, or what it needs to write
-        message, _, hint = said.partition("\n")
-        return UnknownModel(f"{message[:1].upper()}{message[1:]}", hint=hint or None)
-    return CallFailed("refused", said)

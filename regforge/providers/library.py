@@ -1,9 +1,8 @@
-"""LiteLLM: how it is imported, what its prices, keys and errors are, and the loop that it runs in.
+"""LiteLLM: its import, its keys and prices, and the event loop that it runs in.
 
-LiteLLM takes seconds to import, so that is done with the first call. Of it two calls are used,
-`acompletion` and `aimage_generation`, with its own retries off: those, limits, cache and checks are
-ours, because its own reject calls instead of queueing them, need packages that it does not install,
-or forget the server's address.
+Two of its calls are used, `acompletion` and `aimage_generation`, with its own retries off: those,
+limits, cache and checks are ours, because its own reject calls instead of queueing them, need
+packages that it does not install, or forget the server's address.
 """
 
 from __future__ import annotations
@@ -15,27 +14,20 @@ import json
 import logging
 import math
 import os
-import re
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from regforge.errors import RegforgeError
-from regforge.journal import without_secrets
-from regforge.providers.calls import Price
-from regforge.providers.errors import Fault, UnreachableModel
-from regforge.providers.limits import retry_after
-
 T = TypeVar("T")
 
-_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?: \w+)?\s*[:-]\s*)+")
 # Another name that a provider's key has, or what takes its place.
 _INSTEAD = {
     "AZURE_API_KEY": "AZURE_AD_TOKEN",
@@ -47,7 +39,7 @@ _MOST_TOKENS = 100_000_000
 
 @functools.cache
 def litellm() -> ModuleType:
-    """LiteLLM, imported so that it asks nothing of the network and says nothing on its own."""
+    """LiteLLM, imported, which takes seconds, without network and without output."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # or it would read .env files
@@ -63,11 +55,6 @@ def litellm() -> ModuleType:
 
 def _amend() -> None:
     """Put right two things that LiteLLM has no setting for."""
-    images: Any = import_module("litellm.images.main")
-    routes: list[Any] = [
-        import_module(f"litellm.llms.openai.{name}")
-        for name in ("openai", "chat.gpt_transformation")
-    ]
 
     def once(send: Callable[..., Any]) -> Callable[..., Any]:
         # It takes `max_retries` and does not hand it on, so that the OpenAI client repeats calls
@@ -86,14 +73,16 @@ def _amend() -> None:
 
         return converted
 
+    images: Any = import_module("litellm.images.main")
     for client in (images.openai_chat_completions, images.azure_chat_completions):
         client.image_generation = once(client.image_generation)
-    for route in routes:
+    for name in ("openai", "chat.gpt_transformation"):
+        route: Any = import_module(f"litellm.llms.openai.{name}")
         route.convert_to_model_response_object = lenient(route.convert_to_model_response_object)
 
 
 def _tidied(response: Any) -> Any:
-    """A reply with contents that are text, and without a usage that cannot be right."""
+    """A reply whose contents are text, without a usage that cannot be right."""
     if not isinstance(response, dict):
         return response
     response, usage = dict(response), response.get("usage")
@@ -123,8 +112,8 @@ def text_of(content: Any) -> str:
     if isinstance(content, Mapping):
         if content.get("type") in ("thinking", "reasoning"):
             return ""
-        said = content.get("text", content.get("content"))
-        return json.dumps(content) if said is None else text_of(said)
+        text = content.get("text", content.get("content"))
+        return json.dumps(content) if text is None else text_of(text)
     return content if isinstance(content, str) else ""
 
 
@@ -134,26 +123,7 @@ async def close_clients() -> None:
     litellm().in_memory_llm_clients_cache.flush_cache()  # they belong to this event loop
 
 
-# ---------------------------------------------------------------------------------- where and who
-
-
-def server_of(section: str, model: str, base: str | None) -> dict[str, Any]:
-    """The arguments that name a server.
-
-    Raises:
-        UnreachableModel: The address is none.
-    """
-    if base is None:
-        return {}
-    if not base.startswith(("http://", "https://")):
-        raise UnreachableModel(
-            f"{section}.api_base is {base!r}, which is no URL.",
-            hint="It looks like http://127.0.0.1:8000/v1.",
-        )
-    arguments = {"api_base": base}
-    if model.startswith("openai/") and not os.environ.get("OPENAI_API_KEY"):
-        arguments["api_key"] = "none"  # servers on this machine rarely want one
-    return arguments
+# -------------------------------------------------------------------------------- keys and prices
 
 
 def is_local(model: str, base: str | None) -> bool:
@@ -162,11 +132,8 @@ def is_local(model: str, base: str | None) -> bool:
         base = os.environ.get("OLLAMA_API_BASE") or "http://localhost:11434"
     try:
         host = urlsplit(base or "").hostname or ""
-    except ValueError:
-        return False
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
+        if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+            return True
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
@@ -175,10 +142,9 @@ def is_local(model: str, base: str | None) -> bool:
 
 def key_of(model: str) -> tuple[str, bool]:
     """The environment variable of the provider's key, and whether it is missing."""
-    library = litellm()
     try:
-        missing = library.validate_environment(model).get("missing_keys") or []
-        provider = library.get_llm_provider(model)[1]
+        missing = litellm().validate_environment(model).get("missing_keys") or []
+        provider = litellm().get_llm_provider(model)[1]
     except Exception:  # it raises plain exceptions for models it does not know
         return "that LiteLLM reads", False
     keys = [name for name in missing if name.endswith(("KEY", "TOKEN"))]
@@ -188,12 +154,7 @@ def key_of(model: str) -> tuple[str, bool]:
 def missing_key(model: str, base: str | None) -> str | None:
     """The environment variable that has to hold the provider's key, and does not.
 
-    Args:
-        model: LiteLLM's name of it.
-        base: A server of one's own: most need no key, and nobody knows which do.
-
-    Returns:
-        None where a key is set, none is needed, or nobody knows.
+    None too where that is unknown: most servers of one's own (`base`) need no key.
     """
     if base is not None or model.startswith("embedded/"):
         return None
@@ -205,11 +166,20 @@ def missing_key(model: str, base: str | None) -> str | None:
     return key if missing and only_here and not set_elsewhere else None
 
 
-# ------------------------------------------------------------------------------ tokens and prices
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a token read and for one written."""
+
+    read: float
+    written: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """US dollars for so many."""
+        return self.read * prompt_tokens + self.written * completion_tokens
 
 
 def listed_price(model: str) -> Price | None:
-    """What LiteLLM's list says of tokens; a price of 0 there means that nobody has looked."""
+    """The price of tokens in LiteLLM's list, where 0 means that nobody has looked."""
     if model.startswith("ollama"):
         return None  # LiteLLM would ask the server about it
     try:
@@ -221,7 +191,7 @@ def listed_price(model: str) -> Price | None:
 
 
 def listed_image_price(model: str, width: int, height: int) -> float | None:
-    """What LiteLLM's list says an image costs, in US dollars; None if it does not."""
+    """The price of an image in LiteLLM's list, in US dollars."""
     from litellm.cost_calculator import default_image_cost_calculator
 
     try:
@@ -254,87 +224,6 @@ def token_count(value: Any) -> int | None:
     return int(count)
 
 
-# ----------------------------------------------------------------------------------------- errors
-
-
-def meaning(
-    error: Exception,
-    *,
-    section: str,
-    model: str,
-    base: str | None,
-    answered: bool,
-    timeout: float,
-    parameters: frozenset[str] = frozenset(),
-) -> RegforgeError:
-    """One of our errors for one of LiteLLM's; see `Fault` for the arguments."""
-    causes = list(_causes(error))
-    host = re.search(r"[Cc]onnect to host ([^\s:]+)", " ".join(map(str, causes)))
-    key, missing = key_of(model)
-    return Fault(
-        section=section,
-        model=model,
-        base=base,
-        status=getattr(error, "status_code", None),
-        names=frozenset(name for each in causes for name in _names(each)),
-        said=" ".join(plain(error).split()),
-        raw=str(error),
-        host=host[1] if host else None,
-        retry_after=next(filter(None, map(_retry_after, causes)), None),
-        answered=answered,
-        timeout=timeout,
-        key=key,
-        key_missing=missing,
-        parameters=parameters,
-    ).meaning()
-
-
-def _names(error: BaseException) -> Iterator[str]:
-    """The name of an exception, and what the provider calls it."""
-    yield type(error).__name__
-    body = getattr(error, "body", None)
-    for code in (
-        getattr(error, "code", None),
-        body.get("code") if isinstance(body, dict) else None,
-    ):
-        if isinstance(code, str):
-            yield code
-
-
-def _retry_after(error: BaseException) -> float | None:
-    response = getattr(error, "response", None)
-    headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None)
-    return retry_after(headers)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that led to it."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            waiting += [each.__cause__, each.__context__]
-
-
-def plain(error: Exception) -> str:
-    """What the provider itself said, without LiteLLM's prefixes, JSON, HTML and keys."""
-    said = str(error).partition("Traceback (most recent call last)")[0]
-    text = _PREFIX.sub("", without_secrets(said[:5000]))
-    try:
-        inner = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        inner = inner.get("error", inner)
-        text = str(inner.get("message") or text) if isinstance(inner, dict) else str(inner)
-    except (ValueError, AttributeError):
-        pass
-    if re.search(r"<(?:html|head|body|title|h1|center)\b", text, re.I):
-        page = re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", text)
-        text = f"a web page: {' '.join(page.split())}"
-    return text.strip()[:300]
-
-
 # ------------------------------------------------------------------------------------- event loop
 
 
@@ -347,13 +236,27 @@ class EventLoop:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Carry it out. Ctrl-C cancels it and is raised when it has ended."""
         runner = self._runner = self._runner or asyncio.Runner()
-        return _aside(lambda: _complete(runner, work))
+
+        def complete() -> T:
+            try:
+                return runner.run(work)
+            except KeyboardInterrupt:
+                _end_tasks(runner.get_loop())  # the work may still be there, half done
+                raise
+
+        return _aside(complete)
 
     def close(self) -> None:
         """End what is left over; work that comes later gets a new loop."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            _aside(lambda: _close(runner))
+        if (runner := self._runner) is None:
+            return
+        self._runner = None
+
+        def close() -> None:
+            _end_tasks(runner.get_loop())
+            runner.close()
+
+        _aside(close)
 
 
 @contextmanager
@@ -370,34 +273,14 @@ def ctrl_c_strikes_here() -> Iterator[None]:
 
 
 def _aside(action: Callable[[], T]) -> T:
-    """Do something with an event loop; in a thread of its own if one runs here already."""
-    if not _in_a_loop():
+    """Call in a thread of its own where this one runs an event loop, as those of notebooks do."""
+    running = None
+    with suppress(RuntimeError):
+        running = asyncio.get_running_loop()
+    if running is None:  # not within an `except`, which errors would take for their context
         return action()
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(action).result()
-
-
-def _in_a_loop() -> bool:
-    """Whether this thread runs an event loop, as those of notebooks do."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _complete(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
-    try:
-        return runner.run(work)
-    except KeyboardInterrupt:
-        # The work may still be there, half done.
-        _end_tasks(runner.get_loop())
-        raise
-
-
-def _close(runner: asyncio.Runner) -> None:
-    _end_tasks(runner.get_loop())
-    runner.close()
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,14 +1,7 @@
-"""From what a language model said to a checked value, and how to ask for a form it will keep to.
+"""From a language model's reply to a checked value, and how to ask for a form it will keep to.
 
 Models wrap their JSON in thoughts, code fences and pleasantries; `understand` looks past all that.
-A schema reaches a model on one of four rungs, the strictest first: `Rung`. Replies that were good
-enough to use are kept on disk, so that the same question to the same model is paid for once:
-
-    <folder>/ab/abcd...json    {"format": 1, "text": "...", "model": "...",
-                                "prompt_tokens": 210, "completion_tokens": 90}
-
-The file's name is the SHA-256 of everything that could change the reply; a damaged file counts as
-none, and none ever holds a key or token. Knows no provider and sends nothing.
+A schema reaches a model on one of four rungs, the strictest first: `Rung`.
 """
 
 from __future__ import annotations
@@ -17,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -42,7 +35,7 @@ class Reading:
 
     Attributes:
         value: An instance of the model that was asked for; None if there are complaints.
-        complaints: What is wrong with it, in sentences that the language model can act on.
+        complaints: What is wrong with it, in sentences that the model can act on.
         fits: Whether it follows the schema, complaints or not.
     """
 
@@ -54,29 +47,23 @@ class Reading:
 def understand(
     text: str, reply: type[BaseModel], problems: Callable[[Any], list[str]] | None = None
 ) -> Reading:
-    """Find the JSON in a reply and check it.
-
-    Args:
-        text: What the language model said.
-        reply: What it has to validate against.
-        problems: Further checks of the validated reply.
-    """
+    """Find the JSON in a reply, validate it against `reply`, and look for further `problems`."""
     reading = None
     for value in json_values(text):
         reading = _check(value, reply, problems)
         if reading.value is not None:
             return reading
-    return reading or Reading(None, (_why_no_json(text),), fits=False)
-
-
-def _why_no_json(text: str) -> str:
-    said = " ".join(text.split())
-    if not said:
-        return "The reply is empty."
-    if not without_thoughts(text).strip():
-        return "The reply consists of thoughts alone; there is no answer in it."
-    start = f"{said[:80]}..." if len(said) > 80 else said
-    return f'The reply has no complete JSON in it. It begins: "{start}"'
+    if reading is not None:
+        return reading
+    start = " ".join(text.split())
+    complaint = f'The reply has no complete JSON in it. It begins: "{start}"'
+    if not start:
+        complaint = "The reply is empty."
+    elif not without_thoughts(text).strip():
+        complaint = "The reply consists of thoughts alone; there is no answer in it."
+    elif len(start) > 80:
+        complaint = f'The reply has no complete JSON in it. It begins: "{start[:80]}..."'
+    return Reading(None, (complaint,), fits=False)
 
 
 def json_values(text: str) -> Iterator[Any]:
@@ -132,7 +119,10 @@ def _check(
         answer = reply.model_validate(value)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
-        return Reading(None, _few([_sentence(each["loc"], each["msg"]) for each in faults]), False)
+        places = [".".join(map(str, each["loc"])) for each in faults]
+        texts = [each["msg"] for each in faults]
+        sentences = [f"{a}: {b}" if a else b for a, b in zip(places, texts, strict=True)]
+        return Reading(None, _few(sentences), fits=False)
     complaints = problems(answer) if problems else []
     return Reading(None, _few(complaints)) if complaints else Reading(answer)
 
@@ -141,11 +131,6 @@ def _few(complaints: list[str]) -> tuple[str, ...]:
     more = len(complaints) - _MOST_COMPLAINTS
     rest = [f"And {more} more like these."] if more > 0 else []
     return (*complaints[:_MOST_COMPLAINTS], *rest)
-
-
-def _sentence(place: Sequence[int | str], message: str) -> str:
-    where = ".".join(str(step) for step in place)
-    return f"{where}: {message}" if where else message
 
 
 class Rung(IntEnum):
@@ -173,7 +158,7 @@ class Rung(IntEnum):
         return ("a JSON schema", "a JSON schema", "JSON of any kind", "plain text")[self]
 
     def response_format(self, schema: Schema, name: str, strict: bool) -> dict[str, Any] | None:
-        """LiteLLM's and OpenAI's `response_format` for this rung."""
+        """OpenAI's `response_format` for this rung."""
         if self is Rung.WORDS:
             return None
         if self is Rung.OBJECT_AND_WORDS:
@@ -184,20 +169,32 @@ class Rung(IntEnum):
 
     def messages(self, messages: Sequence[Message], schema: Schema) -> list[Message]:
         """The messages to send on this rung."""
+        changed = list(messages)
         if self is Rung.SCHEMA:
-            return list(messages)
-        return _with_words(messages, _form(schema))
+            return changed
+        words = _form(schema)
+        for number in reversed(range(len(changed))):
+            message = changed[number]
+            if message.get("role") == "user":
+                content = message["content"]
+                if isinstance(content, str):
+                    content = f"{content}\n\n{words}"
+                else:
+                    content = [*content, {"type": "text", "text": words}]
+                changed[number] = {**message, "content": content}
+                return changed
+        return [*changed, {"role": "user", "content": words}]
 
 
 def repair_turn(
-    messages: Sequence[Message], said: str, complaints: Sequence[str], schema: Schema
+    messages: Sequence[Message], reply: str, complaints: Sequence[str], schema: Schema
 ) -> list[Message]:
     """The conversation, the reply that cannot be used, and why it cannot."""
     wrong = "\n".join(f"- {complaint}" for complaint in complaints)
     request = f"This reply cannot be used:\n{wrong}\n\nAnswer again, correctly. {_form(schema)}"
     return [
         *messages,
-        {"role": "assistant", "content": said[:_LONGEST_QUOTE]},
+        {"role": "assistant", "content": reply[:_LONGEST_QUOTE]},
         {"role": "user", "content": request},
     ]
 
@@ -205,22 +202,6 @@ def repair_turn(
 def _form(schema: Schema) -> str:
     text = json.dumps(schema, ensure_ascii=False)
     return f"Reply with nothing but JSON that follows this JSON schema:\n{text}"
-
-
-def _with_words(messages: Sequence[Message], words: str) -> list[Message]:
-    """The messages with a further paragraph in the last one of the user."""
-    changed = list(messages)
-    for number in reversed(range(len(changed))):
-        message = changed[number]
-        if message.get("role") == "user":
-            content = message["content"]
-            if isinstance(content, str):
-                content = f"{content}\n\n{words}"
-            else:
-                content = [*content, {"type": "text", "text": words}]
-            changed[number] = {**message, "content": content}
-            return changed
-    return [*changed, {"role": "user", "content": words}]
 
 
 _NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
@@ -276,30 +257,16 @@ def strict_schema(schema: Schema) -> tuple[dict[str, Any], bool]:
     return change(schema), not loose
 
 
-# ------------------------------------------------------------------------------- kept on disk
-
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class KeptReply:
-    """A reply as it was received.
-
-    Attributes:
-        text: All of it, with whatever stood around the JSON.
-        model: Who said it.
-        prompt_tokens: Tokens read; None if the server did not say.
-        completion_tokens: Tokens written; None if the server did not say.
-    """
-
-    text: str
-    model: str
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
 class ReplyCache:
-    """A folder of replies; several processes may share it.
+    """Replies that were good enough to use, so that the same question is paid for once.
+
+        <folder>/ab/abcd...json    {"format": 1, "text": "...", "model": "...",
+                                    "prompt_tokens": 210, "completion_tokens": 90}
+
+    Several processes may share the folder; a damaged file counts as none.
 
     Args:
         folder: Created when first written to; `replies` in regforge's cache folder by default.
@@ -308,23 +275,23 @@ class ReplyCache:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or cache_folder() / "replies"
 
-    def get(self, key: str) -> KeptReply | None:
-        """The reply kept under a key, or None."""
+    def get(self, key: str) -> str | None:
+        """The text kept under a key."""
         try:
             entry = parse_json(self._path(key).read_bytes())
-            if entry.pop("format") != FORMAT or not isinstance(entry["text"], str):
-                return None
-            return KeptReply(**entry)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            good = entry["format"] == FORMAT and isinstance(entry["text"], str)
+            return entry["text"] if good else None
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def put(self, key: str, reply: KeptReply) -> None:
-        """Keep a reply.
+    def put(self, key: str, text: str, model: str, tokens: Sequence[int | None]) -> None:
+        """Keep a reply, with whatever stood around the JSON.
 
         Raises:
             StorageError: The folder cannot be written.
         """
-        entry = {"format": FORMAT, **asdict(reply)}
+        counts = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
+        entry = {"format": FORMAT, "text": text, "model": model, **counts}
         write_atomically(self._path(key), json.dumps(entry, ensure_ascii=False))
 
     def _path(self, key: str) -> Path:

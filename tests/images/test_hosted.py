@@ -25,7 +25,6 @@ from regforge.images.renderer import (
 from regforge.images.writing import Staging, render_into
 from regforge.journal import Journal, read
 from regforge.progress import Reporter
-from regforge.providers.image_model import ImageClient
 from regforge.recipe.models import Render
 
 
@@ -248,7 +247,7 @@ def test_images_are_asked_for_at_the_rate_that_is_allowed() -> None:
     with OpenAIServer() as server:
         renderer = service(server, rpm=6)
         list(renderer.render(jobs(4)))
-    assert isinstance(time := renderer._client.clock, FlyingTime)
+    assert isinstance(time := renderer._caller.clock, FlyingTime)
     assert 29 < sum(time.slept) < 32  # ten seconds between each two of four
 
 
@@ -372,14 +371,14 @@ def files() -> Iterator[str]:
 
 def behind(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The image that a service answers with the address of."""
-    monkeypatch.setattr("regforge.providers.image_model._MOST_BYTES", 2_000_000)
+    monkeypatch.setattr("regforge.images.hosted._MOST_BYTES", 2_000_000)
     reply = Reply(body={"created": 1, "data": [{"url": address}]})
     with OpenAIServer(images=lambda call: reply) as server:
         return next(service(server).render(jobs(1))).pixels
 
 
 def test_an_image_behind_an_address_is_fetched(files: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImageClient, "_may_fetch", lambda self, url: True)
+    monkeypatch.setattr(HostedRenderer, "_may_fetch", lambda self, url: True)
     assert np.array_equal(behind(f"{files}/good", monkeypatch), pixels_of(5))
 
 
@@ -395,7 +394,7 @@ def test_an_image_behind_an_address_is_fetched(files: str, monkeypatch: pytest.M
 def test_what_lies_behind_an_address_is_not_trusted(
     path: str, words: str, files: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ImageClient, "_may_fetch", lambda self, url: True)
+    monkeypatch.setattr(HostedRenderer, "_may_fetch", lambda self, url: True)
     with pytest.raises(RenderError, match=words):
         behind(files + path, monkeypatch)
 

@@ -11,7 +11,7 @@ from llm_setup import KEY, RED, Bench, Color, color_of, questions, user
 from servers import Call, Faults, OpenAIServer, Reply, refused, said
 
 from regforge.errors import EXIT_FAILED
-from regforge.providers.language_model import (
+from regforge.providers.errors import (
     ModelUnusable,
     OutOfCredit,
     UnknownModel,

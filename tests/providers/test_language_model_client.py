@@ -16,13 +16,8 @@ from llm_setup import KEY, RED, Bench, Color, color_of, questions, user
 from servers import Call, Faults, OpenAIServer, Reply, by_schema, refused, said, without_format
 
 from regforge.embedded import language_model
-from regforge.providers.language_model import (
-    CostLimitReached,
-    ModelUnusable,
-    Question,
-    UnknownModel,
-    estimate_cost,
-)
+from regforge.providers.errors import CostLimitReached, ModelUnusable, UnknownModel
+from regforge.providers.language_model import Question, estimate_cost
 from regforge.recipe.prompts import LanguageModel
 
 PRICES = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regforge.providers.limits import (
+from regforge.providers.calls import (
     LONGEST_WAIT,
     MINUTE,
     SLACK,
     Budget,
-    Rate,
+    Clock,
     RateLimiter,
     backoff,
-    retry_after,
 )
+from regforge.providers.errors import retry_after
 
 gaps = st.floats(0, 20, allow_nan=False)
 late = st.floats(0, SLACK, allow_nan=False)
@@ -33,19 +33,33 @@ def most_in_a_minute(times: list[float], weights: list[int] | None = None) -> in
     )
 
 
-@settings(max_examples=60, deadline=None)
+class Hand(Clock):
+    """A clock that stands where it was put."""
+
+    time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
+def limiter(**limits: int) -> tuple[RateLimiter, Hand]:
+    clock = Hand()
+    return RateLimiter(clock, **limits), clock
+
+
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.lists(st.tuples(gaps, late), min_size=2, max_size=120))
 def test_no_minute_has_more_calls_than_allowed(rpm: int, calls: list[tuple[float, float]]) -> None:
-    rate, now, starts = Rate(rpm=rpm), 0.0, []
+    (rate, clock), starts = limiter(rpm=rpm), []
     for gap, lateness in calls:
-        now += gap if gap > 10 else 0.0  # a crowd, with a pause now and then
-        now += max(0.0, rate.delay(now)) + lateness
-        rate.take(now)
-        starts.append(now)
+        clock.time += gap if gap > 10 else 0.0  # a crowd, with a pause now and then
+        clock.time += max(0.0, rate.delay()) + lateness
+        rate.take()
+        starts.append(clock.time)
     assert most_in_a_minute(starts) <= rpm
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(50, 500),
     st.lists(st.tuples(gaps, st.integers(1, 120), st.integers(1, 120)), min_size=2, max_size=80),
@@ -53,71 +67,60 @@ def test_no_minute_has_more_calls_than_allowed(rpm: int, calls: list[tuple[float
 def test_no_minute_has_more_tokens_than_allowed(
     tpm: int, calls: list[tuple[float, int, int]]
 ) -> None:
-    rate, now, starts, used = Rate(tpm=tpm), 0.0, [], []
+    (rate, clock), starts, used = limiter(tpm=tpm), [], []
     for gap, guess, actual in calls:
-        now += gap if gap > 10 else 0.0
+        clock.time += gap if gap > 10 else 0.0
         guess = max(guess, actual)
-        now += max(0.0, rate.delay(now, guess))
-        rate.take(now, guess).tokens = actual
-        starts.append(now)
+        clock.time += max(0.0, rate.delay(guess))
+        rate.take(guess).tokens = actual
+        starts.append(clock.time)
         used.append(actual)
     alone = max(used)  # a call larger than the limit goes by itself
     assert most_in_a_minute(starts, used) <= max(tpm, alone)
 
 
 def test_calls_are_paced_evenly_and_none_is_lost() -> None:
-    rate, now, starts = Rate(rpm=600), 0.0, []
+    rate, clock = limiter(rpm=600)
     for _ in range(200):
-        now += max(0.0, rate.delay(now)) + 0.03  # each wakes a little late
-        rate.take(now)
-        starts.append(now)
-    assert starts[-1] == pytest.approx(199 * 0.1, rel=0.01)
+        clock.time += max(0.0, rate.delay()) + 0.03  # each wakes a little late
+        rate.take()
+    assert clock.time == pytest.approx(199 * 0.1, rel=0.01)
 
 
 def test_a_pause_holds_for_everybody_and_leaves_no_crowd_behind() -> None:
-    rate = Rate(rpm=60)
-    rate.take(0.0)
+    rate, clock = limiter(rpm=60)
+    rate.take()
     rate.pause(30.0)
-    assert rate.delay(10.0) == 20.0
-    rate.take(30.0)
-    assert rate.delay(30.0) > 0.7
+    clock.time = 10.0
+    assert rate.delay() == 20.0
+    clock.time = 30.0
+    rate.take()
+    assert rate.delay() > 0.7
 
 
 def test_without_limits_nobody_waits() -> None:
-    rate = Rate()
+    rate, _ = limiter()
     for _ in range(100):
-        assert rate.delay(5.0, 10**9) <= 0
-        rate.take(5.0, 10**9)
+        assert rate.delay(10**9) <= 0
+        rate.take(10**9)
 
 
-def test_a_call_larger_than_the_limit_goes_and_the_next_one_waits_for_its_minute() -> None:
-    rate = Rate(tpm=100)
-    assert rate.delay(0.0, 5000) <= 0
-    rate.take(0.0, 5000)
-    assert rate.delay(0.0, 10) == MINUTE
-    assert rate.delay(0.0, 5000) == MINUTE
-
-
-def test_a_call_waits_until_enough_tokens_are_a_minute_old() -> None:
-    rate = Rate(tpm=100)
-    rate.take(0.0, 50)
-    rate.take(10.0, 50)
-    assert rate.delay(20.0, 50) == 40.0
-    assert rate.delay(20.0, 51) == 50.0
-
-
-def test_tokens_that_were_not_used_are_given_back() -> None:
-    rate = Rate(tpm=100)
-    claim = rate.take(0.0, 90)
-    assert rate.delay(1.0, 50) == MINUTE - 1
-    claim.tokens = 20
-    assert rate.delay(1.0, 50) <= 0
+def test_a_call_waits_until_enough_tokens_are_a_minute_old_or_given_back() -> None:
+    rate, clock = limiter(tpm=100)
+    assert rate.delay(5000) <= 0  # larger than the limit: it goes by itself
+    first = rate.take(50)
+    clock.time = 10.0
+    rate.take(50)
+    clock.time = 20.0
+    assert [rate.delay(tokens) for tokens in (50, 51, 5000)] == [40.0, 50.0, 50.0]
+    first.tokens = 0
+    assert rate.delay(50) <= 0
 
 
 # Many at a time
 
 
-class Schedule:
+class Schedule(Clock):
     """A clock that jumps to the next moment at which somebody wants to wake up."""
 
     def __init__(self) -> None:
@@ -146,36 +149,36 @@ class Schedule:
         return asyncio.run(drive())
 
 
-def test_turns_are_given_in_order_and_so_many_at_a_time() -> None:
+def test_places_are_given_in_order_and_so_many_at_a_time() -> None:
     schedule, order, now_open, most = Schedule(), [], 0, 0
 
-    async def call(number: int, turns: RateLimiter) -> None:
+    async def call(number: int, limiter: RateLimiter) -> None:
         nonlocal now_open, most
-        async with turns.place():
-            await turns.start(10)
+        async with limiter.place():
+            await limiter.start(10)
             order.append(number)
             now_open += 1
             most = max(most, now_open)
             await schedule.sleep(7.0)
             now_open -= 1
 
-    turns = RateLimiter(3, Rate(rpm=60), schedule)
-    schedule.run(*(call(number, turns) for number in range(30)))
+    limiter = RateLimiter(schedule, 3, rpm=60)
+    schedule.run(*(call(number, limiter) for number in range(30)))
     assert order == list(range(30))
     assert most == 3
 
 
-def test_whoever_waits_for_tokens_goes_on_as_soon_as_a_claim_shrinks() -> None:
+def test_whoever_waits_for_tokens_goes_on_as_soon_as_a_reservation_shrinks() -> None:
     schedule = Schedule()
-    turns = RateLimiter(5, Rate(tpm=100), schedule)
+    limiter = RateLimiter(schedule, 5, tpm=100)
 
     async def first() -> None:
-        claim = await turns.start(95)
+        reservation = await limiter.start(95)
         await schedule.sleep(3.0)
-        claim.tokens = 10
+        reservation.tokens = 10
 
     async def second() -> float:
-        await turns.start(50)
+        await limiter.start(50)
         return schedule.now()
 
     assert schedule.run(first(), second())[1] == pytest.approx(3.0, abs=1.0)
@@ -183,36 +186,36 @@ def test_whoever_waits_for_tokens_goes_on_as_soon_as_a_claim_shrinks() -> None:
 
 def test_a_pause_reaches_those_who_sleep_already() -> None:
     schedule = Schedule()
-    turns = RateLimiter(5, Rate(rpm=30), schedule)
-    turns_at = []
+    limiter = RateLimiter(schedule, 5, rpm=30)
+    starts = []
 
     async def call() -> None:
-        await turns.start(0)
-        turns_at.append(schedule.now())
+        await limiter.start(0)
+        starts.append(schedule.now())
 
     async def pause() -> None:
         await schedule.sleep(1.0)
-        turns.pause(100.0)
+        limiter.pause(100.0)
 
     schedule.run(call(), call(), pause())
-    assert turns_at[0] == 0.0
-    assert turns_at[1] >= 101.0
+    assert starts[0] == 0.0
+    assert starts[1] >= 101.0
 
 
 # Money
 
 
 def test_money_is_never_overspent_and_a_call_that_may_fit_waits() -> None:
-    schedule, purse = Schedule(), Budget(1.0)
+    schedule, budget = Schedule(), Budget(1.0)
     spent = []
 
     async def call(worst: float, actual: float) -> bool:
-        if not await purse.reserve(worst):
+        if not await budget.reserve(worst):
             return False
         await schedule.sleep(1.0)
-        purse.settle(worst, actual)
+        budget.settle(worst, actual)
         spent.append(actual)
-        assert purse.spent <= 1.0
+        assert budget.spent <= 1.0
         return True
 
     went = schedule.run(*(call(0.4, 0.1) for _ in range(20)))

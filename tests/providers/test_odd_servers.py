@@ -12,11 +12,8 @@ from servers import Call, OpenAIServer, Reply, refused, said
 
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.providers.language_model import (
-    CostLimitReached,
-    LanguageModelClient,
-    ModelUnusable,
-)
+from regforge.providers.errors import CostLimitReached, ModelUnusable
+from regforge.providers.language_model import LanguageModelClient
 from regforge.recipe.prompts import LanguageModel
 
 PRICES = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
