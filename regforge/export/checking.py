@@ -1,13 +1,11 @@
 """Reads an export back and compares it with the dataset.
 
 First the files themselves: each image of the layout with its size and caption, each link, each
-tar file, each configuration. Then what the trainer makes of them, as its module reads it. Only
-reads; knows no trainer.
+tar file, each configuration. Then what the trainer makes of them, as its module reads it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regforge.export.common import some
-from regforge.export.interface import (
+from regforge.digests import file_digest
+from regforge.export.common import lines_of, some
+from regforge.export.layout import same_content, shard_members
+from regforge.export.trainer import (
     IMAGES,
+    METADATA,
     SUBJECT,
     ExportedImage,
     ExportError,
@@ -26,7 +27,6 @@ from regforge.export.interface import (
     Plan,
     Trainer,
 )
-from regforge.export.layout import METADATA, same_content, shard_members
 from regforge.image_files import BrokenImage, decode, oddities, patient
 from regforge.progress import Task
 
@@ -34,12 +34,12 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """What the check of one trainer's files found.
 
     Attributes:
         images: How many regularization images were compared.
-        photos: How many photos of the subject.
+        photos: How many instance images.
         differences: What is not as it should be, a line each.
     """
 
@@ -49,18 +49,13 @@ class Checked:
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
-        return {
-            "images": self.images,
-            "photos": self.photos,
-            "differences": list(self.differences),
-        }
+        return {**vars(self), "differences": list(self.differences)}
 
     def as_text(self) -> str:
         """One line if all is well, else a line for each of the first differences."""
         if not self.differences:
             photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
-            images = some(self.images, "image")
-            return f"checked: {images}{photos}, captions and sizes equal"
+            return f"checked: {some(self.images, 'image')}{photos}, captions and sizes equal"
         count = len(self.differences)
         lines = [f"checked: {some(count, 'difference')}"]
         lines += [f"  {line}" for line in self.differences[:_SHOWN]]
@@ -69,7 +64,7 @@ class Checked:
 
 
 def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> list[str]:
-    """Compare the images, photos and metadata that all trainers share.
+    """Compare the images and metadata that all trainers share.
 
     Args:
         material: What was exported.
@@ -79,7 +74,7 @@ def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> 
     found = [*_changed(material.out, digests)]
     with ThreadPoolExecutor() as pool, patient():
         for folder, images in ((IMAGES, material.images), (SUBJECT, material.photos)):
-            for differences in pool.map(partial(_image, material.out, folder), images):
+            for differences in pool.map(partial(_image, material.out / folder), images):
                 found += differences
                 task.advance()
     return found
@@ -87,8 +82,8 @@ def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> 
 
 def check_export(
     trainer: Trainer, material: Material, plan: Plan, digests: Mapping[str, str]
-) -> Checked:
-    """Compare what a trainer would load with what was exported.
+) -> list[str]:
+    """Compare what a trainer would load with what was exported; differences, a line each.
 
     Args:
         trainer: Which.
@@ -99,46 +94,52 @@ def check_export(
     texts = {name: digests[name] for name in plan.files if name in digests}
     found = [*_changed(material.out, texts), *_written(material.out, plan)]
     try:
-        found += _seen(trainer, material, plan)
+        found += _loaded(trainer, material, plan)
     except ExportError as error:
         found.append(f"{trainer.title} would refuse it: {error}")
-    return Checked(len(material.images), len(material.photos), list(dict.fromkeys(found)))
+    return found
 
 
-# ---------------------------------------------------------------------------------------- files
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file, 64 hex digits; None if it cannot be read."""
+    try:
+        return file_digest(path)
+    except OSError:
+        return None
 
 
-def _image(out: Path, folder: str, image: ExportedImage) -> list[str]:
-    return list(_differences(out / folder / image.name, folder, image))
+# ------------------------------------------------------------------------------------------ files
 
 
-def _differences(path: Path, folder: str, decoded: ExportedImage) -> Iterator[str]:
-    name = f"{folder}/{decoded.name}"
-    wanted = (decoded.width, decoded.height)
+def _image(folder: Path, wanted: ExportedImage) -> list[str]:
+    path = folder / wanted.name
+    name = f"{folder.name}/{wanted.name}"
+    found = []
     try:
         content = path.read_bytes()
         image = decode(content)
     except (OSError, BrokenImage) as error:
-        why = f"cannot be read: {error}"
-        yield f"{name}: {why if path.is_file() else 'missing'}"
+        found.append(f"{name}: {f'cannot be read: {error}' if path.is_file() else 'missing'}")
     else:
-        if image.size != wanted:
-            yield f"{name}: is {image.width} x {image.height}, not {wanted[0]} x {wanted[1]}"
+        if image.size != (wanted.width, wanted.height):
+            sizes = (*image.size, wanted.width, wanted.height)
+            found.append("{}: is {} x {}, not {} x {}".format(name, *sizes))
         if kinds := oddities(content, image):
-            yield f"{name}: is {' and '.join(kinds)}"
+            found.append(f"{name}: is {' and '.join(kinds)}")
     caption = path.with_suffix(".txt")
+    name = f"{folder.name}/{caption.name}"
     try:
         text = caption.read_bytes()
     except OSError:
-        yield f"{folder}/{caption.name}: missing"
-    else:
-        if text != decoded.caption.encode():
-            yield f"{folder}/{caption.name}: says {_short(text)}, not {_short(decoded.caption)}"
+        return [*found, f"{name}: missing"]
+    if text != wanted.caption.encode():
+        found.append(f"{name}: says {_short(text)}, not {_short(wanted.caption)}")
+    return found
 
 
 def _changed(out: Path, digests: Mapping[str, str]) -> Iterator[str]:
     for name, digest in digests.items():
-        if (now := _digest(out / name)) != digest:
+        if (now := digest_of(out / name)) != digest:
             yield f"{name}: {'changed since it was written' if now else 'missing'}"
 
 
@@ -146,32 +147,26 @@ def _written(out: Path, plan: Plan) -> Iterator[str]:
     """What is not as the plan has it."""
     for name, source in plan.links.items():
         try:
-            same = same_content(out / name, out / source)
+            if not same_content(out / name, out / source):
+                yield f"{name}: is not {source}"
         except OSError:
             yield f"{name}: missing"
-        else:
-            if not same:
-                yield f"{name}: is not {source}"
     rows = metadata_rows(out) if plan.shards else {}
     for name, images in plan.shards.items():
         yield from _shard(out, name, images, rows)
 
 
 def metadata_rows(out: Path) -> dict[str, bytes]:
-    """The lines of metadata.jsonl by the name of the image, in the order of their numbers.
+    """The lines of metadata.jsonl by the name of the image, without the file's name.
 
     Raises:
         ExportError: It cannot be read.
     """
     start = f'{{"file_name": "{IMAGES}/'.encode()
     rows = {}
-    try:
-        with (out / METADATA).open("rb") as stream:
-            for line in stream:
-                name, _, rest = line.removeprefix(start).partition(b'", ')
-                rows[name.decode()] = b"{" + rest.rstrip(b"\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{out / METADATA} cannot be read: {error}") from error
+    for line in lines_of(out / METADATA):
+        name, _, rest = line.removeprefix(start).partition(b'", ')
+        rows[name.decode("utf-8", "replace")] = b"{" + rest.rstrip(b"\n")
     return rows
 
 
@@ -193,51 +188,39 @@ def _shard(out: Path, name: str, images: Sequence[str], rows: Mapping[str, bytes
         yield f"{name}: cannot be read: {error}"
 
 
-def _digest(path: Path) -> str | None:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return None
+# ---------------------------------------------------------------------------------------- trainer
 
 
-# -------------------------------------------------------------------------------------- trainer
-
-
-def _seen(trainer: Trainer, material: Material, plan: Plan) -> Iterator[str]:
+def _loaded(trainer: Trainer, material: Material, plan: Plan) -> Iterator[str]:
     """Where what the trainer loads is not what was exported."""
     expected = {f"{IMAGES}/{image.name}": (image, True) for image in material.images}
-    expected |= {f"{SUBJECT}/{photo.name}": (photo, False) for photo in material.photos}
+    photos = {f"{SUBJECT}/{photo.name}": (photo, False) for photo in material.photos}
+    expected |= photos
     waiting = set(expected)
-    for seen in trainer.read(material.out, material.root):
-        source = _source(seen.path, plan)
-        if source not in expected and not material.photos and not seen.regularization:
-            continue  # a photo that the user has put there
+    for loaded in trainer.read(material.out, material.root):
+        folder, _, name = loaded.path.rpartition("/")
+        source = plan.links.get(loaded.path, loaded.path)
+        source = f"{IMAGES}/{name}" if folder in plan.shards else source
         if source not in expected:
-            yield f"{seen.path}: is loaded, but was not exported"
+            if loaded.regularization or photos:  # else one that the user has put there
+                yield f"{loaded.path}: is loaded, but was not exported"
             continue
         if source not in waiting:
-            yield f"{seen.path}: is loaded twice"
+            yield f"{loaded.path}: is loaded twice"
         waiting.discard(source)
         image, regularization = expected[source]
-        if seen.regularization != regularization:
+        if loaded.regularization != regularization:
             kinds = ("an instance image", "a regularization image")
             yield (
-                f"{seen.path}: counts as {kinds[seen.regularization]}, not as "
+                f"{loaded.path}: counts as {kinds[loaded.regularization]}, not as "
                 f"{kinds[regularization]}"
             )
-        if seen.caption is not None and seen.caption != image.caption:
-            yield f"{seen.path}: has caption {_short(seen.caption)}, not {_short(image.caption)}"
-    photos = {f"{SUBJECT}/{photo.name}" for photo in material.photos}
-    if photos <= waiting:  # a trainer of which the photos are no business
-        waiting -= photos
+        if loaded.caption is not None and loaded.caption != image.caption:
+            said, wanted = _short(loaded.caption), _short(image.caption)
+            yield f"{loaded.path}: has caption {said}, not {wanted}"
+    if photos.keys() <= waiting:  # a trainer of which the photos are no business
+        waiting -= photos.keys()
     yield from (f"{name}: {trainer.title} would not load it" for name in sorted(waiting))
-
-
-def _source(path: str, plan: Plan) -> str:
-    """The file of the layout that is behind a path that a trainer loads."""
-    folder, _, name = path.rpartition("/")
-    return f"{IMAGES}/{name}" if folder in plan.shards else plan.links.get(path, path)
 
 
 def _short(text: str | bytes) -> str:

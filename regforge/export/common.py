@@ -1,41 +1,30 @@
-"""What the trainers' modules have in common: how much to train, wording, quoting, reading back.
-
-Knows no trainer.
-"""
+"""What the trainers' modules share: wording, quoting, and reading back. Knows no trainer."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Sequence
-from math import ceil
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
-from regforge.export.interface import SUBJECT, ExportError, Material
-from regforge.prompts.captions import instance_caption
+from pydantic import TypeAdapter, ValidationError
+
+from regforge.export.trainer import (
+    NO_BASE_MODEL,
+    SUBJECT,
+    USUAL_PHOTOS,
+    ExportedImage,
+    ExportError,
+    Material,
+)
+from regforge.prompts.captions import article_for
+
+T = TypeVar("T")
 
 PAIRS = 2000
 """Of one photo and one regularization image, that a command trains on. That many steps of one and
 one are the default of regforge's own trainer too."""
-
-USUAL_PHOTOS = 5
-"""What repeats are computed with while there are no photos."""
-
-
-def photos(material: Material) -> int:
-    """How many photos of the subject to count on."""
-    return len(material.photos) or USUAL_PHOTOS
-
-
-def repeats(material: Material) -> int:
-    """How often each photo comes so that one-to-one training uses every image.
-
-    He et al. (arXiv 2311.04315) train with batches of one photo and one regularization image,
-    whatever the size of either set.
-    """
-    return ceil(len(material.images) / photos(material))
 
 
 def some(number: int, noun: str) -> str:
@@ -56,51 +45,57 @@ def shown(images: int) -> str:
     return "each image about once" if times == 1 else f"each image about {some(times, 'time')}"
 
 
-def instance_prompt(material: Material) -> str:
-    """One caption for the subject, such as "a photo of a sks teapot", as in DreamBooth."""
-    return instance_caption(material.identifier, material.class_noun)
+def class_caption(class_noun: str) -> str:
+    """Such as `a photo of an owl`."""
+    return f"a photo of {article_for(class_noun)(class_noun)}"
 
 
-def run_name(material: Material) -> str:
-    """A file name for what is trained, such as `sks-teapot-lora`."""
-    words = re.findall(r"\w+", f"{material.identifier} {material.class_noun}".casefold())
-    return "-".join([*words, "lora"])
+def closing_notes(material: Material, guess: str = "", folder: str = SUBJECT) -> list[str]:
+    """What to say of a base model of unknown family, and of photos that are missing.
+
+    Args:
+        material: What is exported.
+        guess: What was assumed about the model; empty where nothing was.
+        folder: Where the trainer wants the photos.
+    """
+    notes = []
+    if material.family is None and guess:
+        unknown = (
+            "No base model is named"
+            if material.base_model == NO_BASE_MODEL
+            else f"The name {material.base_model} does not tell what kind of model it is"
+        )
+        notes.append(f"{unknown}: {guess}")
+    if not material.photos:
+        captions = ", each with its caption in a .txt file," if folder == SUBJECT else ""
+        notes.append(
+            f"No photos of the subject were given. Put them{captions} into "
+            f"{material.path(folder)} before you start; repeats are computed for {USUAL_PHOTOS} of "
+            "them. Exporting again with --subject does it for you."
+        )
+    return notes
 
 
 def command_line(*groups: Sequence[str]) -> str:
     """A command as it is typed in a shell, one group of words a line."""
-    return " \\\n  ".join(shlex.join(group) for group in groups)
+    return " \\\n  ".join(shlex.join(group) for group in groups if group)
 
 
 def as_json(value: object) -> str:
-    """A value as JSON text.
-
-    Some trainers open their files in the encoding of the machine, so it is plain ASCII.
-    """
+    """JSON in plain ASCII: some trainers open their files in the encoding of the machine."""
     return json.dumps(value, indent=2) + "\n"
 
 
-def without_photos(material: Material, folder: str = SUBJECT) -> list[str]:
-    """What to say if no photos of the subject were given; nothing if they were."""
-    if material.photos:
-        return []
-    captions = ", each with its caption in a .txt file," if folder == SUBJECT else ""
-    return [
-        f"No photos of the subject were given. Put them{captions} into {material.seen(folder)} "
-        f"before you start; repeats are computed for {USUAL_PHOTOS} of them. Exporting again with "
-        "--subject does it for you."
-    ]
+def links_to(folder: str, source: str, images: Sequence[ExportedImage]) -> dict[str, str]:
+    """Links in a folder to the images of a folder of the layout, without their captions."""
+    return {f"{folder}/{image.name}": f"{source}/{image.name}" for image in images}
 
 
-# ---------------------------------------------------------------------------------- reading back
+# ----------------------------------------------------------------------------------- reading back
 
 
 def text_of(path: Path) -> str:
-    """The text of a file that was written for a trainer, with its line ends as they are.
-
-    Raises:
-        ExportError: It is not there, or is no UTF-8.
-    """
+    """The text of a file that was written for a trainer, with its line ends as they are."""
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
@@ -109,31 +104,59 @@ def text_of(path: Path) -> str:
         raise ExportError(f"{path} cannot be read: {error}.") from error
 
 
-def json_of(path: Path) -> Any:
-    """The value in a JSON file that was written for a trainer.
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file with their ends, one in memory at a time."""
+    try:
+        with path.open("rb") as stream:
+            yield from stream
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
 
-    Raises:
-        ExportError: It is not there, or is no JSON.
-    """
+
+def json_of(path: Path) -> Any:
+    """The value in a JSON file that was written for a trainer."""
     try:
         return json.loads(text_of(path))
     except ValueError as error:
         raise ExportError(f"{path} is not JSON: {error}.") from error
 
 
-def below(path: object, root: PurePath, where: Path) -> str:
-    """A path from a trainer's file, as it is below the export's folder, with forward slashes.
+def checked(kind: type[T], value: object, where: Path, title: str) -> T:
+    """The content of a configuration as its pydantic model.
+
+    Args:
+        kind: Allows what the trainer reads as it was meant, and forbids other keys.
+        value: What the file holds.
+        where: Which file.
+        title: Of the trainer.
+
+    Raises:
+        ExportError: The trainer would refuse something, ignore it, or take a default for it.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    place = f"{where}: {place}" if place else str(where)
+    if first["type"] == "missing":
+        raise ExportError(f"{place} is missing: {title} would stop, or take its default.")
+    if first["type"] == "extra_forbidden":
+        raise ExportError(f"{place} does not belong there: {title} would refuse or ignore it.")
+    raise ExportError(f"{place} is {first['input']!r}, and {title} needs another: {first['msg']}.")
+
+
+def below(path: str, root: PurePath, where: Path) -> str:
+    """A path from a trainer's file as it is below the export's folder, with forward slashes.
 
     Args:
         path: What the file says.
         root: The export's folder as the files name it.
-        where: Which file says it, for the message.
+        where: Which file says it.
 
     Raises:
-        ExportError: It is no path, or leads out of the export's folder.
+        ExportError: It leads out of the export's folder.
     """
-    if not isinstance(path, str):
-        raise ExportError(f"{where}: {path!r} should be the path of a folder or file.")
     try:
         inside = type(root)(path).relative_to(root)
     except ValueError as error:
@@ -170,9 +193,6 @@ def images_in(
         suffixes: With their dot, in small letters.
         required: Whether a missing folder is an error; if it is not, it counts as empty.
         recursive: Whether folders below it count, except hidden ones.
-
-    Raises:
-        ExportError: It is required and is not there.
     """
     for path in files_in(folder, required=required):
         if path.is_dir():
@@ -180,3 +200,10 @@ def images_in(
                 yield from images_in(path, suffixes, recursive=True)
         elif path.suffix.lower() in suffixes:
             yield path
+
+
+def only_line(file: Path, lines: Sequence[str], otherwise: str) -> str:
+    """The caption in a file that should have one line."""
+    if len(lines) != 1:
+        raise ExportError(f"{file} has {some(len(lines), 'line')}: {otherwise}.")
+    return lines[0]

@@ -7,13 +7,22 @@ Read in examples/custom_diffusion/train_custom_diffusion.py of huggingface/diffu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Any
 
-from regforge.export import base_models, common
-from regforge.export.base_models import family_of
-from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Plan, Seen
+from pydantic import BaseModel
+
+from regforge.export import common
+from regforge.export.trainer import (
+    IMAGES,
+    SUBJECT,
+    ExportError,
+    Family,
+    LoadedImage,
+    Material,
+    Plan,
+    Trainer,
+)
 
 FOLDER = "custom-diffusion"
 """The class folder, as the script calls it; everything else lies in it too."""
@@ -25,84 +34,128 @@ INSTANCE_IMAGES = f"{FOLDER}/instance_images"
 MODIFIER_TOKEN = "<new1>"
 """Stands for the subject. The script adds it to the tokenizer, and refuses one that is in it."""
 
-_KEYS = ("instance_prompt", "class_prompt", "instance_data_dir", "class_data_dir")
-_TRAINS = (base_models.SD1, base_models.SD2)
 _STAND_IN = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _STAND_IN_RESOLUTION = 512
 
 
-class CustomDiffusion:
-    """The script `train_custom_diffusion.py` of diffusers' examples."""
+class _Concept(BaseModel):
+    instance_prompt: str
+    class_prompt: str
+    instance_data_dir: str
+    class_data_dir: str
 
-    name = "custom-diffusion"
-    title = "diffusers Custom Diffusion"
 
-    def refuses(self, caption: str) -> str | None:
-        """A caption that `str.splitlines` would take apart would shift all captions after it."""
-        if caption.splitlines() != [caption]:
-            return "it has a line separator, and caption.txt holds one caption a line"
-        return None
+def _refuses(caption: str) -> str | None:
+    """A caption that `str.splitlines` would take apart would shift all captions after it."""
+    if caption.splitlines() != [caption]:
+        return "it has a line separator, and caption.txt holds one caption a line"
+    return None
 
-    def plan(self, material: Material) -> Plan:
-        """The class folder with its two lists, the concept, and the command."""
-        paths = [material.seen(CLASS_IMAGES, image.name) for image in material.images]
-        if any(len(path.splitlines()) != 1 for path in paths):
-            raise ExportError(
-                f"{material.seen(CLASS_IMAGES)!r} has a line separator in it, and images.txt holds "
-                "one path a line.",
-                hint="Choose another folder with --out or --root.",
-            )
-        concept = {
-            "instance_prompt": f"photo of a {MODIFIER_TOKEN} {material.class_noun}",
-            "class_prompt": material.class_noun,
-            "instance_data_dir": material.seen(INSTANCE_IMAGES),
-            "class_data_dir": material.seen(FOLDER),
-        }
-        links = {f"{CLASS_IMAGES}/{p.name}": f"{IMAGES}/{p.name}" for p in material.images}
-        links |= {f"{INSTANCE_IMAGES}/{p.name}": f"{SUBJECT}/{p.name}" for p in material.photos}
-        return Plan(
-            files={
-                CONCEPTS: common.as_json([concept]),
-                f"{FOLDER}/images.txt": _lines(paths),
-                f"{FOLDER}/caption.txt": _lines([p.caption for p in material.images]),
-            },
-            links=links,
-            command=_command(material),
-            notes=_notes(material),
+
+def _plan(material: Material) -> Plan:
+    """The class folder with its two lists, the concept, and the command."""
+    paths = [material.path(CLASS_IMAGES, image.name) for image in material.images]
+    if any(len(path.splitlines()) != 1 for path in paths):
+        raise ExportError(
+            f"{material.path(CLASS_IMAGES)!r} has a line separator in it, and images.txt holds "
+            "one path a line.",
+            hint="Choose another folder with --out or --root.",
         )
+    concept = {
+        "instance_prompt": f"photo of a {MODIFIER_TOKEN} {material.class_noun}",
+        "class_prompt": material.class_noun,
+        "instance_data_dir": material.path(INSTANCE_IMAGES),
+        "class_data_dir": material.path(FOLDER),
+    }
+    return Plan(
+        files={
+            CONCEPTS: common.as_json([concept]),
+            f"{FOLDER}/images.txt": _lines(paths),
+            f"{FOLDER}/caption.txt": _lines([image.caption for image in material.images]),
+        },
+        links=common.links_to(CLASS_IMAGES, IMAGES, material.images)
+        | common.links_to(INSTANCE_IMAGES, SUBJECT, material.photos),
+        command=_command(material),
+        notes=_notes(material),
+    )
 
-    def read(self, out: Path, root: PurePath) -> Iterator[Seen]:
-        """What `CustomDiffusionDataset` would show, by concepts.json."""
-        where = out / CONCEPTS
-        for concept in _concepts(where):
-            folder = out / common.below(concept["class_data_dir"], root, where)
-            instances = common.files_in(
-                out / common.below(concept["instance_data_dir"], root, where), required=False
-            )
-            photos = [path for path in instances if path.is_file()]
-            pairs = _pairs(folder, root)
-            epoch = max(len(pairs), len(photos))
-            for number, (path, caption) in enumerate(pairs):
-                times = len(range(number, epoch, len(pairs)))
-                yield Seen(path, caption, regularization=True, repeats=times)
-            for photo in photos:
-                name = photo.relative_to(out).as_posix()
-                yield Seen(name, None, regularization=False, repeats=epoch / len(photos))
 
-
-def _lines(texts: list[str]) -> str:
+def _lines(texts: Sequence[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
-def _concepts(where: Path) -> list[dict[str, str]]:
-    concepts: Any = common.json_of(where)
-    if not isinstance(concepts, list) or not all(isinstance(c, dict) for c in concepts):
-        raise ExportError(f"{where} should hold a list of concepts.")
-    for concept in concepts:
-        for key in _KEYS:
-            if not isinstance(concept.get(key), str):
-                raise ExportError(f"{where}: a concept has no {key!r}, and all are needed.")
-    return concepts
+def _base(material: Material) -> tuple[str, int]:
+    """The model that the command names, and the side to train it at."""
+    if material.family in (None, Family.SD1, Family.SD2):
+        return material.base_model, material.resolution
+    return _STAND_IN, min(material.resolution, _STAND_IN_RESOLUTION)
+
+
+def _command(material: Material) -> str:
+    base, resolution = _base(material)
+    return common.command_line(
+        ["accelerate", "launch", "train_custom_diffusion.py"],
+        [f"--pretrained_model_name_or_path={base}"],
+        [f"--concepts_list={material.path(CONCEPTS)}"],
+        [
+            "--with_prior_preservation",
+            "--real_prior",
+            f"--prior_loss_weight={material.prior_weight}",
+            f"--num_class_images={len(material.images)}",
+        ],
+        [f"--modifier_token={MODIFIER_TOKEN}", "--initializer_token=ktn"],
+        [f"--resolution={resolution}", "--train_batch_size=1", "--gradient_checkpointing"],
+        ["--learning_rate=1e-5", "--lr_scheduler=constant", "--lr_warmup_steps=0"],
+        [f"--max_train_steps={common.PAIRS}", "--seed=0"],
+        [f"--output_dir={material.run_name.removesuffix('lora')}custom-diffusion"],
+    )
+
+
+def _notes(material: Material) -> list[str]:
+    count, noun = len(material.images), material.class_noun
+    epoch = max(count, material.photo_count)
+    notes = [
+        f"train_custom_diffusion.py uses {common.every(count, 'regularization image')}, each with "
+        "its own caption: each step takes one photo and one image, so an epoch is "
+        f"{common.some(epoch, 'step')}, and the {common.PAIRS:,} steps of the command show "
+        f"{common.shown(count)}."
+    ]
+    base, resolution = _base(material)
+    if base != material.base_model:
+        notes.append(
+            f"It trains Stable Diffusion 1.x and 2.x only, so the command names {base} at "
+            f"{resolution} pixels instead of {material.base_model}. Images that another model "
+            "drew keep less of what this one knows: render them with the model you train, or use "
+            "a trainer for yours."
+        )
+    return [
+        *notes,
+        f"The subject is called {MODIFIER_TOKEN}, not {material.identifier}: the script adds a "
+        "token of its own to the tokenizer, and refuses one that is in it already. All photos "
+        f'share "photo of a {MODIFIER_TOKEN} {noun}", and captions beside them are not read. Ask '
+        f"the trained model for {MODIFIER_TOKEN} {noun}.",
+        f"--num_class_images={count} has to be exact: the script counts the files in "
+        f"{CLASS_IMAGES} and stops at any other number. images.txt and caption.txt are paired line "
+        "by line.",
+        "Photos are scaled at random, with words such as 'very small' added to the prompt; "
+        "--noaug turns that off. Regularization images are only cropped.",
+        "images.txt has absolute paths. If the folder will lie elsewhere, export with --root.",
+        *common.closing_notes(material, folder=INSTANCE_IMAGES),
+    ]
+
+
+def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
+    """What `CustomDiffusionDataset` would show, by concepts.json."""
+    where = out / CONCEPTS
+    for concept in common.checked(list[_Concept], common.json_of(where), where, TRAINER.title):
+        pairs = _pairs(out / common.below(concept.class_data_dir, root, where), root)
+        instances = out / common.below(concept.instance_data_dir, root, where)
+        photos = [path for path in common.files_in(instances, required=False) if path.is_file()]
+        epoch = max(len(pairs), len(photos))
+        for number, (path, caption) in enumerate(pairs):
+            yield LoadedImage(path, caption, True, len(range(number, epoch, len(pairs))))
+        for photo in photos:
+            yield LoadedImage(photo.relative_to(out).as_posix(), None, False, epoch / len(photos))
 
 
 def _pairs(folder: Path, root: PurePath) -> list[tuple[str, str]]:
@@ -120,64 +173,4 @@ def _pairs(folder: Path, root: PurePath) -> list[tuple[str, str]]:
     return list(zip(inside, captions, strict=True))
 
 
-def _base(material: Material) -> tuple[str, int]:
-    """The model that the command names, and the side to train it at."""
-    family = family_of(material.base_model)
-    if family is None or family in _TRAINS:
-        return material.base_model, material.resolution
-    return _STAND_IN, min(material.resolution, _STAND_IN_RESOLUTION)
-
-
-def _command(material: Material) -> str:
-    base, resolution = _base(material)
-    return common.command_line(
-        ["accelerate", "launch", "train_custom_diffusion.py"],
-        [f"--pretrained_model_name_or_path={base}"],
-        [f"--concepts_list={material.seen(CONCEPTS)}"],
-        [
-            "--with_prior_preservation",
-            "--real_prior",
-            f"--prior_loss_weight={material.prior_weight}",
-            f"--num_class_images={len(material.images)}",
-        ],
-        [f"--modifier_token={MODIFIER_TOKEN}", "--initializer_token=ktn"],
-        [f"--resolution={resolution}", "--train_batch_size=1", "--gradient_checkpointing"],
-        ["--learning_rate=1e-5", "--lr_scheduler=constant", "--lr_warmup_steps=0"],
-        [f"--max_train_steps={common.PAIRS}", "--seed=0"],
-        [f"--output_dir={common.run_name(material).removesuffix('lora')}custom-diffusion"],
-    )
-
-
-def _notes(material: Material) -> list[str]:
-    count, photos = len(material.images), common.photos(material)
-    epoch = max(count, photos)
-    notes = [
-        f"train_custom_diffusion.py uses {common.every(count, 'regularization image')}, each "
-        "with its own caption: each step takes one photo and one image, so an epoch is "
-        f"{common.some(epoch, 'step')}, and the {common.PAIRS:,} steps of the command show "
-        f"{common.shown(count)}."
-    ]
-    base, resolution = _base(material)
-    if base != material.base_model:
-        notes.append(
-            f"It trains Stable Diffusion 1.x and 2.x only, so the command names {base} at "
-            f"{resolution} pixels instead of {material.base_model}. Images that another model "
-            "drew keep less of what this one knows: render them with the model you train, or use "
-            "a trainer for yours."
-        )
-    notes += [
-        f"The subject is called {MODIFIER_TOKEN}, not {material.identifier}: the script adds a "
-        "token of its own to the tokenizer, and refuses one that is in it already. All photos "
-        f'share "photo of a {MODIFIER_TOKEN} {material.class_noun}", and captions beside them are '
-        f"not read. Ask the trained model for {MODIFIER_TOKEN} {material.class_noun}.",
-        f"--num_class_images={count} has to be exact: the script counts the files in "
-        f"{CLASS_IMAGES} and stops at any other number. images.txt and caption.txt are paired line "
-        "by line.",
-        "Photos are scaled at random, with words such as 'very small' added to the prompt; "
-        "--noaug turns that off. Regularization images are only cropped.",
-        "images.txt has absolute paths. If the folder will lie elsewhere, export with --root.",
-    ]
-    return notes + common.without_photos(material, INSTANCE_IMAGES)
-
-
-TRAINER = CustomDiffusion()
+TRAINER = Trainer("custom-diffusion", "diffusers Custom Diffusion", _plan, _read, _refuses)

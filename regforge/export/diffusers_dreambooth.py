@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
-from regforge.export import base_models, common
-from regforge.export.base_models import Family, family_of
-from regforge.export.captions import class_caption
-from regforge.export.interface import IMAGES, SUBJECT, ExportError, Material, Plan, Seen
+from regforge.export import common
+from regforge.export.trainer import (
+    IMAGES,
+    SUBJECT,
+    ExportError,
+    Family,
+    LoadedImage,
+    Material,
+    Plan,
+    Trainer,
+)
 
 FOLDER = "diffusers-dreambooth"
 CLASS_IMAGES = f"{FOLDER}/class_images"
@@ -29,8 +35,7 @@ _OPENED = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", "
 _MEMORY = 16 * 10**9  # bytes that repeated photos may take in a script that keeps them decoded
 
 
-@dataclass(frozen=True, slots=True)
-class _Script:
+class _Script(NamedTuple):
     """One training script.
 
     Attributes:
@@ -47,92 +52,44 @@ class _Script:
 
 _GUIDED = ("--guidance_scale=1",)
 _SCRIPTS = {
-    base_models.SDXL: _Script("train_dreambooth_lora_sdxl.py"),
-    base_models.SD3: _Script("train_dreambooth_lora_sd3.py"),
-    base_models.FLUX: _Script("train_dreambooth_lora_flux.py", flags=_GUIDED),
-    base_models.FLUX2: _Script("train_dreambooth_lora_flux2.py", True, _GUIDED),
-    base_models.FLUX2_KLEIN: _Script("train_dreambooth_lora_flux2_klein.py", True, _GUIDED),
-    base_models.QWEN_IMAGE: _Script("train_dreambooth_lora_qwen_image.py", True),
-    base_models.Z_IMAGE: _Script("train_dreambooth_lora_z_image.py", True),
+    Family.SDXL: _Script("train_dreambooth_lora_sdxl.py"),
+    Family.SD3: _Script("train_dreambooth_lora_sd3.py"),
+    Family.FLUX: _Script("train_dreambooth_lora_flux.py", flags=_GUIDED),
+    Family.FLUX2: _Script("train_dreambooth_lora_flux2.py", True, _GUIDED),
+    Family.FLUX2_KLEIN: _Script("train_dreambooth_lora_flux2_klein.py", True, _GUIDED),
+    Family.QWEN_IMAGE: _Script("train_dreambooth_lora_qwen_image.py", True),
+    Family.Z_IMAGE: _Script("train_dreambooth_lora_z_image.py", True),
 }
 _PLAIN = _Script("train_dreambooth_lora.py")
 _BUCKETED = frozenset(script.name for script in _SCRIPTS.values() if script.bucketed)
 
 
-class DiffusersDreamBooth:
-    """The scripts `train_dreambooth_lora*.py` of diffusers' examples."""
-
-    name = "diffusers-dreambooth"
-    title = "diffusers DreamBooth"
-
-    def refuses(self, caption: str) -> None:
-        """Nothing: it does not read captions."""
-
-    def plan(self, material: Material) -> Plan:
-        """Folders without captions, and the command."""
-        family = family_of(material.base_model)
-        script = _PLAIN if family is None else _SCRIPTS.get(family, _PLAIN)
-        repeats = _repeats(material) if script.bucketed else None
-        command = _command(material, script, family, repeats)
-        links = {f"{CLASS_IMAGES}/{p.name}": f"{IMAGES}/{p.name}" for p in material.images}
-        links |= {f"{INSTANCE_IMAGES}/{p.name}": f"{SUBJECT}/{p.name}" for p in material.photos}
-        text = f"#!/bin/sh\n# Start it in examples/dreambooth of diffusers.\n{command}\n"
-        return Plan(
-            files={SCRIPT: text},
-            links=links,
-            command=command,
-            notes=_notes(material, script, family, repeats),
-        )
-
-    def read(self, out: Path, root: PurePath) -> Iterator[Seen]:
-        """What `DreamBoothDataset` would show, found from the command in `train.sh`."""
-        where = out / SCRIPT
-        arguments = _arguments(where)
-        class_folder = common.below(arguments.class_data_dir, root, where)
-        instance_folder = common.below(arguments.instance_data_dir, root, where)
-        class_images = _only_images(out, class_folder)
-        instances = _only_images(out, instance_folder, required=False)
-        wanted = arguments.num_class_images
-        if wanted > len(class_images):
-            raise ExportError(
-                f"{where} asks for --num_class_images={wanted:,}, but {class_folder} holds "
-                f"{len(class_images):,}: the script would draw the others itself, all with one "
-                "prompt."
-            )
-        bucketed = arguments.script in _BUCKETED
-        shown = len(instances) * arguments.repeats
-        epoch = shown if bucketed and shown else max(wanted, shown)
-        for number, path in enumerate(class_images):
-            # `iterdir` sorts nothing, so which come first is the file system's affair.
-            times = len(range(number, epoch, wanted)) if number < wanted else 0
-            yield Seen(path, None, regularization=True, repeats=times)
-        for path in instances:
-            yield Seen(path, None, regularization=False, repeats=epoch / len(instances))
+def _plan(material: Material) -> Plan:
+    script = _SCRIPTS.get(material.family or Family.SD1, _PLAIN)
+    # A bucketed script keeps each repetition of a photo decoded, as 3 channels of float32.
+    size = material.resolution**2 * 3 * 4
+    most = max(1, _MEMORY // size // material.photo_count)
+    repeats = min(material.repeats, most) if script.bucketed else None
+    command = _command(material, script, repeats)
+    return Plan(
+        files={SCRIPT: f"#!/bin/sh\n# Start it in examples/dreambooth of diffusers.\n{command}\n"},
+        links=common.links_to(CLASS_IMAGES, IMAGES, material.images)
+        | common.links_to(INSTANCE_IMAGES, SUBJECT, material.photos),
+        command=command,
+        notes=[_use(material, script, repeats, size), *_notes(material)],
+    )
 
 
-def _repeats(material: Material) -> int:
-    """How often a photo comes in a script that keeps each repetition of it decoded."""
-    most = _MEMORY // _decoded(material) // common.photos(material)
-    return max(1, min(common.repeats(material), most))
-
-
-def _decoded(material: Material) -> int:
-    """Bytes of a photo as 3 channels of float32."""
-    return material.resolution**2 * 3 * 4
-
-
-def _command(
-    material: Material, script: _Script, family: Family | None, repeats: int | None
-) -> str:
+def _command(material: Material, script: _Script, repeats: int | None) -> str:
     # The older scripts keep the LoRA's weights in full precision with fp16, but not with bf16.
-    precision = "bf16" if family is not None and family.flow else "fp16"
+    precision = "bf16" if material.family is not None and material.family.flow else "fp16"
     return common.command_line(
         ["accelerate", "launch", script.name],
         [f"--pretrained_model_name_or_path={material.base_model}"],
-        [f"--instance_data_dir={material.seen(INSTANCE_IMAGES)}"],
-        [f"--instance_prompt={common.instance_prompt(material)}"],
-        [f"--class_data_dir={material.seen(CLASS_IMAGES)}"],
-        [f"--class_prompt={class_caption(material.class_noun)}"],
+        [f"--instance_data_dir={material.path(INSTANCE_IMAGES)}"],
+        [f"--instance_prompt={material.instance_prompt}"],
+        [f"--class_data_dir={material.path(CLASS_IMAGES)}"],
+        [f"--class_prompt={common.class_caption(material.class_noun)}"],
         [
             "--with_prior_preservation",
             f"--prior_loss_weight={material.prior_weight}",
@@ -142,87 +99,100 @@ def _command(
         [f"--resolution={material.resolution}", "--train_batch_size=1", *script.flags],
         ["--learning_rate=1e-4", "--lr_scheduler=constant", "--lr_warmup_steps=0"],
         [f"--max_train_steps={common.PAIRS}", "--gradient_checkpointing", "--seed=0"],
-        [f"--mixed_precision={precision}", f"--output_dir={common.run_name(material)}"],
+        [f"--mixed_precision={precision}", f"--output_dir={material.run_name}"],
     )
 
 
-def _notes(
-    material: Material, script: _Script, family: Family | None, repeats: int | None
-) -> list[str]:
-    count = len(material.images)
-    distinct = len({image.caption for image in material.images})
-    notes = [_use(material, script, repeats)]
-    if family is base_models.Z_IMAGE:
-        notes.append(
-            "At the version that regforge was written for, this script stops before the first step "
-            "when it is given regularization images: it joins two lists of prompts as if they "
-            "were tensors. Use --to ai-toolkit, onetrainer or simpletuner unless yours is newer."
+def _use(material: Material, script: _Script, repeats: int | None, size: int) -> str:
+    count, photos = len(material.images), material.photo_count
+    if repeats is None:
+        return (
+            f"{script.name} uses {common.every(count, 'regularization image')}: each step takes "
+            f"one photo and one image, so an epoch is {common.some(max(count, photos), 'step')}, "
+            f"and the {common.PAIRS:,} steps of the command show {common.shown(count)}."
         )
+    pairs = photos * repeats
+    used = min(count, pairs)
+    rest = (
+        " That is as many as fit into that memory; --to custom-diffusion, kohya or regforge's own "
+        "trainer use all of them."
+    )
+    return (
+        f"{script.name} uses {used:,} of the {common.some(count, 'regularization image')}: it "
+        f"goes through the photos alone and pairs each with one image, so --repeats={repeats} "
+        f"makes {common.some(pairs, 'pair')} of {common.some(photos, 'photo')}, which it keeps "
+        f"decoded in {pairs * size / 10**9:.2g} GB of memory. Without --repeats it would use only "
+        f"the first {min(count, photos):,}.{rest if used < count else ''}"
+    )
+
+
+def _notes(material: Material) -> list[str]:
+    count, family = len(material.images), material.family
+    distinct = len({image.caption for image in material.images})
     lost = (
         f"The {distinct:,} different captions are lost."
         if distinct > 1
         else "The set has one caption anyway, so little is lost."
     )
-    notes.append(
+    notes = [
         f"It reads no captions of images: {common.every(count, 'image')} share "
-        f'"{class_caption(material.class_noun)}". {lost} The only script of diffusers that reads '
-        "them is train_custom_diffusion.py: export with --to custom-diffusion, or train with "
-        "regforge."
-    )
-    notes.append(
+        f'"{common.class_caption(material.class_noun)}". {lost} The only script of diffusers that '
+        "reads them is train_custom_diffusion.py: export with --to custom-diffusion, or train with "
+        "regforge.",
         f"The number in --num_class_images={count} is exact. With a smaller one the script leaves "
-        "images out; with a larger one it draws the others itself, all with that one prompt."
-    )
-    notes.append(
+        "images out; with a larger one it draws the others itself, all with that one prompt.",
         f"Keep everything but images out of {CLASS_IMAGES} and {INSTANCE_IMAGES}: the script "
         "opens every file in them as an image and stops in the middle of an epoch at the first "
-        "that is none."
-    )
-    if family is base_models.SDXL:
+        "that is none.",
+    ]
+    if family is Family.Z_IMAGE:
+        notes.insert(
+            0,
+            "At the version that regforge was written for, this script stops before the first step "
+            "when it is given regularization images: it joins two lists of prompts as if they "
+            "were tensors. Use --to ai-toolkit, onetrainer or simpletuner unless yours is newer.",
+        )
+    if family is Family.SDXL:
         notes.append(
             "Leave --train_batch_size at 1: with a larger batch, train_dreambooth_lora_sdxl.py "
             "gives half of it the wrong prompt (diffusers issue 12292). It also gives the "
             "regularization images the photos' size and crop, and --snr_gamma fails with them."
         )
-    if family is None:
-        notes.append(
-            f"{base_models.unknown(material.base_model)}; {_PLAIN.name} is for Stable Diffusion "
-            "1.x and 2.x. For another kind, name the script of that kind in the command."
-        )
-    return notes + common.without_photos(material, INSTANCE_IMAGES)
-
-
-def _use(material: Material, script: _Script, repeats: int | None) -> str:
-    count, photos = len(material.images), common.photos(material)
-    if repeats is None:
-        epoch = max(count, photos)
-        return (
-            f"{script.name} uses {common.every(count, 'regularization image')}: each step takes "
-            f"one photo and one image, so an epoch is {common.some(epoch, 'step')}, and the "
-            f"{common.PAIRS:,} steps of the command show {common.shown(count)}."
-        )
-    used = min(count, photos * repeats)
-    memory = photos * repeats * _decoded(material) / 10**9
-    rest = (
-        ""
-        if used == count
-        else " That is as many as fit into that memory; --to custom-diffusion, kohya or regforge's "
-        "own trainer use all of them."
+    guess = (
+        f"{_PLAIN.name} is for Stable Diffusion 1.x and 2.x. For another kind, name the script of "
+        "that kind in the command."
     )
-    return (
-        f"{script.name} uses {used:,} of the {common.some(count, 'regularization image')}: it "
-        f"goes through the photos alone and pairs each with one image, so --repeats={repeats} "
-        f"makes {common.some(photos * repeats, 'pair')} of {common.some(photos, 'photo')}, which "
-        f"it keeps decoded in {memory:.2g} GB of memory. Without --repeats it would use only the "
-        f"first {min(count, photos):,}.{rest}"
-    )
+    return notes + common.closing_notes(material, guess, INSTANCE_IMAGES)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what it does not like as an exception."""
-
     def error(self, message: str) -> NoReturn:
         raise ExportError(message)
+
+
+def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
+    """What `DreamBoothDataset` would show, found from the command in `train.sh`."""
+    where = out / SCRIPT
+    arguments = _arguments(where)
+    class_folder = common.below(arguments.class_data_dir, root, where)
+    class_images = _only_images(out, class_folder)
+    instances = _only_images(
+        out, common.below(arguments.instance_data_dir, root, where), required=False
+    )
+    wanted = arguments.num_class_images
+    if wanted > len(class_images):
+        raise ExportError(
+            f"{where} asks for --num_class_images={wanted:,}, but {class_folder} holds "
+            f"{len(class_images):,}: the script would draw the others itself, all with one prompt."
+        )
+    shown = len(instances) * arguments.repeats
+    epoch = shown if arguments.script in _BUCKETED and shown else max(wanted, shown)
+    for number, path in enumerate(class_images):
+        # `iterdir` sorts nothing, so which come first is the file system's affair.
+        times = len(range(number, epoch, wanted)) if number < wanted else 0
+        yield LoadedImage(path, None, True, times)
+    for path in instances:
+        yield LoadedImage(path, None, False, epoch / len(instances))
 
 
 def _arguments(where: Path) -> argparse.Namespace:
@@ -232,6 +202,8 @@ def _arguments(where: Path) -> argparse.Namespace:
         ExportError: It is not there, or would not start the training.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
+    for word in ("accelerate", "launch"):
+        parser.add_argument(word, choices=[word])
     parser.add_argument("script")
     for name in ("instance_data_dir", "instance_prompt", "class_data_dir", "class_prompt"):
         parser.add_argument(f"--{name}", required=True)
@@ -240,15 +212,9 @@ def _arguments(where: Path) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     try:
         words = shlex.split(common.text_of(where).replace(" \\\n", " "), comments=True)
-        return parser.parse_known_args(_after_launch(words))[0]
+        return parser.parse_known_args(words)[0]
     except (ExportError, ValueError) as error:
         raise ExportError(f"{where} does not hold the command: {error}.") from error
-
-
-def _after_launch(words: Sequence[str]) -> Sequence[str]:
-    if list(words[:2]) != ["accelerate", "launch"]:
-        raise ExportError("it should begin with accelerate launch")
-    return words[2:]
 
 
 def _only_images(out: Path, folder: str, *, required: bool = True) -> list[str]:
@@ -265,4 +231,4 @@ def _only_images(out: Path, folder: str, *, required: bool = True) -> list[str]:
     return [f"{folder}/{entry.name}" for entry in entries]
 
 
-TRAINER = DiffusersDreamBooth()
+TRAINER = Trainer("diffusers-dreambooth", "diffusers DreamBooth", _plan, _read)

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path, PurePath
-from typing import Any
 
-from regforge.export import base_models, common
-from regforge.export.base_models import Family, family_of
-from regforge.export.interface import (
+from pydantic import BaseModel
+
+from regforge.export import common
+from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
     ExportedImage,
     ExportError,
+    Family,
+    LoadedImage,
     Material,
     Plan,
-    Seen,
+    Trainer,
 )
 
 CONFIG = "kohya.toml"
@@ -32,79 +34,59 @@ TRAIN, REG = "kohya/train", "kohya/reg"
 _STEP = 64  # of bucket sizes; the scripts for Stable Diffusion 1 and 2 take no other
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 _SCRIPTS = {
-    base_models.SDXL: "sdxl_train_network.py",
-    base_models.SD3: "sd3_train_network.py",
-    base_models.FLUX: "flux_train_network.py",
+    Family.SDXL: "sdxl_train_network.py",
+    Family.SD3: "sd3_train_network.py",
+    Family.FLUX: "flux_train_network.py",
 }
-_MODULES: Mapping[Family | None, str] = {
-    base_models.SD3: "networks.lora_sd3",
-    base_models.FLUX: "networks.lora_flux",
-}
+
 
 # What our configuration uses of what kohya allows; it refuses keys that it does not know, and what
-# others of its keys do to captions is not restated here.
-_GENERAL_KEYS = frozenset(
-    {"caption_extension", "enable_bucket", "min_bucket_reso", "max_bucket_reso"}
-    | {"bucket_reso_steps"}
-)
-_DATASET_KEYS = _GENERAL_KEYS | {"resolution", "batch_size", "subsets"}
-_KINDS = {"is_reg": bool, "num_repeats": int, "class_tokens": str, "caption_extension": str}
-_SUBSET_KEYS = frozenset({"image_dir", *_KINDS})
+# others of its keys do to captions is not restated here. A subset has from the tables above it what
+# it does not say itself.
 
 
-@dataclass(frozen=True, slots=True)
-class _Subset:
-    """One folder of images.
-
-    Attributes:
-        folder: Below the export's folder.
-        is_reg: Whether they are regularization images.
-        num_repeats: How often each comes.
-        class_tokens: Caption of those without a caption file.
-        extension: Of caption files, with its dot.
-    """
-
-    folder: str
-    is_reg: bool
-    num_repeats: int
-    class_tokens: str | None
-    extension: str
+class _General(BaseModel, extra="forbid", strict=True):
+    caption_extension: str = ".caption"
+    enable_bucket: bool = False
+    min_bucket_reso: int = 256
+    max_bucket_reso: int = 1024
+    bucket_reso_steps: int = 64
 
 
-class Kohya:
-    """sd-scripts, and what is built on them, such as kohya_ss."""
-
-    name = "kohya"
-    title = "kohya sd-scripts"
-
-    def refuses(self, caption: str) -> None:
-        """Nothing: it takes the first line of the caption file as it is."""
-
-    def plan(self, material: Material) -> Plan:
-        """The configuration, the folders, and the command."""
-        links = _links(f"{REG}/1_{_folder_name(material.class_noun)}", IMAGES, material.images)
-        if material.photos:
-            links |= _links(_train_folder(material), SUBJECT, material.photos)
-        return Plan(
-            files={CONFIG: _config(material)},
-            links=links,
-            command=_command(material),
-            notes=_notes(material),
-        )
-
-    def read(self, out: Path, root: PurePath) -> Iterator[Seen]:
-        """What `DreamBoothDataset` would register."""
-        where = out / CONFIG
-        for subsets in _datasets(where, root):
-            yield from _registered(out, subsets)
+class _Subset(BaseModel, extra="forbid", strict=True):
+    image_dir: str
+    is_reg: bool = False
+    num_repeats: int = 1
+    class_tokens: str = ""
+    caption_extension: str | None = None
 
 
-# ---------------------------------------------------------------------------------------- writing
+class _Dataset(_General):
+    resolution: int | list[int]
+    batch_size: int = 1
+    subsets: list[_Subset] = []
+
+
+class _Config(BaseModel, extra="forbid", strict=True):
+    general: _General = _General()
+    datasets: list[_Dataset] = []
+
+
+def _plan(material: Material) -> Plan:
+    links = _links(f"{REG}/1_{_folder_name(material.class_noun)}", IMAGES, material.images)
+    if material.photos:
+        links |= _links(_train_folder(material), SUBJECT, material.photos)
+    return Plan(
+        files={CONFIG: _config(material)},
+        links=links,
+        command=_command(material),
+        notes=_notes(material),
+    )
 
 
 def _train_folder(material: Material) -> str:
     name = _folder_name(f"{material.identifier} {material.class_noun}")
-    return f"{TRAIN}/{common.repeats(material)}_{name}"
+    return f"{TRAIN}/{material.repeats}_{name}"
 
 
 def _folder_name(text: str) -> str:
@@ -115,8 +97,7 @@ def _folder_name(text: str) -> str:
 def _links(folder: str, source: str, images: Sequence[ExportedImage]) -> dict[str, str]:
     links = {}
     for image in images:
-        stem = image.name.rpartition(".")[0]
-        for name in (image.name, f"{stem}.txt"):
+        for name in (image.name, f"{image.name.rpartition('.')[0]}.txt"):
             links[f"{folder}/{name}"] = f"{source}/{name}"
     return links
 
@@ -128,40 +109,35 @@ def _resolution(material: Material) -> int:
 
 def _config(material: Material) -> str:
     side = _resolution(material)
-    smallest = max(side // 2 // _STEP * _STEP, _STEP)
-    largest = -(-2 * side // _STEP) * _STEP
     subject = f"{material.identifier} {material.class_noun}"
-    return "\n".join(
-        [
-            "# For --dataset_config of kohya's sd-scripts. Both subsets are in one block: alone in",
-            "# a block, regularization images are not used.",
-            "",
-            "[general]",
-            'caption_extension = ".txt"',
-            "enable_bucket = true",
-            f"min_bucket_reso = {smallest}",
-            f"max_bucket_reso = {largest}",
-            f"bucket_reso_steps = {_STEP}",
-            "",
-            "[[datasets]]",
-            f"resolution = {side}",
-            "batch_size = 2",
-            "",
-            "  # The subject.",
-            "  [[datasets.subsets]]",
-            f"  image_dir = {toml_string(material.seen(SUBJECT))}",
-            f"  class_tokens = {toml_string(subject)}",
-            f"  num_repeats = {common.repeats(material)}",
-            "",
-            "  # Regularization.",
-            "  [[datasets.subsets]]",
-            f"  image_dir = {toml_string(material.seen(IMAGES))}",
-            "  is_reg = true",
-            f"  class_tokens = {toml_string(material.class_noun)}",
-            "  num_repeats = 1",
-            "",
-        ]
-    )
+    return f"""\
+# For --dataset_config of kohya's sd-scripts. Both subsets are in one block: alone in
+# a block, regularization images are not used.
+
+[general]
+caption_extension = ".txt"
+enable_bucket = true
+min_bucket_reso = {max(side // 2 // _STEP * _STEP, _STEP)}
+max_bucket_reso = {-(-2 * side // _STEP) * _STEP}
+bucket_reso_steps = {_STEP}
+
+[[datasets]]
+resolution = {side}
+batch_size = 2
+
+  # The subject.
+  [[datasets.subsets]]
+  image_dir = {toml_string(material.path(SUBJECT))}
+  class_tokens = {toml_string(subject)}
+  num_repeats = {material.repeats}
+
+  # Regularization.
+  [[datasets.subsets]]
+  image_dir = {toml_string(material.path(IMAGES))}
+  is_reg = true
+  class_tokens = {toml_string(material.class_noun)}
+  num_repeats = 1
+"""
 
 
 def toml_string(text: str) -> str:
@@ -179,85 +155,66 @@ def toml_string(text: str) -> str:
 
 
 def _command(material: Material) -> str:
-    family = family_of(material.base_model)
-    groups = [
-        ["accelerate", "launch", _script(family, material)],
+    family = material.family
+    name = {Family.SD3: "lora_sd3", Family.FLUX: "lora_flux"}.get(family or Family.SD1, "lora")
+    return common.command_line(
+        ["accelerate", "launch", _script(material)],
         [f"--pretrained_model_name_or_path={material.base_model}"],
-        [f"--dataset_config={material.seen(CONFIG)}"],
+        [f"--dataset_config={material.path(CONFIG)}"],
         [f"--prior_loss_weight={material.prior_weight}"],
-        [
-            f"--network_module={_MODULES.get(family, 'networks.lora')}",
-            "--network_dim=16",
-            "--network_alpha=16",
-        ],
+        [f"--network_module=networks.{name}", "--network_dim=16", "--network_alpha=16"],
         ["--learning_rate=1e-4", f"--max_train_steps={common.PAIRS}", "--seed=0"],
         ["--mixed_precision=bf16", "--gradient_checkpointing", "--sdpa"],
-        ["--max_token_length=225"] if _takes_long_captions(family) else [],
-        ["--v2"] if family is base_models.SD2 else [],
-        ["--output_dir=output", f"--output_name={common.run_name(material)}"],
-    ]
-    return common.command_line(*(group for group in groups if group))
+        ["--max_token_length=225"] if family is None or not family.flow else [],
+        ["--v2"] if family is Family.SD2 else [],
+        ["--output_dir=output", f"--output_name={material.run_name}"],
+    )
 
 
-def _script(family: Family | None, material: Material) -> str:
-    plain = "sdxl_train_network.py" if material.resolution >= 1024 else "train_network.py"
-    if family is None:
-        return plain
-    return _SCRIPTS.get(family, "train_network.py")
-
-
-def _takes_long_captions(family: Family | None) -> bool:
-    return family is None or not family.flow
+def _script(material: Material) -> str:
+    if material.family is None and material.resolution >= 1024:
+        return _SCRIPTS[Family.SDXL]
+    return _SCRIPTS.get(material.family or Family.SD1, "train_network.py")
 
 
 def _notes(material: Material) -> list[str]:
-    family = family_of(material.base_model)
-    side = _resolution(material)
-    notes = [_use(material), *common.without_photos(material)]
-    notes.append(
+    family, side, script = material.family, _resolution(material), _script(material)
+    photos = material.path(_train_folder(material))
+    place = "" if material.photos else f" Put the photos into {photos}."
+    notes = [
+        _use(material),
         "Each image is trained with its own caption. The weight of the regularization loss is "
         f"--prior_loss_weight={material.prior_weight} on the command line; the configuration has "
-        "no key for it."
-    )
-    notes.append(
-        f"For a graphical interface such as kohya_ss, name {material.seen(TRAIN)} as image folder "
-        f"and {material.seen(REG)} as regularisation folder, and set the caption extension to .txt."
-        + (
-            ""
-            if material.photos
-            else f" Put the photos into {material.seen(_train_folder(material))}."
-        )
-    )
+        "no key for it.",
+        f"For a graphical interface such as kohya_ss, name {material.path(TRAIN)} as image folder "
+        f"and {material.path(REG)} as regularisation folder, and set the caption extension to "
+        f".txt.{place}",
+    ]
     if side != material.resolution:
         notes.append(f"kohya's smallest bucket is {_STEP} pixels wide, so it trains at {side}.")
     elif side % _STEP:
+        bucket = side // _STEP * _STEP
         notes.append(
             f"kohya's buckets come in steps of {_STEP} pixels, so a square image is trained at "
-            f"{side // _STEP * _STEP} x {side // _STEP * _STEP}, not {side} x {side}."
+            f"{bucket} x {bucket}, not {side} x {side}."
         )
-    if family is None:
-        notes.append(
-            f"{base_models.unknown(material.base_model)}. "
-            f"{_script(family, material)} is a guess by the size of the images; sd-scripts has "
-            "one script for each kind."
-        )
-    elif family in (base_models.SD3, base_models.FLUX):
-        script = _script(family, material)
+    if family in (Family.SD3, Family.FLUX):
         notes.append(
             f"{script} takes the model as a file on the machine that trains, not as a repository "
             "of the Hub, and needs further files, such as those of the text encoders; "
             f"docs/{script.removesuffix('.py')}.md of sd-scripts lists them."
         )
-    elif family.flow:
+    elif family is not None and family.flow:
         notes.append(
             f"sd-scripts at the version that regforge was written for has no script for "
-            f"{family.title}; the command names the one for Stable Diffusion 1.x."
+            f"{family.value}; the command names the one for Stable Diffusion 1.x."
         )
-    return notes
+    guess = f"{script} is a guess by the size of the images; sd-scripts has one for each kind."
+    return notes + common.closing_notes(material, guess)
 
 
 def _use(material: Material) -> str:
-    images, photos = len(material.images), common.photos(material)
+    images, photos = len(material.images), material.photo_count
     everything = common.every(images, "regularization image")
     if photos >= images:
         return f"kohya will use {everything} in each epoch."
@@ -265,56 +222,27 @@ def _use(material: Material) -> str:
     return (
         f"kohya will use {everything} in each epoch. It takes as many as there are photos times "
         f"num_repeats: with num_repeats={fewer} it would use the first {fewer * photos:,} of them "
-        f"and leave out the others; num_repeats={common.repeats(material)} is written for "
+        f"and leave out the others; num_repeats={material.repeats} is written for "
         f"{common.some(photos, 'photo')}, so that all are used."
     )
 
 
-# ---------------------------------------------------------------------------------- reading back
-
-
-def _datasets(where: Path, root: PurePath) -> Iterator[list[_Subset]]:
-    """The subsets of each block of the configuration."""
+def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
+    """What `DreamBoothDataset` would register."""
+    where = out / CONFIG
     try:
-        config = tomllib.loads(common.text_of(where))
+        table = tomllib.loads(common.text_of(where))
     except tomllib.TOMLDecodeError as error:
         raise ExportError(f"{where} is no TOML: {error}.") from error
-    _known(config, {"general", "datasets"}, where)
-    general = config.get("general", {})
-    _known(general, _GENERAL_KEYS, where)
-    for block in config.get("datasets", []):
-        _known(block, _DATASET_KEYS, where)
-        if "resolution" not in general | block:
-            raise ExportError(f"{where}: resolution is required.")
-        yield [_subset(each, general | block, where, root) for each in block.get("subsets", [])]
+    config = common.checked(_Config, table, where, TRAINER.title)
+    for dataset in config.datasets:
+        above = dataset if "caption_extension" in dataset.model_fields_set else config.general
+        yield from _registered(out, root, dataset.subsets, above.caption_extension)
 
 
-def _known(table: Any, keys: frozenset[str] | set[str], where: Path) -> None:
-    if not isinstance(table, dict):
-        raise ExportError(f"{where}: {table!r} should be a table.")
-    for key in table:
-        if key not in keys:
-            raise ExportError(f"{where}: {key} does not belong there.")
-
-
-def _subset(table: Any, above: Mapping[str, Any], where: Path, root: PurePath) -> _Subset:
-    _known(table, _SUBSET_KEYS, where)
-    if "image_dir" not in table:
-        raise ExportError(f"{where}: a subset has no image_dir.")
-    merged: dict[str, Any] = {**above, **table}
-    for key, kind in _KINDS.items():
-        if key in merged and type(merged[key]) is not kind:
-            raise ExportError(f"{where}: {key} = {merged[key]!r} is of the wrong kind.")
-    return _Subset(
-        folder=common.below(table["image_dir"], root, where),
-        is_reg=merged.get("is_reg", False),
-        num_repeats=merged.get("num_repeats", 1),
-        class_tokens=merged.get("class_tokens"),
-        extension=merged.get("caption_extension", ".caption"),
-    )
-
-
-def _registered(out: Path, subsets: Sequence[_Subset]) -> Iterator[Seen]:
+def _registered(
+    out: Path, root: PurePath, subsets: Sequence[_Subset], extension: str
+) -> Iterator[LoadedImage]:
     """The images of a block.
 
     Regularization images are taken in the order of their names until there are as many as photos
@@ -325,44 +253,36 @@ def _registered(out: Path, subsets: Sequence[_Subset]) -> Iterator[Seen]:
     for subset in subsets:
         if subset.num_repeats < 1:
             continue
-        for path, caption in _images(out, subset):
+        folder = common.below(subset.image_dir, root, out / CONFIG)
+        for name, caption in _images(out / folder, subset, subset.caption_extension or extension):
             if subset.is_reg:
-                regularization.append((path, caption, subset.num_repeats))
+                regularization.append((f"{folder}/{name}", caption, subset.num_repeats))
             else:
                 wanted += subset.num_repeats
-                yield Seen(path, caption, regularization=False, repeats=subset.num_repeats)
-    if not regularization:
-        return
-    first = _first_round([repeats for _, _, repeats in regularization], wanted)
-    more, rest = divmod(max(wanted - sum(first), 0), len(regularization))
+                yield LoadedImage(f"{folder}/{name}", caption, False, subset.num_repeats)
+    before = accumulate((repeats for _, _, repeats in regularization), initial=0)
+    first = [
+        repeats if so_far < wanted else 0
+        for (_, _, repeats), so_far in zip(regularization, before, strict=False)
+    ]
+    more, rest = divmod(max(wanted - sum(first), 0), max(len(first), 1))
     for number, (path, caption, _) in enumerate(regularization):
-        repeats = first[number] + more + (number < rest)
-        yield Seen(path, caption, regularization=True, repeats=repeats)
+        yield LoadedImage(path, caption, True, first[number] + more + (number < rest))
 
 
-def _first_round(repeats: Sequence[int], wanted: int) -> list[int]:
-    """How often each image comes before any comes again."""
-    taken: list[int] = []
-    so_far = 0
-    for each in repeats:
-        taken.append(each if so_far < wanted else 0)
-        so_far += taken[-1]
-    return taken
-
-
-def _images(out: Path, subset: _Subset) -> Iterator[tuple[str, str]]:
-    """Path and caption of each image of a folder, by name."""
-    for path in common.images_in(out / subset.folder, _SUFFIXES, required=False):
+def _images(folder: Path, subset: _Subset, extension: str) -> Iterator[tuple[str, str]]:
+    """Name and caption of each image of a folder, by name."""
+    for path in common.images_in(folder, _SUFFIXES, required=False):
         if path.name.startswith("."):  # glob does not find it
             continue
-        caption = subset.class_tokens or ""
-        beside = path.with_suffix(subset.extension)
+        caption = subset.class_tokens
+        beside = path.with_suffix(extension)
         if beside.is_file():
             text = common.text_of(beside)
             if not text:
                 raise ExportError(f"{beside} is empty: kohya would stop.")
             caption = re.split(r"\r\n|\r|\n", text, maxsplit=1)[0].strip()
-        yield f"{subset.folder}/{path.name}", caption
+        yield path.name, caption
 
 
-TRAINER = Kohya()
+TRAINER = Trainer("kohya", "kohya sd-scripts", _plan, _read)

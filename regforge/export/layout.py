@@ -1,8 +1,8 @@
-"""Files of an export: images with their captions, hard links, tar files.
+"""The second pass over a dataset: files of an export, written once for all trainers.
 
 Every file is written beside its place and renamed into it, so that none is ever there in part.
 They are not forced onto the disk one by one: an export has two files an image, and can be made
-again. Knows nothing about trainers.
+again.
 """
 
 from __future__ import annotations
@@ -11,40 +11,32 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
+from regforge.dataset.sources import CaptionedDataset
+from regforge.digests import file_digest
 from regforge.errors import RegforgeError
-from regforge.export.interface import IMAGES, ExportError
+from regforge.export.common import some
+from regforge.export.scanning import ScannedDataset, cannot_read, metadata_line, odd_notes
+from regforge.export.settings import naming, tidy
+from regforge.export.trainer import IMAGES, METADATA, SUBJECT, ExportedImage, ExportError
 from regforge.files import open_atomically, storage_error
-
-METADATA = "metadata.jsonl"
-
-_SAME = 1 << 20
-
-
-def suffix_of(image: bytes) -> str | None:
-    """`png`, `jpg` or `webp` by the file's first bytes; None if it is none of them."""
-    if image[:8] == b"\x89PNG\r\n\x1a\n":
-        return "png"
-    if image[:3] == b"\xff\xd8\xff":
-        return "jpg"
-    return "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else None
+from regforge.image_files import decode, oddities, patient, plain_png
+from regforge.progress import Reporter
+from regforge.prompts.captions import instance_caption
+from regforge.prompts.photos import captions_of_run, photo_captions, syntax_notes
+from regforge.records import Example
 
 
-def stems(count: int, digits: int) -> Iterator[str]:
-    """`00001`, `00002`, ..., all of one length."""
-    digits = max(digits, len(str(count)))
-    return (f"{number:0{digits}d}" for number in range(1, count + 1))
-
-
-class Folder:
+class ExportFolder:
     """Writes below the export's folder, and creates what folders it needs.
 
-    Args:
-        top: The export's folder.
+    A method that gets `replace` raises an `ExportError` instead of taking the place of a file with
+    other content; all raise a `StorageError` where nothing can be written.
     """
 
     def __init__(self, top: Path) -> None:
@@ -57,66 +49,33 @@ class Folder:
 
         Raises:
             ExportError: It would lie outside.
-            StorageError: A folder cannot be created.
         """
         folder = name.rpartition("/")[0]
         if name.startswith("/") or ".." in name.split("/"):
             raise ExportError(f"{name} does not lie in the export's folder.")
         path = Path(f"{self._top}/{name}")  # joining paths by pieces costs more than writing them
         if folder not in self._made:
-            with _told(path):
+            with _storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._made.add(folder)
         return path
 
     def write(self, name: str, content: bytes, *, replace: bool = True) -> None:
-        """Write a file, unless it is there with this content.
-
-        Args:
-            name: Path below the folder.
-            content: Its bytes.
-            replace: Whether it may take the place of a file with other content.
-
-        Raises:
-            ExportError: There is one, and it may not.
-            StorageError: It cannot be written.
-        """
+        """Write a file, unless it is there with this content."""
         path = self.path(name)
-        with _told(path):
-            if _holds(path, content):
-                return
-            if not replace and path.exists():
-                raise _in_the_way(path)
+        with _storage_errors(path):
+            with suppress(FileNotFoundError):
+                if path.stat().st_size == len(content) and path.read_bytes() == content:
+                    return
+                if not replace:
+                    raise _in_the_way(path)
             with open_atomically(path, sync=False) as stream:
                 stream.write(content)
 
-    def write_lines(self, name: str, lines: Iterable[bytes]) -> str:
-        """Write a file of many lines; returns its SHA-256, 64 hex digits.
-
-        Raises:
-            StorageError: It cannot be written.
-        """
-        path, digest = self.path(name), hashlib.sha256()
-        with _told(path), open_atomically(path, sync=False) as stream:
-            for line in lines:
-                stream.write(line)
-                digest.update(line)
-        return digest.hexdigest()
-
     def link(self, name: str, source: Path, *, replace: bool = True) -> None:
-        """Make a hard link to a file, or a copy where there can be no link.
-
-        Args:
-            name: Path below the folder.
-            source: The file.
-            replace: As for `write`.
-
-        Raises:
-            ExportError: See there.
-            StorageError: It cannot be written.
-        """
+        """Make a hard link to a file, or a copy where there can be no link."""
         path = self.path(name)
-        with _told(path):
+        with _storage_errors(path):
             if source.is_symlink():  # a link to it would be another symbolic link
                 source = source.resolve()
             try:
@@ -139,13 +98,10 @@ class Folder:
             name: Path below the folder.
             images: File names below `IMAGES`.
             rows: JSON about each of them.
-
-        Raises:
-            StorageError: It cannot be written.
         """
         path = self.path(name)
         with (
-            _told(path),
+            _storage_errors(path),
             open_atomically(path, sync=False) as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
@@ -158,34 +114,19 @@ class Folder:
 def shard_members(
     top: Path, images: Sequence[str], rows: Mapping[str, bytes]
 ) -> Iterator[tuple[str, bytes]]:
-    """What a tar file of these images holds, in order: (name, content).
-
-    Raises:
-        OSError: An image cannot be read.
-    """
-    for decoded in images:
-        image = top / IMAGES / decoded
-        yield decoded, image.read_bytes()
+    """What a tar file of these images holds, in order: (name, content)."""
+    for name in images:
+        image = top / IMAGES / name
+        yield name, image.read_bytes()
         yield f"{image.stem}.txt", image.with_suffix(".txt").read_bytes()
-        yield f"{image.stem}.json", rows[decoded]
+        yield f"{image.stem}.json", rows[name]
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files have the same bytes.
-
-    Raises:
-        OSError: One cannot be read.
-    """
-    first, second = one.stat(), other.stat()
-    if (first.st_ino, first.st_dev) == (second.st_ino, second.st_dev):
-        return True
-    if first.st_size != second.st_size:
-        return False
-    with one.open("rb") as left, other.open("rb") as right:
-        while piece := left.read(_SAME):
-            if piece != right.read(_SAME):
-                return False
-    return True
+    """Whether two files have the same bytes."""
+    return one.samefile(other) or (
+        one.stat().st_size == other.stat().st_size and file_digest(one) == file_digest(other)
+    )
 
 
 def _in_the_way(path: Path) -> ExportError:
@@ -195,19 +136,209 @@ def _in_the_way(path: Path) -> ExportError:
     )
 
 
-def _holds(path: Path, content: bytes) -> bool:
-    try:
-        return path.stat().st_size == len(content) and path.read_bytes() == content
-    except FileNotFoundError:
-        return False
-
-
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Failures to write become ours."""
+def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except RegforgeError:
         raise
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def _suffix_of(image: bytes) -> str | None:
+    """`png`, `jpg` or `webp` by the file's first bytes; None if it is none of them."""
+    if image[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if image[:3] == b"\xff\xd8\xff":
+        return "jpg"
+    return "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else None
+
+
+def _stems(count: int, digits: int) -> list[str]:
+    """`00001`, `00002`, ..., all of one length."""
+    digits = max(digits, len(str(count)))
+    return [f"{number:0{digits}d}" for number in range(1, count + 1)]
+
+
+# --------------------------------------------------------------------------- regularization images
+
+
+def write_images(
+    source: CaptionedDataset,
+    scanned: ScannedDataset,
+    order: Sequence[int],
+    captions: Sequence[str],
+    folder: ExportFolder,
+    *,
+    keep: Set[str],
+    reporter: Reporter,
+) -> tuple[list[str], str]:
+    """Write images, captions and metadata.jsonl, with one image in memory at a time.
+
+    Args:
+        source: The dataset.
+        scanned: What is known about it.
+        order: Numbers of its images, in the order of the layout.
+        captions: As they are to be written, in that order.
+        folder: Where to.
+        keep: Paths below the folder that are left as they are.
+        reporter: Gets progress.
+
+    Returns:
+        The names of the images in their order; SHA-256 of metadata.jsonl.
+
+    Raises:
+        ExportError: An image is of a type that trainers do not read, or the dataset is no longer
+            what it was.
+    """
+    changed = ExportError(f"{source.name} changed while it was read; export it again.")
+    places = {index: place for place, index in enumerate(order)}
+    kinds = scanned.columns.kinds
+    stems, names, lines = _stems(len(order), 5), [""] * len(order), [b""] * len(order)
+    with reporter.task("writing", len(order), "images") as task:
+        for index, example in enumerate(source.examples()):
+            if index >= len(scanned.ids) or example.id != scanned.ids[index]:
+                raise changed
+            if (place := places.get(index)) is None:
+                continue
+            if (suffix := _suffix_of(example.image)) is None:
+                raise cannot_read([example.id])
+            odd = index in scanned.odd
+            if odd:
+                example, suffix = _plain(example, scanned.sizes[index]), "png"
+            else:
+                _see_that_it_is_whole(source, example)
+            stem, names[place] = f"{IMAGES}/{stems[place]}", f"{stems[place]}.{suffix}"
+            if (image := f"{stem}.{suffix}") not in keep:
+                if example.file and not odd:
+                    folder.link(image, example.file)
+                else:
+                    folder.write(image, example.image)
+            if f"{stem}.txt" not in keep:
+                folder.write(f"{stem}.txt", captions[place].encode())
+            lines[place] = metadata_line(
+                example, file_name=image, text=captions[place], kinds=kinds
+            )
+            task.advance()
+    if not all(names):
+        raise changed
+    metadata = b"".join(lines)
+    if METADATA not in keep:
+        folder.write(METADATA, metadata)
+    return names, hashlib.sha256(metadata).hexdigest()
+
+
+def _plain(example: Example, size: tuple[int, int]) -> Example:
+    """The example with a plain copy of its odd image."""
+    image, metadata = plain_png(example.image), dict(example.metadata)
+    if metadata.get("image_digest"):
+        metadata["image_digest"] = hashlib.sha256(image).hexdigest()
+    return replace(example, image=image, width=size[0], height=size[1], metadata=metadata)
+
+
+def _see_that_it_is_whole(source: CaptionedDataset, example: Example) -> None:
+    digest = example.metadata.get("image_digest") if source.layout == "regforge" else None
+    if digest and hashlib.sha256(example.image).hexdigest() != digest:
+        raise ExportError(
+            f"Image {example.id} of {source.name} is not the one that was drawn.",
+            hint="The dataset is damaged: make or download it again.",
+        )
+
+
+# -------------------------------------------------------------------------------- instance images
+
+
+@dataclass(frozen=True)
+class SubjectPhotos:
+    """The instance images that go into an export.
+
+    Attributes:
+        images: As they are called there.
+        files: Where each lies now.
+        digests: SHA-256 of each, 64 hex digits.
+        odd: Whether each is written as a plain copy; see `image_files.oddities`.
+        notes: What a person should know about them.
+    """
+
+    images: Sequence[ExportedImage] = ()
+    files: Sequence[Path] = ()
+    digests: Sequence[str] = ()
+    odd: Sequence[bool] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def facts(self) -> list[list[str]]:
+        """What they are known by: (name, caption, digest)."""
+        pairs = zip(self.images, self.digests, strict=True)
+        return [[image.name, image.caption, digest] for image, digest in pairs]
+
+    def write(self, folder: ExportFolder, *, restore: bool) -> None:
+        """Put the images and their captions into the export's folder.
+
+        Args:
+            folder: The export's folder.
+            restore: Whether they were there before; only what is missing is then put there.
+        """
+        for image, file, odd in zip(self.images, self.files, self.odd, strict=True):
+            name = f"{SUBJECT}/{image.name}"
+            caption = f"{name.rpartition('.')[0]}.txt"
+            if not (restore and (folder.top / name).exists()):
+                if odd:
+                    folder.write(name, plain_png(file.read_bytes()), replace=False)
+                else:
+                    folder.link(name, file, replace=False)
+            if not (restore and (folder.top / caption).exists()):
+                folder.write(caption, image.caption.encode(), replace=False)
+
+
+def read_photos(
+    photos: Path | None, *, identifier: str, class_noun: str, run: Path | None
+) -> SubjectPhotos:
+    """Read the photos of a folder, and describe those that have no caption.
+
+    Args:
+        photos: The folder; without one there are none.
+        identifier: The subject's.
+        class_noun: What it is.
+        run: The run's folder of the dataset, whose vision model may have described them.
+
+    Raises:
+        PhotosError: There are none, or some cannot be read.
+        ExportError: They are of a type that trainers do not read.
+    """
+    if photos is None:
+        return SubjectPhotos()
+    default = instance_caption(identifier, class_noun)
+    described: list[str] = []
+    lent = captions_of_run(run, photos, identifier) if run is not None else {}
+
+    def describe(silent: Sequence[Path]) -> Mapping[str, str]:
+        described.extend(path.name for path in silent if path.name not in lent)
+        return dict.fromkeys(described, default) | lent
+
+    found = photo_captions(photos, identifier, describe=describe)
+    files = [photos / photo.file for photo in found]
+    images, kinds, unread = [], [], []
+    for stem, file, photo in zip(_stems(len(found), 2), files, found, strict=True):
+        content = file.read_bytes()
+        with patient():
+            kinds.append(oddities(content, decode(content)))
+        suffix = _suffix_of(content)
+        unread += [] if suffix else [file.name]
+        name = f"{stem}.{'png' if kinds[-1] else suffix}"
+        caption = tidy(photo.caption) or default
+        images.append(ExportedImage(name, caption, photo.width, photo.height))
+    if unread:
+        raise cannot_read(unread)
+    notes = []
+    if described:
+        notes.append(f"{some(len(described), 'photo')} had no caption and got '{default}'.")
+    if unnamed := len(images) - naming([image.caption for image in images], identifier):
+        notes.append(
+            f"The caption of {some(unnamed, 'photo')} does not say '{identifier}', so these would "
+            "not teach it. Add it to the captions, or name yours with --identifier."
+        )
+    notes += [*syntax_notes(found), *odd_notes(kinds, "photo")]
+    digests = [photo.digest for photo in found]
+    return SubjectPhotos(images, files, digests, list(map(bool, kinds)), notes)

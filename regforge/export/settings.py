@@ -1,28 +1,43 @@
-"""What an export is made with: what was asked for, and what the dataset says where nothing was."""
+"""What an export is made with, and whether a folder may be gone on with.
+
+    .export-unfinished.json   written first, deleted at the end
+    export.json               written last
+
+Both name the dataset and the settings, so that one folder never holds half of one export and half
+of another.
+"""
 
 from __future__ import annotations
 
+import difflib
+import json
 import math
 import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from regforge.embedded import TINYWORLD
-from regforge.errors import RegforgeError
-from regforge.export.base_models import NO_BASE_MODEL
-from regforge.export.captions import tidy
-from regforge.export.collecting import Collected
-from regforge.export.interface import ExportError
-from regforge.files import expanded
+from regforge.export.common import class_caption, some
+from regforge.export.scanning import ScannedDataset
+from regforge.export.trainer import NO_BASE_MODEL, ExportError, Trainer
+from regforge.files import expanded, parse_json, remove_unfinished, write_atomically
+from regforge.prompts.captions import word_pattern
+from regforge.runs import OwnedFolder
+from regforge.version import __version__
 
 EMBEDDED = "embedded/tinyworld"
 """What datasets call the embedded pipeline; trainers know it by its folder."""
 
+MANIFEST = "export.json"
+UNFINISHED = ".export-unfinished.json"
+
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufeff]")  # U+FEFF at the start would be a BOM
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -55,8 +70,8 @@ class Settings:
         return {name: getattr(self, name) for name in names} | {"root": self.root.as_posix()}
 
 
-def settle(
-    collected: Collected,
+def resolve_settings(
+    dataset: ScannedDataset,
     *,
     out: Path,
     identifier: str,
@@ -67,13 +82,13 @@ def settle(
     root: str | None,
     limit: int | None,
 ) -> Settings:
-    """Fill in what was not said.
+    """Fill in what was left out.
 
     Raises:
         ExportError: Something cannot be found out, or makes no sense.
     """
     notes: list[str] = []
-    noun = _class_noun(collected, class_noun, notes)
+    noun = _class_noun(dataset, class_noun, notes)
     if not (name := tidy(identifier)):
         raise ExportError("The identifier is empty.", hint="Name one with --identifier sks.")
     if not 0 <= prior_weight < float("inf"):
@@ -89,8 +104,8 @@ def settle(
     return Settings(
         class_noun=noun,
         identifier=name,
-        resolution=resolution or typical_resolution(collected),
-        base_model=_base_model(collected, base_model, notes),
+        resolution=resolution or typical_resolution(dataset.sizes),
+        base_model=_base_model(dataset, base_model, notes),
         prior_weight=prior_weight,
         root=seen,
         limit=limit,
@@ -98,41 +113,40 @@ def settle(
     )
 
 
-def typical_resolution(collected: Collected) -> int:
+def typical_resolution(sizes: Sequence[tuple[int, int]]) -> int:
     """Side of the square with the images' median area, in steps of 64, or of 8 below 512."""
-    sizes = zip(collected.widths, collected.heights, strict=True)
     side = math.sqrt(statistics.median(width * height for width, height in sizes))
     step = 64 if side >= 512 else 8
     return max(step, round(side / step) * step)
 
 
-def _class_noun(collected: Collected, given: str | None, notes: list[str]) -> str:
+def _class_noun(dataset: ScannedDataset, given: str | None, notes: list[str]) -> str:
     if given is not None:
         if noun := tidy(given):
             return noun
         raise ExportError("The class noun is empty.", hint="Name one with --class-noun teapot.")
-    nouns = collected.class_nouns.most_common()
+    nouns = dataset.class_nouns.most_common()
     found = [(tidy(noun), count) for noun, count in nouns if tidy(noun)]
     if not found:
         raise ExportError(
             "The dataset does not say what its images show.",
             hint="Say it with --class-noun, such as --class-noun teapot.",
         )
+    noun, count = found[0]
     if len(found) > 1:
-        noun, count = found[0]
         notes.append(
             f"The images show {len(found)} kinds of things; '{noun}', shown by {count:,} of "
             "them, is taken for the class. --class-noun names another."
         )
-    return found[0][0]
+    return noun
 
 
-def _base_model(collected: Collected, given: str | None, notes: list[str]) -> str:
+def _base_model(dataset: ScannedDataset, given: str | None, notes: list[str]) -> str:
     if given is not None:
         if tidy(given) != given or not given:
             raise ExportError(f"--base-model {given!r} is no repository and no folder.")
         return given
-    models = list(collected.models)
+    models = list(dataset.models)
     if models == [EMBEDDED]:
         return str(TINYWORLD)
     if len(models) == 1 and (model := models[0]) and _is_model(model):
@@ -146,11 +160,10 @@ def _base_model(collected: Collected, given: str | None, notes: list[str]) -> st
 
 def _is_model(name: str) -> bool:
     try:
-        return bool(_REPOSITORY.fullmatch(name)) or (
-            Path(name).is_absolute() and Path(name).is_dir()
-        )
+        folder = Path(name).is_absolute() and Path(name).is_dir()
     except (OSError, ValueError):
         return False
+    return folder or bool(_REPOSITORY.fullmatch(name))
 
 
 def _root(text: str) -> PurePath:
@@ -176,12 +189,225 @@ def absolute(out: Path) -> Path:
         raise ExportError(f"{out} is no name for a folder: {error}") from error
 
 
-def no_such_trainer(name: str, names: Sequence[str]) -> RegforgeError:
-    """There is no such trainer."""
-    import difflib
+def chosen(names: Sequence[str], trainers: Sequence[Trainer]) -> list[Trainer]:
+    """The trainers of these names.
 
-    close = difflib.get_close_matches(name, names, n=1)
-    return ExportError(
-        f"There is no exporter {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."),
-        hint=f"Choose from {', '.join(names)}.",
+    Raises:
+        ExportError: There is none of that name, or no name.
+    """
+    known = {trainer.name: trainer for trainer in trainers}
+    hint = f"Choose from {', '.join(known)}."
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            mean = f"; did you mean {close[0]!r}?" if close else "."
+            raise ExportError(f"There is no exporter {name!r}{mean}", hint=hint)
+    if not names:
+        raise ExportError("No trainer is named.", hint=hint)
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+# --------------------------------------------------------------------------------------- captions
+
+
+def tidy(text: str) -> str:
+    """One line: white space and control characters become single spaces."""
+    return " ".join(_CONTROL.sub(" ", text).split())
+
+
+def tidy_captions(
+    captions: Sequence[str | None], class_noun: str, identifier: str
+) -> tuple[list[str], list[str]]:
+    """The captions of some images, each one line and none empty; and notes on what was changed."""
+    fallback = class_caption(class_noun)
+    tidied = [tidy(caption or "") for caption in captions]
+    changed = sum(bool(new) and new != old for new, old in zip(tidied, captions, strict=True))
+    missing = sum(not new for new in tidied)
+    texts = [new or fallback for new in tidied]
+    notes = []
+    if missing:
+        were = "was" if missing == 1 else "were"
+        notes.append(f"{some(missing, 'caption')} {were} missing; those images have '{fallback}'.")
+    if changed:
+        were = "was" if changed == 1 else "were"
+        notes.append(
+            f"{some(changed, 'caption')} {were} brought onto one line, with single spaces, as "
+            "trainers read them."
+        )
+    if leaks := naming(texts, identifier):
+        says = "says" if leaks == 1 else "say"
+        notes.append(
+            f"{some(leaks, 'caption')} {says} '{identifier}'. Regularization captions must not "
+            "name the subject: choose another --identifier, or leave those images out."
+        )
+    return texts, notes
+
+
+def naming(captions: Sequence[str], identifier: str) -> int:
+    """How many captions name the identifier."""
+    pattern = word_pattern(identifier)
+    return sum(bool(pattern.search(caption)) for caption in captions)
+
+
+def refuse_what_is_lost(captions: Sequence[tuple[str, str]], trainers: Sequence[Trainer]) -> None:
+    """See that each trainer can keep each caption.
+
+    Args:
+        captions: (the image's id, its caption).
+        trainers: Those that will read them.
+
+    Raises:
+        ExportError: One could not; the message lists the first few.
+    """
+    checks = [("a file", _unwritable)] + [(each.title, each.refuses) for each in trainers]
+    for title, refuses in checks:
+        refused = [
+            f"  {_printable(name)}: {reason}: {_printable(caption)}"
+            for name, caption in captions
+            if (reason := refuses(caption)) is not None
+        ]
+        if refused:
+            head = f"{title} could not keep {some(len(refused), 'caption')}:"
+            more = [f"  ... and {len(refused) - _SHOWN:,} more"] if len(refused) > _SHOWN else []
+            raise ExportError(
+                "\n".join([head, *refused[:_SHOWN], *more]),
+                hint="Change these captions, or leave these images out.",
+            )
+
+
+def _unwritable(caption: str) -> str | None:
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        return "it has half of a character, which is no UTF-8"
+    return None
+
+
+def _printable(text: str) -> str:
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+# ------------------------------------------------------------------------------------ export.json
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which dataset, exported how.
+
+    Attributes:
+        dataset: SHA-256, see `ScannedDataset.digest`.
+        settings: See `Settings.as_dict`.
+        photos: (name, caption, SHA-256) of each instance image.
+    """
+
+    dataset: str
+    settings: Mapping[str, Any]
+    photos: list[list[str]]
+
+
+@dataclass
+class Manifest:
+    """The content of export.json.
+
+    Attributes:
+        identity: See there.
+        source: Name, layout, revision and licence of the dataset.
+        images: Names of the regularization images, see `packed`.
+        columns: Of metadata.jsonl.
+        files: SHA-256 of the other files of the layout.
+        targets: For each trainer: path -> SHA-256 of the files written for it.
+    """
+
+    identity: Identity
+    source: Mapping[str, Any]
+    images: dict[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    targets: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def write(self, out: Path) -> None:
+        """Write export.json: from now on the export is whole."""
+        content = {"made_by": f"regforge {__version__}", **asdict(self)}
+        write_atomically(out / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        (out / UNFINISHED).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """The names of the regularization images."""
+        images = self.images
+        stems = [f"{n:0{images['digits']}d}" for n in range(1, images["count"] + 1)]
+        return [f"{stem}.{images['others'].get(stem, images['suffix'])}" for stem in stems]
+
+
+def packed(names: list[str]) -> dict[str, Any]:
+    """Names such as `00001.webp` in few words: their number, their suffix, and the exceptions."""
+    stems, suffixes = zip(*(name.rsplit(".", 1) for name in names), strict=True)
+    most = max(sorted(set(suffixes)), key=suffixes.count)
+    others = {stem: suffix for stem, suffix in zip(stems, suffixes, strict=True) if suffix != most}
+    return {"count": len(names), "suffix": most, "digits": len(stems[0]), "others": others}
+
+
+def begin(out: Path, identity: Identity) -> None:
+    """Note whose export the folder is going to be."""
+    write_atomically(out / UNFINISHED, json.dumps({"identity": asdict(identity)}) + "\n")
+
+
+def existing(out: Path, identity: Identity) -> Manifest | None:
+    """What was exported into a folder before; None if nothing was, or not to the end.
+
+    What an export that was killed left half-written is deleted.
+
+    Args:
+        out: The folder; need not exist.
+        identity: What is to be exported into it.
+
+    Raises:
+        ExportError: It holds something else.
+    """
+    for name in (MANIFEST, UNFINISHED):
+        if (out / name).exists():
+            manifest = _read_manifest(out / name)
+            if problem := _difference(manifest.identity, identity):
+                raise ExportError(
+                    f"{out} holds an export of {problem}.", hint="Choose another folder with --out."
+                )
+            remove_unfinished(out)
+            if name == UNFINISHED:
+                return None
+            (out / UNFINISHED).unlink(missing_ok=True)
+            return manifest
+    if not OwnedFolder(out).holds_others_files():
+        return None
+    raise ExportError(
+        f"{out} is not empty, and what is in it is no export of regforge.",
+        hint="Choose another folder with --out.",
     )
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        content = parse_json(path.read_bytes())
+        content.pop("made_by", None)
+        identity = Identity(**content.pop("identity"))
+        return Manifest(identity, **{"source": {}, **content})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ExportError(
+            f"{path} cannot be read.", hint="Choose another folder with --out."
+        ) from error
+
+
+def _difference(before: Identity, now: Identity) -> str | None:
+    """How two exports differ, or None. Photos may be added where there were none."""
+    if before.dataset != now.dataset:
+        return "another dataset, or of an older state of this one"
+    for name in (*before.settings, *now.settings):
+        old, new = before.settings.get(name), now.settings.get(name)
+        if old != new:
+            return f"this dataset with --{name.replace('_', '-')} {old}, not {new}"
+    if before.photos and before.photos != now.photos:
+        return (
+            "this dataset with other photos of the subject"
+            if now.photos
+            else "this dataset with photos of the subject: name them again with --subject"
+        )
+    return None

@@ -97,11 +97,17 @@ def theirs(captions: Sequence[str | None], **more: Any) -> Memory:
     return Memory(rows, layout="folder")
 
 
-def photos(folder: Path, captions: Sequence[str | None] = ("a photo of sks teapot",) * 4) -> Path:
+def photos(
+    folder: Path,
+    captions: Sequence[str | None] = ("a photo of sks teapot",) * 4,
+    suffix: str = "jpg",
+    size: tuple[int, int] = (20, 10),
+) -> Path:
     """A folder with photos of the subject."""
     folder.mkdir()
     for number, caption in enumerate(captions):
-        (folder / f"IMG_{number}.jpg").write_bytes(make_image(1000 + number, (20, 10), "jpg"))
+        image = make_image(1000 + number, size, suffix)
+        (folder / f"IMG_{number}.{suffix}").write_bytes(image)
         if caption is not None:
             (folder / f"IMG_{number}.txt").write_text(caption, encoding="utf-8")
     return folder

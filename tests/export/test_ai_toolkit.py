@@ -28,7 +28,7 @@ from trainer_layout import (
 )
 
 from regforge.export.ai_toolkit import JOB, TRAINER, trained
-from regforge.export.interface import ExportError
+from regforge.export.trainer import ExportError
 
 DEFAULTS = {"caption_ext": ".txt", "is_reg": False, "num_repeats": 1, "trigger_word": None}
 
@@ -163,13 +163,13 @@ def test_a_folder_whose_name_would_be_replaced_is_refused(tmp_path: Path, name: 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("is_reg: true", "is_regularization: true", "'is_regularization', which ai-toolkit"),
-        ("is_reg: true", "is_reg: yes please", "'yes please' for is_reg"),
-        ('caption_ext: "txt"', 'caption_ext: "caption"', "'caption' for caption_ext"),
-        ("num_repeats: 1", "num_repeats: 0", "0 for num_repeats"),
-        ("resolution:\n      - 64", "buckets: true", "'buckets', which"),
-        ('job: "extension"', 'job: "train"', "is no job"),
-        ("    datasets:", "    data:", "is no job"),
+        ("is_reg: true", "is_regularization: true", "is_regularization does not"),
+        ("is_reg: true", "is_reg: yes please", "is_reg is 'yes please'"),
+        ('caption_ext: "txt"', 'caption_ext: "caption"', "caption_ext is 'caption'"),
+        ("num_repeats: 1", "num_repeats: 0", "num_repeats is 0"),
+        ("resolution:\n      - 64", "buckets: true", "resolution is missing"),
+        ('job: "extension"', 'job: "train"', "job is 'train'"),
+        ("    datasets:", "    data:", "datasets is missing"),
         ("job:", "\tjob:", "is no job"),
     ],
 )

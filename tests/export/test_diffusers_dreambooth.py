@@ -13,7 +13,7 @@ from PIL import Image
 from trainer_layout import HARD_FOLDERS, flags_of, material, read, run_by_shell, write
 
 from regforge.export.diffusers_dreambooth import CLASS_IMAGES, INSTANCE_IMAGES, SCRIPT, TRAINER
-from regforge.export.interface import ExportError, Seen
+from regforge.export.trainer import ExportError, LoadedImage
 
 FLUX2 = "black-forest-labs/FLUX.2-dev"
 
@@ -44,7 +44,7 @@ class Dataset:
         return shown
 
 
-def shown_by_us(*seen: Seen) -> dict[str, float]:
+def shown_by_us(*seen: LoadedImage) -> dict[str, float]:
     return {"/".join(one.path.split("/")[1:]): one.repeats for one in seen}
 
 

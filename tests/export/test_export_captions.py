@@ -12,7 +12,7 @@ import test_kohya
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from regforge.export.captions import tidy
+from regforge.export.settings import tidy
 
 HARD = [
     'say "hi", it\'s',

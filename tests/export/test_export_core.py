@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from regforge.dataset.sources import open_dataset
-from regforge.export import export_dataset
-from regforge.export.interface import ExportError
+from regforge.export import export_dataset, kohya, writing
+from regforge.export.settings import typical_resolution
+from regforge.export.trainer import ExportError
 from regforge.prompts.photos import PhotosError
 from regforge.records import Example
 
@@ -208,11 +210,8 @@ def test_half_a_character_is_refused_before_anything_is_written(tmp_path: Path) 
 def test_what_a_trainer_refuses_is_listed_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from regforge.export import kohya
-
-    monkeypatch.setattr(
-        kohya.Kohya, "refuses", lambda _, caption: "it is odd" if "odd" in caption else None
-    )
+    odd = replace(kohya.TRAINER, refuses=lambda text: "it is odd" if "odd" in text else None)
+    monkeypatch.setattr(writing, "TRAINERS", [odd])
     texts = ["fine", *(f"odd {number}" for number in range(7))]
     with pytest.raises(ExportError) as caught:
         samples.exported(samples.theirs(texts), tmp_path / "out", class_noun="teapot")
@@ -254,15 +253,8 @@ def test_class_noun_is_the_most_common_or_given_or_asked_for(tmp_path: Path) -> 
         ([(1, 1)], 8),
     ],
 )
-def test_resolution_is_that_of_the_images(
-    tmp_path: Path, sizes: list[tuple[int, int]], side: int
-) -> None:
-    from regforge.export.collecting import collect
-    from regforge.export.settings import typical_resolution
-    from regforge.progress import Reporter
-
-    rows = [Example(str(n), b"", "x", *size) for n, size in enumerate(sizes)]
-    assert typical_resolution(collect(samples.Memory(rows), Reporter(quiet=True))) == side
+def test_resolution_is_that_of_the_images(sizes: list[tuple[int, int]], side: int) -> None:
+    assert typical_resolution(sizes) == side
 
 
 def test_base_model_is_the_renderers_if_it_is_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import export_samples as samples
 import pytest
 
-from regforge.export.interface import ExportError
+from regforge.export.trainer import ExportError
 from regforge.files import StorageError
 from regforge.records import Example
 from regforge.runs import FolderInUse, OwnedFolder

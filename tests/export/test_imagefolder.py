@@ -11,7 +11,7 @@ import export_samples as samples
 import pytest
 
 from regforge.export import imagefolder
-from regforge.export.interface import ExportError
+from regforge.export.trainer import ExportError
 
 
 def load(folder: Path, cache: Path, **more: Any) -> Any:

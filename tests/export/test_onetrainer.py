@@ -26,8 +26,8 @@ from trainer_layout import (
     write,
 )
 
-from regforge.export.interface import ExportError
 from regforge.export.onetrainer import CONCEPTS, CONFIG, TRAINER
+from regforge.export.trainer import ExportError
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"}
 
@@ -162,13 +162,13 @@ def test_elsewhere_and_without_photos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "restated", "message"),
     [
-        ("type", "PRIOR", Kind.STANDARD, "'PRIOR' for 'type'"),
-        ("balancing_strategy", "SAMPLE", Balancing.REPEATS, "'SAMPLE' for 'balancing_strategy'"),
-        ("balancing", "many", 1.0, "'many' for 'balancing'"),
-        ("loss_weight", None, 1.0, "None for 'loss_weight'"),
-        ("__version", 0, None, "0 for '__version'"),
-        ("repeats", 3, None, "'repeats', which OneTrainer would ignore"),
-        ("text", {"prompt_source": "sample"}, None, "no '__version'"),
+        ("type", "PRIOR", Kind.STANDARD, "type is 'PRIOR'"),
+        ("balancing_strategy", "SAMPLE", Balancing.REPEATS, "balancing_strategy is 'SAMPLE'"),
+        ("balancing", "many", 1.0, "balancing is 'many'"),
+        ("loss_weight", None, 1.0, "loss_weight is None"),
+        ("__version", 0, None, "__version is 0"),
+        ("repeats", 3, None, "repeats does not belong"),
+        ("text", {"prompt_source": "sample"}, None, "text.__version is missing"),
         ("path", "/elsewhere", None, "does not lie in"),
     ],
 )
@@ -197,5 +197,5 @@ def test_a_key_that_is_missing_and_a_caption_that_is_not_one_line_are_found(
     concepts = json.loads((tmp_path / CONCEPTS).read_text())
     del concepts[0]["balancing_strategy"]
     (tmp_path / CONCEPTS).write_text(json.dumps(concepts))
-    with pytest.raises(ExportError, match="no 'balancing_strategy'"):
+    with pytest.raises(ExportError, match="balancing_strategy is missing"):
         read(TRAINER, made_from)

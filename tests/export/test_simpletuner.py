@@ -27,8 +27,8 @@ from trainer_layout import (
     write,
 )
 
-from regforge.export.interface import ExportError
 from regforge.export.simpletuner import BACKENDS, CONFIG, FOLDER, TRAINER
+from regforge.export.trainer import ExportError
 
 LISTED = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 DEFAULTS = {"caption_strategy": "filename", "repeats": 0, "is_regularisation_data": False}
@@ -135,15 +135,15 @@ def test_the_family_goes_by_the_base_model(tmp_path: Path, base_model: str, fami
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("caption_strategy", "textfiles", "'textfiles' for caption_strategy"),
-        ("caption_strategy", None, "None for caption_strategy"),
-        ("is_regularization", True, "'is_regularization', which SimpleTuner would ignore"),
-        ("repeats", -1, "-1 for repeats"),
-        ("repeats", "2", "'2' for repeats"),
-        ("crop_style", "middle", "'middle' for crop_style"),
+        ("caption_strategy", "textfiles", "caption_strategy is 'textfiles'"),
+        ("caption_strategy", None, "caption_strategy is None"),
+        ("is_regularization", True, "is_regularization does not belong"),
+        ("repeats", -1, "repeats is -1"),
+        ("repeats", "2", "repeats is '2'"),
+        ("crop_style", "middle", "crop_style is 'middle'"),
         ("instance_data_dir", "/elsewhere", "does not lie in"),
         ("id", "text-embeds", "an id of its own"),
-        ("dataset_type", "images", "no backend of images"),
+        ("dataset_type", "images", "dataset_type"),
     ],
 )
 def test_a_slip_is_found(tmp_path: Path, key: str, value: object, message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from trainer_layout import captions_of, material, read, write
 
 from regforge.export import ai_toolkit, onetrainer, simpletuner
-from regforge.export.interface import Trainer
+from regforge.export.trainer import Trainer
 
 TRAINERS = {"simpletuner": simpletuner, "onetrainer": onetrainer, "ai-toolkit": ai_toolkit}
 BALANCES = ("simpletuner", "onetrainer")

@@ -9,8 +9,16 @@ from tempfile import TemporaryDirectory
 from hypothesis import strategies
 from PIL import Image
 
-from regforge.export.captions import tidy
-from regforge.export.interface import IMAGES, SUBJECT, ExportedImage, Material, Plan, Seen, Trainer
+from regforge.export.settings import tidy
+from regforge.export.trainer import (
+    IMAGES,
+    SUBJECT,
+    ExportedImage,
+    LoadedImage,
+    Material,
+    Plan,
+    Trainer,
+)
 
 CAPTIONS = (
     "a photo of a red teapot, on a table",
@@ -81,7 +89,7 @@ def write(trainer: Trainer, made_from: Material) -> Plan:
     return plan
 
 
-def read(trainer: Trainer, made_from: Material) -> tuple[list[Seen], list[Seen]]:
+def read(trainer: Trainer, made_from: Material) -> tuple[list[LoadedImage], list[LoadedImage]]:
     """(regularization images, photos) as the trainer's module reads them, sorted by path."""
     seen = sorted(trainer.read(made_from.out, made_from.root), key=lambda one: one.path)
     return (

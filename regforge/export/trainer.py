@@ -1,0 +1,245 @@
+"""What an exporter for one trainer gets, gives, and shares with the others.
+
+The core (`writing`) lays out images and captions once, the same way for every trainer:
+
+    DIR/images/00001.webp  00001.txt     regularization images, each with its one-line caption
+    DIR/subject/01.jpg  01.txt           the instance images, if there are any
+    DIR/metadata.jsonl                   everything known about each regularization image
+    DIR/README-<trainer>.md              how to use it: the notes and the command
+    DIR/export.json                      written last: what was exported, from which dataset
+
+A `Trainer` says which configuration and which further folders (hard links) one trainer needs, what
+it does with captions, and how it would read all of that. It neither writes nor decodes anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from math import ceil
+from pathlib import Path, PurePath
+
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.prompts.captions import instance_caption
+
+IMAGES = "images"
+SUBJECT = "subject"
+METADATA = "metadata.jsonl"
+
+USUAL_PHOTOS = 5
+"""What repeats are computed with while there are no photos."""
+
+NO_BASE_MODEL = "BASE-MODEL"
+"""Stands where the model to be trained belongs and nobody has named one."""
+
+
+class ExportError(RegforgeError):
+    """A dataset that cannot be exported as asked."""
+
+    exit_code = EXIT_USAGE
+
+
+class Family(Enum):
+    """Base models that a trainer treats alike; the value is the name their authors use."""
+
+    SD1 = "Stable Diffusion 1.x"
+    SD2 = "Stable Diffusion 2.x"
+    SDXL = "Stable Diffusion XL"
+    SD3 = "Stable Diffusion 3"
+    FLUX = "FLUX.1"
+    FLUX2 = "FLUX.2"
+    FLUX2_KLEIN = "FLUX.2 klein"
+    QWEN_IMAGE = "Qwen-Image"
+    Z_IMAGE = "Z-Image"
+
+    @property
+    def flow(self) -> bool:
+        """Whether it is trained by flow matching instead of predicting noise."""
+        return self not in (Family.SD1, Family.SD2, Family.SDXL)
+
+
+# The first that is found in the name in small letters decides.
+_PATTERNS: tuple[tuple[str, Family | None], ...] = (
+    (r"pixart|kontext|image[-._ ]?edit", None),  # have scripts of their own, not those below
+    (r"flux[-._ ]?2.*klein", Family.FLUX2_KLEIN),
+    (r"flux[-._ ]?2", Family.FLUX2),
+    (r"flux", Family.FLUX),
+    (r"qwen[-._ ]?image", Family.QWEN_IMAGE),
+    (r"z[-._ ]?image", Family.Z_IMAGE),
+    (r"stable-diffusion-3|(?<!s)sd[-._ ]?v?3", Family.SD3),
+    (r"xl\b|xl[-._v\d]|playground-v2", Family.SDXL),
+    (r"stable-diffusion-v?2|(?<!s)sd[-._ ]?v?2|sd-turbo", Family.SD2),
+    (r"stable-diffusion-v?1|(?<!s)sd[-._ ]?v?1|dreamshaper|stable-diffusion", Family.SD1),
+)
+
+# By the class in a diffusers folder's model_index.json.
+_PIPELINES = {
+    "StableDiffusionPipeline": Family.SD1,  # 2.x has the same class
+    "StableDiffusionXLPipeline": Family.SDXL,
+    "StableDiffusion3Pipeline": Family.SD3,
+    "FluxPipeline": Family.FLUX,
+    "Flux2Pipeline": Family.FLUX2,
+    "Flux2KleinPipeline": Family.FLUX2_KLEIN,
+    "QwenImagePipeline": Family.QWEN_IMAGE,
+    "ZImagePipeline": Family.Z_IMAGE,
+}
+
+
+def family_of(base_model: str) -> Family | None:
+    """The family of a repository or folder, or None if neither its content nor its name tells.
+
+    Nothing is downloaded.
+    """
+    name = base_model.casefold()
+    by_name = next((family for pattern, family in _PATTERNS if re.search(pattern, name)), None)
+    try:
+        index = json.loads((Path(base_model) / "model_index.json").read_text(encoding="utf-8"))
+        by_folder = _PIPELINES.get(str(index["_class_name"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return by_name
+    if by_folder is None or (by_folder is Family.SD1 and by_name is Family.SD2):
+        return by_name
+    return by_folder
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedImage:
+    """An image in the layout; its one-line caption stands beside it in a `.txt` file."""
+
+    name: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a trainer's files are made from.
+
+    Attributes:
+        out: The export's folder, absolute.
+        root: That folder as the trainer will see it, absolute.
+        images: Regularization images below `IMAGES`; every first part of them is balanced.
+        photos: Instance images below `SUBJECT`.
+        class_noun: Such as `teapot`.
+        identifier: Such as `sks`.
+        resolution: Side of a square of pixels to train at.
+        base_model: Repository or folder of the model to be trained.
+        prior_weight: Weight of the regularization loss; 1 is the paper's.
+        columns: Columns of metadata.jsonl but for `file_name`, in order: `string`, `int64`,
+            `float64`, `bool`, or for a struct the same by name.
+        content: Digest of the dataset and of how it is exported, 16 hex digits.
+    """
+
+    out: Path
+    root: PurePath
+    images: Sequence[ExportedImage]
+    photos: Sequence[ExportedImage]
+    class_noun: str
+    identifier: str
+    resolution: int
+    base_model: str
+    prior_weight: float = 1.0
+    columns: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
+    content: str = ""
+
+    def path(self, *parts: str) -> str:
+        """A path below the export's folder as the trainer will see it, with forward slashes."""
+        return self.root.joinpath(*parts).as_posix()
+
+    @cached_property
+    def family(self) -> Family | None:
+        """See `family_of`."""
+        return family_of(self.base_model)
+
+    @property
+    def photo_count(self) -> int:
+        """How many photos of the subject to count on."""
+        return len(self.photos) or USUAL_PHOTOS
+
+    @property
+    def repeats(self) -> int:
+        """How often each photo comes so that one-to-one training uses every image.
+
+        He et al. (arXiv 2311.04315) train with batches of one photo and one regularization image,
+        whatever the size of either set.
+        """
+        return ceil(len(self.images) / self.photo_count)
+
+    @property
+    def instance_prompt(self) -> str:
+        """One caption for the subject, such as "a photo of a sks teapot", as in DreamBooth."""
+        return instance_caption(self.identifier, self.class_noun)
+
+    @property
+    def run_name(self) -> str:
+        """A file name for what is trained, such as `sks-teapot-lora`."""
+        words = re.findall(r"\w+", f"{self.identifier} {self.class_noun}".casefold())
+        return "-".join([*words, "lora"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one trainer needs beside the layout; paths are below the export's folder.
+
+    Attributes:
+        files: Path -> text.
+        command: How to start the trainer, as it is typed.
+        notes: What the trainer will do with the data, a sentence or two each. The first says how
+            many of the regularization images it uses, and how.
+        links: Path -> file of the layout that it is a hard link to.
+        shards: Path of a tar file -> names of the regularization images in it, each with its
+            caption and its line of metadata.jsonl.
+    """
+
+    files: Mapping[str, str]
+    command: str
+    notes: Sequence[str]
+    links: Mapping[str, str] = field(default_factory=dict)
+    shards: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """An image as the trainer would load it from the files that were written.
+
+    Attributes:
+        path: Where it lies, below the export's folder.
+        caption: What it would be trained with; None where there is one caption for all.
+        regularization: Whether it counts as a regularization image.
+        repeats: How often an epoch shows it; 0 if never.
+    """
+
+    path: str
+    caption: str | None
+    regularization: bool
+    repeats: float = 1.0
+
+
+def _keeps(_: str) -> None:
+    """Any caption can be kept."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One third-party trainer.
+
+    Attributes:
+        name: As `--to` takes it.
+        title: As its authors write it.
+        plan: What to write for it.
+        read: What it would load, found by reading the written files the way it reads them. Gets
+            the folder where it lies now, and as the files name it; raises `ExportError` for what
+            the trainer would refuse or ignore.
+        refuses: Why it could not keep a (one-line, non-empty) caption; None if it can.
+    """
+
+    name: str
+    title: str
+    plan: Callable[[Material], Plan]
+    read: Callable[[Path, PurePath], Iterator[LoadedImage]]
+    refuses: Callable[[str], str | None] = _keeps
