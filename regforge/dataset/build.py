@@ -6,8 +6,7 @@
       recipe.yaml       caption.j2       vocabulary.json
       samples.webp      some of the images
 
-It is built beside the old one and takes its place when it is whole. Knows nothing about how images
-are made, and where the dataset is published.
+It is built beside the old one and takes its place when it is whole.
 """
 
 from __future__ import annotations
@@ -49,13 +48,7 @@ class DatasetError(RegforgeError):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What was built.
-
-    Attributes:
-        rows: Images.
-        files: The Parquet files, in order.
-        bytes: Their size.
-    """
+    """What was built: `rows` images in Parquet files of so many bytes together."""
 
     rows: int
     files: tuple[Path, ...]
@@ -94,22 +87,37 @@ def build_dataset(
         StoreError: A shard is damaged.
         StorageError: The disk is full, or the folder cannot be written.
     """
-    survey, chosen = _survey(store, count)
-    refusals = Refusals()
+    survey, chooser, refusals = Survey(store.slots), SampleChooser(count), Refusals()
+    for row in islice(store.iter_rows(images=False), count):
+        survey.add(row)
+        chooser.add(row)
+    if survey.rows < count:
+        raise DatasetError(
+            f"There are {survey.rows} accepted images, and the dataset is to have {count}.",
+            hint="Run the recipe again: it goes on where it stopped.",
+        )
     for each in store.iter_rejected():
         if each.index <= survey.last_index:
             refusals.add(each)
+    chosen = chooser.choose()
     phrases = vocabulary.read_bytes() if vocabulary and vocabulary.is_file() else None
     with _replacing(folder) as partial:
-        samples: dict[str, ImageRow] = {}
-        rows = islice(store.iter_rows(), count)
-        names = _write_data(_noting(rows, chosen, samples), partial / "data", store.slots)
+        samples, wanted = dict[str, ImageRow](), frozenset(chosen)
+
+        def rows() -> Iterator[ImageRow]:
+            for row in islice(store.iter_rows(), count):
+                if row.id in wanted:
+                    samples[row.id] = row
+                yield row
+
+        names = _write_data(rows(), partial / "data", store.slots)
         write_atomically(partial / "recipe.yaml", recipe_yaml)
         write_atomically(partial / "caption.j2", caption_template)
         if phrases is not None:
             write_atomically(partial / "vocabulary.json", phrases)
-        grid = samples_grid(samples[name] for name in chosen)
-        write_atomically(partial / "samples.webp", as_webp(grid))
+        write_atomically(
+            partial / "samples.webp", as_webp(samples_grid(samples[name] for name in chosen))
+        )
         card = write_card(
             survey,
             refusals,
@@ -121,34 +129,6 @@ def build_dataset(
         write_atomically(partial / "README.md", card)
     files = tuple(folder / "data" / name for name in names)
     return DatasetInfo(survey.rows, files, sum(file.stat().st_size for file in files))
-
-
-def _survey(store: Store, count: int) -> tuple[Survey, list[str]]:
-    """Counts for the card, and the ids of the images to show."""
-    survey, chooser = Survey(store.slots), SampleChooser(count)
-    for row in islice(store.iter_rows(images=False), count):
-        survey.add(row)
-        chooser.add(row)
-    if survey.rows < count:
-        raise DatasetError(
-            f"There are {survey.rows} accepted images, and the dataset is to have {count}.",
-            hint="Run the recipe again: it goes on where it stopped.",
-        )
-    return survey, chooser.choose()
-
-
-def _noting(
-    rows: Iterable[ImageRow], chosen: Iterable[str], found: dict[str, ImageRow]
-) -> Iterator[ImageRow]:
-    """The rows as they are; those that were chosen are kept aside on the way."""
-    wanted = frozenset(chosen)
-    for row in rows:
-        if row.id in wanted:
-            found[row.id] = row
-        yield row
-
-
-# -------------------------------------------------------------------------------------- the data
 
 
 def _write_data(rows: Iterable[ImageRow], folder: Path, slots: Iterable[str]) -> list[str]:
@@ -190,9 +170,6 @@ def _groups(rows: Iterable[ImageRow]) -> Iterator[list[ImageRow]]:
         size += len(row.image)
     if group:
         yield group
-
-
-# ------------------------------------------------------------------------------------- the folder
 
 
 @contextmanager

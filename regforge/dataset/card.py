@@ -1,8 +1,8 @@
 """The dataset's card: README.md with the facts that the Hub reads and the text that people read.
 
-The text comes from templates/card/README.md.j2. It stands between two markers, and what somebody
-wrote around them stays when the card is written again. Captions and phrases come from models and
-strangers: each is escaped so that it is text, whatever it looks like.
+The text comes from templates/card/README.md.j2 and stands between two markers; what somebody wrote
+around them stays. Captions and phrases come from models and strangers: each is escaped so that it
+is text, whatever it looks like.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
-from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, Card, front_matter
+from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, OUR_KEYS, Card, front_matter
 from regforge.dataset.store import Rejection
 from regforge.journal import without_secrets
 from regforge.recipe.licenses import terms_of
@@ -49,11 +49,7 @@ _MOST_ATTEMPTS = 20
 
 
 class Survey:
-    """Counts what the card says about the rows, one row at a time and without their images.
-
-    Args:
-        slots: Names of the recipe's slots, in order.
-    """
+    """Counts what the card says about the rows, one row at a time and without their images."""
 
     def __init__(self, slots: Sequence[str]) -> None:
         self.rows = 0
@@ -69,8 +65,13 @@ class Survey:
     def add(self, row: ImageRow) -> None:
         """Count a row."""
         self.rows += 1
-        self._content.update(_facts(row))
-        self.redrawn += _was_drawn_again(row)
+        # Not the image: its SHA-256 is a column.
+        names = (each.name for each in fields(row) if each.name != "image")
+        values = [getattr(row, name) for name in names]
+        self._content.update(json.dumps(values, sort_keys=True).encode())
+        seeds = (image_seed(row.recipe_digest, row.index, n) for n in range(_MOST_ATTEMPTS))
+        first = next(seeds)
+        self.redrawn += row.seed != first and any(row.seed == seed for seed in seeds)
         self.seeded &= row.seed is not None
         self.last_index = max(self.last_index, row.index)
         self.sets[row.prompt_set] += 1
@@ -97,7 +98,7 @@ class Survey:
         return [value for value, _ in _most_common(self._values.get(name, Counter()))]
 
     def provenance(self) -> list[tuple[str, list[str]]]:
-        """(name, its values) of each part of the provenance that there is."""
+        """(name, its values) of each part of the provenance that has any."""
         return [(name, self.values(name)) for name in self._values]
 
 
@@ -115,7 +116,9 @@ class Refusals:
         self.least = min(self.least or rejection.attempts, rejection.attempts)
         self.most = max(self.most, rejection.attempts)
         self.count += 1
-        self.reasons.update({_kind_of(reason) for reason in rejection.reasons})
+        # Without what is about one image: numbers, and the other one's name.
+        kinds = {re.sub(r"\s*\(.*\)$", "", reason) for reason in rejection.reasons}
+        self.reasons.update({re.sub(r" image \S+", " another image", kind) for kind in kinds})
 
     @property
     def attempts(self) -> str:
@@ -145,20 +148,23 @@ def write_card(
             so are the keys of its front matter that regforge does not write.
     """
     kept = Card.parse(existing)
-    own = {key: value for key, value in kept.own_keys.items() if _still_holds(key, recipe)}
+    theirs = kept.front.keys() - OUR_KEYS
+    if recipe.dataset.license != "other":
+        theirs -= LICENSE_KEYS  # they were about another licence
+    own = {key: value for key, value in kept.front.items() if key in theirs}
     front = {**_front_matter(survey, recipe), **own}
     body = _body(survey, refusals, recipe, versions or {}, vocabulary, front)
-    text = front_matter(front)
     ours = f"{BEGIN}\n{body.strip()}\n{END}\n"
-    return f"---\n{without_secrets(text)}---\n{kept.before}{ours}{kept.after}"
+    return f"---\n{without_secrets(front_matter(front))}---\n{kept.before}{ours}{kept.after}"
 
 
 def _front_matter(survey: Survey, recipe: Recipe) -> dict[str, Any]:
-    title = _title(recipe)
-    front: dict[str, Any] = {
-        "license": recipe.dataset.license,
-        **_license_keys(recipe),
-        "pretty_name": title,
+    front: dict[str, Any] = {"license": recipe.dataset.license}
+    terms = terms_of(recipe.render.model)
+    if recipe.dataset.license == "other" and terms is not None and terms.license == "other":
+        front |= {"license_name": terms.name, "license_link": terms.link}
+    front |= {
+        "pretty_name": _title(recipe),
         "language": [recipe.dataset.language],
         "task_categories": ["text-to-image"],
         "size_categories": [_size_category(survey.rows)],
@@ -169,19 +175,6 @@ def _front_matter(survey: Survey, recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in front.items() if value is not None}
 
 
-def _license_keys(recipe: Recipe) -> dict[str, str | None]:
-    """Which licence `other` is, where the rendering model's is known and is one."""
-    terms = terms_of(recipe.render.model)
-    if recipe.dataset.license != "other" or terms is None or terms.license != "other":
-        return {}
-    return {"license_name": terms.name, "license_link": terms.link}
-
-
-def _still_holds(key: str, recipe: Recipe) -> bool:
-    """Whether a key of somebody's own is still about this dataset."""
-    return key not in LICENSE_KEYS or recipe.dataset.license == "other"
-
-
 def card_configs(content: str) -> list[dict[str, Any]]:
     """What the front matter says about the files; without it, others in the folder may be read.
 
@@ -189,9 +182,6 @@ def card_configs(content: str) -> list[dict[str, Any]]:
     `dataset_info`; neither its path nor its files count. So the content's digest stands here, in a
     field of every `BuilderConfig`, or each run's `dataset` folder would give the rows of the first
     one that was loaded.
-
-    Args:
-        content: See `Survey.content`.
     """
     return [
         {
@@ -202,26 +192,19 @@ def card_configs(content: str) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(row: ImageRow) -> bytes:
-    # Not the image: its SHA-256 is a column.
-    names = (each.name for each in fields(row) if each.name != "image")
-    return json.dumps([getattr(row, name) for name in names], sort_keys=True).encode()
-
-
 def card_features(schema: pa.Schema) -> list[dict[str, Any]]:
     """The columns as a card's `dataset_info` lists them."""
-    return [_card_feature(entry) for entry in schema]
-
-
-def _card_feature(entry: pa.Field) -> dict[str, Any]:
     import pyarrow as pa
 
-    if entry.name == "image":
-        return {"name": entry.name, "dtype": "image"}
-    if pa.types.is_struct(entry.type):
-        return {"name": entry.name, "struct": [_card_feature(child) for child in entry.type]}
-    kind = "float32" if pa.types.is_float32(entry.type) else str(entry.type)
-    return {"name": entry.name, "dtype": kind}
+    def feature(entry: pa.Field) -> dict[str, Any]:
+        if entry.name == "image":
+            return {"name": entry.name, "dtype": "image"}
+        if pa.types.is_struct(entry.type):
+            return {"name": entry.name, "struct": [feature(child) for child in entry.type]}
+        kind = "float32" if pa.types.is_float32(entry.type) else str(entry.type)
+        return {"name": entry.name, "dtype": kind}
+
+    return [feature(entry) for entry in schema]
 
 
 def _body(
@@ -248,11 +231,7 @@ def _body(
         sets=[(name, count, _SETS.get(name, "")) for name, count in _most_common(survey.sets)],
         captions=survey.captions,
         slots=[
-            {
-                "name": name,
-                "different": len(counts),
-                "top": _most_common(counts)[:_TOP],
-            }
+            {"name": name, "different": len(counts), "top": _most_common(counts)[:_TOP]}
             for name, counts in survey.slots.items()
         ],
         slot_names=list(survey.slots) or ["none in this recipe"],
@@ -295,18 +274,6 @@ def loras_in_words(lora: str | None) -> str:
         f"{each['name']} at {each['scale']:g} ({each['revision'][:19]})"
         for each in json.loads(lora or "[]")
     )
-
-
-def _was_drawn_again(row: ImageRow) -> bool:
-    digest, index = row.recipe_digest, row.index
-    if row.seed == image_seed(digest, index):
-        return False
-    return any(row.seed == image_seed(digest, index, n) for n in range(1, _MOST_ATTEMPTS))
-
-
-def _kind_of(reason: str) -> str:
-    """A reason without what it says about one image: its numbers and the other one's name."""
-    return re.sub(r" image \S+", " another image", re.sub(r"\s*\(.*\)$", "", reason))
 
 
 def _checks(curate: Curate) -> list[str]:

@@ -63,13 +63,8 @@ class Card:
             return cls(front, before, ours, after.removeprefix("\n"), readable)
         return cls(front, after=f"\n{rest.strip()}\n" if rest.strip() else "", readable=readable)
 
-    @property
-    def own_keys(self) -> dict[str, Any]:
-        """What of the front matter is not regforge's."""
-        return {key: value for key, value in self.front.items() if key not in OUR_KEYS}
-
     def as_text(self) -> str:
-        """The card. The front matter is written as it is: nothing is blotted out."""
+        """The card as a file; secrets in the front matter are not masked."""
         front = front_matter(self.front)
         return f"---\n{front}---\n{self.before}{BEGIN}{self.ours or ''}{END}\n{self.after}"
 
@@ -95,40 +90,32 @@ _Dumper.add_representer(str, _text)
 def merged(
     local: str, remote: str | None, *, our_keys: frozenset[str] = OUR_KEYS
 ) -> tuple[str, list[str]]:
-    """The card for a repository: regforge's part of ours, everybody's words of theirs.
+    """The card for a repository: regforge's part of the local one, everybody's words of theirs.
 
     Of the words around regforge's part and of keys that are not regforge's, the repository's count;
     where it has none, the local ones.
-
-    Args:
-        local: The card on disk, with both markers.
-        remote: The card in the repository, or None.
-        our_keys: Keys that regforge writes; those of a dataset's card if left out.
 
     Returns:
         The card, byte for byte the repository's if that says the same; and what of the local one
         was left out, a sentence each.
     """
     ours, theirs = Card.parse(local), Card.parse(remote)
+    our_keys |= LICENSE_KEYS
     front = {
         key: value
         for key, value in {**ours.front, **theirs.front}.items()
-        if key in ours.front or key not in our_keys | LICENSE_KEYS
+        if key in ours.front or key not in our_keys
     }
-    front |= {key: ours.front[key] for key in our_keys | LICENSE_KEYS if key in ours.front}
+    front |= {key: value for key, value in ours.front.items() if key in our_keys}
     both = Card(
         front,
         theirs.before if theirs.before.strip() else ours.before,
         ours.ours,
         theirs.after if theirs.after.strip() else ours.after,
+        theirs.readable,
     )
-    same = remote is not None and (both.front, both.before, both.ours, both.after) == (
-        theirs.front,
-        theirs.before,
-        theirs.ours,
-        theirs.after,
-    )
-    return remote if same and remote else both.as_text(), list(_left_out(ours, theirs, our_keys))
+    card = remote if remote and both == theirs else both.as_text()
+    return card, list(_left_out(ours, theirs, our_keys))
 
 
 def _left_out(ours: Card, theirs: Card, our_keys: frozenset[str]) -> Iterator[str]:
@@ -142,5 +129,5 @@ def _left_out(ours: Card, theirs: Card, our_keys: frozenset[str]) -> Iterator[st
         if own.strip() and other.strip() and own.strip() != other.strip():
             yield f"README.md: the text {where} regforge's part {kept}."
     for key, value in ours.front.items():
-        if key not in our_keys | LICENSE_KEYS and theirs.front.get(key, value) != value:
+        if key not in our_keys and theirs.front.get(key, value) != value:
             yield f"README.md: the key {key!r} {kept}."

@@ -1,7 +1,7 @@
 """How image rows lie in a Parquet file: encoding, checksums, and reading them back in pieces.
 
 The same rows always give the same bytes. Images are stored as they are, since they are compressed
-already; everything else is. Knows nothing about what a file is for.
+already; everything else is compressed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ class ParquetError(RegforgeError):
 
 
 class RowWriter:
-    """Writes image rows into an open file, one row group a call.
-
-    Args:
-        stream: Where to; stays open.
-        slots: Names of the recipe's slots, in order.
-    """
+    """Writes image rows into an open file, one row group a call; the file stays open."""
 
     def __init__(self, stream: BinaryIO, slots: Sequence[str]) -> None:
         import pyarrow.parquet as pq
@@ -59,11 +54,7 @@ class RowWriter:
         self._writer.write_table(as_table(rows, self._slots), row_group_size=max(1, len(rows)))
 
     def close(self, **metadata: str) -> None:
-        """Write the footer.
-
-        Args:
-            **metadata: Texts to keep in the file, see `read_metadata`.
-        """
+        """Write the footer, with texts to keep in the file: see `read_metadata`."""
         if metadata:
             self._writer.add_key_value_metadata(metadata)
         self._writer.close()
@@ -72,10 +63,7 @@ class RowWriter:
 def read_rows(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
     """The rows of a file in order, a few in memory at a time.
 
-    Args:
-        path: The file.
-        images: Whether to read the images too; without them `image` is empty, and a file of many
-            gigabytes is read in an instant.
+    Without images, `image` is empty, and a file of many gigabytes is read in an instant.
 
     Raises:
         ParquetError: The file is damaged, or holds something else.
@@ -96,32 +84,20 @@ def read_rows(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """The columns of a file.
-
-    Raises:
-        ParquetError: It is no Parquet file.
-    """
+    """The columns of a file; a ParquetError if it is none."""
     with _open(path) as file:
         return file.schema_arrow
 
 
 def read_metadata(path: Path, key: str) -> str | None:
-    """A text that `RowWriter.close` was given, or None.
-
-    Raises:
-        ParquetError: It is no Parquet file.
-    """
+    """A text that `RowWriter.close` was given, or None; a ParquetError if it is no such file."""
     with _open(path) as file:
         text: bytes | None = (file.metadata.metadata or {}).get(key.encode())
     return None if text is None else text.decode(errors="replace")
 
 
 def count_rows(path: Path) -> int:
-    """How many rows a file has.
-
-    Raises:
-        ParquetError: It is no Parquet file.
-    """
+    """How many rows a file has; a ParquetError if it is none."""
     with _open(path) as file:
         return int(file.metadata.num_rows)
 

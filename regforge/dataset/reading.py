@@ -1,7 +1,4 @@
-"""Reads the rows of a finished dataset folder back.
-
-Knows the folder's names and nothing else; datasets from elsewhere are none of its business.
-"""
+"""Reads the rows of a finished dataset folder back; see `sources` for datasets from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,9 +19,7 @@ class NoDataset(RegforgeError):
 def read_rows(folder: Path, *, images: bool = True) -> Iterator[ImageRow]:
     """The rows of a dataset that regforge built, in order, a few in memory at a time.
 
-    Args:
-        folder: The folder with `data/train-*.parquet`.
-        images: Whether to read the images too; without them `image` is empty.
+    `folder` is the one with `data/train-*.parquet`. Without images, `image` is empty.
 
     Raises:
         NoDataset: There are no such files, or some are missing.
@@ -36,9 +31,6 @@ def read_rows(folder: Path, *, images: bool = True) -> Iterator[ImageRow]:
 
 def data_files(folder: Path) -> list[Path]:
     """The Parquet files of a dataset that regforge built, in order.
-
-    Args:
-        folder: The folder with `data/train-*.parquet`.
 
     Raises:
         NoDataset: There are no such files, or some are missing.

@@ -1,26 +1,40 @@
 """report.html: one self-contained page that shows what a run made, refused, cost and took.
 
-Gathers what a run folder has to show: rows, thumbnails, refusals, log and ledger. Only reads; how
-the page looks is the business of `report_page`.
+`gather` reads a run folder, `write_report` fills templates/report. The page asks the network for
+nothing: style, script and images are inside, and its Content-Security-Policy allows nothing else.
+Whatever models or people wrote reaches it as escaped text only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import base64
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from regforge import journal
 from regforge.dataset import report_facts as facts
 from regforge.dataset.card import loras_in_words
-from regforge.dataset.report_page import ReportData, ReportRow, write_report
-from regforge.files import parse_json
+from regforge.files import parse_json, write_atomically
+from regforge.progress import duration
 from regforge.records import ImageRow
+from regforge.resources import templates
+from regforge.version import __version__
 
-__all__ = ["ReportData", "ReportRow", "gather", "write_report"]
+if TYPE_CHECKING:
+    from regforge.dataset.store import Rejection
 
 MOST_SHOWN = 3000
 """Images in the gallery; of more, an even sample is shown."""
@@ -28,9 +42,53 @@ MOST_SHOWN = 3000
 THUMBNAIL_SIZE = 160
 """Longest side of a thumbnail, in pixels."""
 
+_THUMBNAIL_BYTES = 17_000_000  # about 23 MB in base64, so that the page stays below 25 MB
+_MOST_REFUSED = 300
+_MOST_PAIR_VALUES = 60
+_MOST_FAILURES = 20
+_MOST_RAW = 2000
+_MARKS = {  # a sign, a word: grades are not told apart by color alone
+    "good": ("\N{CHECK MARK}", "good"),
+    "look": ("!", "look"),
+    "bad": ("\N{MULTIPLICATION X}", "bad"),
+    "unknown": ("?", "unknown"),
+}
+_COLUMNS = [each.name for each in fields(ImageRow) if each.name != "image"]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that the page shows.
+
+    Attributes:
+        name: The dataset's name.
+        summary: How it was made, such as "Renderer": "embedded/tinyworld", in display order.
+        rows: All images, in the order of their index; their `image` may be empty.
+        thumbnails: WebP files by the images' ids; an image without one is not in the gallery, and
+            counted all the same.
+        rejected: Images that were given up.
+        log: Entries of log.jsonl.
+        ledger: Entries of ledger.jsonl.
+        offered: Phrases by slot that captions could use, so that unused ones are seen too.
+        audit: What an audit found, as `Audit.as_dict` returns it; None leaves it out.
+    """
+
+    name: str
+    summary: Mapping[str, str]
+    rows: Sequence[ImageRow]
+    thumbnails: Mapping[str, bytes | None] = field(default_factory=dict)
+    rejected: Sequence[Rejection] = ()
+    log: Sequence[Mapping[str, Any]] = ()
+    ledger: Sequence[Mapping[str, Any]] = ()
+    offered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    audit: Mapping[str, Any] | None = None
+
+
+# ----------------------------------------------------------------------------- reading a run
+
 
 def gather(run_folder: Path, count: int | None = None) -> ReportData:
-    """What a run folder has to show. Only reads: a shard that is damaged stays where it is.
+    """Read what a run folder has to show. A shard that is damaged stays where it is.
 
     All rows are counted; thumbnails are made of at most `MOST_SHOWN` of them. A few image files
     are in memory at a time.
@@ -42,6 +100,7 @@ def gather(run_folder: Path, count: int | None = None) -> ReportData:
     Raises:
         RegforgeError: A shard cannot be read.
     """
+    from regforge.dataset.parquet import read_rows
     from regforge.dataset.store import Store
 
     shards = sorted(
@@ -49,25 +108,19 @@ def gather(run_folder: Path, count: int | None = None) -> ReportData:
         key=lambda path: int(path.stem),
     )
     store = Store(run_folder / "shards", slots=(), recipe_digest="")  # to read refusals only
-    rows = list(islice(_stored(shards, images=False), count))
+    rows = list(islice((row for path in shards for row in read_rows(path, images=False)), count))
     shown = {rows[position].id for position in facts.choose_shown(rows, MOST_SHOWN)}
-    thumbnails = dict(_thumbnails(row for row in _stored(shards, images=True) if row.id in shown))
+    whole = (row for path in shards for row in read_rows(path) if row.id in shown)
     return ReportData(
         name=_name(run_folder),
         summary=summarize(rows),
-        rows=[ReportRow(row, thumbnails.get(row.id)) for row in rows],
+        rows=rows,
+        thumbnails=dict(_thumbnails(whole)),
         rejected=[each for path in shards for each in store.rejected(int(path.stem))],
         log=list(journal.read(run_folder / "log.jsonl")),
         ledger=list(journal.read(run_folder / "ledger.jsonl")),
         offered=_offered(run_folder / "vocabulary.json"),
     )
-
-
-def _stored(shards: Iterable[Path], *, images: bool) -> Iterator[ImageRow]:
-    from regforge.dataset.parquet import read_rows
-
-    for path in shards:
-        yield from read_rows(path, images=images)
 
 
 def _thumbnails(rows: Iterable[ImageRow]) -> Iterator[tuple[str, bytes | None]]:
@@ -77,29 +130,28 @@ def _thumbnails(rows: Iterable[ImageRow]) -> Iterator[tuple[str, bytes | None]]:
     rows = iter(rows)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(rows, 32)):
-            made = pool.map(lambda row: (row.id, thumbnail(row.image, THUMBNAIL_SIZE)), batch)
-            yield from made
+            yield from pool.map(lambda row: (row.id, thumbnail(row.image, THUMBNAIL_SIZE)), batch)
 
 
 def summarize(rows: Sequence[ImageRow]) -> dict[str, str]:
     """How the images were made, for the page's header."""
     entries = {
-        "Class noun": facts.distinct(row.class_noun for row in rows),
-        "Renderer": facts.distinct(row.model for row in rows),
-        "Revision": facts.distinct((row.model_revision or "")[:12] for row in rows),
-        "LoRA": facts.distinct(loras_in_words(row.lora) for row in rows),
-        "Scheduler": facts.distinct(row.scheduler for row in rows),
-        "Steps": facts.distinct(str(row.steps or "") for row in rows),
-        "Guidance": facts.distinct(
+        "Class noun": (row.class_noun for row in rows),
+        "Renderer": (row.model for row in rows),
+        "Revision": ((row.model_revision or "")[:12] for row in rows),
+        "LoRA": (loras_in_words(row.lora) for row in rows),
+        "Scheduler": (row.scheduler for row in rows),
+        "Steps": (str(row.steps or "") for row in rows),
+        "Guidance": (
             "" if row.guidance_scale is None else f"{row.guidance_scale:.6g}" for row in rows
         ),
-        "Size": facts.distinct(f"{row.width} × {row.height}" for row in rows),
-        "Negative prompt": facts.distinct(row.negative_prompt for row in rows),
-        "Language model": facts.distinct(row.language_model for row in rows),
-        "Caption template": facts.distinct(row.template for row in rows),
-        "Recipe": facts.distinct(row.recipe_digest[:12] for row in rows),
+        "Size": (f"{row.width} × {row.height}" for row in rows),
+        "Negative prompt": (row.negative_prompt for row in rows),
+        "Language model": (row.language_model for row in rows),
+        "Caption template": (row.template for row in rows),
+        "Recipe": (row.recipe_digest[:12] for row in rows),
     }
-    return {name: text for name, text in entries.items() if text}
+    return {name: text for name, values in entries.items() if (text := facts.distinct(values))}
 
 
 def _name(run_folder: Path) -> str:
@@ -117,3 +169,258 @@ def _offered(path: Path) -> dict[str, list[str]]:
         return {str(name): [str(value) for value in slot["values"]] for name, slot in slots.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+# ------------------------------------------------------------------------------------- the page
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Write the page, atomically.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    folder = templates() / "report"
+    css = (folder / "report.css").read_text(encoding="utf-8")
+    script = (folder / "report.js").read_text(encoding="utf-8")
+    payload = _payload(data)
+    # JSON that cannot end the script element it stands in, nor start another one.
+    text = json.dumps(payload, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **_static_parts(data),
+            css=Markup(css),
+            script=Markup(script),
+            css_digest=_csp_digest(css),
+            script_digest=_csp_digest(script),
+            payload=Markup(text),
+            audit=_audit(data.audit, {(payload["common"] | row)["id"] for row in payload["rows"]}),
+        )
+    )
+    # Captions can hold what UTF-8 cannot, such as half of a surrogate pair.
+    write_atomically(path, page.encode("utf-8", errors="replace"))
+
+
+@functools.cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(templates() / "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _csp_digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _payload(data: ReportData) -> dict[str, Any]:
+    """What the script draws."""
+    rows = data.rows
+    slots = list(dict.fromkeys(name for row in rows for name in row.slots)) or list(data.offered)
+    axes = facts.coverage(rows, slots, data.offered)
+    refused = list(data.rejected[:_MOST_REFUSED])
+    kinds = {
+        each.id: sorted({facts.reason_kind(reason) for reason in each.reasons})
+        for each in data.rejected
+    }
+    shown = _that_fit(data, _THUMBNAIL_BYTES - sum(len(each.thumbnail or b"") for each in refused))
+    place = {position: number for number, position in enumerate(shown)}
+    ids = {rows[position].id: number for position, number in place.items()}
+    cells = [_cell_values(rows[each], data.thumbnails.get(rows[each].id)) for each in shown]
+    first = cells[0] if cells else {}
+    # Columns that say the same in every row are written once.
+    common = {k: value for k, value in first.items() if all(row[k] == value for row in cells)}
+    return {
+        "total": len(rows),
+        "columns": _COLUMNS,
+        "common": common,
+        "rows": [{k: v for k, v in row.items() if k not in common} for row in cells],
+        "axes": [asdict(axis) for axis in axes],
+        "pairs": facts.pair_counts(rows, slots, axes, _MOST_PAIR_VALUES),
+        "closest": [
+            [place[first], place[second], bits]
+            for first, second, bits in facts.closest_pairs(rows)
+            if first in place and second in place
+        ],
+        "rejected": [
+            {
+                "id": each.id,
+                "text": each.text,
+                "reasons": list(each.reasons),
+                "kinds": kinds[each.id],
+                "attempts": each.attempts,
+                "thumbnail": _data_uri(each.thumbnail),
+                "original": ids.get(facts.image_id_in(each.reasons) or ""),
+            }
+            for each in refused
+        ],
+        "rejectedTotal": len(data.rejected),
+        "rejectedKinds": Counter(kind for each in data.rejected for kind in kinds[each.id]),
+    }
+
+
+def _that_fit(data: ReportData, room: int) -> list[int]:
+    """Positions of the rows that the gallery shows: all with a thumbnail, if they fit the room."""
+    sizes = {
+        position: len(thumbnail)
+        for position, row in enumerate(data.rows)
+        if (thumbnail := data.thumbnails.get(row.id)) is not None
+    }
+    images, size = list(sizes), sum(sizes.values())
+    if size <= room:
+        return images
+    most = len(images) * room // size
+    return [images[n] for n in facts.choose_shown([data.rows[each] for each in images], most)]
+
+
+def _cell_values(row: ImageRow, thumbnail: bytes | None) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in _COLUMNS}
+    values["slots"] = dict(row.slots)
+    values["scores"] = {name: _rounded(score) for name, score in row.scores.items()}
+    values["guidance_scale"] = _rounded(row.guidance_scale)
+    return {**values, "thumbnail": _data_uri(thumbnail)}
+
+
+def _rounded(value: float | None) -> float | None:
+    """Columns are float32; 7.1 should not be shown as 7.099999904632568."""
+    known = facts.number(value)
+    return None if known is None else float(f"{known:.6g}")
+
+
+def _data_uri(thumbnail: bytes | None) -> str | None:
+    if not thumbnail:
+        return None
+    return "data:image/webp;base64," + base64.b64encode(thumbnail).decode()
+
+
+def _static_parts(data: ReportData) -> dict[str, Any]:
+    """What the template draws."""
+    language, hosted = (facts.spending(data.log, event) for event in ("llm_call", "image_call"))
+    stages, speeds = facts.stage_seconds(data.log), facts.rendered(data.log)
+    times = list(facts.numbers(entry.get("time") for entry in data.log))
+    return {
+        "name": data.name,
+        "version": __version__,
+        "description": _description(data.rows),
+        "finished": (
+            f"{datetime.fromtimestamp(max(times), UTC):%Y-%m-%d %H:%M} UTC" if times else ""
+        ),
+        "tiles": _tiles(data, [*language, *hosted], stages, speeds),
+        "summary": data.summary,
+        "stages": [
+            {"name": name, "seconds": duration(seconds), "share": seconds / max(stages.values())}
+            for name, seconds in stages.items()
+            if max(stages.values()) > 0
+        ],
+        "calls": [
+            *(("Language model", each) for each in language),
+            *(("Image API", each) for each in hosted),
+        ],
+        "speeds": [
+            {
+                "batch": size,
+                "images": images,
+                "seconds": duration(seconds),
+                "rate": f"{images / seconds:.2f}" if seconds > 0 else "unknown",
+            }
+            for size, (images, seconds) in speeds.items()
+        ],
+        "failures": _failures(data.ledger),
+        "failure_count": len(data.ledger),
+        "counts": {"images": len(data.rows), "rejected": len(data.rejected)},
+    }
+
+
+def _description(rows: Sequence[ImageRow]) -> str:
+    if not rows:
+        return "No images yet."
+    nouns = facts.distinct(row.class_noun for row in rows)
+    writers = facts.distinct(row.language_model for row in rows)
+    phrases = f", captions with phrases from {writers}" if writers else ""
+    models = facts.distinct(row.model for row in rows)
+    count = f"{len(rows):,} regularization image{'' if len(rows) == 1 else 's'}"
+    return f"{count} of the class “{nouns}”, drawn by {models}{phrases}."
+
+
+def _tiles(
+    data: ReportData,
+    calls: Sequence[facts.Spending],
+    stages: Mapping[str, float],
+    speeds: Mapping[str, tuple[int, float]],
+) -> list[tuple[str, str]]:
+    tiles = [
+        ("images", f"{len(data.rows):,}"),
+        ("different captions", f"{len({row.text for row in data.rows}):,}"),
+        ("refused", f"{len(data.rejected):,}"),
+    ]
+    aligned = list(facts.numbers(row.scores.get("alignment") for row in data.rows))
+    if aligned:
+        tiles.append(("mean alignment", f"{sum(aligned) / len(aligned):.3f}"))
+    images = sum(each[0] for each in speeds.values())
+    seconds = sum(each[1] for each in speeds.values())
+    if images and seconds > 0:
+        tiles.append(("images per second", f"{images / seconds:.2f}"))
+    if stages:
+        tiles.append(("total time", duration(sum(stages.values()))))
+    if calls:
+        tiles.append(("cost of API calls", facts.cost_in_all(calls)))
+    return tiles
+
+
+def _failures(ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Ledger entries grouped by stage and like reason, most frequent first."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in ledger:
+        key = (str(entry.get("stage", "")), facts.reason_kind(str(entry.get("reason", ""))))
+        groups.setdefault(key, []).append(entry)
+    return [
+        {
+            "stage": stage,
+            "kind": kind,
+            "count": len(entries),
+            "more": len(entries) - _MOST_FAILURES,
+            "entries": [
+                {
+                    "item": str(entry.get("item", "")),
+                    "reason": str(entry.get("reason", "")),
+                    "raw": str(entry.get("raw") or "")[:_MOST_RAW],
+                }
+                for entry in entries[:_MOST_FAILURES]
+            ],
+        }
+        for (stage, kind), entries in sorted(groups.items(), key=lambda group: -len(group[1]))
+    ]
+
+
+def _audit(audit: Mapping[str, Any] | None, shown: Collection[str]) -> dict[str, Any] | None:
+    """The audit for the template; an example that names an image in the gallery leads there."""
+    if not audit or not audit.get("checks"):
+        return None
+    checks = [
+        {
+            **check,
+            "mark": _MARKS.get(check["grade"], _MARKS["unknown"]),
+            "examples": [
+                [(word, word in shown) for word in str(example).split(" ")]
+                for example in check["examples"]
+                if check["grade"] in ("look", "bad")
+            ],
+        }
+        for check in audit["checks"]
+    ]
+    numbers = {check["name"]: check["numbers"] for check in audit["checks"]}
+    dependence = numbers.get("slot pairs", {}).get("dependence", {})
+    return {
+        "grade": audit["grade"],
+        "verdict": audit["verdict"],
+        "checks": checks,
+        "worth": sum(check["grade"] in ("look", "bad") for check in checks),
+        "slots": numbers.get("slot coverage", {}).get("slots", {}),
+        "pairs": sorted(dependence.items(), key=lambda item: -item[1]),
+    }

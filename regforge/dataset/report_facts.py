@@ -1,7 +1,7 @@
-"""What the report says in numbers: coverage, close pairs, groups of reasons, cost and time.
+"""Counts what the report shows: coverage, close pairs, groups of reasons, cost and time.
 
-Functions from rows and journal entries to plain values. Knows nothing about files or HTML. Journal
-entries may lack any field: what is not known is said to be unknown, never counted as 0.
+Functions from rows and journal entries to plain values. Journal entries may lack any field: what is
+not known is reported as unknown, never counted as 0.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What the calls to one model came to.
+    """What the calls to one model came to; None where no call tells.
 
     Attributes:
         model: Its name.
         calls: How often it was called.
         failed: Calls among them that were answered with an error or not at all.
         cached: Replies that were on disk already.
-        prompt_tokens: Tokens sent; None if no call said.
-        completion_tokens: Tokens received; None if no call said.
-        seconds: Waiting time of all calls together; None if no call said.
-        cost: US dollars of the calls whose price is known; None if no price is known.
+        prompt_tokens: Tokens sent.
+        completion_tokens: Tokens received.
+        seconds: Waiting time of all calls together.
+        cost: US dollars of the calls whose price is known.
         unpriced: Answered calls whose price is not known.
         unanswered: Failed calls that may be billed all the same.
     """
@@ -77,14 +77,14 @@ class Spending:
     @property
     def cost_text(self) -> str:
         """Such as `$0.42`, `unknown`, or both."""
-        said = dollars(self.cost)
+        text = dollars(self.cost)
         for count, what in (
             (self.unpriced if self.cost is not None else 0, "of unknown price"),
             (self.unanswered, "without an answer that may be billed"),
         ):
             if count:
-                said += f" + {'1 call' if count == 1 else f'{count} calls'} {what}"
-        return said
+                text += f" + {'1 call' if count == 1 else f'{count} calls'} {what}"
+        return text
 
 
 def known_cost(calls: Sequence[Spending]) -> float | None:
@@ -111,15 +111,9 @@ def axis_values(row: ImageRow, slots: Sequence[str]) -> dict[str, str | None]:
 def coverage(
     rows: Sequence[ImageRow], slots: Sequence[str], offered: Mapping[str, Sequence[str]]
 ) -> list[Coverage]:
-    """The real counts of every value.
+    """Count every value of the prompt set, and of every slot with one in some row or on offer.
 
-    Args:
-        rows: All images.
-        slots: The recipe's slots, in order.
-        offered: Phrases by slot that captions could have used.
-
-    Returns:
-        The prompt set and every slot that has a value in some row or on offer.
+    `offered` has the phrases by slot that captions could have used.
     """
     counters: dict[str, Counter[str | None]] = {SET_AXIS: Counter()}
     for name in slots:
@@ -141,13 +135,7 @@ def coverage(
 def pair_counts(
     rows: Sequence[ImageRow], slots: Sequence[str], axes: Sequence[Coverage], most: int
 ) -> dict[str, list[list[int]]]:
-    """How often two values occur together.
-
-    Args:
-        rows: All images.
-        slots: The recipe's slots.
-        axes: What `coverage` returned.
-        most: At most so many values of an axis, the most frequent ones.
+    """Count how often two values occur together, of the `most` frequent ones of each axis.
 
     Returns:
         `first axis|second axis` -> counts, a row per value of the first and a column per value of
@@ -174,11 +162,7 @@ def pair_counts(
 
 
 def closest_pairs(rows: Sequence[ImageRow], most: int = MOST_PAIRS) -> list[tuple[int, int, int]]:
-    """The kept images that look most alike.
-
-    Args:
-        rows: All images; those with a `duplicate_distance` are looked at, smallest first.
-        most: At most so many pairs.
+    """The kept images that look most alike, of those with a `duplicate_distance`.
 
     Returns:
         (position in `rows`, position in `rows`, bits in which the perceptual hashes differ),
@@ -217,14 +201,14 @@ def choose_shown(rows: Sequence[ImageRow], most: int) -> list[int]:
     for position, each in enumerate(values):
         for item in each.items():
             firsts.setdefault(item, position)
-    pairs = closest_pairs(rows)
-    wanted = [each for pair in pairs for each in pair[:2]] + list(firsts.values())
+    wanted = [each for pair in closest_pairs(rows) for each in pair[:2]] + list(firsts.values())
     chosen = set(list(dict.fromkeys(wanted))[:most])
     ordered = sorted(
         (position for position in range(len(rows)) if position not in chosen),
         key=lambda position: [value or "" for value in values[position].values()],
     )
-    return sorted({*chosen, *evenly(ordered, most - len(chosen))})
+    room = most - len(chosen)
+    return sorted({*chosen, *(ordered[n * len(ordered) // room] for n in range(room))})
 
 
 def reason_kind(reason: str) -> str:
@@ -250,8 +234,8 @@ def spending(log: Iterable[Mapping[str, Any]], event: str) -> list[Spending]:
 def _spent(model: str, entries: Sequence[Mapping[str, Any]]) -> Spending:
     made = [entry for entry in entries if not entry.get("cached")]
     answered = [entry for entry in made if entry.get("error") is None]
-    cost = total(answered or made, "cost")  # refused calls say that they cost nothing
-    sent, received = total(made, "prompt_tokens"), total(made, "completion_tokens")
+    cost = _total(answered or made, "cost")  # refused calls say that they cost nothing
+    sent, received = _total(made, "prompt_tokens"), _total(made, "completion_tokens")
     return Spending(
         model=model,
         calls=len(made),
@@ -259,7 +243,7 @@ def _spent(model: str, entries: Sequence[Mapping[str, Any]]) -> Spending:
         cached=len(entries) - len(made),
         prompt_tokens=None if sent is None else int(sent),
         completion_tokens=None if received is None else int(received),
-        seconds=total(made, "seconds"),
+        seconds=_total(made, "seconds"),
         cost=cost if made else 0.0,
         unpriced=sum(number(entry.get("cost")) is None for entry in answered),
         unanswered=sum("may_cost" in entry for entry in made),
@@ -267,7 +251,7 @@ def _spent(model: str, entries: Sequence[Mapping[str, Any]]) -> Spending:
 
 
 def stage_seconds(log: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds by stage over all sessions of the run, in the order of the first sight."""
+    """Seconds by stage over all sessions of the run, in the order of their first entry."""
     seconds: dict[str, float] = {}
     for entry in log:
         value = number(entry.get("seconds"))
@@ -289,10 +273,15 @@ def rendered(log: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:
     return speed
 
 
-def total(entries: Iterable[Mapping[str, Any]], key: str) -> float | None:
+def _total(entries: Iterable[Mapping[str, Any]], key: str) -> float | None:
     """Sum of a field over the entries that have it; None if none has."""
-    values = [value for entry in entries if (value := number(entry.get(key))) is not None]
+    values = list(numbers(entry.get(key) for entry in entries))
     return sum(values) if values else None
+
+
+def numbers(values: Iterable[Any]) -> Iterator[float]:
+    """Those of the values that are finite numbers."""
+    return (known for value in values if (known := number(value)) is not None)
 
 
 def number(value: Any) -> float | None:
@@ -306,8 +295,3 @@ def distinct(values: Iterable[str | None]) -> str:
     """The different values, most frequent first and not more than three."""
     found = [value for value, _ in Counter(value for value in values if value).most_common()]
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-
-
-def evenly(positions: Sequence[int], count: int) -> Iterator[int]:
-    """`count` of the positions, at equal distances."""
-    return (positions[number * len(positions) // count] for number in range(count))

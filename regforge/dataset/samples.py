@@ -1,23 +1,23 @@
-"""An image of some of the images with their captions, for the card and for people in a hurry.
+"""A grid of sample images with their captions, for the card.
 
 Chooses images that are spread over the prompt sets and the phrases of the slots, always the same
-ones, and lays them out. Knows nothing about where rows come from.
+ones, and lays them out.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from PIL import Image, ImageDraw, ImageFont
 
 from regforge.records import ImageRow
 
 SAMPLES = 16
-"""How many images a grid shows."""
+"""Images in a grid."""
 
 TILE = 256
-"""About so many pixels wide is an image in the grid."""
+"""Approximate width of an image in the grid, in pixels."""
 
 _CANDIDATES = 1024
 _MARGIN = 16
@@ -26,13 +26,11 @@ _FONT_SIZE = 15
 _MOST_LINES = 5
 _BACKGROUND, _TEXT, _LABEL, _EDGE = "white", "#1f2328", "#6e7781", "#d0d7de"
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 class SampleChooser:
-    """Chooses some of very many rows, seen one by one.
-
-    Args:
-        total: How many rows there will be.
-    """
+    """Chooses some of `total` rows, seen one by one."""
 
     def __init__(self, total: int) -> None:
         self._stride = max(1, total // _CANDIDATES)
@@ -74,44 +72,27 @@ class SampleChooser:
         return quotas
 
 
-def choose_samples(rows: Sequence[ImageRow], count: int = SAMPLES) -> list[ImageRow]:
-    """Up to `count` of some rows, spread over prompt sets and phrases, in their order."""
-    chooser = SampleChooser(len(rows))
-    for row in rows:
-        chooser.add(row)
-    chosen = set(chooser.choose(count))
-    return [row for row in rows if row.id in chosen]
-
-
 def samples_grid(rows: Iterable[ImageRow], *, columns: int = 4, tile: int = TILE) -> Image.Image:
-    """Images in a grid, each with its prompt set and caption below.
+    """Images in a grid, each with its prompt set and caption below; see `labelled_grid`."""
 
-    Args:
-        rows: Which images, in reading order.
-        columns: How many stand side by side.
-        tile: About how many pixels wide each is. Larger ones are made smaller; of smaller ones
-            the size is doubled, tripled, ...
+    def decoded(row: ImageRow) -> Image.Image:
+        with Image.open(io.BytesIO(row.image)) as image:
+            return image.convert("RGB")
 
-    Returns:
-        An RGB image; a blank one without rows.
-    """
-    return labelled_grid(
-        ((_image(row), row.prompt_set, row.text) for row in rows), columns=columns, tile=tile
-    )
+    tiles = ((decoded(row), row.prompt_set, row.text) for row in rows)
+    return labelled_grid(tiles, columns=columns, tile=tile)
 
 
 def labelled_grid(
     tiles: Iterable[tuple[Image.Image, str, str]], *, columns: int = 4, tile: int = TILE
 ) -> Image.Image:
-    """Any images in a grid, each with a label and a caption below.
+    """Any images in a grid, each with a label and a caption below; a blank image without tiles.
 
     Args:
         tiles: RGB image, label (none if empty) and caption of each, in reading order.
-        columns: How many stand side by side.
-        tile: As for `samples_grid`.
-
-    Returns:
-        An RGB image; a blank one without tiles.
+        columns: Tiles side by side.
+        tile: Approximate width of each in pixels. Larger images are made smaller; of smaller ones
+            the size is doubled, tripled, ...
     """
     fit = [(fitted(image, tile), label, text) for image, label, text in tiles]
     width = max((image.width for image, _, _ in fit), default=tile)
@@ -143,11 +124,6 @@ def _phrases(row: ImageRow) -> set[tuple[str, str]]:
     return {(slot, phrase) for slot, phrase in row.slots.items() if phrase}
 
 
-def _image(row: ImageRow) -> Image.Image:
-    with Image.open(io.BytesIO(row.image)) as image:
-        return image.convert("RGB")
-
-
 def fitted(image: Image.Image, largest: int, smallest: int | None = None) -> Image.Image:
     """An image as it stands in a grid: never cropped, and enlarged by whole factors only.
 
@@ -166,13 +142,7 @@ def fitted(image: Image.Image, largest: int, smallest: int | None = None) -> Ima
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _block(
-    image: Image.Image,
-    label: str,
-    text: str,
-    width: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> Image.Image:
+def _block(image: Image.Image, label: str, text: str, width: int, font: _Font) -> Image.Image:
     """An image with its label and its caption below."""
     lines = [(label, _LABEL)] if label else []
     lines += [(line, _TEXT) for line in _wrapped(text, width, font)]
@@ -188,9 +158,7 @@ def _block(
     return block
 
 
-def _wrapped(
-    text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> list[str]:
+def _wrapped(text: str, width: int, font: _Font) -> list[str]:
     """Lines of at most `width` pixels, breaking words only where one alone is too long."""
     lines = [""]
     for word in text.split():

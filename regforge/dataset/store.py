@@ -49,16 +49,7 @@ class StoreError(RegforgeError):
 
 @dataclass(frozen=True)
 class Rejection:
-    """An image that was given up.
-
-    Attributes:
-        id: Its name, see `records.image_id`.
-        index: Its number among all images of the recipe.
-        text: The caption.
-        reasons: Why, in plain words.
-        attempts: How often it was drawn.
-        thumbnail: A small WebP of the last attempt, or None.
-    """
+    """An image that was given up after some attempts; the thumbnail is a WebP of the last one."""
 
     id: str
     index: int
@@ -69,14 +60,7 @@ class Rejection:
 
 
 class Store:
-    """The shards of one run.
-
-    Args:
-        folder: Where they lie; created when the first one is written.
-        slots: Names of the recipe's slots, in order.
-        recipe_digest: Which recipe the images are of. Shards of another one are set aside.
-        journal: Where to write down what was set aside.
-    """
+    """The shards of one run; those of another recipe digest are set aside, as the journal tells."""
 
     def __init__(
         self,
@@ -109,11 +93,6 @@ class Store:
     def write(self, number: int, rows: Sequence[ImageRow], rejected: Sequence[Rejection]) -> None:
         """Write a shard, in place of the one there may be; a reader sees the old or the new one.
 
-        Args:
-            number: Which one.
-            rows: Accepted images, in any order.
-            rejected: Images that were given up.
-
         Raises:
             StorageError: The disk is full or the folder cannot be written.
             ValueError: An image does not belong in this shard, or is there twice.
@@ -127,10 +106,11 @@ class Store:
             raise ValueError(f"shard {number}: images {indexes[0]} to {indexes[-1]} do not fit")
         if any(row.recipe_digest != self.recipe_digest for row in rows):
             raise ValueError(f"shard {number}: an image of another recipe")
-        footer = {
-            "recipe_digest": self.recipe_digest,
-            "rejected": [_to_json(each) for each in rejected],
-        }
+        entries = [asdict(each) for each in rejected]
+        for entry, each in zip(entries, rejected, strict=True):
+            if each.thumbnail is not None:
+                entry["thumbnail"] = base64.b64encode(each.thumbnail).decode()
+        footer = {"recipe_digest": self.recipe_digest, "rejected": entries}
         path = self._path(number)
         remove_unfinished(self.folder, below=False)
         with open_atomically(path) as stream:
@@ -143,9 +123,7 @@ class Store:
     def rows(self, number: int, *, images: bool = True) -> list[ImageRow]:
         """The accepted images of a shard, in the order of their index.
 
-        Args:
-            number: Which one.
-            images: Whether to read the images too; without them `image` is empty.
+        Without images, `image` is empty.
 
         Raises:
             StoreError: The shard is missing or damaged.
@@ -169,9 +147,6 @@ class Store:
 
     def iter_rows(self, *, images: bool = True) -> Iterator[ImageRow]:
         """All accepted images in the order of their index, a few in memory at a time.
-
-        Args:
-            images: Whether to read the images too; without them `image` is empty.
 
         Raises:
             StoreError: A shard was damaged since it was verified.
@@ -212,11 +187,11 @@ class Store:
         if not path.exists():
             return False
         problem = self._problem(number)
-        if problem is not None:
+        if problem is None:
+            self._verified.add(number)
+        else:
             self._move_aside(path, problem)
-            return False
-        self._verified.add(number)
-        return True
+        return problem is None
 
     def _problem(self, number: int) -> str | None:
         """What is wrong with a shard, or None; reads all of it."""
@@ -253,12 +228,7 @@ class Store:
 
 
 def thumbnail(image: bytes, size: int = THUMBNAIL_SIZE) -> bytes | None:
-    """A small WebP copy of an image for people to look at; None if it cannot be read.
-
-    Args:
-        image: The encoded file.
-        size: Longest side in pixels.
-    """
+    """A small WebP copy of an image file, `size` pixels long; None if it cannot be read."""
     try:
         with Image.open(io.BytesIO(image), formats=("WEBP", "PNG", "JPEG")) as decoded:
             small = decoded.convert("RGB")
@@ -273,16 +243,13 @@ def thumbnail(image: bytes, size: int = THUMBNAIL_SIZE) -> bytes | None:
 def is_made_from(row: ImageRow, job: ImageJob) -> bool:
     """Whether an image is one of a job's attempts: same caption, its size, one of its seeds."""
     prompt = job.prompt
+    later = (image_seed(row.recipe_digest, row.index, n) for n in range(1, _MOST_ATTEMPTS))
     return (
         row.text == prompt.text
         and prompt.width in (None, row.width)
         and prompt.height in (None, row.height)
-        and (row.seed in (None, job.seed) or row.seed in _later_seeds(row))
+        and (row.seed in (None, job.seed) or row.seed in later)
     )
-
-
-def _later_seeds(row: ImageRow) -> Iterator[int]:
-    return (image_seed(row.recipe_digest, row.index, n) for n in range(1, _MOST_ATTEMPTS))
 
 
 def _footer(path: Path) -> tuple[str, list[Rejection]]:
@@ -293,12 +260,6 @@ def _footer(path: Path) -> tuple[str, list[Rejection]]:
         return content["recipe_digest"], [_from_json(each) for each in content["rejected"]]
     except (ValueError, TypeError, KeyError) as error:
         raise ParquetError(f"{path} is no shard of regforge.") from error
-
-
-def _to_json(rejection: Rejection) -> dict[str, Any]:
-    small = rejection.thumbnail
-    encoded = None if small is None else base64.b64encode(small).decode()
-    return {**asdict(rejection), "thumbnail": encoded}
 
 
 def _from_json(entry: dict[str, Any]) -> Rejection:

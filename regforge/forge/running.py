@@ -264,7 +264,7 @@ def write_report(folder: str | Path) -> Path:
             f"{folder} is not the folder of a run.", hint="Such as runs/quickstart, after `run`."
         )
     data = gather(run_folder.path, count=state.get("images"))
-    rows = StoredRows(data.name, [each.row for each in data.rows], run_folder.path)
+    rows = StoredRows(data.name, data.rows, run_folder.path)
     # As plain data: the page is made by a stage, and stages know nothing of audits.
     write(run_folder.report, replace(data, audit=audit_dataset(rows).as_dict()))
     return run_folder.report

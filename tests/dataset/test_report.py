@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from report_samples import DIGEST, image_row, make_image
 
 from regforge.dataset import report_facts as facts
-from regforge.dataset.report import ReportData, ReportRow, gather, write_report
+from regforge.dataset.report import ReportData, gather, write_report
 from regforge.dataset.store import Rejection, Store
 from regforge.journal import Journal
 from regforge.records import ImageRow, image_id
@@ -59,7 +61,7 @@ def page_of(
     facts: dict[str, Any] = {"name": "owl-reg", "summary": {}} | more
     write_report(
         folder / "report.html",
-        ReportData(rows=[ReportRow(row, thumbnail) for row in rows], **facts),
+        ReportData(rows=rows, thumbnails={row.id: thumbnail for row in rows}, **facts),
     )
     reader = PageReader((folder / "report.html").read_text(encoding="utf-8"))
     return reader, json.loads(reader.inside["data"][0])
@@ -425,8 +427,8 @@ def test_a_run_folder_becomes_a_page(tmp_path: Path) -> None:
     data = gather(tmp_path / "run")
     assert everything_in(tmp_path / "run") == before  # gathering changes nothing
     assert data.name == "owl-reg"
-    assert [each.row.id for each in data.rows] == [row.id for row in rows]
-    assert all(each.thumbnail and each.row.image == b"" for each in data.rows)
+    assert [row.id for row in data.rows] == [row.id for row in rows]
+    assert all(data.thumbnails[row.id] and row.image == b"" for row in data.rows)
     assert [each.id for each in data.rejected] == [image_id(DIGEST, 250)]
     write_report(tmp_path / "report.html", data)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -436,21 +438,12 @@ def test_a_run_folder_becomes_a_page(tmp_path: Path) -> None:
     assert "Sure!" in html
 
 
-def test_thumbnails_are_small_webp(tmp_path: Path) -> None:
-    import io
-
-    from PIL import Image
-
-    make_run(tmp_path, 2)
-    thumbnail = gather(tmp_path).rows[0].thumbnail
-    assert thumbnail is not None
-    with Image.open(io.BytesIO(thumbnail)) as small:
-        assert (small.format, small.size) == ("WEBP", (160, 100))
-
-
-def test_count_takes_the_first_images(tmp_path: Path) -> None:
+def test_thumbnails_are_small_webp_and_of_the_first_images(tmp_path: Path) -> None:
     rows = make_run(tmp_path, 5)
-    assert [each.row.id for each in gather(tmp_path, 3).rows] == [row.id for row in rows[:3]]
+    data = gather(tmp_path, 3)
+    assert [row.id for row in data.rows] == list(data.thumbnails) == [row.id for row in rows[:3]]
+    with Image.open(io.BytesIO(data.thumbnails[rows[0].id] or b"")) as small:
+        assert (small.format, small.size) == ("WEBP", (160, 100))
 
 
 def test_a_folder_with_nothing_in_it_has_an_empty_page(tmp_path: Path) -> None:

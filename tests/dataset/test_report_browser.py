@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from report_samples import image_row, make_image
 
-from regforge.dataset.report import ReportData, ReportRow, summarize, write_report
+from regforge.dataset.report import ReportData, summarize, write_report
 from regforge.dataset.store import Rejection, thumbnail
 from regforge.records import ImageRow, image_id
 
@@ -254,7 +254,8 @@ AUDIT = make_audit()
 
 def write(path: Path, rows: Sequence[ImageRow], **more: Any) -> str:
     small = thumbnail(make_image("red"), 160)
-    data = ReportData("owl-reg", summarize(rows), [ReportRow(row, small) for row in rows], **more)
+    thumbnails = {row.id: small for row in rows}
+    data = ReportData("owl-reg", summarize(rows), rows, thumbnails, **more)
     write_report(path, data)
     return path.as_uri()
 
