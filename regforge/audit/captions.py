@@ -24,7 +24,7 @@ from regforge.audit.findings import (
     worse,
 )
 from regforge.audit.gathering import Gathered
-from regforge.prompts.duplicates import plain_words
+from regforge.prompts.exclude import plain_words
 from regforge.prompts.tokens import TokenBudget
 
 ONE_FOR_ALL = 0.5

@@ -18,7 +18,7 @@ from regforge.audit.captions import counted, entropy
 from regforge.audit.findings import Check, Grade, percent, ratio
 from regforge.audit.gathering import Gathered
 from regforge.embedded import phrase_banks
-from regforge.prompts.duplicates import plain_words
+from regforge.prompts.exclude import plain_words
 
 FEW_WORDS = 6
 SOME_WORDS = 12

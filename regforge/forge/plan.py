@@ -33,8 +33,8 @@ from regforge.recipe import (
 from regforge.runs import RunFolder
 
 if TYPE_CHECKING:
+    from regforge.prompts.filling import CallPlan
     from regforge.prompts.imported import ImportedCaptions
-    from regforge.prompts.planning import CallPlan
     from regforge.prompts.tokens import TokenBudget
     from regforge.prompts.vocabulary import Vocabulary
 
@@ -360,7 +360,7 @@ def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Rec
 
 
 def _calls(recipe: Recipe) -> CallPlan:
-    from regforge.prompts.planning import plan_calls
+    from regforge.prompts.filling import plan_calls
 
     unseen = 0
     if (

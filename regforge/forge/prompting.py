@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from regforge.dataset.sources import CaptionedDataset
     from regforge.prompts.imported import ImportedCaptions
     from regforge.prompts.photos import PhotoCaption
-    from regforge.prompts.rows import Row
+    from regforge.prompts.sampling import Row
     from regforge.prompts.vocabulary import Vocabulary
     from regforge.providers.language_model import LanguageModelClient
 
@@ -118,8 +118,8 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             EditedPromptsError: They were edited as well, or cannot be used as they are now.
             RecordError: The file cannot be read.
         """
-        from regforge.prompts.edited import EditedPromptsError, edited_prompts
         from regforge.prompts.tokens import token_budget
+        from regforge.prompts.writing import EditedPromptsError, edited_prompts
 
         path, state = self._folder.prompts, self._folder.state()
         if not path.is_file():
@@ -261,9 +261,8 @@ class PromptStage(AbstractContextManager["PromptStage"]):
 
     def _described(self, photos: Sequence[Path]) -> Mapping[str, str]:
         """Captions that a vision model writes; kept in captions.json, where they may be edited."""
-        from regforge.prompts.edited import EditedPromptsError
-        from regforge.prompts.photo_captions import describe_photos
-        from regforge.prompts.photos import write_captions
+        from regforge.prompts.photos import describe_photos, write_captions
+        from regforge.prompts.writing import EditedPromptsError
 
         path = self._folder.captions
         try:

@@ -117,11 +117,11 @@ class Surroundings:
         return text if re.search(r"\w", text) and not belongs else None
 
 
-Followed = Surroundings | TagList
+CutCaption = Surroundings | TagList
 """A photo's caption, cut open at its subject."""
 
 
-def unvaried(around: Followed, slots: Sequence[str]) -> dict[str, str]:
+def unvaried(around: CutCaption, slots: Sequence[str]) -> dict[str, str]:
     """The slots whose attribute a caption cannot have varied, and the words of it that state it.
 
     Args:
@@ -141,7 +141,7 @@ def unvaried(around: Followed, slots: Sequence[str]) -> dict[str, str]:
     }
 
 
-def why_unvaried(around: Followed, slots: Sequence[str]) -> str | None:
+def why_unvaried(around: CutCaption, slots: Sequence[str]) -> str | None:
     """Which of some slots a caption cannot have varied and why, in words; None if it can have all.
 
     Such as "color is not varied, as the caption says 'brown hair'".
@@ -160,9 +160,9 @@ def why_unvaried(around: Followed, slots: Sequence[str]) -> str | None:
     return f"{' and '.join(found)} {'are' if several else 'is'} not varied, as it says {states}"
 
 
-def surroundings(
+def cut_open(
     caption: str, class_noun: str, identifier: str | None, file: str, *, vary: bool = True
-) -> Followed:
+) -> CutCaption:
     """Cut a photo's caption open at its subject.
 
     Args:

@@ -103,7 +103,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             functions.update({name: self._bounded(each) for name, each in functions.items()})
 
     def parsed(self, name: str) -> tuple[nodes.Template, set[str]]:
-        """The syntax tree of a template, and the names that it uses and does not set.
+        """Parse a template; also lists the names that it uses and does not set.
 
         Raises:
             TemplateError: It is no template, or there is none of that name.
@@ -116,7 +116,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return tree, find_undeclared_variables(tree)
 
     def render(self, template: Template, values: Mapping[str, Any]) -> str:
-        """What a template writes.
+        """Fill a template in.
 
         Raises:
             Exception: Whatever a template's expressions run into; `LimitExceeded` where they
@@ -128,13 +128,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     # ------------------------------------------------------------------ called by what Jinja makes
 
     def counted(self, items: Iterable[Any], cost: int) -> Iterator[Any]:
-        """What a loop goes through, each pass at the cost of the loop's body."""
+        """Yield what a loop goes through, each pass at the cost of the loop's body."""
         for item in items:
             self._spend(cost)
             yield item
 
     def bounded(self, value: Any) -> Any:
-        """The value, unless it is too large."""
+        """Return the value, unless it is too large."""
         self._weigh(value)
         return value
 
@@ -173,7 +173,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return self.bounded(value)
 
     def concat(self, parts: Iterable[str]) -> str:
-        """All of a text that is written piece by piece."""
+        """Join a text that is written piece by piece."""
         left, text = self._most_characters, []
         for part in parts:
             left -= len(part)
@@ -211,11 +211,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 self._refuse_size()
 
     def _weigh(self, value: Any) -> int:
-        """The weight of a value.
-
-        Raises:
-            LimitExceeded: It is too large.
-        """
         if type(value) is str:
             weight = len(value)
         else:
@@ -248,22 +243,18 @@ def _check_format(text: str) -> None:
 class _Code(CodeGenerator):
     """Writes the Python of a template, with the limits where Jinja asks nobody."""
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self._guarded(super().visit_Concat, node, frame)
-
-    def visit_List(self, node: nodes.List, frame: Frame) -> None:
-        self._guarded(super().visit_List, node, frame)
-
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
-        self._guarded(super().visit_Dict, node, frame)
-
-    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
-        if node.ctx == "load":
-            self._guarded(super().visit_Tuple, node, frame)
-        else:
-            super().visit_Tuple(node, frame)
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        """Bound what joins values: texts, lists, mappings."""
+        joins = isinstance(node, nodes.Concat | nodes.List | nodes.Dict)
+        if not joins and not (isinstance(node, nodes.Tuple) and node.ctx == "load"):
+            return super().visit(node, *args, **kwargs)
+        self.write("environment.bounded(")
+        super().visit(node, *args, **kwargs)
+        self.write(")")
+        return None
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        """Count the passes of a loop."""
         if node.recursive:
             self.fail("a recursive loop has no place here", node.lineno)
         cost = nodes.Const(1 + sum(1 for each in node.body for _ in each.find_all(nodes.Node)))
@@ -271,17 +262,12 @@ class _Code(CodeGenerator):
         node.iter = nodes.Call(counted, [node.iter, cost], [], None, None, lineno=node.lineno)
         super().visit_For(node, frame)
 
-    def _guarded(self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame) -> None:
-        self.write("environment.bounded(")
-        visit(node, frame)
-        self.write(")")
-
 
 BoundedEnvironment.code_generator_class = _Code
 
 
 def forms_of(text: str) -> list[str]:
-    """The templates in a text, with lines of nothing but dashes between them.
+    """Split a text into templates, with lines of nothing but dashes between them.
 
     Each keeps its place in the text: as many lines are before it, so that errors name its own.
     """
@@ -301,7 +287,7 @@ class _Loader(BaseLoader):
         self._forms = forms
 
     def get_source(self, _environment: Environment, template: str) -> tuple[str, str, None]:
-        """A template's text, its file, and None: it is not watched for changes."""
+        """Read a template; None says that it is not watched for changes."""
         numbered = re.fullmatch(r"(.*)#(\d+)", template) if self._forms else None
         name = Path(*split_template_path(numbered[1] if numbered else template))
         for folder in self._folders:

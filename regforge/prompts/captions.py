@@ -1,9 +1,8 @@
-"""Caption templates: from the phrases of a row to a sentence.
+"""Words of captions, and caption templates: from the phrases of a row to a sentence.
 
 A template is Jinja2 in a sandbox. It is checked when it is loaded, before anything is asked or
-drawn: its syntax, names it does not get, slots it forgets, and what it writes for a sample. Knows
-nothing about where phrases come from or how rows are drawn. docs/captions.md explains templates to
-those who write one.
+drawn: its syntax, names it does not get, slots it forgets, and what it writes for a sample.
+docs/captions.md explains templates to those who write one.
 """
 
 from __future__ import annotations
@@ -31,13 +30,23 @@ from regforge.recipe.prompts import STANDARD_SLOTS
 
 _MOST_CHARACTERS = 2000
 _MOST_OPERATIONS = 2000
-_UNSAID, _SAID_LATER = "a photo of", "a picture of"
 TAKES_NOUN = frozenset(
     "of with for about from on in by showing featuring depicting containing portraying".split()
 )
 """Words after which an opening, "an ad for", needs no "of" before its noun."""
 
 _ALWAYS_THERE = ("class_noun", "kind", "that_is")
+
+_PREPOSITIONS = "of|with|without|in|on|for|from"
+_ENDINGS = (
+    *(("y", "ies"), ("f", "ves"), ("fe", "ves"), ("man", "men"), ("child", "children")),
+    *(("person", "people"), ("mouse", "mice"), ("goose", "geese")),
+)
+_PHOTOGRAPH = re.compile(
+    r"\b(?:photo(?!-)(?:graph(?:ic)?)?s?|snapshot|selfie|polaroid|shot|"
+    r"(?<!claymation )(?<!motion )(?<!anime )(?<!cartoon )still(?! life))\b",
+    re.IGNORECASE,
+)
 
 
 class CaptionTemplateError(RegforgeError):
@@ -50,12 +59,12 @@ class CaptionTemplateError(RegforgeError):
 
 
 def word_pattern(words: str) -> re.Pattern[str]:
-    """Matches the words as words, in upper or lower case: "sks" in "a SKS dog", not in "masks"."""
+    """Match the words as words, in upper or lower case: "sks" in "a SKS dog", not in "masks"."""
     return re.compile(rf"(?<!\w){_spaced(words)}(?!\w)", re.IGNORECASE)
 
 
 def noun_pattern(class_noun: str) -> re.Pattern[str]:
-    """Matches a class noun, its telling words ("teapot" of "ceramic teapot"), and their plurals."""
+    """Match a class noun, its telling words ("teapot" of "ceramic teapot"), and their plurals."""
     head, of, rest = re.split(rf"(\s(?:{_PREPOSITIONS})\s|$)", class_noun, maxsplit=1)
     *before, last = head.split()
     start = _spaced(" ".join(before)) + r"\s+" if before else ""
@@ -67,7 +76,7 @@ def noun_pattern(class_noun: str) -> re.Pattern[str]:
 
 
 def plurals(noun: str) -> list[str]:
-    """What the plural of a noun of one word may be; what is no word does no harm."""
+    """List what the plural of a noun may be; what is no word does no harm."""
     forms = [f"{noun}s", f"{noun}es"]
     for ending, plural in _ENDINGS:
         if noun.lower().endswith(ending):
@@ -79,13 +88,6 @@ def _or_plural(noun: str) -> str:
     return f"(?:{'|'.join(map(re.escape, (noun, *plurals(noun))))})"
 
 
-_PREPOSITIONS = "of|with|without|in|on|for|from"
-_ENDINGS = (
-    *(("y", "ies"), ("f", "ves"), ("fe", "ves"), ("man", "men"), ("child", "children")),
-    *(("person", "people"), ("mouse", "mice"), ("goose", "geese")),
-)
-
-
 def _spaced(words: str) -> str:
     """A regular expression for words with any white space between, and before if they have any."""
     before = r"\s+" if words[:1].isspace() else ""
@@ -93,7 +95,7 @@ def _spaced(words: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """A caption without the traces of slots that were empty: doubled space, stray commas."""
+    """Take off the traces of slots that were empty: doubled space, stray commas."""
     text = " ".join(text.split())
     if "," in text:
         text = re.sub(r"\s+,", ",", text)
@@ -102,18 +104,18 @@ def tidy(text: str) -> str:
 
 
 def opening(style: str) -> str:
-    """How a caption of this style begins: "a watercolor painting of", "a photo of" if unsaid.
+    """Begin a caption of this style: "a watercolor painting of", "a photo of" without one.
 
     A style opens the caption if it starts with an article or ends in "of"; others, such as "in the
     style of Monet" or "cinematic", close it, and the caption opens with "a picture of".
     """
     if not _opens(style):
-        return _SAID_LATER if style else _UNSAID
+        return "a picture of" if style else "a photo of"
     return style if style.rsplit(maxsplit=1)[-1] in TAKES_NOUN else f"{style} of"
 
 
 def closing(style: str) -> str:
-    """The style if it is one that closes the caption, else nothing."""
+    """Return the style if it is one that closes the caption, else nothing."""
     return "" if _opens(style) or not style else style
 
 
@@ -123,30 +125,23 @@ def _opens(style: str) -> bool:
 
 
 def is_photograph(style: str) -> bool:
-    """Whether a style is a kind of photograph, as "a close-up photo of" is."""
+    """Tell whether a style is a kind of photograph, as "a close-up photo of" is."""
     return _PHOTOGRAPH.search(style) is not None
 
 
-_PHOTOGRAPH = re.compile(
-    r"\b(?:photo(?!-)(?:graph(?:ic)?)?s?|snapshot|selfie|polaroid|shot|"
-    r"(?<!claymation )(?<!motion )(?<!anime )(?<!cartoon )still(?! life))\b",
-    re.IGNORECASE,
-)
-
-
 def words(parts: Collection[str]) -> str:
-    """Those that are not empty, with spaces between."""
+    """Join those that are not empty with spaces."""
     return " ".join(part for part in parts if part)
 
 
 def listed(parts: Collection[str]) -> str:
-    """Those that are not empty, as a list in a sentence: "small, squat and red"."""
+    """Join those that are not empty as in a sentence: "small, squat and red"."""
     *most, last = [part for part in parts if part] or [""]
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def that_is(class_noun: str) -> str:
-    """What joins a class noun to what is said after it: "that is", "that are" or "who is"."""
+    """Join a class noun to what follows: "that is", "that are" or "who is"."""
     banks = phrase_banks.load()
     person = banks.super_category(class_noun, "toy") == "person"
     verb = "are" if banks.number(class_noun) == "plural" else "is"
@@ -154,7 +149,7 @@ def that_is(class_noun: str) -> str:
 
 
 def article_for(class_noun: str) -> Callable[[str], str]:
-    """A function that puts "a" or "an" before a phrase about the class noun, if it takes one.
+    """Make a function that puts "a" or "an" before a phrase about the noun, if it takes one.
 
     "red teapot" -> "a red teapot", "owl" -> "an owl", "red glasses" -> "red glasses".
     """
@@ -175,7 +170,7 @@ def article_for(class_noun: str) -> Callable[[str], str]:
 
 
 def instance_caption(identifier: str | None, class_noun: str) -> str:
-    """The caption of a photo of the subject of which nothing else is known: "a photo of a sks dog".
+    """Caption a photo of the subject of which nothing else is known: "a photo of a sks dog".
 
     With an article, as DreamBooth's "a [identifier] [class noun]" and DreamBench's prompts have it,
     and as the naive caption "a photo of a dog" differs from it in the identifier alone.
@@ -186,6 +181,84 @@ def instance_caption(identifier: str | None, class_noun: str) -> str:
     if phrase_banks.load().takes_article(class_noun):
         named = f"{phrase_banks.indefinite_article(named)} {named}"
     return f"a photo of {named}"
+
+
+# ------------------------------------------------------------------------------- prompt syntax
+
+# User interfaces to image generators understand it, and no trainer does: weights and emphasis are
+# taken off, "a (sks cat:1.3), [blurry] <lora:x:0.8>" is "a sks cat, blurry". What stands for
+# several texts at once cannot be: `{red|blue}`, `[red:blue:0.5]`, `__color__`.
+_SEVERAL = re.compile(
+    r"\{[^{}]*[|$][^{}]*\}|\[[^\[\]|]{0,200}\|[^\[\]]*\]|\[[^\[\]:]*:[^\[\]:]*:[^\[\]]*\]"
+    r"|\[[^\[\]:]*:[\d.]+\]|(?<!\w)__[\w/*.-]{1,100}?__(?!\w)"
+)
+_NETWORK = re.compile(r"<(?:lora|lyco|lycoris|hypernet|hypernetwork|ti|embedding):[^<>]*>", re.I)
+_BREAK = re.compile(r"\s*,?\s*(?<!\w)(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)(?!\w)\s*,?\s*")
+_WEIGHT = re.compile(r"[(\[{<]([^()\[\]{}<>]*?)\s*:\s*[+-]?\d*\.?\d+\s*[)\]}>]")
+_TWICE = re.compile(r"\(\s*\(([^()]*)\)\s*\)")
+_SQUARE = re.compile(r"\[([^\[\]]*)\]|\{([^{}]*)\}")
+# Round brackets are English behind a noun, "a portrait (my cat)", and emphasis in other places.
+_ROUND = re.compile(
+    r"(^|[,(]\s*|\b(?:an?|the|my|of|in|on|at|with|and|by|from)\s+)\(([^()]*)\)(?!\w)", re.I
+)
+_SIGNS = re.compile(r"(?<=[\w\ue000])(?:\+{2,}|-{2,})(?=[\s,.)]|$)")
+_KEPT = "\ue000"
+_PRIVATE = re.compile("[\ue000-\ue006]")
+_MOST_BRACKETS = 20
+"""Brackets in brackets that are taken off."""
+
+
+def several_texts(caption: str) -> str | None:
+    """The part of a caption that stands for several texts, such as `{red|blue}`; None without."""
+    found = _SEVERAL.search(caption)
+    return found[0] if found else None
+
+
+def without_syntax(caption: str, identifier: str | None = None) -> str:
+    """A caption without prompt syntax.
+
+    Args:
+        caption: One line.
+        identifier: The subject's, which stays as it is: "[V]", "<new1>".
+
+    Returns:
+        The same caption if there is none in it.
+    """
+    if _PRIVATE.search(caption):  # they stand for something here
+        return caption
+    hidden = re.compile(re.escape(identifier), re.IGNORECASE) if identifier else None
+    names = hidden.findall(caption) if hidden else []
+    text = hidden.sub(_KEPT, caption) if hidden else caption
+    before = text
+    text = re.sub(r"\\([()\[\]{}])", lambda m: _ESCAPED[m[1]], text)
+    text = _BREAK.sub(", ", _NETWORK.sub(" ", text))
+    for _ in range(_MOST_BRACKETS):
+        bare, text = text, _unbracketed(text)
+        if bare == text:
+            break
+    text = _SIGNS.sub("", text)
+    text = text.translate({ord(sign): char for char, sign in _ESCAPED.items()})
+    if text == before:
+        return caption
+    text = re.sub(r"\s+([,.;:!?])", r"\1", tidy(text))
+    parts = iter(names)
+    return re.sub(_KEPT, lambda _: next(parts), text)
+
+
+_ESCAPED = {
+    "(": "\ue001",
+    ")": "\ue002",
+    "[": "\ue003",
+    "]": "\ue004",
+    "{": "\ue005",
+    "}": "\ue006",
+}
+
+
+def _unbracketed(text: str) -> str:
+    text = _WEIGHT.sub(r"\1", _TWICE.sub(r"\1", text))
+    text = _SQUARE.sub(lambda found: found[1] if found[1] is not None else found[2], text)
+    return _ROUND.sub(r"\1\2", text)
 
 
 # --------------------------------------------------------------------------------------- templates
@@ -227,31 +300,48 @@ class CaptionTemplate:
         self._noun = " ".join(class_noun.split())
         given = {"class_noun": self._noun, "kind": kind, "that_is": that_is(self._noun)}
         self._blank = dict.fromkeys((*STANDARD_SLOTS, *slots), "") | given
-        self._environment = _environment(file, self._noun)
+        self._environment = BoundedEnvironment(
+            [file.parent, resources.templates()],
+            {
+                "a": article_for(self._noun),
+                "words": words,
+                "listed": listed,
+                "opening": opening,
+                "closing": closing,
+            },
+            most_characters=5 * _MOST_CHARACTERS,
+            most_operations=_MOST_OPERATIONS,
+            forms=True,
+        )
         self._templates: list[Template] = []
         self._check_subject(slots, identifier)
-        self._names = self._forms()
-        self.forms = len(self._names)
+        try:
+            self.forms = len(forms_of(read_text(file)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._failure(error) from error
+        self._names = [f"{file.name}#{number}" for number in range(self.forms)]
         for form, form_name in enumerate(self._names):
             self._check_names(form_name, slots)
-            self._templates.append(self._compile(form_name))
+            try:
+                self._templates.append(self._environment.get_template(form_name))
+            except (TemplateError, OSError, UnicodeDecodeError) as error:
+                raise self._failure(error) from error
             self._check_output(form, identifier)
         self.attributes = self._slots_before_noun()
 
     def form(self, phrases: Mapping[str, str | None]) -> int:
-        """The form that captions of these phrases take: any of them, the same each time.
+        """Choose the form of a caption with these phrases: any of them, the same each time.
 
         And the same for "sky-blue" and "sky blue", or they would make two captions.
         """
         if self.forms == 1:
             return 0
-        said = json.dumps(
-            sorted((slot, words_of(phrase)) for slot, phrase in phrases.items() if phrase)
-        )
-        return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8]) % self.forms
+        chosen = sorted((slot, words_of(phrase)) for slot, phrase in phrases.items() if phrase)
+        digest = hashlib.sha256(json.dumps(chosen).encode()).digest()
+        return int.from_bytes(digest[:8]) % self.forms
 
     def render(self, phrases: Mapping[str, str | None], form: int = 0) -> str:
-        """The caption of a row.
+        """Write the caption of a row.
 
         Args:
             phrases: The phrase of each slot; slots that are missing, empty or None are left out.
@@ -269,22 +359,6 @@ class CaptionTemplate:
         except Exception as error:  # a template is a program, and may raise whatever Python can
             raise self._failure(error) from error
 
-    def _forms(self) -> list[str]:
-        """What the environment calls the forms."""
-        try:
-            count = len(forms_of(read_text(self._file)))
-        except (OSError, UnicodeDecodeError) as error:
-            raise self._failure(error) from error
-        return [f"{self._file.name}#{number}" for number in range(count)]
-
-    def _compile(self, name: str) -> Template:
-        try:
-            return self._environment.get_template(name)
-        except (TemplateError, OSError, UnicodeDecodeError) as error:
-            raise self._failure(error) from error
-
-    # --------------------------------------------------------------------------------- the checks
-
     def _check_subject(self, slots: Sequence[str], identifier: str | None) -> None:
         if identifier and word_pattern(identifier).search(self._noun):
             raise CaptionTemplateError(
@@ -301,11 +375,16 @@ class CaptionTemplate:
         while todo:
             source_name = todo.pop()
             done.add(source_name)
-            tree, names, shown = self._parse(source_name)
+            shown = self.name if source_name in self._names else source_name
+            try:
+                tree, names = self._environment.parsed(source_name)
+            except (TemplateError, OSError, UnicodeDecodeError) as error:
+                raise self._failure(error, shown) from error
             for name in sorted(names - self._blank.keys()):
                 known = ", ".join((*_ALWAYS_THERE, *(s for s in self._blank if s != "class_noun")))
+                lines = [node.lineno for node in tree.find_all(jinja.Name) if node.name == name]
                 raise CaptionTemplateError(
-                    f"{shown}:{_line_of(tree, name)}: there is no {name!r} here."
+                    f"{shown}:{min(lines, default=1)}: there is no {name!r} here."
                     f"{suggestion(name, self._blank)}",
                     hint=f"A caption template knows {known}.",
                 )
@@ -317,17 +396,6 @@ class CaptionTemplate:
                     )
                 if other not in done:
                     todo.append(other)
-        self._check_used(used, slots)
-
-    def _parse(self, source_name: str) -> tuple[jinja.Template, set[str], str]:
-        """The syntax tree of a template, the names that it uses, and what errors call it."""
-        shown = self.name if source_name in self._names else source_name
-        try:
-            return *self._environment.parsed(source_name), shown
-        except (TemplateError, OSError, UnicodeDecodeError) as error:
-            raise self._failure(error, shown) from error
-
-    def _check_used(self, used: Collection[str], slots: Sequence[str]) -> None:
         if "class_noun" not in used:
             raise CaptionTemplateError(
                 f"{self.name}:1: the template never uses class_noun.",
@@ -358,7 +426,7 @@ class CaptionTemplate:
             raise CaptionTemplateError(f"{self.name}:1: it writes {len(full)} characters.")
 
     def _slots_before_noun(self) -> tuple[str, ...]:
-        """Found by looking at where the phrases end up, so that it holds for any template."""
+        """The slots before the noun, found by where the phrases end up, in any template."""
         marks = {f"{slot}slot": slot for slot in self._blank if slot not in _ALWAYS_THERE}
         text = self.render({slot: mark for mark, slot in marks.items()})
         before = word_pattern(self._noun).split(text)[0].split()
@@ -368,7 +436,6 @@ class CaptionTemplate:
         return tuple(found)
 
     def _failure(self, error: Exception, shown: str | None = None) -> CaptionTemplateError:
-        """A template's error, with the line if there is one."""
         line = getattr(error, "lineno", None)
         if line is None:
             frames = traceback.extract_tb(error.__traceback__)
@@ -378,24 +445,3 @@ class CaptionTemplate:
         if isinstance(error, OSError) and not isinstance(error, TemplateError):
             message = f"it cannot be read: {error.strerror or error}"
         return CaptionTemplateError(f"{shown or self.name}:{line}: {message.rstrip('.')}.")
-
-
-def _environment(file: Path, class_noun: str) -> BoundedEnvironment:
-    return BoundedEnvironment(
-        [file.parent, resources.templates()],
-        {
-            "a": article_for(class_noun),
-            "words": words,
-            "listed": listed,
-            "opening": opening,
-            "closing": closing,
-        },
-        most_characters=5 * _MOST_CHARACTERS,
-        most_operations=_MOST_OPERATIONS,
-        forms=True,
-    )
-
-
-def _line_of(tree: jinja.Template, name: str) -> int:
-    lines = [node.lineno for node in tree.find_all(jinja.Name) if node.name == name]
-    return min(lines, default=1)

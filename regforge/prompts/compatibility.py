@@ -2,15 +2,16 @@
 
 The place restricts the others. For phrases of the banks the banks know; of other phrases a
 language model that can write is asked, one question for each restricting slot and portion of its
-phrases. Knows no captions; the sampler draws clashing combinations again.
+phrases. The sampler draws clashing combinations again.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -18,9 +19,8 @@ from regforge.embedded.english import HUES, words_of
 from regforge.embedded.phrase_banks import compatible
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.prompts.given_phrases import BankShelf
 from regforge.prompts.messages import Messages, question_seed
-from regforge.prompts.vocabulary import Pair, VocabularyError
+from regforge.prompts.vocabulary import BankPhrases, Pair, VocabularyError, pair_of
 from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe.phrases import BEFORE_NOUN
 
@@ -34,126 +34,7 @@ _RESTRICTING = (*ASKED_ABOUT, "texture", "style")
 _MOST_PAIRS = 1600
 _MOST_PLACES = 100
 _MOST_CLASHING = 0.8
-_MOST_COMPARED = 1_000_000
-"""Pairs of two slots that are looked through; of longer lists captions may say odd things."""
-
-Slots = Mapping[str, Sequence[str]]
-
-
-class Clash(BaseModel):
-    """A phrase and the backgrounds it contradicts, by their numbers from 1."""
-
-    phrase: int
-    backgrounds: list[int]
-
-
-class Clashes(BaseModel):
-    """What is asked for."""
-
-    clashes: list[Clash]
-
-
-@dataclass(frozen=True)
-class Portion:
-    """Phrases and backgrounds of one question."""
-
-    slot: str
-    phrases: tuple[str, ...]
-    backgrounds: tuple[str, ...]
-    number: int
-
-    def pairs(self, reply: Clashes) -> frozenset[Pair]:
-        """The pairs that a reply names; numbers that do not exist are left out."""
-        return frozenset(
-            _pair(self.slot, self.phrases[clash.phrase - 1], PLACE, self.backgrounds[number - 1])
-            for clash in reply.clashes
-            if 1 <= clash.phrase <= len(self.phrases)
-            for number in clash.backgrounds
-            if 1 <= number <= len(self.backgrounds)
-        )
-
-    def problems(self, reply: Clashes) -> list[str]:
-        """What is wrong with a reply, in words for the model."""
-        strange_phrases = {clash.phrase for clash in reply.clashes} - _numbers(self.phrases)
-        named = {number for clash in reply.clashes for number in clash.backgrounds}
-        strange_places = named - _numbers(self.backgrounds)
-        found: list[str] = []
-        if strange_phrases:
-            found.append(
-                f"There is no phrase {min(strange_phrases)}; they go from 1 to {len(self.phrases)}."
-            )
-        if strange_places:
-            found.append(
-                f"There is no background {min(strange_places)}; they go from 1 to "
-                f"{len(self.backgrounds)}."
-            )
-        most = _MOST_CLASHING * len(self.phrases) * len(self.backgrounds)
-        if len(self.pairs(reply)) > most:
-            found.append(
-                "Nearly every pair is listed. List only the pairs that contradict each other; "
-                "most go together."
-            )
-        return found
-
-
-def clashes_known_to_banks(slots: Slots, shelf: BankShelf) -> frozenset[Pair]:
-    """Pairs that the phrase banks rule out; phrases that they do not know go with everything."""
-    places = shelf.find(PLACE, slots.get(PLACE, ()))
-    return frozenset(
-        _pair(slot, text, PLACE, place_text)
-        for slot in _RESTRICTING
-        for text, phrase in shelf.find(slot, slots.get(slot, ())).items()
-        for place_text, place in places.items()
-        if not compatible(phrase, place)
-    )
-
-
-def contradictions(slots: Slots) -> frozenset[Pair]:
-    """Pairs that cannot both be true, whoever wrote them, as far as their words show it.
-
-    Two times of day ("at night in Tokyo", "in soft morning light"), and a hue in an image without
-    colors ("a black-and-white photo of", "bright red").
-    """
-    timed = {
-        slot: {text: times for text in slots.get(slot, ()) if (times := _times(text)) is not None}
-        for slot in (PLACE, *_RESTRICTING)
-    }
-    found = {
-        _pair(slot, text, other, there)
-        for slot, other in itertools.combinations(timed, 2)
-        if len(timed[slot]) * len(timed[other]) <= _MOST_COMPARED
-        for text, times in timed[slot].items()
-        for there, other_times in timed[other].items()
-        if times.isdisjoint(other_times)
-    }
-    colorless = [style for style in slots.get("style", ()) if _COLORLESS.search(style)]
-    if len(colorless) * len(slots.get("color", ())) > _MOST_COMPARED:
-        return frozenset(found)
-    hues = [text for text in slots.get("color", ()) if not HUES.isdisjoint(words_of(text))]
-    return frozenset(found | {_pair("style", s, "color", h) for s in colorless for h in hues})
-
-
-def repetitions(slots: Slots) -> frozenset[Pair]:
-    """Pairs before the class noun that say a word twice: "a matte black matte teapot"."""
-    said = {
-        slot: {text: frozenset(words_of(text)) - _MAY_COME_TWICE for text in slots[slot]}
-        for slot in sorted(BEFORE_NOUN & slots.keys())
-    }
-    return frozenset(
-        _pair(slot, text, other, there)
-        for slot, other in itertools.combinations(said, 2)
-        if len(said[slot]) * len(said[other]) <= _MOST_COMPARED
-        for text, words in said[slot].items()
-        for there, other_words in said[other].items()
-        if not words.isdisjoint(other_words)
-    )
-
-
-def _times(text: str) -> frozenset[str] | None:
-    """The times of day that a phrase can be true of; None if it says nothing of them."""
-    found = [times for pattern, times in _TIMES if pattern.search(text)]
-    return frozenset.intersection(*found) if found else None
-
+_MOST_COMPARED = 1_000_000  # of longer lists captions may say odd things
 
 _TIMES = tuple(
     (re.compile(rf"\b(?:{words})\b", re.I), frozenset(times.split()))
@@ -176,27 +57,148 @@ _MAY_COME_TWICE = frozenset(
     "and with of a the in on color colored haired trimmed topped clad dressed toned".split()
 )
 
+Slots = Mapping[str, Sequence[str]]
+_Marked = Mapping[str, Mapping[str, frozenset[str]]]
 
-def portions(slots: Slots, shelf: BankShelf | None = None) -> Iterator[Portion]:
-    """The questions to ask, small enough that the longest reasonable reply fits.
 
-    Args:
-        slots: Phrases of each slot.
-        shelf: Slots whose phrases, and the backgrounds, are all known to it are left out.
+# ------------------------------------------------------------------------------- without asking
+
+
+def clashes_known_to_banks(slots: Slots, bank: BankPhrases) -> frozenset[Pair]:
+    """List the pairs that the banks rule out; phrases that they do not know go with everything."""
+    places = bank.find(PLACE, slots.get(PLACE, ()))
+    return frozenset(
+        pair_of(slot, text, PLACE, place_text)
+        for slot in _RESTRICTING
+        for text, phrase in bank.find(slot, slots.get(slot, ())).items()
+        for place_text, place in places.items()
+        if not compatible(phrase, place)
+    )
+
+
+def contradictions(slots: Slots) -> frozenset[Pair]:
+    """List the pairs that cannot both be true, as far as their words show it.
+
+    Two times of day ("at night in Tokyo", "in soft morning light"), and a hue in an image without
+    colors ("a black-and-white photo of", "bright red").
+    """
+    timed = {
+        slot: {text: times for text in slots.get(slot, ()) if (times := _times(text)) is not None}
+        for slot in (PLACE, *_RESTRICTING)
+    }
+    colorless = [each for each in slots.get("style", ()) if _COLORLESS.search(each)]
+    hues = [each for each in slots.get("color", ()) if HUES.intersection(words_of(each))]
+    none: frozenset[str] = frozenset()
+    colored = {"style": dict.fromkeys(colorless, none), "color": dict.fromkeys(hues, none)}
+    return _pairs(timed, frozenset.isdisjoint) | _pairs(colored, frozenset.isdisjoint)
+
+
+def repetitions(slots: Slots) -> frozenset[Pair]:
+    """List the pairs before the class noun that say a word twice: "a matte black matte teapot"."""
+    words = {
+        slot: {text: frozenset(words_of(text)) - _MAY_COME_TWICE for text in slots[slot]}
+        for slot in sorted(BEFORE_NOUN & slots.keys())
+    }
+    return _pairs(words, lambda one, other: not one.isdisjoint(other))
+
+
+def _pairs(
+    marked: _Marked, clash: Callable[[frozenset[str], frozenset[str]], bool]
+) -> frozenset[Pair]:
+    return frozenset(
+        pair_of(slot, text, other, there)
+        for slot, other in itertools.combinations(marked, 2)
+        if len(marked[slot]) * len(marked[other]) <= _MOST_COMPARED
+        for text, mark in marked[slot].items()
+        for there, other_mark in marked[other].items()
+        if clash(mark, other_mark)
+    )
+
+
+def _times(text: str) -> frozenset[str] | None:
+    """The times of day that a phrase can be true of; None if it says nothing of them."""
+    found = [times for pattern, times in _TIMES if pattern.search(text)]
+    return frozenset.intersection(*found) if found else None
+
+
+# ------------------------------------------------------------------------------------------ asking
+
+
+class Clash(BaseModel):
+    """A phrase and the backgrounds it contradicts, by their numbers from 1."""
+
+    phrase: int
+    backgrounds: list[int]
+
+
+class Clashes(BaseModel):
+    """The reply that is asked for."""
+
+    clashes: list[Clash]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Phrases and backgrounds of one question."""
+
+    slot: str
+    phrases: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    number: int
+
+    def message(self, messages: Messages) -> list[dict[str, Any]]:
+        """Write the conversation."""
+        phrases, backgrounds = list(self.phrases), list(self.backgrounds)
+        return messages("compatibility", slot=self.slot, phrases=phrases, backgrounds=backgrounds)
+
+    def pairs(self, reply: Clashes) -> frozenset[Pair]:
+        """List the pairs that a reply names; numbers that do not exist are left out."""
+        return frozenset(
+            pair_of(self.slot, self.phrases[clash.phrase - 1], PLACE, self.backgrounds[number - 1])
+            for clash in reply.clashes
+            if 1 <= clash.phrase <= len(self.phrases)
+            for number in clash.backgrounds
+            if 1 <= number <= len(self.backgrounds)
+        )
+
+    def problems(self, reply: Clashes) -> list[str]:
+        """Say what is wrong with a reply, in words for the model."""
+        phrases = {clash.phrase for clash in reply.clashes}
+        backgrounds = {number for clash in reply.clashes for number in clash.backgrounds}
+        found = [
+            f"There is no {what} {min(strange)}; they go from 1 to {len(there)}."
+            for what, named, there in (
+                ("phrase", phrases, self.phrases),
+                ("background", backgrounds, self.backgrounds),
+            )
+            if (strange := named - set(range(1, len(there) + 1)))
+        ]
+        most = _MOST_CLASHING * len(self.phrases) * len(self.backgrounds)
+        if len(self.pairs(reply)) > most:
+            found.append(
+                "Nearly every pair is listed. List only the pairs that contradict each other; "
+                "most go together."
+            )
+        return found
+
+
+def portions(slots: Slots, bank: BankPhrases | None = None) -> Iterator[Portion]:
+    """Cut the questions to ask small enough that the longest reasonable reply fits.
+
+    Slots whose phrases, and the backgrounds, are all known to the bank are left out.
     """
     places = tuple(slots.get(PLACE, ()))
-    all_known = shelf is not None and len(shelf.find(PLACE, places)) == len(places)
+    all_known = bank is not None and len(bank.find(PLACE, places)) == len(places)
     for slot in ASKED_ABOUT:
         phrases = tuple(slots.get(slot, ()))
-        if all_known and shelf and len(shelf.find(slot, phrases)) == len(phrases):
+        if all_known and bank and len(bank.find(slot, phrases)) == len(phrases):
             continue
-        number = 0
+        numbers = itertools.count(1)
         for start in range(0, len(places), _MOST_PLACES):
             some_places = places[start : start + _MOST_PLACES]
             rows = _MOST_PAIRS // len(some_places)
             for first in range(0, len(phrases), rows):
-                number += 1
-                yield Portion(slot, phrases[first : first + rows], some_places, number)
+                yield Portion(slot, phrases[first : first + rows], some_places, next(numbers))
 
 
 def ask_for_clashes(
@@ -204,33 +206,20 @@ def ask_for_clashes(
     *,
     client: LanguageModelClient,
     messages: Messages,
-    shelf: BankShelf,
+    bank: BankPhrases,
     seed: int,
     reporter: Reporter,
 ) -> frozenset[Pair]:
-    """Pairs that contradict each other, as the language model sees it.
+    """List the pairs that contradict each other, as the banks and the language model see it.
 
     A question that fails is in the ledger and costs only its own pairs: captions may then say
     odd things, which is no reason to stop a run.
-
-    Args:
-        slots: Phrases of each slot.
-        client: Whom to ask.
-        messages: What to say.
-        shelf: For the phrases that the banks know.
-        seed: The recipe's.
-        reporter: Gets a line if a question failed.
     """
-    asked = list(portions(slots, shelf))
+    asked = list(portions(slots, bank))
     questions = [
         Question(
             f"compatibility of {each.slot}, question {each.number}",
-            messages(
-                "compatibility",
-                slot=each.slot,
-                phrases=list(each.phrases),
-                backgrounds=list(each.backgrounds),
-            ),
+            each.message(messages),
             Clashes,
             problems=each.problems,
             seed=question_seed(seed, "compatibility", each.slot, each.number),
@@ -238,18 +227,17 @@ def ask_for_clashes(
         for each in asked
     ]
     replies = client.ask(questions) if questions else []
-    failed = sorted(
-        {each.slot for each, reply in zip(asked, replies, strict=True) if reply is None}
-    )
-    if failed:
+    answers = list(zip(asked, replies, strict=True))
+    if failed := sorted({each.slot for each, reply in answers if reply is None}):
         reporter.say(
             f"warning: the language model did not say which {' and '.join(failed)} phrases go "
             "with which backgrounds; some captions may be odd"
         )
-    pairs = (
-        each.pairs(reply) for each, reply in zip(asked, replies, strict=True) if reply is not None
-    )
-    return clashes_known_to_banks(slots, shelf).union(*pairs)
+    pairs = (each.pairs(reply) for each, reply in answers if reply is not None)
+    return clashes_known_to_banks(slots, bank).union(*pairs)
+
+
+# ---------------------------------------------------------------------------------------- settling
 
 
 def settle(
@@ -288,15 +276,20 @@ def settle(
             clashes = frozenset(
                 each
                 for each in clashes
-                if (slot, phrase) not in _ends(each) or other not in (each[0], each[2])
+                if (slot, phrase) not in (each[:2], each[2:]) or other not in (each[0], each[2])
             )
             why = f"goes with no {other}, but stays, because there is no other choice"
         else:
             remaining[slot] = tuple(each for each in remaining[slot] if each != phrase)
             why = f"left out: goes with no {other}"
         journal.failure("prompts", f"slot {slot}", f"{phrase!r} {why}")
-    kept = {(slot, phrase) for slot, phrases in remaining.items() for phrase in phrases}
-    return remaining, frozenset(each for each in clashes if kept.issuperset(_ends(each)))
+    return remaining, among(remaining, clashes)
+
+
+def among(slots: Slots, clashes: frozenset[Pair]) -> frozenset[Pair]:
+    """Select the pairs whose phrases are both there."""
+    there = {(slot, phrase) for slot, phrases in slots.items() for phrase in phrases}
+    return frozenset(each for each in clashes if each[:2] in there and each[2:] in there)
 
 
 def _stuck(slots: Slots, clashes: frozenset[Pair]) -> tuple[str, str, str] | None:
@@ -306,23 +299,9 @@ def _stuck(slots: Slots, clashes: frozenset[Pair]) -> tuple[str, str, str] | Non
         partners.setdefault((slot, phrase, other), set()).add(there)
         partners.setdefault((other, there, slot), set()).add(phrase)
     # Restricting slots first: rather lose a motion than the place it cannot happen in.
-    order = sorted(slots, key=lambda name: name == PLACE)
-    for slot in order:
+    for slot in sorted(slots, key=lambda name: name == PLACE):
         for phrase in slots[slot]:
             for other in slots:
                 if partners.get((slot, phrase, other), set()).issuperset(slots[other]):
                     return slot, phrase, other
     return None
-
-
-def _ends(pair: Pair) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (pair[0], pair[1]), (pair[2], pair[3])
-
-
-def _pair(slot: str, phrase: str, other: str, there: str) -> Pair:
-    first, second = sorted(((slot, phrase), (other, there)))
-    return (*first, *second)
-
-
-def _numbers(items: Sequence[str]) -> set[int]:
-    return set(range(1, len(items) + 1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,21 +19,21 @@ from regforge.embedded.bank_files import gist
 from regforge.embedded.phrase_banks import Phrase, compatible
 from regforge.journal import Journal
 from regforge.prompts.compatibility import contradictions, repetitions
-from regforge.prompts.given_phrases import BankShelf, listed
 from regforge.prompts.messages import Messages, question_seed
-from regforge.prompts.phrase_rules import PhraseRules, tidy
-from regforge.prompts.slot_questions import (
+from regforge.prompts.phrase_questions import (
     MOST_IN_SCHEMA,
+    array,
     bank_options,
-    choices,
     closed_object,
+    enum,
     essence,
     no_use,
     spellings,
 )
-from regforge.prompts.vocabulary import VocabularyError
+from regforge.prompts.phrase_rules import PhraseRules, tidy
+from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed
 from regforge.providers.language_model import LanguageModelClient, Question
-from regforge.recipe import Recipe, Slot, kind_of, slots_of
+from regforge.recipe import Recipe, Slot, slots_of
 
 CALLS_PER_WAVE = 4
 MOST_USED_SHOWN = 40
@@ -41,17 +41,15 @@ MOST_USED_SHOWN = 40
 
 _EMPTY_WAVES = 3
 
-Row = dict[str, str]
-
 
 class Captions(BaseModel):
-    """What is asked for: the phrases of each caption by slot."""
+    """The reply of a model that writes captions: the phrases of each by slot."""
 
     captions: list[dict[str, str]]
 
 
 class Columns(BaseModel):
-    """What the embedded model is asked for: by slot, the phrases of one caption after another.
+    """The embedded model's captions: by slot, the phrases of one caption after another.
 
     It draws each value for itself. Drawn slot by slot, phrases can be kept from coming twice.
     """
@@ -61,18 +59,14 @@ class Columns(BaseModel):
     @property
     def captions(self) -> list[dict[str, str]]:
         """The same by caption."""
-        names = list(self.columns)
         rows = zip(*self.columns.values(), strict=True)
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return [dict(zip(self.columns, row, strict=True)) for row in rows]
 
 
-def compose_rows(recipe: Recipe, client: LanguageModelClient, *, journal: Journal) -> Iterator[Row]:
-    """Phrases for one caption after another, without end; asks as rows are taken.
-
-    Args:
-        recipe: Its slots from the language model are filled.
-        client: Whom to ask.
-        journal: Gets the rows that were refused, with reasons.
+def compose_rows(
+    recipe: Recipe, client: LanguageModelClient, *, journal: Journal
+) -> Iterator[dict[str, str]]:
+    """Yield phrases for one caption after another, without end; asks as rows are taken.
 
     Yields:
         A phrase for each slot that says `from: llm`; no row twice.
@@ -97,24 +91,22 @@ class _Composer:
     client: LanguageModelClient
     journal: Journal
     slots: tuple[Slot, ...]
-    _seen: set[tuple[str, ...]] = field(default_factory=set)
-    _refused: str | None = None
 
     def __post_init__(self) -> None:
-        subject = self.recipe.subject
+        self._seen: set[tuple[str, ...]] = set()
+        self._refused: str | None = None
         self._messages = Messages(self.recipe)
-        self._rules = PhraseRules(subject.class_noun, subject.identifier)
-        self._shelf = BankShelf.of(subject.class_noun, kind_of(self.recipe))
+        self._rules = PhraseRules.of(self.recipe)
         self._used: dict[str, Counter[str]] = {slot.name: Counter() for slot in self.slots}
         self._values = {
-            slot.name: listed(slot, self._rules)[0] for slot in self.slots if slot.values
+            slot.name: listed(slot, self.recipe.subject)[0] for slot in self.slots if slot.values
         }
         self._spelled = {name: spellings(values) for name, values in self._values.items()}
         self._bank: dict[str, Mapping[str, Phrase]] = {}
-        if self.client.chooses_only:
-            self._schema = self._choices()
+        chooses = self.client.chooses_only
+        self._schema = self._drawing_schema() if chooses else self._writing_schema()
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[dict[str, str]]:
         wave, empty = 0, 0
         while empty < _EMPTY_WAVES:
             questions = [self._question(wave, call) for call in range(CALLS_PER_WAVE)]
@@ -136,8 +128,6 @@ class _Composer:
             "Use `mode: vocabulary`, lower `prompts.count`",
         )
 
-    # ------------------------------------------------------------------------------------- asking
-
     def _question(self, wave: int, call: int) -> Question:
         wanted = self.recipe.prompts.compose_batch
         item = f"captions, wave {wave + 1}, call {call + 1}"
@@ -157,13 +147,13 @@ class _Composer:
 
         def problems(reply: Captions) -> list[str]:
             faults = [fault for row in reply.captions if (fault := self._checked(row)[1])]
-            if len(reply.captions) - len(faults) >= max(1, wanted // 2):
+            good = len(reply.captions) - len(faults)
+            if good >= max(1, wanted // 2):
                 return []
-            said = f"Only {len(reply.captions) - len(faults)} of {wanted} captions can be used"
-            return [f"{said}: {'; '.join(faults[:5])}" if faults else said]
+            complaint = f"Only {good} of {wanted} captions can be used"
+            return [f"{complaint}: {'; '.join(faults[:5])}" if faults else complaint]
 
-        schema = _caption_schema(self.slots, self._values)
-        return Question(item, messages, Captions, schema=schema, problems=problems, seed=seed)
+        return Question(item, messages, Captions, schema=self._schema, problems=problems, seed=seed)
 
     def _most_used(self) -> dict[str, list[tuple[str, int]]]:
         """The phrases of each slot that were used most, those used of late first among equals."""
@@ -174,67 +164,65 @@ class _Composer:
                 shown[name] = ranked[:MOST_USED_SHOWN]
         return shown
 
-    def _choices(self) -> dict[str, Any]:
-        """The schema by which the embedded model draws captions from values and banks."""
+    def _drawing_schema(self) -> dict[str, Any]:
+        """JSON schema by which the embedded model draws captions from values and banks."""
         count = self.recipe.prompts.compose_batch
+        bank = BankPhrases.of(self.recipe)
         columns: dict[str, Any] = {}
         for slot in self.slots:
             name = slot.name
-            options = self._values.get(name) or bank_options(self.recipe, slot, self._shelf, 1)
-            self._bank[name] = self._shelf.find(name, options)
-            columns[name] = {
-                "type": "array",
-                "items": choices(options),
-                "minItems": count,
-                "maxItems": count,
-                "uniqueItems": len(options) >= count,
-                "x-top-k": min(len(options), max(count, (len(options) + 1) // 2)),
-            }
+            options = self._values.get(name) or bank_options(self.recipe, slot, bank, 1)
+            self._bank[name] = bank.find(name, options)
+            among = min(len(options), max(count, (len(options) + 1) // 2))
+            unique = len(options) >= count
+            columns[name] = {**array(options, count, among), "uniqueItems": unique}
         schema = closed_object({"columns": closed_object(columns)})
-        return {**schema, "x-class-noun": self._shelf.class_noun}
+        return {**schema, "x-class-noun": bank.class_noun}
 
-    # ------------------------------------------------------------------------------------ replies
+    def _writing_schema(self) -> dict[str, Any]:
+        """JSON schema of captions, in what strict providers take."""
+        properties: dict[str, Any] = {slot.name: {"type": "string"} for slot in self.slots}
+        if sum(map(len, self._values.values())) <= MOST_IN_SCHEMA:
+            properties |= {name: enum(texts) for name, texts in self._values.items()}
+        return closed_object({"captions": {"type": "array", "items": closed_object(properties)}})
 
-    def _take(self, item: str, reply: Captions | Columns) -> Iterator[Row]:
+    def _take(self, item: str, reply: Captions | Columns) -> Iterator[dict[str, str]]:
         faults: list[str] = []
         for phrases in reply.captions:
             row, fault = self._checked(phrases)
+            key = tuple(gist(phrase) for phrase in row.values())
+            if not fault and key in self._seen:
+                continue
+            if not fault and not self._goes_together(row):
+                fault = f"{', '.join(map(repr, row.values()))} do not go together"
             if fault:
                 faults.append(fault)
-                continue
-            key = tuple(gist(phrase) for phrase in row.values())
-            if key in self._seen:
-                continue
-            if not self._goes_together(row):
-                faults.append(f"{', '.join(map(repr, row.values()))} do not go together")
                 continue
             self._seen.add(key)
             for name, phrase in row.items():
                 self._used[name][phrase] += 1
             yield row
         if faults:
-            self._refused = f"{len(faults)} captions left out: {faults[0]}."
-            self.journal.failure(
-                "prompts", item, f"{len(faults)} captions left out: {'; '.join(faults)}"
-            )
+            left_out = f"{len(faults)} captions left out: "
+            self._refused = f"{left_out}{faults[0]}."
+            self.journal.failure("prompts", item, left_out + "; ".join(faults))
 
-    def _checked(self, phrases: Mapping[str, str]) -> tuple[Row, str | None]:
+    def _checked(self, phrases: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
         """The phrases tidied, and why they cannot be used, or None if they can."""
-        row: Row = {}
+        row: dict[str, str] = {}
         for slot in self.slots:
-            name = slot.name
-            phrase: str | None = tidy(phrases.get(name, ""), name)
+            name, raw = slot.name, phrases.get(slot.name, "")
             if name in self._values:
-                phrase = self._spelled[name].get(essence(phrases.get(name, "")))
-                why = None if phrase else "is none of the values"
+                row[name] = self._spelled[name].get(essence(raw), "")
+                why = None if row[name] else "is none of the values"
             else:
-                why = self._rules.fault(phrase or "", name)
+                row[name] = tidy(raw, name)
+                why = self._rules.fault(row[name], name)
             if why:
-                return row, f"{name} {phrases.get(name, '')!r} ({why})"
-            row[name] = phrase or ""
+                return row, f"{name} {raw!r} ({why})"
         return row, None
 
-    def _goes_together(self, row: Row) -> bool:
+    def _goes_together(self, row: Mapping[str, str]) -> bool:
         """Whether the banks let the phrases stand together; a model that writes sees to it."""
         if not self.recipe.prompts.compatibility:
             return True
@@ -243,13 +231,3 @@ class _Composer:
             return False
         known = [bank[row[name]] for name, bank in self._bank.items() if row[name] in bank]
         return len(known) < 2 or compatible(*known)
-
-
-def _caption_schema(
-    slots: tuple[Slot, ...], values: Mapping[str, tuple[str, ...]]
-) -> dict[str, Any]:
-    """JSON schema of captions, in what strict providers take."""
-    properties: dict[str, Any] = {slot.name: {"type": "string"} for slot in slots}
-    if sum(map(len, values.values())) <= MOST_IN_SCHEMA:
-        properties |= {name: choices(texts) for name, texts in values.items()}
-    return closed_object({"captions": {"type": "array", "items": closed_object(properties)}})

@@ -5,7 +5,7 @@
     {"text": null}                                                      an image without a caption
 
 They are read once, so that a run goes on whatever becomes of the dataset, and may be edited like
-vocabulary.json. Knows nothing of where a dataset comes from, nor of its images.
+vocabulary.json.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import open_atomically, parse_json
+from regforge.journal import Journal
 from regforge.progress import Task
 from regforge.prompts.captions import noun_pattern
-from regforge.prompts.prompt_sets import Caption
-from regforge.prompts.sources import Fault, NotEnoughPrompts, Refused
+from regforge.prompts.prompt_sets import Caption, Fault, NotEnoughPrompts, PromptSet
 from regforge.prompts.tokens import TokenBudget
 from regforge.recipe.phrases import nonsense
 from regforge.records import Example
@@ -38,7 +38,7 @@ _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class NotImported(RegforgeError):
-    """An imported.jsonl that says something else."""
+    """An imported.jsonl that cannot be used."""
 
     exit_code = EXIT_USAGE
 
@@ -48,9 +48,9 @@ class ImportedCaption:
     """The caption of one image.
 
     Attributes:
-        text: What it says, white space tidied; empty if there is none.
+        text: White space tidied; empty if there is none.
         slots: The phrase in each slot of the dataset that has one.
-        language_model: LiteLLM id of the model that supplied phrases, if the dataset says so.
+        language_model: LiteLLM id of the model that supplied phrases, if the dataset names one.
     """
 
     text: str
@@ -59,17 +59,16 @@ class ImportedCaption:
 
     @classmethod
     def of(cls, example: Example) -> ImportedCaption:
-        """The caption of an image of any dataset."""
+        """Take the caption of an image of any dataset."""
         return cls._of(example.text, example.slots, example.metadata.get("language_model"))
 
     @classmethod
     def _of(cls, text: object, slots: Mapping[str, object], model: object) -> ImportedCaption:
-        phrases = {name: _tidy(phrase) for name, phrase in slots.items()}
-        known = {name: phrase for name, phrase in phrases.items() if phrase}
+        known = {name: tidied for name, phrase in slots.items() if (tidied := _tidy(phrase))}
         return cls(_tidy(text), known, _tidy(model) or None)
 
     def to_json(self) -> str:
-        """A line of imported.jsonl, without the line's end."""
+        """Format a line of imported.jsonl, without the line's end."""
         content: dict[str, Any] = {"text": self.text or None}
         if self.slots:
             content["slots"] = dict(self.slots)
@@ -79,10 +78,10 @@ class ImportedCaption:
 
     @classmethod
     def from_json(cls, line: str) -> ImportedCaption:
-        """The caption that `to_json` wrote, or that somebody made of it.
+        """Read a line that `to_json` wrote, or that somebody made of it.
 
         Raises:
-            ValueError: The line is none.
+            ValueError: The line is no caption.
         """
         content = parse_json(line)
         if not isinstance(content, dict) or "text" not in content:
@@ -113,21 +112,21 @@ class ImportedCaptions:
 
     @classmethod
     def load(cls, path: Path) -> ImportedCaptions:
-        """Those in an imported.jsonl; its lines are read when they are needed.
+        """Open an imported.jsonl; its lines are read when they are needed.
 
         Raises:
             NotImported: The file is something else.
         """
-        saved = _Saved(path)
         try:
-            head = parse_json(next(saved.lines(), b""))
+            with path.open("rb") as lines:
+                head = parse_json(next(lines, b""))
             name, revision = head["dataset"], head.get("revision")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotImported(
                 f"{path} does not begin with the dataset that its captions are from.",
                 hint="Delete it, and the dataset is read again.",
             ) from error
-        return cls(str(name), saved, revision)
+        return cls(str(name), _Saved(path), revision)
 
 
 @dataclass(frozen=True)
@@ -136,22 +135,18 @@ class _Saved:
 
     path: Path
 
-    def lines(self) -> Iterator[bytes]:
-        with self.path.open("rb") as lines:
-            yield from lines
-
     def __iter__(self) -> Iterator[ImportedCaption]:
-        for number, line in enumerate(self.lines(), 1):
-            if number == 1 or not line.strip():
-                continue
-            try:
-                caption = ImportedCaption.from_json(line.decode())
-            except ValueError as error:
-                raise NotImported(
-                    f"{self.path}:{number}: is no caption: {error}.",
-                    hint="Correct the line, or delete the file, and the dataset is read again.",
-                ) from error
-            yield caption
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if number == 1 or not line.strip():
+                    continue
+                try:
+                    yield ImportedCaption.from_json(line.decode())
+                except ValueError as error:
+                    raise NotImported(
+                        f"{self.path}:{number}: is no caption: {error}.",
+                        hint="Correct the line, or delete the file, and the dataset is read again.",
+                    ) from error
 
 
 def save_captions(
@@ -163,18 +158,10 @@ def save_captions(
     class_noun: str,
     task: Task | None = None,
 ) -> list[str]:
-    """Write an imported.jsonl, atomically.
-
-    Args:
-        path: The file.
-        dataset: The dataset's name, for people.
-        examples: Its images in order; only captions and slots are looked at.
-        revision: Commit on the Hub, 40 hex digits.
-        class_noun: What the captions should be about.
-        task: Advances with each image.
+    """Write an imported.jsonl, atomically, from the captions and slots of a dataset's images.
 
     Returns:
-        What a person should know of the captions, a sentence each.
+        Notes on the captions, a sentence each.
 
     Raises:
         NotImported: No image has a caption; then there is no file.
@@ -198,51 +185,44 @@ def save_captions(
                 hint="Captions stand in the column that prompts.import.caption_column names, or "
                 "in text files beside the images.",
             )
-    return list(_notes(dataset, found, class_noun))
-
-
-def _notes(dataset: str, found: Mapping[str, int], class_noun: str) -> Iterator[str]:
+    notes = []
     if found["images"] == MOST_READ:
-        yield f"Of {dataset} no more than the first {MOST_READ:,} images count."
+        notes.append(f"Of {dataset} no more than the first {MOST_READ:,} images count.")
     if found["naming"] < found["captions"] / 2:
-        yield (
+        notes.append(
             f"warning: only {found['naming']:,} of {found['captions']:,} captions of {dataset} "
             f"name the class noun, {class_noun!r}. Is it the right dataset?"
         )
+    return notes
 
 
-class ImportSource:
-    """The `import` set at work: hands on what may be said, in the dataset's order.
+class ImportSet(PromptSet):
+    """The `import` set: hands on usable captions in the dataset's order.
+
+    A caption over the token limit is passed over: nobody else's words are cut.
 
     Args:
         imported: The captions.
         slots: The recipe's, which are taken over where the dataset has them too.
-        budget: The longest caption; a longer one is passed over, for nobody else's words are cut.
-        refused: Gets what was passed over.
+        budget: The longest caption.
+        journal: Gets what was passed over.
     """
 
     name = "import"
-    language_model: str | None = None
 
     def __init__(
         self,
         imported: ImportedCaptions,
         slots: Sequence[str],
         budget: TokenBudget,
-        refused: Refused,
+        journal: Journal,
     ) -> None:
+        super().__init__(slots, budget, journal)
         self._imported = imported
-        self._slots = tuple(slots)
-        self._budget = budget
-        self._refused = refused
-        self._images = self._without = self._made = 0
+        self._images = self._without = 0
 
     def captions(self, fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
-        """The captions that can be used, until there are no more.
-
-        Args:
-            fault: Judges a caption; None means that it is taken.
-        """
+        """Yield the captions that can be used, until there are no more."""
         for each in self._imported.captions:
             self._images += 1
             if not each.text:
@@ -250,45 +230,34 @@ class ImportSource:
                 continue
             slots = {
                 slot: None if nonsense(each.slots.get(slot, ""), slot) else each.slots[slot]
-                for slot in self._slots
+                for slot in self.slots
             }
             caption = Caption(each.text, slots, language_model=each.language_model)
-            if (
-                found := self._said_nothing(each.text)
-                or self._too_long(each.text)
-                or fault(caption)
-            ):
-                self._refused.add(found, each.text)
+            if found := self._fault(each.text) or fault(caption):
+                self.refuse(found, each.text)
             else:
-                self._made += 1
+                self.made += 1
                 yield caption
 
-    def _said_nothing(self, text: str) -> Fault | None:
-        why = nonsense(text)
-        return ("are no captions", why) if why else None
-
-    def _too_long(self, text: str) -> Fault | None:
-        if self._budget.fits(text):
+    def _fault(self, text: str) -> Fault | None:
+        if why := nonsense(text):
+            return "are no captions", why
+        if self.budget.fits(text):
             return None
-        tokens = self._budget.count(text)
-        return f"have more than {self._budget.limit} tokens", f"has {tokens} tokens"
+        tokens = self.budget.count(text)
+        return f"have more than {self.budget.limit} tokens", f"has {tokens} tokens"
 
     def not_enough(self, index: int, count: int) -> NotEnoughPrompts:
-        """The error for a set that has no more captions.
-
-        Args:
-            index: How many prompts there are, of all sets.
-            count: How many there should be.
-        """
+        """Build the error, with what the dataset has and what was passed over."""
         there = f"It has {self._images:,} images"
         if self._without:
             there += f", {self._without:,} without a caption"
-        if str(self._refused):
-            there += f"; of its captions {self._refused}"
+        if refused := self.refusals():
+            there += f"; of its captions {refused}"
         fewer = f"or set prompts.count to {index}" if index else "or leave the set out"
         return NotEnoughPrompts(
             f"Only {index:,} of {count:,} captions could be made: the import set has no more after "
-            f"{self._made:,} captions of {self._imported.dataset}. {there}.",
+            f"{self.made:,} captions of {self._imported.dataset}. {there}.",
             hint="Name a larger dataset in `prompts.import`, lower the share of import in "
             f"`prompts.sets`, {fewer}. ledger.jsonl has what was refused. If the dataset has "
             "grown, delete imported.jsonl, and it is read again.",

@@ -9,17 +9,15 @@
 
 A recipe may lay a folder of its own over the shipped one (`prompts.messages`). Every template is
 checked before the first call, so that a typo costs nothing. Templates run in a sandbox, and what a
-user wrote into the recipe reaches the model as a quoted string. Knows no client and no replies.
+user wrote into the recipe reaches the model as a quoted string.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +25,10 @@ import jinja2
 
 from regforge import resources
 from regforge.embedded import phrase_banks
-from regforge.embedded.english import Number
+from regforge.embedded.bank_files import suggestion
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.bounded import BoundedEnvironment
-from regforge.prompts.given_phrases import BankShelf
+from regforge.prompts.vocabulary import BankPhrases
 from regforge.recipe import Recipe, kind_of
 
 Message = dict[str, Any]
@@ -69,38 +67,13 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "photo": _ABOUT,
 }
-"""What each message is given, with values to try it with."""
+"""Variables of each message, with values to try it with."""
 
 
 class MessageError(RegforgeError):
     """A message template that cannot be used."""
 
     exit_code = EXIT_USAGE
-
-
-@dataclass(frozen=True)
-class About:
-    """What every message knows of the subject.
-
-    Attributes:
-        class_noun: What it is.
-        kind: `object` or `living`.
-        super_category: Such as "vehicle", in words; None where the phrase banks do not know it.
-        number: How the noun counts: `singular`, `plural` or `mass`.
-    """
-
-    class_noun: str
-    kind: str
-    super_category: str | None
-    number: Number
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> About:
-        """What a recipe says about its subject."""
-        noun, kind = recipe.subject.class_noun, kind_of(recipe)
-        shelf = BankShelf.of(noun, kind)
-        category = shelf.super_category.replace("_", " ") if shelf.known else None
-        return cls(noun, kind, category, phrase_banks.load().number(noun))
 
 
 class Messages:
@@ -125,21 +98,21 @@ class Messages:
             most_characters=_MOST_CHARACTERS,
             most_operations=_MOST_OPERATIONS,
         )
-        self._about = About.of(recipe)
+        self._about = _about(recipe)
         if own is not None:
             self._lint(own)
 
     def __call__(self, name: str, **values: Any) -> list[Message]:
-        """A conversation: the system message and the named one.
+        """Write a conversation: the system message and the named one.
 
         Args:
             name: One of the messages in the module's docstring.
-            **values: What the message needs beside what all are given.
+            **values: Variables of the message, beside those about the subject.
 
         Raises:
             MessageError: The template fails.
         """
-        values = {**asdict(self._about), **values}
+        values = {**self._about, **values}
         return [
             {"role": "system", "content": self._render("system", values)},
             {"role": "user", "content": self._render(name, values)},
@@ -159,7 +132,7 @@ class Messages:
             given = _EXAMPLES[path.stem]
             for unknown in sorted(needed - given.keys()):
                 raise MessageError(
-                    f"{path}: there is no {unknown!r} to fill in.{_meant(unknown, given)}",
+                    f"{path}: there is no {unknown!r} to fill in.{suggestion(unknown, given)}",
                     hint=f"This message is given {', '.join(sorted(given))}.",
                 )
         for name, given in _EXAMPLES.items():
@@ -194,28 +167,34 @@ def _check_names(folder: Path) -> None:
     for name in found:
         if name not in _EXAMPLES and not name.startswith("_"):
             raise MessageError(
-                f"{folder / name}.j2: there is no such message.{_meant(name, _EXAMPLES)}",
+                f"{folder / name}.j2: there is no such message.{suggestion(name, _EXAMPLES)}",
                 hint=f"Messages: {', '.join(_EXAMPLES)}. A part that they share starts with _.",
             )
 
 
-def _meant(wrong: str, valid: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(wrong, list(valid), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def _about(recipe: Recipe) -> dict[str, Any]:
+    """The variables of every message; `super_category` is None where the banks do not know it."""
+    noun, bank = recipe.subject.class_noun, BankPhrases.of(recipe)
+    return {
+        "class_noun": noun,
+        "kind": kind_of(recipe),
+        "super_category": bank.super_category.replace("_", " ") if bank.known else None,
+        "number": phrase_banks.load().number(noun),
+    }
 
 
 def quoted(text: str) -> str:
-    """A text as a JSON string on one line, so that it reads as data whatever it says."""
+    """Quote a text as JSON on one line, so that it reads as data whatever it says."""
     plain = "".join(each if each.isprintable() else " " for each in str(text))
     return json.dumps(plain, ensure_ascii=False)
 
 
 def question_seed(*parts: int | str) -> int:
-    """A seed that depends on all parts, 0 to 2**31 - 1: what every provider takes."""
+    """Derive a seed from all parts, 0 to 2**31 - 1: what every provider takes."""
     text = json.dumps(parts, ensure_ascii=False)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
 
 def tokens_in(messages: Sequence[Mapping[str, Any]]) -> int:
-    """About how many tokens a conversation has: English has four letters to one."""
+    """Estimate the tokens of a conversation: English has four letters to one."""
     return sum(len(str(message["content"])) for message in messages) // 4

@@ -1,12 +1,13 @@
-"""The user's photos and their captions, read and checked before anything is drawn.
+"""The user's photos and their captions: read, checked, and written by a vision model where missing.
 
 Captions come from a text file beside the photo (`01.jpg`, `01.txt`) or from metadata.jsonl or
 metadata.csv as `datasets` reads them (`file_name` and `text`, `prompt` or `caption`). Every fault
-of every file is told at once. Nothing is written.
+of every file is told at once.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import (
@@ -31,9 +33,17 @@ from regforge.files import (
     read_text,
     write_atomically,
 )
-from regforge.image_files import orientation, patient
-from regforge.prompts.captions import word_pattern
-from regforge.prompts.prompt_syntax import several_texts, without_syntax
+from regforge.image_files import BrokenImage, decode, orientation, patient, plain
+from regforge.prompts.captions import (
+    instance_caption,
+    several_texts,
+    without_syntax,
+    word_pattern,
+)
+from regforge.prompts.messages import Messages, question_seed
+from regforge.prompts.phrase_rules import PhraseRules, tidy
+from regforge.providers.language_model import LanguageModelClient, Question
+from regforge.recipe import Recipe, kind_of
 from regforge.recipe.named_files import (
     CAPTION_SUFFIXES,
     LEADS_OUT,
@@ -53,8 +63,10 @@ _CAPTION_KEYS = ("text", "caption", "prompt")
 _UNREAD_SUFFIXES = frozenset((".heic", ".heif", ".avif", ".jxl", ".raw", ".dng", ".cr2", ".nef"))
 _TURNED = frozenset((5, 6, 7, 8))  # EXIF orientations with width and height exchanged
 
-DescribePhotos = Callable[[Sequence[Path]], Mapping[str, str]]
-"""Writes captions of photos, by file name."""
+_LONGEST_SIDE = 768  # pixels to which photos are shrunk before they are sent
+
+_SLOT = {"background": "background", "pose": "motion", "lighting": "lighting"}
+"""Whose grammar each part of a vision model's reply has, in the order of the caption."""
 
 
 class PhotosError(RegforgeError):
@@ -70,8 +82,7 @@ class PhotoCaption:
     Attributes:
         file: Its file name.
         caption: As it was written, white space tidied and prompt syntax taken off.
-        width: Pixels, as a viewer shows it.
-        height: Pixels, as a viewer shows it.
+        width: Pixels, as a viewer shows it; height likewise.
         seed: 0 to 2**32 - 1: the one it was made with, if it is a generated image that says so,
             else one that follows from its bytes.
         digest: SHA-256 of the file, 64 hex digits.
@@ -91,15 +102,16 @@ def photo_captions(
     folder: Path,
     identifier: str | None = None,
     *,
-    describe: DescribePhotos | None = None,
+    describe: Callable[[Sequence[Path]], Mapping[str, str]] | None = None,
     spoken: bool = True,
 ) -> tuple[PhotoCaption, ...]:
-    """The photos of a folder with their captions, by file name.
+    """Read the photos of a folder with their captions, by file name.
 
     Args:
         folder: `subject.images`; folders inside it are not looked into.
         identifier: The subject's, which is no prompt syntax: "[V]".
-        describe: Called once with the photos that have no caption (`captions: auto`).
+        describe: Writes captions, by file name; called once with the photos that have none
+            (`captions: auto`).
         spoken: Whether captions are wanted; without, all are empty.
 
     Raises:
@@ -122,15 +134,15 @@ def photo_captions(
         )
     problems += [f"{path.name}: {LEADS_OUT}" for path in strays_in(folder)]
     metadata = _read_metadata(folder, photos, problems)
-    read = {path: _read_photo(path, problems) for path in photos}
+    facts = {path: _read_photo(path, problems) for path in photos}
     captions = {
         path: _caption_in(files, problems) or _text(metadata, path)
         for path, files in (captions_beside(photos, folder) if spoken else {}).items()
     } or dict.fromkeys(photos, "")
-    silent = [path for path in photos if spoken and not captions[path] and read[path] is not None]
+    silent = [path for path in photos if spoken and not captions[path] and facts[path] is not None]
     if silent and describe and not problems:
-        said = describe(silent)
-        captions |= {path: _tidy(said.get(path.name, "")) for path in silent}
+        described = describe(silent)
+        captions |= {path: _one_line(described.get(path.name, "")) for path in silent}
         silent = [path for path in silent if not captions[path]]
     problems += [f"{path.name}: has no caption" for path in silent]
     problems += [
@@ -148,30 +160,20 @@ def photo_captions(
             else None,
         )
     found = []
-    for path in photos:
-        facts = read[path]
-        assert facts is not None  # or there would be a problem
-        width, height, own_seed, digest = facts
-        seed = _as_seed(metadata.get(path.name, {}).get("seed"))
-        seed = own_seed if seed is None else seed
-        seed = int(digest[: SEED_BITS // 4], 16) if seed is None else seed
-        written = captions[path]
-        caption = without_syntax(written, identifier)
-        found.append(
-            PhotoCaption(
-                *(path.name, caption, width, height, seed, digest),
-                written=written if caption != written else "",
-            )
-        )
+    for path, known in facts.items():
+        assert known is not None  # or there would be a problem
+        width, height, own_seed, digest = known
+        seeds = (_as_seed(metadata.get(path.name, {}).get("seed")), own_seed)
+        given = (seed for seed in seeds if seed is not None)
+        seed = next(given, int(digest[: SEED_BITS // 4], 16))
+        caption = without_syntax(captions[path], identifier)
+        written = captions[path] if caption != captions[path] else ""
+        found.append(PhotoCaption(path.name, caption, width, height, seed, digest, written))
     return tuple(found)
 
 
 def write_captions(photos: Sequence[Path], captions: Mapping[str, str]) -> Iterator[str]:
-    """Write captions into text files beside photos; a file that is there stays as it is.
-
-    Args:
-        photos: Photos without a caption.
-        captions: Theirs, by file name.
+    """Write captions, by file name, into text files beside photos that have none.
 
     Yields:
         What was written and what was not, a sentence each.
@@ -197,12 +199,15 @@ def write_captions(photos: Sequence[Path], captions: Mapping[str, str]) -> Itera
 
 
 def captions_of_run(run: Path, photos: Path, identifier: str) -> dict[str, str]:
-    """Captions that a vision model wrote for a run, of photos that are the same here, by file name.
+    """Take over the captions that a vision model wrote for a run, of photos that are the same here.
 
     Args:
         run: The run's folder; one that described nothing, or is none, has none.
         photos: The folder here.
         identifier: Takes the place of the run's own.
+
+    Returns:
+        Captions by file name.
     """
     try:
         captions = json.loads(content_of(run / "captions.json", run, MOST_TEXT))
@@ -211,7 +216,8 @@ def captions_of_run(run: Path, photos: Path, identifier: str) -> dict[str, str]:
         found = {
             photo.name: str(captions[photo.name])
             for photo in photos_in(photos)
-            if photo.name in captions and _same(photo, theirs / photo.name)
+            if photo.name in captions
+            and read_file(theirs / photo.name, MOST_IMAGE) == read_file(photo, MOST_IMAGE)
         }
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
         return {}
@@ -221,12 +227,8 @@ def captions_of_run(run: Path, photos: Path, identifier: str) -> dict[str, str]:
     return {name: pattern.sub(lambda _: identifier, text) for name, text in found.items()}
 
 
-def _same(photo: Path, other: Path) -> bool:
-    return read_file(other, MOST_IMAGE) == read_file(photo, MOST_IMAGE)
-
-
 def syntax_notes(photos: Sequence[PhotoCaption]) -> list[str]:
-    """What to tell of captions whose prompt syntax was taken off, a sentence each."""
+    """Tell of captions whose prompt syntax was taken off, a sentence each."""
     return [
         f"{photo.file}: prompt syntax is taken off its caption: {photo.written!r} is read as "
         f"{photo.caption!r}"
@@ -235,13 +237,10 @@ def syntax_notes(photos: Sequence[PhotoCaption]) -> list[str]:
     ]
 
 
-# --------------------------------------------------------------------------------------- captions
-
-
 def _caption_in(files: Sequence[Path], problems: list[str]) -> str:
     for path in files:
         try:
-            return _tidy(read_text(path, MOST_CAPTION))
+            return _one_line(read_text(path, MOST_CAPTION))
         except UnicodeDecodeError:
             problems.append(f"{path.name}: is not UTF-8 text")
         except OSError as error:
@@ -251,11 +250,11 @@ def _caption_in(files: Sequence[Path], problems: list[str]) -> str:
 
 def _text(metadata: Mapping[str, Mapping[str, Any]], photo: Path) -> str:
     entry = metadata.get(photo.name, {})
-    said = (entry[key] for key in _CAPTION_KEYS if entry.get(key))
-    return next((_tidy(str(each)) for each in said if isinstance(each, str | int | float)), "")
+    found = (entry[key] for key in _CAPTION_KEYS if entry.get(key))
+    return next((_one_line(str(each)) for each in found if isinstance(each, str | int | float)), "")
 
 
-def _tidy(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -275,18 +274,15 @@ def _read_metadata(
                     where = f"{path.name}:{line}"
                     if isinstance(entry, str):
                         problems.append(f"{where}: {entry}")
-                    elif not isinstance(said := entry.get("file_name"), str):
+                    elif not isinstance(named := entry.get("file_name"), str):
                         problems.append(f"{where}: is no entry with a `file_name`")
-                    elif (file := names.find(posixpath.normpath(said))) is None:
-                        problems.append(f"{where}: there is no photo {said!r}")
+                    elif (file := names.find(posixpath.normpath(named))) is None:
+                        problems.append(f"{where}: there is no photo {named!r}")
                     else:
                         found.setdefault(file, entry)
         except (OSError, ValueError) as error:
             problems.append(f"{path.name}: cannot be read: {error}")
     return found
-
-
-# ----------------------------------------------------------------------------------------- images
 
 
 def _read_photo(path: Path, problems: list[str]) -> tuple[int, int, int | None, str] | None:
@@ -332,3 +328,119 @@ def _seed_in(info: Mapping[Any, Any]) -> int | None:
 def _as_seed(value: Any) -> int | None:
     digits = re.fullmatch(r"\d{1,20}", str(value).strip())
     return int(digits[0]) % 2**SEED_BITS if digits else None
+
+
+# ----------------------------------------------------------------------------------- vision models
+
+
+class PhotoCaptionError(RegforgeError):
+    """A photo that was not described."""
+
+
+class NoVision(PhotoCaptionError):
+    """A model that cannot look at photos."""
+
+    exit_code = EXIT_USAGE
+
+
+class Scene(BaseModel):
+    """The reply about an object: nothing of what it looks like, for that is the identifier's."""
+
+    background: str
+    lighting: str
+
+
+class LivingScene(BaseModel):
+    """The reply about a living thing."""
+
+    background: str
+    pose: str
+    lighting: str
+
+
+def describe_photos(
+    photos: Sequence[Path], recipe: Recipe, client: LanguageModelClient
+) -> dict[str, str]:
+    """Write captions of photos, such as "a photo of a sks teapot on a table, in soft daylight".
+
+    Only the place, the light and, for living things, the pose come from the model, so that every
+    photo's caption has the same form.
+
+    Returns:
+        A caption for each photo, by its file name. It has the identifier if the recipe has one.
+
+    Raises:
+        NoVision: The model is the embedded one.
+        PhotoCaptionError: A photo cannot be read, or the model did not describe it.
+        RegforgeError: The model cannot be used.
+    """
+    model = recipe.prompts.llm.vision_model or recipe.prompts.llm.model
+    if model.startswith("embedded/"):
+        raise NoVision(
+            f"subject.captions: auto needs a model that sees, and {model} does not.",
+            hint="Name one in `prompts.llm.vision_model`, such as gpt-4o-mini or ollama_chat/"
+            "llava, or write a .txt file with a caption beside each photo.",
+        )
+    *before, asked = Messages(recipe)("photo")
+    rules = PhraseRules.of(recipe)
+
+    def problems(reply: BaseModel) -> list[str]:
+        return [
+            f"{part}: {phrase!r} {why}"
+            for part, phrase in _parts(reply).items()
+            if phrase or part != "lighting"
+            if (why := rules.fault(phrase, _SLOT[part]))
+        ]
+
+    questions = []
+    for photo in photos:
+        text = {"type": "text", "text": asked["content"]}
+        image = {"type": "image_url", "image_url": {"url": data_url(photo)}}
+        questions.append(
+            Question(
+                f"photo {photo.name}",
+                [*before, {**asked, "content": [text, image]}],
+                LivingScene if kind_of(recipe) == "living" else Scene,
+                problems=problems,
+                seed=question_seed(recipe.seed, "photo", photo.name),
+                model=model,
+            )
+        )
+    replies = dict(zip([photo.name for photo in photos], client.ask(questions), strict=True))
+    if silent := [name for name, reply in replies.items() if reply is None]:
+        raise PhotoCaptionError(
+            f"{model} did not describe {', '.join(silent)}"
+            + (f": {reason}" if (reason := client.failed.get(f"photo {silent[0]}")) else "."),
+            hint=f"Write the caption into {Path(silent[0]).stem}.txt beside the photo, or name "
+            "another model in `prompts.llm.vision_model`.",
+        )
+    named = instance_caption(recipe.subject.identifier, recipe.subject.class_noun)
+    captions = {}
+    for name, reply in replies.items():
+        parts = _parts(reply)
+        light = f", {parts['lighting']}" if parts["lighting"] else ""
+        around = " ".join(filter(None, [named, parts.get("pose"), parts["background"]]))
+        captions[name] = around + light
+    return captions
+
+
+def _parts(reply: Any) -> dict[str, str]:
+    texts = reply.model_dump()
+    return {part: tidy(texts[part], slot) for part, slot in _SLOT.items() if part in texts}
+
+
+def data_url(photo: Path) -> str:
+    """Encode a photo as a JPEG `data:` URL: upright, shrunk, without what the camera wrote into it.
+
+    Raises:
+        PhotoCaptionError: It cannot be read as an image.
+    """
+    try:
+        image = plain(decode(photo.read_bytes()))
+    except (OSError, BrokenImage) as error:
+        raise PhotoCaptionError(f"{photo} cannot be read as an image: {error}.") from error
+    image.info = {}
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()

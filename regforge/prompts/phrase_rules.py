@@ -1,8 +1,7 @@
 """What a phrase must be like to stand in a caption, and how untidy ones are put right.
 
 Language models number their lists, quote their items and name the subject again; all of it would
-end up in thousands of captions. Knows the grammar of the standard slots (docs/vocabulary.md) and
-no language model.
+end up in thousands of captions. docs/vocabulary.md has the grammar of the standard slots.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 from regforge.embedded import phrase_banks
 from regforge.embedded.bank_files import gist
-from regforge.embedded.english import MEDIA, folded
+from regforge.embedded.english import MEDIA, has_words
 from regforge.embedded.phrase_banks import indefinite_article
-from regforge.prompts.captions import TAKES_NOUN
+from regforge.prompts.captions import TAKES_NOUN, plurals
+from regforge.recipe import Recipe
 from regforge.recipe.phrases import BEFORE_NOUN, no_phrase, without_shouting
 
 MOST_WORDS = 12
@@ -37,6 +36,7 @@ _BULLET = re.compile(r"^(?:[-*+•·–—▪●]+\s+|\(?\d{1,3}[.):]\s+|\(?[a-z
 _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "\u00a0": " "})
 _AROUND = " \t\"'`*_.,;:"
 _MADE_OF = re.compile(r"^made (?:out )?(?:of|from) ", re.I)
+_TALK = re.compile(r"\b(?:i|you|we|me|my|your|our)\b", re.I)
 _PUNCTUATION = frozenset(" -',.&/%°+–")
 _LIGHT = re.compile(
     r"\b(?:sunny|sunlit|sunlight|sunshine|misty|foggy|rainy|raining|stormy|moonlit|moonlight|candlelit|"
@@ -48,20 +48,14 @@ _LIGHT = re.compile(
 
 @dataclass(frozen=True)
 class Sifted:
-    """What became of the phrases of a reply.
-
-    Attributes:
-        phrases: The usable ones, tidied, in their order, none twice.
-        repeated: How many were there already.
-        refused: Each of the others and why, in words.
-    """
+    """The usable phrases of a reply, how many were there already, and why others were refused."""
 
     phrases: tuple[str, ...]
     repeated: int = 0
     refused: tuple[tuple[str, str], ...] = ()
 
     def complaint(self, most: int = 8) -> str:
-        """What was refused, such as `'red teapot' (names the class noun)`; empty if nothing."""
+        """Sum up what was refused, such as `'red teapot' (names the class noun)`."""
         named = [f"{text!r} ({why})" for text, why in self.refused[:most]]
         more = len(self.refused) - len(named)
         return "; ".join([*named, *([f"and {more} more"] if more else [])])
@@ -69,24 +63,18 @@ class Sifted:
 
 @dataclass(frozen=True)
 class PhraseRules:
-    """The rules for one subject.
-
-    Attributes:
-        class_noun: Captions add it, so no phrase may name it.
-        identifier: Never appears in a caption; None if there is none.
-    """
+    """The rules for one subject: no phrase names its class noun or identifier."""
 
     class_noun: str
     identifier: str | None = None
 
-    def sift(self, slot: str, phrases: Iterable[str], known: Collection[str] = ()) -> Sifted:
-        """Tidy phrases and keep the usable ones.
+    @classmethod
+    def of(cls, recipe: Recipe) -> PhraseRules:
+        """Take the rules for a recipe's subject."""
+        return cls(recipe.subject.class_noun, recipe.subject.identifier)
 
-        Args:
-            slot: Which slot they are for.
-            phrases: What a language model gave.
-            known: Phrases that are there already.
-        """
+    def sift(self, slot: str, phrases: Iterable[str], known: Collection[str] = ()) -> Sifted:
+        """Tidy a language model's phrases and keep the usable ones that are not `known`."""
         seen = {gist(phrase) for phrase in known}
         kept: list[str] = []
         refused: list[tuple[str, str]] = []
@@ -103,7 +91,7 @@ class PhraseRules:
         return Sifted(tuple(kept), repeated, tuple(refused))
 
     def fault(self, phrase: str, slot: str) -> str | None:
-        """Why a tidied phrase cannot stand in a caption, or None if it can."""
+        """Say why a tidied phrase cannot stand in a caption; None if it can."""
         if not phrase:
             return "empty"
         if strange := sorted({c for c in phrase if not _is_plain(c)}):
@@ -113,27 +101,21 @@ class PhraseRules:
             return f"longer than {MOST_WORDS} words"
         return (
             no_phrase(phrase, slot, self.class_noun, self.identifier)
-            or self._names_class(phrase)
-            or (
-                "is talk" if re.search(r"\b(?:i|you|we|me|my|your|our)\b", phrase.lower()) else None
-            )
+            or ("names the class noun" if self._names_class(phrase) else None)
+            or ("is talk" if _TALK.search(phrase) else None)
             or grammar_fault(phrase, slot)
         )
 
-    def _names_class(self, phrase: str) -> str | None:
-        return "names the class noun" if _has_word(phrase, self._names) else None
-
-    @cached_property
-    def _names(self) -> list[str]:
-        """The class noun and its head ("teapot" of "ceramic teapot"), also as plurals."""
+    def _names_class(self, phrase: str) -> bool:
+        """Whether it has the class noun or its head ("teapot" of "ceramic teapot"), or a plural."""
         whole = " ".join(self.class_noun.split())
         head = re.split(r" (?:of|with|without|in|on|for|from) ", whole)[0].split()[-1:]
-        names = dict.fromkeys([whole, *head])
-        return [form for name in names if name for form in _forms(name)]
+        names = [form for name in (whole, *head) for form in (name, *plurals(name))]
+        return any(has_words(phrase, name) for name in names)
 
 
 def tidy(raw: str, slot: str) -> str:
-    """A phrase without numbering, quotation marks, a final period or a needless article."""
+    """Take off numbering, quotation marks, a final period or a needless article."""
     text = unicodedata.normalize("NFC", raw[:_MOST_READ]).translate(_QUOTES).strip()
     if re.fullmatch(r"__\w+__", text):  # a wildcard of other programs, which nothing fills in
         return text
@@ -148,7 +130,7 @@ def tidy(raw: str, slot: str) -> str:
 
 
 def without_capital(text: str) -> str:
-    """Lower case at the start if it is a common word, not for "LED", "U-shaped" and "Monet"."""
+    """Lower the first letter of a common word, not that of "LED", "U-shaped" and "Monet"."""
     first = re.match(r"[^\W\d_]+", text)
     word = first[0].lower() if first else ""
     known = word in _ARTICLES | _PREPOSITIONS or word in phrase_banks.load().words
@@ -171,7 +153,7 @@ def _as_opening(style: str) -> str:
 
 
 def odd_for_user(phrase: str, slot: str) -> str | None:
-    """What to tell somebody who listed the phrase, or None if there is nothing to say.
+    """Say what reads badly in a phrase that the user wrote; None if nothing does.
 
     A style may also close the caption ("in the style of Monet") or leave its "of" to the template.
     """
@@ -187,7 +169,7 @@ def odd_for_user(phrase: str, slot: str) -> str | None:
 
 
 def grammar_fault(phrase: str, slot: str) -> str | None:
-    """Why a phrase does not read well where the shipped templates put it, or None if it does."""
+    """Say why a phrase does not read well where the shipped templates put it; None if it does."""
     words = phrase.lower().split()
     first, why = words[0], None
     if slot in BEFORE_NOUN and (first in _PREPOSITIONS or _MADE_OF.match(phrase)):
@@ -223,17 +205,3 @@ def _leads_to_place(words: list[str]) -> bool:
 def _is_plain(character: str) -> bool:
     """Letters of any script, marks, digits and a little punctuation: no braces, no markup."""
     return character in _PUNCTUATION or unicodedata.category(character)[0] in "LMN"
-
-
-def _has_word(text: str, words: Iterable[str]) -> bool:
-    options = "|".join(re.escape(folded(word)) for word in words)
-    return re.search(rf"(?<!\w)(?:{options})(?!\w)", folded(text)) is not None
-
-
-def _forms(noun: str) -> list[str]:
-    """A noun and what its plural may be; what is no word never matches."""
-    forms = [noun, f"{noun}s", f"{noun}es"]
-    for ending, plural in (("y", "ies"), ("f", "ves"), ("fe", "ves"), ("man", "men")):
-        if noun.lower().endswith(ending):
-            forms.append(noun[: -len(ending)] + plural)
-    return forms

@@ -1,32 +1,45 @@
-"""The prompt sets: how a row of phrases becomes a caption in each of them.
+"""The prompt sets at work: rows of phrases become captions until one can be used.
 
     naive      one plain caption, again and again
     amplify    the caption template, over the whole vocabulary
     against    a photo's caption with another thing in the subject's place
 
 (The captions of the `import` set are there already; see `imported`.)
-
-Knows what a caption of its set is made of; whether it may be used (duplicates, exclusions) is for
-`writing`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from regforge.prompts.against import Followed, unvaried
+from regforge.errors import RegforgeError
+from regforge.journal import Journal
+from regforge.prompts.against import CutCaption, unvaried
 from regforge.prompts.captions import CaptionTemplate, article_for
 from regforge.prompts.photos import PhotoCaption
-from regforge.prompts.rows import Row
+from regforge.prompts.sampling import Row, Rows
 from regforge.prompts.tokens import TokenBudget
 from regforge.records import SEED_BITS
 
 PHOTO = "photo "
 """The slot, named as no recipe can name one, that holds the photo's number in the `against` set."""
+
+Fault = tuple[str, str]
+"""Why a caption cannot be used: its kind, in the plural ("name the identifier"), and in full."""
+
+REPEATED = "were said before"
+_INCOMPATIBLE: Fault = ("do not go together", "its phrases do not go together, however redrawn")
+_MOST_LISTED = 100
+"""Refused captions that go to the ledger one by one, for each set and kind."""
+
+
+class NotEnoughPrompts(RegforgeError):
+    """There are not as many captions as were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +47,11 @@ class Caption:
     """A caption of a set.
 
     Attributes:
-        text: What it says.
+        text: The caption.
         slots: The phrase in each slot of the recipe that is in it, None for the others.
         template: Name of its template, empty if it follows a photo's caption or was imported.
         photo: The photo whose caption it follows.
-        repeats: Whether it may be said again, as nothing in it can be varied.
+        repeats: Whether it may come again, as nothing in it can be varied.
         language_model: Who supplied its phrases, where that is the caption's own affair.
     """
 
@@ -50,54 +63,140 @@ class Caption:
     language_model: str | None = None
 
 
-class PromptSet(Protocol):
-    """What `writing` asks of a set.
+class PromptSet(ABC):
+    """A source of captions, with an account of those that were passed over.
 
-    Attributes:
-        name: As the recipe calls it.
-        drawn: The slots whose phrases are from the vocabulary.
+    Args:
+        slots: The recipe's.
+        budget: Counts tokens.
+        journal: Gets the first refused captions of each kind.
     """
 
     name: str
-    drawn: tuple[str, ...]
+    language_model: str | None = None
 
-    def caption(self, row: Row, /) -> Caption | None:
-        """The caption of a row, or None if it would be too long."""
+    def __init__(self, slots: Sequence[str], budget: TokenBudget, journal: Journal) -> None:
+        self.slots = tuple(slots)
+        self.budget = budget
+        self.made = 0
+        self.refused: Counter[str] = Counter()
+        self._journal = journal
+        self._listed: Counter[str] = Counter()
 
-    def shortest(self) -> Iterator[str]:
-        """Its captions with no phrase drawn; over the limit, nothing can be made."""
+    @abstractmethod
+    def captions(self, fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
+        """Yield the captions that `fault` has no objection to, until there are no more."""
+
+    @abstractmethod
+    def not_enough(self, index: int, count: int) -> NotEnoughPrompts:
+        """Build the error for having no more captions after `index` of `count` of all sets."""
+
+    def refuse(self, fault: Fault, text: str | None = None) -> None:
+        """Count a caption that was passed over, and write the first ones of its kind down."""
+        kind, reason = fault
+        self.refused[kind] += 1
+        self._listed[kind] += 1
+        if self._listed[kind] > _MOST_LISTED + 1:
+            return
+        if self._listed[kind] > _MOST_LISTED:
+            reason, text = f"there are more that {kind}; they are not listed", None
+        self._journal.failure("prompts", f"{self.name} caption", reason, raw=text)
+
+    def refusals(self) -> str:
+        """Sum up what was passed over, such as "3 do not go together"; empty if nothing was."""
+        found = [f"{count:,} {kind}" for kind, count in self.refused.most_common() if count > 0]
+        return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
-@dataclass(frozen=True)
-class Fitting:
-    """What to do with a caption that has too many tokens.
+class Naive(PromptSet):
+    """One plain caption, the only one that may come twice."""
+
+    name = "naive"
+
+    def __init__(
+        self,
+        template: CaptionTemplate,
+        slots: Sequence[str],
+        budget: TokenBudget,
+        journal: Journal,
+    ) -> None:
+        super().__init__(slots, budget, journal)
+        self.text = template.render({})
+        self._template = template.name
+
+    def captions(self, _fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
+        """Yield the caption for ever."""
+        slots: dict[str, str | None] = dict.fromkeys(self.slots)
+        return itertools.repeat(Caption(self.text, slots, self._template))
+
+    def not_enough(self, index: int, count: int) -> NotEnoughPrompts:
+        """Never called: there is always one more."""
+        raise AssertionError((index, count))
+
+
+class DrawnSet(PromptSet):
+    """A set whose captions are made of rows.
 
     Attributes:
-        budget: Counts them.
-        shorten: Leave out slots until it fits, or else refuse it.
+        drawn: The slots whose phrases are from the vocabulary.
+        droppable: The slots that a caption over the limit may lose, in this order.
+        rows: Phrases; set before captions are asked for.
     """
 
-    budget: TokenBudget
-    shorten: bool
+    drawn: tuple[str, ...]
+    droppable: tuple[str, ...]
+    rows: Rows
+    _tried_all = False
+
+    @abstractmethod
+    def caption(self, row: Row, /) -> Caption | None:
+        """Write the caption of a row; None if it would be too long."""
+
+    @abstractmethod
+    def shortest(self) -> Iterator[str]:
+        """Yield the captions with no phrase drawn; over the limit, nothing can be made."""
+
+    def captions(self, fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
+        """Yield the usable captions of the rows, of all combinations in the end."""
+        for rows, patience in self.rows.phases():
+            useless = 0
+            if patience is None:
+                self._tried_all = True
+                self.refused.clear()
+            for row in rows:
+                if (caption := self._usable(row, fault)) is not None:
+                    useless = 0
+                    self.made += 1
+                    yield caption
+                    continue
+                useless += 1
+                if useless == patience:
+                    break
+
+    def _usable(self, row: Row | None, fault: Callable[[Caption], Fault | None]) -> Caption | None:
+        if row is None:
+            self.refuse(_INCOMPATIBLE)
+            return None
+        caption = self.caption(row)
+        if caption is None:
+            kind = f"have more than {self.budget.limit} tokens"
+            phrases = "; ".join(text for slot, text in row.items() if slot != PHOTO)
+            self.refuse((kind, f"would {kind}"), phrases)
+        elif found := fault(caption):
+            self.refuse(found, caption.text)
+        else:
+            return caption
+        return None
 
     def fit(
-        self,
-        row: Row,
-        write: Callable[[Mapping[str, str | None]], str],
-        droppable: Sequence[str],
+        self, row: Row, write: Callable[[Mapping[str, str | None]], str]
     ) -> tuple[str, Mapping[str, str | None]] | None:
-        """A text within the limit and the phrases that are left in it, or None.
-
-        Args:
-            row: The phrases.
-            write: Makes a text of them; None stands for a slot that is left out.
-            droppable: The slots that may go, in this order.
-        """
+        """Find a text within the limit and the phrases that are left in it, if there is one."""
         phrases: Mapping[str, str | None] = row
         text = write(phrases)
         if self.budget.fits(text):
             return text, phrases
-        for slot in droppable if self.shorten else ():
+        for slot in self.droppable:
             if phrases.get(slot):
                 phrases = {**phrases, slot: None}
                 text = write(phrases)
@@ -105,132 +204,133 @@ class Fitting:
                     return text, phrases
         return None
 
+    def not_enough(self, index: int, count: int) -> NotEnoughPrompts:
+        """Build the error, with how many ways there were and what to add."""
+        sizes = {plan.name: plan.size for plan in self.rows.design.plans}
+        if self._tried_all:
+            self.refused[REPEATED] -= self.made  # trying all combinations met these again
+            ways = " × ".join(f"{size} {name.strip()}" for name, size in sizes.items() if size > 1)
+            total = f"{self.rows.design.combinations:,} ways ({ways})" if ways else "one way"
+            rest = f"; of the others {self.refusals()}" if self.refusals() else ""
+            account = f"Its phrases combine in {total}, and {self.made:,} are used{rest}."
+        else:
+            account = f"Too many in a row were refused; in all {self.refusals()}."
+        advice = "Give the recipe slots that vary"
+        vocabulary = (name for name in sizes if name != PHOTO)
+        if shortest := min(vocabulary, key=lambda name: sizes[name], default=None):
+            advice = f"Add phrases or slots (the shortest, `{shortest}`, has {sizes[shortest]})"
+        return NotEnoughPrompts(
+            f"Only {index:,} of {count:,} captions could be made: the {self.name} set has no more "
+            f"after {self.made:,}. {account}",
+            hint=f"{advice}, lower the share of {self.name} in `prompts.sets`, or set "
+            f"prompts.count to {index}. ledger.jsonl has what was refused.",
+        )
 
-class Naive:
-    """One plain caption, the only one that may come twice."""
 
-    name = "naive"
-    drawn: tuple[str, ...] = ()
-
-    def __init__(self, template: CaptionTemplate, slots: Sequence[str]) -> None:
-        self.text = template.render({})
-        self._template = template.name
-        self._slots = tuple(slots)
-
-    def caption(self, _row: Row, /) -> Caption:
-        """The same for every row."""
-        return Caption(self.text, dict.fromkeys(self._slots), self._template)
-
-    def shortest(self) -> Iterator[str]:
-        """The caption."""
-        yield self.text
-
-
-class Amplify:
+class Amplify(DrawnSet):
     """Structured captions over the whole vocabulary."""
 
     name = "amplify"
 
-    def __init__(self, template: CaptionTemplate, slots: Sequence[str], fitting: Fitting) -> None:
-        self.drawn = tuple(slots)
+    def __init__(
+        self,
+        template: CaptionTemplate,
+        slots: Sequence[str],
+        budget: TokenBudget,
+        journal: Journal,
+        *,
+        shorten: bool,
+    ) -> None:
+        super().__init__(slots, budget, journal)
+        self.drawn = self.slots
         self._template = template
-        self._fitting = fitting
         # The least important go first; what is around the subject goes last of all.
         others = [slot for slot in self.drawn[::-1] if slot != "background"]
-        self._droppable = (*others, "background")
+        self.droppable = (*others, "background") if shorten else ()
 
     def caption(self, row: Row) -> Caption | None:
-        """The template's text, in one of its forms; over the limit, without its last slots."""
+        """Fill the template, in one of its forms; over the limit, without its last slots."""
         form = self._template.form({slot: row.get(slot) for slot in self.drawn})
-
-        def write(phrases: Mapping[str, str | None]) -> str:
-            return self._template.render(phrases, form)
-
-        fitted = self._fitting.fit(row, write, self._droppable)
+        fitted = self.fit(row, lambda phrases: self._template.render(phrases, form))
         if fitted is None:
             return None
         text, phrases = fitted
-        slots = {slot: phrases.get(slot) for slot in self.drawn}
-        return Caption(text, slots, self._template.name)
+        return Caption(text, {slot: phrases.get(slot) for slot in self.drawn}, self._template.name)
 
     def shortest(self) -> Iterator[str]:
-        """What the template writes without slots."""
+        """Yield what the template writes without slots."""
         for form in range(self._template.forms):
             yield self._template.render({}, form)
 
 
-class Against:
+class Against(DrawnSet):
     """Photos' captions, each with another thing of the class in the subject's place.
 
+    A caption in which nothing can be varied comes as often as any other photo's.
+
     Args:
-        photos: The photos and what their captions say around the subject.
+        photos: The photos and their captions, cut open at the subject.
         class_noun: Of the thing.
-        attributes: The slots whose phrases stand before the class noun; none if the captions are
+        attributes: The slots whose phrases stand before the class noun; None if the captions are
             only freed from the identifier (`prompts.against: plain`).
         slots: The recipe's.
-        fitting: For long captions.
-
-    A caption in which nothing can be varied comes as often as any other photo's.
+        budget: Counts tokens.
+        journal: Gets what was refused.
+        shorten: Whether to leave attributes out of a caption over the limit.
     """
 
     name = "against"
 
     def __init__(
         self,
-        photos: Sequence[tuple[PhotoCaption, Followed]],
+        photos: Sequence[tuple[PhotoCaption, CutCaption]],
         class_noun: str,
         attributes: Sequence[str] | None,
         slots: Sequence[str],
-        fitting: Fitting,
+        budget: TokenBudget,
+        journal: Journal,
+        *,
+        shorten: bool,
     ) -> None:
+        super().__init__(slots, budget, journal)
         self._noun = class_noun
-        self._slots = tuple(slots)
-        self._fitting = fitting
         self._article = article_for(class_noun)
+        self._plain = attributes is None
         self.drawn = tuple(attributes or ())
+        self.droppable = self.drawn[::-1] if shorten else ()
         self._photos = tuple(
             (photo, around, tuple(unvaried(around, self.drawn))) for photo, around in photos
         )
-        self._plain = attributes is None
 
     def caption(self, row: Row) -> Caption | None:
-        """The photo's caption with the row's attributes; over the limit, without the last ones."""
+        """Put the row's attributes into the photo's caption; over the limit, without the last."""
         photo, around, fixed = self._photos[int(row[PHOTO])]
         row = {slot: phrase for slot, phrase in row.items() if slot not in fixed}
-
-        def write(phrases: Mapping[str, str | None]) -> str:
-            return self._write(around, phrases)
-
-        fitted = self._fitting.fit(row, write, self.drawn[::-1])
+        fitted = self.fit(row, lambda phrases: self._write(around, phrases))
         if fitted is None:
             return None
         text, phrases = fitted
         varied = {slot: phrases.get(slot) for slot in self.drawn}
         kept = {"style": around.style, "background": around.background}
-        slots = {slot: varied.get(slot, kept.get(slot)) for slot in self._slots}
+        slots = {slot: varied.get(slot, kept.get(slot)) for slot in self.slots}
         repeats = self._plain or (bool(fixed) and len(fixed) == len(self.drawn))
         return Caption(text, slots, photo=photo, repeats=repeats)
 
     def shortest(self) -> Iterator[str]:
-        """Each photo's caption with the bare class noun in it."""
+        """Yield each photo's caption with the bare class noun in it."""
         for _, around, _ in self._photos:
             yield self._write(around, {})
 
-    def _write(self, around: Followed, phrases: Mapping[str, str | None]) -> str:
+    def _write(self, around: CutCaption, phrases: Mapping[str, str | None]) -> str:
         attributes = {slot: phrases.get(slot) or "" for slot in self.drawn}
         return around.caption(attributes, self._noun, self._article)
 
 
 def size_like(photo: PhotoCaption, area: int) -> tuple[int, int]:
-    """The size of an image with a photo's proportions.
+    """Compute the width and height of an image of about `area` pixels with a photo's proportions.
 
-    Args:
-        photo: The photo.
-        area: About how many pixels the image is to have: the renderer's width times height.
-
-    Returns:
-        Width and height, multiples of 64 for images of 512 pixels and more a side, of 8 for
-        smaller ones, as autoencoders need them.
+    Multiples of 64 for images of 512 pixels and more a side, of 8 for smaller ones, as autoencoders
+    need them.
     """
     multiple = 64 if area >= 512 * 512 else 8
     scale = math.sqrt(area / (photo.width * photo.height))
@@ -242,12 +342,7 @@ def size_like(photo: PhotoCaption, area: int) -> tuple[int, int]:
 
 
 def repeated_seed(photo: PhotoCaption, again: int) -> int:
-    """The seed of an image whose caption was said before: another one each time, from the photo's.
-
-    Args:
-        photo: The photo.
-        again: How often the caption was said before; the first image has the photo's own seed.
-    """
+    """Derive the seed of an image whose caption came `again` times before: the photo's at first."""
     if not again:
         return photo.seed
     digest = hashlib.sha256(f"{photo.seed}/{again}".encode()).digest()

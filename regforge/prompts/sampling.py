@@ -2,56 +2,56 @@
 
 Rows are numbered 0, 1, 2, ... without end, and every draw is a function of (seed, prompt set, slot,
 row) alone. So row 7 is the same whether 10 or a million rows are made, and adding or reordering
-slots leaves the draws of the others alone. In short:
+slots leaves the draws of the others alone.
 
     random bits  a hash of (key, counter): any row's bits without those before it
     sample       rows in blocks as long as the slot has values; each block holds every value once,
-                 in an order of its own. Any number of rows uses every value within one of even.
-                 With weights: the same trick, with strata of the unit interval in place of values
+                 in an order of its own; with weights, strata of the unit interval
     cycle, grid  one value after the other; every combination of the grid slots in turn
     redraw       values that do not go together are replaced by others that do
 
-Two sampled slots have nothing to do with each other's order, and never meet the same pair twice
-within a block, so that pairs are met at least as evenly as in independent random draws.
-
-Knows numbers of values and rows, never a phrase. Draws are the same on every platform and with
-every numpy: they use wrapping 64-bit integers, stable sorts and single float operations only.
+Two sampled slots are ordered independently and never meet the same pair twice within a block, so
+that pairs are met at least as evenly as in independent random draws. Draws are the same on every
+platform and with every numpy: wrapping 64-bit integers, stable sorts, single float operations.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from regforge.prompts.clashes import Clashes
-
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+Values = Mapping[str, Ints]
+Row = Mapping[str, str]
+"""A phrase for each slot."""
+
 Mode = Literal["sample", "grid", "cycle"]
+
+ENUMERABLE = 1_000_000
+"""Combinations that are all tried before a set is said to have no more captions."""
 
 _REDRAWS = 8
 """How often a row's clashing slots are drawn again before the row is given up."""
-
-
-# ------------------------------------------------------------------------------------ random bits
+_CHUNK = 4096
+_PATIENCE = 1000
+_PATIENCE_COMPOSED = 200
 
 
 def random_bits(key: str, start: int, stop: int) -> npt.NDArray[np.uint64]:
-    """64 random bits for each counter in [start, stop): the SplitMix64 generator, entered anywhere.
+    """Draw 64 bits for each counter in [start, stop): the SplitMix64 generator, entered anywhere.
 
-    Args:
-        key: Which stream. Streams of different keys have nothing to do with each other.
-        start: First counter, 0 or more.
-        stop: One past the last.
+    Streams of different keys are independent.
     """
     origin = np.frombuffer(hashlib.sha256(key.encode()).digest()[:8], dtype="<u8").astype(np.uint64)
     counters = np.arange(start, stop, dtype=np.uint64)
@@ -63,34 +63,25 @@ def random_bits(key: str, start: int, stop: int) -> npt.NDArray[np.uint64]:
 
 
 def uniform(key: str, start: int, stop: int) -> Floats:
-    """Random numbers in [0, 1), one for each counter in [start, stop)."""
+    """Draw a number in [0, 1) for each counter in [start, stop)."""
     return (random_bits(key, start, stop) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutations(key: str, size: int, start: int, stop: int) -> Ints:
-    """Random orders of 0 ... size-1, one for each block number in [start, stop).
-
-    Sorting random numbers shuffles: the ranks of `size` random numbers are in any order alike.
-
-    Returns:
-        Shape (stop - start, size).
-    """
+    """Shuffle 0 ... size-1 for each block number in [start, stop); shape (stop - start, size)."""
     bits = random_bits(key, start * size, stop * size).reshape(-1, size)
     return np.argsort(bits, axis=1, kind="stable")
 
 
-# ------------------------------------------------------------------------------------- the designs
-
-
 def even_draws(key: str, size: int, start: int, stop: int) -> Ints:
-    """Values of rows [start, stop): each block of `size` rows holds each value once."""
+    """Draw the values of rows [start, stop): each block of `size` rows holds each value once."""
     first, last = start // size, -(-stop // size)
     blocks = permutations(key, size, first, last).ravel()
     return blocks[start - first * size : stop - first * size]
 
 
 def spread(key: str, strata: int, start: int, stop: int, level: int = 0) -> Floats:
-    """Random numbers in [0, 1) that fill the interval evenly at every scale.
+    """Draw numbers in [0, 1) that fill the interval evenly at every scale.
 
     Each block of `strata` rows has one number in each of as many equal strata, in an order of its
     own. All numbers of a block lie at the same place within their stratum, and the places of the
@@ -106,10 +97,9 @@ def spread(key: str, strata: int, start: int, stop: int, level: int = 0) -> Floa
 
 
 def weighted_draws(key: str, weights: Sequence[float], start: int, stop: int) -> Ints:
-    """Values of rows [start, stop), each as often as its weight says, closely and from the start.
+    """Draw the values of rows [start, stop), each as often as its weight says, from the start.
 
-    Evenly spread numbers fall into an interval as often as it is long. Equal weights give
-    `even_draws`' kind of blocks.
+    Evenly spread numbers fall into an interval as often as it is long.
     """
     if len(weights) == 1:
         return np.zeros(stop - start, dtype=np.int64)
@@ -118,16 +108,59 @@ def weighted_draws(key: str, weights: Sequence[float], start: int, stop: int) ->
     return np.minimum(np.searchsorted(ends, numbers, side="right"), len(weights) - 1)
 
 
+class Clashes:
+    """Pairs of values that cannot stand in one caption, as tables for many rows at once.
+
+    Args:
+        phrases: The phrases of each slot, in the order of their numbers.
+        pairs: (slot, phrase, other slot, phrase there); pairs with a phrase or a slot that is not
+            in `phrases` are left out.
+    """
+
+    def __init__(
+        self,
+        phrases: Mapping[str, Sequence[str]] | None = None,
+        pairs: Iterable[tuple[str, str, str, str]] = (),
+    ) -> None:
+        known = phrases or {}
+        numbers = {slot: {text: n for n, text in enumerate(texts)} for slot, texts in known.items()}
+        # (slot, other) -> table[value, value there]; each pair of slots stands in it both ways.
+        self._tables: dict[str, dict[str, Bools]] = {}
+        for slot, phrase, other, there in pairs:
+            here, beyond = numbers.get(slot, {}).get(phrase), numbers.get(other, {}).get(there)
+            if here is None or beyond is None or slot == other:
+                continue
+            if other not in self._tables.setdefault(slot, {}):
+                table = np.zeros((len(known[slot]), len(known[other])), dtype=bool)
+                self._tables[slot][other] = table
+                self._tables.setdefault(other, {})[slot] = table.T
+            self._tables[slot][other][here, beyond] = True
+
+    def of(self, slot: str, values: Values, rows: int) -> Bools:
+        """Tell for each row whether its value of a slot clashes with another; shape (rows,)."""
+        clashing = np.zeros(rows, dtype=bool)
+        for other, table in self._tables.get(slot, {}).items():
+            clashing |= table[values[slot], values[other]]
+        return clashing
+
+    def any(self, values: Values, rows: int) -> Bools:
+        """Tell for each row whether any two of its values clash; shape (rows,)."""
+        clashing = np.zeros(rows, dtype=bool)
+        for slot in self._tables:
+            clashing |= self.of(slot, values, rows)
+        return clashing
+
+    def fitting(self, slot: str, size: int, values: Values, rows: Ints) -> Bools:
+        """Tell which values of a slot go with all others of some rows; shape (len(rows), size)."""
+        clashing = np.zeros((len(rows), size), dtype=bool)
+        for other, table in self._tables.get(slot, {}).items():
+            clashing |= table.T[values[other][rows]]
+        return ~clashing
+
+
 @dataclass(frozen=True)
 class SlotPlan:
-    """How one slot is drawn.
-
-    Attributes:
-        name: The slot.
-        size: How many values it has, 1 or more.
-        mode: See the module.
-        weights: How often each value comes, relative to the others; None for equally often.
-    """
+    """How one slot of `size` values is drawn; weights are relative, None for equal ones."""
 
     name: str
     size: int
@@ -140,7 +173,7 @@ class Design:
 
     Args:
         seed: The recipe's.
-        prompt_set: Whose rows; those of two sets have nothing to do with each other.
+        prompt_set: Whose rows; those of two sets are independent.
         plans: The slots. Their order matters to the grid slots only: the last varies fastest.
         clashes: Which values do not go together.
     """
@@ -150,7 +183,6 @@ class Design:
     ) -> None:
         self.plans = tuple(plans)
         self.combinations = math.prod(plan.size for plan in self.plans)
-        self._sizes = {plan.name: plan.size for plan in self.plans}
         self._key = json.dumps([seed, prompt_set])
         self._clashes = clashes or Clashes()
         # The background is what a caption is about next to the subject; the others give way to it.
@@ -159,7 +191,7 @@ class Design:
         self._movable = sorted(drawn, key=lambda plan: (plan.name == "background", plan.name))
 
     def draws(self, start: int, stop: int) -> dict[str, Ints]:
-        """The values of rows [start, stop) by slot, whether they go together or not."""
+        """Draw the values of rows [start, stop) by slot, whether they go together or not."""
         rows = np.arange(start, stop, dtype=np.int64)
         values: dict[str, Ints] = {}
         stride = 1
@@ -176,11 +208,10 @@ class Design:
         return {plan.name: values[plan.name] for plan in self.plans}
 
     def rows(self, start: int, stop: int) -> tuple[dict[str, Ints], Bools]:
-        """The values of rows [start, stop) by slot, clashing ones drawn again.
+        """Draw the values of rows [start, stop) by slot, clashing ones of sampled slots again.
 
         Returns:
-            The values, and for each row whether they go together now. Grid and cycle slots are
-            never drawn again.
+            The values, and for each row whether they go together now.
         """
         values = self.draws(start, stop)
         for attempt in range(_REDRAWS):
@@ -192,11 +223,7 @@ class Design:
         return values, ~clashing
 
     def every_combination(self, start: int, stop: int) -> tuple[dict[str, Ints], Bools]:
-        """Combinations [start, stop) of all there are, each exactly once, in a shuffled order.
-
-        Returns:
-            As `rows` does, with nothing drawn again.
-        """
+        """List combinations [start, stop) of all, each exactly once, shuffled; else as `rows`."""
         total = self.combinations
         step = max(1, int(total * 0.6180339887498949))
         while math.gcd(step, total) > 1:  # a step that shares no divisor visits every number
@@ -239,11 +266,66 @@ def _digit(numbers: Ints, stride: int, size: int) -> Ints:
     return numbers // stride % size
 
 
-# ------------------------------------------------------------------------------------ prompt sets
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a prompt set as phrases.
+
+    Attributes:
+        design: Draws numbers.
+        phrases: What the numbers stand for, by slot.
+        composed: Phrases for further slots, a mapping for each row, which win over drawn ones.
+        enumerable: With more combinations than these, not all of them are tried.
+    """
+
+    design: Design
+    phrases: Mapping[str, Sequence[str]]
+    composed: Iterator[Row] | None = None
+    enumerable: int = ENUMERABLE
+
+    def phases(self) -> Iterator[tuple[Iterator[Row | None], int | None]]:
+        """Yield the design's rows, then every combination once, so that "no more" is a fact.
+
+        Yields:
+            Rows (None for one whose phrases do not go together), and after how many useless ones
+            in a row it is time for the next phase; None where these are all combinations.
+        """
+        designed = self._read(self.design.rows)
+        if self.composed is not None:
+            yield _joined(designed, self.composed), _PATIENCE_COMPOSED
+            return
+        yield designed, _PATIENCE
+        total = self.design.combinations
+        if total <= self.enumerable:
+            yield self._read(self.design.every_combination, total), None
+
+    def _read(
+        self, draw: Callable[[int, int], tuple[dict[str, Ints], Bools]], end: int | None = None
+    ) -> Iterator[Row | None]:
+        """Rows [0, end) as phrases, drawn some thousands at a time."""
+        for start in itertools.count(step=_CHUNK):
+            if end is not None and start >= end:
+                return
+            stop = start + _CHUNK if end is None else min(start + _CHUNK, end)
+            values, fits = draw(start, stop)
+            names = list(values)
+            columns = [[self.phrases[name][n] for n in values[name].tolist()] for name in names]
+            texts = zip(*columns, strict=True) if columns else itertools.repeat(())
+            for fit, row in zip(fits.tolist(), texts, strict=False):
+                yield dict(zip(names, row, strict=True)) if fit else None
+
+
+def _joined(designed: Iterator[Row | None], composed: Iterator[Row]) -> Iterator[Row | None]:
+    for row in designed:
+        if row is None:
+            yield None
+        elif (written := next(composed, None)) is not None:
+            yield {**row, **written}
+        else:
+            return
 
 
 def apportion(shares: Mapping[str, float]) -> Iterator[str]:
-    """Which prompt set each row belongs to, without end.
+    """Assign each row to a prompt set, without end.
 
     Any number of rows has every share within one row: Tijdeman's solution of the chairman
     assignment problem (Discrete Mathematics 32, 1980). Of the sets that are behind their share,
@@ -255,7 +337,7 @@ def apportion(shares: Mapping[str, float]) -> Iterator[str]:
     total = math.fsum(shares.values())
     parts = {name: share / total for name, share in shares.items() if share > 0}
     if len(parts) == 1:
-        yield from _forever(next(iter(parts)))
+        yield from itertools.repeat(next(iter(parts)))
     slack = 1 / (2 * len(parts) - 2)
     given = dict.fromkeys(parts, 0)
     row = 0
@@ -266,9 +348,4 @@ def apportion(shares: Mapping[str, float]) -> Iterator[str]:
         behind = behind or [max(parts, key=lambda name: parts[name] * row - given[name])]
         name = min(behind, key=lambda name: (1 - slack + given[name]) / parts[name])
         given[name] += 1
-        yield name
-
-
-def _forever(name: str) -> Iterator[str]:
-    while True:
         yield name

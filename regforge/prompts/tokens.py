@@ -2,7 +2,7 @@
 
 Text encoders cut what is too long without a word, so that the end of the caption (its light, its
 place) is in no image. Captions are counted with the renderer's own tokenizer where it can be
-had, and with a cautious estimate where not. Knows nothing about what a caption says.
+had, and with a cautious estimate where not.
 """
 
 from __future__ import annotations
@@ -41,10 +41,6 @@ class TokenBudget:
         source: Who counts, for people: "the tokenizer of ..." or "an estimate (...)".
         exact: Counts the tokens of a text, start and end included.
         special: How many of them are start and end tokens.
-
-    Attributes:
-        limit: See above.
-        source: See above.
         estimated: Whether no tokenizer was there to count.
     """
 
@@ -65,7 +61,7 @@ class TokenBudget:
         self._words: dict[str, int] = {}
 
     def count(self, text: str) -> int:
-        """Tokens of a text, start and end included.
+        """Count the tokens of a text, start and end included.
 
         Tokenizers of text encoders do not join words, so that the counts of the words add up;
         near the limit the tokenizer is asked about the whole text, to be sure.
@@ -79,14 +75,14 @@ class TokenBudget:
         return total if total < _NEAR * self.limit else self._exact(text)
 
     def fits(self, text: str) -> bool:
-        """Whether a text is within the limit."""
+        """Tell whether a text is within the limit."""
         return self.count(text) <= self.limit
 
 
 def token_budget(
     render: Render, max_tokens: int | None = None, *, offline: bool = False
 ) -> TokenBudget:
-    """The budget of the model that a recipe renders with.
+    """Find the budget of the model that a recipe renders with.
 
     Args:
         render: The recipe's section. Its model may be a folder, a repository on the Hub or in its
@@ -100,11 +96,11 @@ def token_budget(
         models and where no tokenizer can be loaded.
     """
     if render.renderer == "hosted":
-        return _estimate(max_tokens, f"{render.model} is hosted and shows no tokenizer")
+        return estimated_budget(f"{render.model} is hosted and shows no tokenizer", max_tokens)
     try:
         tokenizer, limit = _longest(_folder(render, offline=offline))
     except Exception as error:  # whatever the Hub client, transformers or a broken folder raises
-        return _estimate(max_tokens, _why_none(render.model, error))
+        return estimated_budget(_why_none(render.model, error), max_tokens)
 
     def exact(text: str) -> int:
         return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
@@ -113,40 +109,25 @@ def token_budget(
     return TokenBudget(max_tokens or limit, source, exact, special=exact(""))
 
 
-def estimated_budget(reason: str) -> TokenBudget:
-    """A budget of CLIP's limit for captions whose model is not known.
-
-    Args:
-        reason: Why nobody else counts.
-    """
-    return _estimate(None, reason)
-
-
-def estimated_tokens(text: str) -> int:
-    """A cautious guess of a text's CLIP tokens, start and end included: rather too many.
-
-    CLIP has a token for most short words and splits longer ones; letters of other scripts cost up
-    to a token a byte.
-    """
-    return 2 + sum(_tokens_of_run(run) for run in _RUNS.findall(text))
-
-
-def _tokens_of_run(run: str) -> int:
-    if not run.isascii():
-        return len(run.encode())
-    return -(-len(run) // _RUN_LETTERS)
-
-
-def _estimate(max_tokens: int | None, reason: str) -> TokenBudget:
+def estimated_budget(reason: str, max_tokens: int | None = None) -> TokenBudget:
+    """Guess the tokens of captions whose model cannot count them, for that `reason`."""
     source = f"an estimate ({reason})"
     return TokenBudget(max_tokens or CLIP_LIMIT, source, estimated_tokens, estimated=True)
 
 
-# ------------------------------------------------------------------------------ the model's files
+def estimated_tokens(text: str) -> int:
+    """Guess a text's CLIP tokens cautiously, start and end included: rather too many.
+
+    CLIP has a token for most short words and splits longer ones; letters of other scripts cost up
+    to a token a byte.
+    """
+    return 2 + sum(
+        -(-len(run) // _RUN_LETTERS) if run.isascii() else len(run.encode())
+        for run in _RUNS.findall(text)
+    )
 
 
 def _folder(render: Render, *, offline: bool) -> Path:
-    """The model's folder, at least with its index and tokenizers in it."""
     if render.model == EMBEDDED:
         return TINYWORLD
     folder = expanded(render.model)
@@ -154,15 +135,13 @@ def _folder(render: Render, *, offline: bool) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
-    wanted = ["model_index.json", "tokenizer*/*"]
-    return Path(
-        snapshot_download(
-            render.model,
-            revision=render.revision,
-            allow_patterns=wanted,
-            local_files_only=offline,
-        )
+    found = snapshot_download(
+        render.model,
+        revision=render.revision,
+        allow_patterns=["model_index.json", "tokenizer*/*"],
+        local_files_only=offline,
     )
+    return Path(found)
 
 
 def _longest(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:
@@ -200,8 +179,5 @@ def _why_none(model: str, error: Exception) -> str:
 
     if isinstance(error, LocalEntryNotFoundError):
         return f"{model} is not on this machine, and the Hub was not reached"
-    return f"{model} has no tokenizer here: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    return f"{model} has no tokenizer here: {reason}"

@@ -1,19 +1,28 @@
 """The vocabulary of a class noun: its phrases by slot, and which of them do not go together.
 
-Knows the file `vocabulary.json`, which people may edit, and nothing of where phrases come from.
+`vocabulary.json`, which people may edit, and the phrases that are there without asking anybody: a
+slot's `values`, a text file, the phrase banks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from regforge.embedded import phrase_banks
+from regforge.embedded.bank_files import plain
+from regforge.embedded.english import folded
+from regforge.embedded.phrase_banks import Phrase
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import parse_json, read_text, write_atomically
+from regforge.recipe import Recipe, Slot, Subject, kind_of
+from regforge.recipe.named_files import phrases_in
 from regforge.recipe.phrases import cut, no_phrase
 
 FORMAT = 1
@@ -21,14 +30,62 @@ FORMAT = 1
 Pair = tuple[str, str, str, str]
 """(slot, phrase, other slot, phrase there), with slot < other slot."""
 
-
-_T = TypeVar("_T")
+_DEFAULT_CATEGORY = {"living": "animal", "object": "rigid_object"}
 
 
 class VocabularyError(RegforgeError):
-    """A vocabulary file that cannot be used."""
+    """A vocabulary that cannot be used, or a slot that cannot be filled."""
 
     exit_code = EXIT_USAGE
+
+
+def pair_of(slot: str, phrase: str, other: str, there: str) -> Pair:
+    """Build the pair of two phrases, whichever is named first."""
+    first, second = sorted(((slot, phrase), (other, there)))
+    return (*first, *second)
+
+
+# ------------------------------------------------------------------------------- vocabulary.json
+
+
+class _SlotEntry(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    origin: str = Field("list", alias="from")
+    values: list[str] = Field(min_length=1)
+    weights: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+
+
+class _ClashEntry(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    slot: str
+    phrase: str
+    other_slot: str
+    phrases: list[str]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    class_noun: str
+    kind: str
+    language_model: str | None = None
+    slots: dict[str, _SlotEntry]
+    incompatible: list[_ClashEntry] = []
+
+
+_WRONG = {
+    "missing": "is missing",
+    "too_short": "is empty",
+    "string_type": "must be a text",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "float_type": "must be a number above 0",
+    "greater_than": "must be a number above 0",
+    "finite_number": "must be a number above 0",
+}
 
 
 @dataclass(frozen=True)
@@ -52,17 +109,6 @@ class Vocabulary:
     incompatible: frozenset[Pair] = frozenset()
     language_model: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
-
-    def compatible(self, phrases: Mapping[str, str | None]) -> bool:
-        """Whether the phrases, one or none for each slot, can stand in one caption."""
-        if not self.incompatible:
-            return True
-        chosen = sorted((slot, phrase) for slot, phrase in phrases.items() if phrase)
-        return not any(
-            (*first, *second) in self.incompatible
-            for number, first in enumerate(chosen)
-            for second in chosen[number + 1 :]
-        )
 
     def save(self, path: Path) -> None:
         """Write vocabulary.json, atomically.
@@ -102,99 +148,208 @@ class Vocabulary:
             identifier: A phrase that has it is refused.
 
         Raises:
-            VocabularyError: It is missing or says something else; the message says what and where.
+            VocabularyError: It is missing or holds something else; the message names the key.
         """
         try:
-            content = parse_json(read_text(path))
+            content = _File.model_validate(parse_json(read_text(path)))
         except OSError as error:
             raise VocabularyError(f"{path} cannot be read: {error.strerror}.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            at = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+            what = _WRONG.get(first["type"], first["msg"])
+            missing = first["input"] is None and first["type"] != "missing"
+            what = "is missing" if missing else what
+            raise _unlike(path, f"{at.removeprefix('.') or 'the whole file'} {what}") from error
         except ValueError as error:
             raise VocabularyError(f"{path} is not JSON: {error}.") from error
-        try:
-            return _Reading(identifier).vocabulary(content)
-        except _Wrong as error:
-            raise VocabularyError(
-                f"{path}: {error}.",
-                hint="Compare it with a vocabulary.json of another run, or delete it.",
-            ) from error
+        for name, slot in content.slots.items():
+            for number, phrase in enumerate(slot.values):
+                if fault := no_phrase(phrase, name, content.class_noun, identifier):
+                    at = f"slots.{name}.values[{number}]"
+                    raise _unlike(path, f"{at}: {cut(phrase)} {fault}")
+            if slot.weights is not None and len(slot.weights) != len(slot.values):
+                count = f"{len(slot.values)} numbers above 0, one for each value"
+                raise _unlike(path, f"slots.{name}.weights must be {count}")
+        return cls(
+            class_noun=content.class_noun,
+            kind=content.kind,
+            slots={name: tuple(slot.values) for name, slot in content.slots.items()},
+            weights={
+                name: tuple(slot.weights) for name, slot in content.slots.items() if slot.weights
+            },
+            incompatible=frozenset(
+                pair_of(entry.slot, entry.phrase, entry.other_slot, there)
+                for entry in content.incompatible
+                for there in entry.phrases
+            ),
+            language_model=content.language_model,
+            origins={name: slot.origin for name, slot in content.slots.items()},
+        )
 
 
-class _Wrong(VocabularyError):
-    """What is wrong in a vocabulary file, and where in it."""
+def _unlike(path: Path, what: str) -> VocabularyError:
+    hint = "Compare it with a vocabulary.json of another run, or delete it."
+    return VocabularyError(f"{path}: {what}.", hint=hint)
 
 
-_NAMES: dict[type, str] = {str: "a text", dict: "a mapping", list: "a list"}
+# ------------------------------------------------------------------------------------ the banks
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """Reads the content of a vocabulary file, key by key."""
+class BankPhrases:
+    """What the phrase banks have for one class noun.
 
-    identifier: str | None
+    Phrases come as they stand in a caption: the banks' styles ("a photo") get their "of" here.
 
-    def vocabulary(self, content: Any) -> Vocabulary:
-        content = _of(dict, content, "the whole file")
-        noun = _of(str, content.get("class_noun"), "class_noun")
-        kind = _of(str, content.get("kind"), "kind")
-        model = content.get("language_model")
-        slots: dict[str, tuple[str, ...]] = {}
-        weights: dict[str, tuple[float, ...]] = {}
-        origins: dict[str, str] = {}
-        for name, slot in _of(dict, content.get("slots"), "slots").items():
-            at = f"slots.{name}"
-            values = _of(list, _of(dict, slot, at).get("values"), f"{at}.values")
-            if not values:
-                raise _Wrong(f"{at}.values is empty")
-            slots[name] = tuple(
-                self._phrase(value, name, noun, f"{at}.values[{number}]")
-                for number, value in enumerate(values)
-            )
-            origins[name] = _of(str, slot.get("from", "list"), f"{at}.from")
-            if "weights" in slot:
-                weights[name] = _weights(slot["weights"], len(values), f"{at}.weights")
-        pairs: set[Pair] = set()
-        for number, entry in enumerate(_of(list, content.get("incompatible", []), "incompatible")):
-            at = f"incompatible[{number}]"
-            _of(dict, entry, at)
-            one, phrase, other = (
-                _of(str, entry.get(key), f"{at}.{key}") for key in ("slot", "phrase", "other_slot")
-            )
-            for there in _of(list, entry.get("phrases"), f"{at}.phrases"):
-                pairs.add(_pair(one, phrase, other, _of(str, there, f"{at}.phrases")))
-        return Vocabulary(
-            class_noun=noun,
-            kind=kind,
-            slots=slots,
-            weights=weights,
-            incompatible=frozenset(pairs),
-            language_model=None if model is None else _of(str, model, "language_model"),
-            origins=origins,
-        )
+    Attributes:
+        class_noun: The subject.
+        super_category: Whose phrases they are.
+        known: Whether the banks know the class noun, or only its kind.
+    """
 
-    def _phrase(self, value: Any, slot: str, noun: str, at: str) -> str:
-        phrase = _of(str, value, at)
-        if fault := no_phrase(phrase, slot, noun, self.identifier):
-            raise _Wrong(f"{at}: {cut(phrase)} {fault}")
-        return phrase
+    class_noun: str
+    super_category: str
+    known: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> BankPhrases:
+        """Find the super-category of a recipe's class noun, or its kind's most general one.
+
+        A class noun that the banks have under the other kind gets the general one as well.
+        """
+        noun, kind = recipe.subject.class_noun, kind_of(recipe)
+        try:
+            name = phrase_banks.super_category(noun)
+        except phrase_banks.UnknownClassNoun:
+            return cls(noun, _DEFAULT_CATEGORY[kind], known=False)
+        known = phrase_banks.kind(name) == kind
+        return cls(noun, name if known else _DEFAULT_CATEGORY[kind], known)
+
+    @property
+    def listed(self) -> bool:
+        """Whether the banks have the class noun word for word: "red panda", not "red teapot"."""
+        return self.class_noun.lower() in phrase_banks.load().class_nouns(self.super_category)
+
+    def phrases(self, slot: str) -> dict[str, Phrase]:
+        """List the phrases of a slot; none if no bank has it or this kind of subject lacks it."""
+        if slot not in phrase_banks.SLOTS:
+            return {}
+        found = phrase_banks.phrases(slot, self.super_category, self.class_noun)
+        return {f"{each.text} of" if slot == "style" else each.text: each for each in found}
+
+    def placeable(self, slot: str) -> dict[str, Phrase]:
+        """List those of them that go with at least one of the places of this class noun."""
+        phrases = self.phrases(slot)
+        if slot == "background":
+            return phrases
+        places = self.phrases("background").values()
+        return {
+            text: phrase
+            for text, phrase in phrases.items()
+            if any(phrase_banks.compatible(phrase, place) for place in places)
+        }
+
+    def find(self, slot: str, texts: Iterable[str]) -> dict[str, Phrase]:
+        """Find the bank's phrase for each text that is one, whoever wrote it down."""
+        known = {plain(text): phrase for text, phrase in self.phrases(slot).items()}
+        if slot == "style":
+            known |= {plain(text).removesuffix(" of"): each for text, each in known.items()}
+        return {text: known[plain(text)] for text in texts if plain(text) in known}
+
+    def lacks(self, slot: str, *, chosen: bool = False) -> VocabularyError:
+        """Build the error for a slot of which the banks have no phrase.
+
+        Args:
+            slot: Its name.
+            chosen: Whether the embedded model was to choose among them.
+        """
+        what, hint = f"the phrase banks have no {slot} for {self.class_noun!r}.", ""
+        if chosen:
+            what = f"the embedded language model only chooses among phrases, and {what}"
+            hint = " A model that writes (`prompts.llm.model`) fills any slot."
+        known = "Only living things have it"
+        if slot not in phrase_banks.SLOTS:
+            known = f"They have {', '.join(phrase_banks.SLOTS)}"
+        way_out = f"{known}. Give the slot `values`, or leave it out of `prompts.slots`."
+        return VocabularyError(f"slot {slot!r}: {what}", hint=way_out + hint)
 
 
-def _of(kind: type[_T], value: Any, at: str) -> _T:
-    if not isinstance(value, kind):
-        raise _Wrong(f"{at} is missing" if value is None else f"{at} must be {_NAMES[kind]}")
-    return value
+def sample(phrases: Iterable[str], count: int, seed: int) -> tuple[str, ...]:
+    """Draw at most `count` phrases, the same for the same seed, in their order."""
+    texts = list(phrases)
+    drawn = sorted(texts, key=lambda text: hashlib.sha256(f"{seed}/{text}".encode()).digest())
+    kept = set(drawn[:count])
+    return tuple(text for text in texts if text in kept)
 
 
-def _weights(given: Any, count: int, at: str) -> tuple[float, ...]:
-    weights = _of(list, given, at)
-    sound = all(
-        isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < math.inf
-        for each in weights
+# ------------------------------------------------------------------------------- given phrases
+
+
+def given_phrases(slot: Slot, subject: Subject, bank: BankPhrases) -> tuple[str, ...]:
+    """List the phrases of a slot that is not the language model's: its values, file or banks'.
+
+    Raises:
+        VocabularyError: There are none, or one of them cannot stand in a caption.
+    """
+    if slot.origin == "list":
+        return listed(slot, subject)[0]
+    if slot.origin == "file":
+        return _in_file(slot, subject)
+    if phrases := tuple(bank.placeable(slot.name)):
+        return phrases
+    raise bank.lacks(slot.name)
+
+
+def listed(slot: Slot, subject: Subject) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+    """List the `values` of a slot, none twice, and their weights if there are any.
+
+    "A photo of" and "a photo of" are one phrase, and so are their weights.
+
+    Raises:
+        VocabularyError: One of them cannot stand in a caption.
+    """
+    texts = [
+        _checked(value, slot.name, subject, f"slot {slot.name!r}, value {number}")
+        for number, value in enumerate(slot.values or (), 1)
+    ]
+    summed: dict[str, float] = {}
+    for text, weight in zip(texts, slot.weights or [1.0] * len(texts), strict=True):
+        summed[folded(text)] = summed.get(folded(text), 0.0) + weight
+    return _distinct(texts), tuple(summed.values()) if slot.weights else None
+
+
+def _in_file(slot: Slot, subject: Subject) -> tuple[str, ...]:
+    path = slot.file or Path()
+    try:
+        lines = phrases_in(path)
+    except OSError as error:
+        raise VocabularyError(
+            f"slot {slot.name!r}: {path} cannot be read: {error.strerror}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"slot {slot.name!r}: {path} is not UTF-8 text.") from error
+    phrases = _distinct(
+        _checked(line, slot.name, subject, f"{path}:{number}") for number, line in lines.items()
     )
-    if not sound or len(weights) != count:
-        raise _Wrong(f"{at} must be {count} numbers above 0, one for each value")
-    return tuple(map(float, weights))
+    if not phrases:
+        raise VocabularyError(
+            f"slot {slot.name!r}: {path} has no phrases.", hint="Write one phrase a line."
+        )
+    return phrases
 
 
-def _pair(slot: str, phrase: str, other: str, there: str) -> Pair:
-    first, second = sorted(((slot, phrase), (other, there)))
-    return (*first, *second)
+def _distinct(phrases: Iterable[str]) -> tuple[str, ...]:
+    """Phrases without those that differ from another in capitals alone; small letters win."""
+    spelled: dict[str, str] = {}
+    for phrase in phrases:
+        if spelled.setdefault(folded(phrase), phrase) != phrase == phrase.lower():
+            spelled[folded(phrase)] = phrase
+    return tuple(spelled.values())
+
+
+def _checked(phrase: str, slot: str, subject: Subject, where: str) -> str:
+    """A phrase as captions say it, white space tidied."""
+    if fault := no_phrase(phrase, slot, subject.class_noun, subject.identifier):
+        raise VocabularyError(f"{where}: {cut(phrase)} {fault}.")
+    return " ".join(phrase.split())

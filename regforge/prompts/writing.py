@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regforge import resources
@@ -18,27 +18,25 @@ from regforge.embedded.english import has_words
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.prompts.against import ATTRIBUTES, Followed, surroundings, why_unvaried
-from regforge.prompts.captions import CaptionTemplate, article_for
-from regforge.prompts.clashes import Clashes
-from regforge.prompts.duplicates import Duplicates
-from regforge.prompts.exclude import ExclusionError, Exclusions, usable
-from regforge.prompts.imported import ImportedCaptions, ImportSource
+from regforge.prompts.against import ATTRIBUTES, CutCaption, cut_open, why_unvaried
+from regforge.prompts.captions import CaptionTemplate, article_for, word_pattern
+from regforge.prompts.exclude import Duplicates, ExclusionError, Exclusions, usable
+from regforge.prompts.imported import ImportedCaptions, ImportSet
 from regforge.prompts.photos import PhotoCaption, syntax_notes
 from regforge.prompts.prompt_sets import (
     PHOTO,
+    REPEATED,
     Against,
     Amplify,
     Caption,
-    Fitting,
+    DrawnSet,
+    Fault,
     Naive,
     PromptSet,
     repeated_seed,
     size_like,
 )
-from regforge.prompts.rows import ENUMERABLE, Row, Rows
-from regforge.prompts.sampling import Design, SlotPlan, apportion
-from regforge.prompts.sources import REPEATED, Fault, NotEnoughPrompts, Refused, Source
+from regforge.prompts.sampling import ENUMERABLE, Clashes, Design, Row, Rows, SlotPlan, apportion
 from regforge.prompts.tokens import TokenBudget
 from regforge.prompts.vocabulary import Vocabulary, VocabularyError
 from regforge.recipe import (
@@ -53,18 +51,15 @@ from regforge.recipe import (
 )
 from regforge.records import Prompt
 
-__all__ = [
-    "CannotWrite",
-    "NotEnoughPrompts",
-    "caption_template",
-    "coverage",
-    "photo_notes",
-    "write_prompts",
-]
-
 
 class CannotWrite(RegforgeError):
     """The recipe asks for captions that cannot be made."""
+
+    exit_code = EXIT_USAGE
+
+
+class EditedPromptsError(RegforgeError):
+    """Edited captions that cannot be used."""
 
     exit_code = EXIT_USAGE
 
@@ -84,7 +79,7 @@ def write_prompts(
     reporter: Reporter | None = None,
     enumerable: int = ENUMERABLE,
 ) -> Iterator[Prompt]:
-    """The captions of a recipe, one after the other.
+    """Write the captions of a recipe, one after the other.
 
     Everything that can be checked beforehand is checked by the call, before a caption is taken.
 
@@ -92,21 +87,21 @@ def write_prompts(
         recipe: Its subject, prompts, seed, and size of the images.
         vocabulary: Phrases for its slots.
         budget: The longest caption, see `tokens.token_budget`.
-        exclusions: What must not be said; `prompts.exclude` is read if left out.
+        exclusions: What must not be said; `prompts.exclude` by default.
         photos: For the `against` set, see `photos.photo_captions`.
         rows: Phrases from elsewhere, for slots that the vocabulary lacks (`mode: compose`). Then
             near-duplicates are refused as well (`prompts.near_duplicates`).
         imported: For the `import` set.
         size: Width and height that the renderer draws in, for `prompts.match: [size]` where the
             recipe does not say.
-        count: How many; `prompts.count` if left out.
+        count: `prompts.count` by default.
         journal: Gets what was refused.
         reporter: Gets notes.
         enumerable: With more combinations of phrases than these, not all of them are tried where
             captions run out; fewer for a quick look.
 
     Returns:
-        An iterator over prompts 0, 1, 2, ... It raises `NotEnoughPrompts` where there are no more
+        Prompts 0, 1, 2, ... The iterator raises `NotEnoughPrompts` where there are no more
         different captions before `count` are made.
 
     Raises:
@@ -127,7 +122,7 @@ def write_prompts(
         vocabulary=vocabulary,
         budget=budget,
         exclusions=exclusions,
-        photos=tuple(photos),
+        photos=photos,
         composed=None if rows is None else iter(rows),
         imported=imported,
         size=size,
@@ -138,12 +133,60 @@ def write_prompts(
     return writer.prompts(recipe.prompts.count if count is None else count)
 
 
-def caption_template(recipe: Recipe) -> CaptionTemplate:
-    """The recipe's caption template, checked.
+def edited_prompts(
+    prompts: Iterable[Prompt], path: Path, *, identifier: str | None, budget: TokenBudget
+) -> Iterator[Prompt]:
+    """Check the prompts of a prompts.jsonl that somebody has edited.
+
+    Yields:
+        The prompts; a slot whose phrase has left the caption becomes None.
 
     Raises:
-        CaptionTemplateError: It cannot be used; the message names the line.
+        EditedPromptsError: A caption is empty, too long, or names the subject.
     """
+    named = word_pattern(identifier) if identifier else None
+    for prompt in prompts:
+        problem = None
+        if not prompt.text.strip():
+            problem = "is empty"
+        elif named and named.search(prompt.text):
+            problem = f"names the identifier {identifier!r}"
+        elif not budget.fits(prompt.text):
+            problem = (
+                f"has {budget.count(prompt.text)} tokens, and no caption may have more than "
+                f"{budget.limit} ({budget.source})"
+            )
+        if problem is not None:
+            raise EditedPromptsError(
+                f"{path}, line {prompt.index + 1}: the caption {problem}.",
+                hint="Change the line, or delete the file: captions that nobody edited come out "
+                "the same.",
+            )
+        slots = {
+            slot: phrase if phrase and word_pattern(phrase).search(prompt.text) else None
+            for slot, phrase in prompt.slots.items()
+        }
+        yield replace(prompt, slots=slots)
+
+
+def photo_notes(recipe: Recipe, photos: Sequence[PhotoCaption]) -> Iterator[str]:
+    """Yield what people should know of photos' captions, a sentence each.
+
+    Prompt syntax that is taken off, and what the `against` set cannot vary safely.
+
+    Raises:
+        CaptionTemplateError: The template cannot be used.
+        PhotoCaptionUnclear: A photo's caption does not name the subject.
+    """
+    yield from syntax_notes(photos)
+    if "against" in shares_of(recipe):
+        attributes = _attributes(recipe, _caption_template(recipe))
+        for photo in photos:
+            if why := why_unvaried(_cut_open(recipe, photo), attributes or ()):
+                yield f"{photo.file}: {why}: {photo.caption!r}"
+
+
+def _caption_template(recipe: Recipe) -> CaptionTemplate:
     name = template_name(recipe)
     return CaptionTemplate(
         template_file(recipe),
@@ -156,24 +199,6 @@ def caption_template(recipe: Recipe) -> CaptionTemplate:
     )
 
 
-def photo_notes(recipe: Recipe, photos: Sequence[PhotoCaption]) -> Iterator[str]:
-    """What becomes of photos' captions that people should know, a sentence each.
-
-    Prompt syntax that is taken off, and what the `against` set cannot vary safely.
-
-    Raises:
-        CaptionTemplateError: The template cannot be used.
-        PhotoCaptionUnclear: A photo's caption does not name the subject.
-    """
-    yield from syntax_notes(photos)
-    followed = "against" in shares_of(recipe)
-    attributes = _attributes(recipe, caption_template(recipe)) if followed else None
-    for photo in photos if followed else ():
-        around = _followed(recipe, photo)
-        if why := why_unvaried(around, attributes or ()):
-            yield f"{photo.file}: {why}: {photo.caption!r}"
-
-
 def _attributes(recipe: Recipe, template: CaptionTemplate) -> tuple[str, ...] | None:
     """The slots that `against` captions vary; None if they are only freed from the identifier."""
     if recipe.prompts.against == "plain":
@@ -182,34 +207,10 @@ def _attributes(recipe: Recipe, template: CaptionTemplate) -> tuple[str, ...] | 
     return tuple(slot for slot in template.attributes or ATTRIBUTES if slot in names)
 
 
-def _followed(recipe: Recipe, photo: PhotoCaption) -> Followed:
+def _cut_open(recipe: Recipe, photo: PhotoCaption) -> CutCaption:
     subject = recipe.subject
     vary = recipe.prompts.against == "varied"
-    return surroundings(
-        photo.caption, subject.class_noun, subject.identifier, photo.file, vary=vary
-    )
-
-
-def coverage(
-    prompts: Iterable[Prompt], vocabulary: Vocabulary | None = None
-) -> dict[str, dict[str, int]]:
-    """How often each phrase was used, by slot.
-
-    Args:
-        prompts: All or some of a recipe's.
-        vocabulary: Its phrases come first and in their order, also those that were never used.
-    """
-    known = vocabulary.slots if vocabulary else {}
-    counts = {slot: dict.fromkeys(phrases, 0) for slot, phrases in known.items()}
-    for prompt in prompts:
-        for slot, phrase in prompt.slots.items():
-            if phrase:
-                used = counts.setdefault(slot, {})
-                used[phrase] = used.get(phrase, 0) + 1
-    return counts
-
-
-# ----------------------------------------------------------------------------------------- writer
+    return cut_open(photo.caption, subject.class_noun, subject.identifier, photo.file, vary=vary)
 
 
 @dataclass
@@ -218,7 +219,7 @@ class _Writer:
     vocabulary: Vocabulary
     budget: TokenBudget
     exclusions: Exclusions
-    photos: tuple[PhotoCaption, ...]
+    photos: Sequence[PhotoCaption]
     composed: Iterator[Row] | None
     imported: ImportedCaptions | None
     size: tuple[int, int] | None
@@ -227,133 +228,128 @@ class _Writer:
     enumerable: int
 
     def __post_init__(self) -> None:
-        subject, prompts = self.recipe.subject, self.recipe.prompts
+        prompts = self.recipe.prompts
+        self._noun = self.recipe.subject.class_noun
+        self._identifier = self.recipe.subject.identifier
         self._kind = kind_of(self.recipe)
         self._slots = tuple(slot.name for slot in slots_of(self.recipe))
-        self._template = caption_template(self.recipe)
-        self._identifier = subject.identifier
-        self._fitting = Fitting(self.budget, shorten=prompts.over_limit == "shorten")
+        self._template = _caption_template(self.recipe)
         if self.budget.estimated:
             self.reporter.say(f"tokens of captions are counted by {self.budget.source}")
         self._match = match_of(self.recipe)
         self._area = self._pixels() if "size" in self._match else None
         self._followed: Counter[str] = Counter()
         self._phrases = self._usable_phrases()
-        self._said = Duplicates(prompts.near_duplicates if self.composed is not None else None)
+        self._seen = Duplicates(prompts.near_duplicates if self.composed is not None else None)
         self._shares = {str(name): share for name, share in shares_of(self.recipe).items()}
-        self._sources = {name: self._source(name) for name in self._shares}
-        self._captions = {
-            name: source.captions(self._fault) for name, source in self._sources.items()
-        }
+        self._sets = {name: self._set(name) for name in self._shares}
+        self._captions = {name: each.captions(self._fault) for name, each in self._sets.items()}
 
     def prompts(self, count: int) -> Iterator[Prompt]:
-        """The first `count` prompts."""
         for index, name in zip(range(count), apportion(self._shares), strict=False):
             caption = next(self._captions[name], None)
             if caption is None:
-                raise self._sources[name].not_enough(index, count)
-            yield self._prompt(index, self._sources[name], caption)
+                raise self._sets[name].not_enough(index, count)
+            yield self._prompt(index, self._sets[name], caption)
 
     # ----------------------------------------------------------------------- before the first row
 
     def _usable_phrases(self) -> dict[str, tuple[str, ...]]:
         """The phrases that a caption can say, by slot of the recipe."""
-        subject, everything = self.recipe.subject, self.vocabulary
+        every = self.vocabulary.slots
         drawn = [slot.name for slot in drawn_slots(self.recipe)]
-        missing = [slot for slot in drawn if slot not in everything.slots]
+        missing = [slot for slot in drawn if slot not in every]
         if missing and self.composed is None:
             raise VocabularyError(
                 f"The vocabulary has no slot {missing[0]!r}.",
                 hint="Add it to vocabulary.json, or take it out of `prompts.slots`.",
             )
-        found = usable(
-            everything,
-            self.exclusions,
-            class_noun=subject.class_noun,
-            identifier=subject.identifier,
+        self.vocabulary, removed = usable(
+            self.vocabulary, self.exclusions, class_noun=self._noun, identifier=self._identifier
         )
-        for slot, removed in found.removed.items():
-            for phrase, why in removed.items():
+        for slot, faults in removed.items():
+            for phrase, why in faults.items():
                 self.journal.failure("prompts", f"slot {slot}", f"{phrase!r} {why}")
-            phrase, why = next(iter(removed.items()))
+            phrase, why = next(iter(faults.items()))
             self.reporter.say(
-                f"slot {slot}: {len(removed)} of {len(everything.slots[slot])} phrases are not "
-                f"used, such as {phrase!r}, which {why}"
+                f"slot {slot}: {len(faults)} of {len(every[slot])} phrases are not used, such as "
+                f"{phrase!r}, which {why}"
             )
-        self.vocabulary = found.vocabulary
-        slots = found.vocabulary.slots
+        slots = self.vocabulary.slots
         return {slot: slots[slot] for slot in drawn if slot in slots}
 
-    def _source(self, name: str) -> Source | ImportSource:
-        refused = Refused(name, self.journal)
+    def _set(self, name: str) -> PromptSet:
         if name == "import":
             if self.imported is None:
                 raise CannotWrite("The `import` set needs a dataset (`prompts.import.dataset`).")
-            return ImportSource(self.imported, self._slots, self.budget, refused)
-        return self._written(name, refused)
-
-    def _written(self, name: str, refused: Refused) -> Source:
-        """A set whose captions are written here."""
-        prompt_set: PromptSet
-        phrases: dict[str, Sequence[str]] = {}
+            return ImportSet(self.imported, self._slots, self.budget, self.journal)
         if name == "naive":
-            prompt_set = self._naive()
-        elif name == "amplify":
-            prompt_set = Amplify(self._template, self._slots, self._fitting)
+            return self._naive()
+        shorten = self.recipe.prompts.over_limit == "shorten"
+        phrases: dict[str, Sequence[str]] = {}
+        made: DrawnSet
+        if name == "amplify":
+            made = Amplify(self._template, self._slots, self.budget, self.journal, shorten=shorten)
         else:
-            photos = self._photos_around()
+            photos = self._photos_cut_open()
             phrases[PHOTO] = [str(number) for number in range(len(photos))]
-            noun = self.recipe.subject.class_noun
-            attributes = _attributes(self.recipe, self._template)
-            prompt_set = Against(photos, noun, attributes, self._slots, self._fitting)
-        for text in prompt_set.shortest():
+            made = Against(
+                photos,
+                self._noun,
+                _attributes(self.recipe, self._template),
+                self._slots,
+                self.budget,
+                self.journal,
+                shorten=shorten,
+            )
+        self._check_shortest(made.shortest())
+        phrases |= {slot: self._phrases[slot] for slot in made.drawn if slot in self._phrases}
+        clashes = Clashes(phrases, self.vocabulary.incompatible)
+        design = Design(self.recipe.seed, name, self._plans(phrases), clashes)
+        composed = self.composed if made.drawn else None
+        made.rows = Rows(design, phrases, composed, self.enumerable)
+        made.language_model = self._language_model(made.drawn)
+        return made
+
+    def _naive(self) -> Naive:
+        template = CaptionTemplate(
+            resources.templates() / "caption" / "naive.j2",
+            "caption/naive.j2",
+            class_noun=self._noun,
+            kind=self._kind,
+            identifier=self._identifier,
+        )
+        naive = Naive(template, self._slots, self.budget, self.journal)
+        self._check_shortest([naive.text])
+        self._seen.add(naive.text)  # no other set may say it too
+        return naive
+
+    def _check_shortest(self, captions: Iterable[str]) -> None:
+        for text in captions:
             if not self.budget.fits(text):
                 raise CannotWrite(
                     f"{text!r} has {self.budget.count(text)} tokens, and no caption may have more "
                     f"than {self.budget.limit} ({self.budget.source}).",
                     hint="Shorten the class noun, the template or the photo's caption.",
                 )
-        phrases |= {slot: self._phrases[slot] for slot in prompt_set.drawn if slot in self._phrases}
-        clashes = Clashes(phrases, self.vocabulary.incompatible)
-        design = Design(self.recipe.seed, name, self._plans(phrases), clashes)
-        composed = self.composed if prompt_set.drawn else None
-        rows = Rows(design, phrases, composed, self.enumerable)
-        model = self._language_model(prompt_set.drawn)
-        return Source(prompt_set, rows, refused, self.budget.limit, model)
 
     def _plans(self, phrases: Mapping[str, Sequence[str]]) -> list[SlotPlan]:
         modes = {slot.name: slot.mode for slot in slots_of(self.recipe)}
         weights = self.vocabulary.weights
         return [
-            SlotPlan(PHOTO, len(texts), "cycle")
-            if name == PHOTO
-            else SlotPlan(name, len(texts), modes[name], weights.get(name))
+            SlotPlan(name, len(texts), modes.get(name, "cycle"), weights.get(name))
             for name, texts in phrases.items()
         ]
 
-    def _naive(self) -> Naive:
-        subject = self.recipe.subject
-        file = resources.templates() / "caption" / "naive.j2"
-        template = CaptionTemplate(
-            file,
-            "caption/naive.j2",
-            class_noun=subject.class_noun,
-            kind=self._kind,
-            identifier=subject.identifier,
-        )
-        naive = Naive(template, self._slots)
-        self._said.add(naive.text)  # no other set may say it too
-        return naive
-
-    def _photos_around(self) -> list[tuple[PhotoCaption, Followed]]:
+    def _photos_cut_open(self) -> list[tuple[PhotoCaption, CutCaption]]:
         """The photos whose captions may be followed, cut open at the subject."""
         if not self.photos:
             raise CannotWrite("The `against` set needs photos of the subject (`subject.images`).")
-        noun = self.recipe.subject.class_noun
         found = []
         for photo in self.photos:
-            around = _followed(self.recipe, photo)
-            if entry := self.exclusions.forbids(around.caption({}, noun, article_for(noun))):
+            around = _cut_open(self.recipe, photo)
+            text = around.caption({}, self._noun, article_for(self._noun))
+            if entry := self.exclusions.forbids(text):
                 reason = f"its caption {photo.caption!r} says what is excluded, {entry!r}"
                 self.journal.failure("prompts", photo.file, reason)
                 self.reporter.say(f"{photo.file} is not used for the against set: {reason}")
@@ -398,11 +394,11 @@ class _Writer:
             return "name the identifier", "names the identifier"
         if entry := self.exclusions.forbids(text):
             return "say what is excluded", f"says what is excluded, {entry!r}"
-        if (repeats := self._said.add(text)) and not caption.repeats:
+        if (repeats := self._seen.add(text)) and not caption.repeats:
             return REPEATED, repeats
         return None
 
-    def _prompt(self, index: int, source: Source | ImportSource, caption: Caption) -> Prompt:
+    def _prompt(self, index: int, source: PromptSet, caption: Caption) -> Prompt:
         width = height = seed = None
         if (photo := caption.photo) is not None:
             if self._area is not None:
@@ -414,7 +410,7 @@ class _Writer:
         return Prompt(
             index=index,
             text=caption.text,
-            class_noun=self.recipe.subject.class_noun,
+            class_noun=self._noun,
             kind=self._kind,
             prompt_set=source.name,
             slots=caption.slots,

@@ -1,11 +1,13 @@
 """A language model client that answers as a test tells it, and recipes to ask it with."""
 
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from regforge.journal import Journal
+from regforge.prompts.vocabulary import Vocabulary
 from regforge.providers.language_model import Question
 from regforge.providers.replies import understand
 from regforge.recipe import Recipe
@@ -55,6 +57,11 @@ class FakeClient:
 def text_of(question: Question) -> str:
     """What the messages of a question say."""
     return "\n".join(str(message["content"]) for message in question.messages)
+
+
+def go_together(vocabulary: Vocabulary, phrases: Mapping[str, str | None]) -> bool:
+    pairs = itertools.combinations(sorted((s, p) for s, p in phrases.items() if p), 2)
+    return vocabulary.incompatible.isdisjoint((*one, *other) for one, other in pairs)
 
 
 def recipe_of(prompts: dict[str, Any] | None = None, **sections: Any) -> Recipe:

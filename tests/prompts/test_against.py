@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge.prompts.against import PhotoCaptionUnclear, Surroundings, surroundings
+from regforge.prompts.against import PhotoCaptionUnclear, Surroundings, cut_open
 from regforge.prompts.captions import article_for
 
 
 def replaced(caption: str, noun: str = "teapot", identifier: str | None = "sks") -> str:
-    around = surroundings(caption, noun, identifier, "01.jpg")
+    around = cut_open(caption, noun, identifier, "01.jpg")
     attributes = {"shape": "small", "color": "orange"}
     return around.caption(attributes, noun, article_for(noun))
 
@@ -86,9 +86,9 @@ def test_a_caption_that_does_not_name_the_subject_is_refused(identifier: str | N
 
 
 def test_what_is_kept_is_told_apart() -> None:
-    around = surroundings("a photo of a sks teapot on a table, at dusk.", "teapot", "sks", "x.jpg")
+    around = cut_open("a photo of a sks teapot on a table, at dusk.", "teapot", "sks", "x.jpg")
     assert (around.style, around.background) == ("a photo of", "on a table, at dusk")
-    around = surroundings("in the kitchen, my sks!", "teapot", "sks", "x.jpg")
+    around = cut_open("in the kitchen, my sks!", "teapot", "sks", "x.jpg")
     assert (around.style, around.background) == (None, None)
 
 
@@ -108,7 +108,7 @@ def test_the_identifier_never_stays(words: list[str]) -> None:
         return
     caption = replaced(photo)
     assert "sks" not in caption.lower()
-    around = surroundings(photo, "teapot", "sks", "01.jpg")
+    around = cut_open(photo, "teapot", "sks", "01.jpg")
     if isinstance(around, Surroundings) and around.unclear:  # two teapots may be one or two
         assert "teapot" in caption
         return

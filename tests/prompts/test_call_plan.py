@@ -10,8 +10,7 @@ from test_filling import answers_well
 
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.prompts.filling import fill_vocabulary
-from regforge.prompts.planning import CallPlan, plan_calls
+from regforge.prompts.filling import CallPlan, fill_vocabulary, plan_calls
 from regforge.prompts.vocabulary import Vocabulary
 from regforge.recipe import Recipe
 
@@ -83,7 +82,7 @@ def test_photos_are_calls_too() -> None:
 def test_planning_loads_nothing_heavy() -> None:
     code = (
         "import sys; from regforge.recipe import Recipe\n"
-        "from regforge.prompts.planning import plan_calls\n"
+        "from regforge.prompts.filling import plan_calls\n"
         "plan_calls(Recipe(name='x', subject={'class_noun': 'dog'}))\n"
         "print({'litellm', 'torch', 'PIL', 'transformers'} & set(sys.modules))"
     )

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, recipe_of, text_of
+from fake_language_model import FakeClient, go_together, recipe_of, text_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,11 +108,11 @@ def test_phrases_that_the_banks_know_need_no_question() -> None:
     )
     assert len(client.asked) == 1
     kitchen = next(text for text in vocabulary.slots["background"] if "kitchen" in text)
-    assert not vocabulary.compatible({"motion": "swimming", "background": kitchen})
-    assert vocabulary.compatible({"motion": "standing still", "background": kitchen})
+    assert not go_together(vocabulary, {"motion": "swimming", "background": kitchen})
+    assert go_together(vocabulary, {"motion": "standing still", "background": kitchen})
     # No place of a dog is under water; the user wrote the style all the same, so it stays usable.
-    assert vocabulary.compatible({"style": "an underwater photo of", "background": kitchen})
-    assert not vocabulary.compatible({"style": "a studio photo", "background": kitchen})
+    assert go_together(vocabulary, {"style": "an underwater photo of", "background": kitchen})
+    assert not go_together(vocabulary, {"style": "a studio photo", "background": kitchen})
 
 
 @pytest.mark.parametrize("count", [1, 7, 40, 100, 130, 1000])
@@ -154,7 +154,8 @@ def test_settled_phrases_can_all_be_drawn_and_none_of_the_users_is_lost(
         for phrase in phrases:
             for other in set(slots) - {slot}:
                 assert any(
-                    vocabulary.compatible({slot: phrase, other: there}) for there in settled[other]
+                    go_together(vocabulary, {slot: phrase, other: there})
+                    for there in settled[other]
                 )
 
 

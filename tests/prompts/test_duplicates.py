@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge.prompts.duplicates import Duplicates, NearDuplicates
+from regforge.prompts.exclude import Duplicates, NearDuplicates
 
 
 def test_case_and_punctuation_make_no_difference() -> None:

@@ -15,8 +15,7 @@ from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.composing import compose_rows
 from regforge.prompts.filling import fill_vocabulary
-from regforge.prompts.given_phrases import BankShelf
-from regforge.prompts.vocabulary import Vocabulary, VocabularyError
+from regforge.prompts.vocabulary import BankPhrases, Vocabulary, VocabularyError
 from regforge.providers.language_model import LanguageModelClient
 from regforge.recipe import Recipe
 
@@ -43,7 +42,7 @@ def test_the_embedded_model_chooses_a_whole_vocabulary(noun: str, tmp_path: Path
         print(f"{noun}, {slot}: {'; '.join(phrases)}")
     assert vocabulary == fill(embedded_recipe(noun), tmp_path / "two")
     assert ("motion" in vocabulary.slots) == (noun == "dog")
-    shelf = BankShelf.of(noun, vocabulary.kind)
+    shelf = BankPhrases(noun, phrase_banks.super_category(noun), known=True)
     for slot, phrases in vocabulary.slots.items():
         assert len(phrases) >= 25
         assert len(set(phrases)) == len(phrases)
@@ -81,7 +80,7 @@ def test_the_embedded_model_composes_captions_that_go_together(noun: str, tmp_pa
         rows = list(islice(compose_rows(recipe, client, journal=Journal(None)), 60))
     for row in rows[:10]:
         print(row)
-    shelf = BankShelf.of(noun, phrase_banks.kind(phrase_banks.super_category(noun)))
+    shelf = BankPhrases(noun, phrase_banks.super_category(noun), known=True)
     for row in rows:
         assert phrase_banks.compatible(
             *(shelf.phrases(slot)[phrase] for slot, phrase in row.items())

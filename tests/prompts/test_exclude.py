@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -140,10 +142,10 @@ def test_phrases_that_alone_say_too_much_are_taken_out_with_their_weights() -> N
         slots={"color": ("blue", "red", "sks green"), "style": ("a photo of",)},
         weights={"color": (3.0, 2.0, 1.0), "style": (1.0,)},
     )
-    found = usable(before, dreambench(), class_noun="teapot", identifier="sks")
-    assert found.vocabulary.slots == {"color": ("blue",), "style": ("a photo of",)}
-    assert found.vocabulary.weights == {"color": (3.0,), "style": (1.0,)}
-    assert found.removed == {
+    left, removed = usable(before, dreambench(), class_noun="teapot", identifier="sks")
+    assert left.slots == {"color": ("blue",), "style": ("a photo of",)}
+    assert left.weights == {"color": (3.0,), "style": (1.0,)}
+    assert removed == {
         "color": {
             "red": "says what is excluded, 'a red {}'",
             "sks green": "contains the identifier 'sks'",
@@ -163,14 +165,10 @@ def test_a_slot_with_nothing_left_to_say_is_refused() -> None:
 
 def test_a_noun_that_names_its_material_takes_no_second_one() -> None:
     before = vocabulary(texture=("glazed porcelain", "matte", "satin-finish"), material=("clay",))
-    found = usable(before, Exclusions(), class_noun="ceramic teapot", identifier=None)
-    assert found.vocabulary.slots == {"texture": ("matte", "satin-finish")}
-    assert list(found.removed) == ["texture", "material"]
-    assert usable(before, Exclusions(), class_noun="teapot", identifier=None).removed == {}
-
-
-def test_materials_that_the_user_listed_stay() -> None:
-    before = Vocabulary(
-        "teapot", "object", {"texture": ("glazed porcelain",)}, origins={"texture": "list"}
-    )
-    assert not usable(before, Exclusions(), class_noun="ceramic teapot", identifier=None).removed
+    about: Any = {"class_noun": "ceramic teapot", "identifier": None}
+    left, removed = usable(before, Exclusions(), **about)
+    assert left.slots == {"texture": ("matte", "satin-finish")}
+    assert list(removed) == ["texture", "material"]
+    assert not usable(before, Exclusions(), **{**about, "class_noun": "teapot"})[1]
+    own = replace(before, origins=dict.fromkeys(before.slots, "list"))
+    assert not usable(own, Exclusions(), **about)[1]

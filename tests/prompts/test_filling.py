@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, recipe_of, text_of
+from fake_language_model import FakeClient, go_together, recipe_of, text_of
 
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_FAILED, EXIT_USAGE, RegforgeError
@@ -15,7 +15,7 @@ from regforge.journal import Journal, read
 from regforge.progress import Reporter
 from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.messages import MessageError
-from regforge.prompts.slot_questions import rounds_allowed
+from regforge.prompts.phrase_questions import rounds_allowed
 from regforge.prompts.vocabulary import Vocabulary, VocabularyError
 from regforge.providers.language_model import Question
 from regforge.recipe import Recipe, slots_of
@@ -321,7 +321,7 @@ def test_phrases_that_go_nowhere_are_left_out_of_the_banks_slots() -> None:
     assert "in shafts of sunlight" not in lights  # under water
     for light in lights:
         assert any(
-            vocabulary.compatible({"lighting": light, "background": place})
+            go_together(vocabulary, {"lighting": light, "background": place})
             for place in vocabulary.slots["background"]
         )
 
@@ -360,7 +360,7 @@ def test_a_stored_vocabulary_is_used_and_nobody_is_asked(tmp_path: Path) -> None
     assert vocabulary.slots["color"] == ("red", "blue")
     assert vocabulary.weights == {"color": (1.0, 3.0)}
     assert vocabulary.language_model == "openai/before"
-    assert not vocabulary.compatible({"background": "in a hall", "lighting": "at sunset"})
+    assert not go_together(vocabulary, {"background": "in a hall", "lighting": "at sunset"})
     assert vocabulary.origins["lighting"] == "list"
     assert "is about 'teapot', the recipe about 'ceramic teapot'" in lines[0]
 

@@ -13,9 +13,8 @@ from test_filling import invented
 from regforge.journal import Journal, read
 from regforge.progress import Reporter
 from regforge.prompts.composing import compose_rows
-from regforge.prompts.filling import fill_vocabulary
-from regforge.prompts.photo_captions import describe_photos
-from regforge.prompts.planning import plan_calls
+from regforge.prompts.filling import fill_vocabulary, plan_calls
+from regforge.prompts.photos import describe_photos
 from regforge.prompts.vocabulary import Vocabulary
 from regforge.providers.language_model import LanguageModelClient
 from regforge.recipe import Recipe

@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from test_writing import by_words, photos, recipe, vocabulary, written
 
 from regforge.journal import Journal, read
+from regforge.prompts.filling import CallPlan, plan_calls
 from regforge.prompts.imported import (
     ImportedCaption,
     ImportedCaptions,
     NotImported,
     save_captions,
 )
-from regforge.prompts.planning import CallPlan, plan_calls
+from regforge.prompts.prompt_sets import NotEnoughPrompts
 from regforge.prompts.vocabulary import Vocabulary
-from regforge.prompts.writing import CannotWrite, NotEnoughPrompts, write_prompts
+from regforge.prompts.writing import CannotWrite, write_prompts
 from regforge.recipe import Recipe
 from regforge.records import Example, Prompt
 

@@ -11,7 +11,7 @@ from odd_images import deep_grey
 from PIL import Image
 
 from regforge.errors import EXIT_USAGE
-from regforge.prompts.photo_captions import NoVision, PhotoCaptionError, data_url, describe_photos
+from regforge.prompts.photos import NoVision, PhotoCaptionError, data_url, describe_photos
 
 KITCHEN = {"background": "On a kitchen counter.", "lighting": "in soft daylight"}
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regforge.embedded import phrase_banks
-from regforge.prompts.given_phrases import BankShelf
 from regforge.prompts.phrase_rules import PhraseRules, tidy
+from regforge.prompts.vocabulary import BankPhrases
 
 RULES = PhraseRules("ceramic teapot", "sks")
 
@@ -111,8 +111,7 @@ def test_what_is_kept_is_one_plain_line_without_identifier_or_class_noun(
 
 @pytest.mark.parametrize("noun", ["teapot", "dog", "chef", "trout", "lighthouse", "glasses"])
 def test_the_banks_keep_the_rules(noun: str) -> None:
-    category = phrase_banks.super_category(noun)
-    shelf = BankShelf.of(noun, phrase_banks.kind(category))
+    shelf = BankPhrases(noun, phrase_banks.super_category(noun), known=True)
     rules = PhraseRules("zyx", "sks")
     for slot in phrase_banks.SLOTS:
         phrases = list(shelf.phrases(slot))

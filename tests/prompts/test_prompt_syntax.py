@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge.prompts.prompt_syntax import several_texts, without_syntax
+from regforge.prompts.captions import several_texts, without_syntax
 
 
 @pytest.mark.parametrize(

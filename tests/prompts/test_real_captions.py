@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regforge.embedded import phrase_banks
-from regforge.prompts.against import surroundings, unvaried
+from regforge.prompts.against import cut_open, unvaried
 from regforge.prompts.captions import article_for, noun_pattern, word_pattern
 from regforge.prompts.noun_phrases import category_of
 from regforge.prompts.tag_lists import TagList
@@ -27,7 +27,7 @@ OF_THINGS = dict(zip(SLOTS, ("small", "teal", "glossy"), strict=True))
 
 def against(caption: str, noun: str, identifier: str | None = "sks") -> tuple[str, set[str]]:
     """A caption with the phrases above, and the slots that were not varied."""
-    around = surroundings(caption, noun, identifier, "01.jpg")
+    around = cut_open(caption, noun, identifier, "01.jpg")
     kept = set(unvaried(around, SLOTS))
     of_people = category_of(noun) == "person"
     phrases = {s: p for s, p in (OF_PEOPLE if of_people else OF_THINGS).items() if s not in kept}
@@ -35,7 +35,7 @@ def against(caption: str, noun: str, identifier: str | None = "sks") -> tuple[st
 
 
 def plain(caption: str, noun: str, identifier: str | None = "sks") -> str:
-    around = surroundings(caption, noun, identifier, "01.jpg", vary=False)
+    around = cut_open(caption, noun, identifier, "01.jpg", vary=False)
     return around.caption({}, noun, article_for(noun))
 
 
@@ -73,7 +73,7 @@ def test_the_class_noun_is_in_every_varied_caption(each: dict[str, Any]) -> None
 
 def test_attributes_of_tag_lists_come_as_tags() -> None:
     text = "sks_cat, orange_fur, long_hair, wooden, small, sitting, no_humans"
-    around = surroundings(text, "cat", "sks", "01.jpg")
+    around = cut_open(text, "cat", "sks", "01.jpg")
     assert isinstance(around, TagList)
     made = around.caption({"shape": "large", "color": "light brown"}, "cat")
     assert made == "cat, light_brown_fur, long_hair, large, sitting, no_humans"

@@ -11,8 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regforge.prompts.clashes import Clashes
-from regforge.prompts.sampling import Design, SlotPlan, apportion, permutations, weighted_draws
+from regforge.prompts.sampling import (
+    Clashes,
+    Design,
+    SlotPlan,
+    apportion,
+    permutations,
+    weighted_draws,
+)
 
 SEEDS = st.integers(0, 2**63 - 1)
 

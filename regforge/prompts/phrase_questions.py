@@ -5,8 +5,7 @@
     embedded      it chooses either way: among `values`, else among the phrases of the banks
 
 All slots of a round are asked at the same time, and what comes out does not depend on how many
-calls are open at once. Knows what a usable phrase is through `phrase_rules`, and nothing of how
-captions are made or how a call is sent.
+calls are open at once.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from regforge.embedded.bank_files import gist
 from regforge.errors import EXIT_FAILED
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.prompts.given_phrases import BankShelf, listed, no_bank_phrases, sample
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, Sifted
-from regforge.prompts.vocabulary import VocabularyError
+from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed, sample
 from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe import Recipe, Slot, slots_of
 
@@ -49,20 +47,20 @@ class NoPhrases(VocabularyError):
 
 
 class Phrases(BaseModel):
-    """What is asked for: phrases of one slot."""
+    """The reply of a model that writes: phrases of one slot."""
 
     phrases: list[str]
 
 
 class Choice(BaseModel):
-    """What the embedded model is asked for: phrases by slot, because the name tells it a lot."""
+    """The embedded model's reply: phrases by slot, because the name tells it a lot."""
 
     phrases: dict[str, list[str]]
 
 
 @dataclass
 class _Progress:
-    """How far one slot is."""
+    """How far one slot is; `options` are what the model chooses among, if it chooses."""
 
     slot: Slot
     count: int
@@ -77,31 +75,26 @@ class _Progress:
     def missing(self) -> int:
         return self.count - len(self.found)
 
+    @property
+    def name(self) -> str:
+        return self.slot.name
+
 
 @dataclass(frozen=True)
 class SlotFiller:
-    """Fills the language model's slots of one recipe.
-
-    Attributes:
-        recipe: Its subject, counts and seed.
-        client: Whom to ask.
-        messages: What to say.
-        rules: What a usable phrase is.
-        shelf: The phrases of the banks.
-        journal: Gets what was refused.
-        reporter: Gets the progress.
-    """
+    """Fills the language model's slots of one recipe."""
 
     recipe: Recipe
     client: LanguageModelClient
     messages: Messages
-    rules: PhraseRules
-    shelf: BankShelf
+    bank: BankPhrases
     journal: Journal
     reporter: Reporter
 
     def fill(self, slots: Sequence[Slot]) -> dict[str, tuple[str, ...]]:
-        """Phrases of every slot, at most as many as it asks for.
+        """Find phrases for every slot, at most as many as it asks for.
+
+        All slots of a round are asked at the same time.
 
         Raises:
             VocabularyError: A slot ends with no phrase, or its `values` cannot be used.
@@ -116,19 +109,17 @@ class SlotFiller:
                     self._take(each, reply)
                 task.advance(sum(each.done for each in pending))
         self._check(progress)
-        return {each.slot.name: tuple(each.found) for each in progress}
-
-    # ---------------------------------------------------------------------- before the first call
+        return {each.name: tuple(each.found) for each in progress}
 
     def _start(self, slot: Slot) -> _Progress:
         count = phrases_wanted(self.recipe, slot)
         if slot.values is not None:
-            options, _ = listed(slot, self.rules)
+            options, _ = listed(slot, self.recipe.subject)
             if self.client.chooses_only and slot.count is None:
                 # A model that ranks always has a better half, never a reason to stop.
                 count = min(count, max(4, (len(options) + 1) // 2))
         elif self.client.chooses_only:
-            options = bank_options(self.recipe, slot, self.shelf, count)
+            options = bank_options(self.recipe, slot, self.bank, count)
         else:
             return _Progress(slot, count)
         progress = _Progress(slot, min(count, len(options)), options)
@@ -136,58 +127,57 @@ class SlotFiller:
             progress.found, progress.done = list(options), True
         return progress
 
-    # ------------------------------------------------------------------------------------ asking
-
     def _question(self, progress: _Progress) -> Question:
-        slot = progress.slot
-        seed = question_seed(self.recipe.seed, slot.name, progress.rounds)
-        item = f"slot {slot.name}, round {progress.rounds + 1}"
-        if progress.options:
-            return self._choice(progress, item, seed)
-        wanted = phrases_per_question(self.recipe, progress.missing)
-        known = tuple(progress.found)
-        messages = self.messages(
-            "vocabulary",
-            slot=slot.name,
-            slots=[each.name for each in slots_of(self.recipe)],
-            wanted=wanted,
-            known=list(known),
-        )
+        name, options = progress.name, progress.options
+        seed = question_seed(self.recipe.seed, name, progress.rounds)
+        item = f"slot {name}, round {progress.rounds + 1}"
+        if options:
+            messages = self.messages(
+                "choose", slot=name, values=list(options), wanted=progress.count
+            )
+            if self.client.chooses_only:
+                ranking = self._ranking_schema(progress)
+                return Question(item, messages, Choice, schema=ranking, seed=seed)
+        else:
+            wanted = phrases_per_question(self.recipe, progress.missing)
+            messages = self.messages(
+                "vocabulary",
+                slot=name,
+                slots=[each.name for each in slots_of(self.recipe)],
+                wanted=wanted,
+                known=list(progress.found),
+            )
 
         def problems(reply: Phrases) -> list[str]:
-            sifted = self.rules.sift(slot.name, reply.phrases, known)
+            sifted = self._sift(progress, reply)
             usable = len(sifted.phrases) + sifted.repeated
+            if options:
+                copy = "Copy phrases from it letter by letter."
+                return [] if usable else [f"None of the phrases is in the list. {copy}"]
             if usable >= max(1, wanted // 5):
                 return []
-            said = f"Only {usable} of the {wanted} phrases asked for can be used"
-            return [f"{said}: {sifted.complaint()}" if sifted.refused else said]
+            complaint = f"Only {usable} of the {wanted} phrases asked for can be used"
+            return [f"{complaint}: {sifted.complaint()}" if sifted.refused else complaint]
 
-        return Question(item, messages, Phrases, problems=problems, seed=seed)
-
-    def _choice(self, progress: _Progress, item: str, seed: int) -> Question:
-        slot, options = progress.slot, progress.options
-        messages = self.messages(
-            "choose", slot=slot.name, values=list(options), wanted=progress.count
-        )
-        if self.client.chooses_only:
-            schema = _ranking_schema(slot, options, self.shelf.class_noun, progress.count)
-            return Question(item, messages, Choice, schema=schema, seed=seed)
-
-        def problems(reply: Phrases) -> list[str]:
-            if _among(options, reply.phrases).phrases:
-                return []
-            return ["None of the phrases is in the list. Copy phrases from it letter by letter."]
-
-        schema = _choice_schema(options)
+        schema = _choice_schema(options) if options else None
         return Question(item, messages, Phrases, schema=schema, problems=problems, seed=seed)
 
-    # ------------------------------------------------------------------------------------ replies
+    def _ranking_schema(self, progress: _Progress) -> dict[str, Any]:
+        """JSON schema by which the embedded model chooses different phrases of a slot.
+
+        Of the user's values the best ones; the banks have fitting phrases in plenty, so of theirs
+        it draws among half as many more, likelier ones first, and another seed brings others.
+        """
+        count, options = progress.count, progress.options
+        among = min(len(options), count + (count + 1) // 2)
+        drawn = array(options, count, count if progress.slot.values else among)
+        schema = closed_object({"phrases": closed_object({progress.name: drawn})})
+        return {**schema, "x-class-noun": self.bank.class_noun}
 
     def _take(self, progress: _Progress, reply: Any | None) -> None:
-        slot = progress.slot
         progress.rounds += 1
         before = len(progress.found)
-        item = f"slot {slot.name}, round {progress.rounds}"
+        item = f"slot {progress.name}, round {progress.rounds}"
         if reply is None:
             progress.reason = self.client.failed.get(item)
         else:
@@ -201,24 +191,28 @@ class SlotFiller:
         progress.done = (
             not progress.missing
             or progress.stalled >= _STALLED
-            or progress.rounds >= rounds_allowed(self.recipe, slot)
+            or progress.rounds >= rounds_allowed(self.recipe, progress.slot)
             or bool(progress.options and progress.found)
         )
         if progress.done and progress.options:  # as the recipe orders them, not the model
             progress.found.sort(key=progress.options.index)
 
     def _sift(self, progress: _Progress, reply: Any) -> Sifted:
-        slot = progress.slot
-        texts = reply.phrases[slot.name] if isinstance(reply, Choice) else reply.phrases
-        if progress.options:
-            return _among(progress.options, texts)
-        return self.rules.sift(slot.name, texts, progress.found)
+        texts = reply.phrases[progress.name] if isinstance(reply, Choice) else reply.phrases
+        if not progress.options:
+            return PhraseRules.of(self.recipe).sift(progress.name, texts, progress.found)
+        spelled = spellings(progress.options)
+        chosen = {text: spelled.get(essence(text)) for text in texts}
+        found = dict.fromkeys(option for option in chosen.values() if option is not None)
+        strange = [(text, "is not in the list") for text, option in chosen.items() if not option]
+        return Sifted(tuple(found), 0, tuple(strange))
 
     def _check(self, progress: Sequence[_Progress]) -> None:
         if empty := [each for each in progress if not each.found]:
+            *most, last = (repr(each.name) for each in empty)
+            slots = f"the slots {', '.join(most)} and {last}" if most else f"the slot {last}"
             raise no_use(
-                f"The language model gave no usable phrase for "
-                f"{_slots([each.slot.name for each in empty])}",
+                f"The language model gave no usable phrase for {slots}",
                 next((each.reason for each in empty if each.reason), None),
                 self.journal,
                 "Give the slot `values`, fill it `from: bank`",
@@ -226,55 +220,38 @@ class SlotFiller:
         for each in progress:
             if each.missing and not each.options:
                 self.reporter.say(
-                    f"slot {each.slot.name}: the language model ran out of phrases at "
+                    f"slot {each.name}: the language model ran out of phrases at "
                     f"{len(each.found)} of {each.count}"
                 )
 
 
-def bank_options(recipe: Recipe, slot: Slot, shelf: BankShelf, count: int) -> tuple[str, ...]:
-    """The phrases of the banks among which the embedded model chooses.
+def bank_options(recipe: Recipe, slot: Slot, bank: BankPhrases, count: int) -> tuple[str, ...]:
+    """List the phrases of the banks among which the embedded model chooses `count`.
 
-    Args:
-        recipe: Its seed draws them where there are more than the model can weigh in good time.
-        slot: Which slot.
-        shelf: Whose phrases.
-        count: How many the model is to choose.
-
-    Raises:
-        VocabularyError: The banks have none.
+    Drawn with the recipe's seed where there are more than the model can weigh in good time.
     """
-    phrases = shelf.placeable(slot.name)
+    phrases = bank.placeable(slot.name)
     if not phrases:
-        raise no_bank_phrases(slot, shelf)
+        raise bank.lacks(slot.name, chosen=True)
     seed = question_seed(recipe.seed, slot.name, "options")
-    return tuple(sample(phrases, max(count, MOST_OPTIONS), seed))
+    return sample(phrases, max(count, MOST_OPTIONS), seed)
 
 
 def no_use(what: str, reason: str | None, journal: Journal, instead: str) -> NoPhrases:
-    """The error for a language model that is of no use.
-
-    Args:
-        what: What it did not do, without a full stop.
-        reason: Why, the last time; None if nobody knows.
-        journal: Where to read what it said.
-        instead: How to do without it, the beginning of a hint.
-    """
+    """Build the error for a language model that is of no use, with its last reason if known."""
     hint = f"{journal.ledger} has what it said. " if journal.ledger else ""
     if reason is None or "prompts.llm." not in reason:  # or the reason says what to change
         hint += f"{instead}, or name another model in `prompts.llm.model`."
     return NoPhrases(f"{what}: {reason}" if reason else f"{what}.", hint=hint.strip() or None)
 
 
-# ------------------------------------------------------------------------------------------ plans
-
-
 def phrases_wanted(recipe: Recipe, slot: Slot) -> int:
-    """How many phrases to find for a slot."""
+    """Count the phrases to find for a slot."""
     return slot.count or recipe.prompts.phrases_per_slot
 
 
 def phrases_per_question(recipe: Recipe, missing: int) -> int:
-    """How many phrases to ask for when some are missing: a few more, within the longest reply."""
+    """Count the phrases to ask for: a few more than are missing, within the longest reply."""
     longest = recipe.prompts.llm.max_tokens
     room = _MOST_PER_QUESTION if longest is None else longest // _TOKENS_PER_PHRASE
     most = max(8, min(_MOST_PER_QUESTION, room))
@@ -282,7 +259,7 @@ def phrases_per_question(recipe: Recipe, missing: int) -> int:
 
 
 def rounds_needed(recipe: Recipe, slot: Slot) -> int:
-    """Rounds for a slot if every phrase is usable."""
+    """Count the rounds for a slot if every phrase is usable."""
     if slot.values is not None:
         return 1
     count = phrases_wanted(recipe, slot)
@@ -290,20 +267,29 @@ def rounds_needed(recipe: Recipe, slot: Slot) -> int:
 
 
 def rounds_allowed(recipe: Recipe, slot: Slot) -> int:
-    """Most rounds for a slot."""
+    """Count the most rounds for a slot."""
     return rounds_needed(recipe, slot) + EXTRA_ROUNDS
 
 
-# ---------------------------------------------------------------------------------------- choices
-
-
-def choices(options: Sequence[str]) -> dict[str, Any]:
-    """JSON schema of one of some phrases."""
+def enum(options: Sequence[str]) -> dict[str, Any]:
+    """Build the JSON schema of one of some phrases."""
     return {"type": "string", "enum": list(options)}
 
 
+def array(options: Sequence[str], count: int, among: int) -> dict[str, Any]:
+    """Build the JSON schema of `count` different options, drawn from the `among` likeliest."""
+    return {
+        "type": "array",
+        "items": enum(options),
+        "minItems": count,
+        "maxItems": count,
+        "uniqueItems": True,
+        "x-top-k": among,
+    }
+
+
 def closed_object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON schema of an object with all these properties and no others; strict providers' form."""
+    """Build the JSON schema of an object with these properties alone, as strict providers want."""
     return {
         "type": "object",
         "properties": dict(properties),
@@ -313,54 +299,15 @@ def closed_object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _choice_schema(options: Sequence[str]) -> dict[str, Any]:
-    item = choices(options) if len(options) <= MOST_IN_SCHEMA else {"type": "string"}
+    item = enum(options) if len(options) <= MOST_IN_SCHEMA else {"type": "string"}
     return closed_object({"phrases": {"type": "array", "items": item}})
 
 
-def _ranking_schema(
-    slot: Slot, options: Sequence[str], class_noun: str, count: int
-) -> dict[str, Any]:
-    """JSON schema by which the embedded model chooses `count` different phrases of a slot.
-
-    Of the user's values the best ones; the banks have fitting phrases in plenty, so of theirs it
-    draws among half as many more, likelier ones first, and another seed brings others.
-    """
-    drawn = {
-        "type": "array",
-        "items": choices(options),
-        "minItems": count,
-        "maxItems": count,
-        "uniqueItems": True,
-        "x-top-k": count if slot.values else min(len(options), count + (count + 1) // 2),
-    }
-    schema = closed_object({"phrases": closed_object({slot.name: drawn})})
-    return {**schema, "x-class-noun": class_noun}
-
-
-def _among(options: Sequence[str], texts: Sequence[str]) -> Sifted:
-    """Those texts that are options, as the options spell them."""
-    chosen: dict[str, None] = {}
-    refused: list[tuple[str, str]] = []
-    spelled = spellings(options)
-    for text in texts:
-        option = spelled.get(essence(text))
-        if option is None:
-            refused.append((text, "is not in the list"))
-        else:
-            chosen[option] = None
-    return Sifted(tuple(chosen), 0, tuple(refused))
-
-
 def spellings(options: Sequence[str]) -> dict[str, str]:
-    """Options by their `essence`."""
+    """Map options by their `essence`."""
     return {essence(option): option for option in options}
 
 
 def essence(text: str) -> str:
-    """What is left of a choice that a model copied carelessly."""
+    """Reduce a choice that a model may have copied carelessly."""
     return gist(text.strip(" \"'.-"))
-
-
-def _slots(names: Sequence[str]) -> str:
-    *most, last = (repr(name) for name in names)
-    return f"the slots {', '.join(most)} and {last}" if most else f"the slot {last}"
