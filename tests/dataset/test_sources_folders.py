@@ -180,7 +180,7 @@ def test_a_bomb_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_files_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("folders", "tars", "tables"):
+    for module in ("image_folders", "tars", "tables"):
         monkeypatch.setattr(f"regforge.dataset.sources.{module}.MOST_IMAGE", 1000)
     large = png(1) + bytes(1000)
     files = {"a.png": png(0), "b.png": large}

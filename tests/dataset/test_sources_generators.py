@@ -10,7 +10,7 @@ from layouts import as_tar, png, write
 from PIL import Image, PngImagePlugin
 
 from regforge.dataset.sources import open_dataset
-from regforge.dataset.sources.images import look
+from regforge.dataset.sources.image_headers import read_header
 from regforge.image_files import BrokenImage
 
 TEXT = (
@@ -63,7 +63,7 @@ FILES = {
 
 @pytest.mark.parametrize("kind", FILES)
 def test_prompt_and_parameters_are_found(kind: str) -> None:
-    facts = look(io.BytesIO(FILES[kind]))
+    facts = read_header(io.BytesIO(FILES[kind]))
     assert facts.metadata == KNOWN
     assert facts.prompt == PROMPT
 
@@ -88,30 +88,30 @@ def test_the_prompt_is_the_caption_only_if_nothing_else_is(tmp_path: Path) -> No
     "text", ["", "holiday in Rome", "Steps: 3", '{"prompt": "x"}', "Steps: x, Seed: y", "a\nb: c"]
 )
 def test_other_texts_say_nothing(text: str) -> None:
-    facts = look(io.BytesIO(in_png(text)))
+    facts = read_header(io.BytesIO(in_png(text)))
     assert facts.metadata == {}
     assert facts.prompt is None
 
 
 def test_without_prompt_or_negative_prompt() -> None:
-    facts = look(io.BytesIO(in_png("Steps: 30, Seed: 1")))
+    facts = read_header(io.BytesIO(in_png("Steps: 30, Seed: 1")))
     assert (facts.metadata, facts.prompt) == ({"steps": 30, "seed": 1}, None)
-    facts = look(io.BytesIO(in_png("a cat\nSteps: 30, Seed: 1")))
+    facts = read_header(io.BytesIO(in_png("a cat\nSteps: 30, Seed: 1")))
     assert (facts.metadata, facts.prompt) == ({"steps": 30, "seed": 1}, "a cat")
 
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(), comment=st.binary(), cut=st.integers(0, 200))
 def test_no_file_makes_it_fail(text: str, comment: bytes, cut: int) -> None:
-    look(io.BytesIO(in_exif(comment)))
+    read_header(io.BytesIO(in_exif(comment)))
     whole = in_png(text.encode(errors="replace").decode().replace("\0", ""))
     for content in (whole, whole[:cut], comment, whole[:cut] + comment + whole[cut:]):
         try:
-            look(io.BytesIO(content))
+            read_header(io.BytesIO(content))
         except BrokenImage:
             continue
 
 
 def test_long_lines_of_strangers_take_no_time() -> None:
     for line in ("a " * 50_000, '"' * 99_000, "a: " * 30_000, "a" * 99_000 + ","):
-        look(io.BytesIO(in_png(line)))
+        read_header(io.BytesIO(in_png(line)))

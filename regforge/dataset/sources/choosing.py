@@ -1,27 +1,37 @@
-"""Which of many files are the dataset.
+"""Chooses which of many files are the dataset, by the card (README.md), names and sizes.
 
-Knows names and sizes, and opens nothing. What the card says goes first. Without its word, the kind
-of file that has most of the bytes is the dataset: archives beside a few preview images, or
-images beside a small archive.
+The card's word goes first. It follows `datasets`: `configs` names the files of each split, as
+patterns (https://huggingface.co/docs/hub/datasets-manual-configuration). Without it, the kind of
+file that has most of the bytes is the dataset: archives beside a few preview images, or images
+beside a small archive.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
-from regforge.dataset.sources.captions import SIDECARS, listed
-from regforge.dataset.sources.cards import CARD, Card
-from regforge.dataset.sources.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
-from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.trees import stem_of, suffix_of
+import yaml
+
+from regforge.dataset.sources.caption_columns import SIDECARS, listed
+from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from regforge.dataset.sources.trees import (
+    UNREADABLE,
+    CannotOpen,
+    Tree,
+    read_bytes,
+    stem_of,
+    suffix_of,
+)
 from regforge.recipe.named_files import alike
 
 Kind = Literal["parquet", "images", "tar", "zip"]
+
+CARD = "README.md"
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Files that say something about the images in their folder and below, as `datasets` reads them."""
@@ -30,6 +40,8 @@ EXPORT = "export.json"
 """Written by `regforge export`, whose images lie in `images`; the rest are the same again."""
 
 _LONGEST_PATTERN, _MOST_PATTERNS = 1000, 1000
+_MOST_CARD_BYTES = 2**22
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _OWN = re.compile(r"data/train-\d+-of-\d+\.parquet")
 _TAR = re.compile(r"\.(?:tar|tar\.gz|tgz)$", re.IGNORECASE)
 _NOUNS: dict[Kind, str] = {
@@ -48,15 +60,97 @@ _SPLIT_FILE = re.compile(
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The files of a dataset.
+class DeclaredData:
+    """What a card's front matter says of the data.
 
     Attributes:
-        kind: What they are.
-        data: Their paths, in order.
-        beside: Paths of what says something about them: captions, metadata, the card.
-        notes: What was left out, a sentence each.
+        license: Such as `mit`; None if it does not say.
+        patterns: Where the data of the training split lies; None if it does not say.
+        notes: What was chosen among several, a sentence each.
     """
+
+    license: str | None = None
+    patterns: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_card(tree: Tree) -> DeclaredData:
+    """Read the card among some files; nothing is declared if there is none.
+
+    Raises:
+        HubError: The Hub does not give it.
+    """
+    if CARD not in tree.files:
+        return DeclaredData()
+    try:
+        text = read_bytes(tree, CARD, _MOST_CARD_BYTES).decode("utf-8-sig", errors="replace")
+    except UNREADABLE:
+        return DeclaredData(notes=("The card cannot be read.",))
+    found = _FRONT_MATTER.match(text)
+    try:
+        front = yaml.safe_load(found[1]) if found else {}
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return DeclaredData(notes=("The card's front matter is not valid YAML, and was not read.",))
+    if not isinstance(front, dict):
+        return DeclaredData()
+    notes: list[str] = []
+    config = _default_config(front.get("configs"), notes)
+    patterns = _train_patterns(config, notes) if config else None
+    terms = front.get("license")
+    if terms == "other" and isinstance(front.get("license_name"), str):
+        terms = front["license_name"]
+    names = terms if isinstance(terms, list) else [terms]
+    license_id = ", ".join(name for name in names if isinstance(name, str)) or None
+    return DeclaredData(license_id, patterns, tuple(notes))
+
+
+def _default_config(configs: Any, notes: list[str]) -> Mapping[str, Any] | None:
+    """The configuration that `load_dataset` takes, or the first."""
+    named = [each for each in configs or () if isinstance(each, dict) and "config_name" in each]
+    if not named:
+        return None
+    chosen: Mapping[str, Any] = next(
+        (each for each in named if each["config_name"] == "default" or each.get("default")),
+        named[0],
+    )
+    if len(named) > 1:
+        others = [str(each["config_name"]) for each in named if each is not chosen]
+        notes.append(f"Read the configuration {chosen['config_name']}, and not {listed(others)}.")
+    return chosen
+
+
+def _train_patterns(config: Mapping[str, Any], notes: list[str]) -> tuple[str, ...] | None:
+    folder = str(config.get("data_dir") or "").strip("/")
+    splits = dict(_splits(config.get("data_files")))
+    if not splits:
+        return (f"{folder}/**",) if folder else None
+    chosen = "train" if "train" in splits else next(iter(splits))
+    if len(splits) > 1:
+        others = [name for name in splits if name != chosen]
+        notes.append(f"Read the split {chosen}, and not {listed(others)}.")
+    return tuple(f"{folder}/{path}" if folder else path for path in splits[chosen])
+
+
+def _splits(data_files: Any) -> Iterator[tuple[str, list[str]]]:
+    """(split, patterns), of any form in which `data_files` may be written."""
+    if isinstance(data_files, dict):
+        yield from ((str(split), _texts(paths)) for split, paths in data_files.items())
+    elif isinstance(data_files, list) and any(isinstance(each, dict) for each in data_files):
+        for each in data_files:
+            if isinstance(each, dict):
+                yield str(each.get("split", "train")), _texts(each.get("path"))
+    elif data_files:
+        yield "train", _texts(data_files)
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [each.removeprefix("./") for each in values if isinstance(each, str)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The files of a dataset, what lies beside them (captions, metadata, the card), and notes."""
 
     kind: Kind
     data: tuple[str, ...]
@@ -64,16 +158,11 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def choose(files: Mapping[str, int], card: Card, where: str) -> Choice:
-    """Find the dataset among some files.
-
-    Args:
-        files: Path -> size in bytes.
-        card: What the card says.
-        where: As people call the place, for errors.
+def choose(files: Mapping[str, int], card: DeclaredData, where: str) -> Choice:
+    """Find the dataset among some files, given as path -> size in bytes.
 
     Raises:
-        CannotOpen: There are no images.
+        CannotOpen: There are no images; `where` names the place.
     """
     notes = list(card.notes)
     named = _named_by(card, files, notes)
@@ -99,7 +188,7 @@ def choose(files: Mapping[str, int], card: Card, where: str) -> Choice:
     return Choice(kind, tuple(data), _beside(kind, data, files), tuple(notes))
 
 
-def _named_by(card: Card, files: Mapping[str, int], notes: list[str]) -> Sequence[str]:
+def _named_by(card: DeclaredData, files: Mapping[str, int], notes: list[str]) -> Sequence[str]:
     """The files that the card names; all of them if it names none that is there."""
     if card.patterns is None:
         return list(files)

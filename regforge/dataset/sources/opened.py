@@ -1,43 +1,69 @@
-"""A dataset whose files have been found: reads them, and keeps the notes."""
+"""Finds out what a dataset is, opens it, and keeps the notes while it is read."""
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from regforge.dataset.sources.cards import Card
-from regforge.dataset.sources.choosing import Choice, choose
-from regforge.dataset.sources.findings import Findings
-from regforge.dataset.sources.folders import FolderReader
-from regforge.dataset.sources.interface import CannotOpen
+from regforge.dataset.sources import remote
+from regforge.dataset.sources.caption_columns import Findings, listed
+from regforge.dataset.sources.choosing import Choice, DeclaredData, choose, read_card
+from regforge.dataset.sources.image_folders import FolderReader
 from regforge.dataset.sources.tables import TableReader
 from regforge.dataset.sources.tars import TarReader
-from regforge.dataset.sources.trees import Tree, ZipTree
+from regforge.dataset.sources.trees import CannotOpen, LocalTree, Tree, ZipTree
+from regforge.files import expanded
+from regforge.hub import HubAddress, HubError
+from regforge.recipe.named_files import LEADS_OUT, inside, is_file, is_folder
 from regforge.records import Example
 
+_FILES = re.compile(r"\.(?:parquet|zip|tar|tar\.gz|tgz)$", re.IGNORECASE)
 
-class Reader(Protocol):
-    """Reads one layout.
+
+class CaptionedDataset(Protocol):
+    """A dataset that has been opened.
 
     Attributes:
-        layout: See `CaptionedDataset`.
-        slots: See `CaptionedDataset`.
-        notes: What is known before anything is read, a sentence each.
+        name: As people call it: the folder's name, or `user/name`.
+        layout: What it is: `regforge`, `parquet`, `folder` (images with captions beside them or in
+            metadata files), `webdataset` or `zip`.
+        revision: Commit on the Hub, 40 hex digits; None for a local one.
+        license: What its card says, or None.
+        slots: Names of the slots that its captions have; none for a dataset of somebody else.
+        run: The run's folder that it belongs to, or None.
+        notes: What a person should know about how it was read, a sentence each: images without
+            captions, files that were left out. What only reading can tell is added when
+            `examples` has come to its end.
     """
 
+    name: str
     layout: str
+    revision: str | None
+    license: str | None
     slots: tuple[str, ...]
+    run: Path | None
     notes: list[str]
 
-    def read(self, *, images: bool, findings: Findings) -> Iterator[Example]:
-        """The images; what is found on the way goes into `findings`."""
+    def examples(self, *, images: bool = True) -> Iterator[Example]:
+        """The captioned images in a fixed order, a few in memory at a time; may be called again.
+
+        Args:
+            images: Whether to read the image files too; without them `image` is empty. Sizes are
+                known all the same.
+
+        Raises:
+            CannotOpen: A file is damaged.
+            HubError: The Hub cannot be reached any more.
+        """
         ...
 
 
 @dataclass
-class Opened:
+class _Opened:
     """A `CaptionedDataset`; see there."""
 
     name: str
@@ -47,7 +73,7 @@ class Opened:
     slots: tuple[str, ...]
     run: Path | None
     notes: list[str]
-    _reader: Reader = field(repr=False)
+    _reader: FolderReader | TableReader | TarReader = field(repr=False)
 
     def examples(self, *, images: bool = True) -> Iterator[Example]:
         """See `CaptionedDataset.examples`."""
@@ -56,46 +82,153 @@ class Opened:
         for example in self._reader.read(images=images, findings=findings):
             count = ids[example.id] = ids.get(example.id, 0) + 1
             if count > 1:  # one image with two captions, or two archives with the same names
-                example = _renamed(example, ids, count)
-            findings.saw(example)
-            yield example
-        self.notes[:] = [*self._reader.notes, *findings.sentences()]
+                name = f"{example.id}#{count}"
+                while name in ids:
+                    name += "'"
+                ids[name] = 1
+                yield replace(example, id=name)
+            else:
+                yield example
+        sentences = findings.sentences()
+        self.notes[:] = [*self._reader.notes, *sentences]
         if not findings.images:
-            raise CannotOpen(f"{self.name} holds no image that can be read.", hint=_why(findings))
+            hint = sentences[0] if sentences else None
+            raise CannotOpen(f"{self.name} holds no image that can be read.", hint=hint)
 
 
-def _renamed(example: Example, ids: dict[str, int], count: int) -> Example:
-    name = f"{example.id}#{count}"
-    while name in ids:
-        name += "'"
-    ids[name] = 1
-    return replace(example, id=name)
+def open_dataset(
+    where: str | Path,
+    *,
+    revision: str | None = None,
+    streaming: bool = False,
+    caption_column: str | None = None,
+) -> CaptionedDataset:
+    """Open a dataset.
+
+    Args:
+        where: A run, a dataset's folder, a folder of images, a .zip, .tar or .parquet file, or
+            `user/name[@revision]` on the Hub. What exists on disk is never looked for on the Hub.
+        revision: Branch, tag or commit on the Hub; the same as `@revision`.
+        streaming: Read from the Hub piece by piece instead of downloading it first.
+        caption_column: Where captions stand, if not in `text`, `caption`, `prompt` or `txt`.
+
+    Raises:
+        CannotOpen: There is no such thing, or it holds no images.
+        HubError: It is on the Hub, and may not be read or cannot be reached.
+    """
+    path = expanded(where)
+    if is_file(path) or is_folder(path):
+        if revision is not None:
+            raise CannotOpen(f"{where} lies on this machine and has no revision {revision!r}.")
+        open_it = _open_file if is_file(path) else _open_folder
+        return open_it(path, caption_column)
+    address = HubAddress.parse(str(where))
+    if address is None:
+        raise CannotOpen(f"{where} is not there.", hint=_did_you_mean(path))
+    try:
+        return _open_on_hub(address.at(revision), streaming, caption_column)
+    except HubError as error:
+        # Whoever meant a folder should learn that it is not there.
+        hint = f"{error.hint or ''}\nNor is there a folder {where} on this machine.".strip()
+        raise HubError(error.message, hint=hint) from error
 
 
-def _why(findings: Findings) -> str | None:
-    return " ".join(findings.sentences()[:1]) or None
+def _open_folder(folder: Path, caption_column: str | None) -> _Opened:
+    run, data = _run_of(folder), folder
+    if is_file(folder / "recipe.yaml") and is_folder(folder / "dataset"):
+        data = folder / "dataset"
+        if inside(data, folder) is None:
+            raise CannotOpen(f"{data} {LEADS_OUT}.", hint="Or name the folder that it leads to.")
+    elif run == folder:
+        raise CannotOpen(
+            f"The run {folder} has no dataset yet.",
+            hint=f"Finish it: regforge run {folder / 'recipe.yaml'} --out {folder}",
+        )
+    tree = LocalTree(data)
+    card = read_card(tree)
+    name = folder.resolve().name or str(folder.resolve())
+    notes = []
+    if tree.strays:
+        links = f"{len(tree.strays):,} link{'s' * (len(tree.strays) > 1)}"
+        notes.append(
+            f"Left out: {links} that lead{'s' * (len(tree.strays) == 1)} out of the folder, or "
+            f"nowhere ({listed(sorted(tree.strays), 3)})."
+        )
+    try:
+        choice = choose(tree.files, card, str(folder))
+    except CannotOpen as error:
+        raise CannotOpen(error.message, hint=" ".join([*notes, error.hint or ""])) from error
+    return _open(tree, choice, card, name, caption_column, run=run, notes=notes)
 
 
-def open_tree(
+def _open_file(path: Path, caption_column: str | None) -> _Opened:
+    if not _FILES.search(path.name):
+        raise CannotOpen(
+            f"{path} is no dataset.",
+            hint="Name a folder, or a .parquet, .zip or .tar file. Of images and their captions, "
+            "name the folder.",
+        )
+    tree, card = LocalTree.of_file(path), DeclaredData()
+    return _open(tree, choose(tree.files, card, str(path)), card, path.name, caption_column)
+
+
+def _open_on_hub(address: HubAddress, streaming: bool, caption_column: str | None) -> _Opened:
+    """Open a dataset of the Hub.
+
+    Without streaming, the files that are needed go into the cache of huggingface_hub; what is
+    there already is not fetched again. When the Hub cannot be reached, a copy there is used.
+    """
+    folder, files, cached = remote.look_up(address)
+    commit = folder.name
+    streamed = remote.HubTree(address, commit, files)
+    card = read_card(LocalTree(folder) if folder.is_dir() else streamed)
+    choice = choose(files, card, address.repo_id)
+    tree: Tree = streamed
+    if cached or not streaming:
+        wanted = [*choice.data, *choice.beside]
+        remote.download(address, commit, wanted, cached=cached)
+        tree = LocalTree(folder, only=wanted)
+    note = f"The Hub cannot be reached; read the copy of commit {commit[:8]} on this machine."
+    notes = [note] if cached else []
+    return _open(tree, choice, card, address.repo_id, caption_column, revision=commit, notes=notes)
+
+
+def _open(
     tree: Tree,
     choice: Choice,
-    card: Card,
-    *,
+    card: DeclaredData,
     name: str,
     caption_column: str | None,
+    *,
     revision: str | None = None,
     run: Path | None = None,
     notes: Sequence[str] = (),
-) -> Opened:
+) -> _Opened:
     """Open the files of a dataset, and read its first image.
 
     Raises:
         CannotOpen: A file is damaged, or there is no image that can be read.
         HubError: The Hub does not give one.
     """
-    reader = _reader(tree, choice, name, caption_column)
+    reader: FolderReader | TableReader | TarReader
+    if choice.kind == "parquet":
+        reader = TableReader(tree, choice, caption_column)
+    elif choice.kind == "tar":
+        reader = TarReader(tree, choice, caption_column)
+    elif choice.kind == "images":
+        reader = FolderReader(tree, choice, caption_column)
+    else:
+        unpacked = ZipTree(tree, choice.data)
+        chosen = choose(unpacked.files, DeclaredData(), name)
+        if chosen.kind != "images":
+            raise CannotOpen(
+                f"{name} holds {chosen.kind} files in .zip archives.", hint="Unpack them first."
+            )
+        reader = FolderReader(unpacked, chosen, caption_column)
+        reader.layout = "zip"
+        reader.notes[:0] = choice.notes
     reader.notes[:0] = notes
-    opened = Opened(
+    opened = _Opened(
         name=name,
         layout=reader.layout,
         revision=revision,
@@ -105,24 +238,22 @@ def open_tree(
         notes=list(reader.notes),
         _reader=reader,
     )
-    next(opened.examples(images=False), None)  # so that what cannot be read is told at once
+    next(opened.examples(images=False), None)  # so that what cannot be read is reported at once
     return opened
 
 
-def _reader(tree: Tree, choice: Choice, name: str, asked: str | None) -> Reader:
-    if choice.kind == "parquet":
-        return TableReader(tree, choice, asked)
-    if choice.kind == "tar":
-        return TarReader(tree, choice, asked)
-    if choice.kind == "images":
-        return FolderReader(tree, choice, asked)
-    inside = ZipTree(tree, choice.data)
-    chosen = choose(inside.files, Card(), name)
-    if chosen.kind != "images":
-        raise CannotOpen(
-            f"{name} holds {chosen.kind} files in .zip archives.", hint="Unpack them first."
-        )
-    reader = FolderReader(inside, chosen, asked)
-    reader.layout = "zip"
-    reader.notes[:0] = choice.notes
-    return reader
+def _run_of(folder: Path) -> Path | None:
+    """The run that a folder is, or whose dataset it is."""
+    for run in (folder, folder.resolve().parent):
+        if is_file(run / "state.json") and is_file(run / "recipe.yaml"):
+            return run if run == folder or folder.resolve().name == "dataset" else None
+    return None
+
+
+def _did_you_mean(path: Path) -> str | None:
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return None
+    close = difflib.get_close_matches(path.name, names, 1, 0.6)
+    return f"Did you mean {path.parent / close[0]}?" if close else None

@@ -1,4 +1,4 @@
-"""Datasets on the Hub: which files they have, and fetching them, all at once or piece by piece."""
+"""Lists the files of a dataset on the Hub, and fetches them, all at once or piece by piece."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from regforge.dataset.sources.cards import CARD, read_card
-from regforge.dataset.sources.choosing import choose
-from regforge.dataset.sources.images import IMAGE_SUFFIXES
-from regforge.dataset.sources.opened import Opened, open_tree
-from regforge.dataset.sources.trees import LocalTree, Tree, seen, suffix_of
+from regforge.dataset.sources.choosing import CARD
+from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES
+from regforge.dataset.sources.trees import LocalTree, seen, suffix_of
 from regforge.hub import HubAddress, HubError, explained
 from regforge.hub.errors import is_passing
 
@@ -25,42 +23,12 @@ _HEADER = 2**16
 _BLOCK = 2**22
 
 
-def open_on_hub(address: HubAddress, *, streaming: bool, caption_column: str | None) -> Opened:
-    """Open a dataset of the Hub.
-
-    Without streaming, the files that are needed go into the cache of huggingface_hub; what is
-    there already is not fetched again. When the Hub cannot be reached, a copy there is used.
+def look_up(address: HubAddress) -> tuple[Path, Mapping[str, int], bool]:
+    """(folder of the commit in the cache, its files on the Hub, whether only a copy was found).
 
     Raises:
-        CannotOpen: It holds no images, or is damaged.
-        HubError: It may not be read, or cannot be reached.
+        HubError: It may not be read; or it cannot be reached, and there is no copy.
     """
-    folder, files, cached = _looked_up(address)
-    commit = folder.name
-    card = read_card(LocalTree(folder) if folder.is_dir() else HubTree(address, commit, files))
-    choice = choose(files, card, address.repo_id)
-    tree: Tree = HubTree(address, commit, files)
-    if cached or not streaming:
-        wanted = [*choice.data, *choice.beside]
-        try:
-            _fetched(address.at(commit), _patterns(wanted), cached=cached)
-        except Exception as error:
-            raise explained(error, address.repo_id, revision=address.revision) from error
-        tree = LocalTree(folder, only=wanted)
-    note = f"The Hub cannot be reached; read the copy of commit {commit[:8]} on this machine."
-    return open_tree(
-        tree,
-        choice,
-        card,
-        name=address.repo_id,
-        caption_column=caption_column,
-        revision=commit,
-        notes=[note] if cached else [],
-    )
-
-
-def _looked_up(address: HubAddress) -> tuple[Path, Mapping[str, int], bool]:
-    """(folder of the commit in the cache, its files on the Hub, whether only a copy was found)."""
     try:
         folder = _fetched(address, [CARD])  # finds out the commit, and notes it in the cache
         return folder, _listed(address, folder.name), False
@@ -75,12 +43,23 @@ def _looked_up(address: HubAddress) -> tuple[Path, Mapping[str, int], bool]:
         return folder, _listed_before(address, folder), True
 
 
-def _fetched(address: HubAddress, patterns: Sequence[str], *, cached: bool = False) -> Path:
-    """The folder of the commit, with the files that fit the patterns.
+def download(address: HubAddress, commit: str, paths: Sequence[str], *, cached: bool) -> None:
+    """Fetch some files of a commit into the cache; `cached`: check that they are there.
 
     Raises:
-        Exception: Whatever huggingface_hub raises.
+        HubError: The Hub does not give them.
     """
+    patterns = [glob.escape(path) for path in paths]
+    if len(paths) > _MOST_PATTERNS:  # each file is compared with each pattern
+        patterns = sorted({f"*{glob.escape(Path(path).suffix)}" for path in paths})
+    try:
+        _fetched(address.at(commit), patterns, cached=cached)
+    except Exception as error:
+        raise explained(error, address.repo_id, revision=address.revision) from error
+
+
+def _fetched(address: HubAddress, patterns: Sequence[str], *, cached: bool = False) -> Path:
+    """The folder of the commit, with the files that fit; raises whatever huggingface_hub does."""
     from huggingface_hub import snapshot_download
 
     return Path(
@@ -140,21 +119,8 @@ def _may_be_cached(error: Exception) -> bool:
     return isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError) or is_passing(error)
 
 
-def _patterns(paths: Sequence[str]) -> list[str]:
-    """What `snapshot_download` is asked for: it compares each file with each pattern."""
-    if len(paths) <= _MOST_PATTERNS:
-        return [glob.escape(path) for path in paths]
-    return sorted({f"*{glob.escape(Path(path).suffix)}" for path in paths})
-
-
 class HubTree:
-    """The files of a commit, read by range requests.
-
-    Args:
-        address: The repository.
-        commit: The commit, 40 hex digits.
-        files: Path -> size in bytes, by path.
-    """
+    """The files of a commit, read by range requests."""
 
     def __init__(self, address: HubAddress, commit: str, files: Mapping[str, int]) -> None:
         self.files = files

@@ -10,22 +10,19 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from regforge.dataset.sources.captions import (
+from regforge.dataset.sources.caption_columns import (
+    Findings,
     as_caption,
     caption_column,
     listed,
-    make_example,
     no_captions,
 )
 from regforge.dataset.sources.choosing import Choice
-from regforge.dataset.sources.findings import Findings
-from regforge.dataset.sources.images import Facts, look
-from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.trees import Tree
-from regforge.errors import RegforgeError
+from regforge.dataset.sources.image_headers import Header, read_header
+from regforge.dataset.sources.trees import CannotOpen, Tree
 from regforge.files import MOST_IMAGE
 from regforge.image_files import BrokenImage
 from regforge.records import Example, arrow_schema
@@ -44,25 +41,15 @@ _NAME_COLUMNS = ("id", "__key__", "key", "file_name", "filename")
 
 @dataclass(frozen=True)
 class _Columns:
-    """What the columns of a file are for.
-
-    Attributes:
-        image: The image files.
-        in_struct: Whether they lie in its `bytes`, beside a `path`.
-        caption: The captions, or None.
-        name: What names the rows, or None.
-        sizes: Whether there are `width` and `height`.
-        others: Those that are read as metadata, and all of the above but the image.
-        own: Whether regforge wrote the file.
-    """
+    """What the columns of a file are for."""
 
     image: str
-    in_struct: bool
+    in_struct: bool  # image files lie in its `bytes`, beside a `path`
     caption: str | None
-    name: str | None
-    sizes: bool
-    others: tuple[str, ...]
-    own: bool
+    name: str | None  # names the rows
+    sizes: bool  # there are `width` and `height`
+    others: tuple[str, ...]  # read as metadata, and all of the above but the image
+    own: bool  # regforge wrote the file
 
     @property
     def tell_all(self) -> bool:
@@ -71,12 +58,7 @@ class _Columns:
 
 
 class TableReader:
-    """Some Parquet files with the same columns.
-
-    Args:
-        tree: Where they lie.
-        choice: Which of them.
-        asked: The column that the user wants captions from.
+    """Some Parquet files with the same columns; the user wants captions from the one `asked` for.
 
     Raises:
         CannotOpen: A file is damaged or missing, has no images, or has other columns than the
@@ -92,7 +74,8 @@ class TableReader:
         self._names = frozenset(schema.names)
         self._columns = _columns(schema, asked, self._paths[0])
         self.layout = "regforge" if self._columns.own else "parquet"
-        self.slots = _slots(schema) if self._columns.own else ()
+        slots = schema.field("slots").type if self._columns.own else ()
+        self.slots = tuple(field.name for field in slots)
         self.notes = list(choice.notes)
         if self._columns.caption is None:
             others = [name for name in schema.names if name != self._columns.image]
@@ -102,7 +85,7 @@ class TableReader:
                 self._check_same(path, self._schema(path))
 
     def read(self, *, images: bool, findings: Findings) -> Iterator[Example]:
-        """All rows, file by file; see `CaptionedDataset.examples`."""
+        """All rows, file by file."""
         for path in self._paths:
             for number, (row, image) in enumerate(self._rows(path, images)):
                 yield from self._example(path, number, row, image, images, findings)
@@ -118,24 +101,28 @@ class TableReader:
     ) -> Iterator[Example]:
         """The row as an example, or nothing if its image is broken."""
         columns = self._columns
-        content, inner_name = _file_in(image, columns.in_struct)
+        values = (image or {}) if columns.in_struct else {"bytes": image}
+        content, inner_name = values.get("bytes") or b"", values.get("path") or None
         name = row.get(columns.name) if columns.name else None
         name = str(name) if name not in (None, "") else inner_name or f"{path}:{number}"
-        facts = _facts_in(row) if columns.tell_all else None
+        header = _size_in(row) if columns.tell_all else None
         try:
             if images or not columns.tell_all:
-                seen = _look(content, own=columns.own and facts is not None)
-                facts = facts or seen
-            if facts is None:
+                if not content or len(content) > MOST_IMAGE:
+                    raise BrokenImage("is empty, or too large")
+                # Files of regforge's are known to be what their row says.
+                if header is None or not columns.own:
+                    read = read_header(io.BytesIO(content))
+                    header = header or read
+            if header is None:
                 raise BrokenImage("has no size")
         except BrokenImage:
             findings.broken.add(name)
             return
-        text = as_caption(row.pop(columns.caption, None)) if columns.caption else None
-        if columns.caption is None and facts.prompt is not None:
-            text = facts.prompt
-            findings.from_parameters += 1
-        yield make_example(name, content if images else b"", facts, text, row)
+        text = None
+        if columns.caption is not None:
+            text, header = as_caption(row.pop(columns.caption, None)), replace(header, prompt=None)
+        yield findings.example(name, content if images else b"", header, text, row)
 
     def _rows(self, path: str, images: bool) -> Iterator[tuple[dict[str, Any], Any]]:
         """(columns, image column or None) of each row of a file."""
@@ -261,31 +248,11 @@ def _is_plain(field: pa.Field) -> bool:
     return any(test(kind) for test in (*plain, pa.types.is_floating, pa.types.is_boolean))
 
 
-def _slots(schema: pa.Schema) -> tuple[str, ...]:
-    return tuple(field.name for field in schema.field("slots").type)
-
-
-def _file_in(image: Any, in_struct: bool) -> tuple[bytes, str | None]:
-    """(the file, its name) of a value of an image column; no bytes if it has none."""
-    if not in_struct:
-        return image or b"", None
-    values = image or {}
-    return values.get("bytes") or b"", values.get("path") or None
-
-
-def _facts_in(row: Mapping[str, Any]) -> Facts | None:
+def _size_in(row: Mapping[str, Any]) -> Header | None:
     width, height = row.get("width"), row.get("height")
     if isinstance(width, int) and isinstance(height, int) and width > 0 < height:
-        return Facts(width, height)
+        return Header(width, height)
     return None
-
-
-def _look(content: bytes, *, own: bool) -> Facts | None:
-    if not content:
-        raise BrokenImage("is empty")
-    if len(content) > MOST_IMAGE:
-        raise BrokenImage(f"has more than {MOST_IMAGE:,} bytes")
-    return None if own else look(io.BytesIO(content))
 
 
 def _values(
@@ -314,6 +281,6 @@ def _check_complete(paths: Sequence[str]) -> None:
             )
 
 
-def _damaged(path: str, error: Exception) -> RegforgeError:
+def _damaged(path: str, error: Exception) -> CannotOpen:
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return CannotOpen(f"{path} cannot be read: {reason.rstrip('.')}.")

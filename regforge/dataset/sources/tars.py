@@ -14,22 +14,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
-from regforge.dataset.sources.captions import (
+from regforge.dataset.sources.caption_columns import (
+    Findings,
     as_caption,
     caption_column,
     caption_in,
     columns_in,
-    make_example,
 )
 from regforge.dataset.sources.choosing import METADATA, Choice
-from regforge.dataset.sources.findings import Findings
-from regforge.dataset.sources.images import (
-    IMAGE_SUFFIXES,
-    Facts,
-    look,
-)
-from regforge.dataset.sources.interface import CannotOpen
-from regforge.dataset.sources.trees import Tree, seen, suffix_of
+from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES, Header, read_header
+from regforge.dataset.sources.trees import CannotOpen, Tree, seen, suffix_of
 from regforge.errors import RegforgeError
 from regforge.files import MOST_CAPTION, MOST_IMAGE
 from regforge.image_files import BrokenImage
@@ -43,18 +37,12 @@ _MOST_UNPACKED, _MOST_TIMES = 2**26, 30  # images are packed already, texts to a
 @dataclass
 class _Sample:
     key: str
-    images: dict[str, tuple[bytes, Facts]] = field(default_factory=dict)
+    images: dict[str, tuple[bytes, Header]] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
 
 
 class TarReader:
-    """Some .tar archives.
-
-    Args:
-        tree: Where they lie.
-        choice: Which of them.
-        asked: The member, or the key in a JSON member, that the user wants captions from.
-    """
+    """Some .tar archives; `asked` is the member, or JSON key, that the user wants captions from."""
 
     def __init__(self, tree: Tree, choice: Choice, asked: str | None) -> None:
         self.layout = "webdataset"
@@ -66,7 +54,7 @@ class TarReader:
         self._was_there = False
 
     def read(self, *, images: bool, findings: Findings) -> Iterator[Example]:
-        """All of them, archive by archive; see `CaptionedDataset.examples`."""
+        """All of them, archive by archive."""
         for archive in self._archives:
             prefix = f"{archive}/" if len(self._archives) > 1 else ""
             for sample in self._samples(archive, images, findings):
@@ -115,11 +103,11 @@ class TarReader:
             if member.size > MOST_IMAGE:
                 raise BrokenImage(f"has more than {MOST_IMAGE:,} bytes")
             content = stream.read() if whole else b""
-            facts = look(io.BytesIO(content) if whole else cast(BinaryIO, stream))
+            header = read_header(io.BytesIO(content) if whole else cast(BinaryIO, stream))
         except BrokenImage:
             findings.broken.add(member.name)
         else:
-            sample.images[name] = (content if keep else b"", facts)
+            sample.images[name] = (content if keep else b"", header)
 
     def _add_text(
         self,
@@ -138,19 +126,16 @@ class TarReader:
             sample.texts[name] = stream.read()
 
     def _examples(self, sample: _Sample, prefix: str, findings: Findings) -> Iterator[Example]:
-        for name, (image, facts) in sample.images.items():
+        for name, (image, header) in sample.images.items():
             stem = name.rpartition(".")[0]
-            text, columns = self._said(sample, f"{stem}." if stem else "", findings)
-            if text is None and facts.prompt is not None:
-                text = facts.prompt
-                findings.from_parameters += 1
+            text, columns = self._caption(sample, f"{stem}." if stem else "", findings)
             own = f".{name}" if len(sample.images) > 1 else ""
-            yield make_example(f"{prefix}{sample.key}{own}", image, facts, text, columns)
+            yield findings.example(f"{prefix}{sample.key}{own}", image, header, text, columns)
 
-    def _said(
+    def _caption(
         self, sample: _Sample, stem: str, findings: Findings
     ) -> tuple[str | None, Mapping[str, Any]]:
-        """(caption, what else is said) of an image: by members of its very name, or by any."""
+        """(caption, other columns) of an image: by members of its very name, or by any."""
         columns: dict[str, Any] = {}
         for prefix in dict.fromkeys((stem, "")):
             columns = {**columns_in(sample.texts.get(f"{prefix}json", b"")), **columns}
@@ -158,7 +143,10 @@ class TarReader:
         self._was_there |= asked is not None
         if self._asked and not asked:
             if self._asked not in columns and not self._was_there:
-                raise CannotOpen(_no_such(self._asked, sample, columns))
+                there = ", ".join([*sample.texts, *columns]) or "nothing but its image"
+                raise CannotOpen(
+                    f"The sample {sample.key!r} has no {self._asked!r}; it has {there}."
+                )
             self._was_there = True
             return as_caption(columns.pop(self._asked, None)), columns
         names = [asked] if asked else [f"{p}{s}" for p in dict.fromkeys((stem, "")) for s in _TEXTS]
@@ -176,17 +164,7 @@ class TarReader:
 
 
 def _refuse_bomb(member: tarfile.TarInfo, end: int, packed: int, archive: str) -> None:
-    """Never unpack what is so much larger than its archive that it can only be there to harm.
-
-    Args:
-        member: The next one.
-        end: Where it ends, unpacked.
-        packed: Bytes of the archive.
-        archive: Its path.
-
-    Raises:
-        CannotOpen: It is.
-    """
+    """Never unpack what is so much larger than its archive that it can only be there to harm."""
     if end > _MOST_UNPACKED + _MOST_TIMES * packed:
         raise CannotOpen(
             f"{archive} holds {member.name!r}, with which it would unpack to over {end:,} bytes, "
@@ -207,8 +185,3 @@ def _ends(tar: tarfile.TarFile) -> bool:
     if rest.strip(b"\0") or 0 < len(rest) < tarfile.BLOCKSIZE:
         raise tarfile.ReadError("it breaks off")
     return bool(rest)
-
-
-def _no_such(asked: str, sample: _Sample, columns: Mapping[str, Any]) -> str:
-    there = ", ".join([*sample.texts, *columns]) or "nothing but its image"
-    return f"The sample {sample.key!r} has no {asked!r}; it has {there}."

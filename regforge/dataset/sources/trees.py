@@ -1,8 +1,8 @@
-"""Files by path, wherever they lie: in a folder, or in zip archives.
+"""Files by path, wherever they lie: in a folder, or in zip archives; on the Hub, see `remote`.
 
 A path is relative and has forward slashes. Hidden files, and what operating systems leave behind,
 are not seen, nor is what links lead to outside of the folder. Archives are only ever read: nothing
-in them becomes a path on disk. Files on the Hub are in `remote`.
+in them becomes a path on disk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from regforge.dataset.sources.interface import CannotOpen
-from regforge.errors import RegforgeError
+from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.recipe.named_files import inside
 
 UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -26,12 +25,14 @@ UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZip
 _LITTER = frozenset({"__MACOSX", "__pycache__"})
 
 
-class Tree(Protocol):
-    """Files that can be read.
+class CannotOpen(RegforgeError):
+    """A dataset that is not there, is damaged, or holds no images."""
 
-    Attributes:
-        files: Path -> size in bytes, by path.
-    """
+    exit_code = EXIT_USAGE
+
+
+class Tree(Protocol):
+    """Files that can be read, with their sizes in bytes, in the order of their paths."""
 
     files: Mapping[str, int]
 
@@ -73,18 +74,25 @@ def seen(path: str) -> bool:
     return not any(part.startswith(".") or part in _LITTER for part in parts)
 
 
+def suffix_of(path: str) -> str:
+    """Such as `.png`, in lower case."""
+    return posixpath.splitext(path)[1].lower()
+
+
+def stem_of(path: str) -> str:
+    """The path without its suffix."""
+    return posixpath.splitext(path)[0]
+
+
 class LocalTree:
     """A folder.
-
-    Args:
-        root: The folder.
-        only: The paths that count; all that are there if left out.
 
     Attributes:
         strays: Paths of links that lead out of the folder, or nowhere; they are not followed.
     """
 
     def __init__(self, root: Path, only: Iterable[str] | None = None) -> None:
+        """Look at the paths `only`; at all that are there if left out."""
         self._root = root
         self._places: dict[str, Path] = {}
         self.strays: list[str] = []
@@ -99,6 +107,13 @@ class LocalTree:
                 error
             )
         self.files: Mapping[str, int] = dict(sorted(sizes.items()))
+
+    @classmethod
+    def of_file(cls, path: Path) -> LocalTree:
+        """A file that the user has named: it may be a link to anywhere."""
+        tree = cls(path.parent, only=())
+        tree._places, tree.files = {path.name: path}, {path.name: path.stat().st_size}
+        return tree
 
     def open(self, path: str) -> BinaryIO:
         """See `Tree`."""
@@ -148,26 +163,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-class NamedFile(LocalTree):
-    """A file that the user has named: it may be a link to anywhere.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path.parent, only=())
-        self._places = {path.name: path}
-        self.files = {path.name: path.stat().st_size}
-
-
 class ZipTree:
-    """What lies in some zip archives, as if each were a folder.
-
-    Args:
-        base: Where the archives lie.
-        archives: Their paths. The path of a single one is left out of the paths inside.
-    """
+    """What lies in some zip archives, each a folder of that name; a single one has no name."""
 
     def __init__(self, base: Tree, archives: Iterable[str]) -> None:
         self._base = base
@@ -179,7 +176,9 @@ class ZipTree:
             for entry in self._archive(archive).infolist():
                 path = entry.filename.replace("\\", "/")
                 path = path if len(self._archives) == 1 else f"{archive}/{path}"
-                if _counts(entry, archive) and seen(path) and not _is_bomb(entry):
+                # So much larger than packed, a file can only be there to harm.
+                bomb = entry.file_size > 2**23 + 200 * entry.compress_size
+                if _counts(entry, archive) and seen(path) and not bomb:
                     self._lies_in[path] = (archive, entry.filename)
                     sizes[path] = entry.file_size
         self.close()
@@ -213,11 +212,10 @@ class ZipTree:
             stream = self._base.open(path)
             try:
                 self._open = (path, zipfile.ZipFile(stream), stream)
-            except RegforgeError:
-                stream.close()
-                raise
             except Exception as error:  # as above
                 stream.close()
+                if isinstance(error, RegforgeError):
+                    raise
                 raise CannotOpen(f"{path} is no zip archive, or is damaged: {error}.") from error
         return self._open[1]
 
@@ -229,18 +227,3 @@ def _counts(entry: zipfile.ZipInfo, archive: str) -> bool:
         )
     is_link = stat.S_ISLNK(entry.external_attr >> 16)
     return bool(entry.filename) and not (entry.is_dir() or is_link)
-
-
-def _is_bomb(entry: zipfile.ZipInfo) -> bool:
-    """Whether a file is so much larger than packed that it can only be there to harm."""
-    return entry.file_size > 2**23 + 200 * entry.compress_size
-
-
-def suffix_of(path: str) -> str:
-    """Such as `.png`, in lower case."""
-    return posixpath.splitext(path)[1].lower()
-
-
-def stem_of(path: str) -> str:
-    """The path without its suffix."""
-    return posixpath.splitext(path)[0]

@@ -1,6 +1,6 @@
-"""What an image file says about itself: its size, how it is turned, and what it was made with.
+"""Reads image headers: the size, how the image is turned, and what it was generated with.
 
-Reads the header and decodes no pixels. Image generators leave a text in the files they write
+Decodes no pixels. Image generators leave a text in the files they write
 (AUTOMATIC1111's web UI began it, regforge does it too): the prompt, `Negative prompt: ...`, and a
 last line `Steps: 30, Sampler: Euler a, CFG scale: 7, Seed: 1, Model hash: ...`. It lies in the
 `parameters` text of a PNG, and in the Exif user comment of a JPEG or WebP.
@@ -33,16 +33,13 @@ _PARAMETER = re.compile(r'(\w[\w \-/]{0,40}):\s{0,4}("(?:\\.|[^"\\]){0,9999}"|[^
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What the header of an image file says.
+class Header:
+    """The header of an image file: pixels as stored, and what a generator wrote into it.
 
     Attributes:
-        width: Pixels, as stored.
-        height: Pixels, as stored.
         metadata: `seed`, `steps`, `scheduler`, `guidance_scale`, `negative_prompt`, `model`,
             `model_hash` of a generated image, as far as they are there; `exif_orientation`, 2 to
             8, if the image is to be turned.
-        prompt: Of a generated image, or None.
     """
 
     width: int
@@ -51,7 +48,7 @@ class Facts:
     prompt: str | None = None
 
 
-def look(stream: BinaryIO) -> Facts:
+def read_header(stream: BinaryIO) -> Header:
     """Read the header of an image file.
 
     Raises:
@@ -75,7 +72,7 @@ def look(stream: BinaryIO) -> Facts:
     orientation = exif.get(_ORIENTATION)
     if isinstance(orientation, int) and 2 <= orientation <= 8:
         metadata["exif_orientation"] = orientation
-    return Facts(width, height, metadata, prompt)
+    return Header(width, height, metadata, prompt)
 
 
 def _exif(image: Image.Image) -> Image.Exif:
@@ -113,13 +110,12 @@ def _comment_text(comment: bytes) -> str:
 
 def _parameters(text: str) -> tuple[dict[str, Any], str | None]:
     """(metadata, prompt) of a text that an image generator left; nothing of any other text."""
-    *said, last = text[:_LONGEST_TEXT].strip("\0 \r\n").splitlines() or [""]
+    *lines, last = text[:_LONGEST_TEXT].strip("\0 \r\n").splitlines() or [""]
     found = {name.strip(): _unquoted(value) for name, value in _PARAMETER.findall(last)}
     if "Steps" not in found or "Seed" not in found:
         return {}, None
-    start = next((at for at, line in enumerate(said) if line.startswith("Negative prompt:")), None)
-    negative = "\n".join(said[start:])[len("Negative prompt:") :] if start is not None else ""
-    prompt = "\n".join(said[:start]).strip()
+    prompt, _, negative = "\n".join(["", *lines]).partition("\nNegative prompt:")
+    prompt = prompt.strip()
     known = {name: _as(kind, found.get(key)) for key, (name, kind) in _KNOWN.items()}
     known["negative_prompt"] = negative.strip() or None
     return {name: value for name, value in known.items() if value is not None}, prompt or None
