@@ -7,15 +7,17 @@ what is in the image.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import median
 
-from regforge.audit.findings import (
+from regforge.audit.gathering import (
     MOST_EXAMPLES,
     Check,
+    Gathered,
     Grade,
     of,
     percent,
@@ -23,7 +25,7 @@ from regforge.audit.findings import (
     shortened,
     worse,
 )
-from regforge.audit.gathering import Gathered
+from regforge.embedded import phrase_banks
 from regforge.prompts.exclude import plain_words
 from regforge.prompts.tokens import TokenBudget
 
@@ -39,45 +41,63 @@ OTHER_THINGS = 0.05
 MANY_WITHOUT = 0.05
 MANY_TOO_LONG = 0.1
 
+FEW_WORDS = 6
+SOME_WORDS = 12
+"""Effective words of a set that says almost nothing ("a photo of a woman" has 4), and little."""
+
+SELDOM = 0.1
+"""Share of captions below which a set counts as not saying such a thing."""
+
 _FRAME = frozenset(
     "a an the one of photo photograph picture image pic portrait close up shot this is".split()
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 _WEIGHTED = re.compile(r"\([^()]+:\d*\.?\d+\)|<lora:|\bBREAK\b|\{[^{}]*\|[^{}]*\}")
 
-MULTI_LINE = "several lines"
-UNPRINTABLE = "unprintable characters"
-SPACES = "spaces at an end"
-SYNTAX = "prompt syntax"
-
+# Each trap with what it does, in the order in which they are named.
 _TRAPS: Mapping[str, str] = {
-    MULTI_LINE: "kohya reads only the first line; SimpleTuner and OneTrainer take each line as a "
-    "caption of its own",
-    UNPRINTABLE: "the text was probably saved in another encoding than UTF-8",
-    SYNTAX: "weights, LoRA tags and {a|b} are instructions for a user interface; a trainer reads "
-    "them as words",
-    SPACES: "harmless, and equal captions look different",
+    "several lines": "kohya reads only the first line; SimpleTuner and OneTrainer take each line "
+    "as a caption of its own",
+    "unprintable characters": "the text was probably saved in another encoding than UTF-8",
+    "prompt syntax": "weights, LoRA tags and {a|b} are instructions for a user interface; a "
+    "trainer reads them as words",
+    "spaces at an end": "harmless, and equal captions look different",
 }
 
 
-def counted(found: Gathered) -> Counter[str]:
-    """Captions, and how many images have each; without the images that have none."""
-    return Counter(text for text in found.texts if text and not text.isspace())
+def caption_checks(found: Gathered, budget: TokenBudget) -> Iterator[Check]:
+    """All checks of captions, slots apart.
+
+    Args:
+        found: The dataset.
+        budget: Counts tokens, and knows the limit.
+    """
+    yield _missing(found)
+    checks: dict[str, Callable[[Gathered], Check]] = {
+        "caption variety": _variety,
+        "caption length": _length,
+        "class noun": _class_noun,
+        "caption format": _form,
+        "token limit": functools.partial(_tokens, budget=budget),
+    }
+    for name, check in checks.items():
+        if found.captions or (name == "class noun" and not any(found.nouns)):
+            yield check(found)
+        else:
+            yield Check(name, "unknown", "There are no captions.")
 
 
-def missing(found: Gathered) -> Check:
-    """Images without a caption, or with an empty one."""
+def _missing(found: Gathered) -> Check:
     total = len(found.texts)
     without = [n for n, text in enumerate(found.texts) if not text or text.isspace()]
     empty = sum(found.texts[n] is not None for n in without)
     numbers = {"without": len(without), "empty": empty, "share": ratio(len(without), total)}
     if not without:
         return Check("captions", "good", f"All {total:,} images have one.", numbers=numbers)
-    grade: Grade = "bad" if len(without) > MANY_WITHOUT * total else "look"
     emptily = f", {empty:,} of them an empty one" if empty else ""
     return Check(
         "captions",
-        grade,
+        "bad" if len(without) > MANY_WITHOUT * total else "look",
         f"{of(len(without), total)} have none{emptily}.",
         "Caption them, or leave them out: kohya trains them on the class alone, OneTrainer on an "
         "empty text, SimpleTuner stops.",
@@ -86,12 +106,9 @@ def missing(found: Gathered) -> Check:
     )
 
 
-def variety(found: Gathered) -> Check:
+def _variety(found: Gathered) -> Check:
     """How many different captions there are, and whether one of them is everywhere."""
-    counts = counted(found)
-    total = counts.total()
-    if not total:
-        return Check("caption variety", "unknown", "There are no captions.")
+    counts, total = found.captions, found.captions.total()
     (top, top_count), *_ = counts.most_common(1)
     plain = Counter(" ".join(sorted(plain_words(text).split())) for text in counts)
     near = sum(n - 1 for n in plain.values())
@@ -105,33 +122,28 @@ def variety(found: Gathered) -> Check:
         "near_identical": near,
         "effective": round(math.exp(entropy(counts.values())), 1),
     }
-    one_for_all = top_count > ONE_FOR_ALL * total and total > 1
-    often = top_count > max(1, OFTEN * total)
-    few = len(counts) < FEW_DISTINCT * total
-    grade: Grade = "bad" if one_for_all else "look" if often or few else "good"
-    finding = f"{len(counts):,} different captions for {total:,} images"
+    grade: Grade = "good"
+    finding, advice = f"{len(counts):,} different captions for {total:,} images", ""
     if top_count > 1:
         finding += f"; the most frequent one has {percent(top_count, total)} of them"
     if near:
         finding += f"; {near:,} differ from another only in order, case or punctuation"
-    advice = (
-        "Naive captions protect little of the class: give the images captions that say what is "
-        "in each, or make a set with structured captions."
-        if one_for_all
-        else "Vary the captions: more phrases in a slot, or fewer images of each caption."
-        if grade == "look"
-        else ""
-    )
+    if top_count > ONE_FOR_ALL * total and total > 1:
+        grade = "bad"
+        advice = (
+            "Naive captions protect little of the class: give the images captions that say what is "
+            "in each, or make a set with structured captions."
+        )
+    elif top_count > max(1, OFTEN * total) or len(counts) < FEW_DISTINCT * total:
+        grade = "look"
+        advice = "Vary the captions: more phrases in a slot, or fewer images of each caption."
     shown = [shortened(text) for text, count in counts.most_common(3) if count > 1]
     return Check("caption variety", grade, finding + ".", advice, numbers, shown)
 
 
-def length(found: Gathered) -> Check:
+def _length(found: Gathered) -> Check:
     """Words in a caption, and captions that say only the class noun."""
-    counts = counted(found)
-    total = counts.total()
-    if not total:
-        return Check("caption length", "unknown", "There are no captions.")
+    counts, total = found.captions, found.captions.total()
     nouns = {plain_words(noun) for noun in found.nouns if noun}
     words = {text: plain_words(text).split() for text in counts}
     lengths = sorted(len(words[text]) for text in counts.elements())
@@ -145,37 +157,39 @@ def length(found: Gathered) -> Check:
         "only_class_noun": bare_count,
         "only_class_noun_share": ratio(bare_count, total),
     }
-    grades: list[Grade] = ["look" if middle <= SHORT else "good"]
+    grade: Grade = "look" if middle <= SHORT or bare else "good"
     finding = f"{lengths[0]} to {lengths[-1]} words, half of them {middle:g} or fewer"
     if lengths[0] == lengths[-1]:
         finding = f"{middle:g} word{'s' * (middle != 1)} each"
     if bare:
-        grades.append("bad" if bare_count > ONE_FOR_ALL * total else "look")
+        grade = "bad" if bare_count > ONE_FOR_ALL * total else "look"
         finding += f"; {of(bare_count, total, 'captions')} name the class and say no more"
-    grade = worse(*grades)
     advice = "Let captions say what else is in the image: color, place, style." * (grade != "good")
     shown = [shortened(text) for text in bare[:MOST_EXAMPLES]]
     return Check("caption length", grade, finding + ".", advice, numbers, shown)
 
 
-def class_noun(found: Gathered) -> Check:
+def _says_only(words: list[str], nouns: set[str]) -> bool:
+    rest = " ".join(word for word in words if word not in _FRAME)
+    return not rest or rest in nouns or (not nouns and len(rest.split()) == 1)
+
+
+def _class_noun(found: Gathered) -> Check:
     """Captions that do not name what the images show.
 
     The class noun's last word counts too, and plurals: "ceramic teapot" is named by "two teapots".
     """
     nouns = Counter(noun for noun in found.nouns if noun)
+    if not nouns:
+        advice = "Name it: regforge audit ... --class-noun woman"
+        return Check("class noun", "unknown", "Nobody says what the images show.", advice)
     pairs = [
         (text, noun)
         for text, noun in zip(found.texts, found.nouns, strict=True)
-        if text and not text.isspace() and noun
+        if text and text in found.captions and noun
     ]
     if not pairs:
-        return Check(
-            "class noun",
-            "unknown",
-            "Nobody says what the images show." if not nouns else "There are no captions.",
-            "Name it: regforge audit ... --class-noun woman" if not nouns else "",
-        )
+        return Check("class noun", "unknown", "There are no captions.")
     patterns = {noun: _naming(noun) for noun in nouns}
     silent = Counter(text for text, noun in pairs if not patterns[noun].search(plain_words(text)))
     count = silent.total()
@@ -202,45 +216,46 @@ def class_noun(found: Gathered) -> Check:
     )
 
 
-def form(found: Gathered) -> Check:
+def _naming(noun: str) -> re.Pattern[str]:
+    word = (plain_words(noun).split()[-1:] or [""])[0]
+    plural = f"|{re.escape(word[:-1])}ies" if word.endswith("y") else ""
+    return re.compile(rf"\b(?:{re.escape(word)}(?:e?s)?{plural})\b")
+
+
+def _form(found: Gathered) -> Check:
     """Captions that trainers read otherwise than people do."""
-    counts = counted(found)
-    total = counts.total()
-    if not total:
-        return Check("caption format", "unknown", "There are no captions.")
     traps: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    for text, count in counts.items():
-        for trap in _traps(text):
+    for text, count in found.captions.items():
+        caught = (
+            len(text.strip().splitlines()) > 1,
+            _CONTROL.search(text),
+            _WEIGHTED.search(text),
+            text != text.strip(),
+        )
+        for trap in (trap for trap, is_caught in zip(_TRAPS, caught, strict=True) if is_caught):
             traps[trap] += count
             examples.setdefault(trap, text)
     numbers = {trap.replace(" ", "_"): traps[trap] for trap in _TRAPS}
     if not traps:
         return Check("caption format", "good", "One clean line each.", numbers=numbers)
-    said = [trap for trap in _TRAPS if traps[trap]]
+    seen = [trap for trap in _TRAPS if traps[trap]]
+    total = found.captions.total()
     return Check(
         "caption format",
-        "good" if said == [SPACES] else "look",
-        "; ".join(f"{trap}: {of(traps[trap], total, 'captions')}" for trap in said) + ".",
-        "; ".join(f"{trap}: {_TRAPS[trap]}" for trap in said) + ".",
+        "good" if seen == ["spaces at an end"] else "look",
+        "; ".join(f"{trap}: {of(traps[trap], total, 'captions')}" for trap in seen) + ".",
+        "; ".join(f"{trap}: {_TRAPS[trap]}" for trap in seen) + ".",
         numbers,
-        [repr(shortened(examples[trap])) for trap in said],
+        [repr(shortened(examples[trap])) for trap in seen],
     )
 
 
-def tokens(found: Gathered, budget: TokenBudget) -> Check:
-    """Captions that the text encoder would cut.
-
-    Args:
-        found: The dataset.
-        budget: Counts, and knows the limit.
-    """
-    counts = counted(found)
-    total = counts.total()
-    if not total:
-        return Check("token limit", "unknown", "There are no captions.")
+def _tokens(found: Gathered, budget: TokenBudget) -> Check:
+    """Captions that the text encoder would cut."""
+    counts, total = found.captions, found.captions.total()
     needed = {text: budget.count(text) for text in counts}
-    over = [text for text in counts if needed[text] > budget.limit]
+    over = sorted((t for t in counts if needed[t] > budget.limit), key=lambda t: -needed[t])
     count = sum(counts[text] for text in over)
     longest = max(needed.values())
     numbers = {
@@ -256,13 +271,10 @@ def tokens(found: Gathered, budget: TokenBudget) -> Check:
     if not over:
         finding = f"The longest caption has {about}{longest} of {budget.limit} tokens, {who}."
         return Check("token limit", "good", finding, numbers=numbers)
-    grade: Grade = "look"
-    if count > MANY_TOO_LONG * total and not budget.estimated:
-        grade = "bad"  # an estimate counts rather too many
-    over.sort(key=lambda text: -needed[text])
+    many = count > MANY_TOO_LONG * total and not budget.estimated  # that counts rather too many
     return Check(
         "token limit",
-        grade,
+        "bad" if many else "look",
         f"{of(count, total, 'captions')} have more than {budget.limit} tokens, the longest "
         f"{about}{longest}, {who}.",
         "The text encoder drops their ends, and nothing says so: shorten them.",
@@ -278,26 +290,96 @@ def entropy(counts: Iterable[int]) -> float:
     return -sum(n / total * math.log(n / total) for n in known) if total else 0.0
 
 
-def _says_only(words: list[str], nouns: set[str]) -> bool:
-    rest = " ".join(word for word in words if word not in _FRAME)
-    return not rest or rest in nouns or (not nouns and len(rest.split()) == 1)
+# -------------------------------------------------------------------------- captions without slots
+#
+# A color, a place and a style are looked for with the words of the shipped phrase banks: the last
+# word of every color ("cherry red"), the last word of every place behind a preposition ("on an
+# empty beach"), the last word of every style but "photo" ("a loose watercolor sketch of"). A rule
+# of thumb: it overlooks words that no bank has.
+
+_REACH = 6  # words behind a preposition among which a place is looked for
+_NO_COLORS = frozenset(
+    "colored haired marked toned tone browned colorful "
+    "bright dark deep fair light pale vivid".split()
+)
+_PLAIN_COLORS = frozenset("red orange yellow green blue purple pink brown grey".split())
+_NO_STYLES = frozenset("photo photograph picture shot snapshot still".split())
 
 
-def _naming(noun: str) -> re.Pattern[str]:
-    head = plain_words(noun).split()[-1:] or [""]
-    word = head[0]
-    plural = f"|{re.escape(word[:-1])}ies" if word.endswith("y") else ""
-    return re.compile(rf"\b(?:{re.escape(word)}(?:e?s)?{plural})\b")
+def word_coverage(found: Gathered) -> Check:
+    """How rich the captions' words are, and what they say.
+
+    Effective words are the exponential of Shannon's entropy of the words: as many words, used
+    equally often, would be as rich (Hill number of order 1; Jost, Oikos 113, 2006).
+    """
+    if not found.captions:
+        return Check("word coverage", "unknown", "There are no captions.")
+    total = found.captions.total()
+    words: Counter[str] = Counter()
+    values: dict[str, Counter[str]] = {slot: Counter() for slot in ("color", "place", "style")}
+    for text, count in found.captions.items():
+        spoken = plain_words(text).split()
+        for word in spoken:
+            words[word] += count
+        for slot, value in _slots_in(spoken).items():
+            values[slot][value] += count
+    says = {slot: counts.total() for slot, counts in values.items()}
+    effective = math.exp(entropy(words.values()))
+    numbers = {
+        "words": words.total(),
+        "distinct_words": len(words),
+        "type_token_ratio": ratio(len(words), words.total()),
+        "evenness": round(math.log(effective) / math.log(len(words)), 3) if len(words) > 1 else 0.0,
+        "effective_words": round(effective, 1),
+        "says": {slot: ratio(count, total) for slot, count in says.items()},
+        "most_said": {slot: dict(counts.most_common(5)) for slot, counts in values.items()},
+    }
+    nothing = all(count < SELDOM * total for count in says.values())
+    look: Grade = "look" if nothing or effective < SOME_WORDS else "good"
+    grade = worse(look, "bad" if effective < FEW_WORDS else "good")
+    shares = ", ".join(f"a {slot} {percent(count, total)}" for slot, count in says.items())
+    tops = {slot: [word for word, _ in counts.most_common(4)] for slot, counts in values.items()}
+    return Check(
+        "word coverage",
+        grade,
+        f"{len(words):,} different words, as rich as {effective:.0f} used equally often; of "
+        f"{total:,} captions {shares}.",
+        "Captions hardly differ in what they say: vary color, place and style." * (grade != "good"),
+        numbers,
+        [f"{slot}: {', '.join(top)}" for slot, top in tops.items() if top],
+    )
 
 
-def _traps(text: str) -> list[str]:
-    return [
-        trap
-        for trap, caught in (
-            (MULTI_LINE, len(text.strip().splitlines()) > 1),
-            (UNPRINTABLE, bool(_CONTROL.search(text))),
-            (SYNTAX, bool(_WEIGHTED.search(text))),
-            (SPACES, text != text.strip()),
-        )
-        if caught
-    ]
+def _slots_in(words: list[str]) -> Mapping[str, str]:
+    """The first color, place and style that a caption says."""
+    lexicon = _lexicon()
+    found: dict[str, str] = {}
+    for number, word in enumerate(words):
+        for slot in ("color", "style"):
+            if word in lexicon[slot]:
+                found.setdefault(slot, word)
+        if word in lexicon["preposition"]:
+            near = words[number + 1 : number + 1 + _REACH]
+            if place := next((each for each in near if each in lexicon["place"]), None):
+                found.setdefault("place", place)
+    return found
+
+
+@functools.cache
+def _lexicon() -> Mapping[str, set[str]]:
+    banks = phrase_banks.load()
+
+    def phrases(slot: str) -> list[list[str]]:
+        texts = {p.text for name in banks.super_categories for p in banks.phrases(slot, name)}
+        return [plain_words(text).split() for text in texts]
+
+    def last(slot: str, besides: frozenset[str] = frozenset()) -> set[str]:
+        endings = (next((w for w in reversed(p) if w not in besides), "") for p in phrases(slot))
+        return set(endings) - {""}
+
+    return {
+        "color": last("color", _NO_COLORS) | _PLAIN_COLORS,
+        "place": last("background"),
+        "preposition": {words[0] for words in phrases("background")},
+        "style": last("style") - _NO_STYLES,
+    }

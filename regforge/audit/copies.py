@@ -1,4 +1,4 @@
-"""Images that are there more than once: the same file, the same pixels, or nearly the same look.
+"""Images that are there more than once, by file, pixels or look; and files that are no use.
 
 Two perceptual hashes that differ in at most 4 bits agree in one of five parts of the 64 bits, so
 only images that share a part are compared (pigeonhole). 100,000 hashes of different images take a
@@ -7,13 +7,24 @@ second, and memory does not depend on how many copies there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regforge.audit.findings import MOST_EXAMPLES, Check, Grade, of, ratio
-from regforge.audit.gathering import Gathered
+from regforge.audit.gathering import (
+    CANNOT_BE_READ,
+    LOW_JPEG_QUALITY,
+    MOST_EXAMPLES,
+    STALE_DIGEST,
+    TOO_LARGE,
+    Check,
+    Gathered,
+    many,
+    of,
+    ratio,
+)
+from regforge.image_files import ANIMATED, DEEP, TRANSPARENT, TURNED
 
 NEAR = 4
 """Bits, of 64, in which the hashes of near duplicates differ at most; `curate` has the same."""
@@ -30,27 +41,21 @@ _WAITING = 500_000  # pairs gathered before they are put into groups
 
 def exact_duplicates(found: Gathered) -> Check:
     """Images whose files, or decoded pixels, are equal."""
-    total = len(found.ids)
-    known = [number for number in range(total) if found.digests[number]]
+    name, total = "exact duplicates", len(found.ids)
+    known = [number for number, file in enumerate(found.files) if file.digest]
     if not known:
-        return Check(
-            "exact duplicates", "unknown", "The files were not read.", numbers={"compared": 0}
-        )
-    groups = _equal([found.digests[n] for n in known], [found.pixels[n] for n in known])
+        return Check(name, "unknown", "The files were not read.", numbers={"compared": 0})
+    files = [found.files[n] for n in known]
+    groups = _equal([file.digest for file in files], [file.pixels for file in files])
     spare = len(known) - int(np.unique(groups).size)
     numbers = {"compared": len(known), "spare": spare, "share": ratio(spare, total)}
     if not spare:
-        what = "file or pixels" if any(found.pixels) else "file"
-        return Check(
-            "exact duplicates",
-            "good",
-            f"No two of {len(known):,} images have the same {what}.",
-            numbers=numbers,
-        )
-    grade: Grade = "bad" if spare > MANY_COPIES * total else "look"
+        what = "file or pixels" if any(file.pixels for file in files) else "file"
+        finding = f"No two of {len(known):,} images have the same {what}."
+        return Check(name, "good", finding, numbers=numbers)
     return Check(
-        "exact duplicates",
-        grade,
+        name,
+        "bad" if spare > MANY_COPIES * total else "look",
         f"{of(spare, total)} are copies of another one.",
         "Keep one of each: a copy only counts its original twice.",
         numbers,
@@ -60,13 +65,12 @@ def exact_duplicates(found: Gathered) -> Check:
 
 def near_duplicates(found: Gathered) -> Check:
     """Images whose perceptual hashes differ in at most `NEAR` bits."""
-    total = len(found.ids)
-    known = [number for number in range(total) if found.hashes[number] is not None]
+    name, total = "near duplicates", len(found.ids)
+    known = [number for number, file in enumerate(found.files) if file.hash is not None]
     if not known:
-        return Check(
-            "near duplicates", "unknown", "No perceptual hashes are known.", numbers={"compared": 0}
-        )
-    groups = look_alikes(np.array([found.hashes[n] for n in known], np.uint64), NEAR)
+        finding = "No perceptual hashes are known."
+        return Check(name, "unknown", finding, numbers={"compared": 0})
+    groups = look_alikes(np.array([found.files[n].hash for n in known], np.uint64), NEAR)
     sizes = np.unique(groups, return_counts=True)[1]
     clusters = sizes[sizes > 1]
     spare = int(clusters.sum() - len(clusters))
@@ -79,18 +83,13 @@ def near_duplicates(found: Gathered) -> Check:
         "max_distance": NEAR,
     }
     if not spare:
-        return Check(
-            "near duplicates",
-            "good",
-            f"No two of {len(known):,} images look alike (pHash, {NEAR} of 64 bits).",
-            numbers=numbers,
-        )
-    grade: Grade = "bad" if spare > MANY_NEAR * total else "look"
-    many = "1 group" if len(clusters) == 1 else f"{len(clusters):,} groups"
+        finding = f"No two of {len(known):,} images look alike (pHash, {NEAR} of 64 bits)."
+        return Check(name, "good", finding, numbers=numbers)
     return Check(
-        "near duplicates",
-        grade,
-        f"{of(spare, total)} look like another one: {many}, the largest of {clusters.max():,}.",
+        name,
+        "bad" if spare > MANY_NEAR * total else "look",
+        f"{of(spare, total)} look like another one: {many(len(clusters), 'group')}, the largest of "
+        f"{clusters.max():,}.",
         "Keep one of each group, or draw the others again with other captions or seeds "
         "(curate.max_duplicate_distance: 4 does so while rendering).",
         numbers,
@@ -113,12 +112,10 @@ def look_alikes(hashes: NDArray[np.uint64], most: int = NEAR) -> NDArray[np.int6
     distinct, place = np.unique(hashes, return_inverse=True)
     labels = np.arange(len(distinct))
     waiting: list[NDArray[np.int64]] = []
-    size = 0
     for pairs in _close_pairs(distinct, most):
         waiting.append(pairs)
-        size += len(pairs)
-        if size > _WAITING:
-            labels, waiting, size = _joined(labels, np.concatenate(waiting)), [], 0
+        if sum(map(len, waiting)) > _WAITING:
+            labels, waiting = _joined(labels, np.concatenate(waiting)), []
     if waiting:
         labels = _joined(labels, np.concatenate(waiting))
     return labels[place]
@@ -175,3 +172,62 @@ def _together(groups: NDArray[np.int64], ids: Sequence[str]) -> list[str]:
     _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     several = [start for start, size in zip(starts, sizes, strict=True) if size > 1]
     return [f"{ids[order[n]]} {ids[order[n + 1]]}" for n in several[:MOST_EXAMPLES]]
+
+
+# ------------------------------------------------------------------------------------------- files
+
+SOME = 0.01
+"""Share of useless images above which they harm."""
+
+_USELESS = (CANNOT_BE_READ, TOO_LARGE, "black", "a single colour")
+
+_ADVICE: Mapping[str, str] = {
+    CANNOT_BE_READ: "remove or repair them; ai-toolkit skips such files, others stop",
+    TOO_LARGE: "shrink them: Pillow refuses so many pixels",
+    "black": "remove them; renderers put black where a safety checker objects",
+    "a single colour": "remove them",
+    TURNED: "save them upright; not every trainer turns them",
+    LOW_JPEG_QUALITY: "their 8 x 8 blocks are learned too",
+    TRANSPARENT: "put them on a background; trainers show what lies below, often black",
+    ANIMATED: "only the first frame is used",
+    DEEP: "save them with 8 bits a channel; many trainers cut what is more to white",
+    STALE_DIGEST: "their stored digest is another one: somebody saved them again",
+}
+
+
+def file_problems(found: Gathered, *, curated: bool | None, left_out: Sequence[str]) -> Check:
+    """Files that cannot be read, show nothing, are turned, transparent or of poor quality.
+
+    Args:
+        found: The dataset.
+        curated: Whether the run that made it refused what shows nothing; None if not known.
+        left_out: What the reader of the dataset could not read, a sentence each.
+    """
+    name, total = "image files", len(found.ids)
+    if not found.opened:
+        unopened = {"opened": 0}
+        if curated:
+            finding = "Not opened again: those that cannot be read or show nothing were refused."
+            return Check(name, "good", finding, numbers=unopened)
+        finding = "Not opened: the dataset stores their hashes."
+        advice = "Open them: regforge audit ... --thorough"
+        return Check(name, "unknown", finding, advice, unopened)
+    numbers: dict[str, float] = {"opened": total}
+    numbers |= {trouble.lower().replace(" ", "_"): found.troubles[trouble] for trouble in _ADVICE}
+    if not found.troubles:
+        finding = " ".join([f"All {total:,} can be read.", *left_out])
+        advice = "Trainers may stop at what was left out: remove or repair it." * bool(left_out)
+        return Check(name, "look" if left_out else "good", finding, advice, numbers)
+    useless = sum(found.troubles[trouble] for trouble in _USELESS)
+    numbers["useless_share"] = ratio(useless, total)
+    seen = [trouble for trouble in _ADVICE if found.troubles[trouble]]
+    parts = [f"{trouble}: {of(found.troubles[trouble], total)}" for trouble in seen]
+    examples = [id_ for trouble in seen for id_ in found.trouble_ids[trouble][:2]]
+    return Check(
+        name,
+        "bad" if useless > SOME * total else "look",
+        " ".join([f"{'; '.join(parts)}.", *left_out]),
+        "; ".join(f"{trouble}: {_ADVICE[trouble]}" for trouble in seen) + ".",
+        numbers,
+        list(dict.fromkeys(examples))[:5],
+    )

@@ -7,26 +7,33 @@ subject leaks, what the images are like, and last what follows for training.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from regforge.audit import captions, copies, files, leakage, provenance, sizes, slots, words
-from regforge.audit.findings import Check, Grade
-from regforge.audit.gathering import Gathered, first_of, gather, has_stored_hashes, sayable
-from regforge.audit.run_facts import RunFacts, run_facts
-from regforge.audit.terminal import as_text
-from regforge.audit.training import PHOTOS, suggestions
+import yaml
+
+from regforge.audit import copies, leakage, slots, training
+from regforge.audit.captions import caption_checks, word_coverage
+from regforge.audit.gathering import Check, Gathered, gather, has_stored_hashes, many, printable
 from regforge.dataset.sources import CaptionedDataset
+from regforge.files import parse_json
 from regforge.progress import Reporter
 from regforge.prompts.tokens import EMBEDDED, TokenBudget, estimated_budget, token_budget
 from regforge.recipe import Render
+from regforge.recipe.named_files import content_of
+from regforge.records import Example, ImageRow
 
-__all__ = ["Audit", "Check", "Grade", "audit_dataset"]
+WIDTH = 100
+MARKS = {"good": "ok", "look": "look", "bad": "BAD", "unknown": "?"}
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MOST_BYTES = 2**26
+# What moves the cursor, colours the screen, or turns the reading direction.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Audit:
     notes: Sequence[str] = ()
 
     @property
-    def grade(self) -> Grade:
+    def grade(self) -> str:
         """The worst grade of any check; `unknown` ones do not count."""
         grades = {check.grade for check in self.checks}
         return "bad" if "bad" in grades else "look" if "look" in grades else "good"
@@ -62,8 +69,7 @@ class Audit:
         if self.grade == "bad":
             return f"not fit for training as it is: {', '.join(found)}"
         if self.grade == "look":
-            things = "1 thing" if len(found) == 1 else f"{len(found)} things"
-            return f"usable; {things} worth a look: {', '.join(found)}"
+            return f"usable; {many(len(found), 'thing')} worth a look: {', '.join(found)}"
         return "fit for training"
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,18 +82,49 @@ class Audit:
             "grade": self.grade,
             "verdict": self.verdict,
             "notes": list(self.notes),
-            "checks": [
-                {**asdict(check), "numbers": dict(check.numbers), "examples": list(check.examples)}
-                for check in self.checks
-            ],
+            "checks": [asdict(check) | {"examples": list(check.examples)} for check in self.checks],
         }
 
     def as_text(self) -> str:
-        """For a terminal, at most 100 columns wide."""
-        head = f"{self.dataset}: {self.images:,} image{'s' * (self.images != 1)}"
+        """For a terminal, a pipe or a log: at most 100 columns, no control characters."""
+        head = f"{self.dataset}: {many(self.images, 'image')}"
         head += f", {self.layout}" if self.layout else ""
         head += f", revision {self.revision[:12]}" if self.revision else ""
-        return as_text(head, self.notes, self.checks, self.verdict)
+        lines = [_cut(head), *(_wrapped(note, "  ", "  ") for note in self.notes), ""]
+        if not self.checks:
+            return "\n".join([*lines, "Nothing to audit."])
+        names = max(len(check.name) for check in self.checks)
+        for check in self.checks:
+            start = f"  {MARKS[check.grade]:<4}  {check.name:<{names}}  "
+            lines.append(_wrapped(check.finding, start, " " * len(start)))
+        todo = []
+        for check in self.checks:
+            start = f"  {check.name:<{names}}  "
+            below = " " * len(start)
+            shown = list(check.examples)[:3] if check.grade in ("look", "bad") else []
+            if check.advice:
+                todo.append(_wrapped(check.advice, start, below))
+            elif shown:
+                todo.append(start.rstrip())
+            todo += [_cut(f"{below}e.g. {example}") for example in shown]
+        lines += ["", "What to do", *todo] if todo else []
+        verdict = f"{self.verdict[0].upper()}{self.verdict[1:]}."
+        return "\n".join([*lines, "", _wrapped(verdict, "", "")])
+
+
+def _wrapped(text: str, start: str, below: str) -> str:
+    return textwrap.fill(
+        _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text),
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=below,
+        break_on_hyphens=False,
+    )
+
+
+def _cut(line: str) -> str:
+    line = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", line)
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 
 def audit_dataset(
@@ -121,66 +158,53 @@ def audit_dataset(
     Raises:
         RegforgeError: The dataset cannot be read, or `subject` has no photos.
     """
-    run = run_facts(dataset.run)
+    run = read_run(dataset.run)
     theirs = leakage.photos_of(subject) if subject is not None else None
-    first = first_of(dataset)
+    first = next(iter(dataset.examples(images=False)), None)
     likeness = None
     if theirs is not None and first is not None and first.metadata.get("model") == EMBEDDED:
         likeness = leakage.Likeness(theirs)
     found = gather(
         dataset,
-        images=thorough or likeness is not None or (not first or not has_stored_hashes(first)),
+        images=thorough or likeness is not None or not first or not has_stored_hashes(first),
         class_noun=class_noun,
         see=likeness.see if likeness else None,
         reporter=reporter,
     )
+    notes = [printable(note) for note in dataset.notes]
+    left_out = [note for note in notes if note.startswith("Left out") and " read" in note]
     checks = [
         copies.exact_duplicates(found),
         copies.near_duplicates(found),
-        *_of_captions(found, run),
-        provenance.metadata(found),
-        provenance.licence(dataset.license or run.license),
+        *caption_checks(found, _budget(found)),
+        *_slot_checks(found, run),
+        training.metadata(found),
+        training.licence(dataset.license or run.license),
         leakage.identifier(found, identifier or run.identifier),
-        leakage.copies(found, theirs),
-        *([likeness.check()] if likeness else [leakage.no_encoder()] if theirs else []),
-        sizes.sizes(found, resolution),
-        files.problems(found, curated=run.curated, left_out=_left_out(dataset.notes)),
+        leakage.subject_copies(found, theirs),
+        *([likeness.check()] if likeness else [leakage.NO_ENCODER] if theirs else []),
+        training.sizes(found, resolution),
+        copies.file_problems(found, curated=run.curated, left_out=left_out),
     ]
-    count = photos or (len(theirs) if theirs else PHOTOS)
-    checks.append(suggestions(len(found.ids), count, {check.name: check for check in checks}))
+    count = photos or (len(theirs) if theirs else training.PHOTOS)
+    by_name = {check.name: check for check in checks}
+    checks.append(training.suggestions(len(found.ids), count, by_name))
     return Audit(
-        dataset=sayable(dataset.name),
+        dataset=printable(dataset.name),
         images=len(found.ids),
         checks=checks if found.ids else [],
         layout=dataset.layout,
         revision=dataset.revision,
-        notes=tuple(sayable(note) for note in dataset.notes),
+        notes=tuple(notes),
     )
 
 
-def _of_captions(found: Gathered, run: RunFacts) -> list[Check]:
-    has_slots = any(value for values in found.slots.values() for value in values)
-    coverage = (
-        [slots.coverage(found, run.offered), slots.pairs(found)]
-        if has_slots
-        else [words.coverage(found)]
-    )
+def _slot_checks(found: Gathered, run: RunFacts) -> list[Check]:
     followed = slots.followed(found, plain=run.plain)
-    coverage += [followed] if followed else []
-    return [
-        captions.missing(found),
-        captions.variety(found),
-        captions.length(found),
-        captions.class_noun(found),
-        captions.form(found),
-        captions.tokens(found, _budget(found)),
-        *coverage,
-    ]
-
-
-def _left_out(notes: Sequence[str]) -> list[str]:
-    """What the reader of the dataset says about images that it could not read."""
-    return [sayable(note) for note in notes if note.startswith("Left out") and " read" in note]
+    more = [followed] if followed else []
+    if any(value for values in found.slots.values() for value in values):
+        return [slots.coverage(found, run.offered), slots.pairs(found), *more]
+    return [word_coverage(found), *more]
 
 
 def _budget(found: Gathered) -> TokenBudget:
@@ -192,3 +216,85 @@ def _budget(found: Gathered) -> TokenBudget:
     with suppress(ValueError):  # a name that no recipe would take
         return token_budget(Render(model=model, revision=commit), offline=True)
     return estimated_budget(f"{model[:80]!r} is no model's name")
+
+
+# ------------------------------------------------------------------------------------------- a run
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the folder of a run adds to its dataset.
+
+    Attributes:
+        identifier: The subject's, or None.
+        license: The dataset's, or None.
+        curated: Whether black and single-coloured images were refused; None if not known.
+        offered: Phrases on offer by slot.
+        plain: Whether the recipe wants photos' captions as they are (`prompts.against: plain`).
+    """
+
+    identifier: str | None
+    license: str | None
+    curated: bool | None
+    offered: Mapping[str, Sequence[str]]
+    plain: bool
+
+
+def read_run(folder: Path | None) -> RunFacts:
+    """Read the recipe and the vocabulary of a run.
+
+    What is missing or damaged says nothing; it is the run's trouble, not the audit's.
+    """
+    recipe: Any = None
+    offered = {}
+    if folder is not None:
+        with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
+            recipe = yaml.safe_load(content_of(folder / "recipe.yaml", folder, _MOST_BYTES))
+        with suppress(OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            vocabulary = parse_json(content_of(folder / "vocabulary.json", folder, _MOST_BYTES))
+            slots_ = vocabulary["slots"].items()
+            offered = {str(name): [str(value) for value in s["values"]] for name, s in slots_}
+
+    def value(section: str, key: str, kind: type) -> Any:
+        table = recipe.get(section) if isinstance(recipe, dict) else None
+        found = table.get(key) if isinstance(table, dict) else None
+        return found if isinstance(found, kind) else None
+
+    return RunFacts(
+        identifier=(value("subject", "identifier", str) or "").strip() or None,
+        license=(value("dataset", "license", str) or "").strip() or None,
+        curated=value("curate", "constant", bool),
+        offered=offered,
+        plain=value("prompts", "against", str) == "plain",
+    )
+
+
+_COLUMNS = frozenset("image text width height class_noun kind prompt_set slots id".split())
+_METADATA = tuple(each.name for each in fields(ImageRow) if each.name not in _COLUMNS)
+
+
+class StoredRows:
+    """A `CaptionedDataset` of rows that are in memory already, without their images.
+
+    Args:
+        name: The dataset's.
+        rows: All of it.
+        run: The run's folder.
+    """
+
+    def __init__(self, name: str, rows: Sequence[ImageRow], run: Path) -> None:
+        self.name = name
+        self.layout = "regforge"
+        self.revision: str | None = None
+        self.license: str | None = read_run(run).license
+        self.slots: tuple[str, ...] = tuple(dict.fromkeys(n for row in rows for n in row.slots))
+        self.run: Path | None = run
+        self.notes: list[str] = []
+        self._rows = rows
+
+    def examples(self, *, images: bool = True) -> Iterator[Example]:
+        """The rows; their images only if they have them, whatever is asked for."""
+        for row in self._rows:
+            columns = {name: getattr(row, name) for name in _COLUMNS}
+            metadata = {name: getattr(row, name) for name in _METADATA}
+            yield Example(**columns | {"image": row.image if images else b"", "metadata": metadata})

@@ -20,20 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from regforge.audit.captions import counted
-from regforge.audit.findings import MOST_EXAMPLES, Check, Grade, of, ratio, shortened
-from regforge.audit.gathering import Gathered
-from regforge.audit.images import Look, look_at, upright
+from regforge.audit.copies import NEAR
+from regforge.audit.gathering import (
+    MOST_EXAMPLES,
+    Check,
+    Gathered,
+    ImageFacts,
+    inspect_image,
+    many,
+    of,
+    ratio,
+    shortened,
+    upright,
+)
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import MOST_IMAGE
 from regforge.images.curation import perceptual_hash_of
 from regforge.recipe.named_files import content_of, photos_in
+from regforge.records import Example
 
 USUAL = ("sks", "ohwx", "zwx", "zqk", "<new1>", "[v]")
 """Identifiers that guides and trainers' examples use."""
-
-COPY = 4
-"""Bits in which the hash of a copy of a photo differs at most; `copies.NEAR` is the same."""
 
 SIMILAR = 10
 """Bits up to which an image is worth a look: two unrelated ones differ in about 32."""
@@ -56,13 +63,13 @@ class Photo:
 
     Attributes:
         name: Its file name, without spaces.
-        look: What one look at it found.
+        file: What is known about its file.
         hashes: 64-bit pHashes: as stored, as a viewer turns it, and mirrored.
         image: RGB, as a viewer turns it.
     """
 
     name: str
-    look: Look
+    file: ImageFacts
     hashes: tuple[int, ...]
     image: Image.Image
 
@@ -80,23 +87,18 @@ def photos_of(folder: Path) -> list[Photo]:
     photos = []
     for path in files:
         with suppress(OSError):
-            photo = _photo(path.name, content_of(path, folder, MOST_IMAGE))
-            photos += [] if photo is None else [photo]
+            content = content_of(path, folder, MOST_IMAGE)
+            facts, image = inspect_image(content), upright(content)
+            if facts.hash is not None and image is not None:
+                views = (image, ImageOps.mirror(image))
+                hashes = (facts.hash, *(int(perceptual_hash_of(view), 16) for view in views))
+                photos.append(Photo("_".join(path.name.split()), facts, hashes, image))
     if not photos:
         raise NoPhotos(
             f"{folder} has no photos of the subject that can be read.",
             hint="--subject is a folder with JPEG, PNG or WebP files.",
         )
     return photos
-
-
-def _photo(name: str, content: bytes) -> Photo | None:
-    look, image = look_at(content), upright(content)
-    if look.hash is None or image is None:
-        return None
-    views = (image, ImageOps.mirror(image))
-    hashes = (look.hash, *(int(perceptual_hash_of(view), 16) for view in views))
-    return Photo("_".join(name.split()), look, hashes, image)
 
 
 def identifier(found: Gathered, token: str | None) -> Check:
@@ -106,118 +108,91 @@ def identifier(found: Gathered, token: str | None) -> Check:
         found: The dataset.
         token: The identifier; None looks for the usual ones.
     """
-    counts = counted(found)
-    tokens = (token,) if token else USUAL
-    pattern = re.compile(
-        rf"(?<!\w)(?:{'|'.join(re.escape(each) for each in tokens)})(?!\w)", re.IGNORECASE
-    )
-    said = {text: count for text, count in counts.items() if pattern.search(text)}
-    count = sum(said.values())
-    numbers = {"identifier": token, "captions": count, "share": ratio(count, counts.total())}
-    if said:
-        heard = pattern.search(next(iter(said)))
-        assert heard is not None
+    words = "|".join(re.escape(each) for each in ((token,) if token else USUAL))
+    pattern = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+    leaks = {text: match for text in found.captions if (match := pattern.search(text))}
+    count, total = sum(found.captions[text] for text in leaks), found.captions.total()
+    numbers = {"identifier": token, "captions": count, "share": ratio(count, total)}
+    if leaks:
         return Check(
             "identifier",
             "bad",
-            f"{of(count, counts.total(), 'captions')} say {heard.group()!r}.",
+            f"{of(count, total, 'captions')} say {next(iter(leaks.values())).group()!r}.",
             "Leave it out of regularization captions: with it, they teach that any of the class "
             "is the subject.",
             numbers,
-            [shortened(text) for text in list(said)[:MOST_EXAMPLES]],
+            [shortened(text) for text in list(leaks)[:MOST_EXAMPLES]],
         )
     if token is None:
-        return Check(
-            "identifier",
-            "unknown",
-            f"No caption says {', '.join(USUAL[:3])} or the like; yours was not named.",
-            "Name it: regforge audit ... --identifier sks",
-            numbers,
-        )
+        finding = f"No caption says {', '.join(USUAL[:3])} or the like; yours was not named."
+        advice = "Name it: regforge audit ... --identifier sks"
+        return Check("identifier", "unknown", finding, advice, numbers)
     return Check("identifier", "good", f"No caption says {token!r}.", numbers=numbers)
 
 
-def copies(found: Gathered, photos: Sequence[Photo] | None) -> Check:
+def subject_copies(found: Gathered, photos: Sequence[Photo] | None) -> Check:
     """Images that are copies of a photo of the subject, or look much like one.
 
     Args:
         found: The dataset.
         photos: The subject's; None if no folder was named.
     """
+    name, total = "subject copies", len(found.ids)
     if photos is None:
-        return Check(
-            "subject copies",
-            "unknown",
-            "No photos of the subject were named.",
-            "Name their folder: regforge audit ... --subject photos/",
-        )
-    files = {photo.look.digest: photo.name for photo in photos}
-    pixels = {photo.look.pixels: photo.name for photo in photos}
+        advice = "Name their folder: regforge audit ... --subject photos/"
+        return Check(name, "unknown", "No photos of the subject were named.", advice)
+    digests = {photo.file.digest for photo in photos}
+    pixels = {photo.file.pixels for photo in photos}
     distances, nearest = _nearest(found, photos)
-    same = [
-        number
-        for number in range(len(found.ids))
-        if found.digests[number] in files or found.pixels[number] in pixels
-    ]
+    same = [n for n, f in enumerate(found.files) if f.digest in digests or f.pixels in pixels]
     distances[same] = 0
-    like = np.flatnonzero(distances <= COPY)
-    similar = np.flatnonzero((distances > COPY) & (distances <= SIMILAR))
-    closest = np.argsort(distances, kind="stable")[:MOST_EXAMPLES]
+    copies = int((distances <= NEAR).sum())
+    similar = int((distances <= SIMILAR).sum()) - copies
+    closest = [
+        (found.ids[n], photos[nearest[n]].name, int(distances[n]))
+        for n in np.argsort(distances, kind="stable")[:MOST_EXAMPLES]
+        if distances[n] <= 64
+    ]
     numbers = {
         "photos": len(photos),
         "same_file_or_pixels": len(same),
-        "copies": len(like),
-        "similar": len(similar),
-        "nearest": [
-            {
-                "id": found.ids[n],
-                "photo": photos[nearest[n]].name,
-                "distance": int(distances[n]),
-            }
-            for n in closest
-            if distances[n] <= 64
-        ],
+        "copies": copies,
+        "similar": similar,
+        "nearest": [dict(zip(("id", "photo", "distance"), row, strict=True)) for row in closest],
     }
-    total = len(found.ids)
-    shown = [
-        f"{found.ids[n]} {photos[nearest[n]].name} ({distances[n]} bits)"
-        for n in closest
-        if distances[n] <= SIMILAR
-    ]
-    many = f"{len(photos)} photo{'s' * (len(photos) != 1)}"
-    if len(like):
+    shown = [f"{id_} {photo} ({bits} bits)" for id_, photo, bits in closest if bits <= SIMILAR]
+    if copies:
         return Check(
-            "subject copies",
+            name,
             "bad",
-            f"{of(len(like), total)} are copies of a photo of the subject, or nearly so.",
+            f"{of(copies, total)} are copies of a photo of the subject, or nearly so.",
             "Remove them: they are the subject, and stand for what it is not.",
             numbers,
             shown,
         )
-    if len(similar):
+    photo_count = many(len(photos), "photo")
+    if similar:
         return Check(
-            "subject copies",
+            name,
             "look",
-            f"{of(len(similar), total)} look much like one of {many} (pHash, {COPY + 1} to "
+            f"{of(similar, total)} look much like one of {photo_count} (pHash, {NEAR + 1} to "
             f"{SIMILAR} of 64 bits).",
             "Look at them; remove those that show the subject.",
             numbers,
             shown,
         )
-    if not (distances <= 64).any():
-        return Check("subject copies", "unknown", "The images have no hashes.", numbers=numbers)
-    finding = (
-        f"No image is like any of {many}; the nearest differs in {distances.min()} of 64 bits."
-    )
-    return Check("subject copies", "good", finding, numbers=numbers)
+    if not closest:
+        return Check(name, "unknown", "The images have no hashes.", numbers=numbers)
+    finding = f"No image is like any of {photo_count}; the nearest differs in {closest[0][2]}"
+    return Check(name, "good", f"{finding} of 64 bits.", numbers=numbers)
 
 
 def _nearest(
     found: Gathered, photos: Sequence[Photo]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Bits (n,) to the nearest photo, 255 where not known, and which photo it is (n,)."""
-    known = np.array([each is not None for each in found.hashes], bool)
-    hashes = np.array([each or 0 for each in found.hashes], np.uint64)
+    known = np.array([file.hash is not None for file in found.files], bool)
+    hashes = np.array([file.hash or 0 for file in found.files], np.uint64)
     distances = np.full((len(photos), len(hashes)), 255, np.int64)
     for row, photo in enumerate(photos):
         bits = [np.bitwise_count(hashes ^ np.uint64(each)) for each in photo.hashes]
@@ -226,11 +201,7 @@ def _nearest(
 
 
 class Likeness:
-    """Compares images of the embedded pipeline with the subject, by the embedded judge.
-
-    Args:
-        photos: The subject's.
-    """
+    """Compares images of the embedded pipeline with the subject, by the embedded judge."""
 
     def __init__(self, photos: Sequence[Photo]) -> None:
         from regforge.embedded import load_identity
@@ -238,57 +209,48 @@ class Likeness:
         self._model, self._processor = load_identity()
         self._subject = self._embedded([photo.image for photo in photos])
         self._names = [photo.name for photo in photos]
-        self._ids: list[str] = []
-        self._values: list[float] = []
-        self._which: list[int] = []
+        self._compared: list[tuple[str, str, float]] = []  # (image, nearest photo, cosine)
 
-    def see(self, ids: Sequence[str], images: Sequence[bytes]) -> None:
-        """Compare some images."""
-        decoded_images = [(name, upright(image)) for name, image in zip(ids, images, strict=True)]
-        read = [(name, decoded) for name, decoded in decoded_images if decoded is not None]
-        if not read:
-            return
-        similarity = self._embedded([decoded for _, decoded in read]) @ self._subject.T
-        self._ids += [name for name, _ in read]
-        self._values += similarity.max(axis=1).tolist()
-        self._which += similarity.argmax(axis=1).tolist()
+    def see(self, examples: Sequence[Example]) -> None:
+        """Compare some images; those that cannot be read are passed over."""
+        decoded = [(example.id, upright(example.image)) for example in examples]
+        if images := [image for _, image in decoded if image is not None]:
+            ids = [name for name, image in decoded if image is not None]
+            similarity = self._embedded(images) @ self._subject.T
+            photos = [self._names[n] for n in similarity.argmax(axis=1)]
+            self._compared += zip(ids, photos, similarity.max(axis=1).tolist(), strict=True)
 
     def check(self) -> Check:
         """What came of it."""
-        values = np.array(self._values)
-        order = np.argsort(-values, kind="stable")[:MOST_EXAMPLES]
-        sure, likely = int((values >= SURE).sum()), int((values >= LIKELY).sum())
+        name = "subject likeness"
+        ranked = sorted(self._compared, key=lambda row: -row[2])
+        sure = sum(cosine >= SURE for _, _, cosine in ranked)
+        likely = sum(cosine >= LIKELY for _, _, cosine in ranked)
         numbers = {
             "encoder": "embedded/judge",
-            "compared": len(values),
+            "compared": len(ranked),
             "shows_subject": sure,
             "may_show_subject": likely,
             "nearest": [
-                {
-                    "id": self._ids[n],
-                    "photo": self._names[self._which[n]],
-                    "cosine": round(self._values[n], 3),
-                }
-                for n in order
+                {"id": image, "photo": photo, "cosine": round(cosine, 3)}
+                for image, photo, cosine in ranked[:MOST_EXAMPLES]
             ],
         }
-        if not len(values):
-            return Check("subject likeness", "unknown", "No image could be read.", numbers=numbers)
-        most = f"the likest has a cosine of {values.max():.2f}"
+        if not ranked:
+            return Check(name, "unknown", "No image could be read.", numbers=numbers)
+        most = f"the likest has a cosine of {ranked[0][2]:.2f}"
         if not likely:
             finding = f"No image shows the subject ({most}, embedded judge)."
-            return Check("subject likeness", "good", finding, numbers=numbers)
-        grade: Grade = "bad" if sure else "look"
+            return Check(name, "good", finding, numbers=numbers)
         return Check(
-            "subject likeness",
-            grade,
-            f"{of(likely, len(values))} show the subject, or may ({most}, embedded judge).",
+            name,
+            "bad" if sure else "look",
+            f"{of(likely, len(ranked))} show the subject, or may ({most}, embedded judge).",
             "Remove those that show the subject: they stand for what it is not.",
             numbers,
             [
-                f"{self._ids[n]} {self._names[self._which[n]]} ({self._values[n]:.2f})"
-                for n in order
-                if self._values[n] >= LIKELY
+                f"{image} {photo} ({cosine:.2f})"
+                for image, photo, cosine in ranked[: min(likely, MOST_EXAMPLES)]
             ],
         )
 
@@ -304,12 +266,10 @@ class Likeness:
         return vectors
 
 
-def no_encoder() -> Check:
-    """Said of photos, whose contents nothing here can compare."""
-    return Check(
-        "subject likeness",
-        "unknown",
-        "Whether an image shows the subject from another side was not measured: no encoder for "
-        "photos travels with regforge.",
-        "Look at the images whose captions say most about the subject.",
-    )
+NO_ENCODER = Check(
+    "subject likeness",
+    "unknown",
+    "Whether an image shows the subject from another side was not measured: no encoder for photos "
+    "travels with regforge.",
+    "Look at the images whose captions say most about the subject.",
+)

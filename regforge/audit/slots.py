@@ -1,7 +1,7 @@
 """How evenly the phrases of each slot are used, and whether two slots always go together.
 
 A slot whose phrases are all used, equally often and independently of the others, teaches the model
-that none of them belongs to the class. For datasets with slots; `words` is for the others.
+that none of them belongs to the class.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regforge.audit.captions import entropy
-from regforge.audit.findings import (
+from regforge.audit.gathering import (
     MOST_EXAMPLES,
     Check,
+    Gathered,
     Grade,
     of,
     percent,
@@ -26,7 +27,6 @@ from regforge.audit.findings import (
     shortened,
     worse,
 )
-from regforge.audit.gathering import Gathered
 from regforge.prompts.against import ATTRIBUTES
 
 UNEVEN = 0.7
@@ -54,36 +54,61 @@ def coverage(found: Gathered, offered: Mapping[str, Sequence[str]]) -> Check:
         found: A dataset with slots.
         offered: Phrases on offer by slot; empty where not known.
     """
-    slots: dict[str, dict[str, Any]] = {}
-    grades: list[Grade] = []
-    worth_a_look: list[str] = []
-    for name, values in found.slots.items():
-        facts = _of_slot(values, offered.get(name, ()))
-        slots[name] = facts
-        grade = _grade(facts, len(values))
-        grades.append(grade)
-        if grade != "good":
-            worth_a_look.append(name)
+    slots = {name: _facts(v, offered.get(name, ())) for name, v in found.slots.items()}
     numbers = {"slots": slots}
     used = {name: facts for name, facts in slots.items() if facts["distinct"]}
     if not used:
         return Check(
             "slot coverage", "look", "No caption has a phrase in any slot.", numbers=numbers
         )
-    said = ", ".join(_said(name, facts) for name, facts in used.items())
-    unused = sum(facts["unused"] for facts in slots.values())
-    finding = f"Different phrases, and evenness from 0 to 1: {said}"
-    if unused:
+    shown = []
+    for name, facts in used.items():
+        evenness = "fixed" if facts["evenness"] is None else f"{facts['evenness']:.2f}"
+        left_out = f", {percent(facts['without_share'], 1)} without" if facts["without"] else ""
+        shown.append(f"{name} {facts['distinct']:,} ({evenness}{left_out})")
+    finding = f"Different phrases, and evenness from 0 to 1: {', '.join(shown)}"
+    if unused := sum(facts["unused"] for facts in slots.values()):
         finding += f"; {unused:,} phrases on offer are in no caption"
+    grades = {name: _grade(facts, len(found.ids)) for name, facts in slots.items()}
+    poor = [name for name, grade in grades.items() if grade != "good"]
+    tops = [(name, Counter(v for v in found.slots[name] if v).most_common(1)) for name in poor]
     return Check(
         "slot coverage",
-        worse(*grades),
+        worse(*grades.values()),
         finding + ".",
-        f"Look at {', '.join(worth_a_look)}: phrases are few, unused, used unevenly, or left out "
-        "of most captions." * bool(worth_a_look),
+        f"Look at {', '.join(poor)}: phrases are few, unused, used unevenly, or left out of most "
+        "captions." * bool(poor),
         numbers,
-        _seldom(found, worth_a_look),
+        [f"{name}: {top[0][0]} ({top[0][1]:,})" for name, top in tops[:MOST_EXAMPLES] if top],
     )
+
+
+def _facts(values: Sequence[str | None], offered: Sequence[str]) -> dict[str, Any]:
+    counts = Counter(value for value in values if value is not None)
+    total, kinds = counts.total(), len(set(offered))
+    unused = len(set(offered) - counts.keys())
+    most = min(len(counts) + unused, total)
+    top, top_count = counts.most_common(1)[0] if counts else (None, 0)
+    return {
+        "distinct": len(counts),
+        "offered": kinds or None,
+        "unused": unused,
+        "without": len(values) - total,
+        "without_share": ratio(len(values) - total, len(values)),
+        "evenness": round(entropy(counts.values()) / math.log(most), 3) if most > 1 else None,
+        "top": top,
+        "top_share": ratio(top_count, total),
+    }
+
+
+def _grade(facts: Mapping[str, Any], total: int) -> Grade:
+    """A slot with a single phrase, and no other on offer, was meant to be so."""
+    evenness, offered = facts["evenness"], facts["offered"] or 0
+    if evenness is not None and evenness < VERY_UNEVEN:
+        return "bad"
+    unused = total - facts["without"] >= offered and facts["unused"] > UNUSED * offered
+    left_out = facts["without_share"] > 0.5
+    return "look" if unused or left_out or (evenness or 1.0) < UNEVEN else "good"
 
 
 def followed(found: Gathered, *, plain: bool) -> Check | None:
@@ -95,29 +120,29 @@ def followed(found: Gathered, *, plain: bool) -> Check | None:
         found: A dataset with slots.
         plain: Whether nothing was to be varied.
     """
-    of_photo: dict[str, list[int]] = {}
+    photos: dict[str, list[int]] = {}
     for number, name in enumerate(found.sets):
         if name == "against":
-            of_photo.setdefault(found.references[number] or "", []).append(number)
-    if not of_photo or plain:
+            photos.setdefault(found.references[number] or "", []).append(number)
+    if not photos or plain:
         return None
     attributes = [name for name in ATTRIBUTES if name in found.slots]
     kept = {
-        photo: [name for name in attributes if not any(found.slots[name][n] for n in numbers)]
-        for photo, numbers in of_photo.items()
+        photo: names
+        for photo, rows in photos.items()
+        if (names := [name for name in attributes if not any(found.slots[name][n] for n in rows)])
     }
-    kept = {photo: names for photo, names in kept.items() if names}
-    numbers = {"photos": len(of_photo), "not_varied": kept}
+    numbers = {"photos": len(photos), "not_varied": kept}
     if not kept:
         return Check("followed captions", "good", "All attributes are varied.", numbers=numbers)
     shown = [
-        f"{photo}: {', '.join(names)}: {shortened(found.texts[of_photo[photo][0]] or '', 80)}"
+        f"{photo}: {', '.join(names)}: {shortened(found.texts[photos[photo][0]] or '', 80)}"
         for photo, names in list(kept.items())[:MOST_EXAMPLES]
     ]
     return Check(
         "followed captions",
         "look",
-        f"Of {of(len(kept), len(of_photo), 'photos')} the captions state what the subject looks "
+        f"Of {of(len(kept), len(photos), 'photos')} the captions state what the subject looks "
         "like, and that was not varied.",
         "What always comes with the class is learned as part of it: shorten these captions to what "
         "is around the subject.",
@@ -134,79 +159,34 @@ def pairs(found: Gathered) -> Check:
     2010, with the chance estimated from shuffles): 0 is independent, 1 is always together.
     """
     columns = {name: _codes(values) for name, values in found.slots.items()}
-    dependence: dict[str, float] = {}
-    for (first, a), (second, b) in combinations(columns.items(), 2):
-        value = _dependence(a, b)
-        if value is not None:
-            dependence[f"{first}, {second}"] = round(value, 3)
+    dependence = {
+        f"{first}, {second}": round(value, 3)
+        for (first, a), (second, b) in combinations(columns.items(), 2)
+        if (value := _dependence(a, b)) is not None
+    }
     numbers = {"dependence": dependence}
     if not dependence:
         return Check("slot pairs", "unknown", "Too few phrases or images to tell.", numbers=numbers)
     ranked = sorted(dependence.items(), key=lambda item: (-item[1], item[0]))
-    said = [f"{names.replace(', ', ' and ')} ({value:.2f} of 1)" for names, value in ranked]
-    tied = [text for text, (_, value) in zip(said, ranked, strict=True) if value >= TOGETHER]
+    shown = [f"{names.replace(', ', ' and ')} ({value:.2f} of 1)" for names, value in ranked]
+    tied = sum(value >= TOGETHER for value in dependence.values())
     if not tied:
-        finding = f"No two slots go together; the most dependent are {said[0]}."
+        finding = f"No two slots go together; the most dependent are {shown[0]}."
         return Check("slot pairs", "good", finding, numbers=numbers)
-    more = f"; {len(tied) - 3:,} more pairs" if len(tied) > 3 else ""
+    more = f"; {tied - 3:,} more pairs" if tied > 3 else ""
     return Check(
         "slot pairs",
         "look",
-        f"These go together: {', '.join(tied[:3])}{more}.",
+        f"These go together: {', '.join(shown[: min(tied, 3)])}{more}.",
         "What always comes together is learned as one thing: combine the phrases freely.",
         numbers,
     )
 
 
-def _of_slot(values: Sequence[str | None], offered: Sequence[str]) -> dict[str, Any]:
-    counts = Counter(value for value in values if value is not None)
-    with_one = counts.total()
-    unused = [phrase for phrase in dict.fromkeys(offered) if phrase not in counts]
-    phrases = len(counts) + len(unused)
-    most = math.log(min(phrases, with_one)) if min(phrases, with_one) > 1 else 0.0
-    return {
-        "distinct": len(counts),
-        "offered": len(dict.fromkeys(offered)) or None,
-        "unused": len(unused),
-        "without": len(values) - with_one,
-        "without_share": ratio(len(values) - with_one, len(values)),
-        "evenness": round(entropy(counts.values()) / most, 3) if most else None,
-        "top": counts.most_common(1)[0][0] if counts else None,
-        "top_share": ratio(counts.most_common(1)[0][1], with_one) if counts else 0.0,
-    }
-
-
-def _grade(facts: Mapping[str, Any], total: int) -> Grade:
-    """A slot with a single phrase, and no other on offer, was meant to be so."""
-    evenness = facts["evenness"]
-    if evenness is not None and evenness < VERY_UNEVEN:
-        return "bad"
-    enough = total - facts["without"] >= (facts["offered"] or 0)
-    unused = enough and facts["unused"] > UNUSED * (facts["offered"] or 0)
-    left_out = facts["without_share"] > 0.5
-    return "look" if unused or left_out or (evenness or 1.0) < UNEVEN else "good"
-
-
-def _said(name: str, facts: Mapping[str, Any]) -> str:
-    evenness = "fixed" if facts["evenness"] is None else f"{facts['evenness']:.2f}"
-    left_out = f", {percent(facts['without_share'], 1)} without" if facts["without"] else ""
-    return f"{name} {facts['distinct']:,} ({evenness}{left_out})"
-
-
-def _seldom(found: Gathered, names: Sequence[str]) -> list[str]:
-    """What is most frequent in the slots that are worth a look."""
-    tops = [(name, Counter(v for v in found.slots[name] if v)) for name in names]
-    return [
-        f"{name}: {counts.most_common(1)[0][0]} ({counts.most_common(1)[0][1]:,})"
-        for name, counts in tops[:MOST_EXAMPLES]
-        if counts
-    ]
-
-
 def _codes(values: Sequence[str | None]) -> NDArray[np.int64]:
     """Phrases as numbers from 0; -1 is none."""
-    numbers: dict[str, int] = {}
-    codes = (-1 if v is None else numbers.setdefault(v, len(numbers)) for v in values)
+    numbers: dict[str | None, int] = {None: -1}
+    codes = (numbers.setdefault(value, len(numbers) - 1) for value in values)
     return np.fromiter(codes, np.int64, len(values))
 
 

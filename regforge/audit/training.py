@@ -1,25 +1,179 @@
-"""How to train with the dataset: repeats, weight, steps. Rules of thumb, with their reasons.
+"""What a dataset means for training: sizes, how its images were made, its licence, repeats.
 
-He et al. (arXiv 2311.04315) take one photo and one regularization image a step, with full weight,
-and about 2,000 images; DreamBooth (arXiv 2208.12242) about 1,000, also with weight 1.
+Rules of thumb, with their reasons: He et al. (arXiv 2311.04315) take one photo and one
+regularization image a step, with full weight, and about 2,000 images; DreamBooth (arXiv 2208.12242)
+about 1,000, also with weight 1.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, sqrt
 
-from regforge.audit.findings import Check, Grade
+from regforge.audit.gathering import (
+    MOST_EXAMPLES,
+    PROVENANCE,
+    Check,
+    Gathered,
+    many,
+    of,
+    percent,
+    ratio,
+)
+
+SLACK = 0.95
+"""Share of the trainer's pixels that an image needs: buckets round sizes to 64 pixels."""
+
+MANY_SMALL = 0.5
+WIDE = 2.0
+"""Longer side over shorter side from which on most of a square crop is missing."""
+
+NO_LICENSE = frozenset(("", "unknown", "other", "unlicensed"))
+"""What a card says that grants nothing by itself."""
 
 PHOTOS = 5
-"""Photos of a subject, where nobody says how many there are; the paper's subjects have 4 to 6."""
+"""Photos of a subject, where their number is not known; the paper's subjects have 4 to 6."""
 
 USUAL_SIZE = 2000
 SMALL_SET = 200
 """Images below which a usual training shows each of them several times."""
 
-LESS = 0.5
-"""Factor by which each of two faults lowers the weight."""
+_WORDS = {"model_revision": "model revision", "scheduler": "sampler", "guidance_scale": "guidance"}
+
+
+def sizes(found: Gathered, resolution: int | None) -> Check:
+    """Sizes against the resolution of training.
+
+    An image is too small if it has fewer pixels than the square that the trainer trains at: kohya,
+    SimpleTuner, ai-toolkit and OneTrainer choose a bucket of about as many pixels.
+
+    Args:
+        found: The dataset.
+        resolution: Side of that square; None compares with nothing.
+    """
+    total = len(found.ids)
+    counts = Counter(size for size in found.sizes if min(size) > 0)
+    if not counts:
+        return Check("image sizes", "unknown", "No image's size is known.")
+    (width, height), most = counts.most_common(1)[0]
+    least = SLACK * (resolution or 0) ** 2
+    small = sum(n for (w, h), n in counts.items() if w * h < least)
+    wide = sum(n for (w, h), n in counts.items() if max(w, h) >= WIDE * min(w, h))
+    odd = sum(n for (w, h), n in counts.items() if w % 8 or h % 8)
+    numbers = {
+        "sizes": {f"{w}x{h}": n for (w, h), n in counts.most_common(20)},
+        "distinct_sizes": len(counts),
+        "resolution": resolution,
+        "too_small": small,
+        "too_small_share": ratio(small, total),
+        "wide": wide,
+        "not_multiple_of_8": odd,
+        "not_multiple_of_64": sum(n for (w, h), n in counts.items() if w % 64 or h % 64),
+        "unknown": total - counts.total(),
+    }
+    finding = f"{percent(most, total)} are {width} x {height}"
+    if most == total:
+        finding = f"All are {width} x {height}"
+    elif len(counts) > 1:
+        finding += f", {many(len(counts) - 1, 'other size')}"
+    problems = []  # (finding, advice)
+    if small:
+        problems.append(
+            (
+                f"{of(small, total)} have fewer pixels than {resolution} x {resolution}",
+                f"Train at {_fitting(counts, total)} or draw them larger: upscaled images teach "
+                "blur.",
+            )
+        )
+    if wide:
+        problems.append(
+            (
+                f"{of(wide, total)} are twice as long as wide",
+                "Turn bucketing on, or a square crop cuts most of the long ones off.",
+            )
+        )
+    if odd:
+        problems.append(
+            (
+                f"{of(odd, total)} have sides that are no multiple of 8",
+                "Autoencoders need multiples of 8; the trainer will crop or resize.",
+            )
+        )
+    advice = [text for _, text in problems]
+    if len(counts) > 1 and not wide:
+        advice.append("Turn bucketing on: batches need images of one size.")
+    return Check(
+        "image sizes",
+        "bad" if small > MANY_SMALL * total else "look" if advice else "good",
+        "; ".join([finding, *(text for text, _ in problems)]) + ".",
+        " ".join(advice),
+        numbers,
+        [f"{w} x {h}: {n:,}" for (w, h), n in counts.most_common(MOST_EXAMPLES)]
+        if len(counts) > 1
+        else [],
+    )
+
+
+def _fitting(counts: Counter[tuple[int, int]], total: int) -> int:
+    """A multiple of 64, or of 8 below 512, at which most images need no upscaling."""
+    seen = 0
+    side = 64.0
+    for (width, height), count in sorted(counts.items(), key=lambda item: -item[0][0] * item[0][1]):
+        side = sqrt(width * height / SLACK)
+        seen += count
+        if seen > MANY_SMALL * total:
+            break
+    step = 64 if side >= 512 else 8
+    return max(step, int(side) // step * step)
+
+
+def metadata(found: Gathered) -> Check:
+    """Which of seed, model, revision, sampler, steps and guidance are known."""
+    total = len(found.ids)
+    models = list(dict.fromkeys(model for (model, _), _ in found.models.most_common()))
+    without = {name: ratio(found.missing[name], total) for name in PROVENANCE}
+    numbers = {"without": without, "models": models[:10]}
+    incomplete = [name for name in PROVENANCE if found.missing[name]]
+    if all(share == 1 for share in without.values()):
+        return Check(
+            "metadata",
+            "look",
+            "No image says how it was made.",
+            "Regularization images should come from the very model that is trained; ask whoever "
+            "made these.",
+            numbers,
+        )
+    parts = [
+        f"{_WORDS.get(name, name)} {percent(found.missing[name], total)}" for name in incomplete
+    ]
+    finding = f"Unknown: {', '.join(parts)} of the images" if parts else "All of it is known"
+    finding += f"; drawn by {models[0]}" if models else ""
+    if len(models) > 1:
+        finding += f" and {len(models) - 1:,} more models"
+    advice = ""
+    if "seed" in incomplete or "model" in incomplete:
+        advice = "Images without seed and model cannot be made again."
+    elif parts:
+        advice = "What is unknown cannot be repeated exactly."
+    elif len(models) > 1:
+        advice = "Train with the images of the model that is trained."
+    return Check("metadata", "look" if advice else "good", finding + ".", advice, numbers)
+
+
+def licence(name: str | None) -> Check:
+    """Whether the card of a dataset names a licence."""
+    numbers = {"license": name}
+    if name and name.strip().lower() not in NO_LICENSE:
+        return Check("licence", "good", f"{name}.", numbers=numbers)
+    return Check(
+        "licence",
+        "look",
+        f"Its card says {name!r}." if name else "None is named.",
+        "Without a licence nobody may pass the images on; it usually follows the model that drew "
+        "them (dataset.license in a recipe).",
+        numbers,
+    )
 
 
 def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
@@ -34,15 +188,14 @@ def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
         photos: Photos of the subject.
         checks: What was found so far, by name.
     """
+
+    def bad(*names: str) -> bool:
+        return any(name in checks and checks[name].grade == "bad" for name in names)
+
     repeats = max(1, ceil(images / photos))  # as the exporters write them
-    weight, reasons = 1.0, []
-    if _is_bad(checks, "caption variety", "captions", "word coverage"):
-        weight *= LESS
-        reasons.append("captions that say little")
-    if _is_bad(checks, "exact duplicates", "near duplicates"):
-        weight *= LESS
-        reasons.append("many copies")
-    small = images < SMALL_SET
+    reasons = ["captions that say little"] * bad("caption variety", "captions", "word coverage")
+    reasons += ["many copies"] * bad("exact duplicates", "near duplicates")
+    weight = 0.5 ** len(reasons)
     numbers = {
         "photos": photos,
         "images": images,
@@ -52,21 +205,13 @@ def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
         "set_size": max(USUAL_SIZE, images),
     }
     why = f", not 1 because of {' and '.join(reasons)}" if reasons else ""
-    subject = "1 photo" if photos == 1 else f"{photos:,} photos"
-    often = "1 repeat a photo uses" if repeats == 1 else f"{repeats:,} repeats a photo use"
+    use = "uses" if repeats == 1 else "use"
     finding = (
-        f"With {subject}: {often} all {images:,} images; prior weight {weight:g}{why}; "
-        f"{images:,} steps of one photo and one image see all of them."
+        f"With {many(photos, 'photo')}: {many(repeats, 'repeat')} a photo {use} all {images:,} "
+        f"images; prior weight {weight:g}{why}; {images:,} steps of one photo and one image see "
+        "all of them."
     )
-    grade: Grade = "look" if small else "good"
-    advice = (
-        f"Few images: 2,000 steps show each {USUAL_SIZE / max(1, images):.0f} times. About "
-        f"{USUAL_SIZE:,} is usual."
-        if small
-        else ""
-    )
-    return Check("size and repeats", grade, finding, advice, numbers)
-
-
-def _is_bad(checks: Mapping[str, Check], *names: str) -> bool:
-    return any(name in checks and checks[name].grade == "bad" for name in names)
+    if images >= SMALL_SET:
+        return Check("size and repeats", "good", finding, "", numbers)
+    advice = f"Few images: 2,000 steps show each {USUAL_SIZE / max(1, images):.0f} times. About "
+    return Check("size and repeats", "look", finding, f"{advice}{USUAL_SIZE:,} is usual.", numbers)

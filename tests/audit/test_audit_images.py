@@ -10,7 +10,7 @@ from audit_samples import audit, checked, closed, example, file_of, make_image
 from odd_images import deep_colour, deep_grey
 from PIL import Image
 
-from regforge.audit.images import jpeg_quality, look_at
+from regforge.audit.gathering import inspect_image, jpeg_quality
 
 
 def bomb() -> bytes:
@@ -65,7 +65,7 @@ FILES = [
 
 @pytest.mark.parametrize(("content", "troubles"), FILES)
 def test_what_is_wrong_with_a_file(content: bytes, troubles: tuple[str, ...]) -> None:
-    assert look_at(content).troubles == troubles
+    assert inspect_image(content).troubles == troubles
 
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 90, 95, 100])
@@ -92,7 +92,7 @@ def test_a_file_that_is_not_the_one_its_row_speaks_of() -> None:
     rows = [example(n, metadata=closed(n).metadata) for n in range(3)]
     check = checked(audit(rows, thorough=True), "image files")
     assert check.numbers["changed_since_it_was_made"] == 3
-    own = [example(0, metadata={"image_digest": look_at(rows[0].image).digest.upper()})]
+    own = [example(0, metadata={"image_digest": inspect_image(rows[0].image).digest.upper()})]
     assert checked(audit(own, thorough=True), "image files").grade == "good"
 
 
@@ -124,6 +124,6 @@ def test_sizes_that_need_a_crop() -> None:
 
 
 def test_the_same_pixels_in_two_formats_differ_by_file_alone() -> None:
-    assert look_at(PNG).hash == look_at(file_of(make_image(1), "BMP")).hash
-    assert look_at(PNG).pixels == look_at(file_of(make_image(1), "BMP")).pixels
-    assert look_at(PNG).digest != look_at(file_of(make_image(1), "BMP")).digest
+    assert inspect_image(PNG).hash == inspect_image(file_of(make_image(1), "BMP")).hash
+    assert inspect_image(PNG).pixels == inspect_image(file_of(make_image(1), "BMP")).pixels
+    assert inspect_image(PNG).digest != inspect_image(file_of(make_image(1), "BMP")).digest

@@ -65,9 +65,9 @@ def test_a_photo_turned_by_exif_is_found_upright_and_as_stored(tmp_path: Path) -
 
 
 def test_a_image_much_like_a_photo_is_worth_a_look(photos: Path, monkeypatch: Any) -> None:
-    from regforge.audit.images import look_at
+    from regforge.audit.gathering import inspect_image
 
-    near = look_at((photos / "my owl 501.png").read_bytes()).hash
+    near = inspect_image((photos / "my owl 501.png").read_bytes()).hash
     assert near is not None
     rows = [closed(n) for n in range(5)]
     rows.append(closed(5, data={"perceptual_hash": f"{near ^ 0b11111111:016x}"}))

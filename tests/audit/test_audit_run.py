@@ -96,7 +96,7 @@ def test_the_page_is_written_without_opening_a_image(
     def opened(image: bytes) -> None:
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("regforge.audit.gathering.look_at", opened)
+    monkeypatch.setattr("regforge.audit.gathering.inspect_image", opened)
     assert "Is it fit for training?" in write_report(run).read_text(encoding="utf-8")
 
 
