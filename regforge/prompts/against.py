@@ -6,8 +6,7 @@
 The subject's noun phrase (see `noun_phrases`) is replaced; everything else stays, word for word, so
 that the identifier is left to stand for the subject alone. An attribute that the rest of the
 caption states (see `stated`) is not varied, and where it is not sure which words are about the
-subject, the caption is taken as it is without the identifier. Lists of tags stay lists (see
-`tag_lists`). Knows English word classes, and no language model. `photos` reads the captions.
+subject, the caption is taken as it is without the identifier. Lists of tags stay lists.
 """
 
 from __future__ import annotations
@@ -19,17 +18,18 @@ from dataclasses import dataclass, field
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.captions import article_for, tidy, words
-from regforge.prompts.identifier_forms import bare, behind_trigger, trails
 from regforge.prompts.noun_phrases import (
     NAMING,
     ONE,
     NounPhrase,
+    bare,
+    behind_trigger,
     category_of,
     is_kindred,
     noun_phrases,
+    trails,
 )
-from regforge.prompts.stated import kinds_of_slot, stated
-from regforge.prompts.tag_lists import TagList, tag_list
+from regforge.prompts.stated import TagList, kinds_of_slot, stated, tag_list
 from regforge.prompts.word_classes import (
     CONJUNCTIONS,
     DEFINITE,
@@ -47,14 +47,15 @@ from regforge.prompts.word_classes import (
 ATTRIBUTES = ("size", "shape", "color", "texture", "material")
 """Slots that stand before the class noun, where a template puts none there itself."""
 
-
 _MOST_CHARACTERS = 10_000
-
 _OTHERS = frozenset("another other second third different".split())
+
+_Edit = tuple[int, int, str]
+"""First character, one past the last, and what comes in their place."""
 
 
 class PhotoCaptionUnclear(RegforgeError):
-    """A photo's caption that does not say where the subject is."""
+    """A photo's caption that does not name the subject."""
 
     exit_code = EXIT_USAGE
 
@@ -70,7 +71,7 @@ class Surroundings:
         plural: The class noun of several, such as "teapots"; empty for one.
         capital: Whether the noun phrase begins a sentence.
         verbatim: The caption itself, where nothing is to be varied.
-        fixed: The words that keep an attribute from being varied, by its kind (`stated.KINDS`).
+        fixed: The words that keep an attribute from being varied, by its kind.
         person: Whether the subject is a person; None if nobody knows.
         unclear: Why nothing is varied although it might be; empty if that is as it should be.
     """
@@ -88,7 +89,7 @@ class Surroundings:
     def caption(
         self, attributes: Mapping[str, str], noun: str, article: Callable[[str], str]
     ) -> str:
-        """The caption with another thing of the class in it.
+        """Write the caption with another thing of the class in it.
 
         Args:
             attributes: What stands before the noun, by slot; empty ones are left out.
@@ -99,9 +100,7 @@ class Surroundings:
             return self.verbatim
         phrase = words([*attributes.values(), self.plural or noun])
         phrase = words([self.lead, phrase]) if self.plural else article(phrase)
-        if self.capital:
-            phrase = phrase[:1].upper() + phrase[1:]
-        return tidy(f"{self.before}{phrase}{self.after}")
+        return tidy(f"{self.before}{_cased(phrase, self.capital)}{self.after}")
 
     @property
     def style(self) -> str | None:
@@ -122,14 +121,9 @@ CutCaption = Surroundings | TagList
 
 
 def unvaried(around: CutCaption, slots: Sequence[str]) -> dict[str, str]:
-    """The slots whose attribute a caption cannot have varied, and the words of it that state it.
+    """List those slots whose attribute a caption cannot have varied, with the words that state it.
 
-    Args:
-        around: The caption.
-        slots: Slots that would be varied.
-
-    Returns:
-        For each of these slots the words; those of a caption taken as it is have the reason.
+    Those of a caption taken as it is have the reason.
     """
     if isinstance(around, Surroundings) and around.verbatim is not None:
         return dict.fromkeys(slots, around.unclear)
@@ -142,22 +136,18 @@ def unvaried(around: CutCaption, slots: Sequence[str]) -> dict[str, str]:
 
 
 def why_unvaried(around: CutCaption, slots: Sequence[str]) -> str | None:
-    """Which of some slots a caption cannot have varied and why, in words; None if it can have all.
+    """Say which of some slots a caption cannot have varied and why; None if it can have all.
 
     Such as "color is not varied, as the caption says 'brown hair'".
     """
     found = unvaried(around, slots)
-    if isinstance(around, Surroundings) and around.verbatim is not None:
-        return (
-            f"its caption is used as it is without the identifier, as {around.unclear}"
-            if found
-            else None
-        )
     if not found:
         return None
-    several = len(found) > 1
+    if isinstance(around, Surroundings) and around.verbatim is not None:
+        return f"its caption is used as it is without the identifier, as {around.unclear}"
     states = " and ".join(repr(text) for text in dict.fromkeys(found.values()))
-    return f"{' and '.join(found)} {'are' if several else 'is'} not varied, as it says {states}"
+    verb = "are" if len(found) > 1 else "is"
+    return f"{' and '.join(found)} {verb} not varied, as it says {states}"
 
 
 def cut_open(
@@ -192,47 +182,45 @@ def cut_open(
         return tags
     if " " not in text:  # the name of a file
         text = text.replace("_", " ")
-    spoken = words_of(text, class_noun, identifier)
-    if trails(spoken):
-        text = f"{text[: spoken[-2].end]}, {text[spoken[-1].start :]}"
-        spoken = words_of(text, class_noun, identifier)
-    phrases = noun_phrases(spoken, class_noun)
+    found = words_of(text, class_noun, identifier)
+    if trails(found):
+        text = f"{text[: found[-2].end]}, {text[found[-1].start :]}"
+        found = words_of(text, class_noun, identifier)
+    phrases = noun_phrases(found, class_noun)
     if not phrases:
-        raise _nameless(text, class_noun, identifier, file)
-    if behind := behind_trigger(text, class_noun, spoken):
-        text, spoken, phrases = behind
-    subject = _Subject(text, class_noun, spoken, phrases, category)
+        named = f"neither {identifier!r} nor {class_noun!r}" if identifier else f"no {class_noun!r}"
+        example = words([identifier or "", class_noun])
+        raise PhotoCaptionUnclear(
+            f"{file}: its caption says {named}: {text!r}.",
+            hint="The `against` set puts another thing of the class in the subject's place, so the "
+            f"caption has to name the subject, as in 'a photo of a {example} on a table'.",
+        )
+    if behind := behind_trigger(text, class_noun, found):
+        text, found, phrases = behind
+    subject = _Subject(text, class_noun, found, phrases, category, person)
     return subject.varied() if vary else subject.as_it_is()
 
 
-def _nameless(text: str, class_noun: str, identifier: str | None, file: str) -> PhotoCaptionUnclear:
-    named = f"neither {identifier!r} nor {class_noun!r}" if identifier else f"no {class_noun!r}"
-    example = words([identifier or "", class_noun])
-    return PhotoCaptionUnclear(
-        f"{file}: its caption says {named}: {text!r}.",
-        hint="The `against` set puts another thing of the class in the subject's place, so the "
-        f"caption has to name the subject, as in 'a photo of a {example} on a table'.",
-    )
+def _cased(text: str, capital: bool) -> str:
+    return text[:1].upper() + text[1:] if capital else text
 
 
+@dataclass(frozen=True)
 class _Subject:
     """The subject in one caption, and what becomes of it."""
 
-    def __init__(
-        self,
-        text: str,
-        class_noun: str,
-        spoken: list[Word],
-        phrases: list[NounPhrase],
-        category: str | None,
-    ) -> None:
-        self._text = text
-        self._noun = class_noun
-        self._words = spoken
-        self._phrases = phrases
-        self._category = category
-        self._person = None if category is None else category == "person"
-        self._article = article_for(class_noun)
+    text: str
+    noun: str
+    words: list[Word]
+    phrases: list[NounPhrase]
+    category: str | None
+    person: bool | None
+
+    def _lower(self, place: int) -> str:
+        return self.words[place].lower if place >= 0 else ""
+
+    def _span(self, phrase: NounPhrase) -> tuple[int, int]:
+        return self.words[phrase.first].start, self.words[phrase.last].end
 
     # ---------------------------------------------------------------------------------- varied
 
@@ -243,41 +231,41 @@ class _Subject:
             return self.as_it_is("it is not clear which of its words are about the subject")
         if self._may_be_restated():
             return self.as_it_is("it may speak of the subject with two different nouns")
-        edits: list[tuple[int, int, str]] = []
-        hidden: set[int] = set(range(main.first, main.last + 1))
-        for each in self._phrases:
+        edits: list[_Edit] = []
+        hidden = set(range(main.first, main.last + 1))
+        for each in self.phrases:
             edit = None
             if each is main:
                 continue
             if each.named:
-                edit = self._again(each, f"the {each.plural or self._noun}")
+                edit = self._again(each, f"the {each.plural or self.noun}")
             elif not self._is_distinct(each):
                 edit = self._bared(each)
                 if edit is None:
                     continue
             hidden.update(range(each.first, each.last + 1))
             edits += [edit] if edit else []
-        start, end = self._words[main.first].start, self._words[main.last].end
+        start, end = self._span(main)
         return Surroundings(
             self._edited(0, start, edits) + self._of(main),
-            self._unapposed(main, self._edited(end, len(self._text), edits)),
+            self._unapposed(main, self._edited(end, len(self.text), edits)),
             lead=main.determiner if main.plural and main.determiner in NUMERALS else "",
             plural=main.plural,
             capital=self._is_capital(main),
             fixed=stated(
-                self._words,
+                self.words,
                 hidden,
-                category=self._category,
-                caption=self._text,
+                category=self.category,
+                caption=self.text,
                 apposed=main.last + 1,
             ),
-            person=self._person,
+            person=self.person,
         )
 
     def _of(self, phrase: NounPhrase) -> str:
         """What "photo sks teapot" lacks before its noun phrase: "of "."""
-        ahead = self._words[phrase.first - 1].lower if phrase.first else ""
-        return "of " if ahead in MEDIA and not self._words[phrase.first].gap else ""
+        bare_medium = self._lower(phrase.first - 1) in MEDIA and not self.words[phrase.first].gap
+        return "of " if bare_medium else ""
 
     @functools.cached_property
     def _main(self) -> NounPhrase:
@@ -286,10 +274,10 @@ class _Subject:
         In "a woman holding a cup, ohwx woman looking at viewer" the woman is one and the same, in
         "a dog next to sks dog" there are two dogs.
         """
-        named = next((each for each in self._phrases if each.named), self._phrases[0])
+        named = next((each for each in self.phrases if each.named), self.phrases[0])
         if self._restates(named):
-            trailing = named.first == len(self._words) - 1  # "arafed cat on a blanket, sks"
-            for each in self._phrases[: self._phrases.index(named)]:
+            trailing = named.first == len(self.words) - 1  # "arafed cat on a blanket, sks"
+            for each in self.phrases[: self.phrases.index(named)]:
                 alone = each.determiner in ONE or (trailing and not each.determiner)
                 if alone and not each.plural:
                     return each if each.clear else named
@@ -304,94 +292,90 @@ class _Subject:
         if not main.named or not self._restates(main) or main.determiner in ("a", "an"):
             return False
         return any(
-            is_kindred(self._words[k], self._category) and not ends_phrase(self._words, k)
+            is_kindred(self.words[k], self.category) and not ends_phrase(self.words, k)
             for k in range(1, main.first)
-            if self._words[k - 1].lower in ("a", "an") or is_adjective(self._words[k - 1].lower)
+            if self._lower(k - 1) in ("a", "an") or is_adjective(self._lower(k - 1))
         )
 
     def _restates(self, phrase: NounPhrase) -> bool:
         """Whether a phrase begins a part of the caption of its own, as a tag or a sentence does."""
-        gap = self._words[phrase.first].gap
+        gap = self.words[phrase.first].gap
         return bool(set(",.;:(|") & set(gap)) and phrase.determiner not in _OTHERS
 
     def _is_distinct(self, phrase: NounPhrase) -> bool:
         """Whether a phrase without the identifier is about another one of the class."""
-        spoken = {self._words[k].lower for k in range(phrase.first, phrase.last + 1)}
-        if spoken & _OTHERS or phrase.plural:
+        inside = {self._lower(k) for k in range(phrase.first, phrase.last + 1)}
+        if inside & _OTHERS or phrase.plural:
             return True
-        ahead = self._words[phrase.first - 1].lower if phrase.first else ""
-        joined = not self._words[phrase.first].gap and (
-            ahead in PREPOSITIONS | {"and"} or ahead.endswith("ing")
-        )
-        of_image = phrase.first > 1 and self._words[phrase.first - 2].lower in MEDIA
         if phrase.determiner in DEFINITE:
             return False
+        ahead = self._lower(phrase.first - 1)
         if phrase.first > self._main.first:
-            return joined
-        return not of_image
+            joins = ahead in PREPOSITIONS | {"and"} or ahead.endswith("ing")
+            return joins and not self.words[phrase.first].gap
+        return self._lower(phrase.first - 2) not in MEDIA
 
-    def _again(self, phrase: NounPhrase, text: str) -> tuple[int, int, str]:
+    def _again(self, phrase: NounPhrase, text: str) -> _Edit:
         """The subject named once more: "the teapot", or nothing if nothing is said of it."""
-        start, end = self._words[phrase.first].start, self._words[phrase.last].end
+        start, end = self._span(phrase)
         nth = phrase.last + 1
-        follows = self._words[nth].gap[:1] if nth < len(self._words) else "."
-        if self._words[phrase.first].gap in (",", ".", ";", "|") and follows in (",", "."):
-            return self._words[phrase.first - 1].end, end, ""
-        return start, end, text[:1].upper() + text[1:] if self._is_capital(phrase) else text
+        follows = self.words[nth].gap[:1] if nth < len(self.words) else "."
+        if self.words[phrase.first].gap in (",", ".", ";", "|") and follows in (",", "."):
+            return self.words[phrase.first - 1].end, end, ""
+        return start, end, _cased(text, self._is_capital(phrase))
 
-    def _bared(self, phrase: NounPhrase) -> tuple[int, int, str] | None:
+    def _bared(self, phrase: NounPhrase) -> _Edit | None:
         """A later "the small white toy" without what the subject looks like; None if it has none.
 
         A phrase with "a" may be about another one; whatever it states is not varied then.
         """
         between = range(phrase.first + 1, phrase.last)
-        if phrase.determiner not in DEFINITE or not between:
+        described = between and all(is_adjective(self._lower(k)) for k in between)
+        if phrase.determiner not in DEFINITE or not described:
             return None
-        if not all(is_adjective(self._words[k].lower) for k in between):
-            return None
-        return self._words[phrase.first].end, self._words[phrase.last].start, " "
+        return self.words[phrase.first].end, self.words[phrase.last].start, " "
 
-    def _edited(self, start: int, end: int, edits: Sequence[tuple[int, int, str]]) -> str:
+    def _edited(self, start: int, end: int, edits: Sequence[_Edit]) -> str:
         text, at = "", start
         for first, last, new in sorted(edits):
             if start <= first and last <= end:
-                text += self._text[at:first] + new
+                text += self.text[at:first] + new
                 at = last
-        return text + self._text[at:end]
+        return text + self.text[at:end]
 
     def _unapposed(self, main: NounPhrase, after: str) -> str:
         """What follows an apposition without the comma or bracket that closed it."""
-        inside = self._text[self._words[main.first].start : self._words[main.last].end]
-        nth = main.last + 1
+        start, end = self._span(main)
+        inside, nth = self.text[start:end], main.last + 1
         if "(" in inside and ")" not in inside and "(" not in after.split(")", 1)[0]:
             return after.replace(")", "", 1)
-        if "," not in inside or nth == len(self._words) or self._words[nth].gap != ",":
+        if "," not in inside or nth == len(self.words) or self.words[nth].gap != ",":
             return after
-        goes_on = ends_phrase(self._words, nth) and self._words[nth].lower not in CONJUNCTIONS
-        return after[1:] if goes_on and self._words[main.first].kind == "identifier" else after
+        goes_on = ends_phrase(self.words, nth) and self._lower(nth) not in CONJUNCTIONS
+        return after[1:] if goes_on and self.words[main.first].kind == "identifier" else after
 
     def _is_capital(self, phrase: NounPhrase) -> bool:
-        text = self._words[phrase.first].text
+        text = self.words[phrase.first].text
         title = text[:1].isupper() and (len(text) == 1 or text[1:].islower())
-        return title and begins_sentence(self._words, phrase.first)
+        return title and begins_sentence(self.words, phrase.first)
 
     # ------------------------------------------------------------------------------- as it is
 
     def as_it_is(self, unclear: str = "") -> Surroundings:
         """The caption without the identifier, and nothing else changed but an article."""
         edits = []
-        said = False
-        for phrase in self._phrases:
+        again = False
+        for phrase in self.phrases:
             if phrase.named:
-                edits.append(self._unnamed(phrase, again=said, classed=bool(unclear)))
-            said = said or phrase.named or phrase is self._main
-        text = tidy(self._edited(0, len(self._text), edits))
-        balanced = self._text.count("(") == self._text.count(")")
+                edits.append(self._unnamed(phrase, again=again, classed=bool(unclear)))
+            again = again or phrase.named or phrase is self._main
+        text = tidy(self._edited(0, len(self.text), edits))
+        balanced = self.text.count("(") == self.text.count(")")
         if balanced and text.count(")") > text.count("("):  # "ohwx (woman, 30s)"
             text = text.replace(")", "", 1)
-        return Surroundings("", "", verbatim=text, person=self._person, unclear=unclear)
+        return Surroundings("", "", verbatim=text, person=self.person, unclear=unclear)
 
-    def _unnamed(self, phrase: NounPhrase, *, again: bool, classed: bool) -> tuple[int, int, str]:
+    def _unnamed(self, phrase: NounPhrase, *, again: bool, classed: bool) -> _Edit:
         """A phrase that has the identifier, without it.
 
         Args:
@@ -400,32 +384,25 @@ class _Subject:
             classed: Whether the class noun takes the place of another noun: of "puppy" in "a sks
                 puppy".
         """
-        start, end = self._words[phrase.first].start, self._words[phrase.last].end
+        start, end = self._span(phrase)
         described = range(phrase.first + bool(phrase.determiner), phrase.last + 1)
-        text, at = "", self._words[described[0]].start
+        opening = self.words[described[0]].start
+        text, at = "", opening
         for k in described:
-            word = self._words[k]
-            other = classed and k == phrase.head and not word.kind
-            if word.kind == "identifier" or other:
-                text += self._text[at : word.start]
-                text += self._noun if k == phrase.head else ""
+            word = self.words[k]
+            if word.kind == "identifier" or (classed and k == phrase.head and not word.kind):
+                text += self.text[at : word.start] + (self.noun if k == phrase.head else "")
                 at = word.end
-        text = " ".join((text + self._text[at:end]).replace("_", " ").split())
+        text = " ".join((text + self.text[at:end]).replace("_", " ").split())
         # An apposition is what is left of its phrase: "ohwx, a young woman", "a dog called sks".
-        naming = rf"\W*\b(?:{'|'.join(NAMING)})\W*$"
-        text = re.sub(naming, "", text.strip(" ,:-–—("))
+        text = re.sub(rf"\W*\b(?:{'|'.join(NAMING)})\W*$", "", text.strip(" ,:-–—("))
         text = re.sub(r"^(?:is|was) ", "", text.strip(" ,:-–—("))
-        own = text.split(" ", 1)[0].lower()
-        determiner = self._text[start : self._words[described[0]].start].strip().lower()
-        if own in INDEFINITE | DEFINITE:
-            pass
-        elif determiner in ("a", "an") or not (determiner or phrase.plural or again):
-            text = self._article(text)
-        elif determiner:
-            text = f"{determiner} {text}"
-        elif again and not phrase.plural:
-            text = f"the {text}"
+        determiner = self.text[start:opening].strip().lower()
+        if text.split(" ", 1)[0].lower() not in INDEFINITE | DEFINITE:
+            if determiner in ("a", "an") or not (determiner or phrase.plural or again):
+                text = article_for(self.noun)(text)
+            elif determiner or not phrase.plural:
+                text = f"{determiner or 'the'} {text}"
         if again:
             return self._again(phrase, text)
-        text = self._of(phrase) + text
-        return start, end, text[:1].upper() + text[1:] if self._is_capital(phrase) else text
+        return start, end, _cased(self._of(phrase) + text, self._is_capital(phrase))

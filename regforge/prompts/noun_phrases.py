@@ -10,34 +10,42 @@ sks", "sks is a robot toy") belongs to it. Knows English word classes, and no la
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from regforge.embedded import phrase_banks
-from regforge.prompts.captions import plurals
+from regforge.prompts.captions import noun_pattern, plurals
 from regforge.prompts.word_classes import (
     BOUNDARIES,
     DEFINITE,
     DETERMINERS,
     INDEFINITE,
+    MEDIA,
     NUMERALS,
     Word,
     ends_phrase,
     is_adjective,
+    words_of,
 )
 
-_MOST_DESCRIBING = 8
 ONE = frozenset(("a", "an", "the", "one", "this"))
 """Determiners of one thing of a kind."""
-
-_QUOTES = frozenset(("", '"', "'", "“", "”", "‘", "’", "*"))
 NAMING = frozenset("named called nicknamed labelled labeled titled".split())
 """What stands between a noun and its name."""
-BEFORE_VERBS = frozenset("i we you he she they it can could may might will would".split())
-"""Behind these stands a verb: "I love", "can see"."""
+
+_MOST_DESCRIBING = 8
+_QUOTES = frozenset(("", '"', "'", "“", "”", "‘", "’", "*"))
 _APPOSED = frozenset((",", "(", "-", "–", "—", ":", ""))
+_BEFORE_VERBS = frozenset("i we you he she they it can could may might will would".split())
 _PEOPLE = frozenset(
     "woman man girl boy lady gentleman guy person child kid male female model individual subject "
     "teenager toddler baby 1girl 1boy".split()
+)
+_OPENS = re.compile(  # how vision models begin
+    r"(?:there (?:is|are)|this is|(?:an?|the|this|these|in (?:this|the))\b[^,.]*"
+    rf"\b(?:{'|'.join(sorted(MEDIA))}))\b",
+    re.IGNORECASE,
 )
 
 
@@ -66,20 +74,25 @@ class NounPhrase:
 
 @functools.lru_cache(maxsize=4096)
 def category_of(class_noun: str) -> str | None:
-    """The phrase banks' super-category of a class noun; None for one they do not know."""
+    """Look up the phrase banks' super-category of a class noun, if they know it."""
     try:
         return phrase_banks.load().super_category(class_noun)
     except phrase_banks.UnknownClassNoun:
         return None
 
 
-def noun_phrases(words: list[Word], class_noun: str) -> list[NounPhrase]:
-    """All phrases of a caption that name the identifier or the class noun, in their order.
+def is_kindred(word: Word, category: str | None) -> bool:
+    """Tell whether a word may be another noun for a subject of a category: "puppy" of a dog."""
+    text = word.lower
+    if is_adjective(text) or word.kind:
+        return word.kind == "noun"
+    if category == "person" and text in _PEOPLE:
+        return True
+    return category is not None and category_of(text) == category and text.isalpha()
 
-    Args:
-        words: See `word_classes.words_of`.
-        class_noun: What the subject is.
-    """
+
+def noun_phrases(words: Sequence[Word], class_noun: str) -> list[NounPhrase]:
+    """Find all phrases of a caption that name the identifier or the class noun, in their order."""
     found: list[NounPhrase] = []
     category = category_of(class_noun)
     # "a cat dress" is about a cat only where nothing else is.
@@ -90,17 +103,20 @@ def noun_phrases(words: list[Word], class_noun: str) -> list[NounPhrase]:
     place = 0
     while place < len(words):
         word = words[place]
-        phrase = None
         if word.kind == "identifier":
             phrase = _of_identifier(words, place, class_noun, category)
-        elif word.kind == "noun" and (halves or not _is_compound(words, place)):
+        elif word.kind and (halves or not _is_compound(words, place)):
             first, determiner, clear = _start(words, place)
             plural = _plural(word, class_noun)
             phrase = NounPhrase(first, place, False, determiner, place, plural, clear)
-        if phrase is None:
+        else:
             place += 1
             continue
-        phrase = _measured(words, phrase, class_noun)
+        measure, of, _ = class_noun.lower().partition(" of ")
+        start = phrase.first - 2
+        if of and start >= 0 and words[start].lower == measure.rsplit(maxsplit=1)[-1]:
+            first, determiner, clear = _start(words, start)  # "a pair of"
+            phrase = replace(phrase, first=first, determiner=determiner, plural="", clear=clear)
         while found and found[-1].last >= phrase.first:  # "a dog called sks": one phrase
             phrase = replace(phrase, first=min(phrase.first, found.pop().first))
         found.append(phrase)
@@ -108,27 +124,15 @@ def noun_phrases(words: list[Word], class_noun: str) -> list[NounPhrase]:
     return found
 
 
-def _measured(words: list[Word], phrase: NounPhrase, class_noun: str) -> NounPhrase:
-    """With "a pair of" before it, where that is part of the class noun."""
-    measure, of, _ = class_noun.lower().partition(" of ")
-    start = phrase.first - 2
-    if not of or start < 0 or words[phrase.first - 1].lower != "of":
-        return phrase
-    if words[start].lower != measure.rsplit(maxsplit=1)[-1]:
-        return phrase
-    first, determiner, clear = _start(words, start)
-    return replace(phrase, first=first, determiner=determiner, plural="", clear=clear)
-
-
 def _of_identifier(
-    words: list[Word], place: int, class_noun: str, category: str | None
+    words: Sequence[Word], place: int, class_noun: str, category: str | None
 ) -> NounPhrase:
     first, determiner, clear = _start(words, place)
-    last, head = place, place
-    after = place + 1
-    if (noun := _noun_after(words, after, first=place)) is not None or (
-        noun := _kindred(words, after, category, determined=bool(determiner))
-    ) is not None:
+    last = head = place
+    noun = _reached(words, place + 1, lambda word: word.kind == "noun")
+    if noun is None:
+        noun = _kindred(words, place + 1, category, determined=bool(determiner))
+    if noun is not None:
         last = head = noun
     elif (noun := _noun_before(words, place, class_noun)) is not None:
         first, determiner, clear = _start(words, noun)
@@ -140,73 +144,52 @@ def _of_identifier(
     return NounPhrase(first, last, True, determiner, head, plural, clear)
 
 
-# ------------------------------------------------------------------------------------- its end
+# --------------------------------------------------------------------------------------- its end
 
 
-def _noun_after(words: list[Word], place: int, *, first: int | None = None) -> int | None:
-    """The class noun behind a place, if only describing words stand between."""
-    for k in range(place, min(place + _MOST_DESCRIBING, len(words))):
-        word = words[k]
-        if not _continues(words, k, k == place and first is None):
+def _reached(
+    words: Sequence[Word], start: int, is_noun: Callable[[Word], bool], *, opening: bool = False
+) -> int | None:
+    """The noun from a place on, if only describing words stand before it."""
+    for k in range(start, min(start + _MOST_DESCRIBING, len(words))):
+        gap = words[k].gap  # "small, white, fluffy dog" goes on over commas
+        listed = gap == "," and k > 0 and is_adjective(words[k - 1].lower)
+        if gap not in _QUOTES and not listed and not (opening and k == start):
             return None
-        if word.kind == "noun":
+        if is_noun(words[k]):
             return k
-        if word.kind or (not _coordinates(words, k) and ends_phrase(words, k)):
+        if words[k].kind or (not _coordinates(words, k) and ends_phrase(words, k)):
             return None
     return None
 
 
-def _continues(words: list[Word], place: int, opening: bool) -> bool:
-    """Whether a phrase goes on over the punctuation before a word: "small, white, fluffy dog"."""
-    gap = words[place].gap
-    if opening or gap in _QUOTES:
-        return True
-    return gap == "," and place > 0 and is_adjective(words[place - 1].lower)
-
-
-def _coordinates(words: list[Word], place: int) -> bool:
+def _coordinates(words: Sequence[Word], place: int) -> bool:
     """Whether a word is the "and" of two adjectives: "white and blue", not "a cat and a dog"."""
     if words[place].lower not in ("and", "or", "&") or not 0 < place < len(words) - 1:
         return False
-    before, after = words[place - 1], words[place + 1]
-    return not (before.kind or after.kind) and all(
-        is_adjective(each.lower) for each in (before, after)
-    )
+    around = (words[place - 1], words[place + 1])
+    return not any(each.kind or not is_adjective(each.lower) for each in around)
 
 
 def _kindred(
-    words: list[Word], place: int, category: str | None, *, determined: bool
+    words: Sequence[Word], place: int, category: str | None, *, determined: bool
 ) -> int | None:
     """Another noun for the subject right behind its identifier: "sks puppy", "a sks figurine"."""
-    k = place
-    while k < len(words) and words[k].gap in _QUOTES and not words[k].kind:
-        if is_kindred(words[k], category):
-            return k
-        if ends_phrase(words, k) or words[k].lower.endswith("ing"):
+    for k in range(place, len(words)):
+        word = words[k]
+        if word.gap not in _QUOTES or word.kind:
             return None
-        if not is_adjective(words[k].lower):
+        if is_kindred(word, category):
+            return k
+        if ends_phrase(words, k) or word.lower.endswith("ing"):
+            return None
+        if not is_adjective(word.lower):
             follows = k + 1 == len(words) or words[k + 1].gap or ends_phrase(words, k + 1)
-            return k if determined and follows and words[k].text.isalpha() else None
-        k += 1
+            return k if determined and follows and word.text.isalpha() else None
     return None
 
 
-def is_kindred(word: Word, category: str | None) -> bool:
-    """Whether a word may be another noun for the subject: "puppy" of a dog, "girl" of a woman.
-
-    Args:
-        word: Any.
-        category: Of the class noun, see `category_of`.
-    """
-    text = word.lower
-    if is_adjective(text) or word.kind:
-        return word.kind == "noun"
-    if category == "person" and text in _PEOPLE:
-        return True
-    return category is not None and category_of(text) == category and text.isalpha()
-
-
-def _noun_before(words: list[Word], place: int, class_noun: str) -> int | None:
+def _noun_before(words: Sequence[Word], place: int, class_noun: str) -> int | None:
     """The class noun before the identifier: "teapot sks", "a dog called sks", "a woman, ohwx"."""
     naming = place > 1 and words[place - 1].lower in NAMING and words[place - 1].gap in ("", ",")
     noun = place - 2 if naming else place - 1
@@ -220,44 +203,34 @@ def _noun_before(words: list[Word], place: int, class_noun: str) -> int | None:
         return noun
     closed = place + 1 == len(words) or words[place + 1].gap[:1] in {",", ")", "-", "–", "—"}
     closed = closed or ends_phrase(words, place + 1)
-    alone = not _plural(words[noun], class_noun)
-    return noun if gap in _APPOSED and closed and alone else None
+    return noun if gap in _APPOSED and closed and not _plural(words[noun], class_noun) else None
 
 
-def _apposed(words: list[Word], last: int, nameless: bool, category: str | None) -> int | None:
+def _apposed(words: Sequence[Word], last: int, nameless: bool, category: str | None) -> int | None:
     """The noun of an apposition or predicate behind a phrase: ", a young woman", "is a toy".
 
-    Args:
-        words: All.
-        last: The phrase's last word.
-        nameless: Whether the phrase has no noun yet, so that any noun for the subject will do.
-        category: Of the class noun.
+    A `nameless` phrase has no noun yet, so that any noun for the subject will do.
     """
     place = last + 1
     predicate = nameless and place < len(words) and words[place].lower in ("is", "was")
     place += predicate
     if place >= len(words) or words[place].gap not in ({""} if predicate else _APPOSED):
         return None
-    determined = words[place].lower in INDEFINITE | {"the", "my", "our", "this"}
-    bare = nameless and not predicate and bool(words[place].gap)  # "ohwx, young woman"
-    if not determined and not (bare and _describes_or_names(words[place])):
+    word = words[place]
+    determined = word.lower in INDEFINITE | {"the", "my", "our", "this"}
+    bare = nameless and not predicate and bool(word.gap)  # "ohwx, young woman"
+    if not determined and not (bare and (word.kind == "noun" or is_adjective(word.lower))):
         return None
-    for k in range(place + determined, min(place + _MOST_DESCRIBING, len(words))):
-        word = words[k]
-        if not _continues(words, k, k == place):
-            return None
-        if word.kind == "noun" or is_kindred(word, category):
-            return k if _ends_apposition(words, k, nameless) else None
-        if word.kind or (not _coordinates(words, k) and ends_phrase(words, k)):
-            return None
-    return None
+    noun = _reached(
+        words,
+        place + determined,
+        lambda each: each.kind == "noun" or is_kindred(each, category),
+        opening=not determined,
+    )
+    return noun if noun is not None and _ends_apposition(words, noun, nameless) else None
 
 
-def _describes_or_names(word: Word) -> bool:
-    return word.kind == "noun" or is_adjective(word.lower)
-
-
-def _ends_apposition(words: list[Word], place: int, nameless: bool) -> bool:
+def _ends_apposition(words: Sequence[Word], place: int, nameless: bool) -> bool:
     """Whether an apposition may end with its noun at a place.
 
     "sks dog, a cat and a ball" is a list, "sks dog, a corgi, running" says it again.
@@ -267,13 +240,14 @@ def _ends_apposition(words: list[Word], place: int, nameless: bool) -> bool:
     if place + 1 == len(words):
         return True
     following = words[place + 1]
-    listed = following.gap == "," and following.lower in DETERMINERS
-    if listed or following.lower in ("and", "or"):
+    if following.lower in ("and", "or") or (
+        following.gap == "," and following.lower in DETERMINERS
+    ):
         return False
     return nameless or bool(words[place].kind) or bool(following.gap)
 
 
-def _is_compound(words: list[Word], place: int) -> bool:
+def _is_compound(words: Sequence[Word], place: int) -> bool:
     """Whether the noun is the first half of another: "dog bed", "teapot lid"."""
     if place + 1 == len(words):
         return False
@@ -286,7 +260,7 @@ def _is_compound(words: list[Word], place: int) -> bool:
 # ----------------------------------------------------------------------------------- its beginning
 
 
-def _start(words: list[Word], place: int) -> tuple[int, str, bool]:
+def _start(words: Sequence[Word], place: int) -> tuple[int, str, bool]:
     """Where the phrase begins that has its noun or identifier at a place.
 
     Returns:
@@ -301,7 +275,9 @@ def _start(words: list[Word], place: int) -> tuple[int, str, bool]:
         if gap == "," and comma is None:
             comma = first
         if word.lower in DETERMINERS:
-            return _with_numeral(words, k)
+            before = words[k - 1].lower if k and not word.gap else ""
+            several = before in DEFINITE and word.lower in NUMERALS  # "these two"
+            return k - several, word.lower, True
         if word.kind:
             break
         if word.lower in ("'s", "’s"):
@@ -309,8 +285,8 @@ def _start(words: list[Word], place: int) -> tuple[int, str, bool]:
             continue
         if _coordinates(words, k):
             continue
-        if k > 0 and not word.gap and words[k - 1].lower in BEFORE_VERBS:
-            break
+        if k > 0 and not word.gap and words[k - 1].lower in _BEFORE_VERBS:
+            break  # "I love sks", "can see sks"
         determined = k > 0 and not gap and words[k - 1].lower in DETERMINERS
         inside = determined and word.lower not in BOUNDARIES  # "a lit sks candle"
         if ends_phrase(words, k) and not inside:
@@ -322,15 +298,6 @@ def _start(words: list[Word], place: int) -> tuple[int, str, bool]:
     return (first if comma is None else comma), "", True
 
 
-def _with_numeral(words: list[Word], place: int) -> tuple[int, str, bool]:
-    """A determiner and the one before it: "these two", "one of the" is none."""
-    determiner = words[place].lower
-    before = words[place - 1].lower if place and not words[place].gap else ""
-    if before in DEFINITE and determiner in NUMERALS:
-        return place - 1, determiner, True
-    return place, determiner, True
-
-
 def _plural(word: Word, class_noun: str) -> str:
     """The class noun of several if the word is a plural of it, or of its last word; else ""."""
     form = word.lower.partition(" of ")[0].split()[-1]
@@ -339,3 +306,73 @@ def _plural(word: Word, class_noun: str) -> str:
     if form not in plurals(last.lower()):
         return ""
     return " ".join([*start, f"{form}{of}{after}"])  # "robot toys", "cups of tea"
+
+
+# ------------------------------------------------------------------------------- identifiers
+
+
+def bare(text: str, class_noun: str, identifier: str) -> str:
+    """Make a caption's identifier a word of its own that stands for itself.
+
+    Such as in "a woman (ohwx)", 'a dog called "sks"', "<sks> dog", "a sks-dog", "a sks-style car",
+    "sks' lid" and "a dog. Its name is sks".
+    """
+    named = r"\s+".join(map(re.escape, identifier.split()))
+    noun = noun_pattern(class_noun).pattern
+    for pattern, instead in (
+        (rf"[(\"“'‘<`*]{{1,2}}\s*({named})\s*[)\"”'’>`*]{{1,2}}(?!\w)", r"\1"),
+        (rf"(?<![\w-])({named})\s*[-/+=]\s*(?={noun}(?!-))", r"\1 "),
+        (rf"({noun})[-/+=](?={named}(?![\w-]))", r"\1 "),
+        (rf"(?<![\w-])({named})-(?:styled?|like|type|themed|inspired|branded)(?![\w-])", r"\1"),
+        (rf"^([^'‘’]*(?<!\w){named}(?<=s))['’](?=\s+\w)", r"\1's"),
+        (rf"({noun})(?:['’]s\s+name\s+is|\s+is\s+(?:called|named))\s+(?={named}(?!\w))", r"\1 "),
+        (rf",?\s+whose\s+name\s+is\s+(?={named}(?!\w))", " named "),
+    ):
+        text = re.sub(pattern, instead, text, flags=re.IGNORECASE)
+    name = rf"(?:^|(?<=[.;,])\s*|\s+and\s+)(?:her|his|its|the)\s+name\s+is\s+{named}(?!\w)"
+    rest = re.sub(rf"{name}(?:\s+and\b|[.,;])?\s*", " ", text, flags=re.IGNORECASE).strip()
+    return rest if noun_pattern(class_noun).search(rest) else text
+
+
+def trails(words: Sequence[Word]) -> bool:
+    """Tell whether a caption ends with the identifier outside its sentence: "a cat here sks"."""
+    if len(words) < 3 or words[-1].kind != "identifier" or words[-1].gap:
+        return False
+    place = len(words) - 2
+    ahead = words[place]
+    if ahead.kind or ahead.lower in DETERMINERS | NAMING or is_adjective(ahead.lower):
+        return False
+    if ahead.lower.endswith("ed") or words[place - 1].lower in _BEFORE_VERBS:
+        return False
+    return not ends_phrase(words, place) and any(word.kind == "noun" for word in words[:place])
+
+
+def behind_trigger(
+    text: str, class_noun: str, words: Sequence[Word]
+) -> tuple[str, list[Word], list[NounPhrase]] | None:
+    """Find what stands behind a trigger word: "ohwx, a photo of a woman on a bench".
+
+    Captioning tools put the identifier, perhaps with the class noun, before what a vision model has
+    said of the photo.
+
+    Returns:
+        The rest, its words and the phrases about the subject; None where the caption's first words
+        are a part of it.
+    """
+    nth = next((k for k, word in enumerate(words) if k and set(",.:;|") & set(word.gap)), 0)
+    trigger, behind = words[:nth], words[nth:]
+    if not trigger or trigger[0].kind != "identifier" or not all(word.kind for word in trigger):
+        return None
+    rest = text[behind[0].start :]
+    begins = behind[0].lower in ("a", "an", "the", *MEDIA) and len(trigger) == 1
+    if any(word.kind == "identifier" for word in behind) or not (begins or _OPENS.match(rest)):
+        return None
+    category = category_of(class_noun)
+    others = [bool(category) and is_kindred(word, category) for word in behind]
+    ends = zip(behind, others, [*others[1:], False], strict=True)  # the puppy of a corgi puppy
+    for noun in (class_noun, *(word.lower for word, is_one, goes_on in ends if is_one > goes_on)):
+        rest_words = words_of(rest, noun, None)
+        found = noun_phrases(rest_words, noun)
+        if found and found[0].clear and found[0].determiner in ONE and not found[0].plural:
+            return rest, rest_words, found
+    return None

@@ -1,8 +1,7 @@
 """The English that caption surgery needs: word lists, and a caption cut into words.
 
 Captions are short and plain, so a few closed classes (determiners, prepositions, ...) and the
-adjectives of the phrase banks tell where a noun phrase begins and ends. Knows no grammar beyond
-that, and nothing of subjects.
+adjectives of the phrase banks tell where a noun phrase begins and ends.
 """
 
 from __future__ import annotations
@@ -113,12 +112,21 @@ _OTHER_ADJECTIVES = frozenset(
     "wispy braided tousled sunny rainy snowy grassy rocky sandy dusty foggy misty cloudy cozy "
     "mossy leafy muddy".split()
 )
+_OTHER_ADJECTIVES |= HAIR_HUES
 _NOUNS = frozenset(
     "finish fish goldfish starfish jellyfish dish radish family belly jelly lily butterfly fly "
     "ally assembly handful spoonful mouthful".split()
 )
 """Nouns that end as adjectives do."""
-_HAS_HUE = re.compile(r"[\w'’]+")
+# What follows a noun and is no part of its phrase, though it looks like a describing word.
+_PREDICATES = frozenset(
+    "alone asleep awake dressed seated made held placed set seen shown displayed surrounded "
+    "perched sat stood lay ran walked slept looked held wore outside outdoors indoors inside "
+    "covered filled captured taken covering up down there here today lit close out smiles not "
+    "also can will does did tied wrapped parked mounted hung posed caught left found".split()
+)
+_FUNCTION = BOUNDARIES | DETERMINERS | frozenset("dressed high made finish paint".split())
+_WORD = re.compile(r"[^\W_](?:[\w.'’-]*\w)?|['’]s\b", re.UNICODE)
 
 
 @functools.cache
@@ -127,45 +135,35 @@ def _bank_words() -> dict[str, frozenset[str]]:
     banks = phrase_banks.load()
     found = {}
     for slot in ("shape", "texture"):
-        texts = (
-            phrase.text.lower()
-            for name in banks.super_categories
-            if not (name == "person" and slot != "shape")
-            for phrase in banks.phrases(slot, name)
-        )
+        names = [name for name in banks.super_categories if name != "person" or slot == "shape"]
+        texts = [each.text.lower() for name in names for each in banks.phrases(slot, name)]
         words = {word for text in texts for word in text.split() if not word.endswith("ly")}
         found[slot] = frozenset(words) - _FUNCTION
     return found
 
 
-_FUNCTION = BOUNDARIES | DETERMINERS | frozenset("dressed high made finish paint".split())
-
-
 def is_hue(word: str) -> bool:
-    """Whether a word names a colour: "teal", "sky-blue", "cream-colored"."""
-    parts = _HAS_HUE.findall(word.replace("-", " ").replace("_", " "))
-    if word.endswith(("-colored", "-coloured", "-toned")):
+    """Tell whether a word names a colour: "teal", "sky-blue", "cream-colored"."""
+    if word in HUES or word.endswith(("-colored", "-coloured", "-toned")):
         return True
-    return bool(parts) and (parts[-1] in HUES or word in HUES)
+    return re.split(r"[^\w'’]+|_", word.rstrip("-_"))[-1] in HUES
 
 
 def is_form(word: str) -> bool:
-    """Whether a word says a size or shape."""
+    """Tell whether a word names a size or shape."""
     return word in _FORMS or word in _bank_words()["shape"]
 
 
 def is_surface(word: str) -> bool:
-    """Whether a word says a texture, pattern or material."""
+    """Tell whether a word names a texture, pattern or material."""
     return word in _SURFACES or word in _bank_words()["texture"]
 
 
 def is_adjective(word: str) -> bool:
-    """Whether a word can stand before a noun and describe it."""
+    """Tell whether a word can stand before a noun and describe it."""
     if word in _NOUNS:
         return False
     if word in _OTHER_ADJECTIVES or is_hue(word) or is_form(word) or is_surface(word):
-        return True
-    if word in HAIR_HUES:
         return True
     return word.endswith(("ish", "ful", "less", "ous", "ly", "-like", "'s", "’s")) or "-" in word
 
@@ -193,15 +191,12 @@ class Word:
 
     @property
     def lower(self) -> str:
-        """For looking it up."""
+        """The text in lower case."""
         return self.text.lower()
 
 
-_WORD = re.compile(r"[^\W_](?:[\w.'’-]*\w)?|['’]s\b", re.UNICODE)
-
-
 def words_of(caption: str, class_noun: str, identifier: str | None) -> list[Word]:
-    """The words of a caption; the identifier and the class noun are one word each.
+    """Cut a caption into words; the identifier and the class noun are one word each.
 
     An underscore counts as a space: "sks_robot_toy".
     """
@@ -227,17 +222,8 @@ def words_of(caption: str, class_noun: str, identifier: str | None) -> list[Word
     return words
 
 
-# What follows a noun and is no part of its phrase, though it looks like a describing word.
-_PREDICATES = frozenset(
-    "alone asleep awake dressed seated made held placed set seen shown displayed surrounded "
-    "perched sat stood lay ran walked slept looked held wore outside outdoors indoors inside "
-    "covered filled captured taken covering up down there here today lit close out smiles not "
-    "also can will does did tied wrapped parked mounted hung posed caught left found".split()
-)
-
-
 def ends_phrase(words: Sequence[Word], place: int) -> bool:
-    """Whether the word at a place cannot stand in a noun phrase before the noun.
+    """Tell whether the word at a place cannot stand in a noun phrase before the noun.
 
     Verbs are told by their ending: "a man holding", "a man rides". An "-ing" word behind a
     determiner or another describing word describes: "a sleeping cat".
@@ -247,10 +233,8 @@ def ends_phrase(words: Sequence[Word], place: int) -> bool:
         return False
     if word in BOUNDARIES or word in DETERMINERS or word in _PREDICATES:
         return True
-    if is_adjective(word):
+    if word.endswith("ing") or is_adjective(word):
         return word.endswith("ing") and not _describes(words, place)
-    if word.endswith("ing"):
-        return not _describes(words, place)
     return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "'s", "’s"))
 
 
@@ -274,5 +258,5 @@ def _describes(words: Sequence[Word], place: int) -> bool:
 
 
 def begins_sentence(words: Sequence[Word], place: int) -> bool:
-    """Whether a word is the first of a sentence."""
+    """Tell whether a word is the first of a sentence."""
     return place == 0 or bool(set(".!?") & set(words[place].gap))

@@ -15,7 +15,7 @@ from regforge.embedded import phrase_banks
 from regforge.prompts.against import cut_open, unvaried
 from regforge.prompts.captions import article_for, noun_pattern, word_pattern
 from regforge.prompts.noun_phrases import category_of
-from regforge.prompts.tag_lists import TagList
+from regforge.prompts.stated import TagList
 
 CAPTIONS: list[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "real_captions.yaml").read_text(encoding="utf-8")
