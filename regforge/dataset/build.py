@@ -72,15 +72,8 @@ def build_dataset(
     regforge's part of an existing README.md is kept, and so are files that are not regforge's.
     Memory does not grow with the number of images.
 
-    Args:
-        store: The finished images.
-        folder: Where the dataset goes; replaced as a whole.
-        count: How many images it has.
-        recipe: What was asked for.
-        recipe_yaml: The text of recipe.yaml.
-        caption_template: The text of caption.j2.
-        vocabulary: The run's vocabulary.json; it need not exist.
-        versions: Of the libraries that made the images, for the card.
+    `recipe_yaml` and `caption_template` are the texts of recipe.yaml and caption.j2; the run's
+    vocabulary.json need not exist; `versions` are of the libraries that made the images.
 
     Raises:
         DatasetError: There are fewer images.

@@ -138,14 +138,9 @@ def write_card(
 ) -> str:
     """The text of README.md.
 
-    Args:
-        survey: What the rows are.
-        refusals: What was given up.
-        recipe: What was asked for.
-        versions: Of the libraries that made it; regforge's own is added.
-        vocabulary: Whether vocabulary.json lies beside the card.
-        existing: The card that is to be replaced. What stands outside of its markers is kept, and
-            so are the keys of its front matter that regforge does not write.
+    `versions` are of the libraries that made the images; regforge's own is added. `vocabulary`:
+    vocabulary.json lies beside the card. Of an `existing` card, what stands outside of its markers
+    is kept, and so are the keys of its front matter that regforge does not write.
     """
     kept = Card.parse(existing)
     theirs = kept.front.keys() - OUR_KEYS
@@ -311,8 +306,8 @@ def _most_common(counts: Counter[str]) -> list[tuple[str, int]]:
 def card_environment(folder: str) -> SandboxedEnvironment:
     """What renders the cards of a templates folder: every value is escaped for Markdown.
 
-    The filter `code` makes the name of a file or repository safe for a block of code instead, and
-    `quoted` a sentence between quotes there.
+    The filter `code` makes a name safe for a block of code instead, and `quoted` a sentence between
+    quotes there.
     """
     environment = SandboxedEnvironment(
         loader=FileSystemLoader(templates() / folder),
@@ -321,8 +316,13 @@ def card_environment(folder: str) -> SandboxedEnvironment:
         lstrip_blocks=True,
         finalize=_escaped,
     )
-    environment.filters["code"] = _for_code
-    environment.filters["quoted"] = _for_quotes
+    # Only what names and paths are made of; only words and the plainest punctuation.
+    environment.filters["code"] = lambda value: _Safe(
+        re.sub(r"[^\w./-]", "-", without_secrets(value))
+    )
+    environment.filters["quoted"] = lambda value: _Safe(
+        " ".join(re.sub(r"[^\w ,.'-]", " ", without_secrets(value)).split())
+    )
     return environment
 
 
@@ -342,13 +342,3 @@ def _escaped(value: object) -> str:
     # Brackets of entities as well: a site that fills templates in must find none.
     safe = re.sub(r"_|[^\w ,.;:%+?()/'-]", lambda found: f"&#{ord(found.group())};", plain)
     return re.sub(r"(?i):(?=//)|(?<=www)\.", lambda found: f"&#{ord(found.group())};", safe)
-
-
-def _for_code(value: str) -> _Safe:
-    """Text for a code block: only what names and paths are made of."""
-    return _Safe(re.sub(r"[^\w./-]", "-", without_secrets(value)))
-
-
-def _for_quotes(value: str) -> _Safe:
-    """Text between the quotes of a line of code: words and the plainest punctuation."""
-    return _Safe(" ".join(re.sub(r"[^\w ,.'-]", " ", without_secrets(value)).split()))

@@ -76,7 +76,11 @@ def read_rows(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
         # One group at a time: read in one go, pyarrow keeps all that it has read.
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(_ROWS_AT_A_TIME, [group], names, use_threads=False):
-                yield from _rows(batch)
+                for row in batch.to_pylist():
+                    image = row.pop("image", None)
+                    yield ImageRow(**row, image=image["bytes"] if image else b"")
+    except TypeError as error:
+        raise _damaged(path, RecordError(f"not the columns of an image row ({error})")) from error
     except (OSError, ValueError, RecordError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
     finally:
@@ -110,15 +114,6 @@ def _open(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
-
-
-def _rows(batch: pa.RecordBatch) -> Iterator[ImageRow]:
-    for row in batch.to_pylist():
-        image = row.pop("image", None)
-        try:
-            yield ImageRow(**row, image=image["bytes"] if image else b"")
-        except TypeError as error:
-            raise RecordError(f"not the columns of an image row ({error})") from error
 
 
 def _damaged(path: Path, error: Exception) -> ParquetError:

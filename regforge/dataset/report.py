@@ -61,16 +61,14 @@ class ReportData:
     """Everything that the page shows.
 
     Attributes:
-        name: The dataset's name.
         summary: How it was made, such as "Renderer": "embedded/tinyworld", in display order.
         rows: All images, in the order of their index; their `image` may be empty.
-        thumbnails: WebP files by the images' ids; an image without one is not in the gallery, and
-            counted all the same.
+        thumbnails: WebP files by the images' ids; an image without one is counted, not shown.
         rejected: Images that were given up.
         log: Entries of log.jsonl.
         ledger: Entries of ledger.jsonl.
         offered: Phrases by slot that captions could use, so that unused ones are seen too.
-        audit: What an audit found, as `Audit.as_dict` returns it; None leaves it out.
+        audit: As `Audit.as_dict` returns it; None leaves it out.
     """
 
     name: str
@@ -90,12 +88,8 @@ class ReportData:
 def gather(run_folder: Path, count: int | None = None) -> ReportData:
     """Read what a run folder has to show. A shard that is damaged stays where it is.
 
-    All rows are counted; thumbnails are made of at most `MOST_SHOWN` of them. A few image files
-    are in memory at a time.
-
-    Args:
-        run_folder: The run.
-        count: Look at the first `count` images only, which are the dataset; None takes all.
+    The first `count` images are the dataset; without it all are taken. All rows are counted;
+    thumbnails are made of at most `MOST_SHOWN` of them. A few image files are in memory at a time.
 
     Raises:
         RegforgeError: A shard cannot be read.
@@ -112,7 +106,7 @@ def gather(run_folder: Path, count: int | None = None) -> ReportData:
     shown = {rows[position].id for position in facts.choose_shown(rows, MOST_SHOWN)}
     whole = (row for path in shards for row in read_rows(path) if row.id in shown)
     return ReportData(
-        name=_name(run_folder),
+        name=_name_of(run_folder),
         summary=summarize(rows),
         rows=rows,
         thumbnails=dict(_thumbnails(whole)),
@@ -154,7 +148,7 @@ def summarize(rows: Sequence[ImageRow]) -> dict[str, str]:
     return {name: text for name, values in entries.items() if (text := facts.distinct(values))}
 
 
-def _name(run_folder: Path) -> str:
+def _name_of(run_folder: Path) -> str:
     try:
         recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text(encoding="utf-8"))
         return str(recipe["name"])
@@ -232,7 +226,7 @@ def _payload(data: ReportData) -> dict[str, Any]:
     shown = _that_fit(data, _THUMBNAIL_BYTES - sum(len(each.thumbnail or b"") for each in refused))
     place = {position: number for number, position in enumerate(shown)}
     ids = {rows[position].id: number for position, number in place.items()}
-    cells = [_cell_values(rows[each], data.thumbnails.get(rows[each].id)) for each in shown]
+    cells = [_cells(rows[each], data.thumbnails.get(rows[each].id)) for each in shown]
     first = cells[0] if cells else {}
     # Columns that say the same in every row are written once.
     common = {k: value for k, value in first.items() if all(row[k] == value for row in cells)}
@@ -279,12 +273,14 @@ def _that_fit(data: ReportData, room: int) -> list[int]:
     return [images[n] for n in facts.choose_shown([data.rows[each] for each in images], most)]
 
 
-def _cell_values(row: ImageRow, thumbnail: bytes | None) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in _COLUMNS}
-    values["slots"] = dict(row.slots)
-    values["scores"] = {name: _rounded(score) for name, score in row.scores.items()}
-    values["guidance_scale"] = _rounded(row.guidance_scale)
-    return {**values, "thumbnail": _data_uri(thumbnail)}
+def _cells(row: ImageRow, thumbnail: bytes | None) -> dict[str, Any]:
+    return {
+        **{name: getattr(row, name) for name in _COLUMNS},
+        "slots": dict(row.slots),
+        "scores": {name: _rounded(score) for name, score in row.scores.items()},
+        "guidance_scale": _rounded(row.guidance_scale),
+        "thumbnail": _data_uri(thumbnail),
+    }
 
 
 def _rounded(value: float | None) -> float | None:

@@ -31,48 +31,28 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How often each value of one axis occurs.
+    """How often each value of one axis occurs."""
 
-    Attributes:
-        key: `set`, or `slot.NAME`.
-        label: What people call it.
-        counts: (value, images) from most to least; 0 for values on offer that no image has.
-        without: Images that have no value here.
-    """
-
-    key: str
+    key: str  # `set`, or `slot.NAME`
     label: str
-    counts: tuple[tuple[str, int], ...]
-    without: int
+    counts: tuple[tuple[str, int], ...]  # from most to least; 0 for values on offer and not used
+    without: int  # images that have no value here
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What the calls to one model came to; None where no call tells.
-
-    Attributes:
-        model: Its name.
-        calls: How often it was called.
-        failed: Calls among them that were answered with an error or not at all.
-        cached: Replies that were on disk already.
-        prompt_tokens: Tokens sent.
-        completion_tokens: Tokens received.
-        seconds: Waiting time of all calls together.
-        cost: US dollars of the calls whose price is known.
-        unpriced: Answered calls whose price is not known.
-        unanswered: Failed calls that may be billed all the same.
-    """
+    """What the calls to one model came to; None where no call tells."""
 
     model: str
     calls: int
-    failed: int
-    cached: int
+    failed: int  # calls among them that were answered with an error or not at all
+    cached: int  # replies that were on disk already
     prompt_tokens: int | None
     completion_tokens: int | None
-    seconds: float | None
-    cost: float | None
-    unpriced: int
-    unanswered: int
+    seconds: float | None  # waiting time of all calls together
+    cost: float | None  # US dollars of the calls whose price is known
+    unpriced: int  # answered calls whose price is not known
+    unanswered: int  # failed calls that may be billed all the same
 
     @property
     def cost_text(self) -> str:

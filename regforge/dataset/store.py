@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -257,12 +256,13 @@ def _footer(path: Path) -> tuple[str, list[Rejection]]:
     text = read_metadata(path, _FOOTER)
     try:
         content = parse_json(text or "")
-        return content["recipe_digest"], [_from_json(each) for each in content["rejected"]]
+        rejected = []
+        for entry in content["rejected"]:
+            if (small := entry["thumbnail"]) is not None:
+                small = base64.b64decode(small, validate=True)
+            rejected.append(
+                Rejection(**{**entry, "reasons": tuple(entry["reasons"]), "thumbnail": small})
+            )
+        return content["recipe_digest"], rejected
     except (ValueError, TypeError, KeyError) as error:
         raise ParquetError(f"{path} is no shard of regforge.") from error
-
-
-def _from_json(entry: dict[str, Any]) -> Rejection:
-    small = entry["thumbnail"]
-    decoded = None if small is None else base64.b64decode(small, validate=True)
-    return Rejection(**{**entry, "reasons": tuple(entry["reasons"]), "thumbnail": decoded})

@@ -227,11 +227,6 @@ def test_with_a_token_that_may_only_read(hub: LoopbackHub, monkeypatch: pytest.M
     assert hub.head("me/other") is None
 
 
-def test_without_network(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in refusal(hub)
-
-
 def test_a_name_that_no_repository_can_have(hub: LoopbackHub) -> None:
     with pytest.raises(HubError, match="no name of a Hub dataset"):
         publish_files("me/tea pots", new_version, message="New")

@@ -87,19 +87,16 @@ def whole(name: object) -> str:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value if it is a plain one, a known number made from text; else None."""
+    """The value if it is a plain one and no NaN, a known number made from text; else None."""
     if name in _STRUCTS:
         return value if isinstance(value, Mapping) else None
     if name in _NUMBERS and isinstance(value, str):  # CSV has nothing but text
         try:
-            return _NUMBERS[name](value)
+            value = _NUMBERS[name](value)
         except ValueError:
             return value or None
-    return value if isinstance(value, str | int | float | bool) else None
-
-
-def _there(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
+    plain = isinstance(value, str | int) or (isinstance(value, float) and not math.isnan(value))
+    return value if plain else None
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
@@ -184,7 +181,7 @@ class Findings:
             kind=kind if kind in ("object", "living") else None,
             prompt_set=as_caption(prompts),
             slots={whole(key): v if isinstance(v, str) else None for key, v in slots.items()},
-            metadata={**header.metadata, **{k: v for k, v in known.items() if _there(v)}},
+            metadata={**header.metadata, **{k: v for k, v in known.items() if v is not None}},
             file=file,
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from regforge.dataset.sources.choosing import CARD
 from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES
-from regforge.dataset.sources.trees import LocalTree, seen, suffix_of
+from regforge.dataset.sources.trees import LocalTree, Tree, seen, suffix_of
 from regforge.hub import HubAddress, HubError, explained
 from regforge.hub.errors import is_passing
 
@@ -119,7 +119,7 @@ def _may_be_cached(error: Exception) -> bool:
     return isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError) or is_passing(error)
 
 
-class HubTree:
+class HubTree(Tree):
     """The files of a commit, read by range requests."""
 
     def __init__(self, address: HubAddress, commit: str, files: Mapping[str, int]) -> None:
@@ -145,13 +145,6 @@ class HubTree:
         except Exception as error:
             raise self._explained(error) from error
         return cast(BinaryIO, _HubFile(inner, self))
-
-    def place(self, path: str) -> Path | None:  # noqa: ARG002
-        """See `Tree`."""
-        return None
-
-    def close(self) -> None:
-        """See `Tree`."""
 
     def _explained(self, error: Exception) -> HubError:
         return explained(error, self._address.repo_id, revision=self._commit)

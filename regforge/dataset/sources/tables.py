@@ -35,7 +35,7 @@ _ROWS_AT_A_TIME = 16
 _BUFFER = 2**20
 _BUFFER_OF_REQUESTS = 2**23
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.parquet")
-_IMAGE_NAMES = ("image", "img", "image", "photo", "png", "jpg", "jpeg", "webp")
+_IMAGE_NAMES = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
 _NAME_COLUMNS = ("id", "__key__", "key", "file_name", "filename")
 
 

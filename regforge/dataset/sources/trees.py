@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.recipe.named_files import inside
@@ -31,7 +31,7 @@ class CannotOpen(RegforgeError):
     exit_code = EXIT_USAGE
 
 
-class Tree(Protocol):
+class Tree:
     """Files that can be read, with their sizes in bytes, in the order of their paths."""
 
     files: Mapping[str, int]
@@ -44,15 +44,14 @@ class Tree(Protocol):
             CannotOpen: The archive it lies in cannot be read.
             HubError: The Hub does not give it.
         """
-        ...
+        raise NotImplementedError
 
-    def place(self, path: str) -> Path | None:
+    def place(self, path: str) -> Path | None:  # noqa: ARG002
         """Where it lies on this machine's disk, links followed; None if it does not."""
-        ...
+        return None
 
     def close(self) -> None:
         """Let go of what is held open; it can be read again all the same."""
-        ...
 
 
 def read_bytes(tree: Tree, path: str, most: int) -> bytes:
@@ -84,7 +83,7 @@ def stem_of(path: str) -> str:
     return posixpath.splitext(path)[0]
 
 
-class LocalTree:
+class LocalTree(Tree):
     """A folder.
 
     Attributes:
@@ -106,7 +105,7 @@ class LocalTree:
             raise CannotOpen(f"{error.filename or root} cannot be read: {error.strerror}.") from (
                 error
             )
-        self.files: Mapping[str, int] = dict(sorted(sizes.items()))
+        self.files = dict(sorted(sizes.items()))
 
     @classmethod
     def of_file(cls, path: Path) -> LocalTree:
@@ -122,9 +121,6 @@ class LocalTree:
     def place(self, path: str) -> Path | None:
         """See `Tree`."""
         return self._places[path].resolve()
-
-    def close(self) -> None:
-        """See `Tree`."""
 
     def _followed(self, name: str, path: Path) -> Path | None:
         real = inside(path, self._root)
@@ -163,7 +159,7 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-class ZipTree:
+class ZipTree(Tree):
     """What lies in some zip archives, each a folder of that name; a single one has no name."""
 
     def __init__(self, base: Tree, archives: Iterable[str]) -> None:
@@ -182,7 +178,7 @@ class ZipTree:
                     self._lies_in[path] = (archive, entry.filename)
                     sizes[path] = entry.file_size
         self.close()
-        self.files: Mapping[str, int] = dict(sorted(sizes.items()))
+        self.files = dict(sorted(sizes.items()))
 
     def open(self, path: str) -> BinaryIO:
         """See `Tree`."""
@@ -193,10 +189,6 @@ class ZipTree:
             raise
         except Exception as error:  # zipfile raises almost anything on a damaged archive
             raise OSError(f"cannot be unpacked: {error}") from error
-
-    def place(self, path: str) -> Path | None:  # noqa: ARG002
-        """See `Tree`."""
-        return None
 
     def close(self) -> None:
         """See `Tree`."""
