@@ -199,7 +199,7 @@ def main() -> None:
         import diffusers
         import torch
 
-        from regforge.images.devices import pick_device
+        from regforge.devices import pick_device
 
         device = pick_device(None)
         folder = Path(tempfile.mkdtemp())

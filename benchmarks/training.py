@@ -272,17 +272,18 @@ def work_of(setting: Setting) -> tuple[float, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from regforge.devices import pick_device
     from regforge.progress import Reporter
     from regforge.recipe import TrainingRecipe
     from regforge.training.examples import open_examples
     from regforge.training.families import open_family
     from regforge.training.loop import Loop
-    from regforge.training.optimizers import device_of, precision_of
+    from regforge.training.optimizers import precision_of
     from regforge.training.weights import attach
 
     content = setting.recipe(Row("", None, {"optimizer": {"steps": 1}}))
     recipe = TrainingRecipe.model_validate(content)
-    device = device_of(recipe)
+    device = pick_device(recipe.device, "device")
     precision = precision_of(recipe, device)
     family = open_family(recipe, device, precision.weights)
     quiet = Reporter(quiet=True)

@@ -29,9 +29,10 @@ FLOORS = (
     ("runs",),
     (
         *("recipe", "records", "embedded", "journal", "progress", "files", "resources", "hub"),
-        *("digests", "lora_files"),
+        *("digests", "lora_files", "devices"),
     ),
     ("image_files",),
+    ("words",),
     ("errors", "version"),
 )
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
@@ -174,13 +175,13 @@ def _broken_floors(graph: dict[str, list[Import]]) -> Iterator[str]:
 
 
 def _cycles(graph: dict[str, list[Import]]) -> Iterator[str]:
-    """Cycles between parts, however lazy the import, and between modules within a part."""
+    """Cycles between parts and between modules, however lazy the import, typing included."""
     parts: dict[str, set[str]] = {part_of(module): set() for module in graph}
     modules: dict[str, set[str]] = {}
     for module, imports in graph.items():
         ours = list(_ours(imports))
         parts[part_of(module)] |= {part_of(each.target) for each in ours} - {part_of(module)}
-        modules[module] = {each.target for each in ours if each.when != "type checking"} - {module}
+        modules[module] = {each.target for each in ours} - {module}
     for dependencies in (parts, modules):
         try:
             TopologicalSorter(dependencies).prepare()

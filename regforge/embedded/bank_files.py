@@ -4,7 +4,6 @@ Knows which keys a bank file has and how to say where in it something is wrong. 
 which phrase suits what; `bank_phrases` does.
 """
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from regforge.errors import RegforgeError
+from regforge.words import did_you_mean
 
 Kind = Literal["living", "object"]
 Location = tuple[int | str, ...]
@@ -134,7 +134,7 @@ class Source:
             first = error.errors(include_url=False)[0]
             location, message = first["loc"], first["msg"]
             if first["type"] == "extra_forbidden":
-                message = f"unknown key.{suggestion(str(location[-1]), _KEYS)}"
+                message = f"unknown key.{did_you_mean(str(location[-1]), _KEYS)}"
             raise self.error(location, message) from error
 
     def error(self, location: Location, message: str) -> PhraseBankError:
@@ -153,7 +153,7 @@ class Source:
         """
         for name in names:
             if name not in valid:
-                raise self.error(location, f"unknown {what} {name!r}.{suggestion(name, valid)}")
+                raise self.error(location, f"unknown {what} {name!r}.{did_you_mean(name, valid)}")
 
     def _line(self, location: Location) -> int:
         """The line of the innermost part of the location that the file has."""
@@ -222,12 +222,6 @@ def plain(text: str) -> str:
 def gist(text: str) -> str:
     """What is left of a phrase without articles: "on the porch" repeats "on a porch"."""
     return " ".join(word for word in plain(text).split() if word not in _ARTICLES)
-
-
-def suggestion(wrong: str, valid: Iterable[str]) -> str:
-    """A question that offers the nearest valid name, or nothing."""
-    near = difflib.get_close_matches(wrong, list(valid), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 _ARTICLES = {"a", "an", "the"}

@@ -21,10 +21,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from regforge.embedded.bank_building import Contents, contents_of
-from regforge.embedded.bank_files import Kind, PhraseBankError, plain, read_folder, suggestion
+from regforge.embedded.bank_files import Kind, PhraseBankError, plain, read_folder
 from regforge.embedded.bank_phrases import SLOTS, Category, NounGroup, Phrase, compatible
 from regforge.embedded.english import MASS_NOUNS, Number, number_of, words_of
 from regforge.errors import RegforgeError
+from regforge.words import did_you_mean
 
 __all__ = [
     "SLOTS",
@@ -205,7 +206,7 @@ class PhraseBanks:
     def _category(self, name: str) -> Category:
         if name not in self._categories:
             raise PhraseBankError(
-                f"There is no super-category {name!r}.{suggestion(name, self._categories)}",
+                f"There is no super-category {name!r}.{did_you_mean(name, self._categories)}",
                 hint=f"Super-categories: {', '.join(self.super_categories)}.",
             )
         return self._categories[name]

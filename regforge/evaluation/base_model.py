@@ -72,7 +72,7 @@ class BaseModel:
         Raises:
             RenderError: It is not there, cannot be used, or does not fit.
         """
-        from regforge.images.devices import pick_device, pick_dtype
+        from regforge.devices import pick_device, pick_dtype
         from regforge.images.pipelines import default_size, place
 
         choice = ModelChoice(
@@ -99,7 +99,7 @@ class BaseModel:
             batch_size: Images at a time; as many as memory should suffice for if None.
             reporter: Who tells when it does not.
         """
-        from regforge.images.devices import first_batch_size
+        from regforge.devices import first_batch_size
         from regforge.images.local import LocalRenderer
         from regforge.images.pipelines import default_size
 

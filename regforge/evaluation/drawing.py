@@ -119,7 +119,7 @@ class Artist:
     def close(self) -> None:
         """Give back the memory of the base model."""
         if self._loaded is not None:
-            from regforge.images.devices import free_memory
+            from regforge.devices import free_memory
 
             self._loaded = None
             free_memory()

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from regforge.devices import pick_device
 from regforge.embedded import ALIGNMENT, IDENTITY
 from regforge.evaluation.encoder_files import CLIP, DINO, EMBEDDED, Loaded, load
 from regforge.evaluation.interface import EvaluationError, ImageEncoder, TextImageEncoder
 from regforge.evaluation.suites import is_tinyworld
-from regforge.images.devices import pick_device
 
 if TYPE_CHECKING:
     import torch

@@ -20,6 +20,7 @@ from regforge.evaluation import png
 from regforge.evaluation.interface import EvaluationError, PersonalizedModel
 from regforge.evaluation.model_files import normal
 from regforge.runs import OwnedFolder
+from regforge.words import listed
 
 _GROWING = ("samples", "class_samples", "limit")
 """Settings of which more may be asked for later; for `limit`, none at all is most."""
@@ -139,7 +140,7 @@ def _other_models(
     missing = [name for name in before if name not in now]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        yield f"of {_and(before)}, and {_and(missing)} {verb} not asked for now"
+        yield f"of {listed(before)}, and {listed(missing)} {verb} not asked for now"
     for name, where in before.items():
         if name in now and now[name] != where and name not in unchanged:
             yield f"its {name} is {where}, not {now[name]}"
@@ -163,8 +164,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return " and ".join(map(str, value.values()))
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _and(names: Sequence[str] | Mapping[str, Any]) -> str:
-    listed = list(names)
-    return " and ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)

@@ -181,6 +181,24 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Two models with the same subject, image by image.
+
+    Attributes:
+        first: Name of a model.
+        second: Name of another.
+        metric: `Metric.key`.
+        difference: Of second minus first, over pairs of the same prompt and sample; an interval
+            that does not hold 0 is a difference that would be found again.
+    """
+
+    first: str
+    second: str
+    metric: str
+    difference: Interval
+
+
+@dataclass(frozen=True)
 class Metric:
     """What a score means, for tables, axes and legends.
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from regforge.devices import pick_device
 from regforge.evaluation.measures import Scores
-from regforge.images.devices import pick_device
+from regforge.words import first_line
 
 INSTALL = "DIV is not LPIPS: that needs `pip install torchmetrics torchvision`."
 
@@ -89,7 +90,7 @@ def open_lpips(*, device: str | None = None) -> Lpips | str:
     except ImportError:
         return INSTALL
     except RuntimeError as error:  # a torchvision that was built for another torch
-        return f"DIV is not LPIPS: torchvision cannot be used ({_first_line(error)})."
+        return f"DIV is not LPIPS: torchvision cannot be used ({first_line(error)})."
     import torch
 
     there = Path(torch.hub.get_dir(), "checkpoints", _WEIGHTS).is_file()
@@ -101,7 +102,7 @@ def open_lpips(*, device: str | None = None) -> Lpips | str:
         with _weights_only():
             metric = LearnedPerceptualImagePatchSimilarity(net_type="alex")
     except Exception as error:  # no network, a cut or broken download
-        return f"DIV is not LPIPS: its backbone cannot be loaded ({_first_line(error)})."
+        return f"DIV is not LPIPS: its backbone cannot be loaded ({first_line(error)})."
     return Lpips(metric, metadata.version("torchmetrics"), device)
 
 
@@ -117,7 +118,3 @@ def _weights_only() -> Iterator[None]:
             del os.environ[_SAFE]
         else:
             os.environ[_SAFE] = before
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__

@@ -27,6 +27,7 @@ from regforge.evaluation.references import name_of
 from regforge.evaluation.steps import is_snapshot
 from regforge.evaluation.suites import class_prompts, default_suites, load_suite
 from regforge.files import expanded
+from regforge.words import listed
 
 if TYPE_CHECKING:
     from regforge.evaluation.interface import Kind
@@ -111,7 +112,7 @@ def open_all(
         opened += [model for model in of_run if model.digest not in digests] + final
     if snapshots and not any(is_snapshot(model) for model in opened):
         raise EvaluationError(
-            f"{_listed([str(each) for each in models if not isinstance(each, PersonalizedModel)])} "
+            f"{listed([str(each) for each in models if not isinstance(each, PersonalizedModel)])} "
             "has no snapshots.",
             hint="Training keeps them after the steps that its recipe names: "
             "checkpoint.snapshots: [100, 200, 400]",
@@ -207,7 +208,7 @@ def guidance_for(
     if first is None or not others:
         return first, []
     return first, [
-        f"All images are drawn with guidance scale {first:g}; the recipe of {_listed(others)} "
+        f"All images are drawn with guidance scale {first:g}; the recipe of {listed(others)} "
         "names another one."
     ]
 
@@ -218,7 +219,7 @@ def note_on_sizes(models: Sequence[PersonalizedModel], artist: Artist) -> Iterat
     if len(sizes) > 1:
         shown = [f"{name} at {size or 'its own size'}" for size, name in sizes.items()]
         yield (
-            f"Models draw at the size that they were trained at ({_listed(shown)}), so their "
+            f"Models draw at the size that they were trained at ({listed(shown)}), so their "
             "images do not come from the same noise."
         )
 
@@ -371,7 +372,3 @@ def settings_of(
         "guidance_scale": guidance_scale,
         "encoders": dict(encoders),
     }
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -17,6 +17,7 @@ from regforge.evaluation.interface import EvaluationError, Subject
 from regforge.files import write_atomically
 from regforge.image_files import decode, plain
 from regforge.prompts.photos import PhotosError, photo_captions
+from regforge.words import listed
 
 SHOWN_SIZE = 256
 """Longest side of a reference photo on the page, in pixels."""
@@ -90,7 +91,7 @@ def references_for(
         differ = len(same) > 1 and len({frozenset(_trained_on(each)) for each in same}) > 1
         if held_out is None and differ:
             raise EvaluationError(
-                f"Models learned {name} from other photos: {_listed(list(by_folder))}.",
+                f"Models learned {name} from other photos: {listed(list(by_folder), 3)}.",
                 hint="If it is one subject, name the photos to compare with: --references FOLDER, "
                 "or --subject FOLDER if they were trained on. If not, evaluate the models apart.",
             )
@@ -137,7 +138,7 @@ def find_references(
     elif shared:
         remarks.append(
             f"{len(shared)} of {len(distinct)} reference photos were trained on "
-            f"({_listed(shared)}), so likeness to them is overstated."
+            f"({listed(shared, 3)}), so likeness to them is overstated."
         )
     is_held_out = len(shared) < len(distinct)
     return References(subject, list(distinct.values()), is_held_out, remarks)
@@ -186,7 +187,7 @@ def _distinct(folder: Path) -> tuple[dict[str, Path], list[str]]:
     if copies:
         one = len(copies) == 1
         notes.append(
-            f"{_listed(copies)} show{'s' if one else ''} the same as another reference photo and "
+            f"{listed(copies, 3)} show{'s' if one else ''} the same as another reference photo and "
             f"{'is' if one else 'are'} left out."
         )
     return distinct, notes
@@ -194,10 +195,3 @@ def _distinct(folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 def _pixels(image: Image.Image) -> str:
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    shown = list(names[:most])
-    if len(names) > most:
-        return f"{', '.join(shown)} and {len(names) - most} more"
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -18,6 +18,7 @@ from typing import Any
 from regforge.evaluation import wording
 from regforge.evaluation.interface import (
     METRICS,
+    Comparison,
     EvaluationError,
     Interval,
     Measured,
@@ -63,24 +64,6 @@ class ModelResult:
     def subject_name(self) -> str:
         """Who it knows, as `Evaluation.references` and `ceiling` name it; empty if unknown."""
         return name_of(self.model.subject) if self.model.subject else ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models with the same subject, image by image.
-
-    Attributes:
-        first: Name of a model.
-        second: Name of another.
-        metric: `Metric.key`.
-        difference: Of second minus first, over pairs of the same prompt and sample; an interval
-            that does not hold 0 is a difference that would be found again.
-    """
-
-    first: str
-    second: str
-    metric: str
-    difference: Interval
 
 
 @dataclass

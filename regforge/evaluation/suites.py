@@ -19,9 +19,9 @@ from regforge.evaluation.model_files import normal
 from regforge.files import expanded, read_text
 from regforge.images.loading import EMBEDDED
 from regforge.recipe.defaults import benchmarks
-from regforge.recipe.messages import did_you_mean
 from regforge.recipe.problems import Place
 from regforge.recipe.yaml_nodes import Entry, Node, read_yaml
+from regforge.words import nearest
 
 CLASS = Question("a photo of a {}", "")
 """What is drawn of the class, without the identifier, where a benchmark says nothing else."""
@@ -149,7 +149,7 @@ def _is_yaml(path: Path) -> bool:
 
 def _missing(name: str) -> EvaluationError:
     known = benchmarks()
-    near = did_you_mean(Path(name).stem, known)
+    near = nearest(Path(name).stem, known)
     meant = f", did you mean {near!r}?" if near else "."
     return EvaluationError(
         f"There is no benchmark {name}{meant}",

@@ -8,13 +8,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from regforge.evaluation.interface import METRICS, Interval, Metric
+from regforge.evaluation.interface import METRICS, Comparison, Interval, Metric
 from regforge.evaluation.statistics import CONFIDENCE, is_clear
-
-if TYPE_CHECKING:
-    from regforge.evaluation.results import Comparison
+from regforge.words import listed
 
 WIDTH = 99
 """Most columns of a line for terminals."""
@@ -128,7 +125,7 @@ def summary(first: str, second: str, verdicts: Sequence[Verdict]) -> str:
         verdicts: Of these two, one a metric.
     """
     better, worse = (
-        _joined(
+        listed(
             [
                 f"{words} ({', '.join(_short(each) for each in those)})"
                 for words, those in _by_words(
@@ -147,8 +144,8 @@ def summary(first: str, second: str, verdicts: Sequence[Verdict]) -> str:
     elif worse:
         text += f"“{second}” does worse: “{first}” {worse}."
     else:
-        return text + f"“{second}” shows no clear difference in {_joined(alike, 'or')}."
-    return text + (f" No clear difference in {_joined(alike, 'or')}." if alike else "")
+        return text + f"“{second}” shows no clear difference in {listed(alike, conjunction='or')}."
+    return text + (f" No clear difference in {listed(alike, conjunction='or')}." if alike else "")
 
 
 def by_chance(comparisons: int) -> str:
@@ -247,9 +244,3 @@ def _by_words(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
 
 def _short(said: Verdict) -> str:
     return f"{said.metric.name} {number(said.difference.mean, signed=True)}"
-
-
-def _joined(parts: Sequence[str], word: str = "and") -> str:
-    if len(parts) < 2:
-        return "".join(parts)
-    return f"{', '.join(parts[:-1])} {word} {parts[-1]}"

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from regforge.errors import RegforgeError
 from regforge.journal import without_secrets
+from regforge.words import first_line
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -216,8 +217,7 @@ class _Target:
                 "is set.",
                 "Unset HF_HUB_OFFLINE.",
             )
-        lines = str(error or "").strip().splitlines()
-        reason = f" ({lines[0].rstrip('.:')})" if lines else ""
+        reason = f" ({first_line(error)})" if error is not None and str(error) else ""
         return f"{_host()} cannot be reached{reason}.", "Check the network."
 
 

@@ -22,6 +22,7 @@ from regforge.images.interface import LoraIdentity, ModelUnavailable
 from regforge.images.loras import find_loras, lay_on
 from regforge.recipe.models import Render
 from regforge.recipe.named_files import MODEL_INDEX
+from regforge.words import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -268,7 +269,7 @@ def _load(folder: Path, choice: ModelChoice, dtype: torch.dtype) -> Any:
         )
     except Exception as error:
         raise _weights_problem(choice, error, folder) or ModelUnavailable(
-            f"{choice.model} cannot be loaded: {_first_line(error)}.",
+            f"{choice.model} cannot be loaded: {first_line(error)}.",
             hint="If files are missing or cut short, delete the model and download it again.",
         ) from error
     return loaded
@@ -308,7 +309,7 @@ def _put_in_vae(pipeline: Any, named: str, dtype: torch.dtype) -> None:
             )
     except Exception as error:
         raise ModelUnavailable(
-            f"The VAE {named} cannot be loaded (render.vae): {_first_line(error)}.",
+            f"The VAE {named} cannot be loaded (render.vae): {first_line(error)}.",
             hint=f"It has to be a diffusers {type(own).__name__} with safetensors.",
         ) from error
     for key in ("latent_channels", "block_out_channels"):
@@ -344,8 +345,3 @@ def _weights_problem(
             "diffusers' save_pretrained.",
         )
     return None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")

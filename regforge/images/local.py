@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from regforge.images.devices import (
+from regforge.devices import (
     first_batch_size,
     free_memory,
     is_out_of_memory,
@@ -43,6 +43,7 @@ from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.recipe.models import Render
 from regforge.records import ImageJob, without_folders
+from regforge.words import first_line
 
 
 def open_local(
@@ -224,7 +225,7 @@ class LocalRenderer:
 
     def _problem(self, batch: Sequence[ImageJob], error: Exception) -> RenderError:
         width, height = job_size(batch[0], self.identity)
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        reason = first_line(error)
         if isinstance(error, ValueError) and ("height" in reason or "width" in reason):
             return RenderSettingError(
                 f"{self.identity.model} cannot draw {width} x {height} pixels: {reason}.",
@@ -255,7 +256,7 @@ class LocalRenderer:
         for name, module in (self._uncompiled or {}).items():
             setattr(self._pipeline, name, module)
         self._uncompiled = None
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         self._journal.event("compile_failed", reason=reason)
         self._reporter.say(
             f"torch.compile does not work here ({reason[:200]}); going on without it."

@@ -22,6 +22,7 @@ from regforge.images.interface import LoraIdentity
 from regforge.images.model_hub import download
 from regforge.lora_files import LoraError, layers_in, lora_in, require_lora
 from regforge.recipe.models import Lora
+from regforge.words import first_line
 
 _FEWEST_FITTING = 0.5
 """Of a LoRA's layers. With fewer it was trained on another model."""
@@ -118,7 +119,7 @@ def _load(pipeline: Any, model: str, file: Path, name: str) -> None:
                 str(file.parent), weight_name=file.name, adapter_name=name, use_safetensors=True
             )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".:")
+        reason = first_line(error)
         if isinstance(error, IndexError):  # diffusers, of a text encoder without any layer of its
             reason = (
                 "it has layers for a part, such as the text encoder, in which none of them fits"

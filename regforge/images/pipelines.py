@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regforge.images.devices import is_out_of_memory
+from regforge.devices import is_out_of_memory
 from regforge.images.interface import Pixels, RenderError, RenderSettingError
 from regforge.recipe.models import Render
 

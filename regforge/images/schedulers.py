@@ -7,11 +7,11 @@ betas, what it predicts, where its steps lie).
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from regforge.images.interface import RenderSettingError
+from regforge.words import did_you_mean
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -95,10 +95,8 @@ def _scheduler_class(name: str, class_name: str) -> Any:
         )
     found = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
     if not (inspect.isclass(found) and issubclass(found, diffusers.SchedulerMixin)):
-        near = difflib.get_close_matches(name.lower(), NAMES, n=1)
-        guess = f" Did you mean {near[0]!r}?" if near else ""
         raise RenderSettingError(
-            f"render.scheduler: {name!r} is no scheduler.{guess}",
+            f"render.scheduler: {name!r} is no scheduler.{did_you_mean(name, NAMES)}",
             hint=f"There are {', '.join(NAMES)}, and the class names of diffusers.",
         )
     return found

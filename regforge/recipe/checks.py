@@ -28,7 +28,6 @@ from regforge.recipe.defaults import (
     kind_wanted,
     shipped_template,
 )
-from regforge.recipe.messages import did_you_mean
 from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import (
     LEADS_OUT,
@@ -43,6 +42,7 @@ from regforge.recipe.phrases import cut, no_phrase
 from regforge.recipe.problems import Location, Problem, RecipeError, shown
 from regforge.recipe.prompts import Slot
 from regforge.recipe.training import TrainingRecipe
+from regforge.words import nearest
 
 SCHEDULERS = (
     "euler_ancestral",
@@ -245,7 +245,7 @@ def _files(recipe: Recipe) -> Iterator[Finding]:
         if is_file(Path(entry)):
             yield from _text_file(Path(entry), at)
             continue
-        near = did_you_mean(Path(entry).name, benchmarks())
+        near = nearest(Path(entry).name, benchmarks())
         meant = f", did you mean '{near}'?" if near else ""
         yield Finding(at, f"there is no file {entry}{meant}")
 
@@ -253,7 +253,7 @@ def _files(recipe: Recipe) -> Iterator[Finding]:
 def _missing_template(name: str) -> Finding:
     shipped = resources.templates()
     names = sorted(p.relative_to(shipped).as_posix() for p in shipped.glob("caption/*.j2"))
-    near = did_you_mean("/".join(Path(name).parts[-2:]), names)
+    near = nearest("/".join(Path(name).parts[-2:]), names)
     meant = f", did you mean '{near}'?" if near else ""
     return Finding(("prompts", "template"), f"there is no template {name}{meant}")
 
@@ -390,7 +390,7 @@ def _rendering(recipe: Recipe) -> Iterator[Finding]:
     scheduler = recipe.render.scheduler
     of_diffusers = re.fullmatch(r"[A-Z]\w*Scheduler", scheduler or "")
     if scheduler is not None and scheduler not in SCHEDULERS and not of_diffusers:
-        near = did_you_mean(scheduler, SCHEDULERS)
+        near = nearest(scheduler, SCHEDULERS)
         but = f"; did you mean '{near}'?" if near else f", not {shown(scheduler)}"
         known = f"one of {', '.join(SCHEDULERS)}, or a diffusers class"
         yield Finding(("render", "scheduler"), f"must be {known}{but}")

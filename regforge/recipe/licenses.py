@@ -6,8 +6,9 @@ card was looked at are listed; of any other, the maker of the dataset has to kno
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
+
+from regforge.words import did_you_mean
 
 OVERVIEW = "https://huggingface.co/docs/hub/repositories-licenses"
 
@@ -110,6 +111,7 @@ def not_an_identifier(license_id: str) -> str | None:
     """What is wrong with a licence, in one sentence; None if the Hub knows it."""
     if license_id in IDENTIFIERS:
         return None
-    near = difflib.get_close_matches(license_id.lower().replace(" ", "-"), sorted(IDENTIFIERS), 1)
-    meant = f", did you mean {near[0]!r}?" if near else "."
-    return f"{license_id!r} is no licence identifier of the Hub{meant}"
+    return (
+        f"{license_id!r} is no licence identifier of the Hub."
+        f"{did_you_mean(license_id, sorted(IDENTIFIERS))}"
+    )

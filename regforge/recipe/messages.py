@@ -5,10 +5,9 @@ Knows pydantic's error types and the recipe's keys. It does not know where in a 
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -17,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from regforge.recipe.problems import Location, shown
 from regforge.recipe.sections import PROBLEM
+from regforge.words import nearest
 
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$": "at most 80 letters, digits, '.', '_' and '-', the first "
@@ -50,21 +50,12 @@ def explained(
     return [_explained(recipe, location, errors) for location, errors in grouped.items()]
 
 
-def did_you_mean(word: object, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
-    spelled = {name.lower(): name for name in known}
-    wanted = str(word)[:100].strip().lower().replace("-", "_")
-    begun = [name for name in spelled if len(wanted) > 2 and name.startswith(wanted)]
-    near = begun or difflib.get_close_matches(wanted, spelled, n=1)
-    return spelled[near[0]] if near else None
-
-
 def one_of(choices: Sequence[str], given: object = None) -> str:
     """`one of object, living`, with the one that was probably meant."""
     wanted = choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if given is None:
         return wanted
-    near = did_you_mean(given, choices) if len(choices) > 1 else None
+    near = nearest(given, choices) if len(choices) > 1 else None
     return f"{wanted}; did you mean '{near}'?" if near else f"{wanted}, not {shown(given)}"
 
 
@@ -113,7 +104,7 @@ def _unknown_key(recipe: type[BaseModel], location: Location) -> str:
     if elsewhere:
         places = [".".join(path) if len(path) > 1 else f"{key} at the top" for path in elsewhere]
         return f"unknown key here, did you mean {' or '.join(places)}?"
-    near = did_you_mean(key, known)
+    near = nearest(key, known)
     if near:
         return f"unknown key, did you mean '{near}'?"
     return f"unknown key; there are {', '.join(known)}"

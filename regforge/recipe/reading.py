@@ -7,7 +7,6 @@ What is peculiar to one kind of recipe it learns from a `Form`; `loading` has th
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from regforge.recipe.overrides import apply_setting, laid_over, source_of
 from regforge.recipe.problems import Location, Place, Problem, RecipeError, shown
 from regforge.recipe.sections import RecipeDocument
 from regforge.recipe.yaml_nodes import MOST_CHARACTERS, Entry, Node, place_of, plain, read_yaml
+from regforge.words import nearest
 
 _MOST_ROUNDS = 20
 _MOST_TOLD = 1000
@@ -278,8 +278,8 @@ def _near(path: Path) -> str | None:
         names = [each.name for each in path.parent.glob("*.y*ml")]
     except (OSError, ValueError):
         return None
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"Did you mean {path.parent / near[0]}?" if near else None
+    near = nearest(path.name, names)
+    return f"Did you mean {path.parent / near}?" if near else None
 
 
 def _same_file(one: Path, other: Path) -> bool:

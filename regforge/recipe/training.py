@@ -209,7 +209,8 @@ class Optimizer(Section):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
         default="auto",
         description="Of the forward pass; trained weights are always kept in fp32. `auto` takes "
-        "bf16 where the device has it.",
+        "what rendering takes: bf16 where the device computes with it, else fp16 on GPUs and fp32 "
+        "on CPUs.",
     )
     min_snr_gamma: float | None = Field(
         default=None,
@@ -343,7 +344,7 @@ class TrainingRecipe(RecipeDocument):
     )
     device: str | None = Field(
         default=None,
-        description="`cuda`, `mps`, `cpu`; the best there is if left out.",
+        description="As torch spells it, such as `cuda` or `mps`; the best there is if left out.",
         json_schema_extra=RUNTIME,
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Everything random follows from it.")

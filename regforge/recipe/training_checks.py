@@ -29,7 +29,6 @@ from regforge.recipe.checks import (
     refuse,
 )
 from regforge.recipe.class_noun import noun_doubts
-from regforge.recipe.messages import did_you_mean
 from regforge.recipe.named_files import (
     is_file,
     is_folder,
@@ -40,6 +39,7 @@ from regforge.recipe.named_files import (
 from regforge.recipe.problems import shown
 from regforge.recipe.sections import Section
 from regforge.recipe.training import TrainingRecipe
+from regforge.words import nearest
 
 OPTIMIZERS: dict[str, str | None] = {
     "adamw": None,
@@ -156,7 +156,7 @@ def _data(recipe: TrainingRecipe) -> Iterator[Finding]:
 def _optimizer(recipe: TrainingRecipe) -> Iterator[Finding]:
     name, at = recipe.optimizer.name, ("optimizer", "name")
     if name not in OPTIMIZERS:
-        near = did_you_mean(name, OPTIMIZERS)
+        near = nearest(name, OPTIMIZERS)
         but = f"; did you mean '{near}'?" if near else f", not {shown(name)}"
         yield Finding(at, f"must be one of {', '.join(OPTIMIZERS)}{but}")
         return

@@ -25,6 +25,7 @@ from regforge.recipe.training import Regularization, TrainingSubject
 from regforge.records import Example
 from regforge.training.captioning import Composer, Said
 from regforge.training.crops import ExamplesError
+from regforge.words import listed
 
 _TURNED = frozenset((5, 6, 7, 8))  # EXIF orientations with width and height exchanged
 _FEW_PHOTOS = 3
@@ -130,7 +131,7 @@ def _notes_on_lent(photos: Sequence[str], run: Path | None) -> list[str]:
     if not photos:
         return []
     takes = "takes the caption" if len(photos) == 1 else "take the captions"
-    return [f"{_some(photos)} {takes} that a vision model wrote for {run}."]
+    return [f"{listed(photos, 3)} {takes} that a vision model wrote for {run}."]
 
 
 def run_of(dataset: str | None) -> Path | None:
@@ -153,7 +154,7 @@ def _notes_on_photos(
         )
     if silent:
         notes.append(
-            f"{_some(silent)} {'has' if len(silent) == 1 else 'have'} no caption and "
+            f"{listed(silent, 3)} {'has' if len(silent) == 1 else 'have'} no caption and "
             f"{'gets' if len(silent) == 1 else 'get'} {plain!r}. A text file beside each photo "
             "that says where the subject is helps to keep place and subject apart."
         )
@@ -161,8 +162,8 @@ def _notes_on_photos(
     unnamed = [photo.label for photo in photos if not pattern.search(photo.said.text)]
     if unnamed:
         notes.append(
-            f"The caption of {_some(unnamed)} does not name the subject, {subject.identifier!r}: "
-            "nothing will tie the word to what the photo shows."
+            f"The caption of {listed(unnamed, 3)} does not name the subject, "
+            f"{subject.identifier!r}: nothing will tie the word to what the photo shows."
         )
     return notes
 
@@ -221,7 +222,7 @@ class RegularizationImages:
         naming = [each.name for each in self.images if pattern.search(each.said.text)]
         if naming:
             notes.append(
-                f"The captions of {_some(naming)} in {self._dataset.name} say {identifier!r}, "
+                f"The captions of {listed(naming, 3)} in {self._dataset.name} say {identifier!r}, "
                 "which then stands for those things too. Choose another identifier, or take them "
                 "out."
             )
@@ -333,11 +334,3 @@ def _template_of(dataset: CaptionedDataset, where: str) -> Path | None:
     here = expanded(where)
     places = [here / "dataset" / _TEMPLATE, here / _TEMPLATE]
     return next((path for path in places if path.is_file()), None)
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    """Such as `01.jpg, 02.jpg and 4 more`."""
-    shown = list(names[:most])
-    if len(names) > most:
-        return f"{', '.join(shown)} and {len(names) - most:,} more"
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regforge.devices import free_memory, pick_device
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.recipe import TrainingRecipe, training_digest
@@ -67,7 +68,7 @@ def open_run(
     from regforge.training.examples import open_examples
     from regforge.training.families import find_base_model, open_family
     from regforge.training.loop import Loop
-    from regforge.training.optimizers import device_of, precision_of
+    from regforge.training.optimizers import precision_of
     from regforge.training.validation import Painter
     from regforge.training.weights import attach
 
@@ -78,7 +79,7 @@ def open_run(
     recipe = with_dataset(recipe, is_main=processes.is_main, reporter=reporter)
     begin("while the model was loaded")
     reporter.say(f"Loading {recipe.base_model}")
-    device = processes.device or device_of(recipe)
+    device = processes.device or pick_device(recipe.device, "device")
     precision = precision_of(recipe, device)
     journal = Journal(folder if processes.is_main else None)
     record = Record(recipe, folder, journal, quiet=not processes.is_main)
@@ -129,14 +130,8 @@ def open_run(
 
 def _release(recipe: TrainingRecipe, family: Family, device: torch.device) -> None:
     """Give back the memory of what is not needed between here and the next images."""
-    import gc
-
-    import torch
-
     if not recipe.method.text_encoder:
         family.release_text_encoders()
     if device.type != "cpu":
         family.pipeline.vae.to("cpu")
-        gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+        free_memory()

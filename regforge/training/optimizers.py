@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from regforge.devices import pick_dtype
 from regforge.training.problems import TrainingSetup
+from regforge.words import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,10 +57,8 @@ def make_optimizer(
             package = _package("prodigyopt", settings.name)
             made = package.Prodigy(list(groups), **common, decouple=True, safeguard_warmup=True)
         case other:
-            near = get_close_matches(other, OPTIMIZERS, 1)
             raise TrainingSetup(
-                f"optimizer.name: there is no {settings.name!r}"
-                + (f", did you mean {near[0]!r}?" if near else "."),
+                f"optimizer.name: there is no {settings.name!r}.{did_you_mean(other, OPTIMIZERS)}",
                 hint=f"Known are {', '.join(OPTIMIZERS)}.",
             )
     for group in made.param_groups:
@@ -133,47 +132,16 @@ class Precision:
 
 
 def precision_of(recipe: TrainingRecipe, device: torch.device) -> Precision:
-    """The recipe's precision on a device; `auto` takes bfloat16 where a GPU has it.
+    """The recipe's precision on a device, chosen as rendering chooses it.
 
     Weights that are all trained stay in float32, whatever the forward pass uses.
 
     Raises:
-        TrainingSetup: The device does not have it.
+        DeviceError: The device does not have it.
     """
-    name = recipe.optimizer.precision
-    if name == "auto":
-        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise TrainingSetup(
-            "optimizer.precision: this GPU has no bf16.", hint="Use fp16 or fp32 instead."
-        )
-    forward = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
-    keep = forward is None or recipe.method.kind == "full"
-    return Precision(torch.float32 if keep or forward is None else forward, forward)
-
-
-def device_of(recipe: TrainingRecipe) -> torch.device:
-    """The recipe's device, or the best there is.
-
-    Raises:
-        TrainingSetup: The device does not exist.
-    """
-    name = recipe.device
-    if name is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    available: dict[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-        "cpu": lambda: True,
-    }
-    there = available.get(name.split(":")[0])
-    if there is None or not there():
-        raise TrainingSetup(
-            f"device: there is no {name!r} here.", hint="Leave it out to use the best there is."
-        )
-    return torch.device(name)
+    dtype = pick_dtype(recipe.optimizer.precision, device, "optimizer.precision")
+    forward = None if dtype is torch.float32 else dtype
+    return Precision(torch.float32 if recipe.method.kind == "full" else dtype, forward)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

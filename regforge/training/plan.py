@@ -6,7 +6,7 @@ are read as the training itself reads them, so what cannot be trained on is said
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,7 @@ from regforge.training.dataset_runs import (
 )
 from regforge.training.images import Photos, RegularizationImages, run_of
 from regforge.training.saving import LORA_FILE, MODEL_FOLDER
+from regforge.words import counted, listed
 
 SAMPLES = 5
 _LAYERS = 4
@@ -101,14 +102,14 @@ class TrainingPlan:
         photos, images = self.batch
         yield f"{self.name} is a sound recipe ({self.digest[:12]})."
         yield ""
-        yield f"  subject          {self.subject}, {_count(self.photos, 'photo')}"
+        yield f"  subject          {self.subject}, {counted(self.photos, 'photo')}"
         yield f"  base model       {self.base_model}"
         yield f"  method           {self.method}"
         yield f"  regularization   {self.dataset or 'none'}"
-        beside = f" and {_count(images, 'regularization image')}" if images else ""
-        yield f"  a batch          {_count(photos, 'photo')}{beside}"
+        beside = f" and {counted(images, 'regularization image')}" if images else ""
+        yield f"  a batch          {counted(photos, 'photo')}{beside}"
         of = f" of {self.batches} batches" if self.batches > 1 else ""
-        yield f"  training         {_count(self.steps, 'step')}{of}: {self._seen()}"
+        yield f"  training         {counted(self.steps, 'step')}{of}: {self._seen()}"
         yield f"  run folder       {self.folder}{self.done}"
         yield f"  result           {self.result}"
         for number, need in enumerate(self.needs):
@@ -196,7 +197,7 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
         if not is_finished(run, made_by):
             goes_on = run.state() and run.refusal(made_by) is None
             begun = "gone on with" if goes_on else "made"
-            return f"{run.path}, {begun} first: {_count(images, 'image')}; {how}", images, []
+            return f"{run.path}, {begun} first: {counted(images, 'image')}; {how}", images, []
         where = str(run.path)
     elif not Path(where).exists() and (address := HubAddress.parse(where)):
         return f"{address.at(named.revision)} on the Hub, not read yet; {how}", None, []
@@ -206,7 +207,7 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
         slot_dropout=recipe.data.slot_dropout > 0,
     )
     images = len(found.images)
-    return f"{where}, {_count(images, 'image')}; {how}", images, found.notes
+    return f"{where}, {counted(images, 'image')}; {how}", images, found.notes
 
 
 def _method(recipe: TrainingRecipe) -> str:
@@ -216,7 +217,7 @@ def _method(recipe: TrainingRecipe) -> str:
         return f"all weights, {encoder}"
     kind = "DoRA" if method.dora else "LoRA"
     scale = ", rank-stabilized" if method.rslora else ""
-    where = _some(method.targets) if method.targets else "the attention layers"
+    where = listed(method.targets, _LAYERS) if method.targets else "the attention layers"
     return f"{kind} of rank {method.rank}{scale}, on {where}, {encoder}"
 
 
@@ -255,16 +256,6 @@ def _needs(recipe: TrainingRecipe) -> Iterator[str]:
         try_to_load_from_cache(address.repo_id, "model_index.json", revision=revision), str
     ):
         yield f"{address.at(recipe.revision)}, which is not on this machine: it will be downloaded"
-
-
-def _some(names: Sequence[str]) -> str:
-    """Such as `to_q, to_k, to_v and 7 more`."""
-    more = len(names) - _LAYERS
-    return ", ".join(names[:_LAYERS]) + (f" and {more} more" if more > 0 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _times(number: float) -> str:

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regforge.devices import is_out_of_memory, pick_device
 from regforge.progress import Reporter, Task
 from regforge.recipe import TrainingRecipe, check_training_recipe
 from regforge.runs import TrainingFolder
 from regforge.training.dataset_runs import check_folders
 from regforge.training.opening import OpenRun, open_run
-from regforge.training.problems import is_out_of_memory, not_finite, out_of_memory
+from regforge.training.problems import not_finite, out_of_memory
 from regforge.training.recording import history, write_curve
 from regforge.training.results import TrainedModel, final_loss, peak_memory
 from regforge.training.stopping import Stop, stopping
@@ -68,11 +69,10 @@ def train(
         KeyboardInterrupt: Somebody asked to stop; everything is saved.
         RegforgeError: Something the user can put right; the message says what.
     """
-    from regforge.training.optimizers import device_of
     from regforge.training.processes import start_processes
 
     check_training_recipe(recipe)
-    processes = start_processes(device_of(recipe))
+    processes = start_processes(pick_device(recipe.device, "device"))
     if not processes.is_main:
         reporter = Reporter(quiet=True)
     folder = TrainingFolder(Path(out) if out is not None else Path("runs") / recipe.name)

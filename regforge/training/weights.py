@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from regforge.training.families.base import in_precision
 from regforge.training.interface import Family
 from regforge.training.lora import speed_up
 from regforge.training.problems import TrainingSetup
+from regforge.words import did_you_mean
 
 ADAPTER = "default"
 """What peft calls our LoRA."""
@@ -277,11 +277,10 @@ def _checked(module: nn.Module, targets: Sequence[str] | None) -> Sequence[str]:
     for target in targets or ():
         if target in known:
             continue
-        near = get_close_matches(target, sorted(known), 1)
         kinds = sorted({_kind(name) for name in layers})
         raise TrainingSetup(
-            f"method.targets: no layer of the denoiser is called {target!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "."),
+            f"method.targets: no layer of the denoiser is called {target!r}."
+            f"{did_you_mean(target, known)}",
             hint=f"Layers end in {', '.join(kinds)}.",
         )
     return targets or ()

@@ -10,6 +10,7 @@ from made_evaluation import MODELS, SUBJECT, made_evaluation
 
 from regforge.evaluation import wording
 from regforge.evaluation.interface import (
+    Comparison,
     EvaluationError,
     Interval,
     Measured,
@@ -17,7 +18,7 @@ from regforge.evaluation.interface import (
     Question,
     Subject,
 )
-from regforge.evaluation.results import Comparison, Evaluation, ModelResult, compare, summarize
+from regforge.evaluation.results import Evaluation, ModelResult, compare, summarize
 from regforge.evaluation.statistics import interval
 
 

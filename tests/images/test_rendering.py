@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from drawing import CAPTIONS, difference, drawn, jobs, opened, prompt
 
+from regforge.devices import DeviceError
 from regforge.images.interface import Pixels, Renderer, batches
 from regforge.images.pipelines import as_uint8
 from regforge.images.renderer import RenderError, RenderSettingError
@@ -357,5 +358,5 @@ def test_a_compiler_that_fails_is_done_without(
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
-    with pytest.raises(RenderSettingError, match=r"render\.device"):
+    with pytest.raises(DeviceError, match=r"render\.device"):
         opened(device=device)

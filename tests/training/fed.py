@@ -132,7 +132,7 @@ def recipe(images: Path, dataset: Path | str | None = None, **sections: Any) -> 
         "name": "x",
         "subject": {"images": images, "identifier": "sks", "class_noun": "teapot"},
         "regularization": {"dataset": None if dataset is None else str(dataset)},
-        "optimizer": {"steps": 30},
+        "optimizer": {"steps": 30, "precision": "fp32"},
     }
     for section, values in sections.items():
         if isinstance(values, dict):

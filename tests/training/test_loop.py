@@ -11,6 +11,7 @@ from small_training import SmallFamily, small_batch
 from torch import Tensor
 from training_runs import QUIET, differences, make_image, recipe, regularization, weights
 
+from regforge.devices import pick_dtype
 from regforge.recipe.training import Optimizer
 from regforge.training import TrainingSetup, train
 from regforge.training.checkpoints import Checkpoints
@@ -88,12 +89,18 @@ def test_an_optimizer_that_is_not_installed_is_named(name: str, said: str) -> No
 
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest() -> None:
-    with pytest.raises(TrainingSetup, match="did you mean 'adamw'"):
+    with pytest.raises(TrainingSetup, match="Did you mean 'adamw'"):
         make_optimizer([], Optimizer(name="adamv"), CPU)
 
 
 def test_precision_on_a_cpu() -> None:
-    assert precision_of(recipe(), CPU).forward is None
+    auto, dtype = (
+        precision_of(recipe(optimizer={"precision": "auto"}), CPU),
+        pick_dtype("auto", CPU),
+    )
+    assert auto.weights is dtype, "what rendering takes"
+    exact = precision_of(recipe(optimizer={"precision": "fp32"}), CPU)
+    assert (exact.weights, exact.forward) == (torch.float32, None)
     asked = precision_of(recipe(optimizer={"precision": "bf16"}), CPU)
     assert (asked.weights, asked.forward) == (torch.bfloat16, torch.bfloat16)
     full = precision_of(recipe(optimizer={"precision": "bf16"}, method={"kind": "full"}), CPU)

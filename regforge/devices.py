@@ -1,15 +1,12 @@
-"""Where rendering runs and in which precision.
-
-Knows devices: which is the best, what it computes fast, how much memory it has left, and what an
-error about memory looks like. Knows no pipeline.
-"""
+"""Devices: which is the best here, its precision, its free memory, and errors about memory."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from regforge.images.interface import RenderSettingError
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.words import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -22,11 +19,21 @@ _BYTES_PER_PIXEL = 1500
 If it is too little, the first batch shows it and is halved."""
 
 
-def pick_device(name: str | None) -> torch.device:
+class DeviceError(RegforgeError):
+    """A device or a precision that this machine does not have."""
+
+    exit_code = EXIT_USAGE
+
+
+def pick_device(name: str | None, key: str = "render.device") -> torch.device:
     """The device that a recipe names, or the best there is.
 
+    Args:
+        name: As torch spells it, such as "cuda:1".
+        key: The recipe's key, for the message.
+
     Raises:
-        RenderSettingError: This machine does not have it.
+        DeviceError: This machine does not have it.
     """
     import torch
 
@@ -37,40 +44,50 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise RenderSettingError(
-            f"render.device: {name!r} cannot be used on this machine ({reason}).",
+        raise DeviceError(
+            f"{key}: {name!r} cannot be used on this machine ({first_line(error)}).",
             hint="Leave it out to take the best device there is; `regforge doctor` shows it.",
         ) from error
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def pick_dtype(name: str, device: torch.device, key: str = "render.dtype") -> torch.dtype:
     """The precision that a recipe names, or the one that is best on the device.
 
     `auto` is bfloat16 on GPUs and CPUs that compute with it natively, float16 on other
     accelerators, and float32 on other CPUs.
+
+    Args:
+        name: "auto", a dtype as torch spells it, or fp32, fp16, bf16.
+        device: Where the model will run.
+        key: The recipe's key, for the message.
+
+    Raises:
+        DeviceError: bfloat16 on a GPU that does not have it, not even emulated.
     """
     import torch
 
     if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
+        dtype: torch.dtype = getattr(torch, _DTYPES.get(name, name))
+        if (
+            dtype is torch.bfloat16
+            and device.type == "cuda"
+            and not torch.cuda.is_bf16_supported(including_emulation=True)
+        ):
+            raise DeviceError(f"{key}: this GPU has no bfloat16.", hint="Use float16 or float32.")
         return dtype
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
     if device.type == "cpu":
-        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+        # Emulation is slower than float32. The oldest torch we support cannot say.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        return torch.bfloat16 if native else torch.float32
     return torch.float16
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices; emulation is slower than float32."""
-    import torch
-
-    # Newer than the oldest torch we support; without it we play safe.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def first_batch_size(device: torch.device, pixels: int) -> int:

@@ -1,0 +1,49 @@
+"""Parts of sentences that messages share: lists, counts, suggestions, the gist of an error."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def listed(names: Collection[str], most: int | None = None, conjunction: str = "and") -> str:
+    """Join names as a sentence does: `a, b and c`.
+
+    Args:
+        names: Empty ones are left out.
+        most: How many to show; the rest is counted, as in `a, b and 2,000 more`.
+        conjunction: The word before the last.
+    """
+    shown = [name for name in names if name]
+    if most is not None and len(shown) > most:
+        return f"{', '.join(shown[:most])} and {len(shown) - most:,} more"
+    return f" {conjunction} ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: `1 image`, `2,000 images`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def nearest(wrong: object, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: one that it begins, or one spelled much like it."""
+    spelled = {name.lower(): name for name in known}
+    wanted = str(wrong)[:100].strip().lower()
+    for spelling in (wanted, wanted.replace("-", "_"), wanted.replace(" ", "-")):
+        begun = [name for name in spelled if len(spelling) > 2 and name.startswith(spelling)]
+        near = begun or difflib.get_close_matches(spelling, spelled, n=1)
+        if near:
+            return spelled[near[0]]
+    return None
+
+
+def did_you_mean(wrong: object, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, to stand after a sentence; empty where nothing is near."""
+    near = nearest(wrong, known)
+    return f" Did you mean {near!r}?" if near else ""
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """The first line of an error's message without its full stop; its type if it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:most].rstrip(".:")
