@@ -55,7 +55,7 @@ def test_export_and_check(export: Command, folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--to", "khoya"], "did you mean 'kohya'"),
+        (["--to", "khoya"], "Did you mean 'kohya'"),
         (["--to", "kohya"], "--class-noun"),
         (["--to", "kohya", "--class-noun", "teapot", "--root", "x"], "no absolute path"),
         (["--to", "kohya", "--class-noun", "teapot", "--subject", "nowhere"], "nowhere"),

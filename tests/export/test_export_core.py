@@ -289,7 +289,7 @@ def test_root_is_where_the_trainer_will_see_it(tmp_path: Path, root: str, seen: 
         ({"prior_weight": float("nan")}, "no weight"),
         ({"limit": 0}, "leaves no images"),
         ({"base_model": "two\nlines"}, "no repository"),
-        ({"to": ["khoya"]}, "did you mean 'kohya'"),
+        ({"to": ["khoya"]}, "Did you mean 'kohya'"),
         ({"to": []}, "No trainer"),
     ],
 )

@@ -148,7 +148,7 @@ def test_targets_choose_layers(sdxl: str) -> None:
 
 
 def test_a_target_that_does_not_exist_is_named_with_the_nearest(sdxl: str) -> None:
-    with pytest.raises(RegforgeError, match=r"'to_kk'; did you mean 'to_k'\?") as caught:
+    with pytest.raises(RegforgeError, match=r"'to_kk'. Did you mean 'to_k'\?") as caught:
         trained(sdxl, {"targets": ["to_q", "to_kk"]})
     assert "method.targets" in caught.value.message
     assert "to_out.0" in (caught.value.hint or "")
