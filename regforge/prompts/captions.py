@@ -21,12 +21,12 @@ from jinja2.meta import find_referenced_templates
 
 from regforge import resources
 from regforge.embedded import phrase_banks
-from regforge.embedded.bank_files import suggestion
 from regforge.embedded.english import words_of
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text
 from regforge.prompts.bounded import BoundedEnvironment, forms_of
 from regforge.recipe.prompts import STANDARD_SLOTS
+from regforge.words import did_you_mean, listed
 
 _MOST_CHARACTERS = 2000
 _MOST_OPERATIONS = 2000
@@ -132,12 +132,6 @@ def is_photograph(style: str) -> bool:
 def words(parts: Collection[str]) -> str:
     """Join those that are not empty with spaces."""
     return " ".join(part for part in parts if part)
-
-
-def listed(parts: Collection[str]) -> str:
-    """Join those that are not empty as in a sentence: "small, squat and red"."""
-    *most, last = [part for part in parts if part] or [""]
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def that_is(class_noun: str) -> str:
@@ -385,7 +379,7 @@ class CaptionTemplate:
                 lines = [node.lineno for node in tree.find_all(jinja.Name) if node.name == name]
                 raise CaptionTemplateError(
                     f"{shown}:{min(lines, default=1)}: there is no {name!r} here."
-                    f"{suggestion(name, self._blank)}",
+                    f"{did_you_mean(name, self._blank)}",
                     hint=f"A caption template knows {known}.",
                 )
             used |= names

@@ -25,11 +25,11 @@ import jinja2
 
 from regforge import resources
 from regforge.embedded import phrase_banks
-from regforge.embedded.bank_files import suggestion
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.bounded import BoundedEnvironment
 from regforge.prompts.vocabulary import BankPhrases
 from regforge.recipe import Recipe, kind_of
+from regforge.words import did_you_mean
 
 Message = dict[str, Any]
 
@@ -132,7 +132,7 @@ class Messages:
             given = _EXAMPLES[path.stem]
             for unknown in sorted(needed - given.keys()):
                 raise MessageError(
-                    f"{path}: there is no {unknown!r} to fill in.{suggestion(unknown, given)}",
+                    f"{path}: there is no {unknown!r} to fill in.{did_you_mean(unknown, given)}",
                     hint=f"This message is given {', '.join(sorted(given))}.",
                 )
         for name, given in _EXAMPLES.items():
@@ -167,7 +167,7 @@ def _check_names(folder: Path) -> None:
     for name in found:
         if name not in _EXAMPLES and not name.startswith("_"):
             raise MessageError(
-                f"{folder / name}.j2: there is no such message.{suggestion(name, _EXAMPLES)}",
+                f"{folder / name}.j2: there is no such message.{did_you_mean(name, _EXAMPLES)}",
                 hint=f"Messages: {', '.join(_EXAMPLES)}. A part that they share starts with _.",
             )
 
