@@ -1,1 +1,56 @@
-"""From captions to images: renderers, image files, curation."""
+"""Renderers and curation. Opens the renderer that a recipe asks for, local or hosted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regforge.images.renderer import Renderer
+    from regforge.journal import Journal
+    from regforge.progress import Reporter
+    from regforge.recipe.models import Render
+
+
+def require_renderer(render: Render) -> None:
+    """See that the recipe's model is there and can be drawn with; nothing is loaded.
+
+    A model or LoRA of the Hub is downloaded if it is not on this machine.
+
+    Raises:
+        ModelUnavailable: The model is not there, may not be used, or is no text-to-image model; of
+            an image service, there is no key.
+        LoraError: A LoRA is not there, or is none.
+        RenderSettingError: A setting that image services do not take.
+    """
+    if render.renderer == "hosted":
+        from regforge.images.hosted import require_service
+
+        require_service(render)
+    else:
+        from regforge.images.loading import require_model
+
+        require_model(render)
+
+
+def open_renderer(
+    render: Render, *, journal: Journal, reporter: Reporter, batch_size: int | None = None
+) -> Renderer:
+    """Make the recipe's renderer ready to draw: load its model, or find its service.
+
+    Args:
+        render: The `render` section of the recipe.
+        journal: Where calls, timings and refusals are written down.
+        reporter: Where people read about a smaller batch and the like.
+        batch_size: What an earlier session of the same run settled on; it goes before `auto`.
+
+    Raises:
+        ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
+        RenderSettingError: A setting does not go with the model or the machine.
+    """
+    if render.renderer == "hosted":
+        from regforge.images.hosted import HostedRenderer
+
+        return HostedRenderer(render, journal=journal, reporter=reporter)
+    from regforge.images.local import open_local
+
+    return open_local(render, journal=journal, reporter=reporter, batch_size=batch_size)

@@ -1,86 +1,155 @@
-"""The door to all renderers.
-
-Knows which kinds there are and opens the one that a recipe asks for. What a renderer is,
-`interface` says; how it draws, `local` and `hosted` know.
-"""
+"""What every renderer is: jobs in, images out; and the one rule by which jobs become batches."""
 
 from __future__ import annotations
 
-from regforge.images.interface import (
-    ModelIdentity,
-    ModelUnavailable,
-    RenderedImage,
-    Renderer,
-    RenderError,
-    RenderSettingError,
-    batches,
-    job_size,
-)
-from regforge.journal import Journal
-from regforge.progress import Reporter
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.recipe.models import Render
+from regforge.records import ImageJob
 
-__all__ = [
-    "ModelIdentity",
-    "ModelUnavailable",
-    "RenderError",
-    "RenderSettingError",
-    "RenderedImage",
-    "Renderer",
-    "batches",
-    "job_size",
-    "open_renderer",
-    "require_renderer",
-]
+Pixels = npt.NDArray[np.uint8]
+"""An image: uint8 [H, W, 3], RGB, 0 to 255."""
 
 
-def require_renderer(render: Render) -> None:
-    """See that the recipe's model is there and can be drawn with; nothing is loaded.
+class RenderError(RegforgeError):
+    """An image that could not be made."""
 
-    A model or LoRA of the Hub is downloaded if it is not on this machine.
 
-    Args:
-        render: The `render` section of the recipe.
+class ModelUnavailable(RenderError):
+    """The rendering model is not there, may not be used, or is of another kind."""
 
-    Raises:
-        ModelUnavailable: The model is not there, may not be used, or is no text-to-image model; of
-            an image service, there is no key.
-        LoraError: A LoRA is not there, or is none.
-        RenderSettingError: A setting that image services do not take.
+
+class RenderSettingError(RenderError):
+    """Something below `render` in the recipe that does not go with the model or the machine."""
+
+    exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class LoraIdentity:
+    """Which LoRA lies over a model, as a dataset records it.
+
+    Attributes:
+        name: Of its file or folder, or its repository.
+        revision: `sha256:...` of the file, or the commit of the repository.
+        scale: Factor of its weights.
     """
-    if render.renderer == "hosted":
-        from regforge.images.hosted import require_service
 
-        require_service(render)
-        return
-    from regforge.images.loading import choice_of, find_model, require_vae
-    from regforge.images.loras import find_loras
-
-    find_loras(render.lora)
-    if render.vae is not None:
-        require_vae(render.vae)
-    find_model(choice_of(render))
+    name: str
+    revision: str
+    scale: float
 
 
-def open_renderer(
-    render: Render, *, journal: Journal, reporter: Reporter, batch_size: int | None = None
-) -> Renderer:
-    """Make the recipe's renderer ready to draw: load its model, or find its service.
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model draws, as a dataset records it.
 
-    Args:
-        render: The `render` section of the recipe.
-        journal: Where calls, timings and refusals are written down.
-        reporter: Where people are told about a smaller batch and the like.
-        batch_size: What an earlier session of the same run settled on; it goes before `auto`.
-
-    Raises:
-        ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
-        RenderSettingError: A setting does not go with the model or the machine.
+    Attributes:
+        model: As the recipe names it; of a path its last part, which tells nothing of the machine.
+        revision: Commit of the repository, or `sha256:...` of a local folder's files; None where
+            unknown.
+        scheduler: As the recipe names it, else the class of the model's own.
+        dtype: Precision of the weights, such as `bfloat16`.
+        width: Pixels of an image whose prompt asks for no size of its own.
+        height: Likewise.
+        vae: Its autoencoder, where it is not its own.
     """
-    if render.renderer == "hosted":
-        from regforge.images.hosted import HostedRenderer
 
-        return HostedRenderer(render, journal=journal, reporter=reporter)
-    from regforge.images.local import open_local
+    model: str
+    revision: str | None
+    scheduler: str
+    dtype: str
+    width: int
+    height: int
+    loras: tuple[LoraIdentity, ...] = ()
+    vae: str | None = None
 
-    return open_local(render, journal=journal, reporter=reporter, batch_size=batch_size)
+    @property
+    def loras_as_json(self) -> str | None:
+        """The LoRAs as a JSON list; None if there are none."""
+        return json.dumps([asdict(each) for each in self.loras]) if self.loras else None
+
+
+@dataclass(frozen=True)
+class RenderedImage:
+    """An image as it comes from the model.
+
+    Attributes:
+        pixels: uint8 [H, W, 3], RGB.
+        nsfw: Whether the model's own safety checker, or the image service, objected. The image
+            is then black.
+        not_finite: Whether some of its numbers overflowed (NaN or infinite); those are black.
+    """
+
+    job: ImageJob
+    pixels: Pixels
+    nsfw: bool
+    not_finite: bool = False
+
+
+class Renderer(Protocol):
+    """Draws images.
+
+    Attributes:
+        batch_size: How many images it draws at a time; it becomes smaller when memory runs out,
+            and never larger.
+    """
+
+    identity: ModelIdentity
+    batch_size: int
+
+    def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
+        """Draw images in the batches of `batches`: size by size, in the order of the jobs.
+
+        Raises:
+            RenderError: An image cannot be made, and the next one could not either.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory and threads. The renderer is of no use afterwards."""
+        ...
+
+
+def is_told(render: Render, setting: str) -> bool:
+    """Whether the model gets a setting, such as `steps`, `scheduler` or `seed`.
+
+    Services get none, and servers of one's own some: what was not sent must be in no record.
+    """
+    return render.renderer == "local" or (
+        render.api_base is not None and setting in ("seed", "steps", "negative_prompt")
+    )
+
+
+def job_size(job: ImageJob, identity: ModelIdentity) -> tuple[int, int]:
+    """Width and height of a job's image, in pixels."""
+    return job.prompt.width or identity.width, job.prompt.height or identity.height
+
+
+def by_size(jobs: Sequence[ImageJob], identity: ModelIdentity) -> list[list[ImageJob]]:
+    """The jobs grouped by the size of their images: first the size that comes first."""
+    groups: dict[tuple[int, int], list[ImageJob]] = {}
+    for job in jobs:
+        groups.setdefault(job_size(job, identity), []).append(job)
+    return list(groups.values())
+
+
+def batches(
+    jobs: Sequence[ImageJob], batch_size: int, identity: ModelIdentity
+) -> list[list[ImageJob]]:
+    """Which jobs are drawn together. A resumed run makes the same batches from the same jobs.
+
+    The batches of a selection of whole batches, put one after the other, are those batches again.
+    """
+    return [
+        group[start : start + batch_size]
+        for group in by_size(jobs, identity)
+        for start in range(0, len(group), batch_size)
+    ]

@@ -1,0 +1,344 @@
+"""Image files with what made them written inside, and the staging area that keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import queue
+import re
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from regforge.files import UNFINISHED, delete, parse_json, write_atomically
+from regforge.images.renderer import (
+    ModelIdentity,
+    Pixels,
+    RenderedImage,
+    Renderer,
+    RenderError,
+    batches,
+    is_told,
+    job_size,
+)
+from regforge.images.schedulers import sampler_name
+from regforge.progress import Task
+from regforge.recipe.models import Render
+from regforge.records import ImageJob
+
+Format = Literal["webp", "png", "jpeg"]
+
+_WAITING_BYTES = 256 * 2**20
+"""Pixels that may wait to be written; a renderer that is faster waits."""
+
+SUFFIXES: dict[Format, str] = {"webp": "webp", "png": "png", "jpeg": "jpg"}
+
+_WEBP_METHOD = 1
+"""Of 0 to 6. The files of 4 are 2 to 5 % smaller and take three to five times as long."""
+
+
+def encode_image(pixels: Pixels, *, format: Format, quality: int, text: str | None) -> bytes:  # noqa: A002
+    """Encode pixels, uint8 [H, W, 3], with what made them; `quality`, 1 to 100, is for JPEG.
+
+    The text is the one that web UIs and image browsers read, where they look for it: in the
+    `parameters` chunk of a PNG, and in the Exif user comment of a WebP or JPEG. Equal pixels and
+    text give equal bytes.
+
+    Raises:
+        RenderError: The text is longer than a JPEG can hold.
+    """
+    image, out = Image.fromarray(pixels), io.BytesIO()
+    if text is not None:  # halves of characters and zeros are in no file
+        text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+    exif = b"" if text is None else _exif(text)
+    if format == "png":
+        chunks = PngInfo()
+        if text is not None:
+            chunks.add_text("parameters", text)
+        image.save(out, "PNG", pnginfo=chunks)
+    elif format == "webp":
+        image.save(
+            out, "WEBP", lossless=True, exact=True, quality=0, method=_WEBP_METHOD, exif=exif
+        )
+    elif len(exif) > 65_533:
+        raise RenderError(
+            f"The prompt and parameters of an image are longer than a JPEG can hold ({len(exif)} "
+            "bytes).",
+            hint="Set render.format: webp",
+        )
+    else:
+        image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True, exif=exif)
+    return out.getvalue()
+
+
+def size_of(image: bytes) -> tuple[int, int]:
+    """Width and height of an image file, in pixels."""
+    with Image.open(io.BytesIO(image)) as decoded:
+        return decoded.size
+
+
+def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> str:
+    """What made an image, in the form of the AUTOMATIC1111 web UI.
+
+    The prompt, `Negative prompt: ...` if there is one, and a last line `Steps: 25, Sampler: DDIM,
+    CFG scale: 4, ...`.
+    """
+    width, height = job_size(job, identity)
+    values: dict[str, object] = {
+        "Steps": render.steps if is_told(render, "steps") else None,
+        "Sampler": sampler_name(identity.scheduler) if is_told(render, "scheduler") else None,
+        "CFG scale": f"{render.guidance_scale:g}" if is_told(render, "guidance_scale") else None,
+        "Seed": job.seed if is_told(render, "seed") else None,
+        "Size": f"{width}x{height}",
+        "Model": identity.model,
+        "Revision": identity.revision,
+        "VAE": identity.vae,
+        "LoRA": identity.loras_as_json,
+        "Precision": identity.dtype if render.renderer == "local" else None,
+        "Class noun": job.prompt.class_noun,
+        "Prompt set": job.prompt.prompt_set,
+        "Image": job.id,
+        "Generator": "regforge",
+    }
+    # No line of the prompt may pass for the negative prompt.
+    lines = [re.sub(r"\s*\n\s*(?=Negative prompt:)", " ", job.prompt.text.strip())]
+    if render.negative_prompt.strip():
+        lines.append(f"Negative prompt: {render.negative_prompt.strip()}")
+    known = ((name, value) for name, value in values.items() if value is not None)
+    lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in known))
+    return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:\n"]', value) else value
+
+
+def _exif(text: str) -> bytes:
+    """Exif data with nothing but a user comment.
+
+    Written by hand: Pillow gives the comment a type (BYTE) that common readers do not expect.
+    """
+    comment = b"UNICODE\0" + text.encode("utf-16-be")
+    entry, end = ">HHII", struct.pack(">I", 0)
+    # A header of 8 bytes, then two directories with one entry of 12 bytes each.
+    first, second = 8, 8 + 2 + 12 + 4
+    return b"".join(
+        (
+            b"Exif\0\0",
+            struct.pack(">2sHI", b"MM", 42, first),
+            struct.pack(">H", 1),
+            struct.pack(entry, 0x8769, 4, 1, second),  # LONG: where the Exif directory lies
+            end,
+            struct.pack(">H", 1),
+            struct.pack(entry, 0x9286, 7, len(comment), second + 2 + 12 + 4),  # UNDEFINED
+            end,
+            comment,
+        )
+    )
+
+
+# --------------------------------------------------------------------------------------- staging
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An image in the staging area; `image` is the encoded file. See `RenderedImage`."""
+
+    job: ImageJob
+    image: bytes
+    nsfw: bool
+    not_finite: bool
+
+
+class Staging:
+    """The staging area of one run: images that are drawn and not yet judged, one file each.
+
+        <id>.<attempt>.webp   the image
+        <id>.<attempt>.json   written after it: what it was made from, and its digest
+
+    Encoding and writing happen on background threads while the next images are drawn. An image
+    counts only if both files are there and agree, and were made by this model with these settings.
+    Used from one thread.
+
+    Args:
+        folder: Created when the first image comes.
+        render: How images are made and encoded.
+        identity: Which model makes them.
+    """
+
+    def __init__(self, folder: Path, render: Render, identity: ModelIdentity) -> None:
+        self._folder = folder
+        self._render = render
+        self._identity = identity
+        self._waiting: queue.Queue[RenderedImage | None] = queue.Queue()
+        self._room = threading.Condition()
+        self._bytes = 0
+        self._error: Exception | None = None
+        self._threads = [
+            threading.Thread(target=self._work, name=f"image-writer-{number}", daemon=True)
+            for number in range(max(1, min(8, (os.cpu_count() or 1) // 2)))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def missing(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
+        """The jobs whose images are not there, or were made otherwise."""
+        self.flush()
+        return [job for job in jobs if self._staged(job) is None]
+
+    def read(self, job: ImageJob) -> Staged:
+        """A job's image.
+
+        Raises:
+            RenderError: It is not there; see `missing`.
+        """
+        self.flush()
+        staged = self._staged(job)
+        if staged is None:
+            raise RenderError(f"Image {job.id} is not in {self._folder} any more.")
+        return staged
+
+    def put(self, image: RenderedImage) -> None:
+        """Hand over an image. It is encoded and written in the background.
+
+        Raises:
+            StorageError: An image before it could not be written.
+        """
+        self._check()
+        with self._room:
+            self._room.wait_for(lambda: self._bytes < _WAITING_BYTES)
+            self._bytes += image.pixels.nbytes
+        self._waiting.put(image)
+
+    def flush(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            StorageError: An image could not be written.
+        """
+        self._waiting.join()
+        self._check()
+
+    def discard(self, jobs: Sequence[ImageJob] | None = None) -> None:
+        """Delete the images of some jobs, of all attempts; all images if left out."""
+        self.flush()
+        ids = None if jobs is None else {job.id for job in jobs}
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            left_behind = path.name.startswith(UNFINISHED)  # nobody writes any more
+            if ids is None or left_behind or path.name.partition(".")[0] in ids:
+                delete(path)
+
+    def close(self) -> None:
+        """Write what waits and stop the threads; a second time does nothing.
+
+        Raises:
+            StorageError: An image could not be written.
+        """
+        threads, self._threads = self._threads, []
+        for _ in threads:
+            self._waiting.put(None)
+        for thread in threads:
+            thread.join()
+        self._check()
+
+    # ------------------------------------------------------------------------------------- files
+
+    def _path(self, job: ImageJob, suffix: str) -> Path:
+        return self._folder / f"{job.id}.{job.attempt}.{suffix}"
+
+    def _staged(self, job: ImageJob) -> Staged | None:
+        try:
+            marker = parse_json(self._path(job, "json").read_bytes())
+            image = self._path(job, SUFFIXES[self._render.format]).read_bytes()
+        except (OSError, ValueError):
+            return None
+        if not isinstance(marker, dict) or marker.get("made_from") != self._made_from(job):
+            return None
+        if marker.get("sha256") != hashlib.sha256(image).hexdigest():
+            return None
+        return Staged(job, image, bool(marker.get("nsfw")), bool(marker.get("not_finite")))
+
+    def _made_from(self, job: ImageJob) -> str:
+        """Digest of all that decides about the file: prompt, parameters, model and format."""
+        render, prompt = self._render, job.prompt
+        parts: dict[str, Any] = {
+            "text": prompt.text,
+            "parameters": parameters_text(job, render, self._identity),
+            "scheduler": self._identity.scheduler,
+            "variant": render.variant,
+            "format": [render.format, render.jpeg_quality if render.format == "jpeg" else None],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    # ----------------------------------------------------------------------------------- threads
+
+    def _work(self) -> None:
+        while (image := self._waiting.get()) is not None:
+            try:
+                if self._error is None:
+                    self._write(image)
+            except Exception as error:
+                self._error = error
+            finally:
+                with self._room:
+                    self._bytes -= image.pixels.nbytes
+                    self._room.notify()
+                self._waiting.task_done()
+        self._waiting.task_done()
+
+    def _write(self, image: RenderedImage) -> None:
+        job, render = image.job, self._render
+        encoded = encode_image(
+            image.pixels,
+            format=render.format,
+            quality=render.jpeg_quality,
+            text=parameters_text(job, render, self._identity),
+        )
+        marker = {
+            "made_from": self._made_from(job),
+            "sha256": hashlib.sha256(encoded).hexdigest(),
+            "nsfw": image.nsfw,
+            "not_finite": image.not_finite,
+        }
+        write_atomically(self._path(job, SUFFIXES[render.format]), encoded)
+        write_atomically(self._path(job, "json"), json.dumps(marker) + "\n")
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def render_into(
+    staging: Staging, renderer: Renderer, jobs: Sequence[ImageJob], task: Task | None = None
+) -> None:
+    """Draw the images that are missing.
+
+    A batch of which any image is missing is drawn again as a whole, so that a resumed run draws
+    the same images together as one that was never stopped, and gets the same bytes. Images that
+    are there stay as they are. The order of the jobs decides which are drawn together.
+
+    Raises:
+        RenderError: An image cannot be made.
+        StorageError: An image cannot be written.
+    """
+    missing = {job.id for job in staging.missing(jobs)}
+    todo = [
+        job
+        for batch in batches(jobs, renderer.batch_size, renderer.identity)
+        if any(each.id in missing for each in batch)
+        for job in batch
+    ]
+    for image in renderer.render(todo) if todo else ():
+        if image.job.id in missing:
+            staging.put(image)
+            if task is not None:
+                task.advance()
+    staging.flush()
