@@ -26,8 +26,8 @@ from typing import Any
 
 from regforge.embedded import TINYWORLD, load_vocabulary
 from regforge.embedded.pipeline import quiet_loading
-from regforge.images.renderer import open_renderer
-from regforge.images.writing import Staging, render_into
+from regforge.images import open_renderer
+from regforge.images.staging import Staging, render_into
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.recipe.models import Render

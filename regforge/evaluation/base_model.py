@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from regforge.embedded.pipeline import quiet_loading
 from regforge.evaluation.interface import PersonalizedModel
-from regforge.images.interface import ModelIdentity, RenderError
 from regforge.images.loading import EMBEDDED, ModelChoice, load_model
+from regforge.images.renderer import ModelIdentity, RenderError
 from regforge.journal import Journal
 from regforge.recipe.models import Render
 
@@ -73,7 +73,7 @@ class BaseModel:
             RenderError: It is not there, cannot be used, or does not fit.
         """
         from regforge.devices import pick_device, pick_dtype
-        from regforge.images.pipelines import default_size, place
+        from regforge.images.local import default_size, place
 
         choice = ModelChoice(
             model.base, model.revision, model.variant, key="base_model", variant_key="variant"
@@ -100,8 +100,7 @@ class BaseModel:
             reporter: Who tells when it does not.
         """
         from regforge.devices import first_batch_size
-        from regforge.images.local import LocalRenderer
-        from regforge.images.pipelines import default_size
+        from regforge.images.local import LocalRenderer, default_size
 
         render = Render(
             model=self._name,
@@ -123,7 +122,7 @@ class BaseModel:
 
     def guidance(self, settings: Mapping[str, Any]) -> float:
         """Classifier-free guidance: what was asked for, else what the pipeline takes by itself."""
-        from regforge.images.pipelines import inputs_of
+        from regforge.images.local import inputs_of
 
         if settings["guidance_scale"] is not None:
             return float(settings["guidance_scale"])

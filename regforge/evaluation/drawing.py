@@ -29,15 +29,15 @@ from regforge.evaluation.interface import Drawn, EvaluationError, PersonalizedMo
 from regforge.evaluation.model_files import base_digest, section
 from regforge.files import write_atomically
 from regforge.images.curation import constant_colour_of
-from regforge.images.interface import RenderError
 from regforge.images.loras import lay_on, silent, take_off
+from regforge.images.renderer import RenderError
 from regforge.images.schedulers import sampler_name
 from regforge.progress import Reporter, Task
 from regforge.records import ImageJob, Prompt
 
 if TYPE_CHECKING:
-    from regforge.images.interface import RenderedImage
     from regforge.images.local import LocalRenderer
+    from regforge.images.renderer import RenderedImage
 
 STEPS = 25
 """Denoising steps where nobody says otherwise."""

@@ -34,7 +34,7 @@ from regforge.evaluation.subjects import find_subject
 from regforge.files import expanded
 from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED
-from regforge.images.model_hub import download
+from regforge.images.loras import download
 
 __all__ = ["PersonalizedModel", "base_of", "distinct_names", "open_model", "without_identifier"]
 

@@ -183,7 +183,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         RegforgeError: Something in it cannot work: a template, a photo, a slot that can only say
             what is excluded.
     """
-    from regforge.images.interface import is_told
+    from regforge.images.renderer import is_told
     from regforge.prompts.tokens import token_budget
 
     folder = RunFolder(out or Path("runs") / recipe.name)

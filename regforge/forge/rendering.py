@@ -28,7 +28,7 @@ from regforge.runs import RunFolder
 
 if TYPE_CHECKING:
     from regforge.images.renderer import Renderer
-    from regforge.images.writing import Staging
+    from regforge.images.staging import Staging
 
 _MOST_SPARE = 1.0
 """At most so many further prompts, relative to those asked for, make up for refused images."""
@@ -160,7 +160,7 @@ class ImageStage:
                 number, [*rows, *stored.other_rows], [*rejected, *stored.other_rejected]
             )
         if todo:
-            self._open()[1].clear()
+            self._open()[1].discard()
         self._complete[number] = len(jobs), len(rows)
         return len(rows)
 
@@ -219,7 +219,7 @@ class ImageStage:
 
     def _first(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
         """The first whole batches that hold a few images."""
-        from regforge.images.interface import batches
+        from regforge.images.renderer import batches
 
         first: list[ImageJob] = []
         renderer = self._open()[0]
@@ -261,7 +261,7 @@ class ImageStage:
 
     def _render(self, jobs: Sequence[ImageJob], task: Task) -> None:
         """Draw into the staging area what is not there yet."""
-        from regforge.images.writing import render_into
+        from regforge.images.staging import render_into
 
         renderer, staging = self._open()
         start, missing = time.monotonic(), len(staging.missing(jobs))
@@ -305,8 +305,8 @@ class ImageStage:
         )
 
     def _row(self, job: ImageJob, image: bytes, verdict: Verdict) -> ImageRow:
-        from regforge.images.encoding import size_of
-        from regforge.images.interface import is_told
+        from regforge.images.renderer import is_told
+        from regforge.images.staging import size_of
 
         render, identity = self.recipe.render, self._open()[0].identity
         width, height = size_of(image)
@@ -342,8 +342,8 @@ class ImageStage:
     def _open(self) -> tuple[Renderer, Staging]:
         """The renderer and the staging area; a run whose shards are all stored loads no model."""
         if self._opened is None:
-            from regforge.images.renderer import open_renderer
-            from regforge.images.writing import Staging
+            from regforge.images import open_renderer
+            from regforge.images.staging import Staging
 
             renderer = open_renderer(
                 self.recipe.render,

@@ -150,7 +150,7 @@ def run(
         check_price(recipe)
     check_import(recipe, folder, fresh=fresh)
     if until != "prompts" and (fresh or not folder.prompts.is_file()):
-        from regforge.images.renderer import require_renderer
+        from regforge.images import require_renderer
 
         require_renderer(recipe.render)  # before a language model is paid for captions
     with folder.locked(), _terminated_like_interrupted():

@@ -1,27 +1,30 @@
 """Which images are good enough to keep: constant, flagged, duplicate and off-caption ones are not.
 
-Looks at pixels, hashes and one score; knows nothing about how an image was made, nor about files.
-What is a duplicate depends on what was accepted before, so images must be judged in an order that
-does not depend on speed: by index, and second attempts after the first ones of their shard.
+Looks at pixels, hashes and one score; knows nothing about how an image was made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageStat
 
+from regforge.errors import RegforgeError
+from regforge.files import expanded
 from regforge.recipe.models import Curate
 from regforge.records import SCORES, ImageRow
 
 if TYPE_CHECKING:
-    from regforge.images.alignment import AlignmentScorer
+    import torch
 
+EMBEDDED_JUDGE = "embedded/judge"
+_DIGITS = 4
+_MOST_TOKENS = 512
 BLACK_LEVEL = 10
 """An image is black if 99.9 % of the values of each channel are at most this, of 255."""
 
@@ -42,7 +45,7 @@ _UNREADABLE = "not a readable image"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about an image.
+    """The findings about an image.
 
     Attributes:
         perceptual_hash: 64-bit pHash, 16 hex digits; empty if the image cannot be read.
@@ -64,6 +67,10 @@ class Verdict:
 class Curator:
     """Judges images one after the other, and remembers those that were accepted.
 
+    Whether one is a duplicate depends on what was accepted before, so images must be judged in an
+    order that does not depend on speed: by index, and second attempts after the first ones of their
+    shard.
+
     Args:
         curate: What to refuse.
         scorer: Measures the alignment; loaded for `curate.alignment` if left out.
@@ -74,8 +81,6 @@ class Curator:
 
     def __init__(self, curate: Curate, *, scorer: AlignmentScorer | None = None) -> None:
         if curate.alignment is not None and scorer is None:
-            from regforge.images.alignment import AlignmentScorer
-
             scorer = AlignmentScorer(curate.alignment.model)
         self._curate = curate
         self._scorer = scorer
@@ -111,7 +116,7 @@ class Curator:
         Args:
             image: The encoded file.
             id: Its name; an image is no duplicate of itself.
-            caption: What it was to show.
+            caption: For the alignment.
             nsfw: Whether the model's safety checker flagged it.
             not_finite: Whether some of its numbers overflowed; it is refused then, whatever the
                 settings are.
@@ -264,3 +269,111 @@ def constant_colour_of(image: Image.Image) -> str | None:
     if max(ImageStat.Stat(image).stddev) <= CONSTANT_SPREAD:
         return "a single colour"
     return None
+
+
+# ------------------------------------------------------------------------------------- alignment
+
+
+class AlignmentModelError(RegforgeError):
+    """A model that cannot score how well images show their captions."""
+
+
+class AlignmentScorer:
+    """Scores how well images show their captions: the cosine of a text-image pair of encoders.
+
+    Scores of different models cannot be compared.
+
+    Args:
+        model: A repository or folder of a CLIP-like transformers checkpoint, or `embedded/judge`.
+        device: Where to compute; CUDA if there is a GPU, else the CPU.
+        batch_size: Images at a time.
+
+    Raises:
+        AlignmentModelError: The model cannot be loaded, or is of another sort.
+    """
+
+    def __init__(
+        self, model: str = EMBEDDED_JUDGE, *, device: str | None = None, batch_size: int = 16
+    ) -> None:
+        import torch
+
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._batch_size = batch_size
+        loaded, self._processor, self._tokenizer = _load(model)
+        self._model: Any = loaded.to(self.device).eval()
+        text = getattr(self._model.config, "text_config", self._model.config)
+        longest = getattr(text, "max_position_embeddings", None) or _MOST_TOKENS
+        self._tokens = min(longest, self._tokenizer.model_max_length)
+
+    def scores(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        """Cosine similarity of each image and its caption, -1 to 1.
+
+        Args:
+            images: RGB images of any size.
+            captions: One for each; what is too long for the model is cut off.
+
+        Returns:
+            Rounded to 4 digits, which leaves out what depends on the batch.
+        """
+        import torch
+
+        found: list[float] = []
+        for start in range(0, len(images), self._batch_size):
+            part = slice(start, start + self._batch_size)
+            with torch.inference_mode():
+                seen = self._processor(images=list(images[part]), return_tensors="pt")
+                pixels = seen.to(self.device)["pixel_values"]
+                shown = _unit(self._model.get_image_features(pixel_values=pixels))
+                similarity = (shown * self._encoded(captions[part])).sum(dim=-1)
+            found += [round(value, _DIGITS) for value in similarity.tolist()]
+        return found
+
+    def _encoded(self, captions: Sequence[str]) -> torch.Tensor:
+        """Unit vectors, float32 (n, d)."""
+        # SigLIP and the embedded judge were trained with captions padded to full length; to CLIP
+        # it makes no difference.
+        inputs = self._tokenizer(
+            list(captions),
+            padding="max_length",
+            max_length=self._tokens,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        return _unit(self._model.get_text_features(**inputs))
+
+
+def _unit(features: Any) -> torch.Tensor:
+    import torch
+
+    vectors = getattr(features, "pooler_output", features)
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
+def _load(model: str) -> tuple[Any, Any, Any]:
+    if model == EMBEDDED_JUDGE:
+        from regforge.embedded import load_alignment
+
+        return load_alignment()
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    where = str(expanded(model)) if expanded(model).is_dir() else model
+    try:
+        # Safetensors only: pickled weights can run code.
+        loaded = AutoModel.from_pretrained(where, use_safetensors=True, dtype="float32")
+        processor = AutoImageProcessor.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except Exception as error:  # whatever a broken file makes the parts of transformers raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise AlignmentModelError(
+            f"curate.alignment.model: {model!r} cannot be loaded: {reason}",
+            hint="Name a CLIP-like transformers repository or folder, such as "
+            "openai/clip-vit-base-patch32, or embedded/judge for images of the embedded "
+            "pipeline. Without network, the model must be in the Hub's cache or in a folder.",
+        ) from error
+    if not (hasattr(loaded, "get_image_features") and hasattr(loaded, "get_text_features")):
+        raise AlignmentModelError(
+            f"curate.alignment.model: {model!r} is a {type(loaded).__name__}, which does not put "
+            "images and captions side by side.",
+            hint="Name a CLIP-like model, such as openai/clip-vit-base-patch32.",
+        )
+    return loaded, processor, tokenizer

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from regforge.images.interface import (
+from regforge.images.renderer import (
     ModelIdentity,
     ModelUnavailable,
     Pixels,

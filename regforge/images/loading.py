@@ -1,8 +1,7 @@
-"""Finds a diffusers model and loads it, or says in one sentence why that cannot be.
+"""Finds a diffusers model, here or on the Hub, and loads it; or explains why that cannot be.
 
-Knows folders, the Hub, and what can be wrong with either. It looks at model_index.json before
-anything large is downloaded, takes safetensors only, and runs no code from a repository unless
-the recipe says so. Knows nothing about drawing.
+Reads model_index.json before anything large is downloaded, takes safetensors only, and runs no code
+from a repository unless the recipe says so.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from regforge.digests import revision_of
 from regforge.embedded.pipeline import TINYWORLD, quiet_loading, require_folder
 from regforge.files import expanded
 from regforge.hub import explained
-from regforge.images.interface import LoraIdentity, ModelUnavailable
 from regforge.images.loras import find_loras, lay_on
+from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.recipe.models import Render
 from regforge.recipe.named_files import MODEL_INDEX
 from regforge.words import first_line
@@ -43,8 +42,8 @@ class ModelChoice:
         revision: Branch, tag or commit of the repository.
         variant: Weights variant, such as `fp16`.
         trust_remote_code: Whether code of the repository may run.
-        key: What the recipe calls `model`.
-        variant_key: What it calls `variant`.
+        key: The recipe's key of `model`.
+        variant_key: The recipe's key of `variant`.
     """
 
     model: str
@@ -55,19 +54,27 @@ class ModelChoice:
     variant_key: str = "render.variant"
 
 
-def choice_of(render: Render) -> ModelChoice:
-    """Which model a dataset recipe renders with."""
+def _choice_of(render: Render) -> ModelChoice:
     return ModelChoice(render.model, render.revision, render.variant, render.trust_remote_code)
+
+
+def require_model(render: Render) -> None:
+    """See that a dataset recipe's model, VAE and LoRAs are there; nothing is loaded.
+
+    Raises:
+        ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
+        LoraError: A LoRA is not there, or is none.
+    """
+    find_loras(render.lora)
+    if render.vae is not None:
+        _require_vae(render.vae)
+    find_model(_choice_of(render))
 
 
 def load_pipeline(
     render: Render, dtype: torch.dtype
 ) -> tuple[Any, str | None, tuple[LoraIdentity, ...], list[str]]:
-    """Load the recipe's text-to-image pipeline into main memory, with its VAE and LoRAs.
-
-    Args:
-        render: Which model, revision, variant, VAE and LoRAs.
-        dtype: Precision of the weights.
+    """Load a dataset recipe's pipeline into main memory, with its VAE and LoRAs.
 
     Returns:
         The pipeline; its revision: the repository's commit, or `sha256:...` of a local folder; its
@@ -78,33 +85,40 @@ def load_pipeline(
         LoraError: A LoRA is not there, is none, or does not fit.
     """
     loras = find_loras(render.lora)
-    pipeline, folder = load_model(choice_of(render), dtype)
+    pipeline, folder = load_model(_choice_of(render), dtype)
     if render.vae is not None:
         _put_in_vae(pipeline, render.vae, dtype)
-    notes = lay_on(pipeline, render.model, [(each.file, each.identity.scale) for each in loras])
-    return pipeline, revision_of(folder), tuple(each.identity for each in loras), notes
+    notes = lay_on(pipeline, render.model, [(file, each.scale) for file, each in loras])
+    return pipeline, revision_of(folder), tuple(each for _, each in loras), notes
 
 
 def load_model(
     choice: ModelChoice, dtype: torch.dtype, check: Callable[[str], None] | None = None
 ) -> tuple[Any, Path]:
-    """Load a text-to-image pipeline into main memory.
-
-    Args:
-        choice: Which one.
-        dtype: Precision of the weights.
-        check: Is told the name of the pipeline's class before anything large is downloaded, and
-            raises if it is of no use.
-
-    Returns:
-        The pipeline, and the folder that it came from.
+    """Load a text-to-image pipeline into main memory; returns the folder that it came from too.
 
     Raises:
-        ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
+        ModelUnavailable: See `find_model`.
     """
+    from diffusers import DiffusionPipeline
+
     with quiet_loading():
-        folder = _found(choice, check)
-        return _load(folder, choice, dtype), folder
+        folder = find_model(choice, check)
+        try:
+            loaded: Any = DiffusionPipeline.from_pretrained(
+                folder,
+                dtype=dtype,
+                variant=choice.variant,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=choice.trust_remote_code,
+            )
+        except Exception as error:
+            raise _weights_problem(choice, error, folder) or ModelUnavailable(
+                f"{choice.model} cannot be loaded: {first_line(error)}.",
+                hint="If files are missing or cut short, delete the model and download it again.",
+            ) from error
+    return loaded, folder
 
 
 def find_model(choice: ModelChoice, check: Callable[[str], None] | None = None) -> Path:
@@ -112,22 +126,19 @@ def find_model(choice: ModelChoice, check: Callable[[str], None] | None = None) 
 
     Args:
         choice: Which one.
-        check: See `load_model`.
+        check: Gets the name of the pipeline's class before anything large is downloaded, and
+            raises if it is of no use.
 
     Raises:
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
     """
     with quiet_loading():
-        return _found(choice, check)
-
-
-def _found(choice: ModelChoice, check: Callable[[str], None] | None) -> Path:
-    folder = _local_folder(choice)
-    index = _read_index(choice.model, folder / MODEL_INDEX if folder else _fetch_index(choice))
-    if check is not None:
-        check(str(index["_class_name"]))
-    _check_class(index, choice)
-    return folder or _download(choice)
+        folder = _local_folder(choice)
+        index = _read_index(choice.model, folder / MODEL_INDEX if folder else _fetch_index(choice))
+        if check is not None:
+            check(str(index["_class_name"]))
+        _check_class(index, choice)
+        return folder or _download(choice)
 
 
 def _local_folder(choice: ModelChoice) -> Path | None:
@@ -187,7 +198,7 @@ def _download(choice: ModelChoice) -> Path:
 def _hub_problem(
     choice: ModelChoice, error: Exception, file: str = MODEL_INDEX
 ) -> ModelUnavailable:
-    """What an exception of huggingface_hub means, for people."""
+    """Translate an exception of huggingface_hub."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     if isinstance(error, RemoteEntryNotFoundError):
@@ -252,35 +263,11 @@ def draws_from_text(pipeline_class: Any) -> bool:
     return {"prompt", "height", "num_inference_steps"} <= inputs and not _OTHER_INPUTS & inputs
 
 
-# ------------------------------------------------------------------------------------- loading
+# ------------------------------------------------------------------------------- VAE and weights
 
 
-def _load(folder: Path, choice: ModelChoice, dtype: torch.dtype) -> Any:
-    from diffusers import DiffusionPipeline
-
-    try:
-        loaded: Any = DiffusionPipeline.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=choice.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=choice.trust_remote_code,
-        )
-    except Exception as error:
-        raise _weights_problem(choice, error, folder) or ModelUnavailable(
-            f"{choice.model} cannot be loaded: {first_line(error)}.",
-            hint="If files are missing or cut short, delete the model and download it again.",
-        ) from error
-    return loaded
-
-
-def require_vae(named: str) -> None:
-    """See that an autoencoder is there; of one on the Hub its configuration is downloaded.
-
-    Raises:
-        ModelUnavailable: It is not.
-    """
+def _require_vae(named: str) -> None:
+    """See that an autoencoder is there; of one on the Hub its configuration is downloaded."""
     from huggingface_hub import hf_hub_download
 
     if expanded(named).is_dir():
@@ -292,15 +279,11 @@ def require_vae(named: str) -> None:
 
 
 def _put_in_vae(pipeline: Any, named: str, dtype: torch.dtype) -> None:
-    """Give a pipeline another autoencoder.
-
-    Raises:
-        ModelUnavailable: It is not there, or not of the kind that the pipeline has.
-    """
+    """Give a pipeline another autoencoder, of the kind that it has."""
     own = getattr(pipeline, "vae", None)
     if own is None:
         raise ModelUnavailable(f"{type(pipeline).__name__} has no VAE to replace (render.vae).")
-    require_vae(named)
+    _require_vae(named)
     folder = expanded(named)
     try:
         with quiet_loading():
@@ -327,7 +310,7 @@ def _put_in_vae(pipeline: Any, named: str, dtype: torch.dtype) -> None:
 def _weights_problem(
     choice: ModelChoice, error: Exception, folder: Path | None = None
 ) -> ModelUnavailable | None:
-    """What an exception about weight files means; None if it is about something else."""
+    """Translate an exception about weight files; None if it is about something else."""
     text = str(error)
     if choice.variant is not None and "variant" in text:
         return ModelUnavailable(

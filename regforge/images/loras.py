@@ -1,7 +1,7 @@
-"""LoRAs on a loaded pipeline: found, laid on, and taken off again. For all who draw.
+"""LoRAs on a loaded pipeline: found here or on the Hub, put on, and taken off again.
 
-Sees to it that a LoRA changes the model: a file of which nothing, or almost nothing, has a place in
-the pipeline is refused rather than drawn without. Knows nothing about which images are wanted.
+A LoRA of which nothing, or almost nothing, has a place in the pipeline is refused rather than drawn
+without.
 """
 
 from __future__ import annotations
@@ -12,37 +12,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regforge.digests import file_digest
 from regforge.embedded.pipeline import quiet_loading
 from regforge.files import expanded
-from regforge.hub import HubAddress
-from regforge.images.interface import LoraIdentity
-from regforge.images.model_hub import download
-from regforge.lora_files import LoraError, layers_in, lora_in, require_lora
+from regforge.hub import HubAddress, HubError, explained
+from regforge.hub.commits import quiet_client
+from regforge.images.renderer import LoraIdentity
+from regforge.lora_files import (
+    LORA_NAME,
+    PICKLES,
+    LoraError,
+    layers_in,
+    lora_in,
+    require_lora,
+    several,
+)
 from regforge.recipe.models import Lora
+from regforge.recipe.named_files import MODEL_INDEX
 from regforge.words import first_line
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+# Names of a repository's LoRA, the first that there is.
+_LORA_PLACES = (f"lora/{LORA_NAME}", LORA_NAME)
 
 _FEWEST_FITTING = 0.5
 """Of a LoRA's layers. With fewer it was trained on another model."""
 
 
-@dataclass(frozen=True)
-class FoundLora:
-    """A LoRA on this machine.
-
-    Attributes:
-        file: Its weights.
-        identity: What a dataset records of it.
-    """
-
-    file: Path
-    identity: LoraIdentity
-
-
-def find_loras(named: Sequence[Lora]) -> list[FoundLora]:
-    """The files of a recipe's LoRAs, downloaded if they are on the Hub.
+def find_loras(named: Sequence[Lora]) -> list[tuple[Path, LoraIdentity]]:
+    """The weights of a recipe's LoRAs, downloaded if they are on the Hub, and their identities.
 
     Raises:
         LoraError: One is not there, or is none.
@@ -51,7 +53,7 @@ def find_loras(named: Sequence[Lora]) -> list[FoundLora]:
     return [_found(each) for each in named]
 
 
-def _found(lora: Lora) -> FoundLora:
+def _found(lora: Lora) -> tuple[Path, LoraIdentity]:
     path = expanded(lora.path)
     address = None if path.exists() else HubAddress.parse(lora.path)
     if address is None:
@@ -62,22 +64,21 @@ def _found(lora: Lora) -> FoundLora:
                 hint="It is a .safetensors file, a folder with one, or user/name on the Hub.",
             )
         require_lora(file)
-        identity = LoraIdentity(path.name, f"sha256:{file_digest(file)}", lora.scale)
-        return FoundLora(file, identity)
+        return file, LoraIdentity(path.name, f"sha256:{file_digest(file)}", lora.scale)
     got = download(address)
     file = None if got.is_pipeline else lora_in(got.folder)
     if file is None:
         raise LoraError(f"{address} is a whole model and no LoRA (render.lora).")
     require_lora(file)
-    return FoundLora(file, LoraIdentity(address.repo_id, got.commit, lora.scale))
+    return file, LoraIdentity(address.repo_id, got.commit, lora.scale)
 
 
 def lay_on(pipeline: Any, model: str, weights: Sequence[tuple[Path, float]]) -> list[str]:
     """Put LoRAs on a pipeline, in any format that diffusers takes.
 
     Args:
-        pipeline: A loaded diffusers pipeline without LoRAs. After an error nobody knows its state.
-        model: What messages call it.
+        pipeline: A loaded diffusers pipeline without LoRAs; of no use after an error.
+        model: Its name in messages.
         weights: Each file and its scale.
 
     Returns:
@@ -165,3 +166,94 @@ def silent() -> Iterator[None]:
     finally:
         for each, verbosity in both:
             each.set_verbosity(verbosity)
+
+
+# --------------------------------------------------------------------------------------- the Hub
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A repository of the Hub, as far as it is needed here.
+
+    Attributes:
+        folder: Where it lies in the cache.
+        is_pipeline: Whether it is a whole pipeline at its top, whose weights are not here yet.
+    """
+
+    folder: Path
+    commit: str
+    is_pipeline: bool
+
+
+def download(address: HubAddress) -> Downloaded:
+    """Get a LoRA from the Hub, or of a whole pipeline what describes it.
+
+    Raises:
+        HubError: The Hub cannot be reached and has not been before, or there is no such thing.
+        LoraError: The repository holds no model, or several.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        info = HfApi().model_info(address.repo_id, revision=address.revision)
+    except Exception as error:
+        return _from_cache(address, error)
+    files = _needed(address, info)
+    try:
+        with quiet_client():  # by its name, so that it is found by that when there is no network
+            folder = snapshot_download(
+                address.repo_id, revision=address.revision, allow_patterns=files
+            )
+    except Exception as error:
+        raise _explained(address, error) from error
+    return Downloaded(Path(folder), Path(folder).name, MODEL_INDEX in files)
+
+
+def _needed(address: HubAddress, info: ModelInfo) -> list[str]:
+    """Files of a repository to download."""
+    there = [each.rfilename for each in info.siblings or ()]
+    about = [name for name in ("README.md", "recipe.yaml", MODEL_INDEX) if name in there]
+    if MODEL_INDEX in there:
+        return about
+    if f"model/{MODEL_INDEX}" in there:
+        return [*about, *(n for n in there if n.startswith("model/") and not n.endswith(PICKLES))]
+    lora = next((name for name in _LORA_PLACES if name in there), None)
+    if lora is None:
+        loras = [name for name in there if name.endswith(".safetensors")]
+        if len(loras) > 1:
+            raise several(str(address), loras)
+        if not loras:
+            raise LoraError(
+                f"{address} holds no model: no {MODEL_INDEX} and no .safetensors file.",
+                hint="Look for a repository tagged 'lora' or 'diffusers' on the Hub.",
+            )
+        lora = loras[0]
+    return [*about, lora]
+
+
+def _from_cache(address: HubAddress, error: Exception) -> Downloaded:
+    """What an earlier download left, where the Hub cannot be reached now."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        raise _explained(address, error) from error
+    try:
+        # No patterns: nothing has to be there, for we never had more than a part.
+        folder = Path(
+            snapshot_download(
+                address.repo_id,
+                revision=address.revision,
+                allow_patterns=[],
+                local_files_only=True,
+            )
+        )
+    except Exception:
+        raise _explained(address, error) from error
+    return Downloaded(folder, folder.name, (folder / MODEL_INDEX).is_file())
+
+
+def _explained(address: HubAddress, error: Exception) -> HubError:
+    problem = explained(error, address.repo_id, repo_type="model", revision=address.revision)
+    local = f"There is no folder {address} on this machine either."
+    return HubError(problem.message, hint=f"{problem.hint or ''} {local}".strip())

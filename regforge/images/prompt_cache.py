@@ -1,17 +1,12 @@
-"""Prompts as the numbers that the denoiser sees, each computed once.
-
-Knows the pipelines whose `encode_prompt` it can call by itself. Prompts are encoded many at a
-time and always as many, so that what comes out for one does not depend on which others there are.
-"""
+"""Prompt embeddings, each computed once, of pipelines whose `encode_prompt` we can call."""
 
 from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -21,19 +16,12 @@ if TYPE_CHECKING:
 _MOST_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True)
-class _Family:
-    """How the prompts of a kind of pipeline are encoded.
-
-    Attributes:
-        positive: Where in `encode_prompt`'s result lies what `__call__` takes under which name.
-        negative: Likewise, of the negative prompt.
-        together: How many prompts are encoded at a time; T5 is larger than CLIP.
-    """
+class _Family(NamedTuple):
+    """Where in `encode_prompt`'s result lies what `__call__` takes under which name."""
 
     positive: dict[str, int]
     negative: dict[str, int]
-    together: int
+    together: int  # prompts that are encoded at a time; T5 is larger than CLIP
 
 
 _POSITIVE = {"prompt_embeds": 0, "pooled_prompt_embeds": 2}
@@ -54,9 +42,12 @@ def can_encode(pipeline: Any) -> bool:
 class PromptCache:
     """Encodes prompts and remembers them, the most recently used ones longest.
 
+    Prompts are encoded many at a time and always as many, so that the embedding of one does not
+    depend on which others there are.
+
     Args:
         pipeline: One that `can_encode` knows.
-        negative_prompt: What images should not show; empty for none.
+        negative_prompt: Empty for none.
         guided: Whether classifier-free guidance is on, so that the negative prompt is needed.
     """
 
@@ -75,14 +66,7 @@ class PromptCache:
         self._expected = dict.fromkeys(text for text in texts if text not in self._known)
 
     def arguments(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """What to call the pipeline with in place of `prompt` and `negative_prompt`.
-
-        Args:
-            texts: One prompt for each image.
-
-        Returns:
-            Tensors [N, ...] on the pipeline's device.
-        """
+        """Arguments in place of `prompt` and `negative_prompt`: tensors [N, ...] on the device."""
         import torch
 
         embeddings = [self._embeddings(text) for text in texts]
@@ -92,7 +76,10 @@ class PromptCache:
             for name in self._family.positive
         }
         if self._guided:
-            for name, value in self._without().items():
+            if self._negative is None:
+                result, places = self._encode([""], guided=True), self._family.negative
+                self._negative = {name: result[at][0].cpu() for name, at in places.items()}
+            for name, value in self._negative.items():
                 arguments[name] = value.expand(len(texts), *value.shape).to(device)
         return arguments
 
@@ -103,11 +90,7 @@ class PromptCache:
         return self._known[text]
 
     def _encode_with_next(self, text: str) -> None:
-        """Encode a prompt together with those that come next.
-
-        Missing ones are made up for with empty prompts: always as many, or the numbers would come
-        out a little different.
-        """
+        """Encode a prompt together with those that come next, filled up with empty ones."""
         self._expected.pop(text, None)
         count = self._family.together
         together = [text, *islice(self._expected, count - 1)]
@@ -118,20 +101,9 @@ class PromptCache:
         for number, each in enumerate(together):
             # Copies, or one prompt would keep all of them in memory.
             self._known[each] = {name: value[number].clone() for name, value in rows.items()}
-        self._forget()
-
-    def _forget(self) -> None:
-        one = next(iter(self._known.values()))
-        size = sum(value.nbytes for value in one.values())
-        while len(self._known) > max(2 * self._family.together, _MOST_BYTES // size):
+        size = sum(value.nbytes for value in self._known[text].values())
+        while len(self._known) > max(2 * count, _MOST_BYTES // size):
             self._known.popitem(last=False)
-
-    def _without(self) -> Embeddings:
-        if self._negative is None:
-            result = self._encode([""], guided=True)
-            places = self._family.negative.items()
-            self._negative = {name: result[at][0].cpu() for name, at in places}
-        return self._negative
 
     def _encode(self, texts: Sequence[str], *, guided: bool) -> Sequence[Any]:
         """Call `encode_prompt` with those of its parameters that it has."""

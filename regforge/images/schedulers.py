@@ -1,8 +1,7 @@
 """Schedulers by the names that people use.
 
-Knows which diffusers class a name stands for, which pipelines it goes with, and what other tools
-call it. The new scheduler keeps everything that the model's own knows about the model (its
-betas, what it predicts, where its steps lie).
+A new scheduler keeps everything that the model's own knows about the model (its betas, what it
+predicts, where its steps lie).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from regforge.images.interface import RenderSettingError
+from regforge.images.renderer import RenderSettingError
 from regforge.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -41,14 +40,14 @@ _SAMPLERS = {
     "heun": "Heun",
     "PNDMScheduler": "PLMS",
 }
-"""What the web UIs call them."""
+"""Their names in web UIs."""
 
 # Their noise comes from a source of their own that takes no seed.
 _UNREPEATABLE = frozenset({"DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"})
 
 
 def sampler_name(scheduler: str) -> str:
-    """What a web UI calls a scheduler, given its friendly or class name."""
+    """A scheduler's name in a web UI, given its friendly or class name."""
     by_class = {cls: name for name, (cls, _) in reversed(NAMES.items())}
     friendly = by_class.get(scheduler, scheduler)
     return _SAMPLERS.get(friendly, scheduler.removesuffix("Scheduler"))
@@ -58,7 +57,7 @@ def set_scheduler(pipeline: DiffusionPipeline, name: str | None) -> str:
     """Give the pipeline another scheduler.
 
     Args:
-        pipeline: A diffusers pipeline.
+        pipeline: Changed in place.
         name: One of `NAMES`, a diffusers class name, or None for the model's own.
 
     Returns:

@@ -44,7 +44,7 @@ def in_exif(comment: bytes, format: str = "JPEG") -> bytes:  # noqa: A002
 
 
 def by_regforge(text: str) -> bytes:
-    from regforge.images.encoding import encode_image
+    from regforge.images.staging import encode_image
 
     pixels = __import__("numpy").zeros((6, 8, 3), dtype="uint8")
     return encode_image(pixels, format="webp", quality=90, text=text)

@@ -16,7 +16,7 @@ from regforge.embedded import TINYWORLD
 from regforge.evaluation import base_model
 from regforge.evaluation.drawing import Artist, seed_of
 from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Wanted
-from regforge.images.interface import ModelUnavailable, RenderError
+from regforge.images.renderer import ModelUnavailable, RenderError
 from regforge.lora_files import LoraError
 from regforge.progress import Reporter, Task
 

@@ -225,7 +225,7 @@ def test_a_long_caption_is_cut_and_noted_once(saved: Callable[[str], Path]) -> N
 
 
 def test_the_embedded_judge_measures_as_curation_does(repo: Path) -> None:
-    from regforge.images.alignment import AlignmentScorer
+    from regforge.images.curation import AlignmentScorer
 
     folder = repo / "examples" / "subjects" / "cat"
     photos = [Image.open(folder / f"0{number}.png").convert("RGB") for number in range(2)]

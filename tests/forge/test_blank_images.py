@@ -18,7 +18,7 @@ from small_runs import WriteRecipe
 
 from regforge.embedded import TINYWORLD
 from regforge.images.curation import Curator
-from regforge.images.encoding import encode_image
+from regforge.images.staging import encode_image
 from regforge.journal import read
 from regforge.recipe.models import Curate
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from regforge.embedded import TINYWORLD
-from regforge.images.interface import Pixels, Renderer
-from regforge.images.renderer import open_renderer
+from regforge.images import open_renderer
+from regforge.images.renderer import Pixels, Renderer
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.recipe.models import Render

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from regforge.images.alignment import AlignmentModelError, AlignmentScorer
-from regforge.images.curation import Curator, Verdict
+from regforge.images.curation import AlignmentModelError, AlignmentScorer, Curator, Verdict
 from regforge.recipe.models import Alignment, Curate
 from regforge.records import ImageRow
 

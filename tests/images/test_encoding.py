@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from regforge.images.encoding import encode_image, parameters_text, size_of
-from regforge.images.interface import ModelIdentity, Pixels, RenderError
+from regforge.images.renderer import ModelIdentity, Pixels, RenderError
+from regforge.images.staging import encode_image, parameters_text, size_of
 from regforge.recipe.models import Render
 from regforge.records import ImageJob, Prompt
 

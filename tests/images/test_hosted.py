@@ -15,14 +15,14 @@ from drawing import CAPTIONS, jobs
 from PIL import Image
 from servers import Call, FlyingTime, OpenAIServer, Reply, drawn, png_of, refused
 
+from regforge.images import open_renderer
 from regforge.images.hosted import HostedRenderer
 from regforge.images.renderer import (
     ModelUnavailable,
     RenderError,
     RenderSettingError,
-    open_renderer,
 )
-from regforge.images.writing import Staging, render_into
+from regforge.images.staging import Staging, render_into
 from regforge.journal import Journal, read
 from regforge.progress import Reporter
 from regforge.recipe.models import Render

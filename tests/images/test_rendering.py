@@ -11,9 +11,8 @@ import pytest
 from drawing import CAPTIONS, difference, drawn, jobs, opened, prompt
 
 from regforge.devices import DeviceError
-from regforge.images.interface import Pixels, Renderer, batches
-from regforge.images.pipelines import as_uint8
-from regforge.images.renderer import RenderError, RenderSettingError
+from regforge.images.local import as_uint8
+from regforge.images.renderer import Pixels, Renderer, RenderError, RenderSettingError, batches
 from regforge.images.schedulers import NAMES, sampler_name, set_scheduler
 from regforge.journal import read
 from regforge.records import image_jobs

@@ -12,8 +12,8 @@ from drawing import jobs, opened
 from PIL import Image
 
 from regforge.files import StorageError
-from regforge.images.interface import LoraIdentity, ModelIdentity, RenderedImage, RenderError
-from regforge.images.writing import Staging, render_into
+from regforge.images.renderer import LoraIdentity, ModelIdentity, RenderedImage, RenderError
+from regforge.images.staging import Staging, render_into
 from regforge.progress import Task
 from regforge.recipe.models import Render
 from regforge.records import ImageJob
@@ -182,7 +182,7 @@ def test_discarding_deletes_all_attempts_and_nothing_else(
     assert staging.missing([first, first.again("digest"), second])[-1].id == first.id
     assert staging.read(second).image
     assert not half.exists()
-    staging.clear()
+    staging.discard()
     assert list((tmp_path / "staging").iterdir()) == []
 
 
@@ -201,7 +201,7 @@ def test_a_disk_that_cannot_be_written_is_reported_by_the_next_call(tmp_path: Pa
 def test_many_images_pass_through_a_small_queue(
     stage: Callable[..., Staging], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regforge.images.writing._WAITING_BYTES", 16 * 24 * 3 * 2)
+    monkeypatch.setattr("regforge.images.staging._WAITING_BYTES", 16 * 24 * 3 * 2)
     staging = stage()
     for job in jobs(40):
         staging.put(image_of(job))
