@@ -1,4 +1,4 @@
-"""What runs with no network, no GPU and no key: models that travel with regforge.
+"""Models that travel with regforge and need no network, no GPU and no key.
 
     tinyworld/        a small real text-to-image pipeline (a diffusers folder)
     judge/            small image and text encoders that measure its images (transformers folders)
@@ -9,11 +9,18 @@ The pipeline draws 96-pixel images of a sticker world. It is there to learn, to 
 experiment on in minutes.
 """
 
-from regforge.embedded.judges import ALIGNMENT, IDENTITY, load_alignment, load_identity
-from regforge.embedded.pipeline import TINYWORLD, load_pipeline, load_vocabulary
+from regforge.embedded.pipeline import (
+    ALIGNMENT,
+    IDENTITY,
+    TINYWORLD,
+    load_alignment,
+    load_identity,
+    load_pipeline,
+    load_vocabulary,
+)
 
 EMBEDDED_FOLDERS = {"embedded/tinyworld": TINYWORLD, "embedded/judge": ALIGNMENT}
-"""Where the models lie that recipes call so."""
+"""A recipe's name of an embedded model -> its folder."""
 
 __all__ = [
     "ALIGNMENT",

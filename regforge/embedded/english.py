@@ -1,7 +1,4 @@
-"""Plain English that captions and their checks share: nouns without "a", and placeholders.
-
-Knows words, and neither recipes nor phrase banks.
-"""
+"""Plain English that captions and their checks share: articles, plurals, kinds of words."""
 
 from __future__ import annotations
 
@@ -105,3 +102,33 @@ def _as_words(words: str) -> str:
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case; "hand-painted" is two."""
     return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.casefold())
+
+
+_ARTICLES = {"a", "an", "the"}
+
+
+def plain(text: str) -> str:
+    """Lower case, without hyphens, a leading article or superfluous space."""
+    words = text.lower().replace("-", " ").split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in _ARTICLES else words)
+
+
+def gist(text: str) -> str:
+    """The phrase without articles: "on the porch" repeats "on a porch"."""
+    return " ".join(word for word in plain(text).split() if word not in _ARTICLES)
+
+
+_SPELLED_AN = re.compile(
+    r"(?:[FHLMNRSX][BCDFGHJ-NP-TV-XZ]*\d*|(?i:rc|suv|led|lcd|mri|rpg|nba|mp3))s?\b"
+)
+"""What is read letter by letter and begins with the sound of a vowel: "SUV", "LED lamp"."""
+
+
+def indefinite_article(text: str) -> str:
+    """The word "a" or "an", as the first word of the text sounds."""
+    word = text.lower()
+    if re.match(r"hour|honest|heir|[fhlmnrsx]-|8|1[18](?!\d)", word) or _SPELLED_AN.match(text):
+        return "an"
+    if re.match(r"uni(?!n|m)|use|one\b|e[uw]|ukulele|u-|u(?:sb|fo|v|rl)s?\b", word):
+        return "a"
+    return "an" if word[:1] in set("aeiou") else "a"

@@ -1,7 +1,4 @@
-"""Curated phrases: what a caption can say about a class noun when nobody asks a language model.
-
-Knows which phrases suit which class noun, and which phrases go together. It does not know how
-captions are sampled or templated, nor anything of language models; `bank_files` knows the YAML.
+"""Curated phrases: what a caption can say about a class noun when no language model is asked.
 
     >>> place = phrases("background", super_category("teapot"), "teapot")[0]
     >>> lights = [each for each in phrases("lighting", "rigid_object") if compatible(each, place)]
@@ -15,17 +12,37 @@ import difflib
 import functools
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from regforge.embedded.bank_building import Contents, contents_of
-from regforge.embedded.bank_files import Kind, PhraseBankError, plain, read_folder
-from regforge.embedded.bank_phrases import SLOTS, Category, NounGroup, Phrase, compatible
-from regforge.embedded.english import MASS_NOUNS, Number, number_of, words_of
+from regforge.embedded.bank_files import (
+    SHARED_SLOTS,
+    SLOTS,
+    Category,
+    CategoryFile,
+    Kind,
+    NounGroup,
+    Phrase,
+    PhraseBankError,
+    SharedFile,
+    Source,
+    category_of,
+    check_nouns,
+    compatible,
+    read_folder,
+)
+from regforge.embedded.english import (
+    MASS_NOUNS,
+    Number,
+    indefinite_article,
+    number_of,
+    plain,
+    words_of,
+)
 from regforge.errors import RegforgeError
-from regforge.words import did_you_mean
+from regforge.words import did_you_mean, listed
 
 __all__ = [
     "SLOTS",
@@ -48,9 +65,6 @@ class UnknownClassNoun(PhraseBankError):
     """A class noun that belongs to no super-category."""
 
 
-# --------------------------------------------------------------------------------- what one gets
-
-
 @dataclass(frozen=True, slots=True)
 class _Found:
     """Where a class noun belongs, under which name it was found, and whether as a plural."""
@@ -66,14 +80,48 @@ class _Found:
 class PhraseBanks:
     """A folder of banks, read and checked. `load` makes one.
 
+    Args:
+        sources: As `read_folder` gives them.
+
     Attributes:
         super_categories: Their names, sorted.
+
+    Raises:
+        PhraseBankError: A file has something wrong; the message names its line and key.
     """
 
-    def __init__(self, contents: Contents) -> None:
-        self._categories = contents.categories
-        self._shared = contents.shared
-        self._markers = contents.markers
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        shared = {slot: sources[name].parse(SharedFile) for slot, name in SHARED_SLOTS.items()}
+        own = {
+            name: source.parse(CategoryFile)
+            for name, source in sources.items()
+            if name not in SHARED_SLOTS.values()
+        }
+        names = set(own)
+        for file in own.values():
+            names.update(file.groups, *(group.also for group in file.groups.values()))
+        tags = set(shared["background"].tags)
+        # The valid names for each rule of a phrase; only shared files have tags of their own.
+        known = {"tags": set(), "fits": tags, "avoids": tags, "only_for": names, "not_for": names}
+        check_nouns(sources, own)
+        for name, file in own.items():
+            sources[name].check_category(file, tags)
+        self._categories = {
+            name: category_of(sources[name], name, file, known) for name, file in own.items()
+        }
+        self._shared = tuple(
+            Phrase(text, slot, **rules)
+            for slot, file in shared.items()
+            for text, rules in sources[SHARED_SLOTS[slot]].entries(
+                "blocks", file.blocks, {**known, "tags": set(file.tags)}
+            )
+        )
+        # Words that turn any noun into a member of a super-category's group, as "toy" does.
+        self._markers = {
+            word: (name, group)
+            for name, file in own.items()
+            for word, group in file.markers.items()
+        }
         self._nouns = {
             plain(noun): (name, group)
             for name, category in self._categories.items()
@@ -88,10 +136,6 @@ class PhraseBanks:
         "red ceramic teapots" is found as "teapot", "toy car" as a toy, "statue of a horse" as a
         statue.
 
-        Args:
-            class_noun: What the subject is.
-            default: What to return for a noun that nobody listed.
-
         Raises:
             UnknownClassNoun: Nobody listed it and there is no default.
         """
@@ -102,10 +146,10 @@ class PhraseBanks:
             self._category(default)
             return default
         near = difflib.get_close_matches(plain(class_noun), self._nouns, n=3)
-        hint = f"Did you mean {_or(near)}? " if near else ""
+        hint = f"Did you mean {listed(near, conjunction='or')}? " if near else ""
         raise UnknownClassNoun(
             f"No phrase bank knows the class noun {class_noun!r}.",
-            hint=f"{hint}Otherwise name its super-category: {_or(self.super_categories)}.",
+            hint=f"{hint}Otherwise name its super-category: {listed(self.super_categories, conjunction='or')}.",
         )
 
     def phrases(
@@ -117,16 +161,16 @@ class PhraseBanks:
             slot: One of `SLOTS`.
             super_category: Whose phrases.
             class_noun: Narrows to what suits this noun (no bus stops for a trout). Without one,
-                or for a noun the super-category does not list, the answer is that for its
-                ordinary member, the `default_group`. A place with the same thing in it is left
-                out.
+                or for a noun the super-category does not list, they are those of its ordinary
+                member, the `default_group`. A place with the same thing in it is left out.
 
         Raises:
             PhraseBankError: There is no such slot or super-category.
         """
         if slot not in SLOTS:
             raise PhraseBankError(
-                f"No phrase bank has a slot {slot!r}.", hint=f"Slots: {_or(SLOTS)}."
+                f"No phrase bank has a slot {slot!r}.",
+                hint=f"Slots: {listed(SLOTS, conjunction='or')}.",
             )
         category = self._category(super_category)
         found = self._find(class_noun) if class_noun else None
@@ -252,7 +296,7 @@ class PhraseBanks:
 
 @functools.cache
 def _shipped() -> PhraseBanks:
-    return PhraseBanks(contents_of(read_folder(files("regforge.embedded").joinpath("banks"))))
+    return PhraseBanks(read_folder(files("regforge.embedded").joinpath("banks")))
 
 
 def load(path: str | Path | None = None) -> PhraseBanks:
@@ -273,7 +317,7 @@ def load(path: str | Path | None = None) -> PhraseBanks:
     if not own:
         raise PhraseBankError(f"{folder} is not a folder with phrase banks (*.yaml).")
     shipped = read_folder(files("regforge.embedded").joinpath("banks"))
-    return PhraseBanks(contents_of({**shipped, **own}))
+    return PhraseBanks({**shipped, **own})
 
 
 def super_category(class_noun: str, default: str | None = None) -> str:
@@ -332,22 +376,6 @@ def _mentions(text: str, noun: str) -> bool:
     return re.search(rf"\b{head}s?(?: (?:of|with|on|in|by|at)\b|$)", text) is not None
 
 
-_SPELLED_AN = re.compile(
-    r"(?:[FHLMNRSX][BCDFGHJ-NP-TV-XZ]*\d*|(?i:rc|suv|led|lcd|mri|rpg|nba|mp3))s?\b"
-)
-"""What is read letter by letter and begins with the sound of a vowel: "SUV", "LED lamp"."""
-
-
-def indefinite_article(text: str) -> str:
-    """The word "a" or "an", as the first word of the text sounds."""
-    word = text.lower()
-    if re.match(r"hour|honest|heir|[fhlmnrsx]-|8|1[18](?!\d)", word) or _SPELLED_AN.match(text):
-        return "an"
-    if re.match(r"uni(?!n|m)|use|one\b|e[uw]|ukulele|u-|u(?:sb|fo|v|rl)s?\b", word):
-        return "a"
-    return "an" if word[:1] in set("aeiou") else "a"
-
-
 def with_article(noun: str, class_noun: str | None = None) -> str:
     """The noun phrase with "a" or "an" before it, if it takes one: "an owl", "water", "glasses".
 
@@ -358,11 +386,6 @@ def with_article(noun: str, class_noun: str | None = None) -> str:
     if not noun or not load().takes_article(class_noun or noun):
         return noun
     return f"{indefinite_article(noun)} {noun}"
-
-
-def _or(options: Iterable[str]) -> str:
-    *most, last = options
-    return f"{', '.join(most)} or {last}" if most else last
 
 
 # ------------------------------------------------------------------------------- the command line
@@ -389,25 +412,20 @@ def example_captions(banks: PhraseBanks, class_noun: str, count: int, seed: int)
     """
     name = banks.super_category(class_noun)
     pools = {slot: banks.phrases(slot, name, class_noun) for slot in banks.slots(name)}
-    rng = random.Random(seed)
-    article = banks.takes_article(class_noun)
-    return [_caption(pools, class_noun, article, rng) for _ in range(count)]
-
-
-def _caption(
-    pools: Mapping[str, Sequence[Phrase]], class_noun: str, article: bool, rng: random.Random
-) -> str:
-    place = rng.choice(pools["background"])
-    chosen = {
-        slot: rng.choice([phrase for phrase in pool if compatible(phrase, place)]).text
-        for slot, pool in pools.items()
-        if slot != "background"
-    }
-    looks = f"{chosen['shape']} {chosen['color']} {chosen['texture']} {class_noun}"
-    if article:
-        looks = f"{indefinite_article(looks)} {looks}"
-    parts = [chosen["style"], "of", looks, chosen.get("motion", ""), place.text]
-    return f"{' '.join(filter(None, parts))}, {chosen['lighting']}"
+    rng, captions = random.Random(seed), []
+    for _ in range(count):
+        place = rng.choice(pools["background"])
+        chosen = {
+            slot: rng.choice([phrase for phrase in pool if compatible(phrase, place)]).text
+            for slot, pool in pools.items()
+            if slot != "background"
+        }
+        looks = f"{chosen['shape']} {chosen['color']} {chosen['texture']} {class_noun}"
+        if banks.takes_article(class_noun):
+            looks = f"{indefinite_article(looks)} {looks}"
+        parts = [chosen["style"], "of", looks, chosen.get("motion", ""), place.text]
+        captions.append(f"{' '.join(filter(None, parts))}, {chosen['lighting']}")
+    return captions
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

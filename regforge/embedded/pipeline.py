@@ -1,8 +1,4 @@
-"""The embedded text-to-image pipeline: where it lies and how to load it.
-
-It is an ordinary diffusers folder: `StableDiffusionPipeline.from_pretrained(TINYWORLD)` works, and
-so does every script that takes a model path. Knows nothing about recipes or datasets.
-"""
+"""The embedded diffusion pipeline and the judge that measures its images: ordinary model folders."""
 
 from __future__ import annotations
 
@@ -17,8 +13,11 @@ from regforge.errors import RegforgeError
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionPipeline
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 TINYWORLD: Path = Path(__file__).parent / "tinyworld"
+IDENTITY: Path = Path(__file__).parent / "judge" / "identity"
+ALIGNMENT: Path = Path(__file__).parent / "judge" / "alignment"
 
 
 class EmbeddedModelMissing(RegforgeError):
@@ -107,3 +106,47 @@ def load_vocabulary() -> dict[str, list[str]]:
     folder = require_folder(TINYWORLD, "vocabulary.json")
     words: dict[str, list[str]] = json.loads((folder / "vocabulary.json").read_text("utf-8"))
     return words
+
+
+def load_identity() -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Load the image encoder whose embeddings tell drawings apart, as DINO's tell photos.
+
+    It was trained on the tiny world's own images, never on the generator's.
+
+    Returns:
+        The model and the image processor that makes its inputs from PIL images. Embeddings are
+        `model(**inputs).pooler_output.flatten(1)`, float32 (n, 256); compare them by cosine. (The
+        pooled output is (n, 256, 1, 1), as of every ResNet; flattening leaves DINO's as it is.)
+
+    Raises:
+        EmbeddedModelMissing: The weights are not in the package.
+    """
+    return _judge(IDENTITY)
+
+
+def load_alignment() -> tuple[PreTrainedModel, BaseImageProcessor, PreTrainedTokenizerBase]:
+    """Load the text-image pair whose cosine says how well a caption fits an image.
+
+    Returns:
+        The model, the image processor and the tokenizer (pad captions to `max_length`, as the
+        model was trained). `model(input_ids=..., pixel_values=...)` gives `image_embeds` and
+        `text_embeds`, float32 (n, 128) of unit length; `get_image_features(...).pooler_output` and
+        `get_text_features(...).pooler_output` give them one by one, not normalised.
+
+    Raises:
+        EmbeddedModelMissing: The weights are not in the package.
+    """
+    from transformers import AutoTokenizer
+
+    model, processor = _judge(ALIGNMENT)
+    return model, processor, AutoTokenizer.from_pretrained(ALIGNMENT, local_files_only=True)
+
+
+def _judge(folder: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    require_folder(folder, "config.json")
+    with quiet_loading():
+        from transformers import AutoImageProcessor, AutoModel
+
+        model: Any = AutoModel.from_pretrained(folder, dtype="float32", local_files_only=True)
+        processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    return model.eval(), processor

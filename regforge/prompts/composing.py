@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from regforge.embedded.bank_files import gist
+from regforge.embedded.english import gist
 from regforge.embedded.phrase_banks import Phrase, compatible
 from regforge.journal import Journal
 from regforge.prompts.compatibility import contradictions, repetitions

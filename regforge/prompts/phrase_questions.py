@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from regforge.embedded.bank_files import gist
+from regforge.embedded.english import gist
 from regforge.errors import EXIT_FAILED
 from regforge.journal import Journal
 from regforge.progress import Reporter

@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from regforge.embedded import phrase_banks
-from regforge.embedded.bank_files import gist
-from regforge.embedded.english import MEDIA, has_words
+from regforge.embedded.english import MEDIA, gist, has_words
 from regforge.embedded.phrase_banks import indefinite_article
 from regforge.prompts.captions import TAKES_NOUN, plurals
 from regforge.recipe import Recipe

@@ -15,8 +15,7 @@ import yaml
 
 import regforge
 from regforge.embedded import phrase_banks
-from regforge.embedded.bank_files import gist
-from regforge.embedded.english import HUES, words_of
+from regforge.embedded.english import HUES, gist, words_of
 from regforge.embedded.phrase_banks import (
     SLOTS,
     Phrase,

@@ -16,11 +16,10 @@ import math
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from regforge.embedded import phrase_banks
+from regforge.embedded.language_model.smollm import SmolLM
 from regforge.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -97,33 +96,6 @@ def fill(stem: str, noun: str) -> str:
     return stem.replace(NOUN, noun)
 
 
-class Engine(Protocol):
-    """A network that scores; `SmolLM` is the real one, tests bring their own."""
-
-    @property
-    def digest(self) -> str:
-        """Identifier of the weights; scores are cached under it."""
-        ...
-
-    def log_probabilities(self, stem: str, options: Sequence[str]) -> list[float]:
-        """log P(option | stem) in nats, for each option, in order."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Key:
-    """Everything a row of scores depends on."""
-
-    digest: str
-    stems: tuple[str, ...]
-    noun: str
-    options: tuple[str, ...]
-
-    def name(self) -> str:
-        parts = [self.digest, self.stems, self.noun, self.options, _DECIMALS]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 class ScoreTable:
     """Scores options against class nouns and remembers them, in memory and on disk.
 
@@ -135,10 +107,10 @@ class ScoreTable:
         cache_dir: the language model's cache directory.
     """
 
-    def __init__(self, engine: Engine, cache_dir: Path) -> None:
+    def __init__(self, engine: SmolLM, cache_dir: Path) -> None:
         self._engine = engine
         self._folder = cache_dir / "scores"
-        self._rows: dict[_Key, list[float]] = {}
+        self._rows: dict[str, list[float]] = {}
         self._lock = threading.Lock()
 
     def scores(self, class_noun: str, options: Sequence[str], stems: Sequence[str]) -> list[float]:
@@ -149,37 +121,33 @@ class ScoreTable:
             options: phrases, none empty, that could follow the stems.
             stems: sentence beginnings, each with `{class_noun}`; at least one.
         """
+        nouns = (class_noun, *_GENERIC_NOUNS)
         with self._lock:  # two threads that want the same row shall not both compute it
-            rows = [
-                self._row(_Key(self._engine.digest, tuple(stems), noun, tuple(options)))
-                for noun in (class_noun, *_GENERIC_NOUNS)
-            ]
-        specific, *generic = rows
+            specific, *generic = (self._row(noun, options, stems) for noun in nouns)
         return [
             value - sum(others) / len(others)
             for value, others in zip(specific, zip(*generic, strict=True), strict=True)
         ]
 
-    def _row(self, key: _Key) -> list[float]:
+    def _row(self, noun: str, options: Sequence[str], stems: Sequence[str]) -> list[float]:
         """Mean over stems of log P(option | stem with the noun), for each option."""
+        parts = [self._engine.digest, list(stems), noun, list(options), _DECIMALS]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         if key not in self._rows:
-            path = self._folder / f"{key.name()}.json"
-            row = _read_row(path, len(key.options))
+            path = self._folder / f"{key}.json"
+            row = _read_row(path, len(options))
             if row is None:
-                row = self._compute(key)
+                columns = [
+                    self._engine.log_probabilities(fill(stem, noun), options) for stem in stems
+                ]
+                means = (sum(values) / len(values) for values in zip(*columns, strict=True))
+                row = [round(mean, _DECIMALS) for mean in means]
                 try:
-                    write_atomically(path, json.dumps({"noun": key.noun, "row": row}).encode())
+                    write_atomically(path, json.dumps({"noun": noun, "row": row}).encode())
                 except OSError as problem:
                     logger.debug("cannot cache scores in %s: %s", path, problem)
             self._rows[key] = row
         return self._rows[key]
-
-    def _compute(self, key: _Key) -> list[float]:
-        columns = [
-            self._engine.log_probabilities(fill(stem, key.noun), key.options) for stem in key.stems
-        ]
-        means = (sum(values) / len(values) for values in zip(*columns, strict=True))
-        return [round(mean, _DECIMALS) for mean in means]
 
 
 def _read_row(path: Path, length: int) -> list[float] | None:

