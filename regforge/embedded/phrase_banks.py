@@ -147,9 +147,10 @@ class PhraseBanks:
             return default
         near = difflib.get_close_matches(plain(class_noun), self._nouns, n=3)
         hint = f"Did you mean {listed(near, conjunction='or')}? " if near else ""
+        names = listed(self.super_categories, conjunction="or")
         raise UnknownClassNoun(
             f"No phrase bank knows the class noun {class_noun!r}.",
-            hint=f"{hint}Otherwise name its super-category: {listed(self.super_categories, conjunction='or')}.",
+            hint=f"{hint}Otherwise name its super-category: {names}.",
         )
 
     def phrases(

@@ -1,4 +1,4 @@
-"""The embedded diffusion pipeline and the judge that measures its images: ordinary model folders."""
+"""The embedded diffusion pipeline and the judge of its images: ordinary model folders."""
 
 from __future__ import annotations
 

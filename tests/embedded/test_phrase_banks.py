@@ -722,7 +722,8 @@ def test_they_work_from_a_zip_without_heavy_imports(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "regforge.zip", "w") as archive:
         archive.writestr("regforge/__init__.py", "")
         archive.writestr("regforge/embedded/__init__.py", "")
-        archive.write(package.parent / "errors.py", "regforge/errors.py")
+        for name in ("errors.py", "words.py"):
+            archive.write(package.parent / name, f"regforge/{name}")
         modules = [*package.glob("*bank*.py"), package / "english.py"]
         for path in [*modules, *SHIPPED.glob("*.yaml")]:
             archive.write(path, Path("regforge/embedded") / path.relative_to(package))

@@ -88,8 +88,10 @@ def register(language_model: LanguageModel | None = None) -> None:
         others = [each for each in litellm.custom_provider_map if each["provider"] != PROVIDER]
         if language_model is not None or len(others) == len(litellm.custom_provider_map):
             handler = _handler(language_model or LanguageModel())
-            entry = {"provider": PROVIDER, "custom_handler": handler}
-            litellm.custom_provider_map = [*others, entry]
+            litellm.custom_provider_map = [
+                *others,
+                {"provider": PROVIDER, "custom_handler": handler},
+            ]
 
 
 class LanguageModel:
