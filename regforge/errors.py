@@ -1,9 +1,8 @@
-"""The errors that regforge raises on purpose.
+"""The errors that regforge raises on purpose, and the exit codes.
 
-Whatever a user can cause (a typo in a recipe, a missing file, a model that cannot be reached) is
-raised as a `RegforgeError` with one clear sentence. The command line prints that sentence and
-exits with the error's code; a traceback is always a bug in regforge. Third-party exceptions are
-turned into these where they enter the package, so that callers need to know only this module.
+Whatever a user can cause is raised as a `RegforgeError` with one clear sentence, which the command
+line prints; a traceback is always a bug in regforge. Third-party exceptions are turned into these
+where they enter the package.
 """
 
 EXIT_OK = 0
@@ -16,8 +15,8 @@ class RegforgeError(Exception):
     """Something the user can put right.
 
     Attributes:
-        message: What is wrong, in one sentence.
-        exit_code: What the process exits with when nobody catches the error.
+        message: One sentence.
+        exit_code: Of the process, when nobody catches the error.
         hint: What to do about it, or None where the message says it all.
     """
 

@@ -1,9 +1,8 @@
 """Files that are whole or not there, files that people name, and the cache folder.
 
-Whoever is killed while writing leaves the old file or the new one, never a part of one. What was
-written until then lies beside it under a name that nobody but regforge gives (`UNFINISHED`), so
-that the next one to work in the folder can delete it. Whoever reads what a recipe names may have
-been given a pipe, a device or a file without end.
+Who is killed while writing leaves the old file or the new one, never a part of one; the rest lies
+beside it under a name that only regforge gives (`UNFINISHED`), to be deleted by the next process.
+Files that a recipe names may be pipes, devices or without end.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any, BinaryIO
 from regforge.errors import RegforgeError
 
 UNFINISHED = ".unfinished-"
-"""What the names of half-written files and folders begin with."""
+"""Prefix of the names of half-written files and folders."""
 
 
 class StorageError(RegforgeError, OSError):
@@ -119,17 +118,14 @@ def open_atomically(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(UNFINISHED + secrets.token_hex(8))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as stream:
-            yield stream
-            if sync:
-                stream.flush()
-                os.fsync(stream.fileno())
-        temporary.replace(path)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise storage_error(path, error) from error
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as stream:
+                yield stream
+                if sync:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -140,29 +136,25 @@ def unfinished_folder(parent: Path) -> Iterator[Path]:
     """Create a folder to make something in; what is in it at the end of the block is deleted.
 
     Args:
-        parent: Where it lies, so that what was made can be renamed to its place; created if need
-            be.
+        parent: Where it lies, so that its content can be renamed to its place; created if need be.
 
     Raises:
         StorageError: It cannot be created, or the block raised an OSError.
     """
     temporary = parent / (UNFINISHED + secrets.token_hex(8))
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-    except StorageError:
-        raise
-    except OSError as error:
-        raise storage_error(parent, error) from error
+        with storage_errors(parent):
+            temporary.mkdir(parents=True)
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path, *, below: bool = True) -> None:
-    """Delete what killed writers left in a folder. Nobody may be writing there.
+    """Delete what killed writers left in a folder, which need not exist; nobody may be writing.
 
     Args:
-        folder: It need not exist.
+        folder: Where.
         below: Whether to look into its folders too; links are not followed.
 
     Raises:
@@ -181,13 +173,11 @@ def delete(path: Path) -> None:
     Raises:
         StorageError: It cannot be deleted.
     """
-    try:
+    with storage_errors(path):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -202,8 +192,19 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise an OSError of the block as a StorageError about `path`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def storage_error(path: Path, error: Exception) -> StorageError:
-    """What a failed write means, for people; of safetensors' errors too."""
+    """Translate a failed write; of safetensors' errors too."""
     if not isinstance(error, OSError):
         found = re.search(r"\(os error (\d+)\)", str(error))  # as Rust says it
         number = int(found[1]) if found else 0

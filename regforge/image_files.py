@@ -1,8 +1,7 @@
 """Image files: decoded to the end, and made plain where trainers would see another image.
 
 A viewer, and regforge's own training, show an image upright, on white where it is transparent, and
-with 16 bits scaled to 8. Many trainers do none of this. `oddities` names such files; `plain` is the
-image as it is shown. Knows nothing of datasets.
+with 16 bits scaled to 8. Many trainers do none of this.
 """
 
 from __future__ import annotations
@@ -42,10 +41,6 @@ class TooManyPixels(BrokenImage):
 def decode(content: bytes, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
     """Decode an image file to its end, as it is stored; an animated one stands at its first frame.
 
-    Args:
-        content: The file.
-        formats: Names of Pillow's decoders that may be tried.
-
     Raises:
         BrokenImage: It is no image of these formats, breaks off, or has too many pixels.
     """
@@ -68,7 +63,9 @@ def oddities(content: bytes, image: Image.Image) -> tuple[str, ...]:
         content: The file.
         image: As `decode` returned it.
     """
-    found, deep = [], _is_deep(image, content)
+    # Of a PNG with 16 bits a colour Pillow keeps 8, and does not say so.
+    png = content[:8] == b"\x89PNG\r\n\x1a\n" and content[24] == 16
+    found, deep = [], png or image.mode in ("I", "F") or image.mode.startswith("I;16")
     # MPO is a JPEG with further photos behind it, which no reader looks at.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         found.append(ANIMATED)
@@ -126,14 +123,8 @@ def patient() -> warnings.catch_warnings[None]:
 
 
 def orientation(image: Image.Image) -> int:
-    """What the EXIF data say about how to turn it, 1 to 8; 1 is upright."""
+    """The orientation in the EXIF data, 1 to 8; 1 is upright."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # as in `plain`
         return 1
-
-
-def _is_deep(image: Image.Image, content: bytes) -> bool:
-    # Of a PNG with 16 bits a colour Pillow keeps 8, and does not say so.
-    png = content[:8] == b"\x89PNG\r\n\x1a\n" and content[24] == 16
-    return png or image.mode in ("I", "F") or image.mode.startswith("I;16")

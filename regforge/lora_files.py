@@ -1,7 +1,4 @@
-"""LoRA files of any maker: what is one, which of a folder's files it is, how many layers it has.
-
-Reads headers and no weights. How a pipeline takes a LoRA, `images.loras` knows.
-"""
+"""LoRA files of any maker, by their headers: which file is one, and how many layers it has."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weights that can hold code."""
 
 _LONGEST_HEADER = 100_000_000
-"""Bytes; what the safetensors library takes too."""
+"""Bytes, as in the safetensors library."""
 
 _LORA_KEY = re.compile(r"lora|lokr|\.alpha$", re.IGNORECASE)
 # The second matrix of a layer, as peft, kohya's scripts, and earlier versions of diffusers name it.
@@ -74,14 +71,14 @@ _OTHERS = {
     "hada_w": "a LoHa of LyCORIS",
     "emb_params": "a textual inversion",
 }
-"""What else is shared as one small file, by what its weights are called."""
+"""Other things that are shared as one small file, by a part of the names of their weights."""
 
 
 def require_lora(path: Path) -> None:
     """See that a file is a LoRA that can be used.
 
     Raises:
-        LoraError: It is not; the message says what it is.
+        LoraError: It is something else, which the message names.
     """
     if path.suffix != ".safetensors":
         pickle = path.suffix in PICKLES
@@ -127,7 +124,7 @@ def lora_in(folder: Path) -> Path | None:
 
 
 def several(where: str, names: Sequence[str]) -> LoraError:
-    """What to say where one file is needed and there are several."""
+    """The error where one file is needed and there are several."""
     return LoraError(
         f"{where} has several .safetensors files: {', '.join(names[:6])}"
         f"{' and more' if len(names) > 6 else ''}.",

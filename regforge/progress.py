@@ -1,7 +1,6 @@
-"""Tells a person how far the work is: a live bar on a terminal, plain lines in a log, or nothing.
+"""Shows how far the work is: a live bar on a terminal, plain lines in a log, or nothing.
 
-Everything goes to standard error; standard output belongs to results. Knows nothing about what
-the work is.
+Everything goes to standard error; standard output belongs to results.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -33,32 +32,46 @@ def printable(text: str) -> str:
 
 
 class Task:
-    """One piece of work with a known or unknown length; made by `Reporter.task`."""
+    """One piece of work with a known or unknown length; made by `Reporter.task`.
 
-    def __init__(self, name: str, total: int | None, unit: str, done: int) -> None:
+    Args:
+        show: Called after each change.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None,
+        unit: str,
+        done: int,
+        show: Callable[[Task], None] | None = None,
+    ) -> None:
         self.name = name
         self.total = total
         self.unit = unit
         self.done = done
         self.remark = ""
+        self._show = show
         self._done_before = done
         self._start = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """So many more units are done."""
+        """Count so many more units as done."""
         self.done += count
+        if self._show is not None:
+            self._show(self)
 
     def note(self, remark: str) -> None:
-        """Say this beside the numbers, from the next change on."""
+        """Show this beside the numbers, from the next change on."""
         self.remark = remark
 
     def extend(self, count: int) -> None:
-        """There is so much more to do than was said."""
+        """Raise the total."""
         if self.total is not None:
             self.total += count
 
     def skip(self, count: int) -> None:
-        """So many units were done before; they do not count in the rate."""
+        """Count units that were done before; they do not count in the rate."""
         self._done_before += count
         self.advance(count)
 
@@ -92,7 +105,7 @@ class Reporter:
         self._stream = stream or sys.stderr
 
     def say(self, line: str) -> None:
-        """One line for people."""
+        """Print one line."""
         if not self._quiet:
             print(printable(line), file=self._stream, flush=True)
 
@@ -103,63 +116,38 @@ class Reporter:
         """Show a piece of work while the block runs.
 
         Args:
-            name: What is done, such as "rendering".
+            name: Such as "rendering".
             total: How many units there are, or None.
-            unit: What is counted, in the plural.
+            unit: In the plural.
             done: Units that an earlier session has done.
         """
         if self._quiet:
             yield Task(name, total, unit, done)
         elif self._stream.isatty():
-            with _live_bar(self._stream) as progress:
-                yield _BarTask(name, total, unit, done, progress)
+            with _live_bar(self._stream) as bar:
+                number = bar.add_task(name, total=total, completed=done, speed="", unit=unit)
+
+                def show_bar(task: Task) -> None:
+                    speed: Any = ", ".join(filter(None, (_per_second(task.rate), task.remark)))
+                    bar.update(number, total=task.total, completed=task.done, speed=speed)
+
+                yield Task(name, total, unit, done, show_bar)
         else:
-            task = _LineTask(name, total, unit, done, self._stream)
+            shown, last = "", time.monotonic()
+
+            def show_line(task: Task, *, now: bool = False) -> None:
+                nonlocal shown, last
+                if now or time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+                    last = time.monotonic()
+                    if shown != (line := task.describe()):
+                        self.say(line)
+                    shown = line
+
+            task = Task(name, total, unit, done, show_line)
             try:
                 yield task
             finally:
-                task.close()
-
-
-class _LineTask(Task):
-    def __init__(self, name: str, total: int | None, unit: str, done: int, out: TextIO) -> None:
-        super().__init__(name, total, unit, done)
-        self._out = out
-        self._last_time = time.monotonic()
-        self._last_line = ""
-
-    def advance(self, count: int = 1) -> None:
-        super().advance(count)
-        if time.monotonic() - self._last_time >= _SECONDS_BETWEEN_LINES:
-            self._print()
-
-    def close(self) -> None:
-        self._print()
-
-    def _print(self) -> None:
-        self._last_time = time.monotonic()
-        line = self.describe()
-        if line != self._last_line:
-            print(printable(line), file=self._out, flush=True)
-        self._last_line = line
-
-
-class _BarTask(Task):
-    def __init__(
-        self, name: str, total: int | None, unit: str, done: int, progress: Progress
-    ) -> None:
-        super().__init__(name, total, unit, done)
-        self._progress = progress
-        self._id = progress.add_task(name, total=total, completed=done, speed="", unit=unit)
-
-    def advance(self, count: int = 1) -> None:
-        super().advance(count)
-        speed: Any = ", ".join(filter(None, (_per_second(self.rate), self.remark)))
-        self._progress.update(self._id, completed=self.done, speed=speed)
-
-    def extend(self, count: int) -> None:
-        super().extend(count)
-        self._progress.update(self._id, total=self.total)
+                show_line(task, now=True)
 
 
 @contextmanager

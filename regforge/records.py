@@ -1,12 +1,11 @@
-"""What flows between the stages: prompts, image rows, and how a row looks in Arrow.
+"""Records that flow between the stages, and how a row looks in Arrow.
 
-    Prompt      a caption and what it was made from        prompts.jsonl, one a line
+    Prompt      a caption and its origin                   prompts.jsonl, one a line
     ImageJob    one image of a prompt: its id, its seed    derived, never stored
     ImageRow    a finished image and all that made it      a row of the dataset
-    Example     a captioned image of any dataset           what is exported, audited, trained on
+    Example     a captioned image of any dataset           exported, audited, trained on
 
-Ids and seeds are functions of (recipe digest, index) alone, so that any image can be made again by
-itself. Knows nothing about how prompts or images come to be.
+Ids and seeds are functions of (recipe digest, index) alone: any image can be made again by itself.
 """
 
 from __future__ import annotations
@@ -46,16 +45,13 @@ class Prompt:
 
     Attributes:
         index: Its number, from 0 and without gaps.
-        text: The caption.
-        class_noun: What it shows.
         kind: `object` or `living`.
         prompt_set: `naive`, `against`, `amplify` or `import`.
         slots: The phrase in each slot of the recipe; None where the caption has none.
-        template: Name of the caption template; empty for captions made from a photo's.
+        template: Name of the caption template; empty for captions made from an instance caption.
         language_model: LiteLLM id of the model that supplied phrases; None if none did.
-        reference: File name of the photo whose caption it was made from, in the `against` set.
-        width: Pixels, where the prompt asks for its own size.
-        height: Pixels, where the prompt asks for its own size.
+        reference: File name of the instance image whose caption it was made from (`against`).
+        width: Pixels, where the prompt asks for its own size; `height` likewise.
         seed: Where the prompt asks for its own seed (`prompts.match: [seed]`), 0 to 2**32 - 1.
     """
 
@@ -78,7 +74,7 @@ class Prompt:
 
     @classmethod
     def from_json(cls, line: str) -> Prompt:
-        """The prompt that `to_json` wrote, or that somebody made of it.
+        """Read what `to_json` wrote and somebody may have edited.
 
         Raises:
             RecordError: The line is no such prompt.
@@ -137,11 +133,7 @@ def read_prompts(path: Path) -> Iterator[Prompt]:
 
 
 class PackedPrompts(Sequence[Prompt]):
-    """Prompts in a tenth of the memory: compressed lines of prompts.jsonl, in blocks.
-
-    Args:
-        prompts: Taken one after the other.
-    """
+    """Prompts in a tenth of the memory: compressed lines of prompts.jsonl, in blocks."""
 
     _BLOCK = 1024
 
@@ -156,7 +148,7 @@ class PackedPrompts(Sequence[Prompt]):
             self._count += len(block)
 
     def content(self) -> Iterator[bytes]:
-        """What prompts.jsonl holds, in pieces."""
+        """The content of prompts.jsonl, in pieces."""
         yield from map(zlib.decompress, self._blocks)
 
     def __len__(self) -> int:
@@ -198,9 +190,7 @@ class ImageJob:
 
     Attributes:
         index: Its number among all images of the recipe.
-        id: Its name, see `image_id`.
-        prompt: What it is to show.
-        seed: 0 to 2**32 - 1.
+        id: See `image_id`.
         attempt: 0, and one more each time the image before was refused.
     """
 
@@ -237,29 +227,14 @@ class ImageRow:
 
     Attributes:
         image: The encoded file (WebP, PNG or JPEG).
-        text: The caption.
-        class_noun: What it shows.
-        kind: `object` or `living`.
-        prompt_set: `naive`, `against`, `amplify` or `import`.
-        slots: The phrase in each slot of the recipe, or None.
-        negative_prompt: What it was not to show.
+        text: The caption; for further fields of it see `Prompt`.
         seed: 0 to 2**32 - 1; like `scheduler`, `steps` and `guidance_scale` None where the model
-            was not told.
-        width: Pixels.
-        height: Pixels.
-        model: Repository or folder of the rendering model.
+            did not get it.
         model_revision: Commit of the repository, or a digest of the folder.
-        scheduler: Name of the scheduler.
-        steps: Denoising steps.
-        guidance_scale: Classifier-free guidance.
-        language_model: LiteLLM id of the model that supplied phrases, or None.
-        template: Name of the caption template.
-        recipe_digest: Which recipe, see `recipe.digest`.
         image_digest: SHA-256 of `image`, 64 hex digits.
         perceptual_hash: 64-bit pHash, 16 hex digits.
         scores: `SCORES`, None where not measured.
         id: See `image_id`.
-        reference: Photo whose caption the caption was made from, in the `against` set.
         lora: JSON list of the LoRAs over the model, each with `name`, `revision` and `scale`; None
             if there are none.
     """
@@ -300,18 +275,13 @@ class Example:
     """A captioned image of any dataset, ours or somebody else's.
 
     Attributes:
-        id: Its name, of which there is only one in the dataset; not safe as a file name.
+        id: Unique in the dataset; not safe as a file name.
         image: The encoded file; empty if it was not asked for.
         text: The caption as it stands there; None if there is none.
-        width: Pixels.
-        height: Pixels.
-        class_noun: What it shows, if anybody says so.
-        kind: `object` or `living`, if anybody says so.
-        prompt_set: As in `ImageRow`, if anybody says so.
         slots: As in `ImageRow`; empty for a dataset of somebody else.
-        metadata: What else is known, by the name of its column: that of `ImageRow` where there is
-            one (`seed`, `model`, `image_digest`, ...).
-        file: Where the image lies as a file of its own, with the same bytes; None if it does not.
+        metadata: Other columns, under the name of `ImageRow` where it has one (`seed`, `model`,
+            `image_digest`, ...).
+        file: The image as a file of its own, with the same bytes, if there is one.
     """
 
     id: str

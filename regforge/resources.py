@@ -1,8 +1,4 @@
-"""Finds the files that are not code: recipes, templates and the embedded models.
-
-A checkout has `recipes/` and `templates/` at the top, where people read and edit them; an
-installed wheel has them inside the package. Nobody else in regforge knows the difference.
-"""
+"""Finds the files that are not code, in a checkout (at its top) and in an installed package."""
 
 from pathlib import Path
 
@@ -22,11 +18,7 @@ def templates() -> Path:
 
 
 def embedded(name: str) -> Path:
-    """The folder of one embedded model, such as `tinyworld`; it need not exist.
-
-    Args:
-        name: The folder's name below `regforge/embedded`.
-    """
+    """The folder of one embedded model, such as `tinyworld`; it need not exist."""
     return _PACKAGE / "embedded" / name
 
 

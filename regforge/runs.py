@@ -1,12 +1,11 @@
-"""Run folders: whose they are, that one process at a time works on them, and what in them is ours.
+"""Run folders: whose they are, one process at a time, and which files in them are regforge's.
 
-    recipe.yaml    the recipe in full; its head says the digest too
+    recipe.yaml    the recipe in full, headed by its digest
     state.json     the recipe's digest, and what earlier sessions settled
     .lock          there while a process works on the folder
-    .unfinished-*  what killed writers left; whoever takes the lock deletes it
+    .unfinished-*  left by killed writers; deleted with the next lock
 
-Knows the names of the files that regforge writes, and nothing about how any of them is made. What
-has another name is somebody else's and never deleted.
+A file of another name is somebody else's and never deleted.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from regforge.files import (
     delete,
     parse_json,
     remove_unfinished,
-    storage_error,
+    storage_errors,
     write_atomically,
 )
 from regforge.recipe import (
@@ -54,14 +53,11 @@ class FolderInUse(RunFolderError):
 
 
 class OwnedFolder:
-    """A folder that regforge writes, one process at a time.
-
-    Args:
-        path: The folder itself; it need not exist.
+    """A folder that regforge writes, one process at a time; it need not exist.
 
     Attributes:
         made: Glob patterns of the files that are made in it, relative to it.
-        path: The folder, absolute.
+        path: Absolute.
     """
 
     made: ClassVar[tuple[str, ...]] = ()
@@ -82,11 +78,9 @@ class OwnedFolder:
         lock = self.path / _LOCK
         if (refusal := self._is_a_file()) is not None:
             raise refusal
-        try:
+        with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             handle = _held(lock)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
         if handle is None:
             raise FolderInUse(
                 f"Another regforge is working on {self.path}.",
@@ -109,7 +103,7 @@ class OwnedFolder:
         return RunFolderError(f"{self.path} is a file, and a folder is needed.", hint=hint)
 
     def state(self) -> dict[str, Any]:
-        """What earlier sessions settled, such as the batch size; empty for a new run."""
+        """Facts that earlier sessions settled, such as the batch size; empty for a new run."""
         try:
             state = parse_json(self._state.read_bytes())
         except (OSError, ValueError):
@@ -126,7 +120,7 @@ class OwnedFolder:
         """Whether there are other files than those that a first write leaves when it is killed.
 
         Args:
-            ours: Whether what has a name in `made` is left out as well.
+            ours: Whether to leave out names in `made` as well.
         """
         if not self.path.is_dir():
             return False
@@ -145,10 +139,7 @@ class OwnedFolder:
         return any(True for _ in self._files(self.made))
 
     def delete_made(self, *patterns: str) -> None:
-        """Delete what regforge made, and the folders that are empty then.
-
-        Args:
-            patterns: Further ones to delete.
+        """Delete the files in `made` and of further patterns, and the folders that are empty then.
 
         Raises:
             StorageError: Something cannot be deleted.
@@ -174,11 +165,8 @@ class OwnedFolder:
 class RecipeFolder(OwnedFolder):
     """A folder that belongs to one recipe.
 
-    Args:
-        path: The folder itself; it need not exist.
-
     Attributes:
-        notes: Like `made`: what is written before anything is made.
+        notes: Like `made`, for files that are written before anything is made.
     """
 
     notes: ClassVar[tuple[str, ...]] = ("recipe.yaml", "log.jsonl", "ledger.jsonl")
@@ -208,9 +196,7 @@ class RecipeFolder(OwnedFolder):
     def own(self, recipe: Recipe | TrainingRecipe, *, fresh: bool) -> bool:
         """Make the folder a recipe's: write recipe.yaml, or check that it is the same recipe.
 
-        Args:
-            recipe: Whose run it is.
-            fresh: Delete what an earlier run made.
+        With `fresh`, the files of an earlier run are deleted first.
 
         Returns:
             Whether an earlier run of this recipe is continued.
@@ -255,10 +241,7 @@ class RecipeFolder(OwnedFolder):
         )
 
     def _start_over(self, recipe: Recipe | TrainingRecipe) -> None:
-        """Delete what an earlier run made.
-
-        Killed on the way, the folder is still known as its recipe's.
-        """
+        """Delete an earlier run's files; killed on the way, the folder still has an owner."""
         digest, there = self.digest, self._recipe_there()
         if digest is None and self.holds_others_files():
             raise RunFolderError(
@@ -284,7 +267,7 @@ class RecipeFolder(OwnedFolder):
         return f" Changed: {shown}." if shown else " A file that the recipe names has changed."
 
     def _recipe_there(self) -> dict[str, Any]:
-        """What recipe.yaml says; empty if it is not there or says nothing."""
+        """The content of recipe.yaml; empty if there is none."""
         with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
             said = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
             return said if isinstance(said, dict) else {}
@@ -292,11 +275,7 @@ class RecipeFolder(OwnedFolder):
 
 
 class RunFolder(RecipeFolder):
-    """The folder of a dataset recipe's run.
-
-    Args:
-        path: The folder itself; it need not exist.
-    """
+    """The folder of a dataset recipe's run."""
 
     made = (
         *("vocabulary.json", "captions.json", "imported.jsonl", "prompts.jsonl"),
@@ -325,11 +304,7 @@ class RunFolder(RecipeFolder):
 
 
 class TrainingFolder(RecipeFolder):
-    """The folder of a training recipe's run.
-
-    Args:
-        path: The folder itself; it need not exist.
-    """
+    """The folder of a training recipe's run."""
 
     notes = ("recipe.yaml", "log.jsonl", "tracking/**/*")
     made = (
@@ -351,10 +326,19 @@ def _digest_of(recipe: Recipe | TrainingRecipe) -> str:
 
 
 def _held(lock: Path) -> int | None:
-    """An open file that holds the lock; None if another process holds it."""
+    """An open file that holds the lock, which is always free on systems without `fcntl`.
+
+    None if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _lock(handle):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             os.close(handle)
             return None
         # Whoever held it before deletes it: it may be another file by now, or none.
@@ -362,16 +346,3 @@ def _held(lock: Path) -> int | None:
             if os.path.samestat(os.fstat(handle), lock.stat()):
                 return handle
         os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """Whether the lock was free; on systems without `fcntl` every lock is."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
