@@ -92,7 +92,7 @@ def test_doctor_says_what_to_do_about_a_broken_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(doctor.resources, "embedded", lambda name: tmp_path / name)
-    monkeypatch.setattr(doctor, "_language_model_folder", lambda: None)
+    monkeypatch.setattr("regforge.embedded.language_model.smollm._GGUF", "none")
     checks = doctor.examine()
     states = {check.name: check.state for check in checks}
     assert states["diffusion pipeline"] == states["judge"] == "problem"
