@@ -16,8 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from regforge.embedded import phrase_banks
-from regforge.embedded.english import plain
-from regforge.embedded.english import folded
+from regforge.embedded.english import folded, plain
 from regforge.embedded.phrase_banks import Phrase
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import parse_json, read_text, write_atomically

@@ -33,15 +33,7 @@ from regforge.embedded.phrase_banks import (
 BANKS = load()
 SHIPPED = Path(regforge.__file__).parent / "embedded" / "banks"
 LIVING = ("animal", "person")
-OBJECTS = (
-    "building",
-    "food",
-    "furniture",
-    "rigid_object",
-    "toy",
-    "vehicle",
-    "wearable",
-)
+OBJECTS = ("building", "food", "furniture", "rigid_object", "toy", "vehicle", "wearable")
 
 # One class noun per group: what holds for it holds for the group.
 REPRESENTATIVES = [
@@ -79,33 +71,19 @@ def test_the_super_categories() -> None:
     assert all(kind(name) == "object" for name in OBJECTS)
 
 
+ENOUGH = {"shape": 25, "color": 25, "texture": 20}
+ENOUGH_PLACES = dict.fromkeys(("building", "vehicle", "food", "furniture"), 60) | {"animal": 150}
+
+
 @pytest.mark.parametrize("name", BANKS.super_categories)
-@pytest.mark.parametrize(("slot", "at_least"), [("shape", 25), ("color", 25), ("texture", 20)])
-def test_enough_of_its_own(name: str, slot: str, at_least: int) -> None:
-    assert BANKS.count(slot, name) >= at_least
-
-
-@pytest.mark.parametrize("name", LIVING)
-def test_enough_motions_even_for_the_ordinary_member(name: str) -> None:
-    assert len(phrases("motion", name)) >= 40
-
-
-@pytest.mark.parametrize("name", OBJECTS)
-def test_objects_do_not_move(name: str) -> None:
-    assert phrases("motion", name) == ()
-    assert "motion" not in BANKS.slots(name)
-
-
-@pytest.mark.parametrize(
-    ("name", "at_least"),
-    [
-        *((name, 60) for name in ("building", "vehicle", "food", "furniture")),
-        *((name, 200) for name in ("rigid_object", "toy", "wearable", "person")),
-        ("animal", 150),
-    ],
-)
-def test_enough_places_even_for_the_ordinary_member(name: str, at_least: int) -> None:
-    assert len(phrases("background", name)) >= at_least
+def test_enough_even_for_the_ordinary_member(name: str) -> None:
+    assert all(BANKS.count(slot, name) >= least for slot, least in ENOUGH.items())
+    assert len(phrases("background", name)) >= ENOUGH_PLACES.get(name, 200)
+    if name in LIVING:
+        assert len(phrases("motion", name)) >= 40
+    else:
+        assert phrases("motion", name) == ()
+        assert "motion" not in BANKS.slots(name)
 
 
 def test_enough_places_lighting_and_styles_in_all() -> None:
@@ -130,11 +108,10 @@ def test_no_group_is_starved(name: str, noun: str) -> None:
 
 # ----------------------------------------------------------------------------------------- grammar
 
-PREPOSITIONS = {
-    *("above", "across", "against", "among", "at", "behind", "beneath", "beside"),
-    *("between", "by", "high", "in", "inside", "near", "next", "on", "outside", "over"),
-    *("under",),
-}
+PREPOSITIONS = set(
+    "above across against among at behind beneath beside between by high in inside near next on "
+    "outside over under".split()
+)
 LIGHT_OPENERS = {"at", "backlit", "by", "during", "in", "lit", "on", "under", "with"}
 LIGHT_AND_WEATHER = re.compile(
     r"\b(sunny|sunlit|sunlight|misty|foggy|rainy|stormy|moonlit|moonlight|candlelit|lamplit|night"
@@ -167,11 +144,8 @@ def test_untidiness_is_seen(text: str) -> None:
     assert untidy(text)
 
 
-def test_places_start_with_a_preposition() -> None:
+def test_places_start_with_a_preposition_and_leave_light_and_weather_to_the_lighting() -> None:
     assert [each.text for each in PLACES if each.text.split()[0] not in PREPOSITIONS] == []
-
-
-def test_places_leave_light_and_weather_to_the_lighting() -> None:
     assert [each.text for each in PLACES if LIGHT_AND_WEATHER.search(each.text)] == []
     assert LIGHT_AND_WEATHER.search("in a sunny meadow")
 
@@ -192,20 +166,14 @@ def test_lighting_completes_a_sentence_after_a_comma() -> None:
     assert {each.text.split()[0] for each in everything("lighting")} <= LIGHT_OPENERS
 
 
-def test_motions_start_with_a_participle() -> None:
-    assert [
-        each.text for each in everything("motion") if not each.text.split()[0].endswith("ing")
-    ] == []
-
-
-def test_motions_name_no_place_of_their_own() -> None:
+def test_motions_start_with_a_participle_and_name_no_place_of_their_own() -> None:
+    motions = [each.text for each in everything("motion")]
+    assert [text for text in motions if not text.split()[0].endswith("ing")] == []
     located = re.compile(r" (across|along|around|beside|near|over|through|onto) (a|an|the) ")
-    assert [each.text for each in everything("motion") if located.search(each.text)] == []
+    assert [text for text in motions if located.search(text)] == []
     assert located.search("leaping over a log")
-
-
-def test_no_word_is_doubled_where_motion_and_place_meet() -> None:
-    last_words = {each.text.split()[-1] for each in everything("motion")}
+    # No word is doubled where motion and place meet.
+    last_words = {text.split()[-1] for text in motions}
     assert last_words & {place.text.split()[0] for place in PLACES} == set()
 
 
@@ -216,19 +184,18 @@ def test_modifiers_stand_before_the_noun(slot: str) -> None:
     assert [each.text for each in everything(slot) if words.search(each.text)] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "article"),
-    [
-        *((text, "a") for text in ("squat", "unicycle", "uniformed", "one-eyed", "T-shirt-clad")),
-        *((text, "a") for text in ("unicorn", "used", "ewe", "U-shaped", "3D-printed", "35mm")),
-        *((text, "an") for text in ("oval", "hourglass", "unmade bed", "upright", "umbrella")),
-        *((text, "an") for text in ("SUV", "LED lamp", "rc car", "XXL", "18-karat gold", "8-bit")),
-        *((text, "a") for text in ("USB stick", "UFO", "uv lamp", "TV", "LEGO figure", "1girl")),
-        *((text, "an") for text in ("unimpressed", "L-shaped", "old", "elm-lined", "X-ray")),
-    ],
-)
-def test_indefinite_article(text: str, article: str) -> None:
-    assert indefinite_article(text) == article
+ARTICLES = {
+    "a": "squat|unicycle|uniformed|one-eyed|T-shirt-clad|unicorn|used|ewe|U-shaped|3D-printed|35mm"
+    "|USB stick|UFO|uv lamp|TV|LEGO figure|1girl",
+    "an": "oval|hourglass|unmade bed|upright|umbrella|SUV|LED lamp|rc car|XXL|18-karat gold|8-bit"
+    "|unimpressed|L-shaped|old|elm-lined|X-ray",
+}
+
+
+@pytest.mark.parametrize("article", ARTICLES)
+def test_indefinite_article(article: str) -> None:
+    wrong = [each for each in ARTICLES[article].split("|") if indefinite_article(each) != article]
+    assert wrong == []
 
 
 # -------------------------------------------------------------------------------------- duplicates
@@ -259,41 +226,19 @@ def test_near_duplicates_are_the_same_phrase() -> None:
 
 # What is distinctive in the 25 evaluation contexts of each DreamBench prompt list. Regularization
 # captions must not contain them, or a benchmark run would have seen its own questions.
-DREAMBENCH = [
-    "in the jungle",
-    "in the snow",
-    "on the beach",
-    "on a cobblestone street",
-    "on top of pink fabric",
-    "on top of a wooden floor",
-    "with a city in the background",
-    "with a mountain in the background",
-    "with a blue house in the background",
-    "on top of a purple rug in a forest",
-    "with a wheat field in the background",
-    "with a tree and autumn leaves in the background",
-    "with the Eiffel Tower in the background",
-    "floating on top of water",
-    "floating in an ocean of milk",
-    "on top of green grass with sunflowers around it",
-    "on top of a mirror",
-    "on top of the sidewalk in a crowded street",
-    "on top of a dirt road",
-    "on top of a white rug",
-    "wearing a red hat",
-    "wearing a santa hat",
-    "wearing a rainbow scarf",
-    "wearing a black top hat and a monocle",
-    "in a chef outfit",
-    "in a firefighter outfit",
-    "in a police outfit",
-    "wearing pink glasses",
-    "wearing a yellow shirt",
-    "in a purple wizard outfit",
-    "shiny",
-    "wet",
-    "cube shaped",
-]
+DREAMBENCH = (
+    "in the jungle|in the snow|on the beach|on a cobblestone street|on top of pink fabric"
+    "|on top of a wooden floor|with a city in the background|with a mountain in the background"
+    "|with a blue house in the background|on top of a purple rug in a forest"
+    "|with a wheat field in the background|with a tree and autumn leaves in the background"
+    "|with the Eiffel Tower in the background|floating on top of water"
+    "|floating in an ocean of milk|on top of green grass with sunflowers around it"
+    "|on top of a mirror|on top of the sidewalk in a crowded street|on top of a dirt road"
+    "|on top of a white rug|wearing a red hat|wearing a santa hat|wearing a rainbow scarf"
+    "|wearing a black top hat and a monocle|in a chef outfit|in a firefighter outfit"
+    "|in a police outfit|wearing pink glasses|wearing a yellow shirt|in a purple wizard outfit"
+    "|shiny|wet|cube shaped"
+).split("|")
 LEAK = re.compile(
     r"\bjungle|^in (the )?snow$|^(on|at) (a|the) beach$|cobble|pink fabric|wooden floor"
     r"|in the background|blue house|purple rug|white rug|wheat ?field|autumn leaves|eiffel"
@@ -302,12 +247,8 @@ LEAK = re.compile(
 )
 
 
-@pytest.mark.parametrize("context", DREAMBENCH)
-def test_every_dreambench_context_would_be_noticed(context: str) -> None:
-    assert LEAK.search(context.lower())
-
-
-def test_no_dreambench_context_leaks_in() -> None:
+def test_no_dreambench_context_leaks_in_and_every_one_would_be_noticed() -> None:
+    assert [context for context in DREAMBENCH if not LEAK.search(context.lower())] == []
     assert [each.text for each in EVERY_PHRASE if LEAK.search(each.text.lower())] == []
 
 
@@ -394,34 +335,26 @@ def test_compatible_looks_at_every_pair() -> None:
     assert not compatible(running, starry, island)
 
 
-@pytest.mark.parametrize(
-    ("name", "noun", "never"),
-    [
-        ("building", "house", "on a kitchen island"),
-        ("building", "skyscraper", "in a mountain valley"),
-        ("building", "cottage", "among glass towers"),
-        ("furniture", "sofa", "above a coral reef"),
-        ("vehicle", "bus", "on a floating wall shelf"),
-        ("vehicle", "car", "on a calm lake"),
-        ("vehicle", "train", "on a coastal highway"),
-        ("animal", "dog", "on a marble kitchen counter"),
-        ("animal", "elephant", "in a hotel suite"),
-        ("animal", "goldfish", "in a kelp forest"),
-        ("animal", "koala", "on a pebble beach"),
-        ("animal", "duck", "on a telephone wire"),
-        ("person", "man", "on a bookshelf between old novels"),
-        ("person", "baby", "on a glacier"),
-        ("food", "pizza", "on a carpenter's workbench"),
-        ("food", "soup", "on a bamboo mat"),
-        ("wearable", "boot", "on a marble kitchen counter"),
-        ("rigid_object", "vase", "in an empty warehouse"),
-        ("rigid_object", "vase", "on a coastal highway"),
-        ("rigid_object", "piano", "on a glass side table"),
-    ],
-)
-def test_implausible_places(name: str, noun: str, never: str) -> None:
-    assert super_category(noun) == name
-    assert the(never) not in phrases("background", name, noun)
+NEVER = {
+    "building": "house: on a kitchen island|skyscraper: in a mountain valley"
+    "|cottage: among glass towers",
+    "furniture": "sofa: above a coral reef",
+    "vehicle": "bus: on a floating wall shelf|car: on a calm lake|train: on a coastal highway",
+    "animal": "dog: on a marble kitchen counter|elephant: in a hotel suite"
+    "|goldfish: in a kelp forest|koala: on a pebble beach|duck: on a telephone wire",
+    "person": "man: on a bookshelf between old novels|baby: on a glacier",
+    "food": "pizza: on a carpenter's workbench|soup: on a bamboo mat",
+    "wearable": "boot: on a marble kitchen counter",
+    "rigid_object": "vase: in an empty warehouse|vase: on a coastal highway"
+    "|piano: on a glass side table",
+}
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_implausible_places(name: str) -> None:
+    for noun, never in (each.split(": ") for each in NEVER[name].split("|")):
+        assert super_category(noun) == name
+        assert the(never) not in phrases("background", name, noun)
 
 
 @pytest.mark.parametrize(
@@ -500,64 +433,30 @@ def test_people_are_described_by_build_hair_and_clothes_only() -> None:
 # ------------------------------------------------------------------------------------------ lookup
 
 DREAMBENCH_CLASSES = {
-    "backpack": "wearable",
-    "stuffed animal": "toy",
-    "bowl": "rigid_object",
-    "can": "rigid_object",
-    "candle": "rigid_object",
-    "cat": "animal",
-    "clock": "rigid_object",
-    "sneaker": "wearable",
-    "dog": "animal",
-    "toy": "toy",
-    "boot": "wearable",
-    "glasses": "wearable",
-    "cartoon": "toy",
-    "teapot": "rigid_object",
-    "vase": "rigid_object",
+    "animal": "cat|dog",
+    "rigid_object": "bowl|can|candle|clock|teapot|vase",
+    "toy": "stuffed animal|toy|cartoon",
+    "wearable": "backpack|sneaker|boot|glasses",
+}
+FOUND = {
+    "animal": "brown bear|brown toy poodle|mice|wolves",
+    "building": "log cabin",
+    "food": "cup of tea|slice of pizza|hot dog|berries and cherries",
+    "furniture": "wooden bookshelves",
+    "person": "woman with a dog|old men",
+    "rigid_object": "ceramic teapot|The Red  Ceramic Teapots|statue of a horse|boxes|wine glass",
+    "toy": "teddy bears|toy car|red toy fire engine|stuffed giraffe|dog toy",
+    "vehicle": "school bus",
+    "wearable": "pair of glasses|t-shirts|T shirt|glasses",
 }
 
 
-@pytest.mark.parametrize(("noun", "name"), DREAMBENCH_CLASSES.items())
-def test_dreambench_classes_are_listed(noun: str, name: str) -> None:
-    assert noun in BANKS.class_nouns(name)
-    assert super_category(noun) == name
-
-
-@pytest.mark.parametrize(
-    ("noun", "name"),
-    [
-        ("ceramic teapot", "rigid_object"),
-        ("The Red  Ceramic Teapots", "rigid_object"),
-        ("teddy bears", "toy"),
-        ("brown bear", "animal"),
-        ("toy car", "toy"),
-        ("red toy fire engine", "toy"),
-        ("brown toy poodle", "animal"),
-        ("stuffed giraffe", "toy"),
-        ("dog toy", "toy"),
-        ("statue of a horse", "rigid_object"),
-        ("woman with a dog", "person"),
-        ("pair of glasses", "wearable"),
-        ("cup of tea", "food"),
-        ("slice of pizza", "food"),
-        ("hot dog", "food"),
-        ("t-shirts", "wearable"),
-        ("T shirt", "wearable"),
-        ("mice", "animal"),
-        ("wolves", "animal"),
-        ("old men", "person"),
-        ("berries and cherries", "food"),
-        ("boxes", "rigid_object"),
-        ("glasses", "wearable"),
-        ("wine glass", "rigid_object"),
-        ("school bus", "vehicle"),
-        ("log cabin", "building"),
-        ("wooden bookshelves", "furniture"),
-    ],
-)
-def test_super_category(noun: str, name: str) -> None:
-    assert super_category(noun) == name
+@pytest.mark.parametrize("name", FOUND)
+def test_super_category(name: str) -> None:
+    listed = DREAMBENCH_CLASSES.get(name, "").split("|") if name in DREAMBENCH_CLASSES else []
+    assert set(listed) <= set(BANKS.class_nouns(name))
+    nouns = [*listed, *FOUND[name].split("|")]
+    assert [noun for noun in nouns if super_category(noun) != name] == []
 
 
 def test_an_unknown_class_noun_is_refused_with_near_matches() -> None:
@@ -590,23 +489,11 @@ def test_unknown_slots_and_super_categories_are_refused() -> None:
         kind("animals")
 
 
-@pytest.mark.parametrize(
-    ("noun", "takes"),
-    [
-        ("teapot", True),
-        ("zzyzx", True),
-        ("glasses", False),
-        ("round glasses", False),
-        ("pair of glasses", True),
-        ("wine glass", True),
-        ("boots", False),
-        ("bread", False),
-        ("loaf of bread", True),
-        ("T-shirt", True),
-    ],
-)
-def test_takes_article(noun: str, takes: bool) -> None:
-    assert BANKS.takes_article(noun) is takes
+def test_takes_article() -> None:
+    nouns = "teapot|zzyzx|pair of glasses|wine glass|loaf of bread|T-shirt".split("|")
+    assert [noun for noun in nouns if not BANKS.takes_article(noun)] == []
+    nouns = "glasses|round glasses|boots|bread".split("|")
+    assert [noun for noun in nouns if BANKS.takes_article(noun)] == []
 
 
 def test_slots_come_in_caption_order() -> None:
