@@ -380,9 +380,7 @@ def _mentions(text: str, noun: str) -> bool:
 def with_article(noun: str, class_noun: str | None = None) -> str:
     """The noun phrase with "a" or "an" before it, if it takes one: "an owl", "water", "glasses".
 
-    Args:
-        noun: A noun, perhaps with words before it: "red teapot", "sks teapot".
-        class_noun: Which of its words say whether it takes one; all of them if left out.
+    `class_noun` are those of its words that decide; all of them if left out.
     """
     if not noun or not load().takes_article(class_noun or noun):
         return noun
@@ -393,10 +391,7 @@ def with_article(noun: str, class_noun: str | None = None) -> str:
 
 
 def counts_table(banks: PhraseBanks) -> str:
-    """A Markdown table: how many class nouns and phrases each super-category has.
-
-    A phrase counts if at least one group of the super-category may use it.
-    """
+    """A Markdown table: how many class nouns and phrases each super-category has."""
     rows = [["super-category", "kind", "class nouns", *SLOTS]]
     for name in banks.super_categories:
         counts = [len(banks.class_nouns(name)), *(banks.count(slot, name) for slot in SLOTS)]
@@ -407,10 +402,7 @@ def counts_table(banks: PhraseBanks) -> str:
 
 
 def example_captions(banks: PhraseBanks, class_noun: str, count: int, seed: int) -> list[str]:
-    """Captions to proofread the banks with: a place at random, the rest at random to suit it.
-
-    Not the sampler of datasets, which covers the phrases evenly.
-    """
+    """Captions to proofread the banks with: a place at random, the rest at random to suit it."""
     name = banks.super_category(class_noun)
     pools = {slot: banks.phrases(slot, name, class_noun) for slot in banks.slots(name)}
     rng, captions = random.Random(seed), []

@@ -34,6 +34,7 @@ _LONGEST_NAP = 1.0
 _LONGEST_RETRY_AFTER = 600.0
 _A_DAY = 86_400.0
 
+_COUNTED = ("prompt_tokens", "completion_tokens", "cost")
 _PRICE_KEYS = {
     "prompts.llm": "prompts.llm.input_cost_per_token and prompts.llm.output_cost_per_token",
     "render": "render.cost_per_image",
@@ -271,16 +272,37 @@ class Caller:
             ModelUnusable: There will be none to any other call either, or no money for one.
         """
         await self._reserve(model, most)
-        reserved = most or 0.0
-        spent = reserved  # whatever happens, until it is known better
+        reserved = spent = most or 0.0  # whatever happens, until it is known better
+        line: dict[str, Any] = {"model": model, **entry}
         try:
             reservation = await self.limiter.start(tokens)
-            reply = await self._timed(work, {"model": model, **entry}, reservation, most)
+            self.usage.calls += 1
+            if self._budget.limit is not None:
+                # Of a session that is killed, this is all that the next one knows of the call.
+                line["call"] = uuid.uuid4().hex
+                self.journal.event(f"{self.event}_sent", **line, may_cost=most)
+            start = time.perf_counter()
+            self.under_way.add(task := asyncio.current_task())
+            try:
+                reply = await work()
+            except (RegforgeError, asyncio.CancelledError) as error:
+                self.usage.failed_calls += 1
+                line |= {"cost": 0.0}
+                if _may_be_billed(error):
+                    line["may_cost"] = most
+                    self._unanswered = True
+                else:
+                    spent = reservation.tokens = 0
+                line["error"] = str(getattr(error, "message", "Interrupted."))
+                self._log(line, start)
+                raise
+            finally:
+                self.under_way.discard(task)
             spent = reserved if reply.cost is None else reply.cost
+            self._count(reply, reservation)
+            line |= {name: getattr(reply, name) for name in _COUNTED}
+            self._log(line, start)
             return reply
-        except RegforgeError as error:
-            spent = reserved if _may_be_billed(error) else 0.0
-            raise
         finally:
             self._budget.settle(reserved, spent)
 
@@ -303,50 +325,12 @@ class Caller:
             hint=f"Raise {self.section}.max_cost to go on{cheaper}.",
         )
 
-    async def _timed(
-        self,
-        work: Callable[[], Awaitable[Reply]],
-        entry: Mapping[str, Any],
-        reservation: Reservation,
-        most: float | None,
-    ) -> Reply:
-        """Send, and log what it took."""
-        self.usage.calls += 1
-        if self._budget.limit is not None:
-            # Of a session that is killed, this line is all that the next one knows of the call.
-            entry = {**entry, "call": uuid.uuid4().hex}
-            self.journal.event(f"{self.event}_sent", **entry, may_cost=most)
-        start = time.perf_counter()
-        self.under_way.add(task := asyncio.current_task())
-        try:
-            reply = await work()
-        except (RegforgeError, asyncio.CancelledError) as error:
-            self.usage.failed_calls += 1
-            paid: dict[str, Any] = {"cost": 0.0}
-            if _may_be_billed(error):
-                paid["may_cost"] = most
-                self._unanswered = True
-            else:
-                reservation.tokens = 0
-            seconds = round(time.perf_counter() - start, 3)
-            reason = error.args[0] if isinstance(error, RegforgeError) else "Interrupted."
-            self.journal.event(self.event, **entry, seconds=seconds, error=reason, **paid)
-            raise
-        finally:
-            self.under_way.discard(task)
-        self.answers += 1
-        self._count(reply, reservation)
-        self.journal.event(
-            self.event,
-            **entry,
-            seconds=round(time.perf_counter() - start, 3),
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-            cost=reply.cost,
-        )
-        return reply
+    def _log(self, line: Mapping[str, Any], start: float) -> None:
+        seconds = round(time.perf_counter() - start, 3)
+        self.journal.event(self.event, **line, seconds=seconds)
 
     def _count(self, reply: Reply, reservation: Reservation) -> None:
+        self.answers += 1
         usage = self.usage
         if reply.prompt_tokens is None or reply.completion_tokens is None:
             usage.uncounted_calls += 1
