@@ -105,7 +105,7 @@ class Reading:
             raise Refused(403, "Forbidden: pass `create_pr=1` as a query parameter")
 
     def _need_access(self, repository: Repository) -> None:
-        if repository.gated and not (self._token and repository.id in self.hub.accepted):
+        if repository.gated:
             status = 403 if self._token else 401
             raise Refused(status, f"Access to {repository.id} is restricted.", "GatedRepo")
 
@@ -208,19 +208,6 @@ class Reading:
             }
         )
 
-    def commits(self, kind: str, repo_id: str, revision: str) -> Answer:
-        repository = self._repository(kind, repo_id)
-        sha: str | None = self._commit(repository, revision).sha
-        told = []
-        while sha is not None:
-            commit = repository.commits[sha]
-            authors = [{"user": self.hub.user}]
-            told.append(
-                {"id": sha, "title": commit.title, "message": "", "date": DATE, "authors": authors}
-            )
-            sha = commit.parent
-        return answer_json(told)
-
     def resolve(self, kind: str, repo_id: str, revision: str, path: str) -> Answer:
         repository = self._repository(kind, repo_id)
         commit = self._commit(repository, revision)
@@ -236,14 +223,10 @@ class Reading:
             headers |= {"X-Linked-Etag": f'"{entry.blob}"', "X-Linked-Size": str(entry.size)}
         file = self.hub.blob(entry.blob)
         kind = "application/octet-stream"
-        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.request.range or "")
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.request.range or "")
         if wanted is None or self.request.method == "HEAD":
             return Answer(200, b"", headers, kind, (file, 0, entry.size))
-        first, last = wanted.groups()
-        if first:
-            start, end = int(first), min(int(last or entry.size), entry.size - 1)
-        else:
-            start, end = max(entry.size - int(last), 0), entry.size - 1
+        start, end = int(wanted[1]), min(int(wanted[2] or entry.size), entry.size - 1)
         if start >= entry.size:
             return Answer(416, b"", headers | {"Content-Range": f"bytes */{entry.size}"}, kind)
         headers["Content-Range"] = f"bytes {start}-{end}/{entry.size}"

@@ -32,22 +32,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hub_reading import Answer, Refused, Request
-from hub_storage import (
-    LFS_NAMES,
-    LFS_SIZE,
-    Entry,
-    PullRequest,
-    Repository,
-    git_sha1,
-    is_lfs,
-)
+from hub_storage import LFS_NAMES, LFS_SIZE, Entry, PullRequest, Repository, git_sha1, is_lfs
 from hub_writing import Call
 
 __all__ = ["LFS_SIZE", "LoopbackHub", "Status", "hub_environment", "redirect"]
 
 _CHUNK = 2**20
 
-Status = int | Literal["cut", "short"]
+Status = int | Literal["cut"]
 
 
 @dataclass
@@ -64,16 +56,12 @@ class Fault:
 class LoopbackHub:
     """A Hub on this machine; a context manager.
 
-    Args:
-        folder: Where the blobs lie; a temporary folder that goes with the block by default.
-        page_size: How many entries a page of a file listing has.
-
     Attributes:
         url: What HF_ENDPOINT is set to.
         requests: What arrived, oldest first.
         token: May read and write everything, except what is gated.
         read_token: May only read.
-        accepted: Repositories whose terms the owner of the tokens has accepted.
+        page_size: How many entries a page of a file listing has.
     """
 
     token = "hf_loopbackWriterTokenOfTheTests"
@@ -82,7 +70,6 @@ class LoopbackHub:
 
     def __init__(self, folder: Path | None = None, *, page_size: int = 1000) -> None:
         self.requests: list[Request] = []
-        self.accepted: set[str] = set()
         self.page_size = page_size
         self.lock = threading.RLock()
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -224,8 +211,7 @@ class LoopbackHub:
 
         Args:
             match: Regular expression, searched in `METHOD /path`.
-            status: HTTP status; "cut" closes the connection without a word, "short" in the middle
-                of the answer.
+            status: HTTP status; "cut" closes the connection without a word.
             times: How often; `math.inf` for always.
             after: The request is carried out, and only its answer is lost.
             skip: Let so many go well first.
@@ -338,7 +324,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.requests.append(request)
         fault = self.hub._fault(request.line)
         try:
-            if fault is None or fault.after or fault.status == "short":
+            if fault is None or fault.after:
                 self.hub._call_back(request.line)
                 answer = Call(self.hub, request, self.headers, upload).answer()
             if fault is not None and fault.status == "cut":
@@ -347,7 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault is not None and isinstance(fault.status, int):
                 answer = Refused(fault.status, fault.message).answer
                 answer.headers |= fault.headers
-            self._send(answer, short=fault is not None and fault.status == "short")
+            self._send(answer)
         finally:
             if upload is not None:
                 upload.unlink(missing_ok=True)
@@ -366,7 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
             left -= len(chunk)
             yield chunk
 
-    def _send(self, answer: Answer, *, short: bool) -> None:
+    def _send(self, answer: Answer) -> None:
         size = answer.file[2] if answer.file else len(answer.body)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
@@ -374,13 +360,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.kind)
         self.send_header("Content-Length", str(size))
         self.end_headers()
-        if short:
-            self.close_connection = True
-            size //= 2
         if self.command == "HEAD":
             return
         if answer.file is None:
-            self.wfile.write(answer.body[:size])
+            self.wfile.write(answer.body)
             return
         with answer.file[0].open("rb") as stream:
             stream.seek(answer.file[1])

@@ -46,30 +46,11 @@ class Call(Reading):
         found = self.hub.repository(repo_id, repo_type=kind)
         page = (found or Repository(repo_id, kind)).page
         if found is not None:
-            told = {
-                "error": f"You already created this {kind} repo",
-                "url": f"{self.hub.url}/{page}",
-            }
-            return answer_json(told, status=409)
+            error = f"You already created this {kind} repo"
+            return answer_json({"error": error, "url": f"{self.hub.url}/{page}"}, status=409)
         private = given.get("visibility") == "private" or bool(given.get("private"))
         self.hub.create(repo_id, repo_type=kind, private=private)
         return answer_json({"url": f"{self.hub.url}/{page}", "name": repo_id, "id": repo_id})
-
-    def delete(self) -> Answer:
-        self._need_right_to_write()
-        given = self._json()
-        repo_id = f"{given.get('organization') or self.hub.user}/{given['name']}"
-        if self.hub._repositories.pop((given.get("type") or "model", repo_id), None) is None:
-            raise Refused(404, "Repository not found", "RepoNotFound")
-        return Answer()
-
-    def settings(self, kind: str, repo_id: str) -> Answer:
-        self._need_right_to_write()
-        given = json.loads(self.upload.read_bytes()) if self.upload else {}
-        repository = self._repository(kind, repo_id)
-        if "visibility" in given:
-            repository.private = given["visibility"] == "private"
-        return answer_json({})
 
     def validate_yaml(self) -> Answer:
         content = self._json()["content"]
@@ -116,10 +97,7 @@ class Call(Reading):
         for wanted in given["objects"]:
             known = {"oid": wanted["oid"], "size": wanted["size"]}
             if not self.hub.blob(wanted["oid"]).is_file():
-                known["actions"] = {
-                    "upload": {"href": f"{self.hub.url}/_lfs/{wanted['oid']}"},
-                    "verify": {"href": f"{self.hub.url}/_lfs_verify"},
-                }
+                known["actions"] = {"upload": {"href": f"{self.hub.url}/_lfs/{wanted['oid']}"}}
             told.append(known)
         return answer_json({"transfer": "basic", "objects": told})
 
@@ -133,13 +111,6 @@ class Call(Reading):
                 raise Refused(400, "The content is not what its name says")
         self.upload.replace(self.hub.blob(oid))
         return Answer(headers={"ETag": f'"{oid}"'})
-
-    def lfs_verify(self) -> Answer:
-        given = self._json()
-        blob = self.hub.blob(given["oid"])
-        if not blob.is_file() or blob.stat().st_size != given["size"]:
-            raise Refused(404, "Object not found")
-        return answer_json({})
 
     def commit(self, kind: str, repo_id: str, revision: str) -> Answer:
         self._need_login()
@@ -191,18 +162,11 @@ class Call(Reading):
                     if tree.pop(value["path"], None) is None:
                         message = "A file with this name doesn't exist"
                         raise Refused(404, message, "EntryNotFound")
-                case "deletedFolder":
-                    prefix = value["path"].rstrip("/") + "/"
-                    tree = {path: tree[path] for path in tree if not path.startswith(prefix)}
         return header, tree
 
     def tag(self, kind: str, repo_id: str, revision: str) -> Answer:
         self._need_right_to_write()
         repository = self._repository(kind, repo_id)
-        if self.request.method == "DELETE":
-            if repository.tags.pop(revision, None) is None:
-                raise Refused(404, "Tag not found", "RevisionNotFound")
-            return Answer()
         name = self._json()["tag"]
         if name in repository.tags:
             raise Refused(409, "Tag reference exists already")
@@ -234,22 +198,18 @@ _API = r"/api/(models|datasets)/([^/]+/[^/]+)"
 _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
     ("GET", r"/api/whoami-v2", Call.whoami),
     ("POST", r"/api/repos/create", Call.create),
-    ("DELETE", r"/api/repos/delete", Call.delete),
     ("POST", r"/api/validate-yaml", Call.validate_yaml),
     ("GET HEAD", _API, Call.info),
     ("GET HEAD", _API + r"/revision/(.+)", Call.info),
     ("GET", _API + r"/tree/([^/]+)(?:/(.*))?", Call.tree),
     ("POST", _API + r"/paths-info/(.+)", Call.paths_info),
     ("GET", _API + r"/refs", Call.refs),
-    ("GET", _API + r"/commits/(.+)", Call.commits),
-    ("PUT", _API + r"/settings", Call.settings),
     ("POST", _API + r"/preupload/(.+)", Call.preupload),
     ("POST", _API + r"/commit/(.+)", Call.commit),
-    ("POST DELETE", _API + r"/tag/(.+)", Call.tag),
+    ("POST", _API + r"/tag/(.+)", Call.tag),
     ("GET", _API + r"/discussions", Call.discussions),
     ("POST", r"/(?:(datasets)/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", Call.lfs_batch),
     ("PUT", r"/_lfs/([0-9a-f]{64})", Call.lfs_put),
-    ("POST", r"/_lfs_verify", Call.lfs_verify),
     (
         "GET HEAD",
         r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+|refs/(?:pr|convert)/[^/]+)/(.+)",

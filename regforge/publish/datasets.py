@@ -7,7 +7,7 @@ from pathlib import Path
 from regforge.forge.running import RunFailed
 from regforge.hub import publish_files
 from regforge.progress import Reporter
-from regforge.publish.package import check, check_license, contents_of, pack
+from regforge.publish.package import check_license, pack
 from regforge.publish.requirements import (
     PublishedRun,
     check_tag,
@@ -60,16 +60,16 @@ def publish_run(
         settings = {"license": license_id, "repo_id": repository, "private": private}
         rewrite(run.dataset, run.shards, settings)
         slots = tuple(slot.name for slot in slots_of(recipe))
-        package = pack(run.dataset, rows=rows, recipe_digest=str(run.digest), slots=slots)
+        name, digest = repository.partition("/")[2], str(run.digest)
+        package = pack(run.dataset, name, rows=rows, recipe_digest=digest, slots=slots)
         package.notes += license_notes(license_id, recipe.render.model, cautioned=True)
         package.notes += [
             f"The terms of the LoRA {lora.path} count as well." for lora in recipe.render.lora
         ]
-        name, about_the_hub = repository.partition("/")[2], list[str]()
-        check(package, name, reporter)
+        package.check(reporter)
         done = publish_files(
             repository,
-            contents_of(package, name, about_the_hub),
+            package.contents,
             message=f"{rows} images, with regforge {__version__}",
             private=private,
             tag=tag,
@@ -86,7 +86,7 @@ def publish_run(
         facts={"images": rows},
         license=license_id,
         files=tuple(package.files),
-        notes=(*package.notes, *about_the_hub),
+        notes=(*package.notes, *package.hub_notes),
         own_files=tuple(package.own_files),
     )
 

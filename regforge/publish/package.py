@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -40,28 +40,81 @@ _ALSO_READ = frozenset({"dataset_infos.json", ".huggingface.yaml"})
 
 @dataclass
 class Package:
-    """A dataset that is ready for the Hub: its files by path there, and what a reader must get."""
+    """A dataset that is ready for the Hub.
 
+    Attributes:
+        name: The repository's, without its owner.
+        files: Path in the repository -> the file.
+        expected: What a reader must get.
+        notes: What people should know, a sentence each.
+        hub_notes: The same about what was in the repository before.
+    """
+
+    name: str
     files: Mapping[str, Path]
-    card: str
     expected: Expected
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
+    hub_notes: list[str] = field(default_factory=list)
 
     @property
     def own_files(self) -> list[str]:
         """Files that are not regforge's: the user put them there."""
         return [path for path in self.files if not _is_ours(path)]
 
+    def check(self, reporter: Reporter) -> None:
+        """Load the dataset as its readers will, all of it.
+
+        Raises:
+            NotPublishable: A reader would get something else.
+            ParquetError: A file is damaged.
+        """
+        with _staged(self.files, {}, self.name) as folder:
+            check_files(folder, self.expected)
+            with reporter.task("checking", self.expected.rows, "images") as task:
+                self.notes += check_rows(folder, self.expected, task.advance)
+
+    def contents(self, remote: Remote) -> Contents:
+        """What the repository shall hold, given what it holds; see `hub.publish_files`.
+
+        Raises:
+            RepositoryTaken: It holds something that regforge did not make; with our card beside
+                it, `load_dataset` would give its readers our dataset.
+            NotPublishable: A file there would change what a reader gets.
+        """
+        theirs = remote.read(CARD)
+        text = None if theirs is None else theirs.decode(errors="replace")
+        if Card.parse(text).ours is None:
+            refuse_foreign(remote, self.files, "dataset")
+        card, self.hub_notes = merged(_text_of(self.files[CARD]), text)
+        stale = [path for path in remote.files if _is_ours(path) and path not in self.files]
+        others = {
+            path: (remote.read(path) or b"") if path in _ALSO_READ else b""
+            for path in remote.files
+            if path not in self.files and path not in stale
+        }
+        files: dict[str, Path | bytes] = {**self.files, CARD: card.encode()}
+        if others:
+            with _staged(files, others, self.name) as folder:
+                check_files(folder, self.expected)
+        return Contents(files, tuple(sorted(stale)))
+
 
 def _is_ours(path: str) -> bool:
     return path in OUR_FILES or fnmatchcase(path, DATA_FILES)
 
 
-def pack(folder: Path, *, rows: int, recipe_digest: str, slots: tuple[str, ...]) -> Package:
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def pack(
+    folder: Path, name: str, *, rows: int, recipe_digest: str, slots: tuple[str, ...]
+) -> Package:
     """Choose the files of a dataset, and check those that are read in an instant.
 
     Args:
         folder: The dataset's.
+        name: The repository's, without its owner.
         rows: How many images the run has made.
         recipe_digest: Which recipe they are of.
         slots: Names of the recipe's slots, in order.
@@ -72,70 +125,17 @@ def pack(folder: Path, *, rows: int, recipe_digest: str, slots: tuple[str, ...])
         StorageError, ParquetError: A file cannot be read.
     """
     notes: list[str] = []
-    names = tuple(path.relative_to(folder).as_posix() for path in data_files(folder))
+    data = tuple(path.relative_to(folder).as_posix() for path in data_files(folder))
     files = dict(_publishable(folder, notes))
     if CARD not in files:
         raise NoDataset(f"{folder} has no card.", hint="Run the recipe again: it is written anew.")
-    for name, path in files.items():
-        _refuse_secrets(name, path)
-    card = files[CARD].read_text(encoding="utf-8", errors="replace")
+    for path, file in files.items():
+        _refuse_secrets(path, file)
+    card = _text_of(files[CARD])
     content = check_card(card, slots)
     front = Card.parse(card).front
     _check_license(front.get("license"), front, files)
-    return Package(files, card, Expected(rows, recipe_digest, slots, names, content), notes)
-
-
-def check(package: Package, name: str, reporter: Reporter) -> None:
-    """Load the dataset as its readers will, all of it; the package gets what they should know.
-
-    Args:
-        package: What is to be published.
-        name: The repository's, without its owner.
-        reporter: Gets progress.
-
-    Raises:
-        NotPublishable: A reader would get something else.
-        ParquetError: A file is damaged.
-    """
-    with _staged(package.files, {}, name) as folder:
-        check_files(folder, package.expected)
-        with reporter.task("checking", package.expected.rows, "images") as task:
-            package.notes += check_rows(folder, package.expected, task.advance)
-
-
-def contents_of(package: Package, name: str, notes: list[str]) -> Callable[[Remote], Contents]:
-    """What a repository shall hold, see `hub.publish_files`.
-
-    Args:
-        package: What is published.
-        name: The repository's, without its owner.
-        notes: Filled with what people should know about what was there before.
-
-    Raises:
-        RepositoryTaken: On the call: the repository holds something that regforge did not make;
-            with our card beside it, `load_dataset` would give its readers our dataset.
-        NotPublishable: On the call: a file there would change what a reader gets.
-    """
-
-    def contents(remote: Remote) -> Contents:
-        theirs = remote.read(CARD)
-        text = None if theirs is None else theirs.decode(errors="replace")
-        if Card.parse(text).ours is None:
-            refuse_foreign(remote, package.files, "dataset")
-        card, notes[:] = merged(package.card, text)
-        stale = [path for path in remote.files if _is_ours(path) and path not in package.files]
-        others = {
-            path: (remote.read(path) or b"") if path in _ALSO_READ else b""
-            for path in remote.files
-            if path not in package.files and path not in stale
-        }
-        files: dict[str, Path | bytes] = {**package.files, CARD: card.encode()}
-        if others:
-            with _staged(files, others, name) as folder:
-                check_files(folder, package.expected)
-        return Contents(files, tuple(sorted(stale)))
-
-    return contents
+    return Package(name, files, Expected(rows, recipe_digest, slots, data, content), notes)
 
 
 def check_license(folder: Path, license_id: str) -> None:
@@ -146,8 +146,7 @@ def check_license(folder: Path, license_id: str) -> None:
     """
     files = dict(_publishable(folder, []))
     if CARD in files:
-        text = files[CARD].read_text(encoding="utf-8", errors="replace")
-        _check_license(license_id, Card.parse(text).front, files)
+        _check_license(license_id, Card.parse(_text_of(files[CARD])).front, files)
 
 
 def _check_license(license_id: Any, front: Mapping[str, Any], files: Iterable[str]) -> None:

@@ -52,4 +52,4 @@ def build(folder: Path, rows: Sequence[Any] | None = None, made_by: Recipe | Non
 
 
 def packed(dataset: Path, rows: int = 6) -> Package:
-    return pack(dataset, rows=rows, recipe_digest=DIGEST, slots=SLOTS)
+    return pack(dataset, "teapots", rows=rows, recipe_digest=DIGEST, slots=SLOTS)

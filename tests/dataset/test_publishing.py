@@ -19,7 +19,6 @@ from regforge.dataset.reading import NoDataset, read_rows
 from regforge.errors import RegforgeError
 from regforge.hub import Remote
 from regforge.progress import Reporter
-from regforge.publish.package import check, contents_of
 from regforge.publish.reader_check import NotPublishable
 from regforge.publish.requirements import RepositoryTaken
 
@@ -46,8 +45,8 @@ def remote(files: Mapping[str, str], commit: str | None = "0" * 40) -> Remote:
 def publish(dataset: Path, **options: int) -> list[str]:
     """All that happens before the first byte goes up; returns the notes."""
     package = packed(dataset, **options)
-    check(package, "teapots", QUIET)
-    contents_of(package, "teapots", [])(remote({}, None))
+    package.check(QUIET)
+    package.contents(remote({}, None))
     return package.notes
 
 
@@ -62,8 +61,8 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_a_dataset_goes_up_as_it_lies_there(built_once: Path) -> None:
     package = packed(built_once)
-    check(package, "teapots", QUIET)
-    wanted = contents_of(package, "teapots", [])(remote({}, None))
+    package.check(QUIET)
+    wanted = package.contents(remote({}, None))
     assert sorted(wanted.files) == sorted(OURS)
     assert wanted.files[DATA] == built_once / DATA
     assert wanted.files["README.md"] == (built_once / "README.md").read_bytes()
@@ -133,7 +132,7 @@ def test_a_token_in_a_caption_is_refused_and_never_shown(tmp_path: Path) -> None
     rows = [*make_rows(0, 1), make_row(2, slots={"color": "hf_abcdefghijklmnop"})]
     package = packed(build(tmp_path / "run", rows), rows=3)
     with pytest.raises(NotPublishable, match="looks like a token") as caught:
-        check(package, "teapots", QUIET)
+        package.check(QUIET)
     assert rows[2].id in str(caught.value)
     assert "abcdefgh" not in str(caught.value)
 
@@ -312,7 +311,7 @@ def test_looking_leaves_nothing_behind(
 
 def test_progress_is_shown(built_once: Path) -> None:
     shown = io.StringIO()
-    check(packed(built_once), "teapots", Reporter(stream=shown))
+    packed(built_once).check(Reporter(stream=shown))
     assert "checking: 6 of 6 images" in shown.getvalue()
 
 
@@ -351,7 +350,7 @@ def test_stale_files_of_ours_are_deleted_and_nobody_else_s(built_once: Path) -> 
         ".gitattributes": "",
         "eval/train-1.parquet": "",
     }
-    wanted = contents_of(package, "teapots", [])(remote(there))
+    wanted = package.contents(remote(there))
     assert wanted.delete == (
         "data/train-00000-of-00002.parquet",
         "data/train-00001-of-00002.parquet",
@@ -373,7 +372,7 @@ def test_stale_files_of_ours_are_deleted_and_nobody_else_s(built_once: Path) -> 
 def test_a_repository_with_something_else_in_it_is_left_alone(
     built_once: Path, there: dict[str, str]
 ) -> None:
-    wanted = contents_of(packed(built_once), "teapots", [])
+    wanted = packed(built_once).contents
     with pytest.raises(RepositoryTaken, match="regforge did not make") as caught:
         wanted(remote(there))
     assert caught.value.exit_code == 2
@@ -382,7 +381,7 @@ def test_a_repository_with_something_else_in_it_is_left_alone(
 def test_a_repository_with_a_readme_alone_is_filled(built_once: Path) -> None:
     there = {"README.md": "---\nlicense: mit\nviewer: false\n---\n# Soon\n"}
     there |= dict.fromkeys((".gitattributes", "LICENSE.txt", ".github/x.json", "HOW.md"), "")
-    wanted = contents_of(packed(built_once), "teapots", [])(remote(there))
+    wanted = packed(built_once).contents(remote(there))
     card = wanted.files["README.md"].decode()
     assert card.endswith("<!-- regforge:end -->\n\n# Soon\n")
     assert "license: cc-by-4.0\n" in card
@@ -402,7 +401,7 @@ def test_a_file_there_that_changes_what_a_reader_gets_is_refused(
 ) -> None:
     there = {"README.md": (built_once / "README.md").read_text(), path: text, "x.csv": "a\n1\n"}
     with pytest.raises(NotPublishable):
-        contents_of(packed(built_once), "teapots", [])(remote(there))
+        packed(built_once).contents(remote(there))
 
 
 def test_a_path_that_leads_out_of_a_folder_goes_nowhere(
@@ -415,7 +414,7 @@ def test_a_path_that_leads_out_of_a_folder_goes_nowhere(
         "../../../out.txt": "x",
         str(tmp_path / "absolute.txt"): "x",
     }
-    contents_of(packed(built_once), "teapots", [])(remote(there))
+    packed(built_once).contents(remote(there))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tmp"]
 
 
@@ -424,6 +423,6 @@ def test_the_recipe_s_digest_counts(built_once: Path) -> None:
 
     from regforge.publish.package import pack
 
-    package = pack(built_once, rows=6, recipe_digest="f" * 64, slots=SLOTS)
+    package = pack(built_once, "teapots", rows=6, recipe_digest="f" * 64, slots=SLOTS)
     with pytest.raises(NotPublishable, match="of another recipe"):
-        check(package, "teapots", QUIET)
+        package.check(QUIET)
