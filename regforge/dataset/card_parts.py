@@ -29,21 +29,13 @@ _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---[ \t]*\n", re.DOTALL | re.MULTILINE
 
 @dataclass(frozen=True)
 class Card:
-    """A card's parts.
-
-    Attributes:
-        front: The front matter; empty if there is none, or none that can be read.
-        before: Text before regforge's part.
-        ours: Regforge's part, between its markers; None if it lacks one of them.
-        after: Text after regforge's part.
-        readable: Whether there is no front matter, or one that is a mapping.
-    """
+    """A card's parts: its front matter, regforge's part, and the texts before and after that."""
 
     front: Mapping[str, Any] = field(default_factory=dict)
     before: str = ""
-    ours: str | None = None
+    ours: str | None = None  # None if it lacks one of its markers
     after: str = ""
-    readable: bool = True
+    readable: bool = True  # the front matter is a mapping, or not there
 
     @classmethod
     def parse(cls, text: str | None) -> Card:

@@ -86,13 +86,10 @@ def samples_grid(rows: Iterable[ImageRow], *, columns: int = 4, tile: int = TILE
 def labelled_grid(
     tiles: Iterable[tuple[Image.Image, str, str]], *, columns: int = 4, tile: int = TILE
 ) -> Image.Image:
-    """Any images in a grid, each with a label and a caption below; a blank image without tiles.
+    """A grid of (RGB image, label or "", caption); a blank image without tiles.
 
-    Args:
-        tiles: RGB image, label (none if empty) and caption of each, in reading order.
-        columns: Tiles side by side.
-        tile: Approximate width of each in pixels. Larger images are made smaller; of smaller ones
-            the size is doubled, tripled, ...
+    `tile` is about the width of each in pixels: larger images are made smaller; of smaller ones
+    the size is doubled, tripled, ...
     """
     fit = [(fitted(image, tile), label, text) for image, label, text in tiles]
     width = max((image.width for image, _, _ in fit), default=tile)
@@ -127,10 +124,8 @@ def _phrases(row: ImageRow) -> set[tuple[str, str]]:
 def fitted(image: Image.Image, largest: int, smallest: int | None = None) -> Image.Image:
     """An image as it stands in a grid: never cropped, and enlarged by whole factors only.
 
-    Args:
-        image: Of any size.
-        largest: A longer side than this is made this long, in pixels.
-        smallest: A small image is enlarged to about this; to `largest` if left out.
+    A side longer than `largest` is made that long, in pixels; a small image is enlarged to about
+    `smallest`, by default to `largest`.
     """
     longest = max(image.size)
     if longest > largest:

@@ -46,32 +46,20 @@ _MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Remote:
-    """What a repository holds at one commit.
+    """What a repository holds at one commit."""
 
-    Attributes:
-        commit: 40 hex digits; None for a repository without commits.
-        files: Path -> its digest: SHA-256 of large files, git's blob SHA-1 of others.
-        read: Fetches a small file, such as README.md; None if there is none.
-        private: Whether only some may read it.
-    """
-
-    commit: str | None
-    files: Mapping[str, str]
-    read: Callable[[str], bytes | None]
+    commit: str | None  # 40 hex digits; None for a repository without commits
+    files: Mapping[str, str]  # path -> SHA-256 of a large file, git's blob SHA-1 of another
+    read: Callable[[str], bytes | None]  # fetches a small file; None if there is none
     private: bool = True
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a repository shall hold, or what has to be changed there.
+    """What a repository shall hold, or what has to be changed there."""
 
-    Attributes:
-        files: Path in the repository -> the file, or its content.
-        delete: Paths that shall be there no more; those that are not there anyway do no harm.
-    """
-
-    files: Mapping[str, Path | bytes]
-    delete: tuple[str, ...] = ()
+    files: Mapping[str, Path | bytes]  # path in the repository -> the file, or its content
+    delete: tuple[str, ...] = ()  # paths that shall be there no more, if they are
 
     @property
     def paths(self) -> list[str]:
@@ -321,11 +309,7 @@ class _Repository:
     # ------------------------------------------------------------------------------- writing
 
     def _ready(self, contents: Callable[[Remote], Contents], private: bool) -> Remote:
-        """What it holds; created if it is not there.
-
-        Raises:
-            HubError: It is public, and a private one is asked for.
-        """
+        """What it holds; created if it is not there, refused if it is public and must not be."""
         remote = self._remote()
         if remote is None:
             contents(Remote(None, {}, lambda _: None))  # it may refuse; nothing is made then

@@ -40,21 +40,13 @@ _ALSO_READ = frozenset({"dataset_infos.json", ".huggingface.yaml"})
 
 @dataclass
 class Package:
-    """A dataset that is ready for the Hub.
+    """A dataset that is ready for the Hub."""
 
-    Attributes:
-        name: The repository's, without its owner.
-        files: Path in the repository -> the file.
-        expected: What a reader must get.
-        notes: What people should know, a sentence each.
-        hub_notes: The same about what was in the repository before.
-    """
-
-    name: str
-    files: Mapping[str, Path]
+    name: str  # the repository's, without its owner
+    files: Mapping[str, Path]  # by path in the repository
     expected: Expected
-    notes: list[str]
-    hub_notes: list[str] = field(default_factory=list)
+    notes: list[str]  # what people should know, a sentence each
+    hub_notes: list[str] = field(default_factory=list)  # about what was in the repository before
 
     @property
     def own_files(self) -> list[str]:
@@ -111,13 +103,6 @@ def pack(
     folder: Path, name: str, *, rows: int, recipe_digest: str, slots: tuple[str, ...]
 ) -> Package:
     """Choose the files of a dataset, and check those that are read in an instant.
-
-    Args:
-        folder: The dataset's.
-        name: The repository's, without its owner.
-        rows: How many images the run has made.
-        recipe_digest: Which recipe they are of.
-        slots: Names of the recipe's slots, in order.
 
     Raises:
         NoDataset: The data is not complete.

@@ -33,21 +33,13 @@ class NotPublishable(RegforgeError):
 
 @dataclass(frozen=True)
 class Expected:
-    """What a reader must get.
-
-    Attributes:
-        rows: How many images.
-        recipe_digest: Which recipe they are of.
-        slots: Names of the recipe's slots, in order.
-        data: Paths of the Parquet files in the folder, in order.
-        content: The digest of the rows that the card names, see `Survey.content`.
-    """
+    """What a reader must get."""
 
     rows: int
     recipe_digest: str
     slots: tuple[str, ...]
-    data: tuple[str, ...]
-    content: str
+    data: tuple[str, ...]  # paths of the Parquet files in the folder, in order
+    content: str  # digest of the rows that the card names, see `Survey.content`
 
 
 def check_card(text: str, slots: Sequence[str]) -> str:

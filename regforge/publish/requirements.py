@@ -33,29 +33,17 @@ class RepositoryTaken(CannotPublish):
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """A dataset or model of a run as it is on the Hub.
-
-    Attributes:
-        on_hub: What the Hub holds now.
-        what: For people, such as `a LoRA`.
-        these: The same where it is there already, such as `this LoRA`.
-        load: The line of Python that loads it.
-        facts: What else scripts want to know.
-        license: The Hub's identifier.
-        files: Paths in the repository.
-        notes: What people should know, a sentence each.
-        own_files: Those of the files that are not regforge's; None where there can be none.
-    """
+    """A dataset or model of a run as it is on the Hub."""
 
     on_hub: Published
-    what: str
-    these: str
-    load: str
-    facts: dict[str, Any]
+    what: str  # such as `a LoRA`
+    these: str  # the same where it is there already, such as `this LoRA`
+    load: str  # the line of Python that loads it
+    facts: dict[str, Any]  # what else scripts want to know
     license: str
-    files: tuple[str, ...]
-    notes: tuple[str, ...]
-    own_files: tuple[str, ...] | None = None
+    files: tuple[str, ...]  # paths in the repository
+    notes: tuple[str, ...]  # what people should know, a sentence each
+    own_files: tuple[str, ...] | None = None  # not regforge's; None where there can be none
 
     @property
     def unchanged(self) -> int:
@@ -150,11 +138,7 @@ def check_tag(tag: str | None) -> None:
 def license_of(license_id: str | None, model: str, *, did: str, key: str) -> str:
     """The licence that was given, or the one that follows from a model.
 
-    Args:
-        license_id: As it was given.
-        model: Whose terms count.
-        did: What it did, such as "which drew the images".
-        key: The recipe's.
+    `did` is what the model did, such as "which drew the images"; `key` is the recipe's.
 
     Raises:
         CannotPublish: Neither regforge nor the Hub knows it.
@@ -189,13 +173,10 @@ def license_notes(license_id: str, model: str, *, cautioned: bool) -> Iterator[s
 def refuse_foreign(remote: Remote, files: Iterable[str], what: str) -> None:
     """Never replace files that regforge did not write, nor shadow what lies beside them.
 
-    Args:
-        remote: A repository whose card has no part of regforge's.
-        files: Paths that would be written.
-        what: `dataset` or `model`.
+    For a repository whose card has no part of regforge's; `files` would be written there.
 
     Raises:
-        RepositoryTaken: It holds one.
+        RepositoryTaken: It holds a dataset or model.
     """
     ours = set(files)
     for path in sorted(remote.files):

@@ -148,16 +148,10 @@ class Findings:
         file: Path | None = None,
         class_noun: str | None = None,
     ) -> Example:
-        """An example from an image file and what stands beside it.
+        """An example from an image file, its caption and the columns beside it.
 
-        Args:
-            name: Its id.
-            image: The file, or nothing.
-            header: What a column says counts more; without a caption, its prompt is that.
-            text: Its caption.
-            columns: All else that is known, by name; what is no plain value is left out.
-            file: Where it lies.
-            class_noun: Where no column says it.
+        Columns count more than the header, whose prompt is the caption where there is none; values
+        that are not plain are left out. `class_noun` is for images that no column says it of.
         """
         if text is None and header.prompt is not None:
             text = header.prompt

@@ -61,16 +61,10 @@ _SPLIT_FILE = re.compile(
 
 @dataclass(frozen=True)
 class DeclaredData:
-    """What a card's front matter says of the data.
-
-    Attributes:
-        license: Such as `mit`; None if it does not say.
-        patterns: Where the data of the training split lies; None if it does not say.
-        notes: What was chosen among several, a sentence each.
-    """
+    """What a card's front matter declares of the data; the notes are about what was left out."""
 
     license: str | None = None
-    patterns: tuple[str, ...] | None = None
+    patterns: tuple[str, ...] | None = None  # where the data of the training split lies
     notes: tuple[str, ...] = ()
 
 
@@ -169,7 +163,9 @@ def choose(files: Mapping[str, int], card: DeclaredData, where: str) -> Choice:
     kinds = _by_kind(named)
     if not kinds:
         raise _no_images(files, where)
-    kind = _main_kind(kinds, files)
+    kind: Kind = max(kinds, key=lambda kind: (sum(files[path] for path in kinds[kind]), kind))
+    if any(_OWN.fullmatch(path) for path in kinds.get("parquet", ())):
+        kind = "parquet"
     for other, paths in kinds.items():
         if other != kind:
             notes.append(f"Left out: {_many(other, len(paths))} ({listed(sorted(paths), 3)}).")
@@ -240,12 +236,6 @@ def _kind_of(path: str) -> Kind | None:
     if suffix == ".zip":
         return "zip"
     return "tar" if _TAR.search(path) else None
-
-
-def _main_kind(kinds: Mapping[Kind, Sequence[str]], files: Mapping[str, int]) -> Kind:
-    if any(_OWN.fullmatch(path) for path in kinds.get("parquet", ())):
-        return "parquet"
-    return max(kinds, key=lambda kind: (sum(files[path] for path in kinds[kind]), kind))
 
 
 def _train_split(data: list[str], kind: Kind, notes: list[str]) -> list[str]:

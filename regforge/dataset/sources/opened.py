@@ -173,11 +173,8 @@ def _open_file(path: Path, caption_column: str | None) -> _Opened:
 
 
 def _open_on_hub(address: HubAddress, streaming: bool, caption_column: str | None) -> _Opened:
-    """Open a dataset of the Hub.
-
-    Without streaming, the files that are needed go into the cache of huggingface_hub; what is
-    there already is not fetched again. When the Hub cannot be reached, a copy there is used.
-    """
+    # Without streaming, the files that are needed go into the cache of huggingface_hub. When the
+    # Hub cannot be reached, a copy there is used.
     folder, files, cached = remote.look_up(address)
     commit = folder.name
     streamed = remote.HubTree(address, commit, files)
@@ -204,12 +201,7 @@ def _open(
     run: Path | None = None,
     notes: Sequence[str] = (),
 ) -> _Opened:
-    """Open the files of a dataset, and read its first image.
-
-    Raises:
-        CannotOpen: A file is damaged, or there is no image that can be read.
-        HubError: The Hub does not give one.
-    """
+    """Open the files of a dataset, and read its first image."""
     reader: FolderReader | TableReader | TarReader
     if choice.kind == "parquet":
         reader = TableReader(tree, choice, caption_column)

@@ -63,9 +63,9 @@ class TarReader:
     def _samples(self, archive: str, images: bool, findings: Findings) -> Iterator[_Sample]:
         sample = _Sample("")
         try:
-            with self._tree.open(archive) as stream, tarfile.open(fileobj=stream) as tar:
+            with self._tree.open(archive) as file, tarfile.open(fileobj=file) as tar:
                 # Going back in a compressed archive means beginning anew.
-                whole = images or tar.fileobj is not stream
+                whole = images or tar.fileobj is not file
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # or it remembers all of them
                     _refuse_bomb(member, tar.offset, self._tree.files[archive], archive)
@@ -75,10 +75,17 @@ class TarReader:
                     if key[1] != sample.key:
                         yield sample
                         sample = _Sample(key[1])
+                    stream = cast(BinaryIO, tar.extractfile(member))
                     if suffix_of(key[0]) in IMAGE_SUFFIXES:
-                        self._add_image(sample, key[2], tar, member, whole, images, findings)
-                    else:
-                        self._add_text(sample, key[2], tar, member, findings)
+                        image = _image(stream, member.size, whole)
+                        if image is None:
+                            findings.broken.add(member.name)
+                        else:
+                            sample.images[key[2]] = (image[0] if images else b"", image[1])
+                    elif self._is_text(key[2]) and member.size <= MOST_CAPTION:
+                        sample.texts[key[2]] = stream.read()
+                    if member.name.rpartition("/")[2] in METADATA:
+                        findings.unread_metadata.add(member.name)
                 if not _ends(tar):
                     findings.endless.add(archive)
         except RegforgeError:
@@ -87,43 +94,8 @@ class TarReader:
             raise CannotOpen(f"{archive} is no tar archive, or is damaged: {error}.") from error
         yield sample
 
-    def _add_image(
-        self,
-        sample: _Sample,
-        name: str,
-        tar: tarfile.TarFile,
-        member: tarfile.TarInfo,
-        whole: bool,
-        keep: bool,
-        findings: Findings,
-    ) -> None:
-        stream = tar.extractfile(member)
-        assert stream is not None  # it is a file
-        try:
-            if member.size > MOST_IMAGE:
-                raise BrokenImage(f"has more than {MOST_IMAGE:,} bytes")
-            content = stream.read() if whole else b""
-            header = read_header(io.BytesIO(content) if whole else cast(BinaryIO, stream))
-        except BrokenImage:
-            findings.broken.add(member.name)
-        else:
-            sample.images[name] = (content if keep else b"", header)
-
-    def _add_text(
-        self,
-        sample: _Sample,
-        name: str,
-        tar: tarfile.TarFile,
-        member: tarfile.TarInfo,
-        findings: Findings,
-    ) -> None:
-        if member.name.rpartition("/")[2] in METADATA:
-            findings.unread_metadata.add(member.name)
-        kind = name.rpartition(".")[2].lower()
-        if (kind in (*_TEXTS, "json") or name == self._asked) and member.size <= MOST_CAPTION:
-            stream = tar.extractfile(member)
-            assert stream is not None  # it is a file
-            sample.texts[name] = stream.read()
+    def _is_text(self, name: str) -> bool:
+        return name == self._asked or name.rpartition(".")[2].lower() in (*_TEXTS, "json")
 
     def _examples(self, sample: _Sample, prefix: str, findings: Findings) -> Iterator[Example]:
         for name, (image, header) in sample.images.items():
@@ -161,6 +133,17 @@ class TarReader:
                     return text, columns
         column = caption_column(columns, None, sample.key)
         return as_caption(columns.pop(column)) if column else None, columns
+
+
+def _image(stream: BinaryIO, size: int, whole: bool) -> tuple[bytes, Header] | None:
+    """An image, with its bytes if it has to be read as a whole; None if it is broken."""
+    if size > MOST_IMAGE:
+        return None
+    try:
+        content = stream.read() if whole else b""
+        return content, read_header(io.BytesIO(content) if whole else stream)
+    except BrokenImage:
+        return None
 
 
 def _refuse_bomb(member: tarfile.TarInfo, end: int, packed: int, archive: str) -> None:
