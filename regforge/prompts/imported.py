@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,9 @@ from typing import Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import open_atomically, parse_json
-from regforge.journal import Journal
 from regforge.progress import Task
 from regforge.prompts.captions import noun_pattern
 from regforge.prompts.prompt_sets import Caption, Fault, NotEnoughPrompts, PromptSet
-from regforge.prompts.tokens import TokenBudget
 from regforge.recipe.phrases import nonsense
 from regforge.records import Example
 
@@ -196,34 +194,21 @@ def save_captions(
     return notes
 
 
+@dataclass(kw_only=True)
 class ImportSet(PromptSet):
-    """The `import` set: hands on usable captions in the dataset's order.
+    """The `import` set: hands on usable captions in the dataset's order, with the recipe's slots.
 
     A caption over the token limit is passed over: nobody else's words are cut.
-
-    Args:
-        imported: The captions.
-        slots: The recipe's, which are taken over where the dataset has them too.
-        budget: The longest caption.
-        journal: Gets what was passed over.
     """
 
     name = "import"
-
-    def __init__(
-        self,
-        imported: ImportedCaptions,
-        slots: Sequence[str],
-        budget: TokenBudget,
-        journal: Journal,
-    ) -> None:
-        super().__init__(slots, budget, journal)
-        self._imported = imported
-        self._images = self._without = 0
+    imported: ImportedCaptions
+    _images: int = 0
+    _without: int = 0
 
     def captions(self, fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
         """Yield the captions that can be used, until there are no more."""
-        for each in self._imported.captions:
+        for each in self.imported.captions:
             self._images += 1
             if not each.text:
                 self._without += 1
@@ -250,14 +235,12 @@ class ImportSet(PromptSet):
     def not_enough(self, index: int, count: int) -> NotEnoughPrompts:
         """Build the error, with what the dataset has and what was passed over."""
         there = f"It has {self._images:,} images"
-        if self._without:
-            there += f", {self._without:,} without a caption"
-        if refused := self.refusals():
-            there += f"; of its captions {refused}"
+        there += f", {self._without:,} without a caption" if self._without else ""
+        there += f"; of its captions {refused}" if (refused := self.refusals()) else ""
         fewer = f"or set prompts.count to {index}" if index else "or leave the set out"
         return NotEnoughPrompts(
             f"Only {index:,} of {count:,} captions could be made: the import set has no more after "
-            f"{self.made:,} captions of {self._imported.dataset}. {there}.",
+            f"{self.made:,} captions of {self.imported.dataset}. {there}.",
             hint="Name a larger dataset in `prompts.import`, lower the share of import in "
             f"`prompts.sets`, {fewer}. ledger.jsonl has what was refused. If the dataset has "
             "grown, delete imported.jsonl, and it is read again.",

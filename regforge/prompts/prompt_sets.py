@@ -15,7 +15,8 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from regforge.errors import RegforgeError
 from regforge.journal import Journal
@@ -63,25 +64,25 @@ class Caption:
     language_model: str | None = None
 
 
+@dataclass(kw_only=True)
 class PromptSet(ABC):
     """A source of captions, with an account of those that were passed over.
 
-    Args:
+    Attributes:
         slots: The recipe's.
         budget: Counts tokens.
         journal: Gets the first refused captions of each kind.
+        language_model: Who supplied phrases, if a language model did.
     """
 
-    name: str
+    name: ClassVar[str]
+    slots: tuple[str, ...]
+    budget: TokenBudget
+    journal: Journal
     language_model: str | None = None
-
-    def __init__(self, slots: Sequence[str], budget: TokenBudget, journal: Journal) -> None:
-        self.slots = tuple(slots)
-        self.budget = budget
-        self.made = 0
-        self.refused: Counter[str] = Counter()
-        self._journal = journal
-        self._listed: Counter[str] = Counter()
+    made: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    _listed: Counter[str] = field(default_factory=Counter)
 
     @abstractmethod
     def captions(self, fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
@@ -100,7 +101,7 @@ class PromptSet(ABC):
             return
         if self._listed[kind] > _MOST_LISTED:
             reason, text = f"there are more that {kind}; they are not listed", None
-        self._journal.failure("prompts", f"{self.name} caption", reason, raw=text)
+        self.journal.failure("prompts", f"{self.name} caption", reason, raw=text)
 
     def refusals(self) -> str:
         """Sum up what was passed over, such as "3 do not go together"; empty if nothing was."""
@@ -108,45 +109,39 @@ class PromptSet(ABC):
         return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
+@dataclass(kw_only=True)
 class Naive(PromptSet):
     """One plain caption, the only one that may come twice."""
 
     name = "naive"
-
-    def __init__(
-        self,
-        template: CaptionTemplate,
-        slots: Sequence[str],
-        budget: TokenBudget,
-        journal: Journal,
-    ) -> None:
-        super().__init__(slots, budget, journal)
-        self.text = template.render({})
-        self._template = template.name
+    template: CaptionTemplate
 
     def captions(self, _fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
         """Yield the caption for ever."""
         slots: dict[str, str | None] = dict.fromkeys(self.slots)
-        return itertools.repeat(Caption(self.text, slots, self._template))
+        return itertools.repeat(Caption(self.template.render({}), slots, self.template.name))
 
     def not_enough(self, index: int, count: int) -> NotEnoughPrompts:
         """Never called: there is always one more."""
         raise AssertionError((index, count))
 
 
+@dataclass(kw_only=True)
 class DrawnSet(PromptSet):
     """A set whose captions are made of rows.
 
     Attributes:
+        shorten: Whether a caption over the limit may lose slots.
         drawn: The slots whose phrases are from the vocabulary.
-        droppable: The slots that a caption over the limit may lose, in this order.
+        droppable: The slots that may go, in this order.
         rows: Phrases; set before captions are asked for.
     """
 
-    drawn: tuple[str, ...]
-    droppable: tuple[str, ...]
-    rows: Rows
-    _tried_all = False
+    shorten: bool
+    drawn: tuple[str, ...] = ()
+    droppable: tuple[str, ...] = ()
+    rows: Rows = field(init=False)
+    _tried_all: bool = False
 
     @abstractmethod
     def caption(self, row: Row, /) -> Caption | None:
@@ -196,7 +191,7 @@ class DrawnSet(PromptSet):
         text = write(phrases)
         if self.budget.fits(text):
             return text, phrases
-        for slot in self.droppable:
+        for slot in self.droppable if self.shorten else ():
             if phrases.get(slot):
                 phrases = {**phrases, slot: None}
                 text = write(phrases)
@@ -227,84 +222,62 @@ class DrawnSet(PromptSet):
         )
 
 
+@dataclass(kw_only=True)
 class Amplify(DrawnSet):
     """Structured captions over the whole vocabulary."""
 
     name = "amplify"
+    template: CaptionTemplate
 
-    def __init__(
-        self,
-        template: CaptionTemplate,
-        slots: Sequence[str],
-        budget: TokenBudget,
-        journal: Journal,
-        *,
-        shorten: bool,
-    ) -> None:
-        super().__init__(slots, budget, journal)
+    def __post_init__(self) -> None:
         self.drawn = self.slots
-        self._template = template
         # The least important go first; what is around the subject goes last of all.
         others = [slot for slot in self.drawn[::-1] if slot != "background"]
-        self.droppable = (*others, "background") if shorten else ()
+        self.droppable = (*others, "background")
 
     def caption(self, row: Row) -> Caption | None:
         """Fill the template, in one of its forms; over the limit, without its last slots."""
-        form = self._template.form({slot: row.get(slot) for slot in self.drawn})
-        fitted = self.fit(row, lambda phrases: self._template.render(phrases, form))
+        form = self.template.form({slot: row.get(slot) for slot in self.drawn})
+        fitted = self.fit(row, lambda phrases: self.template.render(phrases, form))
         if fitted is None:
             return None
         text, phrases = fitted
-        return Caption(text, {slot: phrases.get(slot) for slot in self.drawn}, self._template.name)
+        return Caption(text, {slot: phrases.get(slot) for slot in self.drawn}, self.template.name)
 
     def shortest(self) -> Iterator[str]:
         """Yield what the template writes without slots."""
-        for form in range(self._template.forms):
-            yield self._template.render({}, form)
+        for form in range(self.template.forms):
+            yield self.template.render({}, form)
 
 
+@dataclass(kw_only=True)
 class Against(DrawnSet):
     """Photos' captions, each with another thing of the class in the subject's place.
 
     A caption in which nothing can be varied comes as often as any other photo's.
 
-    Args:
+    Attributes:
         photos: The photos and their captions, cut open at the subject.
         class_noun: Of the thing.
         attributes: The slots whose phrases stand before the class noun; None if the captions are
             only freed from the identifier (`prompts.against: plain`).
-        slots: The recipe's.
-        budget: Counts tokens.
-        journal: Gets what was refused.
-        shorten: Whether to leave attributes out of a caption over the limit.
     """
 
     name = "against"
+    photos: Sequence[tuple[PhotoCaption, CutCaption]]
+    class_noun: str
+    attributes: tuple[str, ...] | None
 
-    def __init__(
-        self,
-        photos: Sequence[tuple[PhotoCaption, CutCaption]],
-        class_noun: str,
-        attributes: Sequence[str] | None,
-        slots: Sequence[str],
-        budget: TokenBudget,
-        journal: Journal,
-        *,
-        shorten: bool,
-    ) -> None:
-        super().__init__(slots, budget, journal)
-        self._noun = class_noun
-        self._article = article_for(class_noun)
-        self._plain = attributes is None
-        self.drawn = tuple(attributes or ())
-        self.droppable = self.drawn[::-1] if shorten else ()
-        self._photos = tuple(
-            (photo, around, tuple(unvaried(around, self.drawn))) for photo, around in photos
-        )
+    def __post_init__(self) -> None:
+        self._article = article_for(self.class_noun)
+        self.drawn = self.attributes or ()
+        self.droppable = self.drawn[::-1]
+        self._fixed = [unvaried(around, self.drawn).keys() for _, around in self.photos]
 
     def caption(self, row: Row) -> Caption | None:
         """Put the row's attributes into the photo's caption; over the limit, without the last."""
-        photo, around, fixed = self._photos[int(row[PHOTO])]
+        number = int(row[PHOTO])
+        (photo, around), fixed = self.photos[number], self._fixed[number]
         row = {slot: phrase for slot, phrase in row.items() if slot not in fixed}
         fitted = self.fit(row, lambda phrases: self._write(around, phrases))
         if fitted is None:
@@ -313,17 +286,17 @@ class Against(DrawnSet):
         varied = {slot: phrases.get(slot) for slot in self.drawn}
         kept = {"style": around.style, "background": around.background}
         slots = {slot: varied.get(slot, kept.get(slot)) for slot in self.slots}
-        repeats = self._plain or (bool(fixed) and len(fixed) == len(self.drawn))
+        repeats = self.attributes is None or (bool(fixed) and len(fixed) == len(self.drawn))
         return Caption(text, slots, photo=photo, repeats=repeats)
 
     def shortest(self) -> Iterator[str]:
         """Yield each photo's caption with the bare class noun in it."""
-        for _, around, _ in self._photos:
+        for _, around in self.photos:
             yield self._write(around, {})
 
     def _write(self, around: CutCaption, phrases: Mapping[str, str | None]) -> str:
         attributes = {slot: phrases.get(slot) or "" for slot in self.drawn}
-        return around.caption(attributes, self._noun, self._article)
+        return around.caption(attributes, self.class_noun, self._article)
 
 
 def size_like(photo: PhotoCaption, area: int) -> tuple[int, int]:

@@ -232,7 +232,7 @@ class _Looks:
         return ahead in DETERMINERS or (ahead in PREPOSITIONS and not colored)
 
     def _clause_head(self, place: int) -> tuple[Word | None, bool]:
-        """What the clause before a place is about ("The wall behind it is"), and if it has a verb."""
+        """What the clause before a place is about ("The wall behind it is"); if it has a verb."""
         words, start = self.words, place
         while start > max(0, place - _LONGEST_CLAUSE) and not set(".;:!?,") & set(words[start].gap):
             start -= 1

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from regforge import resources
 from regforge.embedded.english import has_words
@@ -279,29 +280,37 @@ class _Writer:
         return {slot: slots[slot] for slot in drawn if slot in slots}
 
     def _set(self, name: str) -> PromptSet:
+        common: dict[str, Any] = {
+            "slots": self._slots,
+            "budget": self.budget,
+            "journal": self.journal,
+        }
         if name == "import":
             if self.imported is None:
                 raise CannotWrite("The `import` set needs a dataset (`prompts.import.dataset`).")
-            return ImportSet(self.imported, self._slots, self.budget, self.journal)
+            return ImportSet(imported=self.imported, **common)
         if name == "naive":
-            return self._naive()
-        shorten = self.recipe.prompts.over_limit == "shorten"
+            template = CaptionTemplate(
+                resources.templates() / "caption" / "naive.j2",
+                "caption/naive.j2",
+                class_noun=self._noun,
+                kind=self._kind,
+                identifier=self._identifier,
+            )
+            text = template.render({})
+            self._check_shortest([text])
+            self._seen.add(text)  # no other set may say it too
+            return Naive(template=template, **common)
+        common["shorten"] = self.recipe.prompts.over_limit == "shorten"
         phrases: dict[str, Sequence[str]] = {}
         made: DrawnSet
         if name == "amplify":
-            made = Amplify(self._template, self._slots, self.budget, self.journal, shorten=shorten)
+            made = Amplify(template=self._template, **common)
         else:
             photos = self._photos_cut_open()
             phrases[PHOTO] = [str(number) for number in range(len(photos))]
-            made = Against(
-                photos,
-                self._noun,
-                _attributes(self.recipe, self._template),
-                self._slots,
-                self.budget,
-                self.journal,
-                shorten=shorten,
-            )
+            attributes = _attributes(self.recipe, self._template)
+            made = Against(photos=photos, class_noun=self._noun, attributes=attributes, **common)
         self._check_shortest(made.shortest())
         phrases |= {slot: self._phrases[slot] for slot in made.drawn if slot in self._phrases}
         clashes = Clashes(phrases, self.vocabulary.incompatible)
@@ -310,19 +319,6 @@ class _Writer:
         made.rows = Rows(design, phrases, composed, self.enumerable)
         made.language_model = self._language_model(made.drawn)
         return made
-
-    def _naive(self) -> Naive:
-        template = CaptionTemplate(
-            resources.templates() / "caption" / "naive.j2",
-            "caption/naive.j2",
-            class_noun=self._noun,
-            kind=self._kind,
-            identifier=self._identifier,
-        )
-        naive = Naive(template, self._slots, self.budget, self.journal)
-        self._check_shortest([naive.text])
-        self._seen.add(naive.text)  # no other set may say it too
-        return naive
 
     def _check_shortest(self, captions: Iterable[str]) -> None:
         for text in captions:
