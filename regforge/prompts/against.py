@@ -91,10 +91,7 @@ class Surroundings:
     ) -> str:
         """Write the caption with another thing of the class in it.
 
-        Args:
-            attributes: What stands before the noun, by slot; empty ones are left out.
-            noun: The class noun.
-            article: Puts "a" or "an" before a phrase, see `captions.article_for`.
+        Attributes, by slot, stand before the noun; `captions.article_for` makes the article.
         """
         if self.verbatim is not None:
             return self.verbatim
@@ -157,11 +154,10 @@ def cut_open(
 
     Args:
         caption: Such as "a photo of a sks teapot on a table" or "sks teapot, kitchen table".
-        class_noun: Where the caption has only the identifier, it takes its place.
-        identifier: The subject's; where the caption lacks it, the class noun is looked for.
+        class_noun: Takes the place of the identifier where the caption has that alone.
+        identifier: Where the caption lacks it, the class noun is looked for.
         file: The photo, for the error.
-        vary: Whether attributes are to be varied; without, the caption is only freed from the
-            identifier.
+        vary: Whether attributes are to be varied, or the caption only freed from the identifier.
 
     Raises:
         PhotoCaptionUnclear: It names neither the identifier nor the class noun, or is longer than
@@ -376,13 +372,9 @@ class _Subject:
         return Surroundings("", "", verbatim=text, person=self.person, unclear=unclear)
 
     def _unnamed(self, phrase: NounPhrase, *, again: bool, classed: bool) -> _Edit:
-        """A phrase that has the identifier, without it.
+        """A phrase without its identifier; `again` if the subject was named before.
 
-        Args:
-            phrase: The phrase.
-            again: Whether the subject was named before.
-            classed: Whether the class noun takes the place of another noun: of "puppy" in "a sks
-                puppy".
+        Where `classed`, the class noun takes the place of another noun: "puppy" in "a sks puppy".
         """
         start, end = self._span(phrase)
         described = range(phrase.first + bool(phrase.determiner), phrase.last + 1)

@@ -68,8 +68,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         filters: In addition to Jinja's.
         most_characters: The weight of any value, and of what a template writes.
         most_operations: How much one rendering may do.
-        forms: Whether a file may hold several templates, see `forms_of`; then "a.j2#1" names the
-            second one, and "a.j2" the first.
+        forms: Whether a file may hold several templates, see `forms_of`; "a.j2#1" is the second.
     """
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
@@ -116,12 +115,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return tree, find_undeclared_variables(tree)
 
     def render(self, template: Template, values: Mapping[str, Any]) -> str:
-        """Fill a template in.
-
-        Raises:
-            Exception: Whatever a template's expressions run into; `LimitExceeded` where they
-                compute too much.
-        """
+        """Fill a template in; raises whatever its expressions run into."""
         self._left = self._most_operations
         return template.render(values)
 

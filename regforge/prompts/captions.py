@@ -198,26 +198,18 @@ _ROUND = re.compile(
 _SIGNS = re.compile(r"(?<=[\w\ue000])(?:\+{2,}|-{2,})(?=[\s,.)]|$)")
 _KEPT = "\ue000"
 _PRIVATE = re.compile("[\ue000-\ue006]")
-_MOST_BRACKETS = 20
-"""Brackets in brackets that are taken off."""
+_ESCAPED = dict(zip("()[]{}", "\ue001\ue002\ue003\ue004\ue005\ue006", strict=True))
+_MOST_BRACKETS = 20  # in one another
 
 
 def several_texts(caption: str) -> str | None:
-    """The part of a caption that stands for several texts, such as `{red|blue}`; None without."""
+    """Find the part of a caption that stands for several texts, such as `{red|blue}`."""
     found = _SEVERAL.search(caption)
     return found[0] if found else None
 
 
 def without_syntax(caption: str, identifier: str | None = None) -> str:
-    """A caption without prompt syntax.
-
-    Args:
-        caption: One line.
-        identifier: The subject's, which stays as it is: "[V]", "<new1>".
-
-    Returns:
-        The same caption if there is none in it.
-    """
+    """Take prompt syntax off a caption; the identifier stays as it is: "[V]", "<new1>"."""
     if _PRIVATE.search(caption):  # they stand for something here
         return caption
     hidden = re.compile(re.escape(identifier), re.IGNORECASE) if identifier else None
@@ -239,16 +231,6 @@ def without_syntax(caption: str, identifier: str | None = None) -> str:
     return re.sub(_KEPT, lambda _: next(parts), text)
 
 
-_ESCAPED = {
-    "(": "\ue001",
-    ")": "\ue002",
-    "[": "\ue003",
-    "]": "\ue004",
-    "{": "\ue005",
-    "}": "\ue006",
-}
-
-
 def _unbracketed(text: str) -> str:
     text = _WEIGHT.sub(r"\1", _TWICE.sub(r"\1", text))
     text = _SQUARE.sub(lambda found: found[1] if found[1] is not None else found[2], text)
@@ -261,16 +243,10 @@ def _unbracketed(text: str) -> str:
 class CaptionTemplate:
     """A checked template of one class noun.
 
-    Args:
-        file: The template.
-        name: What errors and the dataset call it, such as `caption/object.j2`.
-        class_noun: What the captions are about.
-        kind: `object` or `living`.
-        slots: The recipe's slots; the template has to use each of them.
-        identifier: Must not come out of the template.
+    It has to use each of the recipe's slots, and never writes the identifier.
 
     Attributes:
-        name: See above.
+        name: What errors and the dataset call it, such as `caption/object.j2`.
         attributes: The slots that its first form puts right before the class noun, in that order.
         forms: How many forms it has: whole templates, with a line of dashes between them. Captions
             take turns with them, so that a model does not learn one order of words.
@@ -335,11 +311,7 @@ class CaptionTemplate:
         return int.from_bytes(digest[:8]) % self.forms
 
     def render(self, phrases: Mapping[str, str | None], form: int = 0) -> str:
-        """Write the caption of a row.
-
-        Args:
-            phrases: The phrase of each slot; slots that are missing, empty or None are left out.
-            form: Which form, from 0.
+        """Write the caption of a row; slots that are missing, empty or None are left out.
 
         Raises:
             CaptionTemplateError: The template fails on these phrases.

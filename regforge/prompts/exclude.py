@@ -78,11 +78,9 @@ def content_words(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Exclusions:
-    """What captions must not say.
+    """The prompts and phrases to keep out, and the content words of each.
 
-    Attributes:
-        entries: The prompts and phrases to keep out, and the content words of each.
-        subject: Matches the class noun, whose first mention does not count.
+    The first mention of the subject, the class noun, does not count.
     """
 
     entries: tuple[tuple[str, frozenset[str]], ...] = ()
@@ -94,11 +92,8 @@ class Exclusions:
     ) -> Exclusions:
         """Read `prompts.exclude`.
 
-        Args:
-            names: Names of benchmarks that come with regforge, such as `dreambench`, and paths of
-                text files with one prompt or phrase a line, in which {} may stand for the subject.
-            class_noun: What the captions are about.
-            identifier: The subject's.
+        Each name is that of a benchmark that comes with regforge, such as `dreambench`, or a text
+        file with one prompt or phrase a line, in which {} may stand for the subject.
 
         Raises:
             ExclusionError: A file cannot be read, or a line has nothing to look for.

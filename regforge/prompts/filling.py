@@ -73,11 +73,7 @@ def fill_vocabulary(
 ) -> Vocabulary:
     """Find the phrases that captions are drawn from.
 
-    Args:
-        recipe: What to fill.
-        client: Asked where a slot says `from: llm`; may be None if none does.
-        journal: Gets the phrases that were refused, with reasons.
-        reporter: Gets progress and warnings.
+    The client is asked where a slot says `from: llm`; it may be None if none does.
 
     Returns:
         Phrases of every slot of the recipe; in `mode: compose` of those not from the language
@@ -266,11 +262,8 @@ class CallPlan:
 def plan_calls(recipe: Recipe, *, photos: int = 0) -> CallPlan:
     """Estimate what the language model will be asked for a recipe; loads no model.
 
-    The embedded model is asked too, but for a choice, which costs no tokens.
-
-    Args:
-        recipe: Any recipe.
-        photos: How many photos a vision model will describe (`captions: auto`).
+    The embedded model is asked too, but for a choice, which costs no tokens. A vision model will
+    describe so many photos (`captions: auto`).
 
     Raises:
         MessageError: A message template of the recipe is wrong.

@@ -103,11 +103,7 @@ class Messages:
             self._lint(own)
 
     def __call__(self, name: str, **values: Any) -> list[Message]:
-        """Write a conversation: the system message and the named one.
-
-        Args:
-            name: One of the messages in the module's docstring.
-            **values: Variables of the message, beside those about the subject.
+        """Write a conversation: the system message and the named one, filled in with values.
 
         Raises:
             MessageError: The template fails.

@@ -199,15 +199,9 @@ def write_captions(photos: Sequence[Path], captions: Mapping[str, str]) -> Itera
 
 
 def captions_of_run(run: Path, photos: Path, identifier: str) -> dict[str, str]:
-    """Take over the captions that a vision model wrote for a run, of photos that are the same here.
+    """Take over captions that a vision model wrote for a run, by file name, of the same photos.
 
-    Args:
-        run: The run's folder; one that described nothing, or is none, has none.
-        photos: The folder here.
-        identifier: Takes the place of the run's own.
-
-    Returns:
-        Captions by file name.
+    The identifier takes the place of the run's own. A folder that is no run's has none.
     """
     try:
         captions = json.loads(content_of(run / "captions.json", run, MOST_TEXT))

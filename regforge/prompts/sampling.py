@@ -169,13 +169,9 @@ class SlotPlan:
 
 
 class Design:
-    """The rows of one prompt set.
+    """The rows of one prompt set; those of two sets are independent.
 
-    Args:
-        seed: The recipe's.
-        prompt_set: Whose rows; those of two sets are independent.
-        plans: The slots. Their order matters to the grid slots only: the last varies fastest.
-        clashes: Which values do not go together.
+    The order of the plans matters to the grid slots only: the last varies fastest.
     """
 
     def __init__(
@@ -273,7 +269,7 @@ class Rows:
     Attributes:
         design: Draws numbers.
         phrases: What the numbers stand for, by slot.
-        composed: Phrases for further slots, a mapping for each row, which win over drawn ones.
+        composed: Phrases for further slots of each row, which win over drawn ones.
         enumerable: With more combinations than these, not all of them are tried.
     """
 

@@ -34,12 +34,12 @@ _RUN_LETTERS = 5
 
 
 class TokenBudget:
-    """The longest caption, in tokens.
+    """The longest caption, in tokens, start and end tokens included.
 
     Args:
-        limit: Most tokens, start and end tokens included.
+        limit: Most tokens.
         source: Who counts, for people: "the tokenizer of ..." or "an estimate (...)".
-        exact: Counts the tokens of a text, start and end included.
+        exact: Counts the tokens of a text.
         special: How many of them are start and end tokens.
         estimated: Whether no tokenizer was there to count.
     """

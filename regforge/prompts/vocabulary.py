@@ -140,11 +140,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path, identifier: str | None = None) -> Vocabulary:
-        """Read vocabulary.json, which people may have edited.
-
-        Args:
-            path: The file.
-            identifier: A phrase that has it is refused.
+        """Read vocabulary.json, which people may have edited; no phrase may have the identifier.
 
         Raises:
             VocabularyError: It is missing or holds something else; the message names the key.
@@ -257,12 +253,7 @@ class BankPhrases:
         return {text: known[plain(text)] for text in texts if plain(text) in known}
 
     def lacks(self, slot: str, *, chosen: bool = False) -> VocabularyError:
-        """Build the error for a slot of which the banks have no phrase.
-
-        Args:
-            slot: Its name.
-            chosen: Whether the embedded model was to choose among them.
-        """
+        """Build the error for a slot without phrases; perhaps the embedded model was to choose."""
         what, hint = f"the phrase banks have no {slot} for {self.class_noun!r}.", ""
         if chosen:
             what = f"the embedded language model only chooses among phrases, and {what}"
