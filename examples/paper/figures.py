@@ -123,8 +123,8 @@ def _images(experiment: Experiment, folder: Path) -> Path | None:
         if not (where / "evaluation.json").exists():
             continue
         last = Evaluation.load(where).results[-1]
-        shown = [p for p in last.measured if p.question and p.number == 0][:10]
-        shown += [p for p in last.measured if p.question is None][:2]
+        shown = [p for p in last.images if p.question and p.number == 0][:10]
+        shown += [p for p in last.images if p.question is None][:2]
         label = cell.regularization.arm if cell.regularization else "none"
         rows.append((label, [Image.open(where / p.file).convert("RGB") for p in shown]))
     if not rows:

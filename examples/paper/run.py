@@ -103,29 +103,28 @@ def run_folder(experiment: Experiment, cell: Cell) -> Path:
 
 def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
     """Draw and measure what a cell asks, at its points."""
-    from regforge.evaluation import evaluate, open_model
+    from regforge.evaluation import EvaluationSettings, evaluate, open_model
     from regforge.progress import Reporter
 
     about = experiment.subjects[cell.subject]
     run = run_folder(experiment, cell)
     for suite, points in cell.prompts:
         models = [open_model(run / "snapshots" / f"step-{step:06d}") for step in points]
-        evaluate(
-            models,
-            out=evaluation_folder(experiment, cell, suite),
+        settings = EvaluationSettings(
             references=about.references,
             suites=[suite],
             **_drawing(experiment),
-            structure=experiment.structure_encoder,
-            alignment=experiment.alignment_encoder,
-            lettering=False,
+            structure_encoder=experiment.structure_encoder,
+            alignment_encoder=experiment.alignment_encoder,
+            text_fidelity=False,
             with_base=_with_base(experiment, cell),
-            reporter=Reporter(quiet=True),
         )
+        folder = evaluation_folder(experiment, cell, suite)
+        evaluate(models, settings, out=folder, reporter=Reporter(quiet=True))
 
 
 def _drawing(experiment: Experiment) -> dict[str, Any]:
-    """How images are drawn, as `evaluate` takes it and `evaluation.json` has it."""
+    """How images are drawn, as `EvaluationSettings` and `evaluation.json` have it."""
     return {
         "samples": experiment.samples,
         "class_samples": experiment.class_samples,

@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grid import Cell, Experiment, cells, stem, steps_of
-from regforge.evaluation.interface import Interval, Metric
+from regforge.evaluation.metrics import Interval, Metric, difference, interval
 from regforge.evaluation.results import Evaluation
-from regforge.evaluation.statistics import difference, interval
 
 BOTH = Metric(
     "both",
@@ -74,7 +73,7 @@ def _of_cell(experiment: Experiment, cell: Cell) -> Iterator[Score]:
         if not (folder / "evaluation.json").exists():
             continue
         for result in Evaluation.load(folder).results:
-            for image in result.measured:
+            for image in result.images:
                 question = image.question.text if image.question else image.prompt
                 asked = (question, image.number)
                 group = image.question.group if image.question else ""

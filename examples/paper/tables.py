@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from grid import stem
-from regforge.evaluation.interface import METRICS, Interval
-from regforge.evaluation.statistics import is_clear
+from regforge.evaluation.metrics import METRICS, Interval, is_clear
 from scores import BASE, BOTH, PLAIN, Found, Groups, Score, mean_of, paired
 
 SHOWN = ("dino", "clip_t", "matched", "both", "pres")

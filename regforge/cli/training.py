@@ -199,31 +199,29 @@ def evaluate(
 
     Example: regforge evaluate runs/teapot-naive runs/teapot-structured --limit 8 --samples 1
     """
-    from regforge.evaluation.folder import default_folder
-    from regforge.evaluation.running import evaluate as measure
+    from regforge.evaluation.evaluation_run import default_folder
+    from regforge.evaluation.evaluation_run import evaluate as measure
+    from regforge.evaluation.planning import EvaluationSettings
 
+    settings = EvaluationSettings(
+        subject=subject,
+        references=references,
+        base_model=base_model,
+        suites=suite or None,
+        samples=samples,
+        limit=limit,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        structure_encoder=structure_encoder,
+        alignment_encoder=alignment_encoder,
+        text_fidelity=not no_text,
+        with_base=not no_base,
+        snapshots=snapshots,
+    )
     folder = out or default_folder(models)
     with kept_if_interrupted(folder):
-        done = measure(
-            models,
-            out=folder,
-            subject=subject,
-            references=references,
-            suites=suite or None,
-            samples=samples,
-            seed=seed,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            base_model=base_model,
-            structure=structure_encoder,
-            alignment=alignment_encoder,
-            lettering=not no_text,
-            with_base=not no_base,
-            snapshots=snapshots,
-            limit=limit,
-            fresh=fresh,
-            reporter=reporter_for(quiet),
-        )
+        done = measure(models, settings, out=folder, fresh=fresh, reporter=reporter_for(quiet))
     show(done, as_json)
     if not as_json:
         echo(f"\nImages and plots: {shortened(done.folder / 'report.html')}")

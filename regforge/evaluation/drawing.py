@@ -1,127 +1,128 @@
 """Draws images with trained models, one base model in memory at a time.
 
-    artist = Artist(steps=25)
-    with artist.using(model) as pen:
-        for drawn in pen.draw(wanted, folder=Path("images")):
+    with ModelPool(steps=25) as pool, pool.use(model) as loaded:
+        for image in loaded.draw(requests, folder=Path("images")):
             ...
 
-A LoRA is laid on the base model and taken off again, so that ten LoRAs cost one loading. An image
+A LoRA is put on the base model and taken off again, so that ten LoRAs cost one loading. An image
 depends on its model, prompt, seed and settings, and on nothing else; what made it is written into
 its file, and a file that says the same is not drawn again. How a pipeline is called, and what to do
-when memory runs out, `regforge.images` knows.
+when memory runs out, is the business of `regforge.images`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from regforge.evaluation import png
-from regforge.evaluation.base_model import BaseModel, in_our_words
-from regforge.evaluation.interface import Drawn, EvaluationError, PersonalizedModel, Wanted
-from regforge.evaluation.model_files import base_digest, section
-from regforge.files import write_atomically
+from regforge.embedded.pipeline import quiet_loading
+from regforge.evaluation.definitions import EvaluationError, ImageRequest, PersonalizedModel
+from regforge.evaluation.models import base_digest
+from regforge.files import parse_json, write_atomically
 from regforge.images.curation import constant_colour_of
+from regforge.images.loading import EMBEDDED, ModelChoice, load_model
 from regforge.images.loras import lay_on, silent, take_off
-from regforge.images.renderer import RenderError
+from regforge.images.renderer import ModelIdentity, RenderedImage, RenderError
 from regforge.images.schedulers import sampler_name
+from regforge.journal import Journal
 from regforge.progress import Reporter, Task
+from regforge.recipe.models import Render
 from regforge.records import ImageJob, Prompt
 
 if TYPE_CHECKING:
+    import torch
+
     from regforge.images.local import LocalRenderer
-    from regforge.images.renderer import RenderedImage
+    from regforge.prompts.tokens import TokenBudget
 
 STEPS = 25
-"""Denoising steps where nobody says otherwise."""
+"""Denoising steps by default."""
+
+_EMBEDDED_GUIDANCE = 4.0  # what the embedded pipeline was measured with
+_USUAL_GUIDANCE = 5.0
+_CHUNK = "regforge"  # of a PNG: what made it, as JSON
+_BLACKED_OUT = "blacked_out"
 
 
 def seed_of(seed: int, prompt: str, number: int) -> int:
-    """The seed of an image, 0 to 2**32 - 1: the same for all models.
-
-    Args:
-        seed: Of the whole evaluation.
-        prompt: What is drawn, or what stands for it.
-        number: Which sample of it, from 0.
-    """
+    """The seed of a sample of a prompt, 0 to 2**32 - 1: the same for all models."""
     text = f"{seed}\0{prompt}\0{number}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
 
 
-class Artist:
-    """Draws with one model after the other.
-
-    Args:
-        device: `cuda`, `mps`, `cpu`, ...; the best there is if left out.
-        dtype: `float32`, `float16` or `bfloat16`; the best for the device if left out.
-        steps: Denoising steps.
-        guidance_scale: Classifier-free guidance; the model's own (of its recipe's validation, else
-            of its pipeline) if left out.
-        batch_size: Images at a time; as many as memory suffices for if left out.
-        resolution: Side of the square images, in pixels; what the model was trained at (its
-            recipe's `data.resolution`, else its base model's own) if left out.
-        reporter: Where people are told about smaller batches and the like.
+@dataclass(kw_only=True)
+class ModelPool:
+    """Loads models, one after the other, and keeps the base model for the next one.
 
     Attributes:
+        device: `cuda`, `mps`, `cpu`, ...; the best there is by default.
+        dtype: `float32`, `float16` or `bfloat16`; the best for the device by default.
+        guidance_scale: The model's own (of its recipe's validation, else of its pipeline) by
+            default.
+        batch_size: Images at a time; as many as memory suffices for by default.
+        resolution: Side of the square images, in pixels; by default what the model was trained at
+            (its recipe's `data.resolution`, else its base model's own).
         notes: What people should know about the images drawn so far, a sentence each.
 
     Raises:
         EvaluationError: A number is out of range.
     """
 
-    def __init__(
-        self,
-        device: str | None = None,
-        dtype: str | None = None,
-        steps: int = STEPS,
-        guidance_scale: float | None = None,
-        batch_size: int | None = None,
-        *,
-        resolution: int | None = None,
-        reporter: Reporter | None = None,
-    ) -> None:
-        _check(steps, guidance_scale, batch_size, resolution)
-        self.notes: list[str] = []
-        self.device = device
-        self.dtype = dtype or "auto"
-        self.steps = steps
-        self.guidance_scale = guidance_scale
-        self.batch_size = batch_size
-        self.resolution = resolution
-        self.reporter = reporter or Reporter(quiet=True)
-        self._loaded: tuple[tuple[str | None, ...], BaseModel] | None = None
+    device: str | None = None
+    dtype: str | None = None
+    steps: int = STEPS
+    guidance_scale: float | None = None
+    batch_size: int | None = None
+    resolution: int | None = None
+    reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
+    notes: list[str] = field(default_factory=list, init=False)
+    _base: tuple[tuple[str | None, ...], BaseModel] | None = field(default=None, init=False)
 
-    def __enter__(self) -> Artist:
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("number of steps", self.steps, 1, 1000),
+            ("guidance scale", self.guidance_scale, 0, 50),
+            ("batch size", self.batch_size, 1, 1024),
+            ("resolution", self.resolution, 8, 8192),
+        ):
+            if value is not None and not least <= value <= most:
+                raise EvaluationError(f"The {name} is {value}; it can be {least} to {most}.")
+
+    def __enter__(self) -> ModelPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextmanager
-    def using(self, model: PersonalizedModel) -> Iterator[Pen]:
-        """Take up a model. It is loaded when its first image has to be drawn.
+    def use(self, model: PersonalizedModel) -> Iterator[LoadedModel]:
+        """Draw with a model. It is loaded when its first image has to be drawn.
 
-        Its LoRA is taken off when the block ends; the base model is kept for the next one.
+        Its LoRA is taken off when the block ends.
         """
-        pen = Pen(self, model)
+        loaded = LoadedModel(self, model)
         try:
-            yield pen
+            yield loaded
         finally:
-            pen._put_down()
+            loaded.unload()
 
     def close(self) -> None:
         """Give back the memory of the base model."""
-        if self._loaded is not None:
+        if self._base is not None:
             from regforge.devices import free_memory
 
-            self._loaded = None
+            self._base = None
             free_memory()
 
     def settings_for(self, model: PersonalizedModel) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class Artist:
         None stands for what the base model's pipeline takes by itself.
         """
         guidance = self.guidance_scale if self.guidance_scale is not None else model.guidance_scale
-        trained_at = section(model.recipe, "data").get("resolution")
+        trained_at = model.setting("data", "resolution")
         return {
             "base_model": model.base,
             "revision": model.revision,
@@ -148,154 +149,140 @@ class Artist:
             self.notes.append(text)
             self.reporter.say(f"note: {text}")
 
-    def _base(self, model: PersonalizedModel) -> BaseModel:
+    def base(self, model: PersonalizedModel) -> BaseModel:
         """The base model of a model, loaded if it is not there yet."""
         key = (model.base, model.revision, model.variant)
-        if self._loaded is not None and self._loaded[0] == key:
-            return self._loaded[1]
-        self.close()
-        self._loaded = (
-            key,
-            BaseModel.load(
-                model,
-                device=self.device,
-                dtype=self.dtype,
-                resolution=self.settings_for(model)["resolution"],
-            ),
-        )
-        return self._loaded[1]
+        if self._base is None or self._base[0] != key:
+            self.close()
+            self._base = (key, BaseModel.load(model, self))
+        return self._base[1]
 
 
-class Pen:
-    """Draws with one model; made by `Artist.using`."""
+class LoadedModel:
+    """Draws with one model; made by `ModelPool.use`."""
 
-    def __init__(self, artist: Artist, model: PersonalizedModel) -> None:
-        self._artist = artist
+    def __init__(self, pool: ModelPool, model: PersonalizedModel) -> None:
+        self._pool = pool
         self._model = model
-        self._settings = artist.settings_for(model)
-        self._renderer: LocalRenderer | None = None
+        self._settings = pool.settings_for(model)
         self._base: BaseModel | None = None
-        self._laid_on = False
+        self._renderer: LocalRenderer | None = None
 
     def draw(
-        self, wanted: Sequence[Wanted], *, folder: Path | None = None, task: Task | None = None
-    ) -> Iterator[Drawn]:
-        """Draw images, in order.
+        self,
+        requests: Sequence[ImageRequest],
+        *,
+        folder: Path | None = None,
+        task: Task | None = None,
+    ) -> Iterator[Image.Image]:
+        """Draw images, RGB, in order.
 
         Those in the folder that were made from the same weights, prompt, seed and settings are
         read; others are drawn and written there, as PNG. A batch of which one is missing is drawn
         again whole, so that an interruption leaves no trace in the images.
-
-        Args:
-            wanted: What to draw. Each `file` differs.
-            folder: Where files go and come from; None keeps none.
-            task: Is advanced by one an image.
 
         Raises:
             RenderError: The model cannot be loaded, or an image cannot be drawn.
             LoraError: The LoRA does not go with the base model.
             StorageError: A file cannot be written.
         """
-        there = [self._is_there(each, folder) for each in wanted]
-        drawing = iter(()) if all(there) else self._drawn(wanted, there)
-        ahead = next(drawing, None)
-        for number, each in enumerate(wanted):
-            image = None
-            if ahead is not None and ahead.job.index == number:
-                image, ahead = ahead, None
-            if there[number]:
-                decoded = self._read(each, folder)
-                if task is not None:
-                    task.skip(1)
+        model = self._model
+        paths = [folder / each.file if folder and each.file else None for each in requests]
+        facts = [{"prompt": r.prompt, "seed": r.seed, **self._settings} for r in requests]
+        ready = [
+            path is not None and is_made_from(path, made_from)
+            for path, made_from in zip(paths, facts, strict=True)
+        ]
+        drawn = iter(()) if all(ready) else self._missing(requests, ready)
+        for path, made_from, there in zip(paths, facts, ready, strict=True):
+            if there and path is not None:
+                with Image.open(path, formats=["PNG"]) as file:
+                    nsfw = bool(json.loads(file.info[_CHUNK]).get(_BLACKED_OUT))
+                    image = file.convert("RGB")
             else:
-                assert image is not None
-                decoded = self._kept(each, image, folder)
-                if task is not None:
-                    task.advance()
-            yield Drawn(each, decoded)
-            if image is not None:
-                ahead = next(drawing, None)
+                rendered = next(drawn)
+                nsfw, image = rendered.nsfw, Image.fromarray(rendered.pixels)
+            if nsfw:
+                self._pool.note(
+                    f"The safety checker of {model.base} made images of {model.name} black."
+                )
+            elif constant_colour_of(image) is not None:
+                self._pool.note(
+                    f"Images of {model.name} show nothing: they are black, or of a single colour."
+                )
+            if path is not None and not there:
+                write_atomically(path, self._as_png(image, made_from, nsfw))
+            if task is not None:
+                (task.skip if there else task.advance)(1)
+            yield image
 
-    # ------------------------------------------------------------------------------------- files
+    def unload(self) -> None:
+        """Leave the base model as it was."""
+        base, self._base, self._renderer = self._base, None, None
+        if base is not None and self._model.weights is not None:
+            try:
+                take_off(base.pipeline)
+            except BaseException:
+                self._pool.close()  # its state is unknown
+                raise
 
-    def _is_there(self, wanted: Wanted, folder: Path | None) -> bool:
-        """Whether the file is whole and holds this very image."""
-        if folder is None or wanted.file is None:
-            return False
-        return png.is_made_from(folder / wanted.file, self._made_from(wanted))
+    def _load(self) -> LocalRenderer:
+        """Load what is needed, and put the LoRA on."""
+        if self._base is None:
+            base = self._pool.base(self._model)
+            if self._model.weights is not None:
+                try:
+                    notes = lay_on(base.pipeline, self._model.base, [(self._model.weights, 1.0)])
+                except BaseException:
+                    self._pool.close()  # its state is unknown
+                    raise
+                for note in notes:
+                    self._pool.note(f"{self._model.name}: {note}")
+            self._base = base
+        self._renderer = self._base.renderer(self._settings, self._pool)
+        return self._renderer
 
-    def _made_from(self, wanted: Wanted) -> dict[str, Any]:
-        return {"prompt": wanted.prompt, "seed": wanted.seed, **self._settings}
-
-    def _read(self, wanted: Wanted, folder: Path | None) -> Image.Image:
-        assert folder is not None
-        assert wanted.file is not None
-        image, blacked_out = png.read(folder / wanted.file)
-        self._note_blank(image, blacked_out)
-        return image
-
-    def _kept(self, wanted: Wanted, image: RenderedImage, folder: Path | None) -> Image.Image:
-        decoded = Image.fromarray(image.pixels)
-        self._note_blank(decoded, image.nsfw)
-        if folder is not None and wanted.file is not None:
-            write_atomically(folder / wanted.file, self._as_png(wanted, decoded, image.nsfw))
-        return decoded
-
-    def _as_png(self, wanted: Wanted, image: Image.Image, blacked_out: bool) -> bytes:
-        """The image with what made it."""
-        assert self._renderer is not None
-        made_from = {"model": self._model.name, **self._made_from(wanted)}
-        identity = self._renderer.identity
-        parameters = {
-            "Steps": self._artist.steps,
-            "Sampler": sampler_name(identity.scheduler),
-            "CFG scale": f"{self._base_guidance():g}",
-            "Seed": wanted.seed,
-            "Size": f"{image.width}x{image.height}",
-            "Model": json.dumps(self._model.name),
-            "Base model": json.dumps(self._model.base),
-            "Weights": self._model.digest[:10],
-            "Generator": "regforge",
-        }
-        return png.as_png(image, made_from, parameters, blacked_out=blacked_out)
-
-    def _note_blank(self, image: Image.Image, blacked_out: bool) -> None:
-        """Say, once, that there are images that show nothing."""
-        if blacked_out:
-            self._artist.note(
-                f"The safety checker of {self._model.base} made images of {self._model.name} black."
-            )
-        elif constant_colour_of(image) is not None:
-            self._artist.note(
-                f"Images of {self._model.name} show nothing: they are black, or of a single colour."
-            )
-
-    # ----------------------------------------------------------------------------------- drawing
-
-    def _drawn(self, wanted: Sequence[Wanted], there: Sequence[bool]) -> Iterator[RenderedImage]:
-        """Images of all batches of which one is missing, in order."""
-        renderer = self._take_up()
-        self._note_too_long(
-            [each.prompt for each, ready in zip(wanted, there, strict=True) if not ready]
-        )
+    def _missing(
+        self, requests: Sequence[ImageRequest], ready: Sequence[bool]
+    ) -> Iterator[RenderedImage]:
+        """Images that are not ready, in order."""
+        renderer = self._renderer or self._load()
+        assert self._base is not None
+        missing = (each.prompt for each, there in zip(requests, ready, strict=True) if not there)
+        for prompt in dict.fromkeys(missing):
+            tokens, limit = self._base.budget.count(prompt), self._base.budget.limit
+            if tokens > limit:
+                self._pool.note(
+                    f"The prompt has {tokens} tokens, and {self._model.base} reads the first "
+                    f"{limit} of them: {prompt}"
+                )
         size = renderer.batch_size
         numbers = [
             number
-            for start in range(0, len(wanted), size)
-            if not all(there[start : start + size])
-            for number in range(start, min(start + size, len(wanted)))
+            for start in range(0, len(requests), size)
+            if not all(ready[start : start + size])
+            for number in range(start, min(start + size, len(requests)))
         ]
-        yield from self._as_numbers(renderer, wanted, numbers)
+        drawn = self._drawn(renderer, requests, numbers)
+        return (image for image in drawn if not ready[image.job.index])
 
-    def _as_numbers(
-        self, renderer: LocalRenderer, wanted: Sequence[Wanted], numbers: Sequence[int]
+    def _drawn(
+        self, renderer: LocalRenderer, requests: Sequence[ImageRequest], numbers: Sequence[int]
     ) -> Iterator[RenderedImage]:
-        jobs = [_job(number, wanted[number]) for number in numbers]
+        jobs = []
+        for number in numbers:
+            request = requests[number]
+            prompt = Prompt(number, request.prompt, "", "object", "import")
+            jobs.append(
+                ImageJob(number, request.file or repr(request.prompt), prompt, request.seed)
+            )
         done = 0
         try:
             for image in _silently(renderer.render(jobs)):
-                if self._overflowed(image):
-                    break
+                dtype = renderer.identity.dtype
+                black = dtype == "float16" and not image.nsfw and not np.any(image.pixels)
+                if black or (image.not_finite and dtype != "float32"):
+                    break  # numbers became too large for half precision
                 if image.not_finite:
                     raise RenderError(
                         f"What {self._model.name} draws overflows (NaN), in float32 too.",
@@ -305,80 +292,50 @@ class Pen:
                 yield image
                 done += 1
         except RenderError as error:
-            raise in_our_words(error) from error
+            raise _without_keys(error) from error
         if done < len(jobs):
-            renderer = self._more_exact()
-            yield from self._as_numbers(renderer, wanted, numbers[done:])
-
-    def _overflowed(self, image: RenderedImage) -> bool:
-        """Whether an image is black because numbers became too large for half precision."""
-        assert self._renderer is not None
-        dtype = self._renderer.identity.dtype
-        black = dtype == "float16" and not image.nsfw and not np.any(image.pixels)
-        return black or (image.not_finite and dtype != "float32")
-
-    def _more_exact(self) -> LocalRenderer:
-        """The same base model in float32."""
-        assert self._base is not None
-        assert self._renderer is not None
-        self._artist.note(
-            f"{self._model.base} draws black in {self._renderer.identity.dtype}; going on in "
-            "float32, which takes more memory and time."
-        )
-        self._base.to_float32()
-        self._renderer = self._base.renderer(
-            self._settings, self._artist.batch_size, self._artist.reporter
-        )
-        return self._renderer
-
-    def _take_up(self) -> LocalRenderer:
-        """Load what is needed, and lay the LoRA on."""
-        if self._renderer is None:
-            self._base = self._artist._base(self._model)
-            if self._model.weights is not None and not self._laid_on:
-                self._lay_on(self._model.weights)
-            self._renderer = self._base.renderer(
-                self._settings, self._artist.batch_size, self._artist.reporter
+            assert self._base is not None
+            self._pool.note(
+                f"{self._model.base} draws black in {renderer.identity.dtype}; going on in "
+                "float32, which takes more memory and time."
             )
-        return self._renderer
+            self._base.to_float32()
+            yield from self._drawn(self._load(), requests, numbers[done:])
 
-    def _lay_on(self, weights: Path) -> None:
+    def _as_png(self, image: Image.Image, made_from: Mapping[str, Any], nsfw: bool) -> bytes:
+        """The image with what made it: as JSON for us, and as web UIs write it for browsers."""
+        assert self._renderer is not None
         assert self._base is not None
-        try:
-            notes = lay_on(self._base.pipeline, self._model.base, [(weights, 1.0)])
-        except BaseException:
-            self._artist.close()  # nobody knows what state it is in
-            raise
-        self._laid_on = True
-        for note in notes:
-            self._artist.note(f"{self._model.name}: {note}")
+        parameters = {
+            "Steps": self._pool.steps,
+            "Sampler": sampler_name(self._renderer.identity.scheduler),
+            "CFG scale": f"{self._base.guidance(self._settings):g}",
+            "Seed": made_from["seed"],
+            "Size": f"{image.width}x{image.height}",
+            "Model": json.dumps(self._model.name),
+            "Base model": json.dumps(self._model.base),
+            "Weights": self._model.digest[:10],
+            "Generator": "regforge",
+        }
+        line = ", ".join(f"{key}: {value}" for key, value in parameters.items())
+        chunks = PngInfo()
+        chunks.add_text("parameters", f"{made_from['prompt']}\n{line}".replace("\0", ""))
+        facts = {"model": self._model.name, **made_from, **({_BLACKED_OUT: True} if nsfw else {})}
+        chunks.add_text(_CHUNK, json.dumps(facts))
+        out = io.BytesIO()
+        image.save(out, "PNG", pnginfo=chunks, compress_level=1)  # 6 takes longer and saves little
+        return out.getvalue()
 
-    def _put_down(self) -> None:
-        """Leave the base model as it was."""
-        self._renderer = None
-        if self._laid_on and self._base is not None:
-            self._laid_on = False
-            try:
-                take_off(self._base.pipeline)
-            except BaseException:
-                self._artist.close()  # nobody knows what state it is in
-                raise
-        self._base = None
 
-    def _base_guidance(self) -> float:
-        assert self._base is not None
-        return self._base.guidance(self._settings)
-
-    def _note_too_long(self, prompts: Iterable[str]) -> None:
-        """Name prompts of which the text encoder does not see the end; once."""
-        assert self._base is not None
-        for prompt in dict.fromkeys(prompts):
-            tokens, limit = self._base.tokens(prompt)
-            if tokens > limit:
-                self._artist.note(
-                    f"The prompt has {tokens} tokens, and {self._model.base} reads the first "
-                    f"{limit} of them: {prompt}"
-                )
+def is_made_from(path: Path, made_from: Mapping[str, Any]) -> bool:
+    """Whether a PNG is there, is whole, and says that all this made it."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            facts = parse_json(image.info[_CHUNK])
+            image.verify()
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return isinstance(facts, dict) and made_from.items() <= facts.items()
 
 
 def _silently(images: Iterator[RenderedImage]) -> Iterator[RenderedImage]:
@@ -391,20 +348,103 @@ def _silently(images: Iterator[RenderedImage]) -> Iterator[RenderedImage]:
         yield image
 
 
-def _check(
-    steps: int, guidance_scale: float | None, batch_size: int | None, resolution: int | None
-) -> None:
-    limits = (
-        ("number of steps", steps, 1, 1000),
-        ("guidance scale", guidance_scale, 0, 50),
-        ("batch size", batch_size, 1, 1024),
-        ("resolution", resolution, 8, 8192),
-    )
-    for name, value, least, most in limits:
-        if value is not None and not least <= value <= most:
-            raise EvaluationError(f"The {name} is {value}; it can be {least} to {most}.")
+# --------------------------------------------------------------------------------- the base model
 
 
-def _job(number: int, wanted: Wanted) -> ImageJob:
-    prompt = Prompt(number, wanted.prompt, "", "object", "import")
-    return ImageJob(number, wanted.file or f"{wanted.prompt!r}", prompt, wanted.seed)
+@dataclass
+class BaseModel:
+    """A base model in memory: a diffusers pipeline on its device."""
+
+    pipeline: Any
+    name: str
+    folder: Path
+    dtype: str
+    device: torch.device
+
+    @classmethod
+    def load(cls, model: PersonalizedModel, pool: ModelPool) -> BaseModel:
+        """Load a model's base as a pool says and put it where it computes.
+
+        Raises:
+            RenderError: It is not there, cannot be used, or does not fit.
+        """
+        from regforge.devices import pick_device, pick_dtype
+        from regforge.images.local import default_size, place
+
+        choice = ModelChoice(
+            model.base, model.revision, model.variant, key="base_model", variant_key="variant"
+        )
+        size = pool.settings_for(model)["resolution"]
+        try:
+            device = pick_device(pool.device, "device")
+            dtype = pick_dtype(pool.dtype or "auto", device, "dtype")
+            pipeline, folder = load_model(choice, dtype)
+            render = Render(model=model.base, width=size, height=size)
+            width, height = default_size(pipeline, render)
+            place(pipeline, render, device, width * height)
+        except RenderError as error:
+            raise _without_keys(error) from error
+        return cls(pipeline, model.base, folder, str(dtype).removeprefix("torch."), device)
+
+    def renderer(self, settings: Mapping[str, Any], pool: ModelPool) -> LocalRenderer:
+        """A renderer of the pipeline as it is now; it encodes prompts anew."""
+        from regforge.devices import first_batch_size
+        from regforge.images.local import LocalRenderer, default_size
+
+        render = Render(
+            model=self.name,
+            steps=settings["steps"],
+            guidance_scale=self.guidance(settings),
+            width=settings["resolution"],
+            height=settings["resolution"],
+        )
+        width, height = default_size(self.pipeline, render)
+        scheduler = type(self.pipeline.scheduler).__name__
+        return LocalRenderer(
+            self.pipeline,
+            render,
+            ModelIdentity(self.name, None, scheduler, self.dtype, width, height),
+            pool.batch_size or first_batch_size(self.device, width * height),
+            journal=Journal(None),
+            reporter=pool.reporter,
+        )
+
+    def guidance(self, settings: Mapping[str, Any]) -> float:
+        """The guidance scale of the settings, else what the pipeline takes by itself."""
+        from regforge.images.local import inputs_of
+
+        if settings["guidance_scale"] is not None:
+            return float(settings["guidance_scale"])
+        if self.name == EMBEDDED:
+            return _EMBEDDED_GUIDANCE
+        parameter = inputs_of(self.pipeline).get("guidance_scale")
+        default = None if parameter is None else parameter.default
+        return float(default) if isinstance(default, int | float) else _USUAL_GUIDANCE
+
+    def to_float32(self) -> None:
+        """Compute in float32 from now on."""
+        import torch
+
+        self.pipeline.to(torch.float32)
+        self.dtype = "float32"
+
+    @cached_property
+    def budget(self) -> TokenBudget:
+        """Counts tokens of prompts; its limit is what the text encoder reads."""
+        from regforge.prompts.tokens import token_budget
+
+        with quiet_loading():
+            return token_budget(Render(model=str(self.folder)), offline=True)
+
+
+def _without_keys(error: RenderError) -> RenderError:
+    """The same error without hints at keys of a dataset's recipe, which there is none of here."""
+    hint = error.hint
+    if hint is not None and "render." in hint:
+        hint = (
+            "Use a GPU with more memory, give the one there is back from other programs, or draw "
+            "on the CPU: CUDA_VISIBLE_DEVICES= before the command."
+            if "emory" in error.message
+            else None
+        )
+    return type(error)(error.message.replace("render.", ""), hint=hint)

@@ -1,145 +1,102 @@
-"""Images and captions as vectors whose cosine means something: DINO, CLIP and their like.
+"""Encoders: images and captions as unit vectors whose cosine says how alike they are.
 
-Any transformers checkpoint will do, from the Hub or from a folder, and the embedded judge. Knows
-how such models want their images and captions; where they come from, `encoder_files` knows.
+Takes any transformers checkpoint (DINO, CLIP and their like) from the Hub or a folder, the embedded
+judge, and LPIPS where torchmetrics is installed. Loads safetensors only and runs no code of a
+repository.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from regforge.devices import pick_device
+from regforge.digests import revision_of
 from regforge.embedded import ALIGNMENT, IDENTITY
-from regforge.evaluation.encoder_files import CLIP, DINO, EMBEDDED, Loaded, load
-from regforge.evaluation.interface import EvaluationError, ImageEncoder, TextImageEncoder
+from regforge.embedded.pipeline import quiet_loading, require_folder
+from regforge.evaluation.definitions import EvaluationError, absolute
 from regforge.evaluation.suites import is_tinyworld
+from regforge.hub import HubAddress, HubError, explained
+from regforge.words import first_line
 
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
+EMBEDDED = "embedded/judge"
+DINO = "facebook/dino-vits16"
+CLIP = "openai/clip-vit-base-patch32"
+INSTALL_LPIPS = "DIV is not LPIPS: that needs `pip install torchmetrics torchvision`."
 
-__all__ = [
-    "CLIP",
-    "DINO",
-    "EMBEDDED",
-    "EncoderNames",
-    "default_encoders",
-    "open_image_encoder",
-    "open_text_image_encoder",
-]
-
+_LOCAL = (
+    "A local folder with a transformers model works too (--structure-encoder, "
+    "--alignment-encoder). embedded/judge needs no network; it knows nothing but images of "
+    "embedded/tinyworld."
+)
 _BATCH = 32
 # Trained on lower case, padded to full length and with nothing masked; see SigLIP's model cards.
 _SIGLIP = ("siglip", "siglip2")
 _MOST_TOKENS = 512
+_ALEXNET = "alexnet-owt-7be5be79.pth"
+_LPIPS_BATCH = 8
 
 
-@dataclass(frozen=True)
-class EncoderNames:
-    """Which encoders measure.
+def default_encoders(base: str) -> tuple[str, str]:
+    """Names of the structure and the alignment encoder for images of a base model.
 
-    Attributes:
-        structure: Whose vectors say whether it is this subject: `facebook/dino-vits16`.
-        alignment: Whose vectors put images beside captions: `openai/clip-vit-base-patch32`.
-    """
-
-    structure: str
-    alignment: str
-
-
-def default_encoders(base: str) -> EncoderNames:
-    """The encoders for images of a base model, where nobody names others.
-
-    DreamBooth measures with DINO ViT-S/16 and does not say which CLIP; ViT-B/32 is what those who
+    DreamBooth measures with DINO ViT-S/16 and does not name its CLIP; ViT-B/32 is what those who
     repeat it take. The embedded judge is for the embedded pipeline.
     """
-    return EncoderNames(EMBEDDED, EMBEDDED) if is_tinyworld(base) else EncoderNames(DINO, CLIP)
+    return (EMBEDDED, EMBEDDED) if is_tinyworld(base) else (DINO, CLIP)
 
 
-def open_image_encoder(name: str, *, device: str | None = None) -> ImageEncoder:
-    """Load an encoder of images.
+# -------------------------------------------------------------------------------- transformers
 
-    What its vectors are: those of a CLIP-like model's image half (`get_image_features`); the CLS
-    token behind the last layer (DINO, DINOv2, ViT); else the pooled output (ResNet, ConvNeXt).
+
+class ImageEncoder:
+    """Images to unit vectors.
+
+    The vectors are those of a CLIP-like model's image half (`get_image_features`); the CLS token
+    behind the last layer (DINO, DINOv2, ViT); else the pooled output (ResNet, ConvNeXt).
 
     Args:
         name: A folder, `user/name`, `user/name@revision`, or `embedded/judge`.
-        device: Where to compute; the best there is by default. Always in float32.
-
-    Raises:
-        EvaluationError: It is not there, cannot be loaded, or gives no vectors.
-        HubError: The Hub has it not, or cannot be reached.
-    """
-    return _ImageEncoder(load(name, IDENTITY), pick_device(device))
-
-
-def open_text_image_encoder(name: str, *, device: str | None = None) -> TextImageEncoder:
-    """Load an encoder of images and captions: CLIP, SigLIP, AltCLIP, ...
-
-    Args:
-        name: As for `open_image_encoder`.
-        device: As for `open_image_encoder`.
-
-    Raises:
-        EvaluationError: It is not there, cannot be loaded, or takes no captions.
-        HubError: The Hub has it not, or cannot be reached.
-    """
-    loaded = load(name, ALIGNMENT)
-    if not all(hasattr(loaded.model, f"get_{half}_features") for half in ("image", "text")):
-        raise EvaluationError(
-            f"{name} is a {type(loaded.model).__name__}, which does not put images and captions "
-            "side by side.",
-            hint=f"Name a CLIP-like model, such as {CLIP}.",
-        )
-    return _ImageTextEncoder(loaded, pick_device(device))
-
-
-# -------------------------------------------------------------------------------------- encoders
-
-
-class _ImageEncoder:
-    """An `ImageEncoder` of a transformers model.
+        device: The best there is by default. Always in float32.
+        judge: The folder that `embedded/judge` stands for.
 
     Attributes:
-        name: Model and revision.
+        name: Model and revision, as results have it: `facebook/dino-vits16@<commit>`.
         notes: What a reader of the results must know, a sentence each.
+
+    Raises:
+        EvaluationError: It is not there, cannot be loaded, lacks weights, or gives no vectors.
+        HubError: The Hub has it not, or cannot be reached.
     """
 
-    def __init__(self, loaded: Loaded, device: torch.device) -> None:
-        self.name = loaded.name
+    def __init__(self, name: str, *, device: str | None = None, judge: Path = IDENTITY) -> None:
+        self._source = _find(name, judge)
+        model, self._processor, lacks_pooler = _load(self._source)
+        self.name = _versioned(self._source, model)
         self.notes: list[str] = []
-        self._model = loaded.model.to(device).eval()
-        self._processor = loaded.processor
-        self._device = device
-        self._crop = _own_crop(loaded.model.config, loaded.processor)
-        self._cls = any(
-            name.rpartition(".")[2] == "cls_token" for name, _ in loaded.model.named_parameters()
-        )
-        if (
-            loaded.lacks_pooler
-            and not self._cls
-            and not hasattr(loaded.model, "get_image_features")
-        ):
-            raise EvaluationError(f"{loaded.name} has no weights for its pooled output.")
+        self._device = pick_device(device, "device")
+        self._model = model.to(self._device).eval()
+        self._crop = _dino_crop(model.config, self._processor)
+        parameters = (each for each, _ in model.named_parameters())
+        self._cls = any(each.rpartition(".")[2] == "cls_token" for each in parameters)
+        if lacks_pooler and not self._cls and not hasattr(model, "get_image_features"):
+            raise EvaluationError(f"{self.name} has no weights for its pooled output.")
 
     def images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Float32 [N, D], of unit length.
+        """Encode images of any size and mode; float32 [N, D], of unit length."""
+        return _joined([self._encoded(part) for part in _parts(images)])
 
-        Args:
-            images: Of any size and mode.
-
-        Raises:
-            EvaluationError: The model gives no vectors, or no numbers.
-        """
-        return self._together([self._see(part) for part in _parts(images)])
-
-    def _see(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def _encoded(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         import torch
 
         rgb = [image.convert("RGB") for image in images]
@@ -152,13 +109,16 @@ class _ImageEncoder:
             return self._units(self._features(inputs))
 
     def _features(self, inputs: Any) -> Any:
-        """The model's vectors of prepared images, [N, D]."""
+        """Vectors of prepared images, [N, D]."""
         if hasattr(self._model, "get_image_features"):
-            return _pooled(self._model.get_image_features(**_taken(self._model, inputs)))
-        seen = self._model(pixel_values=inputs["pixel_values"])
+            # SigLIP 2 takes more than pixels, others nothing else.
+            takes = inspect.signature(self._model.get_image_features).parameters
+            taken = {name: value for name, value in inputs.items() if name in takes}
+            return _pooled(self._model.get_image_features(**taken))
+        output = self._model(pixel_values=inputs["pixel_values"])
         if self._cls:
-            return seen.last_hidden_state[:, 0]
-        pooled = getattr(seen, "pooler_output", None)
+            return output.last_hidden_state[:, 0]
+        pooled = getattr(output, "pooler_output", None)
         if pooled is None:
             raise EvaluationError(
                 f"{self.name} is a {type(self._model).__name__}, which gives no vector for an "
@@ -170,75 +130,75 @@ class _ImageEncoder:
     def _units(self, features: Any) -> NDArray[np.float32]:
         import torch
 
+        units: NDArray[np.float32]
         units = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
         if not np.allclose(np.linalg.norm(units, axis=1), 1.0, atol=1e-3):  # NaN is not close
             raise EvaluationError(
                 f"{self.name} gives vectors that are zero or no numbers.",
                 hint="Its weights are damaged, or it is not meant for this device.",
             )
-        found: NDArray[np.float32] = units
-        return found
-
-    def _together(self, parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
+        return units
 
 
-class _ImageTextEncoder(_ImageEncoder):
-    """A `TextImageEncoder` of a transformers model."""
+class TextImageEncoder(ImageEncoder):
+    """Images and captions to unit vectors of one space: CLIP, SigLIP, AltCLIP, ..."""
 
-    def __init__(self, loaded: Loaded, device: torch.device) -> None:
-        super().__init__(loaded, device)
-        self._tokenizer = loaded.tokenizer()
-        self._tokens = _most_tokens(loaded.model.config, self._tokenizer)
-        self._siglip = loaded.model.config.model_type in _SIGLIP
+    def __init__(self, name: str, *, device: str | None = None, judge: Path = ALIGNMENT) -> None:
+        super().__init__(name, device=device, judge=judge)
+        if not all(hasattr(self._model, f"get_{half}_features") for half in ("image", "text")):
+            raise EvaluationError(
+                f"{name} is a {type(self._model).__name__}, which does not put images and captions "
+                "side by side.",
+                hint=f"Name a CLIP-like model, such as {CLIP}.",
+            )
+        from transformers import AutoTokenizer
+
+        with quiet_loading():
+            try:
+                source = self._source
+                self._tokenizer = AutoTokenizer.from_pretrained(source.place, **source.options)
+            except Exception as error:
+                raise _problem(self._source, error) from error
+        self._tokens = _most_tokens(self._model.config, self._tokenizer)
+        self._siglip = self._model.config.model_type in _SIGLIP
 
     def texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """Float32 [N, D], of unit length. What is too long is cut off, and `notes` says so.
-
-        Raises:
-            EvaluationError: The model gives no numbers.
-        """
-        self._note_long(captions)
-        return self._together([self._read(part) for part in _parts(captions)])
-
-    def _read(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Encode captions; float32 [N, D], of unit length. What is too long is cut and noted."""
         import torch
 
-        # Some models were trained with captions padded to full length; the others do not mind.
-        inputs = self._tokenizer(
-            [text.lower() if self._siglip else text for text in captions],
-            padding="max_length",
-            max_length=self._tokens,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self._device)
-        if self._siglip:
-            inputs.pop("attention_mask", None)
-        with torch.inference_mode():
-            return self._units(_pooled(self._model.get_text_features(**inputs)))
-
-    def _note_long(self, captions: Sequence[str]) -> None:
         one_more = self._tokens + 1
         tokens = self._tokenizer(list(captions), truncation=True, max_length=one_more)["input_ids"]
-        long = [text for text, ids in zip(captions, tokens, strict=True) if len(ids) == one_more]
-        for text in dict.fromkeys(long):
+        for text, ids in zip(captions, tokens, strict=True):
             note = f"{self.name} reads {self._tokens} tokens; this prompt was cut: {text!r}."
-            if note not in self.notes:
+            if len(ids) == one_more and note not in self.notes:
                 self.notes.append(note)
+        parts = []
+        for part in _parts(captions):
+            # Some models were trained with captions padded to full length; others do not mind.
+            inputs = self._tokenizer(
+                [text.lower() if self._siglip else text for text in part],
+                padding="max_length",
+                max_length=self._tokens,
+                truncation=True,
+                return_tensors="pt",
+            ).to(self._device)
+            if self._siglip:
+                inputs.pop("attention_mask", None)
+            with torch.inference_mode():
+                parts.append(self._units(_pooled(self._model.get_text_features(**inputs))))
+        return _joined(parts)
 
 
 def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
 
 
+def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
+
+
 def _pooled(features: Any) -> Any:
     return getattr(features, "pooler_output", features)
-
-
-def _taken(model: Any, inputs: Any) -> dict[str, Any]:
-    """The inputs that `get_image_features` takes; those of SigLIP 2 are more than pixels."""
-    takes = inspect.signature(model.get_image_features).parameters
-    return {name: value for name, value in inputs.items() if name in takes}
 
 
 def _most_tokens(config: Any, tokenizer: Any) -> int:
@@ -249,10 +209,7 @@ def _most_tokens(config: Any, tokenizer: Any) -> int:
     return min(longest, int(tokenizer.model_max_length))
 
 
-# ----------------------------------------------------------------------------------- DINO's crop
-
-
-def _own_crop(config: Any, processor: Any) -> tuple[int, int] | None:
+def _dino_crop(config: Any, processor: Any) -> tuple[int, int] | None:
     """(shorter side, square) in pixels for a ViT whose processor squeezes; None for the others.
 
     DINO's own evaluation, and that of the benchmarks which use it, makes the shorter side 8/7 of
@@ -271,3 +228,194 @@ def _cropped(image: Image.Image, shorter: int, side: int) -> Image.Image:
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - side) / 2), round((height - side) / 2)
     return image.crop((left, top, left + side, top + side))
+
+
+# ----------------------------------------------------------------------------------- checkpoints
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a checkpoint lies; `place` and `options` as transformers takes them."""
+
+    name: str
+    place: str
+    options: dict[str, Any]
+    address: HubAddress | None = None
+
+
+def _find(name: str, judge: Path) -> _Source:
+    local = {"trust_remote_code": False, "local_files_only": True}
+    if name == EMBEDDED:
+        return _Source(name, str(require_folder(judge, "config.json")), local)
+    folder = absolute(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise EvaluationError(
+                f"{name} is no transformers model: it has no config.json.",
+                hint="Name the folder that holds config.json, model.safetensors and "
+                "preprocessor_config.json.",
+            )
+        return _Source(name, str(folder), local)
+    address = HubAddress.parse(name)
+    if address is None or name.startswith((".", "~", "/")):
+        raise EvaluationError(f"There is no folder {name}.", hint=_LOCAL)
+    options = {"trust_remote_code": False, "revision": address.revision or "main"}
+    return _Source(name, address.repo_id, options, address)
+
+
+def _load(source: _Source) -> tuple[Any, Any, bool]:
+    """Model in float32, image processor, and whether weights of the pooled output are lacking."""
+    with quiet_loading():
+        from huggingface_hub import hf_hub_download
+        from transformers import AutoImageProcessor, AutoModel
+
+        try:
+            if source.address is not None:  # the Hub's own words for a model that is not there
+                hf_hub_download(source.place, "config.json", revision=source.options["revision"])
+            model, loading = AutoModel.from_pretrained(
+                source.place,
+                dtype="float32",
+                use_safetensors=True,  # others can hold code
+                output_loading_info=True,
+                **source.options,
+            )
+            # Torchvision's images differ a little, and not everybody has it.
+            processor = AutoImageProcessor.from_pretrained(
+                source.place, backend="pil", **source.options
+            )
+        except Exception as error:  # whatever a broken file makes transformers raise
+            raise _problem(source, error) from error
+    missing = sorted(loading["missing_keys"])
+    lacking = [key for key in missing if "pooler" not in key]
+    if lacking:
+        more = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
+        raise EvaluationError(
+            f"{source.name} cannot measure: its file of weights lacks {lacking[0]}{more}."
+        )
+    return model, processor, bool(missing)
+
+
+def _versioned(source: _Source, model: Any) -> str:
+    if source.name == EMBEDDED:
+        return EMBEDDED
+    if source.address is None:
+        return f"{Path(source.place).resolve().name}@{revision_of(Path(source.place))[:19]}"
+    commit = getattr(model.config, "_commit_hash", None) or source.options["revision"]
+    return f"{source.place}@{commit}"
+
+
+def _problem(source: _Source, error: Exception) -> EvaluationError | HubError:
+    text = first_line(error)
+    if "safetensors" in text and ("no file named" in text or "have a file named" in text):
+        return EvaluationError(
+            f"{source.name} has no weights as safetensors; others can hold code, so regforge does "
+            "not load them.",
+            hint="Load it once with transformers and save it with save_pretrained, then name that "
+            "folder.",
+        )
+    if source.address is not None and _comes_from_the_hub(error):
+        found = explained(error, source.place, repo_type="model", revision=source.address.revision)
+        return HubError(found.message, hint=f"{found.hint or ''} {_LOCAL}".strip())
+    return EvaluationError(
+        f"{source.name} cannot be loaded: {text}.",
+        hint=f"It must be a transformers model of images, such as {DINO} or {CLIP}.",
+    )
+
+
+def _comes_from_the_hub(error: BaseException | None) -> bool:
+    from httpx import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    theirs = (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError)
+    while error is not None:
+        if isinstance(error, theirs):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+# ----------------------------------------------------------------------------------------- LPIPS
+
+
+class Lpips:
+    """Distances of pairs of images (https://arxiv.org/abs/1801.03924), backbone AlexNet.
+
+    DreamBooth measures diversity by it. It is optional, because its backbone is no transformers
+    model and is downloaded by torchvision; `open_lpips` loads it.
+    """
+
+    def __init__(self, metric: Any, version: str, device: str | None) -> None:
+        self.name = f"LPIPS (AlexNet, torchmetrics {version})"
+        self._device = pick_device(device, "device")
+        self._net = metric.net.to(self._device).eval()
+
+    def distances(
+        self, images: Sequence[Image.Image], pairs: Sequence[tuple[int, int]]
+    ) -> NDArray[np.float64]:
+        """Distances of pairs of places, [P], from 0 for equal images to about 1.
+
+        Images are of one size, at least 64 pixels on each side.
+        """
+        import torch
+
+        found: list[float] = []
+        for start in range(0, len(pairs), _LPIPS_BATCH):
+            first, second = zip(*pairs[start : start + _LPIPS_BATCH], strict=True)
+            with torch.inference_mode():
+                values = self._net(
+                    self._pixels([images[place] for place in first]),
+                    self._pixels([images[place] for place in second]),
+                    normalize=True,
+                )
+            found += values.flatten().tolist()
+        return np.array(found, dtype=np.float64)
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Any:
+        """Float32 [N, 3, H, W], 0 to 1."""
+        import torch
+
+        rows = np.stack([np.asarray(image.convert("RGB")) for image in images])
+        values = torch.from_numpy(rows).to(self._device)
+        return values.permute(0, 3, 1, 2).float() / 255
+
+
+def open_lpips(*, device: str | None = None) -> Lpips | str:
+    """LPIPS, or one sentence that says why it cannot be had.
+
+    Its backbone (233 MB) is downloaded once, unless HF_HUB_OFFLINE is set.
+    """
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        from torchvision.models import alexnet  # noqa: F401
+    except ImportError:
+        return INSTALL_LPIPS
+    except RuntimeError as error:  # a torchvision that was built for another torch
+        return f"DIV is not LPIPS: torchvision cannot be used ({first_line(error)})."
+    import torch
+
+    there = Path(torch.hub.get_dir(), "checkpoints", _ALEXNET).is_file()
+    if not there and os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return (
+            f"DIV is not LPIPS: {_ALEXNET} is not in torch.hub's cache, and HF_HUB_OFFLINE is set."
+        )
+    try:
+        with _weights_only():
+            metric = LearnedPerceptualImagePatchSimilarity(net_type="alex")
+    except Exception as error:  # no network, a cut or broken download
+        return f"DIV is not LPIPS: its backbone cannot be loaded ({first_line(error)})."
+    return Lpips(metric, metadata.version("torchmetrics"), device)
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Have torch refuse code in the files it loads, which torchvision does not ask it for."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

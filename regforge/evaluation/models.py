@@ -1,42 +1,48 @@
 """Opens trained models: whatever people call one becomes a `PersonalizedModel`.
 
     open_model("runs/teapot")                           a run; also its lora/ or model/
-    open_model("runs/teapot/snapshots/step-000500")     what it was on the way
+    open_model("runs/teapot/snapshots/step-000500")     a snapshot of it
     open_model("teapot.safetensors", base="stabilityai/stable-diffusion-xl-base-1.0")
     open_model("user/teapot-lora")                      on the Hub
     open_model("embedded/tinyworld")                    a base model as it is
 
-Decides which base model, which subject and which name; where the files are, `model_files` knows.
-Loads no weights.
+Knows the folders that training leaves, and LoRA files of any maker. Loads no weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regforge.digests import file_digest
-from regforge.embedded import TINYWORLD
-from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Subject
-from regforge.evaluation.model_files import (
-    Found,
-    base_digest,
-    base_named,
-    find_files,
-    normal,
-    pipeline_digest,
-    section,
+import yaml
+
+from regforge.dataset.card_parts import Card
+from regforge.digests import file_digest, revision_of
+from regforge.embedded import EMBEDDED_FOLDERS
+from regforge.evaluation.definitions import (
+    EvaluationError,
+    PersonalizedModel,
+    Subject,
+    absolute,
+    section_of,
+    snapshot_step,
 )
-from regforge.evaluation.subjects import find_subject
-from regforge.files import expanded
+from regforge.evaluation.references import find_subject
+from regforge.files import MOST_TEXT, expanded
 from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED
 from regforge.images.loras import download
+from regforge.lora_files import LORA_NAME, PICKLES, lora_header, lora_in, require_lora
+from regforge.recipe.named_files import MODEL_INDEX, content_of
 
-__all__ = ["PersonalizedModel", "base_of", "distinct_names", "open_model", "without_identifier"]
+_A_MODEL = (
+    "A model is a training run's folder, a LoRA's .safetensors file, a diffusers folder, "
+    f"{EMBEDDED}, or user/name on the Hub."
+)
 
 
 def open_model(
@@ -46,7 +52,7 @@ def open_model(
     subject: Subject | str | Path | None = None,
     name: str | None = None,
 ) -> PersonalizedModel:
-    """Find a model and what is known about it.
+    """Find a model and what is known about it; nothing is loaded yet.
 
     Args:
         where: A training run's folder, its `lora` or `model`, a snapshot of it, a LoRA's
@@ -55,46 +61,41 @@ def open_model(
         base: The model below a LoRA, where nothing says it, or another than that; a whole pipeline
             has none, and notes that it was named in vain.
         subject: Folder of the subject's photos, in which a `subject.json` may say its
-            `class_noun`, `identifier` and `kind`; or all of that.
-        name: For tables and legends; made from `where` if left out.
-
-    Returns:
-        The model; nothing is loaded yet.
+            `class_noun`, `identifier` and `kind`; or the whole subject.
+        name: For tables and legends; made from `where` by default.
 
     Raises:
-        EvaluationError: There is no model, none yet, or nobody knows its base model.
+        EvaluationError: There is no model, none yet, or its base model is unknown.
         HubError: It is on the Hub, which has it not or cannot be reached.
     """
-    text = str(where)
+    text, path = str(where), absolute(where)
     if text == EMBEDDED:
-        model = _plain(EMBEDDED, pipeline_digest(TINYWORLD), subject, name)
-        return _noted(model, base)
-    path = normal(Path(text))
-    if _exists(path):
+        model = _pipeline(EMBEDDED, base_digest(EMBEDDED, None), subject, name)
+    elif _exists(path):
         found = find_files(path)
         model = _assembled(found, str(path), base, subject, name or _name_of(found))
-        return _noted(model, base)
-    address = HubAddress.parse(text)
-    if address is None or text.startswith((".", "~", "/")):
-        raise EvaluationError(
-            f"There is no file or folder {text}.",
-            hint="A model is a training run's folder, a LoRA's .safetensors file, a diffusers "
-            f"folder, {EMBEDDED}, or user/name on the Hub.",
-        )
-    return _noted(_from_hub(address, base, subject, name), base)
+    else:
+        address = HubAddress.parse(text)
+        if address is None or text.startswith((".", "~", "/")):
+            raise EvaluationError(f"There is no file or folder {text}.", hint=_A_MODEL)
+        model = _from_hub(address, base, subject, name)
+    if base is None or model.weights is not None:
+        return model
+    note = (
+        f"{model.name} is a whole pipeline and is drawn with as it is; {base} is not used for it."
+    )
+    return replace(model, notes=(*model.notes, note))
 
 
 def base_of(model: PersonalizedModel) -> PersonalizedModel | None:
-    """The model that another one was trained on, as it was before; None if nothing says which.
+    """The untrained model below another one; None if nothing says which.
 
     It keeps the recipe (for the size of the images) and the guidance scale, and has no subject.
     """
     if model.weights is not None:
         base, revision, variant = model.base, model.revision, model.variant
     elif model.recipe is not None and isinstance(model.recipe.get("base_model"), str):
-        base = model.recipe["base_model"]
-        revision = _word(model.recipe.get("revision"))
-        variant = _word(model.recipe.get("variant"))
+        base, revision, variant = _base_in(model.recipe)
     else:
         return None
     return PersonalizedModel(
@@ -109,87 +110,33 @@ def base_of(model: PersonalizedModel) -> PersonalizedModel | None:
     )
 
 
-def distinct_names(models: Sequence[PersonalizedModel]) -> list[PersonalizedModel]:
-    """The same models, with names that differ: of equal ones, their folder's name is put before.
+def base_digest(base: str, revision: str | None) -> str:
+    """SHA-256 that stands for a base model: of what its files hold, or of its name on the Hub.
 
-    What lies in the same place keeps its name but for a number: `teapot`, `teapot (2)`.
+    Of all that its files hold: two trainings leave files of the same names, sizes and headers.
     """
-    names = [model.name for model in models]
-    parents = [list(_around(Path(model.where or model.base))) for model in models]
-    while longer := [n for n in _confused(names, models) if parents[n]]:
-        for number in longer:
-            names[number] = f"{parents[number].pop()}/{names[number]}"
-    unique: list[str] = []
-    for name in names:
-        count, free = 1, name
-        while free in unique or (count > 1 and free in names):
-            count += 1
-            free = f"{name} ({count})"
-        unique.append(free)
-    return [replace(model, name=name) for model, name in zip(models, unique, strict=True)]
-
-
-def without_identifier(prompt: str, subject: Subject | None) -> str:
-    """A prompt for the base model: `a photo of a sks owl` becomes `a photo of an owl`."""
-    if subject is None or not subject.identifier.strip():
-        return prompt
-    from regforge.embedded.phrase_banks import indefinite_article
-
-    identifier, words = subject.identifier.split(), prompt.split()
-    kept: list[str] = []
-    while words:
-        if [_bare(word) for word in words[: len(identifier)]] != [_bare(w) for w in identifier]:
-            kept.append(words.pop(0))
-            continue
-        last = words[len(identifier) - 1]
-        del words[: len(identifier)]
-        if kept and kept[-1].lower() in ("a", "an") and words:
-            article = indefinite_article(words[0])
-            kept[-1] = article.capitalize() if kept[-1][0].isupper() else article
-        stop = last[len(last.rstrip(",.;:!?")) :]
-        if stop and kept:
-            kept[-1] += stop
-    return " ".join(kept)
-
-
-def _bare(word: str) -> str:
-    return word.strip("\"'(),.;:!?").casefold()
+    folder = EMBEDDED_FOLDERS.get(base) or expanded(base)
+    is_there = (folder / MODEL_INDEX).is_file()
+    text = revision_of(folder) if is_there else f"{base}@{revision or 'main'}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------- putting together
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that no file system takes
-        return False
-
-
-def _noted(model: PersonalizedModel, base: str | Path | None) -> PersonalizedModel:
-    """With a note on a base model that was named in vain."""
-    if base is None or model.weights is not None:
-        return model
-    note = (
-        f"{model.name} is a whole pipeline and is drawn with as it is; {base} is not used for it."
-    )
-    return replace(model, notes=(*model.notes, note))
-
-
-def _plain(
+def _pipeline(
     base: str, digest: str, subject: Subject | str | Path | None, name: str | None, **more: Any
 ) -> PersonalizedModel:
-    """A pipeline of which nothing is known but where it is."""
-    whose, notes = find_subject(None, subject)
+    """A pipeline of which nothing is known but its place."""
+    known, notes = find_subject({}, subject)
     return PersonalizedModel(
         name=name or base.rpartition("/")[2],
         base=base,
         digest=digest,
-        subject=whose,
-        prompts=_prompts(None, {}, whose),
+        subject=known,
+        prompts=_prompts(None, {}, known),
         notes=notes,
-        where=base,
-        **more,
+        **{"where": base, **more},
     )
 
 
@@ -200,25 +147,21 @@ def _assembled(
     subject: Subject | str | Path | None,
     name: str,
 ) -> PersonalizedModel:
-    recipe = found.recipe
-    whose, notes = find_subject(recipe, subject)
+    known, notes = find_subject(section_of(found.recipe, "subject"), subject)
     below, revision, variant = _base(found, base)
-    digest = (
-        file_digest(found.weights) if found.weights else pipeline_digest(Path(str(found.pipeline)))
-    )
-    guidance = section(recipe, "validation").get("guidance_scale")
+    guidance = section_of(found.recipe, "validation").get("guidance_scale")
     return PersonalizedModel(
         name=name,
         base=below,
-        digest=digest,
+        digest=file_digest(found.weights) if found.weights else base_digest(below, None),
         revision=revision,
         variant=variant,
         weights=found.weights,
-        subject=whose,
+        subject=known,
         steps=_steps(found),
-        prompts=_prompts(recipe, found.card, whose),
+        prompts=_prompts(found.recipe, found.card, known),
         guidance_scale=float(guidance) if isinstance(guidance, int | float) else None,
-        recipe=recipe,
+        recipe=found.recipe,
         where=where,
         notes=notes,
     )
@@ -230,36 +173,25 @@ def _from_hub(
     subject: Subject | str | Path | None,
     name: str | None,
 ) -> PersonalizedModel:
-    got = download(address)
-    short = name or address.repo_id.rpartition("/")[2]
+    got, where = download(address), str(address)
+    name = name or address.repo_id.rpartition("/")[2]
     if got.is_pipeline:  # its weights are downloaded when something is drawn
-        digest = hashlib.sha256(f"{address.repo_id}@{got.commit}".encode()).hexdigest()
-        return replace(
-            _plain(address.repo_id, digest, subject, short, revision=got.commit),
-            where=str(address),
-        )
-    return _assembled(_of_a_stranger(find_files(got.folder)), str(address), base, subject, short)
-
-
-def _of_a_stranger(found: Found) -> Found:
-    """Without the folder that a recipe from the Hub has photos in: that is not ours to show."""
-    photos = section(found.recipe, "subject")
-    if found.recipe is None or "images" not in photos:
-        return found
-    bare = {key: value for key, value in photos.items() if key != "images"}
-    return replace(found, recipe={**found.recipe, "subject": bare})
+        digest = base_digest(address.repo_id, got.commit)
+        return _pipeline(address.repo_id, digest, subject, name, revision=got.commit, where=where)
+    found = find_files(got.folder)
+    photos = section_of(found.recipe, "subject")
+    if found.recipe is not None and "images" in photos:  # a folder of ours, which is not theirs
+        bare = {key: value for key, value in photos.items() if key != "images"}
+        found = replace(found, recipe={**found.recipe, "subject": bare})
+    return _assembled(found, where, base, subject, name)
 
 
 def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str | None]:
-    """Base model, revision and variant.
-
-    Raises:
-        EvaluationError: Nothing says which, or it is not there any more.
-    """
+    """Base model, revision and variant."""
     if found.weights is None:
         return str(found.pipeline), None, None
     if given is not None:
-        path = normal(Path(given))
+        path = absolute(given)
         return (str(path) if path.is_dir() else str(given)), None, None
     recipe = found.recipe or {}
     base = recipe.get("base_model")
@@ -271,8 +203,8 @@ def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str 
                 f"The base model of {found.home} was {base}, which is not there.",
                 hint="Say where it is now: --base-model FOLDER",
             )
-        return base, _word(recipe.get("revision")), _word(recipe.get("variant"))
-    named = base_named(found.weights, found.card)
+        return _base_in(recipe)
+    named = _base_named(found.weights, found.card)
     if named is None:
         raise EvaluationError(
             f"Nothing says which base model {found.weights} was trained on.",
@@ -281,39 +213,57 @@ def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str 
     return named, None, None
 
 
-def _word(value: Any) -> str | None:
-    """A value of a recipe that can be anybody's."""
-    return value if isinstance(value, str) else None
+def _base_in(recipe: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    rest = [recipe.get(key) for key in ("revision", "variant")]
+    revision, variant = (each if isinstance(each, str) else None for each in rest)
+    return recipe["base_model"], revision, variant
+
+
+def _base_named(weights: Path, card: Mapping[str, Any]) -> str | None:
+    """The base model that a LoRA's file or its card names."""
+    metadata = lora_header(weights)[1]
+    try:
+        adapter = json.loads(metadata.get("lora_adapter_metadata") or "{}")
+    except (ValueError, RecursionError):
+        adapter = {}
+    named: list[Any] = [metadata.get("base_model"), metadata.get("ss_sd_model_name")]
+    if isinstance(adapter, dict):
+        named += [v for k, v in adapter.items() if k.endswith("base_model_name_or_path")]
+    on_card = card.get("base_model")
+    named += on_card if isinstance(on_card, list) else [on_card]
+    return next((each for each in named if isinstance(each, str) and _is_model(each)), None)
+
+
+def _is_model(name: str) -> bool:
+    """Whether a name can be loaded; kohya's scripts write file names there too."""
+    if name == EMBEDDED or (Path(name) / MODEL_INDEX).is_file():
+        return True
+    return HubAddress.parse(name) is not None and not name.endswith((".safetensors", ".ckpt"))
 
 
 def _steps(found: Found) -> int | None:
     if found.step is not None:
         return found.step
-    finished = found.state.get("finished")
-    done = finished.get("steps") if isinstance(finished, dict) else None
     # A run that was copied or downloaded may have come without its state.
-    steps = done if found.state else section(found.recipe, "optimizer").get("steps")
+    finished, planned = (found.state, "finished"), (found.recipe, "optimizer")
+    steps = section_of(*(finished if found.state else planned)).get("steps")
     return steps if isinstance(steps, int) else None
 
 
 def _prompts(
     recipe: Mapping[str, Any] | None, card: Mapping[str, Any], subject: Subject | None
 ) -> tuple[str, ...]:
-    """What its own validation drew; see `regforge.training.validation.prompts_of`."""
-    asked = section(recipe, "validation").get("prompts")
-    if isinstance(asked, list) and asked:
-        return tuple(str(each) for each in asked)
+    """Those of its own validation; see `regforge.training.validation.prompts_of`."""
+    prompts = section_of(recipe, "validation").get("prompts")
+    if isinstance(prompts, list) and prompts:
+        return tuple(map(str, prompts))
     if subject is not None:
         from regforge.embedded.phrase_banks import with_article
 
-        named = f"{subject.identifier} {subject.class_noun}".strip()
-        named = with_article(named, subject.class_noun)
+        named = with_article(subject.name, subject.class_noun)
         return f"a photo of {named}", f"{named} on a beach"
     instance = card.get("instance_prompt")
     return (instance,) if isinstance(instance, str) and instance.strip() else ()
-
-
-# --------------------------------------------------------------------------------------- names
 
 
 def _name_of(found: Found) -> str:
@@ -322,19 +272,136 @@ def _name_of(found: Found) -> str:
     return found.home.stem if found.home.is_file() else found.home.name
 
 
-def _confused(names: Sequence[str], models: Sequence[PersonalizedModel]) -> list[int]:
-    """Which models share their name with one that lies elsewhere."""
-    places: dict[str, set[str]] = {}
-    for name, model in zip(names, models, strict=True):
-        places.setdefault(name, set()).add(str(model.weights or model.base))
-    return [number for number, name in enumerate(names) if len(places[name]) > 1]
+# ------------------------------------------------------------------------------------ the files
 
 
-def _around(path: Path) -> Iterator[str]:
-    """Names of the folders around a model, the nearest one last."""
-    folder = path.parent
-    if path.name in ("lora", "model") or path.name == "pytorch_lora_weights.safetensors":
-        folder = folder.parent.parent if path.suffix and folder.name == "lora" else folder.parent
-    elif folder.name == "snapshots":
-        folder = folder.parent.parent
-    return (part for part in folder.parts if part != folder.anchor)
+@dataclass(frozen=True)
+class Found:
+    """The files of a trained model, and what its run and its card say.
+
+    Attributes:
+        weights: The LoRA's file; None for a whole pipeline.
+        pipeline: The folder of a whole pipeline; None for a LoRA.
+        home: The run's folder, the snapshot's, or the one that holds the weights; the file itself
+            if it has a name of its own.
+        run: Folder of the training run, if there is one.
+        step: Of a snapshot.
+        card: Front matter of the README.md beside it.
+    """
+
+    weights: Path | None
+    pipeline: Path | None
+    home: Path
+    run: Path | None
+    step: int | None
+    recipe: Mapping[str, Any] | None
+    state: Mapping[str, Any]
+    card: Mapping[str, Any]
+
+
+def find_files(path: Path) -> Found:
+    """The model in a folder, or the run that a file belongs to.
+
+    Args:
+        path: Absolute: a run, a snapshot of it, its `lora` or `model`, a LoRA file, or a pipeline's
+            folder.
+
+    Raises:
+        EvaluationError: There is no model, or none yet.
+        LoraError: A file is no LoRA, or there are several.
+    """
+    if path.is_file():
+        require_lora(path)
+        return _with_run(path, None, path if path.name != LORA_NAME else _home(path.parent))
+    if (path / MODEL_INDEX).is_file():
+        return _with_run(None, path, _home(path))
+    if (path / "model" / MODEL_INDEX).is_file():
+        return _with_run(None, path / "model", path)
+    weights = lora_in(path)
+    if weights is None:
+        raise _nothing_in(path)
+    require_lora(weights)
+    return _with_run(weights, None, _home(path))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file system takes
+        return False
+
+
+def _home(folder: Path) -> Path:
+    return folder.parent if folder.name in ("lora", "model") else folder
+
+
+def _with_run(weights: Path | None, pipeline: Path | None, home: Path) -> Found:
+    folder = _home(home.parent) if home.is_file() else home
+    step = snapshot_step(folder)
+    run = folder if step is None else folder.parent.parent
+    recipe = read_recipe(run)
+    is_run = step is not None or (run / "recipe.yaml").is_file()
+    cards = [_read(each / "README.md", _front_matter) for each in (folder, run)]
+    return Found(
+        weights,
+        pipeline,
+        home,
+        run=run if recipe is not None else None,
+        step=step,
+        recipe=recipe,
+        state=(_read(run / "state.json", json.loads) if is_run else None) or {},
+        card=next(filter(None, cards), {}),
+    )
+
+
+def snapshots_of(run: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of the whole snapshots of a run, by step."""
+    return sorted(
+        (step, path)
+        for path in (run / "snapshots").glob("step-*")
+        if (step := snapshot_step(path)) is not None
+        and ((path / "lora" / LORA_NAME).is_file() or (path / "model" / MODEL_INDEX).is_file())
+    )
+
+
+def read_recipe(run: Path) -> Mapping[str, Any] | None:
+    """A run's recipe as it stands there; None if it cannot be read. Nothing it names need exist."""
+    return _read(run / "recipe.yaml", yaml.safe_load)
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Mapping[str, Any] | None:
+    """A file of a model's folder, which may be a stranger's; None if it cannot be read."""
+    try:
+        found = parse(content_of(path, path.parent, MOST_TEXT).decode("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _front_matter(text: str) -> Mapping[str, Any]:
+    return Card.parse(text).front
+
+
+def _nothing_in(path: Path) -> EvaluationError:
+    recipe = read_recipe(path)
+    if recipe is not None and "render" in recipe:
+        return EvaluationError(
+            f"{path} is the run of a dataset, not of a training.",
+            hint="Train with it first: regforge train recipe.yaml",
+        )
+    if recipe is not None:
+        steps = section_of(recipe, "optimizer").get("steps")
+        hint = f"It was to train {steps:,} steps. " if isinstance(steps, int) else ""
+        hint += f"Go on with it: regforge train {path / 'recipe.yaml'} --out {path}"
+        if snapshots := snapshots_of(path):
+            step, newest = snapshots[-1]
+            hint += f"\nOr take its newest snapshot, of step {step:,}: {newest}"
+        return EvaluationError(f"{path} is not finished: it has no weights yet.", hint=hint)
+    if path.name in ("lora", "model") and (path.parent / "recipe.yaml").is_file():
+        return _nothing_in(path.parent)
+    if path.is_dir() and any(each.suffix in PICKLES for each in path.iterdir()):
+        return EvaluationError(
+            f"{path} has weights that are no safetensors files; others can hold code, so regforge "
+            "does not load them."
+        )
+    return EvaluationError(f"{path} holds no model.", hint=_A_MODEL)

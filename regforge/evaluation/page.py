@@ -1,4 +1,4 @@
-"""The page of an evaluation: what it is told, and how it is written.
+"""The page of an evaluation, `report.html`.
 
 Fills templates/evaluation. The page asks the network for nothing: style, script, plots and
 thumbnails are inside, and its Content-Security-Policy allows nothing else. Names, prompts and
@@ -9,43 +9,46 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+from PIL import Image
 
-from regforge.evaluation import wording
-from regforge.evaluation.interface import EvaluationError, Interval, Measured, Metric
-from regforge.evaluation.page_blocks import extremes, image_blocks
-from regforge.evaluation.page_images import BUDGET, Thumbnails, dot, inline_svg
-from regforge.evaluation.plots import bars, drawn, identity_against_alignment
-from regforge.evaluation.results import Evaluation, ModelResult, verdicts_by_pair
-from regforge.evaluation.statistics import is_clear
-from regforge.evaluation.steps import plots_over_steps
+from regforge.evaluation import plots, wording
+from regforge.evaluation.definitions import EvaluationError, ImageScores
+from regforge.evaluation.metrics import BY_KEY, Interval, is_clear, metrics_of
+from regforge.evaluation.results import Evaluation, ModelResult
 from regforge.files import write_atomically
 from regforge.resources import templates
 from regforge.version import __version__
+from regforge.words import counted
 
 FILE = "report.html"
 
+BUDGET = 7_200_000
+"""Bytes of all thumbnails; a third more in base64, so that a page stays near 10 MB."""
+
 _MOST_PAIRS = 3
-_Scores = Mapping[str, Interval]
+_EXTREMES = 3  # prompts that are named best, and as many worst
+_SIZES = (320, 256, 192, 160)  # pixels of a thumbnail's longer side
+_BYTES_OF_PIXEL = 0.2  # of a photo-like WebP of this quality, on the high side
+_QUALITY = 82
 
 
 def write_page(evaluation: Evaluation, folder: Path, *, budget: int = BUDGET) -> Path:
-    """Write `report.html`, atomically.
+    """Write `report.html`, atomically, and return its path.
 
     Args:
-        evaluation: What it shows; its images are read from its own folder, and one that is not
-            there any more is said to be missing.
+        evaluation: Its images are read from its own folder; one that is not there any more is
+            said to be missing.
         folder: Where the page goes.
         budget: Bytes of all thumbnails; images beyond are left out, the last samples first, and
             the page says so.
-
-    Returns:
-        The page.
 
     Raises:
         StorageError: The file cannot be written.
@@ -60,10 +63,13 @@ def write_page(evaluation: Evaluation, folder: Path, *, budget: int = BUDGET) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = wording.number
-    environment.filters["with_code"] = _with_code
+    environment.filters |= {
+        "number": wording.number,
+        "plus_minus": wording.plus_minus,
+        "with_code": _with_code,
+    }
     page = environment.get_template("evaluation.html.j2").render(
-        **_parts(evaluation, budget),
+        **_context(evaluation, budget),
         css=Markup(css),
         script=Markup(script),
         css_digest=_csp_digest(css),
@@ -93,64 +99,62 @@ def _csp_digest(text: str) -> str:
 # ---------------------------------------------------------------------------------- the whole page
 
 
-def _parts(evaluation: Evaluation, budget: int) -> dict[str, Any]:
+def _context(evaluation: Evaluation, budget: int) -> dict[str, Any]:
     groups = evaluation.by_subject()
-    images = [each for result in evaluation.results for each in result.measured]
+    images = [each for result in evaluation.results for each in result.images]
     photos = {name: list(evaluation.references.get(name, ())) for name in groups}
     thumbnails = Thumbnails(evaluation.folder, len(images) + sum(map(len, photos.values())), budget)
-    shown_photos = {
-        name: [thumbnails.uri(file) for file in files] for name, files in photos.items()
-    }
+    uris = {file: thumbnails.uri(file) for files in photos.values() for file in files}
     # Samples of all models and prompts in turn: a page that is full lacks the last samples of all.
-    uris = {each.file: thumbnails.uri(each.file) for each in sorted(images, key=lambda p: p.number)}
-    subjects = [
-        _subject(evaluation, name, results, place, uris, shown_photos[name])
-        for place, (name, results) in enumerate(groups.items())
-    ]
+    uris |= {each.file: thumbnails.uri(each.file) for each in sorted(images, key=_by_number)}
+    asked = [each for each in images if each.question]
     return {
         "version": __version__,
         "title": ", ".join(name for name in groups if name) or "Evaluation",
-        "lead": _lead(evaluation, images),
+        "lead": f"{counted(len(evaluation.results), 'model')}, "
+        f"{len({each.key for each in asked}):,} prompts, {len(asked):,} images. Each model drew "
+        "the same prompts from the same noise.",
         "verdicts": _verdicts(evaluation),
         "settings": {
-            str(key).replace("_", " "): _said(value) for key, value in evaluation.settings.items()
+            str(key).replace("_", " "): _shown(value) for key, value in evaluation.settings.items()
         },
-        "models": [_model(result) for result in evaluation.results],
+        "models": [result.model for result in evaluation.results],
         "notes": evaluation.notes,
         "held_out": evaluation.held_out,
-        "metrics": wording.metrics_of([result.scores for result in evaluation.results]),
-        "arrow": wording.arrow,
-        "subjects": subjects,
+        "metrics": metrics_of(result.scores for result in evaluation.results),
+        "subjects": [
+            _subject(evaluation, name, f"s{place}-")
+            | {"photos": [uris[file] for file in photos[name] if uris[file]]}
+            for place, name in enumerate(groups)
+        ],
         "pairs": _pairs(evaluation),
         "chance": wording.by_chance(len(evaluation.comparisons)),
         "missing": thumbnails.missing,
         "left_out": thumbnails.left_out,
+        "uris": uris,
+        "by_key": BY_KEY,
+        "dot": dot,
     }
 
 
-def _lead(evaluation: Evaluation, images: Sequence[Measured]) -> str:
-    models, asked = len(evaluation.results), [each for each in images if each.question]
-    prompts = len({(each.question.suite, each.question.text) for each in asked if each.question})
-    return (
-        f"{models} model{'' if models == 1 else 's'}, {prompts:,} prompts, "
-        f"{len(asked):,} images. Each model drew the same prompts from the same noise."
-    )
+def _by_number(image: ImageScores) -> int:
+    return image.number
 
 
 def _verdicts(evaluation: Evaluation) -> list[str]:
     """Two models in words; of many only each against its first; of a single one, how far it got."""
-    pairs = verdicts_by_pair(evaluation.comparisons)
+    pairs = wording.verdicts_by_pair(evaluation.comparisons)
     if len(pairs) > _MOST_PAIRS:
         against = {second: first for first, second in reversed(pairs)}
-        pairs = {pair: said for pair, said in pairs.items() if against[pair[1]] == pair[0]}
+        pairs = {pair: verdicts for pair, verdicts in pairs.items() if against[pair[1]] == pair[0]}
     if pairs:
         return [wording.summary(*pair, verdicts) for pair, verdicts in pairs.items()]
     texts = []
     for result in evaluation.results:
         for key, ceiling in evaluation.ceiling.get(result.subject_name, {}).items():
-            if key in result.scores and key in wording.BY_KEY:
+            if key in result.scores and key in BY_KEY:
                 texts.append(
-                    f"“{result.model.name}” reaches {wording.BY_KEY[key].name} "
+                    f"“{result.model.name}” reaches {BY_KEY[key].name} "
                     f"{wording.number(result.scores[key].mean)}; the photos themselves reach "
                     f"{wording.number(ceiling.mean)}."
                 )
@@ -158,33 +162,17 @@ def _verdicts(evaluation: Evaluation) -> list[str]:
     return texts
 
 
-def _model(result: ModelResult) -> dict[str, Any]:
-    model = result.model
-    return {
-        "name": model.name,
-        "facts": [
-            fact
-            for fact in (
-                f"base {model.base}" + (f" at {model.revision}" if model.revision else ""),
-                f"{model.steps:,} steps" if model.steps else "",
-                f"weights {model.digest[:12]}",
-            )
-            if fact
-        ],
-    }
-
-
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_said(each)}" for key, each in value.items())
+        return ", ".join(f"{key}: {_shown(each)}" for key, each in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_shown, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "not set" if value is None else str(value)
 
 
-def _pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _pairs(evaluation: Evaluation) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Comparisons, with a scale for each metric that holds all its intervals and zero."""
     reach: dict[str, float] = {}
     for each in evaluation.comparisons:
@@ -192,169 +180,239 @@ def _pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
         reach[each.metric] = max(reach.get(each.metric, 0.0), widest)
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for each in evaluation.comparisons:
-        said = wording.verdict(each)
-        if said is None:
-            continue
-        found, end = each.difference, reach[each.metric] or 1.0
-        text = wording.span(found, signed=True)
-        rows.setdefault((each.first, each.second), []).append(
-            {
-                "metric": said.metric,
-                "mean": wording.number(found.mean, signed=True),
-                "interval": f"{wording.number(found.low)} to {wording.number(found.high)}",
-                "count": found.count,
-                "plot": dot(found.low, found.mean, found.high, (-end, end, 0.0), text),
-                "winner": said.winner,
-                "grade": "unknown"
-                if said.winner is None
-                else ("good" if said.winner == each.second else "bad"),
-            }
-        )
-    return [
-        {"first": first, "second": second, "rows": found} for (first, second), found in rows.items()
-    ]
+        verdict, end = wording.verdict(each), reach[each.metric] or 1.0
+        if verdict is not None:
+            grade = {None: "unknown", each.second: "good"}.get(verdict.winner, "bad")
+            rows.setdefault((each.first, each.second), []).append(
+                {
+                    "metric": verdict.metric,
+                    "difference": each.difference,
+                    "scale": (-end, end, 0.0),
+                    "winner": verdict.winner,
+                    "grade": grade,
+                }
+            )
+    return rows
 
 
 # -------------------------------------------------------------------------------------- one subject
 
 
-def _subject(
-    evaluation: Evaluation,
-    name: str,
-    results: Sequence[ModelResult],
-    place: int,
-    uris: Mapping[str, str | None],
-    photos: Sequence[str | None],
-) -> dict[str, Any]:
-    ceiling = evaluation.ceiling.get(name, {})
-    scores = {result.model.name: result.scores for result in results}
-    metrics = wording.metrics_of([*scores.values(), ceiling])
-    prefix = f"s{place}-"
-    blocks = image_blocks(results, uris, f"{prefix}p", of_class=False)
-    suites = list(dict.fromkeys(suite for result in results for suite in result.by_suite))
-    groups = list(dict.fromkeys(group for result in results for group in result.by_group))
+def _subject(evaluation: Evaluation, name: str, prefix: str) -> dict[str, Any]:
+    results, ceiling = evaluation.by_subject()[name], evaluation.ceiling.get(name, {})
+    rows = {result.model.name: result.scores for result in results}
+    blocks = _blocks(results, f"{prefix}p", of_class=False)
     return {
         "name": name,
         "prefix": prefix,
-        "photos": [uri for uri in photos if uri],
-        "metrics": metrics,
-        "table": _table(metrics, scores, ceiling, evaluation),
+        "table": _table({"": {**rows, **({"": ceiling} if ceiling else {})}}),
+        "marks": _marks(rows, evaluation),
         "plots": _plots(results, ceiling, prefix),
-        "suites": _breakdown(suites, {r.model.name: r.by_suite for r in results}),
-        "groups": _breakdown(groups, {r.model.name: r.by_group for r in results}),
-        "extremes": extremes(blocks),
+        "suites": _breakdown({result.model.name: result.by_suite for result in results}),
+        "groups": _breakdown({result.model.name: result.by_group for result in results}),
+        "extremes": _extremes(blocks),
         "blocks": blocks,
-        "class_blocks": image_blocks(results, uris, f"{prefix}c", of_class=True),
+        "class_blocks": _blocks(results, f"{prefix}c", of_class=True),
     }
 
 
-def _table(
-    metrics: Sequence[Metric],
-    scores: Mapping[str, _Scores],
-    ceiling: _Scores,
-    evaluation: Evaluation,
-) -> list[dict[str, Any]]:
-    """A row a model, and one for the photos; the best of each column is marked."""
-    columns = {
-        metric.key: [had[metric.key] for had in [*scores.values(), ceiling] if metric.key in had]
-        for metric in metrics
-    }
-    scales = {
-        key: (min(each.low for each in found), max(each.high for each in found))
-        for key, found in columns.items()
-    }
-    best = {
-        metric.key: wording.best_of(
-            metric,
-            {name: had[metric.key].mean for name, had in scores.items() if metric.key in had},
-        )
-        for metric in metrics
-    }
-    rows: list[dict[str, Any]] = []
-    for name, had in [*scores.items(), ("", ceiling)]:
-        if not had and not name:
-            continue
-        cells = []
-        for metric in metrics:
-            found = had.get(metric.key)
-            mark = ""
-            if found and name in best[metric.key]:
-                mark = "best" if _beats_all(name, metric.key, evaluation) else "ahead"
-            cells.append(_cell(found, scales[metric.key], mark))
-        rows.append({"name": name, "cells": cells})
-    return rows
-
-
-def _cell(found: Interval | None, scale: Sequence[float], mark: str = "") -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {
-        "mean": wording.number(found.mean),
-        "half": wording.plus_minus(found),
-        "plot": dot(found.low, found.mean, found.high, scale, wording.span(found)),
-        "mark": mark,
-        "count": found.count,
-    }
-
-
-def _beats_all(name: str, key: str, evaluation: Evaluation) -> bool:
-    """Whether it is clearly another score than that of every model it was compared with."""
-    theirs = [
-        each
-        for each in evaluation.comparisons
-        if each.metric == key and name in (each.first, each.second)
-    ]
-    return bool(theirs) and all(is_clear(each.difference) for each in theirs)
+def _table(parts: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> dict[str, Any]:
+    """Scores by part and model, and the metrics and scales that they share."""
+    rows = [scores for models in parts.values() for scores in models.values()]
+    metrics = metrics_of(rows)
+    scales = {}
+    for metric in metrics:
+        found = [scores[metric.key] for scores in rows if metric.key in scores]
+        scales[metric.key] = (min(e.low for e in found), max(e.high for e in found))
+    return {"parts": parts, "metrics": metrics, "scales": scales}
 
 
 def _breakdown(
-    names: Sequence[str], scores: Mapping[str, Mapping[str, _Scores]]
+    scores: Mapping[str, Mapping[str, Mapping[str, Interval]]],
 ) -> dict[str, Any] | None:
     """Scores by part of the benchmark; None where there is one part, which says nothing new."""
-    if len(names) < 2:
-        return None
-    metrics = wording.metrics_of([part for parts in scores.values() for part in parts.values()])
-    scales = {
-        metric.key: [
-            pick(getattr(part[metric.key], end) for parts in scores.values()
-                 for part in parts.values() if metric.key in part)
-            for pick, end in ((min, "low"), (max, "high"))
-        ]
-        for metric in metrics
-    }  # fmt: skip
-    return {
-        "metrics": metrics,
-        "parts": [
+    parts: dict[str, dict[str, Mapping[str, Interval]]] = {}
+    for model, by_part in scores.items():
+        for part, found in by_part.items():
+            parts.setdefault(part, {})[model] = found
+    return _table(parts) if len(parts) > 1 else None
+
+
+def _marks(
+    rows: Mapping[str, Mapping[str, Interval]], evaluation: Evaluation
+) -> dict[tuple[str, str], str]:
+    """By model and metric: `best` is clearly another score than that of all it is compared with."""
+    marks = {}
+    for key, metric in BY_KEY.items():
+        means = {name: scores[key].mean for name, scores in rows.items() if key in scores}
+        for name in metric.best_of(means):
+            compared = [
+                is_clear(each.difference)
+                for each in evaluation.comparisons
+                if each.metric == key and name in (each.first, each.second)
+            ]
+            marks[name, key] = "best" if compared and all(compared) else "ahead"
+    return marks
+
+
+def _blocks(results: Sequence[ModelResult], prefix: str, *, of_class: bool) -> list[dict[str, Any]]:
+    """A block a prompt: for each model its images, in the order of their samples, and their means.
+
+    Args:
+        results: Of models with one subject; each has a cell in every block.
+        prefix: Of the blocks' anchors.
+        of_class: Take images of other members of the class, and not those of questions.
+    """
+    prompts: dict[tuple[str, str], dict[str, list[ImageScores]]] = {}
+    for result in results:
+        for each in result.images:
+            if (each.question is None) == of_class:
+                prompts.setdefault(each.key, {}).setdefault(result.model.name, []).append(each)
+    blocks = []
+    for place, ((suite, _), found) in enumerate(prompts.items(), start=1):
+        last = list(found.values())[-1][0]  # the base model's has no identifier
+        cells = {
+            result.model.name: sorted(found.get(result.model.name, ()), key=_by_number)
+            for result in results
+        }
+        blocks.append(
             {
-                "name": part,
-                "rows": [
-                    {
-                        "name": model,
-                        "cells": [
-                            _cell(parts[part].get(metric.key), scales[metric.key])
-                            for metric in metrics
-                        ],
-                    }
-                    for model, parts in scores.items()
-                    if part in parts
-                ],
+                "anchor": f"{prefix}{place}",
+                "suite": suite,
+                "group": last.question.group if last.question else "",
+                "text": last.prompt,
+                "cells": cells,
+                "means": {model: _means(images) for model, images in cells.items()},
             }
-            for part in names
-        ],
-    }
+        )
+    return blocks
 
 
-def _plots(results: Sequence[ModelResult], ceiling: _Scores, prefix: str) -> list[Markup] | None:
+def _means(images: Iterable[ImageScores]) -> dict[str, float]:
+    """By `Metric.key`."""
+    means = {}
+    for key in BY_KEY:
+        values = [each.scores[key] for each in images if key in each.scores]
+        if values:
+            means[key] = sum(values) / len(values)
+    return means
+
+
+def _extremes(blocks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each metric the prompts that it finds best and worst, by the mean over models."""
+    found = []
+    for key, metric in BY_KEY.items():
+        scored = []
+        for block in blocks:
+            models = {name: means[key] for name, means in block["means"].items() if key in means}
+            if models:
+                mean = sum(models.values()) / len(models)
+                scored.append({"block": block, "mean": mean, "models": models})
+        if len(scored) > _EXTREMES:
+            scored.sort(key=lambda each: each["mean"], reverse=metric.higher_is_better)
+            most = min(_EXTREMES, len(scored) // 2)
+            worst = scored[: -most - 1 : -1]
+            found.append({"metric": metric, "best": scored[:most], "worst": worst})
+    return found
+
+
+def _plots(
+    results: Sequence[ModelResult], ceiling: Mapping[str, Interval], prefix: str
+) -> list[Markup] | None:
     """The plots, as elements; None where matplotlib is not there."""
     scores = {result.model.name: result.scores for result in results}
     try:
-        made = [inline_svg(drawn(bars(scores), "svg"), "Scores of each model", f"{prefix}bars-")]
+        figures = plots.over_training(results, ceiling)
         if any("dino" in had and "clip_t" in had for had in scores.values()):
-            figure = identity_against_alignment(scores, ceiling=ceiling)
-            plot = inline_svg(drawn(figure, "svg"), "Identity against alignment", f"{prefix}plane-")
-            made.insert(0, plot)
-        for place, (title, figure) in enumerate(plots_over_steps(results, ceiling).items()):
-            made.insert(place, inline_svg(drawn(figure, "svg"), title, f"{prefix}steps{place}-"))
+            figure = plots.identity_against_alignment(scores, ceiling=ceiling)
+            figures["Identity against alignment"] = figure
+        figures["Scores of each model"] = plots.bars(scores)
+        return [
+            plots.as_element(figure, title, f"{prefix}plot{place}-")
+            for place, (title, figure) in enumerate(figures.items())
+        ]
     except EvaluationError:
         return None
-    return made
+
+
+# -------------------------------------------------------------------------------- images and marks
+
+
+class Thumbnails:
+    """Makes thumbnails until the page is full.
+
+    Args:
+        folder: What files are relative to; nothing outside of it is ever shown.
+        count: How many there will be at most, which decides their size.
+        budget: Bytes of all of them.
+    """
+
+    def __init__(self, folder: Path, count: int, budget: int = BUDGET) -> None:
+        self._folder = folder.resolve()
+        self._left = budget
+        share = budget / max(1, count)
+        self.size = next(
+            (size for size in _SIZES if size * size * _BYTES_OF_PIXEL <= share), _SIZES[-1]
+        )
+        self._full = False
+        self.missing: list[str] = []
+        self.left_out = 0
+
+    def uri(self, file: str) -> str | None:
+        """The image as a data URI; None where there is none, or no room for it.
+
+        Args:
+            file: Relative to the folder.
+        """
+        content = None if self._full else self._read(file)
+        if self._full or (content is not None and len(content) > self._left):
+            self._full = True  # and stays so: what is left out are the last ones, not the large
+            self.left_out += 1
+            return None
+        if content is None:
+            self.missing.append(file)
+            return None
+        self._left -= len(content)
+        return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+
+    def _read(self, file: str) -> bytes | None:
+        try:
+            path = (self._folder / file).resolve()
+            if not path.is_relative_to(self._folder):
+                return None
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None
+        image.thumbnail((self.size, self.size), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=_QUALITY, method=4)
+        return buffer.getvalue()
+
+
+def dot(found: Interval, scale: Sequence[float], *, signed: bool = False) -> Markup:
+    """A small mark for an interval: a line from low to high and a dot for the mean.
+
+    Args:
+        found: Which.
+        scale: What the left and the right edge stand for; a third number is marked with a line.
+        signed: Whether it is a difference.
+    """
+    width, height, edge = 120.0, 14.0, 5.0
+    reach = scale[1] - scale[0]
+
+    def x(value: float) -> str:
+        share = (value - scale[0]) / reach if reach > 0 else 0.5
+        share = min(1.0, max(0.0, share)) if math.isfinite(share) else 0.5
+        return f"{edge + share * (width - 2 * edge):.1f}"
+
+    middle = height / 2
+    marked = "".join(
+        f'<line class="zero" x1="{x(at)}" x2="{x(at)}" y1="0" y2="{height:g}"/>' for at in scale[2:]
+    )
+    return Markup(
+        f'<svg class="dot" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{wording.span(found, signed=signed)}">{marked}'
+        f'<line class="arm" x1="{x(found.low)}" x2="{x(found.high)}" y1="{middle:g}" '
+        f'y2="{middle:g}"/><circle cx="{x(found.mean)}" cy="{middle:g}" r="3.6"/></svg>'
+    )

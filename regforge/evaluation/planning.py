@@ -1,6 +1,6 @@
-"""What an evaluation is to draw: which models, which prompts, which seeds, into which files.
+"""What an evaluation draws: which models, which prompts, which seeds, into which files.
 
-Refuses what cannot be compared before anything is loaded. Draws and measures nothing.
+Refuses what cannot be compared before anything is loaded. Draws and scores nothing.
 """
 
 from __future__ import annotations
@@ -11,86 +11,189 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from regforge.evaluation.drawing import Artist, seed_of
-from regforge.evaluation.interface import (
+from regforge.evaluation.definitions import (
+    BenchmarkPrompt,
     EvaluationError,
+    ImageRequest,
     PersonalizedModel,
-    Question,
     Subject,
-    Wanted,
+    absolute,
+    without_identifier,
 )
-from regforge.evaluation.model_files import snapshot_step
-from regforge.evaluation.models import base_of, distinct_names, open_model, without_identifier
-from regforge.evaluation.references import name_of
-from regforge.evaluation.steps import is_snapshot
+from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
+from regforge.evaluation.encoders import default_encoders
+from regforge.evaluation.models import base_of, open_model, snapshots_of
+from regforge.evaluation.references import References, references_for
 from regforge.evaluation.suites import class_prompts, default_suites, load_suite
 from regforge.files import expanded
+from regforge.lora_files import LORA_NAME
+from regforge.progress import Reporter
 from regforge.words import listed
-
-if TYPE_CHECKING:
-    from regforge.evaluation.interface import Kind
 
 BASE = "base model"
 """Name of the row of the model that others were trained on."""
 
+SAMPLES = 4
+"""Images of each prompt, as DreamBench has it."""
 
-@dataclass(frozen=True)
-class Asked:
-    """An image that is to be drawn and measured.
+_CLASS_SAMPLES = 8  # times the samples of a prompt
+_MOST = 10_000  # of anything that is counted here
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What an evaluation draws and measures.
 
     Attributes:
-        question: What is asked; None for an image of another member of the class.
-        wanted: The image.
-        says: The prompt without the identifier, which alignment is measured with: an encoder knows
-            what an owl is, and not what `sks` is.
+        subject: Whose photos, where the models do not say; as `open_model` takes it.
+        references: Folder of photos of the subject that were not trained on; images are compared
+            with those then, and not with the ones that were.
+        base_model: What LoRAs were trained on, where nothing says it, or another place of it.
+        suites: Benchmarks, by name or file; the usual ones of model and subject by default.
+        samples: Images of each prompt; DreamBench has 4.
+        class_samples: Images of other members of the class, over all prompts for it; 8 times
+            `samples` by default.
+        limit: Only the first so many prompts of each benchmark, for a quick look.
+        seed: Of the noise of all images.
+        steps: Denoising steps.
+        guidance_scale: Of all models; that of the first one's recipe by default.
+        structure_encoder: For DINO, a transformers name or folder; by the base model by default.
+        alignment_encoder: For CLIP-I and CLIP-T, likewise.
+        text_fidelity: Whether it is measured, where the subject has text on it; reading an image
+            takes about as long as drawing a small one.
+        with_base: Whether the base model is measured too, as the row where things start.
+        snapshots: Whether each snapshot of a run is a model of its own.
+        device: The best there is by default.
+        batch_size: Images at a time; as many as memory suffices for by default.
+
+    Raises:
+        EvaluationError: A number is out of range.
     """
 
-    question: Question | None
-    wanted: Wanted
-    says: str
+    subject: Subject | str | Path | None = None
+    references: str | Path | None = None
+    base_model: str | Path | None = None
+    suites: Sequence[str | Path] | None = None
+    samples: int = SAMPLES
+    class_samples: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    steps: int = STEPS
+    guidance_scale: float | None = None
+    structure_encoder: str | None = None
+    alignment_encoder: str | None = None
+    text_fidelity: bool = True
+    with_base: bool = True
+    snapshots: bool = False
+    device: str | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "class_samples", "limit"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= _MOST:
+                raise EvaluationError(f"{name} is {value:,}; it can be 1 to {_MOST:,}.")
+        if not 0 <= self.seed < 2**63:
+            raise EvaluationError(f"The seed is {self.seed}; it must be 0 or more.")
 
 
 @dataclass(frozen=True)
-class Row:
-    """All that one model is asked.
+class ModelPlan:
+    """All images of one model, in the order in which they are drawn.
 
     Attributes:
-        model: Which.
-        subject: Who it is asked for.
         folder: Of its images, relative to that of all images.
-        asked: In the order in which they are drawn.
     """
 
     model: PersonalizedModel
     subject: Subject
     folder: str
-    asked: Sequence[Asked]
+    images: Sequence[ImageRequest]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole evaluation.
+
+    Attributes:
+        pool: Draws; nothing is loaded yet.
+        references: By `Subject.name`.
+        settings: What decides it besides models and photos, as `evaluation.json` has it.
+        notes: What a reader must know about it, a sentence each.
+    """
+
+    models: Sequence[ModelPlan]
+    pool: ModelPool
+    references: Mapping[str, References]
+    settings: Mapping[str, Any]
+    notes: Sequence[str]
+
+
+def plan_evaluation(
+    models: Sequence[str | Path | PersonalizedModel],
+    settings: EvaluationSettings,
+    reporter: Reporter | None = None,
+) -> Plan:
+    """Everything that can be known before the first image.
+
+    Models are as `open_model` takes them; those that are open already stay as they are.
+
+    Raises:
+        EvaluationError: There is nothing to evaluate, or something is no model, or has no subject,
+            or cannot be compared with the others; there is no such benchmark, or no photos.
+    """
+    opened = open_all(models, settings)
+    guidance, notes = _one_guidance(opened, settings.guidance_scale)
+    pool = ModelPool(
+        device=settings.device,
+        steps=settings.steps,
+        guidance_scale=guidance,
+        batch_size=settings.batch_size,
+        reporter=reporter or Reporter(quiet=True),
+    )
+    class_samples = settings.class_samples or _CLASS_SAMPLES * settings.samples
+    plans = [
+        _model_plan(model, noun, replace(settings, class_samples=class_samples), pool)
+        for model, noun in _with_base(opened, with_base=settings.with_base)
+    ]
+    sizes = {pool.settings_for(model)["resolution"]: model.name for model in opened}
+    if len(sizes) > 1:
+        shown = [f"{name} at {size or 'its own size'}" for size, name in sizes.items()]
+        notes.append(
+            f"Models draw at the size that they were trained at ({listed(shown)}), so their "
+            "images do not come from the same noise."
+        )
+    references = references_for(
+        [(plan.subject, plan.model.notes) for plan in plans],
+        None if settings.references is None else absolute(settings.references),
+    )
+    structure, alignment = default_encoders((base_of(opened[0]) or opened[0]).base)
+    suites = [each.question.suite for plan in plans for each in plan.images if each.question]
+    facts = {
+        "suites": list(dict.fromkeys(suites)),
+        "samples": settings.samples,
+        "class_samples": class_samples,
+        "limit": settings.limit,
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "guidance_scale": guidance,
+        "encoders": {
+            "structure": settings.structure_encoder or structure,
+            "alignment": settings.alignment_encoder or alignment,
+        },
+    }
+    return Plan(plans, pool, references, facts, notes)
 
 
 # --------------------------------------------------------------------------------------- models
 
 
 def open_all(
-    models: Sequence[str | Path | PersonalizedModel],
-    *,
-    base: str | Path | None,
-    subject: Subject | str | Path | None,
-    snapshots: bool,
+    models: Sequence[str | Path | PersonalizedModel], settings: EvaluationSettings
 ) -> list[PersonalizedModel]:
-    """The models that are asked for, by names that differ.
-
-    Args:
-        models: See `open_model`; those that are open already stay as they are.
-        base: As `open_model` takes it.
-        subject: As `open_model` takes it.
-        snapshots: Take each snapshot of a run as well, before what it became.
-
-    Raises:
-        EvaluationError: There is nothing to evaluate, or something is no model, or has no subject,
-            or cannot be compared with the others.
-    """
+    """The models of an evaluation, by names that differ; snapshots before what they became."""
     if not models:
         raise EvaluationError(
             "There is no model to evaluate.", hint="Name a training run's folder."
@@ -100,17 +203,19 @@ def open_all(
         if isinstance(each, PersonalizedModel):
             opened.append(each)
             continue
-        on_the_way = list(_snapshots(Path(each))) if snapshots else []
-        of_run = [open_model(path, base=base, subject=subject) for path in on_the_way]
+        paths = [path for _, path in snapshots_of(expanded(each))] if settings.snapshots else []
         try:
-            final = [open_model(each, base=base, subject=subject)]
+            final = [open_model(each, base=settings.base_model, subject=settings.subject)]
         except EvaluationError:
-            if not of_run:  # of a run that still goes on, its snapshots will do
+            if not paths:  # of a run that still goes on, its snapshots will do
                 raise
             final = []
+        of_run = [
+            open_model(path, base=settings.base_model, subject=settings.subject) for path in paths
+        ]
         digests = {model.digest for model in final}
         opened += [model for model in of_run if model.digest not in digests] + final
-    if snapshots and not any(is_snapshot(model) for model in opened):
+    if settings.snapshots and not any(model.is_snapshot for model in opened):
         raise EvaluationError(
             f"{listed([str(each) for each in models if not isinstance(each, PersonalizedModel)])} "
             "has no snapshots.",
@@ -121,20 +226,9 @@ def open_all(
     return distinct_names(opened)
 
 
-def _snapshots(run: Path) -> Iterator[Path]:
-    """The whole snapshots of a run, by step."""
-    found = [
-        (step, path)
-        for path in (expanded(run) / "snapshots").glob("step-*")
-        if (step := snapshot_step(path)) is not None
-        and ((path / "lora").is_dir() or (path / "model").is_dir())
-    ]
-    return (path for _, path in sorted(found))
-
-
 def _check_together(models: Sequence[PersonalizedModel]) -> None:
-    """Refuse what cannot be asked, or not in one evaluation."""
-    seen: dict[tuple[str, str], PersonalizedModel] = {}
+    """Refuse what cannot be drawn, or not in one evaluation."""
+    places: set[tuple[str, str]] = set()
     for model in models:
         if model.subject is None:
             raise EvaluationError(
@@ -143,9 +237,9 @@ def _check_together(models: Sequence[PersonalizedModel]) -> None:
                 'it is: {"class_noun": "teapot", "identifier": "sks", "kind": "object"}',
             )
         place = (str(model.weights or model.base), model.where)
-        if place in seen:
+        if place in places:
             raise EvaluationError(f"{model.where or model.base} is asked for twice.")
-        seen[place] = model
+        places.add(place)
     first = models[0]
     for other in models[1:]:
         if _origin(other) != _origin(first):
@@ -163,49 +257,40 @@ def _origin(model: PersonalizedModel) -> str:
     return base.base if base.revision is None else f"{base.base}@{base.revision}"
 
 
-def rows_of(
+def _with_base(
     models: Sequence[PersonalizedModel], *, with_base: bool
 ) -> list[tuple[PersonalizedModel, str]]:
     """The models, each with what prompts call the subject.
 
-    Before the first model of each subject stands what it was trained on, if that is asked for and
-    known. That one is asked for the class alone, because it knows no identifier.
+    Before the first model of each subject stands what it was trained on, if that is wanted and
+    known. That one draws the class alone, because it knows no identifier.
     """
     found: list[tuple[PersonalizedModel, str]] = []
-    subjects: dict[str, Subject] = {name_of(each): each for each in _subjects(models)}
+    several = len({model.subject.name for model in models if model.subject}) > 1
     begun: set[str] = set()
     for model in models:
-        assert model.subject is not None  # _check_together
-        called = name_of(model.subject)
-        base = base_of(model) if with_base and called not in begun else None
-        begun.add(called)
+        subject = model.subject
+        assert subject is not None  # _check_together
+        base = base_of(model) if with_base and subject.name not in begun else None
+        begun.add(subject.name)
         if base is not None:
-            name = BASE if len(subjects) == 1 else f"{BASE} ({called})"
-            base = replace(base, name=name, subject=model.subject, steps=0)
-            found.append((base, model.subject.class_noun))
-        found.append((model, called))
+            name = f"{BASE} ({subject.name})" if several else BASE
+            found.append((replace(base, name=name, subject=subject, steps=0), subject.class_noun))
+        found.append((model, subject.name))
     named = distinct_names([model for model, _ in found])
     return [(model, noun) for model, (_, noun) in zip(named, found, strict=True)]
 
 
-def _subjects(models: Sequence[PersonalizedModel]) -> Iterator[Subject]:
-    return (model.subject for model in models if model.subject is not None)
-
-
-def guidance_for(
+def _one_guidance(
     models: Sequence[PersonalizedModel], given: float | None
 ) -> tuple[float | None, list[str]]:
-    """One guidance scale for all models, or what differs in them would be more than the weights.
-
-    Returns:
-        The scale, None for the pipeline's own; and notes.
-    """
+    """One guidance scale for all models, or more than the weights would differ; and notes."""
     if given is not None:
         return given, []
     scales = {model.name: model.guidance_scale for model in models}
     first = next((scale for scale in scales.values() if scale is not None), None)
     others = [name for name, scale in scales.items() if scale not in (None, first)]
-    if first is None or not others:
+    if not others:
         return first, []
     return first, [
         f"All images are drawn with guidance scale {first:g}; the recipe of {listed(others)} "
@@ -213,162 +298,104 @@ def guidance_for(
     ]
 
 
-def note_on_sizes(models: Sequence[PersonalizedModel], artist: Artist) -> Iterator[str]:
-    """A note where models draw in other sizes, and so from other noise."""
-    sizes = {artist.settings_for(model)["resolution"]: model.name for model in models}
-    if len(sizes) > 1:
-        shown = [f"{name} at {size or 'its own size'}" for size, name in sizes.items()]
-        yield (
-            f"Models draw at the size that they were trained at ({listed(shown)}), so their "
-            "images do not come from the same noise."
-        )
+def distinct_names(models: Sequence[PersonalizedModel]) -> list[PersonalizedModel]:
+    """The same models, with names that differ: of equal ones, their folder's name is put before.
+
+    What lies in the same place keeps its name but for a number: `teapot`, `teapot (2)`.
+    """
+    names = [model.name for model in models]
+    parents = [_parents_of(Path(model.where or model.base)) for model in models]
+    while longer := [n for n in _confused(names, models) if parents[n]]:
+        for number in longer:
+            names[number] = f"{parents[number].pop()}/{names[number]}"
+    unique: list[str] = []
+    for name in names:
+        count, free = 1, name
+        while free in unique or (count > 1 and free in names):
+            count += 1
+            free = f"{name} ({count})"
+        unique.append(free)
+    return [replace(model, name=name) for model, name in zip(models, unique, strict=True)]
+
+
+def _confused(names: Sequence[str], models: Sequence[PersonalizedModel]) -> list[int]:
+    """Which models share their name with one that lies elsewhere."""
+    places: dict[str, set[str]] = {}
+    for name, model in zip(names, models, strict=True):
+        places.setdefault(name, set()).add(str(model.weights or model.base))
+    return [number for number, name in enumerate(names) if len(places[name]) > 1]
+
+
+def _parents_of(path: Path) -> list[str]:
+    """Names of the folders around a model, the nearest one last."""
+    folder = path.parent
+    if path.name in ("lora", "model") or path.name == LORA_NAME:
+        folder = folder.parent.parent if path.suffix and folder.name == "lora" else folder.parent
+    elif folder.name == "snapshots":
+        folder = folder.parent.parent
+    return [part for part in folder.parts if part != folder.anchor]
 
 
 # -------------------------------------------------------------------------------------- images
 
 
-def questions_for(
-    model: PersonalizedModel,
-    subject: Subject,
-    suites: Sequence[str | Path] | None,
-    limit: int | None,
-) -> list[Question]:
-    """The prompts that a model is asked.
-
-    Args:
-        model: Which.
-        subject: Who it knows; its kind decides.
-        suites: Benchmarks by name or file; None takes those that are usual for the model.
-        limit: Only the first so many prompts of each.
-
-    Raises:
-        EvaluationError: There is no such benchmark, or it asks this kind of subject nothing.
-    """
-    kind: Kind = subject.kind
-    asked: dict[str, Sequence[Question]] = {}
-    for name in _suites_of(model, kind, suites):
-        questions = load_suite(name, kind)[:limit]
-        suite = questions[0].suite
-        if suite in asked:  # their images and scores would be one benchmark's
+def _model_plan(
+    model: PersonalizedModel, noun: str, settings: EvaluationSettings, pool: ModelPool
+) -> ModelPlan:
+    """All images of one model; prompts call the subject `noun`: `sks teapot`, or `teapot`."""
+    subject, class_samples = model.subject, settings.class_samples
+    assert subject is not None  # _check_together
+    assert class_samples is not None
+    suites = settings.suites
+    names = default_suites(model, subject.kind) if suites is None else suites
+    if not names:
+        raise EvaluationError("There is no prompt to ask.", hint="Name a benchmark with --suite.")
+    names = list(dict.fromkeys(map(str, names)))
+    prompts: dict[str, list[BenchmarkPrompt]] = {}
+    for name in names:
+        found = load_suite(name, subject.kind)[: settings.limit]
+        suite = found[0].suite
+        if suite in prompts:  # their images and scores would be one benchmark's
             raise EvaluationError(
                 f"Two benchmarks are called {suite}.", hint="Give one of the files another name."
             )
-        asked[suite] = questions
-    return [each for questions in asked.values() for each in questions]
-
-
-def class_questions_for(
-    model: PersonalizedModel, subject: Subject, suites: Sequence[str | Path] | None
-) -> list[Question]:
-    """What a model is asked of the class as a whole, by all its benchmarks together, each once.
-
-    Args:
-        model: Which.
-        subject: Who it knows.
-        suites: As `questions_for` takes them.
-    """
-    names = _suites_of(model, subject.kind, suites)
-    return list(dict.fromkeys(each for name in names for each in class_prompts(name)))
-
-
-def _suites_of(
-    model: PersonalizedModel, kind: Kind, suites: Sequence[str | Path] | None
-) -> list[str]:
-    names = default_suites(model, kind) if suites is None else suites
-    if not names:
-        raise EvaluationError("There is no prompt to ask.", hint="Name a benchmark with --suite.")
-    return list(dict.fromkeys(map(str, names)))
-
-
-def row_of(
-    model: PersonalizedModel,
-    noun: str,
-    questions: Sequence[Question],
-    class_questions: Sequence[Question],
-    artist: Artist,
-    *,
-    samples: int,
-    class_samples: int,
-    seed: int,
-) -> Row:
-    """All images of one model.
-
-    The seed of an image follows from that of the evaluation, from its prompt with the subject left
-    open, and from its number; so all models are asked with the same noise, and can be compared
-    image by image.
-
-    Args:
-        model: Which.
-        noun: What prompts call the subject: `sks teapot`, or `teapot`.
-        questions: What it is asked.
-        class_questions: What it is asked of the class as a whole.
-        artist: Who draws; its settings decide which images that are there may be taken.
-        samples: Images of each prompt.
-        class_samples: Images of other members of the class, over all of `class_questions`.
-        seed: Of the evaluation.
-    """
-    subject = model.subject
-    assert subject is not None  # _check_together
-    asked: list[Asked] = []
-    for question in questions:
-        asked += _samples(question, question, noun, subject, samples, seed)
-    for number, question in enumerate(class_questions):
-        share = len(range(number, class_samples, len(class_questions)))
-        asked += _samples(question, None, subject.class_noun, subject, share, seed)
-    settings = json.dumps(artist.settings_for(model), sort_keys=True)
-    digest = hashlib.sha256(settings.encode()).hexdigest()
-    return Row(model, subject, f"{_as_file(model.name)}-{digest[:10]}", asked)
+        prompts[suite] = found
+    images: list[ImageRequest] = []
+    for prompt in (each for found in prompts.values() for each in found):
+        images += _samples(prompt, prompt, noun, subject, settings.samples, settings.seed)
+    of_class = list(dict.fromkeys(each for name in names for each in class_prompts(name)))
+    for number, prompt in enumerate(of_class):
+        share = len(range(number, class_samples, len(of_class)))
+        images += _samples(prompt, None, subject.class_noun, subject, share, settings.seed)
+    facts = json.dumps(pool.settings_for(model), sort_keys=True)
+    digest = hashlib.sha256(facts.encode()).hexdigest()
+    return ModelPlan(model, subject, f"{_as_file(model.name)}-{digest[:10]}", images)
 
 
 def _samples(
-    question: Question,
-    shown: Question | None,
+    prompt: BenchmarkPrompt,
+    question: BenchmarkPrompt | None,
     noun: str,
     subject: Subject,
     count: int,
     seed: int,
-) -> Iterator[Asked]:
-    prompt = question.about(noun)
-    says = without_identifier(prompt, subject)
+) -> Iterator[ImageRequest]:
+    """Samples of a prompt.
+
+    Their seeds follow from that of the evaluation, from the prompt with the subject left open, and
+    from their number; so all models draw from the same noise, and can be compared image by image.
+    """
+    text = prompt.about(noun)
+    caption = without_identifier(text, subject)
     for number in range(count):
-        own = seed_of(seed, question.text, number)
+        own = seed_of(seed, prompt.text, number)
         # Suites can be edited and seeds changed; a file belongs to one prompt and one seed.
-        key = hashlib.sha256(f"{prompt}\0{own}".encode()).hexdigest()[:8]
-        file = f"{_as_file(question.suite or 'class')}/{_as_file(prompt)}-{number}-{key}.png"
-        yield Asked(shown, Wanted(prompt, number, own, file), says)
+        key = hashlib.sha256(f"{text}\0{own}".encode()).hexdigest()[:8]
+        file = f"{_as_file(prompt.suite or 'class')}/{_as_file(text)}-{number}-{key}.png"
+        yield ImageRequest(text, number, own, file, question, caption)
 
 
-def _as_file(text: str, longest: int = 60) -> str:
+def _as_file(text: str) -> str:
     """A name that every file system takes."""
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")
-    return plain[:longest].rstrip("-.") or "model"
-
-
-# ----------------------------------------------------------------------------------------- words
-
-
-def settings_of(
-    rows: Sequence[Row],
-    *,
-    samples: int,
-    class_samples: int,
-    seed: int,
-    steps: int,
-    guidance_scale: float | None,
-    limit: int | None,
-    encoders: Mapping[str, str],
-) -> dict[str, Any]:
-    """What decides an evaluation besides models and photos, as `evaluation.json` has it."""
-    suites = dict.fromkeys(
-        each.question.suite for row in rows for each in row.asked if each.question is not None
-    )
-    return {
-        "suites": list(suites),
-        "samples": samples,
-        "class_samples": class_samples,
-        "limit": limit,
-        "seed": seed,
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "encoders": dict(encoders),
-    }
+    return plain[:60].rstrip("-.") or "model"

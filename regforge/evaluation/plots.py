@@ -1,23 +1,27 @@
-"""Images of numbers: models in the plane of identity and alignment, bars, and curves.
+"""Plots: models in the plane of identity and alignment, bars, and curves.
 
-Every plot has a white background and its own ink, so it reads the same on a light and on a dark
-page, at 800 pixels as well as in print; colours are those of M. Okabe and K. Ito, which people of
-any colour vision tell apart. Draws on figures of its own,
-without pyplot, so nothing of a caller's matplotlib changes. Knows intervals and names; nothing of
-where they come from.
+White background, own ink, readable at 800 pixels and in print; colours are those of M. Okabe and
+K. Ito, which people of any colour vision tell apart. Draws on figures of its own, without pyplot,
+so nothing of a caller's matplotlib changes.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
-from regforge.evaluation.interface import EvaluationError, Interval, Metric
-from regforge.evaluation.wording import BY_KEY, arrow, metrics_of, number
+from markupsafe import Markup
+
+from regforge.evaluation.definitions import EvaluationError
+from regforge.evaluation.metrics import BY_KEY, Interval, Metric, metrics_of
+from regforge.evaluation.results import ModelResult, over_steps
+from regforge.evaluation.wording import number
 from regforge.files import write_atomically
 
 if TYPE_CHECKING:
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#a5498c", "#b07c00", "#3d9bd1", "#5c5c5c")
 """Of series, in this order; with the eighth they begin again, with another marker."""
 
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "http://www.w3.org/1999/xlink"
 _MARKERS = "osD^vPX"
 _INK, _SOFT, _LINE = "#1d1a17", "#6c655d", "#e6e1da"
 _WIDTH = 8.0  # inches; 800 pixels at 100 a inch
@@ -64,23 +70,20 @@ _STYLE = {
 def identity_against_alignment(
     scores: Mapping[str, Mapping[str, Interval]],
     *,
-    identity: str = "dino",
-    alignment: str = "clip_t",
     ceiling: Mapping[str, Interval] | None = None,
     title: str = "",
 ) -> Figure:
-    """Models as points: how much they draw the subject, and how much they do as they are told.
+    """Models as points: how much they draw the subject, and how well they follow prompts.
 
     Args:
         scores: By model name, then `Metric.key`; a model without both metrics is left out.
-        identity: The metric upwards.
-        alignment: The metric to the right.
-        ceiling: What the reference photos score; its `identity` is a dashed line.
+        ceiling: What the reference photos score; a dashed line.
         title: Stands above; empty for none.
 
     Raises:
         EvaluationError: matplotlib is not installed.
     """
+    identity, alignment = "dino", "clip_t"
     up, right = BY_KEY[identity], BY_KEY[alignment]
     with _styled():
         figure, (axes,) = _figure(4.8)
@@ -105,17 +108,12 @@ def identity_against_alignment(
         axes.margins(0.14)
         axes.set_xlabel(f"{right.name}: does it show what the prompt says?  (right is better)")
         axes.set_ylabel(f"{up.name}: is it this subject?  (up is better)")
-        _titled(axes, title)
-        _with_legend(figure, axes)
+        _finish(figure, axes, title)
     return figure
 
 
 def bars(scores: Mapping[str, Mapping[str, Interval]], *, title: str = "") -> Figure:
     """One panel a metric, one bar a model, with the interval on it and the mean beside it.
-
-    Args:
-        scores: By model name, then `Metric.key`.
-        title: Stands above; empty for none.
 
     Raises:
         EvaluationError: matplotlib is not installed.
@@ -185,17 +183,49 @@ def curves(
         axes.set_xlabel(x_label, parse_math=False)
         axes.set_ylabel(y_label, parse_math=False)
         axes.grid(visible=False, axis="x")
-        _titled(axes, title)
-        _with_legend(figure, axes)
+        _finish(figure, axes, title)
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a plot whole or not at all; the same plot is the same bytes.
+def over_training(
+    results: Sequence[ModelResult], ceiling: Mapping[str, Interval]
+) -> dict[str, Figure]:
+    """Curves of the scores that training moves most, by title; none without snapshots.
 
     Args:
-        figure: Of this module.
-        path: `.svg` or `.png`.
+        results: Of one subject.
+        ceiling: What its reference photos score.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    figures = {}
+    for metric in (BY_KEY[key] for key in ("dino", "clip_t", "pres")):
+        key = metric.key
+        series = {
+            run: [
+                (float(each.model.steps or 0), each.scores[key])
+                for each in those
+                if key in each.scores
+            ]
+            for run, those in over_steps(results).items()
+        }
+        if any(series.values()):
+            title = f"{metric.name} over training steps"
+            figures[title] = curves(
+                series,
+                title=title,
+                x_label="optimizer steps",
+                y_label=f"{metric.name} ({'up' if metric.higher_is_better else 'down'} is better)",
+                reference_lines={"the photos themselves": ceiling[key].mean}
+                if key in ceiling
+                else None,
+            )
+    return figures
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a plot as `.svg` or `.png`, whole or not at all; the same plot is the same bytes.
 
     Raises:
         EvaluationError: The name has another ending.
@@ -208,19 +238,52 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def drawn(figure: Figure, kind: str) -> bytes:
-    """A plot as a file.
-
-    Args:
-        figure: Of this module.
-        kind: `svg` or `png`.
-    """
-    nothing: dict[str, Any] = (
+    """A plot as a file; `kind` is `svg` or `png`."""
+    metadata: dict[str, Any] = (
         {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     )
     stream = io.BytesIO()
     with _styled():
-        figure.savefig(stream, format=kind, metadata=nothing, dpi=_RESOLUTION)
+        figure.savefig(stream, format=kind, metadata=metadata, dpi=_RESOLUTION)
     return stream.getvalue()
+
+
+def as_element(figure: Figure, name: str, prefix: str) -> Markup:
+    """A plot as an element of the page.
+
+    The page's Content-Security-Policy allows no styles but its own, so those of the plot become
+    attributes; its ids get a prefix, so that they are unique in the page.
+
+    Args:
+        figure: Of this module.
+        name: What it shows, for those who cannot see it.
+        prefix: Of ids; letters and a hyphen.
+    """
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    root = ElementTree.fromstring(drawn(figure, "svg"))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        for part in element.attrib.pop("style", "").split(";"):
+            key, _, value = part.partition(":")
+            if value:
+                element.set(key.strip(), value.strip())
+        for key, value in list(element.attrib.items()):
+            if key == "id":
+                element.set(key, prefix + value)
+            elif value.startswith("#") and key == f"{{{_XLINK}}}href":
+                element.set(key, f"#{prefix}{value[1:]}")
+            elif "url(#" in value:
+                element.set(key, value.replace("url(#", f"url(#{prefix}"))
+    for key in ("width", "height"):
+        del root.attrib[key]  # the page decides
+    root.set("stroke-linejoin", "round")
+    text = ElementTree.tostring(root, encoding="unicode")
+    label = Markup(' role="img" aria-label="{}"').format(name)
+    return Markup(re.sub(r"^<svg", lambda _: f"<svg{label}", text, count=1))
 
 
 # ------------------------------------------------------------------------------------------ pieces
@@ -275,7 +338,7 @@ def _panel(
             va="center",
             size=9,
         )
-    axes.set_title(f"{metric.name} {arrow(metric)}", size=11)
+    axes.set_title(f"{metric.name} {metric.arrow}", size=11)
     axes.set_xlim(right=highest * 1.32 or 1)
     axes.set_ylim(len(scores) - 0.5, -0.5)
     axes.set_yticks(
@@ -290,8 +353,10 @@ def _panel(
     axes.tick_params(axis="x", labelbottom=False)
 
 
-def _with_legend(figure: Figure, axes: Axes) -> None:
-    """Names right of the plot, in the order of the series."""
+def _finish(figure: Figure, axes: Axes, title: str) -> None:
+    """Set the title, and names right of the plot in the order of the series."""
+    if title:
+        axes.set_title(_short(title, 80), pad=12, parse_math=False)
     if axes.get_legend_handles_labels()[0]:
         legend = axes.legend(
             loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5
@@ -332,11 +397,6 @@ def _log_ticks(axes: Axes, places: Sequence[float]) -> None:
     axes.set_xticks(kept, labels=[f"{place:g}" for place in kept])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _titled(axes: Axes, title: str) -> None:
-    if title:
-        axes.set_title(_short(title, 80), pad=12, parse_math=False)
 
 
 def _short(text: str, most: int = _MOST_NAME) -> str:

@@ -1,26 +1,97 @@
-"""The photos that images are compared with: which they are, and whether they were trained on.
+"""The subject of a model, and the photos that its images are compared with.
 
-Reads a folder of photos and copies small ones for the page. Knows nothing about models or scores.
+Reads `subject.json` and folders of photos; knows nothing about weights or scores.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 from PIL import Image
 
 from regforge.dataset.samples import as_webp
-from regforge.evaluation.interface import EvaluationError, Subject
-from regforge.files import write_atomically
+from regforge.evaluation.definitions import EvaluationError, Subject, absolute
+from regforge.files import MOST_CAPTION, write_atomically
 from regforge.image_files import decode, plain
+from regforge.images.curation import pixel_digest_of
 from regforge.prompts.photos import PhotosError, photo_captions
+from regforge.recipe import Kind
+from regforge.recipe.defaults import bank_kind
+from regforge.recipe.named_files import content_of
 from regforge.words import listed
 
 SHOWN_SIZE = 256
 """Longest side of a reference photo on the page, in pixels."""
+
+_KINDS = get_args(Kind)
+_SUBJECT_JSON = '{"class_noun": "teapot", "identifier": "sks", "kind": "object"}'
+
+
+# ------------------------------------------------------------------------------------ the subject
+
+
+def find_subject(
+    recipe: Mapping[str, Any], given: Subject | str | Path | None
+) -> tuple[Subject | None, tuple[str, ...]]:
+    """The subject of a model, and what had to be assumed about it, a sentence each.
+
+    Args:
+        recipe: `subject` of its training recipe; may be empty.
+        given: Folder of photos, which may have a `subject.json`; or the whole subject.
+
+    Raises:
+        EvaluationError: The given folder is not there, or does not name its class noun.
+    """
+    if isinstance(given, Subject):
+        return given, ()
+    facts = {key: value for key, value in recipe.items() if value is not None}
+    if given is not None:
+        folder = absolute(given)
+        facts |= {**_subject_json(folder), "images": str(folder)}
+    noun = facts.get("class_noun")
+    if not isinstance(noun, str) or not noun.strip():
+        if given is None:
+            return None, ()
+        raise EvaluationError(
+            f"Nothing says what the subject in {given} is.",
+            hint=f"Put a subject.json beside the photos: {_SUBJECT_JSON}",
+        )
+    notes: tuple[str, ...] = ()
+    kind = facts["kind"] if facts.get("kind") in _KINDS else bank_kind(noun)
+    if kind is None:
+        kind = "object"
+        notes += (
+            f"Nothing says whether a {noun} is an object or living; it is taken for an object.",
+        )
+    images = Path(str(facts["images"])) if facts.get("images") else None
+    if images is not None and not images.is_dir():
+        notes += (f"The photos of the subject are not in {images} any more.",)
+        images = None
+    return Subject(str(facts.get("identifier") or ""), noun, kind, images), notes
+
+
+def _subject_json(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise EvaluationError(f"There is no folder {folder} with photos of the subject.")
+    path = folder / "subject.json"
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(content_of(path, folder, MOST_CAPTION).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error}).") from error
+    if not isinstance(facts, dict):
+        raise EvaluationError(f"{path} is no JSON object.")
+    if facts.get("kind") not in (None, *_KINDS):
+        raise EvaluationError(f"{path}: kind is 'object' or 'living', not {facts['kind']!r}.")
+    return {key: facts[key] for key in ("class_noun", "identifier", "kind") if facts.get(key)}
+
+
+# ------------------------------------------------------------------------------------- the photos
 
 
 @dataclass(frozen=True)
@@ -28,13 +99,11 @@ class References:
     """What the images of one subject are compared with.
 
     Attributes:
-        subject: Whose photos they are.
-        photos: Files, each with other pixels than all before it, by name.
+        photos: Files by name, each with other pixels than all before it.
         held_out: Whether they are other photos than those trained on.
         notes: What a reader must know about them, a sentence each.
     """
 
-    subject: Subject
     photos: Sequence[Path]
     held_out: bool
     notes: Sequence[str]
@@ -63,12 +132,12 @@ class References:
 
 
 def references_for(
-    learned: Iterable[tuple[Subject, Sequence[str]]], held_out: Path | None = None
+    subjects: Iterable[tuple[Subject, Sequence[str]]], held_out: Path | None = None
 ) -> dict[str, References]:
-    """The photos to compare with, by what prompts call the subject.
+    """The photos to compare with, by `Subject.name`.
 
     Args:
-        learned: Of each model who it knows, and the notes on it.
+        subjects: Of each model, and the notes on the model.
         held_out: As for `find_references`.
 
     Raises:
@@ -76,8 +145,8 @@ def references_for(
             subjects, or models learned a subject of one name from other photos.
     """
     groups: dict[str, list[tuple[Subject, Sequence[str]]]] = {}
-    for subject, notes in learned:
-        groups.setdefault(name_of(subject), []).append((subject, notes))
+    for subject, notes in subjects:
+        groups.setdefault(subject.name, []).append((subject, notes))
     if held_out is not None and len(groups) > 1:
         raise EvaluationError(
             f"--references names the photos of one subject, and the models know {len(groups)}: "
@@ -91,12 +160,12 @@ def references_for(
         differ = len(same) > 1 and len({frozenset(_trained_on(each)) for each in same}) > 1
         if held_out is None and differ:
             raise EvaluationError(
-                f"Models learned {name} from other photos: {listed(list(by_folder), 3)}.",
+                f"Models learned {name} from other photos: {listed(by_folder, 3)}.",
                 hint="If it is one subject, name the photos to compare with: --references FOLDER, "
                 "or --subject FOLDER if they were trained on. If not, evaluate the models apart.",
             )
         subject, notes = next((each for each in those if each[0].images), those[-1])
-        found[name] = find_references(subject, held_out, notes=notes, learned_as_well=same)
+        found[name] = find_references(subject, held_out, notes=notes, others=same)
     return found
 
 
@@ -105,25 +174,33 @@ def find_references(
     held_out: Path | None = None,
     *,
     notes: Sequence[str] = (),
-    learned_as_well: Sequence[Subject] = (),
+    others: Sequence[Subject] = (),
 ) -> References:
     """The photos to compare with.
 
     Args:
-        subject: Who was learned.
-        held_out: Folder of photos of it that were not trained on; None takes those that were.
+        subject: Whose photos.
+        held_out: Folder of photos that were not trained on; None takes those that were.
         notes: What is known of the model; why its photos are not there, for one.
-        learned_as_well: The same subject with the photos that other models learned it from.
+        others: The same subject with the photos that other models learned it from.
 
     Raises:
-        EvaluationError: Nobody knows where there are photos, or they cannot be used.
+        EvaluationError: There are no photos, or they cannot be used.
     """
     if held_out is None:
-        return _trained_photos(subject, notes)
+        if subject.images is None or not subject.images.is_dir():
+            gone = (note for note in notes if note.startswith("The photos of the subject"))
+            raise EvaluationError(
+                next(gone, f"Nothing says where there are photos of {subject.name}."),
+                hint="Images are compared with them. Name their folder with --subject, or with "
+                "--references if those photos were not trained on.",
+            )
+        distinct, remarks = _distinct(subject.images)
+        return References(list(distinct.values()), False, remarks)
     if not held_out.is_dir():
         raise EvaluationError(f"There is no folder {held_out} (--references).")
     distinct, remarks = _distinct(held_out)
-    trained_on = set().union(*map(_trained_on, (subject, *learned_as_well)))
+    trained_on = set().union(*map(_trained_on, (subject, *others)))
     shared = [path.name for key, path in distinct.items() if key in trained_on]
     if not trained_on:
         remarks.append(
@@ -140,29 +217,11 @@ def find_references(
             f"{len(shared)} of {len(distinct)} reference photos were trained on "
             f"({listed(shared, 3)}), so likeness to them is overstated."
         )
-    is_held_out = len(shared) < len(distinct)
-    return References(subject, list(distinct.values()), is_held_out, remarks)
-
-
-def _trained_photos(subject: Subject, notes: Sequence[str]) -> References:
-    if subject.images is None or not subject.images.is_dir():
-        gone = next((note for note in notes if note.startswith("The photos of the subject")), None)
-        raise EvaluationError(
-            gone or f"Nothing says where there are photos of {name_of(subject)}.",
-            hint="Images are compared with them. Name their folder with --subject, or with "
-            "--references if those photos were not trained on.",
-        )
-    distinct, remarks = _distinct(subject.images)
-    return References(subject, list(distinct.values()), False, remarks)
-
-
-def name_of(subject: Subject) -> str:
-    """What prompts call it: `sks teapot`."""
-    return f"{subject.identifier} {subject.class_noun}".strip()
+    return References(list(distinct.values()), len(shared) < len(distinct), remarks)
 
 
 def _trained_on(subject: Subject) -> set[str]:
-    """Pixels of the photos that it was learned from, as far as they can still be read."""
+    """Digests of the photos that it was learned from, as far as they can still be read."""
     if subject.images is None or not subject.images.is_dir():
         return set()
     try:
@@ -181,17 +240,11 @@ def _distinct(folder: Path) -> tuple[dict[str, Path], list[str]]:
     copies = []
     for each in found:
         path = folder / each.file
-        if distinct.setdefault(_pixels(plain(decode(path.read_bytes()))), path) != path:
+        if distinct.setdefault(pixel_digest_of(plain(decode(path.read_bytes()))), path) != path:
             copies.append(each.file)
-    notes = []
-    if copies:
-        one = len(copies) == 1
-        notes.append(
-            f"{listed(copies, 3)} show{'s' if one else ''} the same as another reference photo and "
-            f"{'is' if one else 'are'} left out."
-        )
-    return distinct, notes
-
-
-def _pixels(image: Image.Image) -> str:
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    if not copies:
+        return distinct, []
+    shows, is_left = ("shows", "is") if len(copies) == 1 else ("show", "are")
+    return distinct, [
+        f"{listed(copies, 3)} {shows} the same as another reference photo and {is_left} left out."
+    ]

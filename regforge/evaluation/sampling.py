@@ -1,51 +1,59 @@
-"""Images to look at: a few prompts, some samples of each, and a grid of them all.
+"""Samples to look at: a few prompts, some images of each, and a grid of them all.
 
     DIR/001.png 002.png ...     each with its prompt, seed and weights written into it
     DIR/base/001.png ...        the same prompts and seeds, drawn by the untouched base model
     DIR/grid.png                all of them, with captions
-    DIR/samples.json            what was asked for, and which image is which
+    DIR/samples.json            the request, and which image is which
 
 The same request finds what is there and draws what is missing; another one gets a folder of its
-own. Knows prompts and folders; `drawing` draws and `grid` lays out.
+own.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regforge.evaluation.drawing import STEPS, Artist, seed_of
-from regforge.evaluation.grid import Row, Section, draw_grid, tile_of
-from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Subject, Wanted
-from regforge.evaluation.model_files import section
-from regforge.evaluation.models import base_of, open_model, without_identifier
+from PIL import Image, ImageDraw, ImageFont
+
+from regforge.dataset.samples import fitted
+from regforge.evaluation.definitions import (
+    EvaluationError,
+    ImageRequest,
+    PersonalizedModel,
+    Subject,
+    without_identifier,
+)
+from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
+from regforge.evaluation.models import base_of, open_model
 from regforge.files import parse_json, storage_error, write_atomically
-from regforge.progress import Reporter, Task
+from regforge.progress import Reporter
 from regforge.runs import OwnedFolder
+from regforge.words import counted
 
 REQUEST = "samples.json"
 GRID = "grid.png"
 BASE = "base"
+TILE = 256
+"""Longest side of an image in the grid, in pixels."""
 
 _MOST = 10_000
 _MOST_SHOWN = 400  # tiles of a grid; more would be gigabytes in memory, and nobody looks at them
+_SMALL = 224  # smaller images are enlarged in the grid, by a whole factor, to about so many pixels
+_MOST_COLUMNS = 8
+_MARGIN, _GAP, _SECTION_GAP = 24, 8, 28
+_TITLE_SIZE, _LABEL_SIZE, _LINE = 20, 15, 1.35
+_BACKGROUND, _TITLE, _LABEL, _EDGE = "white", "#1f2328", "#6e7781", "#d0d7de"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image.
-
-    Attributes:
-        file: Relative to the folder of the samples.
-        prompt: What was drawn.
-        number: Which sample of its prompt, from 0.
-        seed: Of its noise.
-        model: Name of the model that drew it.
-    """
+class SampleImage:
+    """One image, and the name of the model that drew it; `file` is relative to the folder."""
 
     file: str
     prompt: str
@@ -59,15 +67,13 @@ class Samples:
     """What `sample` drew.
 
     Attributes:
-        folder: Where it lies.
-        model: Which model drew.
         images: In order of prompts and samples; those of the base model last.
         notes: What people should know about them, a sentence each.
     """
 
     folder: Path
     model: PersonalizedModel
-    images: Sequence[Sample]
+    images: Sequence[SampleImage]
     notes: Sequence[str] = ()
 
     @property
@@ -94,15 +100,22 @@ class Samples:
         prompts = list(dict.fromkeys(each.prompt for each in own))
         what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
         beside = len(self.images) - len(own)
-        count = "1 image" if len(own) == 1 else f"{len(own)} images"
-        lines = [f"{count} of {what}" + f", and {beside} by the base model" * bool(beside)]
-        lines.append(f"grid      {_short(self.grid)}")
-        lines.append(f"images  {_short(self.folder)}")
-        return "\n".join(lines)
+        by_base = f", and {beside} by the base model" * bool(beside)
+        return (
+            f"{counted(len(own), 'image')} of {what}{by_base}\n"
+            f"grid    {_short(self.grid)}\n"
+            f"images  {_short(self.folder)}"
+        )
+
+
+def _short(path: Path) -> Path:
+    """The path as a person in this folder would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _SamplePrompt:
     """A prompt as the user wrote it, and as each model gets it."""
 
     text: str
@@ -131,20 +144,19 @@ def sample(
     Killed at any instant, it loses the batch in flight; called again, it goes on.
 
     Args:
-        model: What to draw with; see `open_model`.
-        prompts: What to draw; `{}` stands for the identifier and class noun. The prompts of the
-            model's own validation if left out.
+        model: See `open_model`.
+        prompts: `{}` stands for the identifier and class noun. The prompts of the model's own
+            validation by default.
         count: Images of each prompt.
-        out: The folder to write to; a new one in `samples/` beside the model if left out.
+        out: The folder to write to; a new one in `samples/` beside the model by default.
         base: The base model, where nothing says it.
-        seed: All noise follows from it and from the prompts.
-        steps: Denoising steps; those of the model's validation, else 25, if left out.
-        guidance_scale: Classifier-free guidance; that of the model's validation, else its
-            pipeline's own, if left out.
+        seed: Random seed.
+        steps: Denoising steps; those of the model's validation, else 25, by default.
+        guidance_scale: That of the model's validation, else its pipeline's own, by default.
         beside_base: Draw the same with the base model too, without the identifier.
-        device: `cuda`, `cpu`, ...; the best there is if left out.
-        dtype: `float32`, `float16` or `bfloat16`; the best for the device if left out.
-        batch_size: Images at a time; as many as memory suffices for if left out.
+        device: `cuda`, `cpu`, ...; the best there is by default.
+        dtype: `float32`, `float16` or `bfloat16`; the best for the device by default.
+        batch_size: Images at a time; as many as memory suffices for by default.
         reporter: Where progress goes; standard error by default.
 
     Raises:
@@ -157,55 +169,65 @@ def sample(
     reporter = reporter or Reporter()
     if not 1 <= count <= _MOST:
         raise EvaluationError(f"{count} images of each prompt? It can be 1 to {_MOST:,}.")
-    asked = _asked(model, prompts)
-    below = base_of(model) if beside_base else None
-    if below is not None and below.name == model.name:
-        below = replace(below, name=below.base)
-    if beside_base and below is None:
-        raise EvaluationError(f"{model.name} is no trained model, so it has no base model beside.")
-    artist = Artist(
+    wanted = _prompts(model, prompts)
+    models = [model]
+    if beside_base:
+        below = base_of(model)
+        if below is None:
+            raise EvaluationError(
+                f"{model.name} is no trained model, so it has no base model beside."
+            )
+        models.append(replace(below, name=below.base) if below.name == model.name else below)
+    own_steps = model.setting("validation", "steps")
+    own_steps = own_steps if isinstance(own_steps, int) else STEPS
+    pool = ModelPool(
         device=device,
         dtype=dtype,
-        steps=_steps(model) if steps is None else steps,
+        steps=steps if steps is not None else own_steps,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
         reporter=reporter,
     )
     request = {
-        "prompts": [each.text for each in asked],
+        "prompts": [each.text for each in wanted],
         "count": count,
         "seed": seed,
         "beside_base": beside_base,
-        "drawn": [[each.prompt, each.base_prompt] for each in asked],
-        **artist.settings_for(model),
+        "drawn": [[each.prompt, each.base_prompt] for each in wanted],
+        **pool.settings_for(model),
     }
     folder = _folder(model, Path(out) if out is not None else None, request)
-    notes = [*model.notes, *_unnamed(prompts, asked, model.subject)]
+    notes = [*model.notes, *_unnamed(prompts, wanted, model.subject)]
     for note in notes:
         reporter.say(f"note: {note}")
-    with _SamplesFolder(folder).locked(), artist:
+    with _SamplesFolder(folder).locked(), pool:
         write_atomically(folder / REQUEST, _json({"request": request}))
-        rows_shown = len(asked) * (1 if below is None else 2)
-        shown = min(count, max(1, _MOST_SHOWN // rows_shown))
-        drawing = _Drawing(artist, folder, asked, count, seed, shown)
-        with reporter.task("drawing", drawing.total(below), "images") as task:
-            rows = [drawing.rows(model, task)]
-            if below is not None:
-                rows.append(drawing.rows(below, task, base=True))
-                for row in rows[0]:
-                    row.label = model.name
-        grid = draw_grid(
-            [
-                Section(each.prompt, [row[number] for row in rows])
-                for number, each in enumerate(asked)
-            ],
-            footer=_footer(model, artist, seed)
-            + (f"; the first {shown} of each {count:,}" if shown < count else ""),
-        )
+        shown = min(count, max(1, _MOST_SHOWN // (len(wanted) * len(models))))
+        images: list[SampleImage] = []
+        rows: list[list[GridRow]] = [[] for _ in wanted]
+        with reporter.task("drawing", len(wanted) * count * len(models), "images") as task:
+            for drawer in models:
+                is_base = drawer is not model
+                requests = list(_requests(wanted, count, seed, is_base=is_base))
+                for place, each in enumerate(wanted):
+                    label = f"{drawer.name}: {each.base_prompt}" if is_base else model.name
+                    rows[place].append((label if beside_base else "", []))
+                with pool.use(drawer) as loaded:
+                    drawn = loaded.draw(requests, folder=folder, task=task)
+                    for number, image in enumerate(drawn):
+                        if number % count < shown:
+                            rows[number // count][-1][1].append(tile_of(image))
+                images += [
+                    SampleImage(str(e.file), e.prompt, e.number, e.seed, drawer.name)
+                    for e in requests
+                ]
+        footer = _footer(model, pool, seed)
+        footer += f"; the first {shown} of each {count:,}" if shown < count else ""
+        titles = [each.prompt for each in wanted]
         out_bytes = io.BytesIO()
-        grid.save(out_bytes, "PNG")
+        draw_grid(list(zip(titles, rows, strict=True)), footer=footer).save(out_bytes, "PNG")
         write_atomically(folder / GRID, out_bytes.getvalue())
-        made = Samples(folder, model, drawing.images, (*notes, *artist.notes))
+        made = Samples(folder, model, images, (*notes, *pool.notes))
         write_atomically(folder / REQUEST, _json({"request": request, **made.as_dict()}))
     return made
 
@@ -214,68 +236,25 @@ class _SamplesFolder(OwnedFolder):
     made = ("[0-9]*.png", f"{BASE}/[0-9]*.png", GRID, REQUEST)
 
 
-class _Drawing:
-    """Draws the asked prompts with one model after the other, and remembers what was drawn."""
-
-    def __init__(
-        self,
-        artist: Artist,
-        folder: Path,
-        asked: Sequence[_Asked],
-        count: int,
-        seed: int,
-        shown: int,
-    ) -> None:
-        self.images: list[Sample] = []
-        self._artist = artist
-        self._folder = folder
-        self._asked = asked
-        self._count = count
-        self._seed = seed
-        self._shown = shown  # of each prompt
-
-    def total(self, base: PersonalizedModel | None) -> int:
-        return len(self._asked) * self._count * (1 if base is None else 2)
-
-    def rows(self, model: PersonalizedModel, task: Task, *, base: bool = False) -> list[Row]:
-        """A row of small images for each prompt."""
-        rows = [
-            Row(f"{model.name}: {each.base_prompt}" if base else "", []) for each in self._asked
-        ]
-        with self._artist.using(model) as pen:
-            drawn = pen.draw(list(self._wanted(base=base)), folder=self._folder, task=task)
-            for place, each in enumerate(drawn):
-                tiles = rows[place // self._count].tiles
-                if len(tiles) < self._shown:
-                    tiles.append(tile_of(each.image))
-                wanted = each.wanted
-                self.images.append(
-                    Sample(str(wanted.file), wanted.prompt, wanted.number, wanted.seed, model.name)
-                )
-        return rows
-
-    def _wanted(self, *, base: bool) -> Iterator[Wanted]:
-        prefix = f"{BASE}/" if base else ""
-        for place, each in enumerate(self._asked):
-            for number in range(self._count):
-                yield Wanted(
-                    each.base_prompt if base else each.prompt,
-                    number,
-                    seed_of(self._seed, each.text, number),
-                    f"{prefix}{place * self._count + number + 1:03d}.png",
-                )
+def _requests(
+    prompts: Sequence[_SamplePrompt], count: int, seed: int, *, is_base: bool
+) -> Iterator[ImageRequest]:
+    for place, each in enumerate(prompts):
+        for number in range(count):
+            yield ImageRequest(
+                each.base_prompt if is_base else each.prompt,
+                number,
+                seed_of(seed, each.text, number),
+                f"{BASE}/" * is_base + f"{place * count + number + 1:03d}.png",
+            )
 
 
 # ------------------------------------------------------------------------------------- prompts
 
 
-def _asked(model: PersonalizedModel, prompts: Sequence[str]) -> list[_Asked]:
-    """What is drawn, each prompt once.
-
-    Raises:
-        EvaluationError: There is nothing to draw, or nobody knows what `{}` stands for.
-    """
-    texts = list(dict.fromkeys(prompts)) or list(dict.fromkeys(model.prompts))
+def _prompts(model: PersonalizedModel, prompts: Sequence[str]) -> list[_SamplePrompt]:
+    """What is drawn, each prompt once."""
+    texts = list(dict.fromkeys(prompts or model.prompts))
     if not texts:
         raise EvaluationError(
             f"Nothing says what {model.name} was taught to draw.", hint="Say it: --prompt TEXT"
@@ -291,51 +270,32 @@ def _asked(model: PersonalizedModel, prompts: Sequence[str]) -> list[_Asked]:
             f"Nothing says what {{}} stands for: {model.name} comes without its training recipe.",
             hint="Write the identifier and class noun in its place.",
         )
-    name = f"{subject.identifier} {subject.class_noun}".strip() if subject else ""
+    named = [text.replace("{}", subject.name if subject else "") for text in texts]
     return [
-        _Asked(
-            text,
-            text.replace("{}", name),
-            without_identifier(text.replace("{}", name), subject),
-        )
-        for text in texts
+        _SamplePrompt(text, prompt, without_identifier(prompt, subject))
+        for text, prompt in zip(texts, named, strict=True)
     ]
 
 
 def _unnamed(
-    given: Sequence[str], asked: Sequence[_Asked], subject: Subject | None
+    given: Sequence[str], prompts: Sequence[_SamplePrompt], subject: Subject | None
 ) -> Iterator[str]:
     """A note on prompts of the user's that do not call the subject by its name."""
     if not given or subject is None or not subject.identifier:
         return
-    silent = [each.prompt for each in asked if each.prompt == each.base_prompt]
-    if silent:
+    without = [each.prompt for each in prompts if each.prompt == each.base_prompt]
+    if without:
         yield (
-            f"{len(silent)} of {len(asked)} prompts do not say '{subject.identifier}', so they ask "
-            f"for any {subject.class_noun}, not for this one."
+            f"{len(without)} of {len(prompts)} prompts do not say '{subject.identifier}', so they "
+            f"ask for any {subject.class_noun}, not for this one."
         )
-
-
-def _steps(model: PersonalizedModel) -> int:
-    own = section(model.recipe, "validation").get("steps")
-    return own if isinstance(own, int) else STEPS
-
-
-def _footer(model: PersonalizedModel, artist: Artist, seed: int) -> str:
-    trained = f", {model.steps:,} steps" if model.steps else ""
-    guidance = artist.settings_for(model)["guidance_scale"]
-    guided = f", guidance {guidance:g}" if guidance is not None else ""
-    return (
-        f"{model.name}{trained}, on {model.base}; seed {seed}, {artist.steps} denoising steps"
-        f"{guided}"
-    )
 
 
 # -------------------------------------------------------------------------------------- folders
 
 
 def _folder(model: PersonalizedModel, out: Path | None, request: Mapping[str, Any]) -> Path:
-    """Where to write: what the same request began, or a new folder.
+    """The folder that the same request began, or a new one.
 
     Raises:
         EvaluationError: `out` holds something else.
@@ -343,7 +303,7 @@ def _folder(model: PersonalizedModel, out: Path | None, request: Mapping[str, An
     """
     if out is not None:
         there = _request_in(out)
-        damaged = (out / REQUEST).exists()  # who asked for these is lost; each says what it shows
+        damaged = (out / REQUEST).exists()  # its request is lost; each image says what it shows
         foreign = there is None and _SamplesFolder(out).holds_others_files(ours=damaged)
         if (there is not None and there != request) or foreign:
             raise EvaluationError(
@@ -362,7 +322,7 @@ def _folder(model: PersonalizedModel, out: Path | None, request: Mapping[str, An
         folder = parent / str(number)
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:  # somebody else was quicker
+        except FileExistsError:  # another process was quicker
             number += 1
             continue
         except OSError as error:
@@ -383,7 +343,7 @@ def _beside(model: PersonalizedModel) -> Path:
 
 
 def _request_in(folder: Path) -> Any:
-    """What the samples in a folder were asked for by; None if there are none."""
+    """The request for the samples in a folder; None if there are none."""
     try:
         content = parse_json((folder / REQUEST).read_bytes())
     except (OSError, ValueError):
@@ -395,7 +355,99 @@ def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _short(path: Path) -> Path:
-    """The path as a person in this folder would write it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+# ------------------------------------------------------------------------------------- the grid
+
+GridRow = tuple[str, list[Image.Image]]
+"""A label, which may be empty, and the images of a model, as `tile_of` makes them."""
+
+
+def _footer(model: PersonalizedModel, pool: ModelPool, seed: int) -> str:
+    trained = f", {model.steps:,} steps" if model.steps else ""
+    guidance = pool.settings_for(model)["guidance_scale"]
+    guided = f", guidance {guidance:g}" if guidance is not None else ""
+    where = f"{model.name}{trained}, on {model.base}"
+    return f"{where}; seed {seed}, {pool.steps} denoising steps{guided}"
+
+
+def tile_of(image: Image.Image) -> Image.Image:
+    """The image at the size that it has in a grid."""
+    return fitted(image, TILE, _SMALL)
+
+
+def draw_grid(
+    sections: Sequence[tuple[str, Sequence[GridRow]]], *, footer: str = ""
+) -> Image.Image:
+    """All images, RGB, with their prompts above them.
+
+    Args:
+        sections: Prompts and their rows, from top to bottom. Rows with more than eight images are
+            broken evenly.
+        footer: Stands small below everything.
+    """
+    rows = [tiles for _, rows in sections for _, tiles in rows]
+    columns = max((_columns(len(tiles)) for tiles in rows), default=1)
+    cell = max((tile.width for tiles in rows for tile in tiles), default=TILE)
+    width = max(columns * cell + (columns - 1) * _GAP, 2 * TILE)
+    blocks = []
+    for title, labelled in sections:
+        parts = [_text(title, width, _TITLE_SIZE, _TITLE)]
+        for label, tiles in labelled:
+            parts += [_text(label, width, _LABEL_SIZE, _LABEL)] if label else []
+            for start in range(0, len(tiles), columns):
+                parts.append(_line(tiles[start : start + columns], cell, width))
+        blocks.append(_stacked(parts, _GAP, width))
+    if footer:
+        blocks.append(_text(footer, width, _LABEL_SIZE, _LABEL))
+    inside = _stacked(blocks, _SECTION_GAP, width)
+    size = (width + 2 * _MARGIN, inside.height + 2 * _MARGIN)
+    grid = Image.new("RGB", size, _BACKGROUND)
+    grid.paste(inside, (_MARGIN, _MARGIN))
+    return grid
+
+
+def _columns(count: int) -> int:
+    """How many images of a row stand side by side."""
+    return math.ceil(count / max(1, math.ceil(count / _MOST_COLUMNS)))
+
+
+def _stacked(parts: Sequence[Image.Image], gap: int, width: int) -> Image.Image:
+    height = sum(part.height for part in parts) + gap * max(0, len(parts) - 1)
+    block = Image.new("RGB", (width, height), _BACKGROUND)
+    top = 0
+    for part in parts:
+        block.paste(part, (0, top))
+        top += part.height + gap
+    return block
+
+
+def _line(tiles: Sequence[Image.Image], cell: int, width: int) -> Image.Image:
+    line = Image.new("RGB", (width, max(tile.height for tile in tiles)), _BACKGROUND)
+    draw = ImageDraw.Draw(line)
+    for number, tile in enumerate(tiles):
+        left = number * (cell + _GAP) + (cell - tile.width) // 2
+        line.paste(tile, (left, 0))
+        # A white image needs an edge on a white page.
+        draw.rectangle((left, 0, left + tile.width - 1, tile.height - 1), outline=_EDGE)
+    return line
+
+
+def _text(text: str, width: int, size: int, color: str) -> Image.Image:
+    """Lines of at most so many pixels, breaking words only where one alone is too long."""
+    font = ImageFont.load_default(size)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    height = round(size * _LINE)
+    block = Image.new("RGB", (width, height * len(lines)), _BACKGROUND)
+    draw = ImageDraw.Draw(block)
+    for number, line in enumerate(lines):
+        draw.text((0, number * height), line, fill=color, font=font)
+    return block

@@ -1,33 +1,35 @@
-"""The prompts that models are asked: benchmarks that come with regforge, and users' own.
+"""Benchmarks: the prompts that come with regforge, and users' own.
 
 Reads `templates/benchmarks/*.yaml`, YAML files of the same form, and text files with one prompt a
-line. Knows which of them fit which model and which kind of subject; nothing about drawing or
-scoring. docs/metrics.md says what each one is for.
+line. docs/metrics.md says what each benchmark is for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from regforge import resources
 from regforge.embedded.pipeline import TINYWORLD
-from regforge.evaluation.interface import EvaluationError, Kind, PersonalizedModel, Question
-from regforge.evaluation.model_files import normal
+from regforge.evaluation.definitions import (
+    BenchmarkPrompt,
+    EvaluationError,
+    PersonalizedModel,
+    absolute,
+)
 from regforge.files import expanded, read_text
 from regforge.images.loading import EMBEDDED
+from regforge.recipe import Kind
 from regforge.recipe.defaults import benchmarks
 from regforge.recipe.problems import Place
-from regforge.recipe.yaml_nodes import Entry, Node, read_yaml
-from regforge.words import nearest
+from regforge.recipe.yaml_nodes import Node, read_yaml
+from regforge.words import did_you_mean
 
-CLASS = Question("a photo of a {}", "")
+CLASS = BenchmarkPrompt("a photo of a {}", "")
 """What is drawn of the class, without the identifier, where a benchmark says nothing else."""
 
-_KINDS = ("both", "object", "living")
-_PLACE = "Write {} where the subject stands, once: `a {} in the jungle`."
 _FORM = (
     "`prompts:` is a list of prompts, or has lists under `both`, `object` and `living`, in groups "
     "if you like; templates/benchmarks/dreambench.yaml is an example. A prompt that begins with {} "
@@ -35,76 +37,57 @@ _FORM = (
 )
 
 
-def load_suite(name_or_path: str | Path, kind: Kind) -> list[Question]:
-    """The prompts that a benchmark has for a kind of subject.
+def load_suite(name_or_path: str | Path, kind: Kind) -> list[BenchmarkPrompt]:
+    """The prompts of a benchmark for a kind of subject, in the file's order, each once.
 
     Args:
         name_or_path: Name of one that comes with regforge (`dreambench`, `motion`, ...), or a file
             of the user's: YAML, or text with one prompt a line, in which `#` starts a comment.
-        kind: What the subject is; prompts for the other kind are left out.
-
-    Returns:
-        The questions, in the file's order, each once: those for both kinds first.
+        kind: Prompts for the other kind are left out.
 
     Raises:
-        EvaluationError: There is no such benchmark, it asks this kind of subject nothing, or a
+        EvaluationError: There is no such benchmark, it has nothing for this kind of subject, or a
             prompt cannot be used; with the line.
     """
     path, suite, source = _find(str(name_or_path))
-    read = _of_yaml if _is_yaml(path) else _of_text
-    prompts = list(read(_read(path, source), source))
-    asked: dict[str, Question] = {}
+    prompts = _prompts_in(path, source, "prompts")
+    found: dict[str, BenchmarkPrompt] = {}
     for prompt in prompts:
-        _check(prompt)
         if prompt.kind in ("both", kind):
-            asked.setdefault(prompt.text, Question(prompt.text, suite, prompt.group))
-    if not asked:
+            found.setdefault(prompt.text, BenchmarkPrompt(prompt.text, suite, prompt.group))
+    if not prompts:
+        raise EvaluationError(f"{source} has no prompts.", hint=_FORM)
+    if not found:
         whom = "living subjects" if kind == "living" else "objects"
         raise EvaluationError(
-            f"{source} has no prompts for {whom}." if prompts else f"{source} has no prompts.",
-            hint="Leave it out for this subject." if prompts else _FORM,
+            f"{source} has no prompts for {whom}.", hint="Leave it out for this subject."
         )
-    return list(asked.values())
+    return list(found.values())
 
 
-def class_prompts(name_or_path: str | Path) -> list[Question]:
-    """What a benchmark asks of the class as a whole, without the identifier, for `pres`.
+def class_prompts(name_or_path: str | Path) -> list[BenchmarkPrompt]:
+    """Prompts for the class as a whole, without the identifier, for `pres`.
 
-    Args:
-        name_or_path: As `load_suite` takes it.
-
-    Returns:
-        The `class_prompts:` of its file; `a photo of a {}` where it names none, as in DreamBooth.
+    The `class_prompts:` of a benchmark; `a photo of a {}` where it has none, as in DreamBooth.
 
     Raises:
         EvaluationError: There is no such benchmark, or a prompt cannot be used; with the line.
     """
     path, _, source = _find(str(name_or_path))
-    found = list(_class_prompts(path, source)) if _is_yaml(path) else []
-    for prompt in found:
-        _check(prompt)
-    return [Question(prompt.text, "") for prompt in found] or [CLASS]
+    found = _prompts_in(path, source, "class_prompts")
+    return [BenchmarkPrompt(prompt.text, "") for prompt in found] or [CLASS]
 
 
 def default_suites(model: PersonalizedModel, kind: Kind) -> tuple[str, ...]:
-    """What a model is asked where nobody says: names for `load_suite`.
+    """The usual benchmarks of a model: names for `load_suite`.
 
-    The embedded pipeline is asked what it can draw; every other model DreamBench. Living subjects
-    are asked for motion as well, in a suite of its own, so that DreamBench's numbers stay
-    comparable.
+    Those that the embedded pipeline can draw; DreamBench for every other model. Living subjects
+    get motion as well, in a suite of its own, so that DreamBench's numbers stay comparable.
     """
-    suites = (
-        ("tinyworld", "tinyworld-motion") if draws_tinyworld(model) else ("dreambench", "motion")
-    )
+    trained_on = "" if model.recipe is None else str(model.recipe.get("base_model", ""))
+    tiny = is_tinyworld(model.base) or is_tinyworld(trained_on)
+    suites = ("tinyworld", "tinyworld-motion") if tiny else ("dreambench", "motion")
     return suites if kind == "living" else suites[:1]
-
-
-def draws_tinyworld(model: PersonalizedModel) -> bool:
-    """Whether a model is the embedded pipeline, or was trained on it as a whole or in part."""
-    bases = [model.base]
-    if model.recipe is not None:
-        bases.append(str(model.recipe.get("base_model", "")))
-    return any(is_tinyworld(base) for base in bases)
 
 
 def is_tinyworld(base: str) -> bool:
@@ -115,16 +98,8 @@ def is_tinyworld(base: str) -> bool:
 # --------------------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """A prompt as a file has it.
-
-    Attributes:
-        text: What it says.
-        place: Where, for messages: `mine.yaml:3:5`.
-        kind: `both`, `object` or `living`.
-        group: What it is about.
-    """
+class _Prompt(NamedTuple):
+    """A prompt as a file has it, with its place for messages: `mine.yaml:3:5`."""
 
     text: str
     place: str
@@ -135,36 +110,40 @@ class _Prompt:
 def _find(name: str) -> tuple[Path, str, str]:
     """File of a benchmark, its name, and what messages call the file."""
     shipped = resources.templates() / "benchmarks" / f"{name}.yaml"
-    own = normal(Path(name))
+    own = absolute(name)
     if re.fullmatch(r"[a-z0-9-]+", name) and shipped.is_file():
         return shipped, name, shipped.name
     if own.is_file():
         return own, own.stem, name
-    raise _missing(name)
-
-
-def _is_yaml(path: Path) -> bool:
-    return path.suffix.lower() in (".yaml", ".yml")
-
-
-def _missing(name: str) -> EvaluationError:
     known = benchmarks()
-    near = nearest(Path(name).stem, known)
-    meant = f", did you mean {near!r}?" if near else "."
-    return EvaluationError(
-        f"There is no benchmark {name}{meant}",
+    raise EvaluationError(
+        f"There is no benchmark {name}.{did_you_mean(Path(name).stem, known)}",
         hint=f"Those that come with regforge are {', '.join(known)}. A file of your own works too: "
         "one prompt a line, with {} where the subject stands.",
     )
 
 
-def _read(path: Path, source: str) -> str:
+def _prompts_in(path: Path, source: str, key: str) -> list[_Prompt]:
+    """The prompts under a key of a file, each with one place for the subject."""
     try:
-        return read_text(path)
+        text = read_text(path)
     except OSError as error:
         raise EvaluationError(f"{source} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise EvaluationError(f"{source} is not UTF-8 text.") from error
+    if path.suffix.lower() in (".yaml", ".yml"):
+        found = list(_of_yaml(text, source, key))
+    else:
+        found = list(_of_text(text, source)) if key == "prompts" else []
+    for prompt in found:
+        places = prompt.text.count("{}")
+        if places != 1:
+            wrong = f"has {{}} {places} times" if places else "has no {}"
+            raise EvaluationError(
+                f"{prompt.place}  {prompt.text!r} {wrong}.",
+                hint="Write {} where the subject stands, once: `a {} in the jungle`.",
+            )
+    return found
 
 
 def _of_text(text: str, source: str) -> Iterator[_Prompt]:
@@ -173,40 +152,31 @@ def _of_text(text: str, source: str) -> Iterator[_Prompt]:
             yield _Prompt(prompt, f"{source}:{number}")
 
 
-def _content(text: str, source: str) -> dict[str, Entry]:
-    """The keys of a benchmark's file, and what each holds."""
+def _of_yaml(text: str, source: str, key: str) -> Iterator[_Prompt]:
     node, problems = read_yaml(text, Place(source, Path(), 1, 1))
     if problems:
         raise EvaluationError(f"{problems[0]}.", hint=_FORM)
     content = node.content if node else None
     if not isinstance(content, dict) or "prompts" not in content:
         raise EvaluationError(f"{source} has no `prompts:`.", hint=_FORM)
-    return content
-
-
-def _class_prompts(path: Path, source: str) -> Iterator[_Prompt]:
-    entry = _content(_read(path, source), source).get("class_prompts")
-    if entry is not None:
-        yield from _of_list(entry.value, "both", "")
-
-
-def _of_yaml(text: str, source: str) -> Iterator[_Prompt]:
-    prompts = _content(text, source)["prompts"].value
-    if not isinstance(prompts.content, dict):
+    if key not in content:
+        return
+    prompts = content[key].value
+    if key != "prompts" or not isinstance(prompts.content, dict):
         yield from _of_list(prompts, "both", "")
         return
     for kind, entry in prompts.content.items():
-        if kind not in _KINDS:
+        if kind not in ("both", "object", "living"):
             raise EvaluationError(
                 f"{entry.place}  {kind!r} is no kind of subject: both, object or living.",
                 hint=_FORM,
             )
-        below = entry.value
-        if isinstance(below.content, dict):
-            for group, each in below.content.items():
+        groups = entry.value.content
+        if isinstance(groups, dict):
+            for group, each in groups.items():
                 yield from _of_list(each.value, kind, group)
         else:
-            yield from _of_list(below, kind, "")
+            yield from _of_list(entry.value, kind, "")
 
 
 def _of_list(node: Node, kind: str, group: str) -> Iterator[_Prompt]:
@@ -216,10 +186,3 @@ def _of_list(node: Node, kind: str, group: str) -> Iterator[_Prompt]:
         if not isinstance(each.content, str) or not each.content.strip():
             raise EvaluationError(f"{each.place}  a prompt is text.", hint=_FORM)
         yield _Prompt(" ".join(each.content.split()), str(each.place), kind, group)
-
-
-def _check(prompt: _Prompt) -> None:
-    places = prompt.text.count("{}")
-    if places != 1:
-        wrong = "has no {}" if not places else f"has {{}} {places} times"
-        raise EvaluationError(f"{prompt.place}  {prompt.text!r} {wrong}.", hint=_PLACE)

@@ -1,22 +1,24 @@
-"""What numbers are called and what differences are said to be, for terminals and pages alike.
-
-Knows metrics and intervals; nothing about where they come from.
-"""
+"""How numbers and differences are worded, for terminals and pages alike."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from regforge.evaluation.interface import METRICS, Comparison, Interval, Metric
-from regforge.evaluation.statistics import CONFIDENCE, is_clear
+from regforge.evaluation.metrics import (
+    BY_KEY,
+    CONFIDENCE,
+    Comparison,
+    Interval,
+    Metric,
+    is_clear,
+    metrics_of,
+)
 from regforge.words import listed
 
 WIDTH = 99
 """Most columns of a line for terminals."""
-
-BY_KEY: Mapping[str, Metric] = {metric.key: metric for metric in METRICS}
 
 _MOST_NAME = 28
 _GAP = "  "
@@ -31,12 +33,32 @@ _WINS = {
 }
 
 
+def number(value: float, *, signed: bool = False) -> str:
+    """Three digits after the point; never a negative zero."""
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def plus_minus(found: Interval) -> str:
+    """Half of the interval's width: `±.021`; nothing for a single value, which has no interval."""
+    half = f"{(found.high - found.low) / 2:.3f}".removeprefix("0")
+    return f"±{half}" if found.count > 1 else ""
+
+
+def span(found: Interval, *, signed: bool = False) -> str:
+    """Mean and interval: `+0.031 (0.012 to 0.050)`."""
+    mean = number(found.mean, signed=signed)
+    return f"{mean} ({number(found.low)} to {number(found.high)})"
+
+
+# -------------------------------------------------------------------------------------- verdicts
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison of two models by one metric says.
+    """Which of two models is better by one metric.
 
     Attributes:
-        metric: By which.
         winner: Name of the better model; None where no difference is clear.
         loser: Name of the other.
         difference: Of winner minus loser, or of second minus first where neither won.
@@ -47,95 +69,38 @@ class Verdict:
     loser: str | None
     difference: Interval
 
-
-def metrics_of(scores: Iterable[Mapping[str, Interval]]) -> list[Metric]:
-    """The metrics that at least one of these has, in the order of tables."""
-    keys = {key for each in scores for key in each}
-    return [metric for metric in METRICS if metric.key in keys]
-
-
-def number(value: float, *, signed: bool = False) -> str:
-    """Three digits after the point; never a negative zero."""
-    text = f"{value:+.3f}" if signed else f"{value:.3f}"
-    return text.lstrip("+-") if float(text) == 0 else text
-
-
-def plus_minus(found: Interval) -> str:
-    """Half of the interval's width: `±.021`; nothing for a single value, which has no interval."""
-    if found.count < 2:
-        return ""
-    half = f"{(found.high - found.low) / 2:.3f}"
-    return f"±{half.removeprefix('0')}"
-
-
-def span(found: Interval, *, signed: bool = False) -> str:
-    """Mean and interval: `+0.031 (0.012 to 0.050)`."""
-    mean = number(found.mean, signed=signed)
-    return f"{mean} ({number(found.low)} to {number(found.high)})"
-
-
-def arrow(metric: Metric) -> str:
-    """Where better is."""
-    return "↑" if metric.higher_is_better else "↓"
-
-
-def best_of(metric: Metric, means: Mapping[str, float]) -> list[str]:
-    """Names with the best mean, all that share it; none where all do."""
-    best = (max if metric.higher_is_better else min)(means.values(), default=0.0)
-    found = [name for name, mean in means.items() if mean == best]
-    return found if len(found) < len(means) else []
+    @property
+    def reason(self) -> str:
+        """What a better model does: `follows prompts better`."""
+        return _WINS.get(self.metric.key, f"has the better {self.metric.name}")
 
 
 def verdict(comparison: Comparison) -> Verdict | None:
-    """Who is better; None for a metric that this version does not know."""
-    metric = BY_KEY.get(comparison.metric)
+    """Which model is better; None for a metric that this version does not know."""
+    metric, found = BY_KEY.get(comparison.metric), comparison.difference
     if metric is None:
         return None
-    found = comparison.difference
     if not is_clear(found):
         return Verdict(metric, None, None, found)
     if (found.mean > 0) == metric.higher_is_better:
-        winner, loser = comparison.second, comparison.first
-    else:
-        winner, loser = comparison.first, comparison.second
-    if winner == comparison.first:
-        found = Interval(-found.mean, -found.high, -found.low, found.count)
-    return Verdict(metric, winner, loser, found)
+        return Verdict(metric, comparison.second, comparison.first, found)
+    turned = Interval(-found.mean, -found.high, -found.low, found.count)
+    return Verdict(metric, comparison.first, comparison.second, turned)
 
 
-def wins_by(metric: Metric) -> str:
-    """What a better model does: `follows prompts better`."""
-    return _WINS.get(metric.key, f"has the better {metric.name}")
-
-
-def sentence(said: Verdict) -> str:
-    """One sentence of a clear difference."""
-    return (
-        f"{said.winner} {wins_by(said.metric)} than {said.loser}: "
-        f"{said.metric.name} {span(said.difference, signed=True)}."
-    )
+def verdicts_by_pair(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], list[Verdict]]:
+    """Verdicts by names of first and second model, in their order."""
+    pairs: dict[tuple[str, str], list[Verdict]] = {}
+    for comparison in comparisons:
+        found = verdict(comparison)
+        if found is not None:
+            pairs.setdefault((comparison.first, comparison.second), []).append(found)
+    return pairs
 
 
 def summary(first: str, second: str, verdicts: Sequence[Verdict]) -> str:
-    """A few plain words about two models: what the second does better, what worse, what alike.
-
-    Args:
-        first: What is compared with.
-        second: What is talked about.
-        verdicts: Of these two, one a metric.
-    """
-    better, worse = (
-        listed(
-            [
-                f"{words} ({', '.join(_short(each) for each in those)})"
-                for words, those in _by_words(
-                    [each for each in verdicts if each.winner == winner]
-                ).items()
-            ]
-        )
-        for winner in (second, first)
-    )
-    alike = [each.metric.name for each in verdicts if each.winner is None]
+    """A few plain words about two models: what the second does better, what worse, what alike."""
+    better, worse = (_reasons(verdicts, winner) for winner in (second, first))
     text = f"Against “{first}”, "
     if better and worse:
         text += f"“{second}” {better}. But “{first}” {worse}."
@@ -143,9 +108,20 @@ def summary(first: str, second: str, verdicts: Sequence[Verdict]) -> str:
         text += f"“{second}” {better}."
     elif worse:
         text += f"“{second}” does worse: “{first}” {worse}."
-    else:
-        return text + f"“{second}” shows no clear difference in {listed(alike, conjunction='or')}."
-    return text + (f" No clear difference in {listed(alike, conjunction='or')}." if alike else "")
+    alike = listed([e.metric.name for e in verdicts if e.winner is None], conjunction="or")
+    if not better and not worse:
+        return text + f"“{second}” shows no clear difference in {alike}."
+    return text + (f" No clear difference in {alike}." if alike else "")
+
+
+def _reasons(verdicts: Sequence[Verdict], winner: str) -> str:
+    """`follows prompts better (CLIP-T +0.031) and varies more (DIV +0.020)`."""
+    reasons: dict[str, list[str]] = {}
+    for each in verdicts:
+        if each.winner == winner:
+            mean = number(each.difference.mean, signed=True)
+            reasons.setdefault(each.reason, []).append(f"{each.metric.name} {mean}")
+    return listed([f"{reason} ({', '.join(means)})" for reason, means in reasons.items()])
 
 
 def by_chance(comparisons: int) -> str:
@@ -159,33 +135,60 @@ def by_chance(comparisons: int) -> str:
     )
 
 
-def table(
-    rows: Mapping[str, Mapping[str, Interval]], ceiling: Mapping[str, Interval], title: str
+# -------------------------------------------------------------------------------------- terminals
+
+
+def report(
+    tables: Sequence[tuple[Mapping[str, Mapping[str, Interval]], Mapping[str, Interval], str]],
+    comparisons: Sequence[Comparison],
+    notes: Sequence[str],
 ) -> list[str]:
-    """Models and their scores for a terminal, in several tables where one would be too wide.
+    """Lines for a terminal.
 
     Args:
-        rows: Scores by model name.
-        ceiling: Those of the reference photos.
-        title: Stands above the names.
+        tables: Of each subject scores by model name, scores of the reference photos, and a title.
+        comparisons: Which sentences are made of.
+        notes: Which come last.
     """
-    metrics = metrics_of([*rows.values(), ceiling])
-    best = {
-        metric.key: best_of(
-            metric, {name: had[metric.key].mean for name, had in rows.items() if metric.key in had}
+    lines: list[str] = []
+    for table in tables:
+        lines += [*_table(*table), ""]
+    lines.append(
+        _wrapped(
+            "↑ higher is better, ↓ lower is better, * best, ± half of a 95 % interval; a "
+            "difference is judged by the pairs below, not by overlap."
         )
-        for metric in metrics
-    }
-    lines = [
-        [name, *(_cell(had, m, name in best[m.key]) for m in metrics)] for name, had in rows.items()
-    ]
-    if ceiling:
-        lines.append(["(the photos themselves)", *(_cell(ceiling, m, False) for m in metrics)])
-    head = [title, *(f"{metric.name} {arrow(metric)}" for metric in metrics)]
-    columns = [
-        [_cut(cell) if not place else cell for cell in column]
-        for place, column in enumerate(zip(head, *lines, strict=True))
-    ]
+    )
+    for (first, second), verdicts in verdicts_by_pair(comparisons).items():
+        lines += ["", _printable(f"{second} against {first}:")]
+        for each in verdicts:
+            if each.winner is not None:
+                difference = f"{each.metric.name} {span(each.difference, signed=True)}"
+                sentence = f"{each.winner} {each.reason} than {each.loser}: {difference}."
+                lines.append(_wrapped(sentence, "  "))
+        alike = ", ".join(each.metric.name for each in verdicts if each.winner is None)
+        if alike:
+            lines.append(_wrapped(f"No clear difference in {alike}.", "  "))
+    if chance := by_chance(len(comparisons)):
+        lines += ["", _wrapped(chance)]
+    return [*lines, "", *(_wrapped(f"Note: {note}") for note in notes)]
+
+
+def _table(
+    rows: Mapping[str, Mapping[str, Interval]], ceiling: Mapping[str, Interval], title: str
+) -> list[str]:
+    """Models and their scores, in several tables where one would be too wide."""
+    metrics = metrics_of([*rows.values(), ceiling])
+    lines = [*rows.items(), *([("(the photos themselves)", ceiling)] if ceiling else [])]
+    columns = [[_cut(_printable(title)), *(_cut(_printable(name)) for name, _ in lines)]]
+    for metric in metrics:
+        key = metric.key
+        best = metric.best_of({name: had[key].mean for name, had in rows.items() if key in had})
+        column = [f"{metric.name} {metric.arrow}"]
+        for name, had in lines:
+            text = f"{number(had[key].mean)} {plus_minus(had[key])}".rstrip() if key in had else "-"
+            column.append(text + "*" * (name in best and had is not ceiling))
+        columns.append(column)
     widths = [max(map(len, column)) for column in columns]
     shown: list[str] = []
     for part in _parts(widths):
@@ -196,30 +199,6 @@ def table(
             if any(columns[i][row] != "-" for i in part)
         ]
     return shown
-
-
-def wrapped(text: str, indent: str = "") -> str:
-    """A paragraph in the width of a terminal."""
-    return textwrap.fill(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
-    )
-
-
-def printable(text: str) -> str:
-    """Without what could steer a terminal; what strangers named a model is shown and not obeyed."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _cell(had: Mapping[str, Interval], metric: Metric, best: bool) -> str:
-    found = had.get(metric.key)
-    if found is None:
-        return "-"
-    return f"{number(found.mean)} {plus_minus(found)}".rstrip() + ("*" if best else "")
-
-
-def _cut(name: str) -> str:
-    """A long name keeps its end, where names of runs differ."""
-    return name if len(name) <= _MOST_NAME else f"...{name[3 - _MOST_NAME :]}"
 
 
 def _parts(widths: Sequence[int]) -> list[list[int]]:
@@ -235,12 +214,20 @@ def _parts(widths: Sequence[int]) -> list[list[int]]:
     return parts
 
 
-def _by_words(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
-    groups: dict[str, list[Verdict]] = {}
-    for each in verdicts:
-        groups.setdefault(wins_by(each.metric), []).append(each)
-    return groups
+def _wrapped(text: str, indent: str = "") -> str:
+    """A paragraph in the width of a terminal."""
+    below = f"{indent}  "
+    text = _printable(text)
+    return textwrap.fill(
+        text, WIDTH, initial_indent=indent, subsequent_indent=below, break_on_hyphens=False
+    )
 
 
-def _short(said: Verdict) -> str:
-    return f"{said.metric.name} {number(said.difference.mean, signed=True)}"
+def _printable(text: str) -> str:
+    """Without what could steer a terminal; what strangers named a model is shown and not obeyed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _cut(name: str) -> str:
+    """A long name keeps its end, where names of runs differ."""
+    return name if len(name) <= _MOST_NAME else f"...{name[3 - _MOST_NAME :]}"

@@ -35,10 +35,7 @@
       const shot = cell.querySelector(`.shot[data-number="${number}"]`);
       const image = shot && shot.querySelector("img");
       if (image) {
-        const image = element("img");
-        image.src = image.src;
-        image.alt = image.alt;
-        figure.append(image);
+        figure.append(Object.assign(element("img"), { src: image.src, alt: image.alt }));
       } else {
         figure.append(element("p", "no image", "gone"));
       }

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from regforge.evaluation.interface import (
-    Interval,
-    Measured,
+from regforge.evaluation.definitions import (
+    BenchmarkPrompt,
+    ImageScores,
     PersonalizedModel,
-    Question,
     Subject,
 )
+from regforge.evaluation.metrics import Interval
 from regforge.evaluation.results import Evaluation, compare, summarize
 
 PLACES = (
@@ -47,8 +47,8 @@ def made_evaluation(
 ) -> Evaluation:
     """Writes the images below the folder; everything follows from the arguments."""
     questions = [
-        *(Question(f"a {{}} {text}", "dreambench", "place") for text, _ in places),
-        *(Question(f"a {{}} {text}", "styles", "style") for text, _ in STYLES),
+        *(BenchmarkPrompt(f"a {{}} {text}", "dreambench", "place") for text, _ in places),
+        *(BenchmarkPrompt(f"a {{}} {text}", "styles", "style") for text, _ in STYLES),
     ]
     colors = [color for _, color in [*places, *STYLES]]
     noun = f"{subject.identifier} {subject.class_noun}"
@@ -75,7 +75,7 @@ def made_evaluation(
                 file = f"images/{place}/{asked}-{number}.png"
                 _draw(folder / file, color, shift + 25 * number, size)
                 measured.append(
-                    Measured(
+                    ImageScores(
                         question,
                         question.about(noun),
                         number,
@@ -94,7 +94,7 @@ def made_evaluation(
             _draw(folder / file, "#efe9df", 120 + shift + 37 * number, size)
             score = leak + 0.05 * np.random.default_rng([place, number, 7]).normal()
             prompt = f"a photo of a {subject.class_noun}"
-            measured.append(Measured(None, prompt, number, file, {"pres": float(score)}))
+            measured.append(ImageScores(None, prompt, number, file, {"pres": float(score)}))
         results.append(summarize(model, measured, resamples=2000))
     photos = [f"references/{number}.webp" for number in range(4)]
     for number, file in enumerate(photos):

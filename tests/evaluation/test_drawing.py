@@ -13,9 +13,10 @@ from images import blank_models, drawing
 from PIL import Image
 
 from regforge.embedded import TINYWORLD
-from regforge.evaluation import base_model
-from regforge.evaluation.drawing import Artist, seed_of
-from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Wanted
+from regforge.errors import RegforgeError
+from regforge.evaluation import drawing as drawing_module
+from regforge.evaluation.definitions import EvaluationError, ImageRequest, PersonalizedModel
+from regforge.evaluation.drawing import ModelPool, seed_of
 from regforge.images.renderer import ModelUnavailable, RenderError
 from regforge.lora_files import LoraError
 from regforge.progress import Reporter, Task
@@ -28,35 +29,35 @@ QUICK: dict[str, Any] = {"device": "cpu", "dtype": "float32", "steps": 2, "resol
 
 
 @pytest.fixture(scope="module")
-def artist() -> Iterator[Artist]:
-    with Artist(**QUICK, batch_size=2) as artist:
+def artist() -> Iterator[ModelPool]:
+    with ModelPool(**QUICK, batch_size=2) as artist:
         yield artist
 
 
 @pytest.fixture(scope="module")
-def model(artist: Artist, tmp_path_factory: pytest.TempPathFactory) -> PersonalizedModel:
+def model(artist: ModelPool, tmp_path_factory: pytest.TempPathFactory) -> PersonalizedModel:
     """The embedded model with a LoRA for its denoiser and its text encoder."""
     path = tmp_path_factory.mktemp("model") / LORA
-    fitting_lora(artist._base(BASE).pipeline, path)
+    fitting_lora(artist.base(BASE).pipeline, path)
     return PersonalizedModel("lora", "embedded/tinyworld", "1" * 64, weights=path)
 
 
-def wanted(count: int, prompt: str = "a photo of a red teapot") -> list[Wanted]:
-    return [Wanted(prompt, n, seed_of(0, prompt, n), f"{n:03d}.png") for n in range(count)]
+def wanted(count: int, prompt: str = "a photo of a red teapot") -> list[ImageRequest]:
+    return [ImageRequest(prompt, n, seed_of(0, prompt, n), f"{n:03d}.png") for n in range(count)]
 
 
 def drawn(
-    artist: Artist,
+    artist: ModelPool,
     model: PersonalizedModel,
-    asked: list[Wanted],
+    asked: list[ImageRequest],
     folder: Path | None = None,
     task: Task | None = None,
 ) -> np.ndarray:
     """Uint8 [N, H, W, 3]."""
-    with artist.using(model) as pen:
-        done = list(pen.draw(asked, folder=folder, task=task))
-    assert [each.wanted for each in done] == asked
-    return np.stack([np.asarray(each.image) for each in done])
+    with artist.use(model) as loaded:
+        done = list(loaded.draw(asked, folder=folder, task=task))
+    assert len(done) == len(asked)
+    return np.stack([np.asarray(each) for each in done])
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:
@@ -102,21 +103,21 @@ def test_seeds_stay_what_they_are() -> None:
 
 @pytest.mark.slow
 def test_a_lora_is_laid_on_and_taken_off_without_a_trace(
-    artist: Artist, model: PersonalizedModel
+    artist: ModelPool, model: PersonalizedModel
 ) -> None:
     plain = drawn(artist, BASE, wanted(2))
-    pipeline = artist._base(BASE).pipeline
+    pipeline = artist.base(BASE).pipeline
     before = weights_of(pipeline)
     changed = drawn(artist, model, wanted(2))
     assert np.abs(changed.astype(int) - plain).mean() > 2
-    assert artist._base(BASE).pipeline is pipeline
+    assert artist.base(BASE).pipeline is pipeline
     assert same(weights_of(pipeline), before)
     assert np.array_equal(drawn(artist, BASE, wanted(2)), plain)
     assert np.array_equal(drawn(artist, model, wanted(2)), changed)
 
 
 @pytest.mark.slow
-def test_images_are_those_of_a_plain_call(artist: Artist, model: PersonalizedModel) -> None:
+def test_images_are_those_of_a_plain_call(artist: ModelPool, model: PersonalizedModel) -> None:
     import torch
 
     from regforge.embedded import load_pipeline
@@ -141,9 +142,9 @@ def test_images_are_those_of_a_plain_call(artist: Artist, model: PersonalizedMod
 
 @pytest.mark.slow
 def test_kohyas_format_is_the_same_lora(
-    artist: Artist, model: PersonalizedModel, tmp_path: Path
+    artist: ModelPool, model: PersonalizedModel, tmp_path: Path
 ) -> None:
-    pipeline = artist._base(BASE).pipeline
+    pipeline = artist.base(BASE).pipeline
     path = fitting_lora(pipeline, tmp_path / "x-kohya.safetensors", kohya=True)
     kohya = PersonalizedModel("kohya", BASE.base, "2" * 64, weights=path)
     assert difference(drawn(artist, kohya, wanted(2)), drawn(artist, model, wanted(2))) <= NOISE
@@ -152,7 +153,7 @@ def test_kohyas_format_is_the_same_lora(
 @pytest.mark.slow
 @pytest.mark.parametrize("misfit", ["nothing of it fits", "wrong shapes", "half of it fits"])
 def test_a_lora_of_another_model(
-    artist: Artist, model: PersonalizedModel, tmp_path: Path, misfit: str
+    artist: ModelPool, model: PersonalizedModel, tmp_path: Path, misfit: str
 ) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -182,15 +183,15 @@ def test_a_base_model_is_loaded_once_and_replaced_by_another(
     model: PersonalizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
-    load = base_model.load_model
+    load = drawing_module.load_model
 
     def counting(choice: Any, dtype: Any) -> Any:
         loaded.append(choice.model)
         return load(choice, dtype)
 
-    monkeypatch.setattr(base_model, "load_model", counting)
+    monkeypatch.setattr(drawing_module, "load_model", counting)
     other = PersonalizedModel("copy", str(TINYWORLD), "4" * 64)
-    with Artist(**QUICK) as artist:
+    with ModelPool(**QUICK) as artist:
         for each in (BASE, model, BASE, other, model):
             drawn(artist, each, wanted(1))
     assert loaded == [BASE.base, other.base, BASE.base]
@@ -201,7 +202,7 @@ def test_a_base_model_is_loaded_once_and_replaced_by_another(
 
 @pytest.mark.slow
 def test_images_say_what_made_them(
-    artist: Artist, model: PersonalizedModel, tmp_path: Path
+    artist: ModelPool, model: PersonalizedModel, tmp_path: Path
 ) -> None:
     prompt = 'a red teapot, "日本" on a beach'
     images = drawn(artist, model, wanted(1, prompt), tmp_path)
@@ -216,10 +217,10 @@ def test_images_say_what_made_them(
 
 @pytest.mark.slow
 def test_images_that_are_there_need_no_model(
-    artist: Artist, model: PersonalizedModel, tmp_path: Path
+    artist: ModelPool, model: PersonalizedModel, tmp_path: Path
 ) -> None:
     first = drawn(artist, model, wanted(3), tmp_path)
-    nobody = Artist(**(QUICK | {"device": "nonsense"}))
+    nobody = ModelPool(**(QUICK | {"device": "nonsense"}))
     task = Task("drawing", 3, "images", 0)
     assert np.array_equal(drawn(nobody, model, wanted(3), tmp_path, task), first)
     assert (task.done, task.rate) == (3, 0)
@@ -227,7 +228,7 @@ def test_images_that_are_there_need_no_model(
 
 @pytest.mark.slow
 def test_what_is_missing_broken_or_of_something_else_is_drawn_again(
-    artist: Artist, model: PersonalizedModel, tmp_path: Path
+    artist: ModelPool, model: PersonalizedModel, tmp_path: Path
 ) -> None:
     first = drawn(artist, model, wanted(8), tmp_path)
     files = [tmp_path / f"{number:03d}.png" for number in range(8)]
@@ -250,28 +251,28 @@ def test_what_is_missing_broken_or_of_something_else_is_drawn_again(
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["weights", "steps", "guidance", "resolution"])
 def test_images_of_other_weights_or_settings_are_drawn_anew(
-    artist: Artist, model: PersonalizedModel, tmp_path: Path, change: str
+    artist: ModelPool, model: PersonalizedModel, tmp_path: Path, change: str
 ) -> None:
     drawn(artist, model, wanted(1), tmp_path)
     before = (tmp_path / "000.png").read_bytes()
     asked = QUICK | {"steps": {"steps": 1}, "guidance": {"guidance_scale": 1.0}}.get(change, {})
-    other = Artist(**(asked | ({"resolution": 48} if change == "resolution" else {})))
+    other = ModelPool(**(asked | ({"resolution": 48} if change == "resolution" else {})))
     who = BASE if change == "weights" else model
-    other._loaded = artist._loaded
+    other._base = artist._base
     assert np.array_equal(drawn(other, who, wanted(1), tmp_path), drawn(other, who, wanted(1)))
     assert (tmp_path / "000.png").read_bytes() != before
 
 
 @pytest.mark.slow
 def test_an_interruption_leaves_no_trace(
-    artist: Artist, model: PersonalizedModel, tmp_path: Path
+    artist: ModelPool, model: PersonalizedModel, tmp_path: Path
 ) -> None:
     whole, other = tmp_path / "whole", tmp_path / "interrupted"
     drawn(artist, model, wanted(5), whole)
-    before = weights_of(artist._base(BASE).pipeline)
+    before = weights_of(artist.base(BASE).pipeline)
     with pytest.raises(KeyboardInterrupt):
         drawn(artist, model, wanted(5), other, Stopping(3))
-    assert same(weights_of(artist._base(BASE).pipeline), before)
+    assert same(weights_of(artist.base(BASE).pipeline), before)
     assert len(list(other.iterdir())) == 3
     drawn(artist, model, wanted(5), other)
     assert [f.read_bytes() for f in sorted(other.iterdir())] == [
@@ -280,12 +281,12 @@ def test_an_interruption_leaves_no_trace(
 
 
 @pytest.mark.slow
-def test_a_image_does_not_depend_on_its_batch(artist: Artist, model: PersonalizedModel) -> None:
+def test_a_image_does_not_depend_on_its_batch(artist: ModelPool, model: PersonalizedModel) -> None:
     asked = [*wanted(3), *wanted(2, "a blue cat")]
     two = drawn(artist, model, asked)
     for size in (1, 4):
-        other = Artist(**QUICK, batch_size=size)
-        other._loaded = artist._loaded
+        other = ModelPool(**QUICK, batch_size=size)
+        other._base = artist._base
         assert difference(drawn(other, model, asked), two) <= NOISE
     alone = drawn(artist, model, asked[3:4])
     assert difference(alone[0], two[3]) <= NOISE
@@ -316,13 +317,13 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.slow
 def test_out_of_memory(
-    artist: Artist,
+    artist: ModelPool,
     model: PersonalizedModel,
     little_memory: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    greedy = Artist(**QUICK, batch_size=8, reporter=Reporter())
-    greedy._loaded = artist._loaded
+    greedy = ModelPool(**QUICK, batch_size=8, reporter=Reporter())
+    greedy._base = artist._base
     assert difference(drawn(greedy, model, wanted(5)), drawn(artist, model, wanted(5))) <= NOISE
     assert "going on with 2" in capsys.readouterr().err
     little_memory[0] = 0
@@ -335,7 +336,7 @@ def test_out_of_memory(
 
 @pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_drawn_and_named_once(
-    artist: Artist, capfd: pytest.CaptureFixture[str]
+    artist: ModelPool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     prompt = "a photo of a teapot " * 30
     drawn(artist, BASE, wanted(3, prompt))
@@ -351,15 +352,15 @@ def test_a_prompt_that_is_too_long_is_drawn_and_named_once(
 )
 def test_numbers_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(EvaluationError, match="it can be"):
-        Artist(**wrong)
+        ModelPool(**wrong)
 
 
 def test_a_base_model_that_is_not_there(tmp_path: Path) -> None:
     gone = PersonalizedModel("gone", str(tmp_path / "gone"), "5" * 64)
     with pytest.raises(ModelUnavailable, match="There is no folder"):
-        drawn(Artist(**QUICK), gone, wanted(1))
-    with pytest.raises(RenderError) as error:
-        drawn(Artist(device="nonsense"), BASE, wanted(1))
+        drawn(ModelPool(**QUICK), gone, wanted(1))
+    with pytest.raises(RegforgeError) as error:
+        drawn(ModelPool(device="nonsense"), BASE, wanted(1))
     assert "render." not in str(error.value)
 
 
@@ -375,9 +376,9 @@ def test_other_families(tmp_path: Path, kind: str) -> None:
     folder = getattr(drawing, kind)(tmp_path / kind)
     base = PersonalizedModel(kind, folder, "6" * 64)
     size = {} if kind == "flux" else {"resolution": None}
-    with Artist(**(QUICK | size), batch_size=2) as artist:
+    with ModelPool(**(QUICK | size), batch_size=2) as artist:
         plain = drawn(artist, base, wanted(2))
-        pipeline = artist._base(base).pipeline
+        pipeline = artist.base(base).pipeline
         before = weights_of(pipeline)
         path = fitting_lora(pipeline, tmp_path / LORA, scale=1.0)
         model = PersonalizedModel("lora", folder, "7" * 64, weights=path)
@@ -411,7 +412,7 @@ def test_half_precision_that_draws_black(tmp_path: Path) -> None:
         pipeline.vae.decoder.conv_in.bias.mul_(1e4)
     pipeline.save_pretrained(tmp_path / "large")
     model = PersonalizedModel("large", str(tmp_path / "large"), "8" * 64)
-    with Artist(**(QUICK | {"dtype": "float16"}), batch_size=2) as artist:
+    with ModelPool(**(QUICK | {"dtype": "float16"}), batch_size=2) as artist:
         images = drawn(artist, model, wanted(3))
         assert all(image.std() > 5 for image in images)
         assert any("black in float16" in note for note in artist.notes)
@@ -421,11 +422,11 @@ def test_half_precision_that_draws_black(tmp_path: Path) -> None:
 def test_a_model_that_draws_nothing(tmp_path: Path) -> None:
     broken = PersonalizedModel("x", blank_models.overflowing(tmp_path / "x"), "a" * 64)
     black = PersonalizedModel("y", blank_models.black(tmp_path / "y"), "b" * 64)
-    with Artist(**QUICK) as artist, pytest.raises(RenderError, match="NaN"):
+    with ModelPool(**QUICK) as artist, pytest.raises(RenderError, match="NaN"):
         drawn(artist, broken, wanted(1), tmp_path / "images")
     assert not list(tmp_path.glob("images/*"))
     for _ in range(2):  # drawn, and read
-        with Artist(**QUICK) as artist:
+        with ModelPool(**QUICK) as artist:
             assert not drawn(artist, black, wanted(1), tmp_path / "images").any()
             assert any("show nothing" in note for note in artist.notes)
 
@@ -435,7 +436,7 @@ def test_images_of_a_base_model_that_changed_are_drawn_anew(tmp_path: Path) -> N
     shutil.copytree(TINYWORLD, base)
     weights = lora(tmp_path / LORA)
     model = PersonalizedModel("x", str(base), "a" * 64, weights=weights)
-    with Artist(**QUICK) as artist:
+    with ModelPool(**QUICK) as artist:
         before = artist.settings_for(model)
         config = base / "scheduler" / "scheduler_config.json"
         config.write_text(config.read_text().replace('"trailing"', '"leading"'))
@@ -447,6 +448,6 @@ def test_a_safety_checker_is_left_on_and_named(tmp_path: Path) -> None:
     folder = drawing.with_safety_checker(tmp_path / "prudish", flagged=True)
     model = PersonalizedModel("prudish", folder, "9" * 64)
     for _ in range(2):  # drawn, and read
-        with Artist(**QUICK) as artist:
+        with ModelPool(**QUICK) as artist:
             assert not drawn(artist, model, wanted(1), tmp_path / "images").any()
             assert any("safety checker" in note for note in artist.notes)

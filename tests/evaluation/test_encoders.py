@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,13 +18,13 @@ from PIL import Image
 
 from regforge.embedded import ALIGNMENT, TINYWORLD
 from regforge.errors import RegforgeError
+from regforge.evaluation import encoders
+from regforge.evaluation.definitions import EvaluationError
 from regforge.evaluation.encoders import (
-    EncoderNames,
+    ImageEncoder,
+    TextImageEncoder,
     default_encoders,
-    open_image_encoder,
-    open_text_image_encoder,
 )
-from regforge.evaluation.interface import EvaluationError
 
 SIDE = 32
 SMALL: dict[str, Any] = {
@@ -131,7 +135,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_vectors_are_of_unit_length_whatever_the_batch(
     saved: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = open_image_encoder(str(saved(name)), device="cpu")
+    encoder = ImageEncoder(str(saved(name)), device="cpu")
     found = encoder.images(images())
     assert found.dtype == np.float32
     assert found.shape[0] == 3
@@ -154,7 +158,7 @@ def test_dino_is_the_cls_token_of_the_middle_of_the_image(saved: Callable[[str],
     model = ViTModel.from_pretrained(saved("dino"), add_pooling_layer=False).eval()
     with torch.inference_mode():
         token = model(values[None].contiguous()).last_hidden_state[0, 0].numpy()
-    found = open_image_encoder(str(saved("dino")), device="cpu").images([image])
+    found = ImageEncoder(str(saved("dino")), device="cpu").images([image])
     assert found[0] == pytest.approx(token / np.linalg.norm(token), abs=1e-4)
 
 
@@ -168,13 +172,13 @@ def test_dinov2_is_its_cls_token(saved: Callable[[str], Path]) -> None:
     )
     with torch.inference_mode():
         token = model(**inputs).last_hidden_state[0, 0].numpy()
-    found = open_image_encoder(str(saved("dinov2")), device="cpu").images(images(1))
+    found = ImageEncoder(str(saved("dinov2")), device="cpu").images(images(1))
     assert found[0] == pytest.approx(token / np.linalg.norm(token), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_pairs_put_captions_into_the_same_space(saved: Callable[[str], Path], name: str) -> None:
-    encoder = open_text_image_encoder(str(saved(name)), device="cpu")
+    encoder = TextImageEncoder(str(saved(name)), device="cpu")
     captions = encoder.texts(CAPTIONS)
     assert captions.dtype == np.float32
     assert captions.shape == encoder.images(images()).shape
@@ -192,7 +196,7 @@ def test_clip_is_its_projection_and_does_not_mind_padding(saved: Callable[[str],
     with torch.inference_mode():
         hidden = model.text_model(**inputs).last_hidden_state[0, -1]  # the end-of-text token
         text = model.text_projection(hidden).numpy()
-    found = open_text_image_encoder(str(saved("clip")), device="cpu").texts(CAPTIONS[:1])
+    found = TextImageEncoder(str(saved("clip")), device="cpu").texts(CAPTIONS[:1])
     assert found[0] == pytest.approx(text / np.linalg.norm(text), abs=1e-4)
 
 
@@ -208,12 +212,12 @@ def test_siglip_reads_captions_padded_and_unmasked(saved: Callable[[str], Path])
         text = model.get_text_features(input_ids=tokens["input_ids"]).pooler_output[0].numpy()
         masked = model.get_text_features(**tokens).pooler_output[0].numpy()
     assert np.abs(text - masked).max() > 1e-3  # so it matters
-    found = open_text_image_encoder(str(saved("siglip")), device="cpu").texts(CAPTIONS[:1])
+    found = TextImageEncoder(str(saved("siglip")), device="cpu").texts(CAPTIONS[:1])
     assert found[0] == pytest.approx(text / np.linalg.norm(text), abs=1e-4)
 
 
 def test_a_long_caption_is_cut_and_noted_once(saved: Callable[[str], Path]) -> None:
-    encoder = open_text_image_encoder(str(saved("clip")), device="cpu")
+    encoder = TextImageEncoder(str(saved("clip")), device="cpu")
     long = "a photo of a cat " * 8
     first = encoder.texts([long, "a cat"])
     assert encoder.texts([long + "on a beach"])[0] == pytest.approx(first[0], abs=1e-5)
@@ -230,14 +234,14 @@ def test_the_embedded_judge_measures_as_curation_does(repo: Path) -> None:
     folder = repo / "examples" / "subjects" / "cat"
     photos = [Image.open(folder / f"0{number}.png").convert("RGB") for number in range(2)]
     captions = ["a photo of a cat in a meadow", "a photo of a cat in a bedroom"]
-    judge = open_text_image_encoder("embedded/judge", device="cpu")
+    judge = TextImageEncoder("embedded/judge", device="cpu")
     assert judge.name == "embedded/judge"
     cosines = judge.images(photos) @ judge.texts(captions).T
     assert cosines.argmax(axis=1).tolist() == [0, 1]
     scores = AlignmentScorer(device="cpu").scores(photos, captions)
     assert np.diagonal(cosines) == pytest.approx(scores, abs=2e-4)
 
-    identity = open_image_encoder("embedded/judge", device="cpu")
+    identity = ImageEncoder("embedded/judge", device="cpu")
     dog = Image.open(repo / "examples" / "subjects" / "dog" / "00.png")
     first, second, other = identity.images([*photos, dog])
     assert first @ second > first @ other + 0.3
@@ -247,16 +251,16 @@ def test_the_embedded_judge_measures_as_curation_does(repo: Path) -> None:
 
 
 def test_default_encoders() -> None:
-    embedded = EncoderNames("embedded/judge", "embedded/judge")
+    embedded = ("embedded/judge", "embedded/judge")
     assert default_encoders("embedded/tinyworld") == embedded
     assert default_encoders(str(TINYWORLD)) == embedded
-    real = EncoderNames("facebook/dino-vits16", "openai/clip-vit-base-patch32")
+    real = ("facebook/dino-vits16", "openai/clip-vit-base-patch32")
     assert default_encoders("stabilityai/stable-diffusion-xl-base-1.0") == real
 
 
 def test_without_network_one_sentence_says_what_to_pass() -> None:
     with pytest.raises(RegforgeError) as caught:
-        open_image_encoder("facebook/dino-vits16@main")
+        ImageEncoder("facebook/dino-vits16@main")
     assert "facebook/dino-vits16" in caught.value.message
     assert "\n" not in caught.value.message
     assert "local folder" in (caught.value.hint or "")
@@ -265,22 +269,22 @@ def test_without_network_one_sentence_says_what_to_pass() -> None:
 @pytest.mark.parametrize("name", ["./nowhere", "no model", "/no/such/folder"])
 def test_what_is_no_model_is_said(name: str) -> None:
     with pytest.raises(EvaluationError, match="There is no folder"):
-        open_image_encoder(name)
+        ImageEncoder(name)
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"it has no config\.json"):
-        open_image_encoder(str(tmp_path))
+        ImageEncoder(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(EvaluationError, match="cannot be loaded"):
-        open_image_encoder(str(tmp_path))
+        ImageEncoder(str(tmp_path))
 
 
 def test_pickled_weights_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(saved("dino"), tmp_path / "dino"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(EvaluationError, match="has no weights as safetensors"):
-        open_image_encoder(str(folder))
+        ImageEncoder(str(folder))
 
 
 def test_weights_that_lack_a_part_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -291,7 +295,7 @@ def test_weights_that_lack_a_part_are_refused(saved: Callable[[str], Path], tmp_
     weights.pop("embeddings.cls_token")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(EvaluationError, match=r"lacks embeddings\.cls_token"):
-        open_image_encoder(str(folder))
+        ImageEncoder(str(folder))
 
 
 def test_vectors_without_numbers_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -302,10 +306,72 @@ def test_vectors_without_numbers_are_refused(saved: Callable[[str], Path], tmp_p
     weights["layernorm.weight"] *= float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(EvaluationError, match="zero or no numbers"):
-        open_image_encoder(str(folder), device="cpu").images(images(1))
+        ImageEncoder(str(folder), device="cpu").images(images(1))
 
 
 def test_a_model_of_images_alone_takes_no_captions(saved: Callable[[str], Path]) -> None:
     with pytest.raises(EvaluationError, match="does not put images and captions side by side"):
-        open_text_image_encoder(str(saved("dino")))
+        TextImageEncoder(str(saved("dino")))
     assert ALIGNMENT.is_dir()
+
+
+# ------------------------------------------------------------------------------------------ LPIPS
+
+
+def gray(level: int) -> Image.Image:
+    return Image.new("L", (64, 64), level)
+
+
+@pytest.fixture
+def torchmetrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A torchmetrics whose LPIPS is the mean absolute difference; the cache of its weights."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def forward(self, first: Any, second: Any, normalize: bool) -> Any:
+            assert normalize
+            assert 0 <= first.min() <= first.max() <= 1
+            assert len(first) <= encoders._LPIPS_BATCH
+            return (first - second).abs().mean(dim=(1, 2, 3), keepdim=True)
+
+    class Metric:
+        def __init__(self, net_type: str) -> None:
+            assert net_type == "alex"
+            assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
+            self.net = Net()
+
+    for name in ("torchmetrics", "torchmetrics.image", "torchmetrics.image.lpip"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["torchmetrics.image.lpip"].LearnedPerceptualImagePatchSimilarity = Metric  # type: ignore[attr-defined]
+    for name in ("torchvision", "torchvision.models"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["torchvision.models"].alexnet = None  # type: ignore[attr-defined]
+    monkeypatch.setattr(metadata, "version", lambda name: f"9 of {name}")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    return tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
+
+
+def test_distances_of_pairs(torchmetrics: Path) -> None:
+    torchmetrics.parent.mkdir()
+    torchmetrics.touch()
+    lpips = encoders.open_lpips(device="cpu")
+    assert isinstance(lpips, encoders.Lpips)
+    assert lpips.name == "LPIPS (AlexNet, torchmetrics 9 of torchmetrics)"
+    images = [gray(0), gray(51), gray(255)]
+    pairs = [(0, 1), (0, 2), (1, 2), *[(2, 2)] * 9]  # more than one batch
+    expected = [0.2, 1.0, 0.8, *[0.0] * 9]
+    assert lpips.distances(images, pairs) == pytest.approx(expected, abs=1e-6)
+    assert lpips.distances(images, []).size == 0
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_nothing_is_downloaded_offline(torchmetrics: Path) -> None:
+    why = encoders.open_lpips()  # the tests set HF_HUB_OFFLINE
+    assert isinstance(why, str)
+    assert "HF_HUB_OFFLINE is set" in why
+
+
+def test_without_torchmetrics_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
+    assert encoders.open_lpips() == encoders.INSTALL_LPIPS

@@ -5,8 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,14 @@ import pytest
 import trained_models
 from PIL import Image
 
-from regforge.evaluation import Evaluation, evaluate
+from regforge.evaluation import Evaluation, EvaluationSettings, evaluate
 from regforge.progress import Reporter, Task
 from regforge.recipe import TrainingRecipe
 from regforge.training import train
 
 pytestmark = pytest.mark.slow
 
-QUICK: dict[str, Any] = {
-    "samples": 2,
-    "class_samples": 3,
-    "limit": 3,
-    "steps": 2,
-    "device": "cpu",
-    "batch_size": 4,
-}
+QUICK = EvaluationSettings(samples=2, class_samples=3, limit=3, steps=2, device="cpu", batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +52,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def whole(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     """What comes out if nobody disturbs it."""
-    return evaluate(runs, out=tmp_path_factory.mktemp("whole") / "out", reporter=said(), **QUICK)
+    return measured(runs, tmp_path_factory.mktemp("whole") / "out")
 
 
-def said() -> Reporter:
-    return Reporter(stream=io.StringIO())
+def measured(models: Sequence[Path], out: Path, settings: EvaluationSettings = QUICK) -> Evaluation:
+    return evaluate(models, settings, out=out, reporter=Reporter(stream=io.StringIO()))
 
 
 class Interrupting(Reporter):
@@ -98,11 +92,11 @@ def test_it_measures_and_shows_all_models(whole: Evaluation) -> None:
     names = [result.model.name for result in whole.results]
     assert names == ["base model", "one", "two"]
     for result in whole.results:
-        assert len(result.measured) == (3 + 3) * 2 + 3
+        assert len(result.images) == (3 + 3) * 2 + 3
         assert {"dino", "clip_i", "clip_t", "matched", "pres", "div"} <= result.scores.keys()
         assert result.scores["dino"].count == 12
         assert result.scores["pres"].count == 3
-        for each in result.measured:
+        for each in result.images:
             with Image.open(whole.folder / each.file) as image:
                 assert image.size == (96, 96)
     one, two = (result.scores["dino"].mean for result in whole.results[1:])
@@ -125,12 +119,12 @@ def test_interrupted_and_gone_on_with_ends_with_the_same_bytes(
     runs: tuple[Path, Path], whole: Evaluation, tmp_path: Path, model: str, at: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        evaluate(runs, out=tmp_path / "out", reporter=Interrupting(model, at), **QUICK)
+        evaluate(runs, QUICK, out=tmp_path / "out", reporter=Interrupting(model, at))
     made = images(tmp_path / "out")
     assert 0 < len(made) < len(images(whole.folder))
     times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in made}
     assert not (tmp_path / "out" / "evaluation.json").exists()
-    again = evaluate(runs, out=tmp_path / "out", reporter=said(), **QUICK)
+    again = measured(runs, tmp_path / "out")
     assert images(again.folder) == images(whole.folder)
     for name, time in times.items():  # and nothing was drawn twice
         assert (again.folder / name).stat().st_mtime_ns == time
@@ -146,28 +140,26 @@ def test_more_can_be_asked_for_and_new_weights_are_drawn_anew(
     trained_models.run(copy)
     weights = Path("lora", trained_models.LORA)
     (copy / weights).write_bytes((runs[0] / weights).read_bytes())
-    less = QUICK | {"samples": 1, "with_base": False}
-    evaluate([copy], out=out, reporter=said(), **less)
-    before = images(out)
-    larger = evaluate([copy, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
+    less = replace(QUICK, samples=1, with_base=False)
+    measured([copy], out, less)
+    before, more = images(out), replace(less, samples=2)
+    larger = measured([copy, runs[1]], out, more)
     assert before.items() <= images(out).items()
-    assert [len(result.measured) for result in larger.results] == [15, 15]
+    assert [len(result.images) for result in larger.results] == [15, 15]
     (copy / weights).write_bytes((runs[1] / weights).read_bytes())
-    other = evaluate([copy, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
-    assert [each.scores for each in other.results[0].measured] == [
-        each.scores for each in other.results[1].measured
+    other = measured([copy, runs[1]], out, more)
+    assert [each.scores for each in other.results[0].images] == [
+        each.scores for each in other.results[1].images
     ]
     drawn = images(out)
     (tmp_path / "elsewhere").mkdir()
     moved = copy.rename(tmp_path / "elsewhere" / "copy")  # it is the same model there
-    evaluate([moved, runs[1]], out=out, reporter=said(), **less | {"samples": 2})
+    measured([moved, runs[1]], out, more)
     assert images(out) == drawn
 
 
 def test_snapshots_are_models_of_their_own(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    found = evaluate(
-        runs[:1], out=tmp_path, reporter=said(), snapshots=True, **QUICK | {"limit": 1}
-    )
+    found = measured(runs[:1], tmp_path, replace(QUICK, snapshots=True, limit=1))
     assert [result.model.steps for result in found.results] == [0, 2, 3, 4]
     assert any(note.startswith("Best steps of one: DINO after") for note in found.notes)
     assert "over training steps" in (tmp_path / "report.html").read_text()

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,13 @@ from safetensors.numpy import save_file
 
 from regforge.embedded import TINYWORLD
 from regforge.errors import RegforgeError
-from regforge.evaluation.interface import EvaluationError, PersonalizedModel, Subject
-from regforge.evaluation.models import base_of, distinct_names, open_model, without_identifier
+from regforge.evaluation.definitions import (
+    PersonalizedModel,
+    Subject,
+    without_identifier,
+)
+from regforge.evaluation.models import base_of, open_model, read_recipe
+from regforge.evaluation.planning import distinct_names
 
 if TYPE_CHECKING:
     from hub_server import LoopbackHub
@@ -48,14 +54,10 @@ def test_a_run_says_everything(tmp_path: Path) -> None:
     assert model.prompts == ("a photo of a sks cat", "a photo of a cat")
     assert (model.guidance_scale, model.recipe, model.notes) == (4.0, recipe(), ())
     assert len(model.digest) == 64
-
-
-@pytest.mark.parametrize("below", ["lora", f"lora/{LORA}"])
-def test_its_parts_are_the_same_model(tmp_path: Path, below: str) -> None:
-    folder = run(tmp_path / "teapot")
-    whole, part = open_model(folder), open_model(folder / below)
-    assert part.where == str(folder / below)
-    assert PersonalizedModel(**{**vars(part), "where": whole.where}) == whole
+    for below in ("lora", f"lora/{LORA}"):  # its parts are the same model
+        part = open_model(folder / below)
+        assert part.where == str(folder / below)
+        assert replace(part, where=model.where) == model
 
 
 def test_a_file_of_another_name_has_its_name(tmp_path: Path) -> None:
@@ -117,14 +119,10 @@ def test_a_model_has_a_name_also_from_inside(
         assert (model.name, ".." in model.where) == ("teapot", False)
 
 
-def test_weights_of_a_run_that_goes_on_are_those_of_its_last_end(tmp_path: Path) -> None:
+def test_steps_of_weights_are_those_of_the_runs_last_end(tmp_path: Path) -> None:
     folder = run(tmp_path / "teapot", finished=40)
     assert open_model(folder).steps == 40
-
-
-def test_a_run_that_was_downloaded_without_its_state(tmp_path: Path) -> None:
-    folder = run(tmp_path / "teapot")
-    (folder / "state.json").unlink()
+    (folder / "state.json").unlink()  # downloaded without it
     assert open_model(folder).steps == 60
 
 
@@ -135,9 +133,9 @@ def test_an_unfinished_run_names_its_newest_whole_snapshot(tmp_path: Path) -> No
     for step in ("000050", "000125"):
         lora(folder / "snapshots" / f"step-{step}" / "lora" / LORA)
     (folder / "snapshots" / "step-000250" / "lora").mkdir(parents=True)
-    said = refusal(folder)
-    assert str(folder / "snapshots" / "step-000125") in said
-    assert f"regforge train {folder / 'recipe.yaml'} --out {folder}" in said
+    error = refusal(folder)
+    assert str(folder / "snapshots" / "step-000125") in error
+    assert f"regforge train {folder / 'recipe.yaml'} --out {folder}" in error
 
 
 def test_a_run_without_prompts_gets_two(tmp_path: Path) -> None:
@@ -161,41 +159,60 @@ def test_a_recipe_that_is_none_is_as_good_as_none(tmp_path: Path, content: str) 
     assert (model.subject, model.prompts) == (None, ())
 
 
+@pytest.mark.parametrize("target", ["../secret.yaml", "/dev/zero"])
+def test_a_recipe_that_is_a_link_to_elsewhere_is_not_read(tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret.yaml").write_text("subject: {class_noun: secret}")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").symlink_to(target)
+    assert read_recipe(tmp_path / "run") is None
+
+
 # ---------------------------------------------------------------------------- where there is none
 
 
-def test_what_is_no_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("empty", "holds no model"),
+        ("nothing", "no file or folder"),
+        ("./no/thing", "no file or folder"),
+        ("data", "run of a dataset"),
+        ("pickles", "hold code"),
+        ("pickles/pytorch_lora_weights.bin", "hold code"),
+        ("broken.safetensors", "no whole safetensors file"),
+        ("whole.safetensors", "a whole model"),
+        ("dora.safetensors", "DoRA"),
+        ("two", "several .safetensors files: a.safetensors, b.safetensors"),
+    ],
+)
+def test_what_is_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert "holds no model" in refusal(tmp_path / "empty")
-    assert "no file or folder" in refusal(tmp_path / "nothing")
-    assert "no file or folder" in refusal("./no/thing")
-    dataset = run(tmp_path / "data", finished=None, render={"steps": 3})
-    assert "run of a dataset" in refusal(dataset)
-
-
-def test_weights_that_are_none(tmp_path: Path) -> None:
-    pickle = tmp_path / "pickles" / "pytorch_lora_weights.bin"
-    pickle.parent.mkdir()
-    pickle.write_bytes(b"\x80")
-    assert "hold code" in refusal(pickle, base=SDXL)
-    assert "hold code" in refusal(pickle.parent, base=SDXL)
+    run(tmp_path / "data", finished=None, render={"steps": 3})
+    (tmp_path / "pickles").mkdir()
+    (tmp_path / "pickles" / "pytorch_lora_weights.bin").write_bytes(b"\x80")
     broken = lora(tmp_path / "broken.safetensors")
     broken.write_bytes(broken.read_bytes()[:-9])
-    assert "no whole safetensors file" in refusal(broken, base=SDXL)
-    checkpoint = tmp_path / "whole.safetensors"
-    save_file({"model.diffusion_model.out.weight": np.zeros(2, np.float32)}, checkpoint)
-    assert "a whole model" in refusal(checkpoint, base=SDXL)
-    dora = tmp_path / "dora.safetensors"
-    names = ("lora_unet_x.lora_up.weight", "lora_unet_x.dora_scale")
-    save_file({name: np.zeros(2, np.float32) for name in names}, dora)
-    assert "DoRA" in refusal(dora, base=SDXL)
+    names = {
+        "whole": ["model.diffusion_model.out.weight"],
+        "dora": ["lora_unet_x.lora_up.weight", "lora_unet_x.dora_scale"],
+    }
+    for file, tensors in names.items():
+        zeros = {name: np.zeros(2, np.float32) for name in tensors}
+        save_file(zeros, tmp_path / f"{file}.safetensors")
+    for file in ("a", "b"):
+        lora(tmp_path / "two" / f"{file}.safetensors")
+    assert words in refusal(where, base=SDXL)
+    with pytest.raises(RegforgeError) as error:
+        open_model(where)
+    assert error.value.exit_code == 2
 
 
-def test_several_files_of_which_none_is_the_usual_one(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        lora(tmp_path / f"{name}.safetensors")
-    assert "several .safetensors files: a.safetensors, b.safetensors" in refusal(tmp_path)
-    (tmp_path / "b.safetensors").rename(tmp_path / LORA)
+def test_of_several_files_the_usual_one_is_taken(tmp_path: Path) -> None:
+    lora(tmp_path / "a.safetensors")
+    lora(tmp_path / LORA)
     assert open_model(tmp_path, base=SDXL).weights == tmp_path / LORA
 
 
@@ -210,21 +227,20 @@ def test_a_lora_alone_must_be_told_its_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "metadata",
+    ("metadata", "card"),
     [
-        {"ss_sd_model_name": SDXL},
-        {"base_model": SDXL},
-        {"lora_adapter_metadata": json.dumps({"unet.base_model_name_or_path": SDXL})},
+        ({"ss_sd_model_name": SDXL}, None),
+        ({"base_model": SDXL}, None),
+        ({"lora_adapter_metadata": json.dumps({"unet.base_model_name_or_path": SDXL})}, None),
+        ({}, SDXL),
+        ({}, [SDXL, "other/model"]),
     ],
 )
-def test_a_lora_whose_metadata_name_its_base(tmp_path: Path, metadata: dict[str, str]) -> None:
-    assert open_model(lora(tmp_path / "mug.safetensors", metadata=metadata)).base == SDXL
-
-
-@pytest.mark.parametrize("named", [SDXL, [SDXL, "other/model"]])
-def test_a_lora_whose_card_names_its_base(tmp_path: Path, named: Any) -> None:
-    path = lora(tmp_path / "mug.safetensors")
-    (tmp_path / "README.md").write_text(front(base_model=named, instance_prompt="a TOK mug"))
+def test_a_lora_whose_metadata_or_card_names_its_base(
+    tmp_path: Path, metadata: dict[str, str], card: Any
+) -> None:
+    path = lora(tmp_path / "mug.safetensors", metadata=metadata)
+    (tmp_path / "README.md").write_text(front(base_model=card, instance_prompt="a TOK mug"))
     model = open_model(path)
     assert (model.base, model.prompts) == (SDXL, ("a TOK mug",))
 
@@ -395,21 +411,3 @@ def test_a_pipeline_of_the_hub_is_not_downloaded_yet(hub: "LoopbackHub") -> None
     hub.put("her/world", {"unet/x.safetensors": b"other"}, repo_type="model")
     assert open_model("her/world").digest != model.digest
     assert open_model(f"her/world@{commit}").digest == model.digest
-
-
-def test_what_goes_wrong_is_an_evaluation_error(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError) as error:
-        open_model(tmp_path / "nothing")
-    assert error.value.exit_code == 2
-
-
-@pytest.mark.parametrize("target", ["../secret.yaml", "/dev/zero"])
-def test_a_run_s_files_that_are_links_to_elsewhere_are_not_read(
-    tmp_path: Path, target: str
-) -> None:
-    from regforge.evaluation.model_files import read_recipe
-
-    (tmp_path / "secret.yaml").write_text("subject: {class_noun: secret}")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "recipe.yaml").symlink_to(target)
-    assert read_recipe(tmp_path / "run" / "recipe.yaml") is None

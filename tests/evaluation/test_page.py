@@ -14,7 +14,8 @@ from made_evaluation import MODELS, PLACES, made_evaluation
 from PIL import Image
 
 from regforge.evaluation import plots
-from regforge.evaluation.interface import EvaluationError, Interval, Subject
+from regforge.evaluation.definitions import EvaluationError, Subject
+from regforge.evaluation.metrics import Interval
 from regforge.evaluation.page import write_page
 from regforge.evaluation.results import Evaluation
 
@@ -83,7 +84,7 @@ def test_every_model_prompt_and_number_is_there(made: Evaluation, page: Read) ->
         assert result.model.name in page.text
         for found in result.scores.values():
             assert f"{found.mean:.3f}" in page.text
-        for each in result.measured:
+        for each in result.images:
             assert each.prompt in page.text
             for value in each.scores.values():
                 assert f"{value:.3f}" in page.text
@@ -97,7 +98,7 @@ def test_every_model_prompt_and_number_is_there(made: Evaluation, page: Read) ->
 def test_every_image_is_there_with_its_words(made: Evaluation, page: Read) -> None:
     described = {image.get("alt") for image in page.all("img")}
     for result in made.results:
-        for each in result.measured:
+        for each in result.images:
             assert f"{result.model.name}: {each.prompt}, sample {each.number + 1}" in described
     assert "Reference photo 4 of sks teapot" in described
 
@@ -174,13 +175,13 @@ def test_hostile_names_and_prompts_are_only_text(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("without_plots")
 def test_missing_images_are_said_and_no_crash(copied: Evaluation) -> None:
-    gone = [each.file for each in copied.results[1].measured[:2]]
+    gone = [each.file for each in copied.results[1].images[:2]]
     (copied.folder / gone[0]).unlink()
     (copied.folder / gone[1]).write_bytes(b"no image")
     page = read(copied)
     assert "2 images could not be read and are not shown" in page.text
     assert page.text.count("no image") == 2
-    assert f"DINO {copied.results[1].measured[0].scores['dino']:.3f}" in page.text
+    assert f"DINO {copied.results[1].images[0].scores['dino']:.3f}" in page.text
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -188,7 +189,7 @@ def test_no_image_outside_of_the_folder_is_shown(copied: Evaluation) -> None:
     Image.new("RGB", (8, 8)).save(copied.folder.parent / "secret.png")
     copied.results[0] = replace(
         copied.results[0],
-        measured=[replace(each, file="../secret.png") for each in copied.results[0].measured[:1]],
+        images=[replace(each, file="../secret.png") for each in copied.results[0].images[:1]],
     )
     assert "1 image could not be read" in read(copied).text
 

@@ -8,18 +8,15 @@ from pathlib import Path
 import pytest
 from made_evaluation import MODELS, SUBJECT, made_evaluation
 
-from regforge.evaluation import wording
-from regforge.evaluation.interface import (
-    Comparison,
+from regforge.evaluation.definitions import (
+    BenchmarkPrompt,
     EvaluationError,
-    Interval,
-    Measured,
+    ImageScores,
     PersonalizedModel,
-    Question,
     Subject,
 )
+from regforge.evaluation.metrics import BY_KEY, Comparison, Interval, interval
 from regforge.evaluation.results import Evaluation, ModelResult, compare, summarize
-from regforge.evaluation.statistics import interval
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +28,22 @@ def model(name: str, subject: Subject | None = SUBJECT) -> PersonalizedModel:
     return PersonalizedModel(name=name, base="b", digest="0" * 64, subject=subject)
 
 
-def images(identifier: str, scores: list[float], key: str = "clip_t") -> list[Measured]:
+def images(identifier: str, scores: list[float], key: str = "clip_t") -> list[ImageScores]:
     """Two samples of each question."""
-    questions = [Question(f"a {{}} number {n // 2}", "dreambench", "") for n in range(len(scores))]
+    questions = [
+        BenchmarkPrompt(f"a {{}} number {n // 2}", "dreambench", "") for n in range(len(scores))
+    ]
     return [
-        Measured(question, question.about(f"{identifier} teapot"), n % 2, f"{n}.png", {key: score})
+        ImageScores(
+            question, question.about(f"{identifier} teapot"), n % 2, f"{n}.png", {key: score}
+        )
         for n, (question, score) in enumerate(zip(questions, scores, strict=True))
     ]
 
 
 def test_scores_are_means_over_images_with_prompts_as_clusters(made: Evaluation) -> None:
     result = made.results[0]
-    asked = [each for each in result.measured if each.question]
+    asked = [each for each in result.images if each.question]
     expected = interval(
         [each.scores["dino"] for each in asked], [each.prompt for each in asked], resamples=2000
     )
@@ -53,7 +54,7 @@ def test_scores_are_means_over_images_with_prompts_as_clusters(made: Evaluation)
 def test_preservation_comes_from_class_images_and_everything_else_from_questions() -> None:
     measured = [
         *images("sks", [0.2, 0.4]),
-        Measured(None, "a photo of a teapot", 0, "c.png", {"pres": 0.5, "clip_t": 9.0}),
+        ImageScores(None, "a photo of a teapot", 0, "c.png", {"pres": 0.5, "clip_t": 9.0}),
     ]
     measured[0].scores["pres"] = 9.0
     scores = summarize(model("a"), measured).scores
@@ -167,7 +168,7 @@ def test_files_in_the_current_folder_are_named_by_their_way_from_there(
 
 
 def test_scores_that_are_not_finite_do_not_break_the_file(made: Evaluation) -> None:
-    measured = [Measured(None, "p", 0, "f.png", {"pres": math.nan, "dino": 0.5})]
+    measured = [ImageScores(None, "p", 0, "f.png", {"pres": math.nan, "dino": 0.5})]
     result = ModelResult(made.results[0].model, measured)
     text = json.dumps(replace(made, results=[result]).as_dict(), allow_nan=False)
     assert json.loads(text)["models"][0]["images"][0]["scores"] == {"dino": 0.5}
@@ -218,10 +219,10 @@ def test_the_best_of_each_column_is_marked_in_its_direction(made: Evaluation) ->
 
 
 def test_none_is_the_best_where_all_are_equal() -> None:
-    pres = wording.BY_KEY["pres"]
-    assert wording.best_of(pres, {"a": 0.1, "b": 0.0, "c": 0.0}) == ["b", "c"]
-    assert wording.best_of(pres, {"a": 0.0, "b": 0.0}) == []
-    assert wording.best_of(pres, {"a": 0.0}) == wording.best_of(pres, {}) == []
+    pres = BY_KEY["pres"]
+    assert pres.best_of({"a": 0.1, "b": 0.0, "c": 0.0}) == ["b", "c"]
+    assert pres.best_of({"a": 0.0, "b": 0.0}) == []
+    assert pres.best_of({"a": 0.0}) == pres.best_of({}) == []
 
 
 def compared(metric: str, mean: float, low: float, high: float) -> str:

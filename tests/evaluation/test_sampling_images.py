@@ -12,10 +12,9 @@ import pytest
 from evaluation.trained_models import LORA, fitting_lora, lora, run
 from PIL import Image
 
+from regforge.evaluation.definitions import EvaluationError
 from regforge.evaluation.drawing import seed_of
-from regforge.evaluation.grid import TILE, Row, Section, draw_grid, tile_of
-from regforge.evaluation.interface import EvaluationError
-from regforge.evaluation.sampling import Samples, sample
+from regforge.evaluation.sampling import TILE, Samples, draw_grid, sample, tile_of
 from regforge.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -46,7 +45,7 @@ def test_images_of_all_sizes_fit(size: tuple[int, int], shown: tuple[int, int]) 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 4), (8, 8), (9, 5), (10, 5), (17, 6)])
 def test_rows_are_broken_evenly(count: int, columns: int) -> None:
     tiles = [tile_of(plain(96)) for _ in range(count)]
-    grid = np.asarray(draw_grid([Section("a prompt", [Row("", tiles)])]))
+    grid = np.asarray(draw_grid([("a prompt", [("", tiles)])]))
     red = (grid[..., 0] > 200) & (grid[..., 1] < 60)
     assert red.sum() >= count * 190 * 190
     across = (np.diff(red[red.any(1).nonzero()[0][5]].astype(int)) == 1).sum()
@@ -54,8 +53,8 @@ def test_rows_are_broken_evenly(count: int, columns: int) -> None:
 
 
 def test_each_row_has_its_own_images() -> None:
-    rows = [Row("mine", [plain(96, "red")] * 2), Row("base", [plain(96, "blue")] * 2)]
-    grid = np.asarray(draw_grid([Section("a", rows), Section("b", rows)], footer="seed 0"))
+    rows = [("mine", [plain(96, "red")] * 2), ("base", [plain(96, "blue")] * 2)]
+    grid = np.asarray(draw_grid([("a", rows), ("b", rows)], footer="seed 0"))
     found = [
         "red" if line[40, 0] > 200 and line[40, 2] < 60 else "blue"
         for line in grid
@@ -66,9 +65,9 @@ def test_each_row_has_its_own_images() -> None:
 
 
 def test_long_prompts_are_wrapped_and_not_cut() -> None:
-    rows = [Row("", [plain(96)])]
-    short = draw_grid([Section("a cat", rows)])
-    long = draw_grid([Section("a very long prompt " * 40 + "x" * 400, rows)])
+    rows = [("", [plain(96)])]
+    short = draw_grid([("a cat", rows)])
+    long = draw_grid([("a very long prompt " * 40 + "x" * 400, rows)])
     assert long.width == short.width
     assert long.height > short.height + 300
     assert draw_grid([]).size[0] > 0

@@ -13,8 +13,9 @@ import pytest
 
 from regforge import resources
 from regforge.embedded import TINYWORLD, load_vocabulary
-from regforge.evaluation.interface import EvaluationError, Kind, PersonalizedModel, Question
+from regforge.evaluation.definitions import BenchmarkPrompt, EvaluationError, PersonalizedModel
 from regforge.evaluation.suites import class_prompts, default_suites, load_suite
+from regforge.recipe import Kind
 
 SHIPPED = sorted(path.stem for path in (resources.templates() / "benchmarks").glob("*.yaml"))
 COUNTS: dict[tuple[str, Kind], int] = {
@@ -153,10 +154,10 @@ def test_default_suites(tmp_path: Path) -> None:
 
 
 def test_the_article_fits_the_noun() -> None:
-    assert Question("a {} in the snow", "s").about("owl") == "an owl in the snow"
-    assert Question("a {} in the snow", "s").about("sks owl") == "a sks owl in the snow"
-    assert Question("a red {} on a road", "s").about("owl") == "a red owl on a road"
-    assert Question("A {}", "s").about("elephant") == "An elephant"
+    assert BenchmarkPrompt("a {} in the snow", "s").about("owl") == "an owl in the snow"
+    assert BenchmarkPrompt("a {} in the snow", "s").about("sks owl") == "a sks owl in the snow"
+    assert BenchmarkPrompt("a red {} on a road", "s").about("owl") == "a red owl on a road"
+    assert BenchmarkPrompt("A {}", "s").about("elephant") == "An elephant"
 
 
 # --------------------------------------------------------------------------------- users' files
@@ -166,22 +167,22 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("# my prompts\n\na {} in the rain  # wet\n  a   blue {}\na {} in the rain\n")
     assert load_suite(file, "living") == [
-        Question("a {} in the rain", "mine"),
-        Question("a   blue {}", "mine"),
+        BenchmarkPrompt("a {} in the rain", "mine"),
+        BenchmarkPrompt("a   blue {}", "mine"),
     ]
 
 
 def test_a_yaml_file_may_be_a_list_or_have_kinds_and_groups(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("prompts:\n  - a {} in the rain\n")
-    assert load_suite(str(file), "object") == [Question("a {} in the rain", "mine")]
+    assert load_suite(str(file), "object") == [BenchmarkPrompt("a {} in the rain", "mine")]
     file.write_text(
         "prompts:\n  living:\n    weather: ['a {} in the rain']\n  both: ['{} on ice']\n"
         "  object: ['{} in pieces']\n"
     )
     assert load_suite(file, "living") == [
-        Question("a {} in the rain", "mine", "weather"),
-        Question("{} on ice", "mine"),
+        BenchmarkPrompt("a {} in the rain", "mine", "weather"),
+        BenchmarkPrompt("{} on ice", "mine"),
     ]
 
 
@@ -223,7 +224,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
 
 
 def test_a_name_that_is_nothing(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"There is no benchmark dreambanch, did you mean"):
+    with pytest.raises(EvaluationError, match=r"There is no benchmark dreambanch\. Did you mean"):
         load_suite("dreambanch", "object")
     with pytest.raises(EvaluationError, match="There is no benchmark"):
         load_suite("../benchmarks/dreambench", "object")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from regforge.evaluation import text_fidelity
-from regforge.evaluation.text_fidelity import INSTALL, Lettering, folded, similarity
+from regforge.evaluation.text_fidelity import INSTALL, SubjectText, folded, similarity
 
 
 def sign(text: str, size: tuple[int, int] = (120, 80), *, paper: str = "white") -> Image.Image:
@@ -22,20 +22,19 @@ def sign(text: str, size: tuple[int, int] = (120, 80), *, paper: str = "white") 
 
 
 @pytest.fixture(scope="module")
-def market() -> Lettering:
+def market() -> SubjectText:
     """Two photos agree on one word, and on nothing else."""
-    return Lettering([sign("MARKET"), sign("Market", paper="beige"), sign("SUMMER")])
+    return SubjectText([sign("MARKET"), sign("Market", paper="beige"), sign("SUMMER")])
 
 
-def test_the_lexicon_is_what_photos_agree_on(market: Lettering) -> None:
+def test_the_lexicon_is_what_photos_agree_on(market: SubjectText) -> None:
     assert market.lexicon == ("market",)
-    assert market.reader.startswith("rapidocr ")
     assert market.notes == []
 
 
 @pytest.mark.slow
-def test_damaged_writing_scores_lower(market: Lettering) -> None:
-    whole, damaged, other, none = market.score(
+def test_damaged_writing_scores_lower(market: SubjectText) -> None:
+    whole, damaged, other, none = market.scores(
         [sign("MARKET"), sign("MARXIT"), sign("GOOD"), Image.new("RGB", (120, 80), "white")]
     )
     assert whole == 1.0
@@ -47,12 +46,12 @@ def test_damaged_writing_scores_lower(market: Lettering) -> None:
 
 
 @pytest.mark.slow
-def test_images_of_any_size_and_mode_are_read(market: Lettering) -> None:
-    assert market.score([sign("MARKET", (400, 250)).convert("L")]) == [1.0]
+def test_images_of_any_size_and_mode_are_read(market: SubjectText) -> None:
+    assert market.scores([sign("MARKET", (400, 250)).convert("L")]) == [1.0]
 
 
-def test_the_score_weighs_by_length(market: Lettering) -> None:
-    signs = Lettering([])
+def test_the_score_weighs_by_length(market: SubjectText) -> None:
+    signs = SubjectText([])
     signs.lexicon = ("ab", "abcdef")
     assert signs.score_of(["abcdef"]) == pytest.approx((2 * 2 / 6 + 6) / 8)
     assert signs.score_of(["ab", "abcxxx"]) == pytest.approx((2 * 1 + 6 * 0.5) / 8)
@@ -60,21 +59,20 @@ def test_the_score_weighs_by_length(market: Lettering) -> None:
 
 
 def test_a_subject_without_writing_has_no_score() -> None:
-    plain = Lettering([Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")])
+    plain = SubjectText([Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")])
     assert plain.lexicon == ()
-    assert plain.score([sign("MARKET")]) == [None]
+    assert plain.scores([sign("MARKET")]) == [None]
 
 
 def test_without_a_reader_the_note_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     text_fidelity._reader.cache_clear()
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     try:
-        left_out = Lettering([sign("MARKET"), sign("MARKET")])
+        left_out = SubjectText([sign("MARKET"), sign("MARKET")])
     finally:
         text_fidelity._reader.cache_clear()
     assert left_out.notes == [INSTALL]
-    assert left_out.score([sign("MARKET")] * 2) == [None, None]
-    assert left_out.reader == ""
+    assert left_out.scores([sign("MARKET")] * 2) == [None, None]
 
 
 def test_without_models_inside_nothing_is_downloaded(
@@ -85,7 +83,7 @@ def test_without_models_inside_nothing_is_downloaded(
     text_fidelity._reader.cache_clear()
     monkeypatch.setattr(rapidocr, "__file__", str(tmp_path / "__init__.py"))
     try:
-        left_out = Lettering([sign("MARKET"), sign("MARKET")])
+        left_out = SubjectText([sign("MARKET"), sign("MARKET")])
     finally:
         text_fidelity._reader.cache_clear()
     assert "no models inside" in left_out.notes[0]
@@ -98,7 +96,7 @@ def test_without_models_inside_nothing_is_downloaded(
 )
 def test_the_letters_on_shipped_subjects_are_read(repo: Path, subject: str, text: str) -> None:
     files = sorted((repo / "examples" / "subjects" / subject).glob("*.png"))
-    found = Lettering(Image.open(file) for file in files)
+    found = SubjectText(Image.open(file) for file in files)
     assert found.lexicon == ((text,) if text else ())
 
 

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regforge.evaluation.interface import Interval
-from regforge.evaluation.statistics import difference, interval, is_clear
+from regforge.evaluation.metrics import Interval, difference, interval, is_clear
 
 TRIALS = 200
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=30)
 finite = st.floats(-1e3, 1e3, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""How sure a mean is: a seeded bootstrap that knows which values are alike.
+"""The metrics, and how sure a mean is: a seeded bootstrap that knows which values are alike.
 
 Images of one prompt are alike, and so are runs on one subject. Such values come in clusters, and
 many values of few clusters say less than their number suggests. What is resampled here is
@@ -9,29 +9,102 @@ Application, 1997, section 3.8).
 
 The interval is the percentile interval, widened around the mean by t / z * sqrt(k / (k - 1)) for k
 clusters: plain percentiles are too narrow where there are few (T. C. Hesterberg, What Teachers
-Should Know About the Bootstrap, The American Statistician 69(4), 2015, section 4). For 25 prompts
-that is 7 percent, for 4 subjects almost double. In simulations with 3 to 25 clusters of 3 or 4
-values the 95 percent interval held the truth in 91 to 97 percent of cases; plain percentiles of
-clusters in 74 to 95, of values in 59 to 95 (tests/evaluation/test_statistics.py has some of them).
-
-Knows arrays and clusters; nothing of images or models.
+Should Know About the Bootstrap, The American Statistician 69(4), 2015, section 4). What that means,
+and how often such intervals hold the truth, is in docs/evaluation.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from regforge.evaluation.interface import Interval
-
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
 _AT_ONCE = 1_000_000  # units drawn, so that memory stays flat
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of `count` images or pairs, and the ends of a confidence interval around it."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+Scores = dict[str, Interval]
+"""By `Metric.key`."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score means, for tables, axes and legends."""
+
+    key: str
+    name: str
+    meaning: str
+    higher_is_better: bool = True
+
+    @property
+    def arrow(self) -> str:
+        """Where better is."""
+        return "↑" if self.higher_is_better else "↓"
+
+    def best_of(self, means: Mapping[str, float]) -> list[str]:
+        """Names with the best mean, all that share it; none where all do."""
+        best = (max if self.higher_is_better else min)(means.values(), default=0.0)
+        found = [name for name, mean in means.items() if mean == best]
+        return found if len(found) < len(means) else []
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("dino", "DINO", "Is it this subject? Cosine to the reference photos, by structure."),
+    Metric("clip_i", "CLIP-I", "Is it this subject? Cosine to the reference photos, by CLIP."),
+    Metric("clip_t", "CLIP-T", "Does it show what the prompt says? Cosine of image and prompt."),
+    Metric("matched", "R-precision", "Share of images whose own prompt fits best of all asked."),
+    Metric(
+        "pres",
+        "PRES",
+        "Has the whole class become the subject? Cosine of other members of the class to it.",
+        higher_is_better=False,
+    ),
+    Metric("div", "DIV", "Do images of one prompt differ? Mean distance of pairs."),
+    Metric("text", "Text fidelity", "Is the writing on the subject still readable, and the same?"),
+)
+"""All metrics, in the order of tables. A model has those that could be measured."""
+
+BY_KEY: Mapping[str, Metric] = {metric.key: metric for metric in METRICS}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models with the same subject, image by image.
+
+    Attributes:
+        first: Name of a model.
+        second: Name of another.
+        metric: `Metric.key`.
+        difference: Of second minus first, over pairs of the same prompt and sample; an interval
+            that does not hold 0 is a difference that would be found again.
+    """
+
+    first: str
+    second: str
+    metric: str
+    difference: Interval
+
+
+def metrics_of(scores: Iterable[Mapping[str, Interval]]) -> list[Metric]:
+    """The metrics that at least one of these has, in the order of tables."""
+    keys = {key for each in scores for key in each}
+    return [metric for metric in METRICS if metric.key in keys]
 
 
 def interval(
@@ -42,7 +115,9 @@ def interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The mean of some values, and how sure it is.
+    """The mean of some values, and how sure it is; `low <= mean <= high`.
+
+    Equal values, or a single one, have an interval without width.
 
     Args:
         values: Finite numbers, [N].
@@ -55,13 +130,14 @@ def interval(
         resamples: How often to draw.
         seed: Of the draws; the same call gives the same interval.
 
-    Returns:
-        `low <= mean <= high`. Equal values, or a single one, have an interval without width.
-
     Raises:
         ValueError: There are no values, one is not finite, or there is not one cluster for each.
     """
-    numbers = _numbers(values)
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or not numbers.size:
+        raise ValueError(f"values of shape {numbers.shape} have no mean with an interval")
+    if not np.isfinite(numbers).all():
+        raise ValueError("a value is not finite")
     if len(clusters) != len(numbers):
         raise ValueError(f"{len(numbers)} values and {len(clusters)} clusters")
     # Around the first value, so that equal values have no rounding error for a width.
@@ -69,13 +145,12 @@ def interval(
     around = numbers - origin
     mean = float(around.mean())
     unit_of = _units(clusters)
-    units = int(unit_of.max()) + 1
     if not around.any():
         return Interval(origin + mean, origin + mean, origin + mean, len(numbers))
-    means = _resampled_means(around, unit_of, units, resamples, np.random.default_rng(seed))
+    means = _resampled_means(around, unit_of, resamples, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
-    wider = _widening(units, confidence)
+    wider = _widening(int(unit_of.max()) + 1, confidence)
     return Interval(
         origin + mean,
         origin + min(mean, mean + wider * (float(low) - mean)),
@@ -89,47 +164,26 @@ def difference(
     second: ArrayLike,
     clusters: Sequence[Hashable],
     *,
-    confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """How much higher the second is than the first, in pairs.
+    """How much higher the second is than the first, in pairs; see `interval`.
 
     What both share, such as a hard prompt or an unlucky seed, drops out of the difference, so it is
     surer than the two means are.
 
-    Args:
-        first: Finite numbers, [N].
-        second: Likewise; value i belongs with value i of `first`: same prompt, same sample.
-        clusters: The cluster of each pair, as for `interval`.
-        confidence: As for `interval`.
-        resamples: As for `interval`.
-        seed: As for `interval`.
-
-    Returns:
-        The mean of second minus first; `count` is the number of pairs.
-
     Raises:
         ValueError: As for `interval`, or the two are not of one length.
     """
-    before, after = _numbers(first), _numbers(second)
+    before, after = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if len(before) != len(after):
         raise ValueError(f"{len(before)} values cannot be paired with {len(after)}")
-    return interval(after - before, clusters, confidence=confidence, resamples=resamples, seed=seed)
+    return interval(after - before, clusters, resamples=resamples, seed=seed)
 
 
 def is_clear(found: Interval) -> bool:
     """Whether a difference is surely not zero; that of a single pair never is."""
     return found.count > 1 and (found.low > 0 or found.high < 0)
-
-
-def _numbers(values: ArrayLike) -> NDArray[np.float64]:
-    numbers = np.asarray(values, dtype=np.float64)
-    if numbers.ndim != 1 or not numbers.size:
-        raise ValueError(f"values of shape {numbers.shape} have no mean with an interval")
-    if not np.isfinite(numbers).all():
-        raise ValueError("a value is not finite")
-    return numbers
 
 
 def _units(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
@@ -148,13 +202,12 @@ def _units(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
 def _resampled_means(
     values: NDArray[np.float64],
     unit_of: NDArray[np.int64],
-    units: int,
     resamples: int,
     random: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Means of all values of so many units drawn with replacement, [resamples]."""
-    sums = np.bincount(unit_of, weights=values, minlength=units)
-    sizes = np.bincount(unit_of, minlength=units)
+    sums, sizes = np.bincount(unit_of, weights=values), np.bincount(unit_of)
+    units = len(sizes)
     alike = bool((sizes == sizes[0]).all())
     rows = max(1, _AT_ONCE // units)
     parts = []
