@@ -209,7 +209,7 @@ def test_data_that_is_not_what_the_run_made_is_refused(
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_noticed_or_changes_nothing(built_once: Path, at: float, bit: int) -> None:
     content = bytearray((built_once / DATA).read_bytes())

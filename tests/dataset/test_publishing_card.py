@@ -113,7 +113,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=
 OLD, NEW = card(3), card(4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @example(before="\n", after="\n0", keys={})
 @given(
     before=WORDS,

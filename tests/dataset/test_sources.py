@@ -8,7 +8,10 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from layouts import (
     LAYOUTS,
+    Files,
     Item,
+    as_parquet,
+    as_zip,
     items,
     note_of,
     png,
@@ -65,7 +68,7 @@ TREES = st.dictionaries(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(tree=TREES)
 def test_any_tree_comes_back(layout: str, tree: dict[str, str | None]) -> None:
     some = [Item(path, png(number), text) for number, (path, text) in enumerate(tree.items())]
@@ -103,13 +106,6 @@ def test_a_run_and_its_dataset(inside: str, tmp_path: Path) -> None:
         assert "language_model" not in example.metadata  # not known
 
 
-def test_a_run_without_dataset(tmp_path: Path) -> None:
-    write(tmp_path, {"recipe.yaml": b"", "state.json": b"", "shards/0.parquet": b""})
-    with pytest.raises(CannotOpen, match="has no dataset yet") as error:
-        open_dataset(tmp_path)
-    assert f"regforge run {tmp_path}" in str(error.value)
-
-
 def test_a_dataset_with_a_missing_file(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     (run / "dataset/data/train-00001-of-00002.parquet").unlink()
@@ -139,43 +135,59 @@ def test_an_export_is_read_once_though_its_images_lie_there_twice(tmp_path: Path
     assert read(open_dataset(tmp_path)) == written(some)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
-    write(tmp_path, {"teapots/a.png": png(0)})
-    with pytest.raises(CannotOpen, match=r"teapot is not there") as error:
-        open_dataset(tmp_path / "teapot")
-    assert f"Did you mean {tmp_path / 'teapots'}?" in str(error.value)
+def bent(content: bytes, *places: tuple[int, int]) -> bytes:
+    """A zip archive with bytes changed: (place, value); negative in its central directory."""
+    changed = bytearray(content)
+    for place, value in places:
+        changed[place if place > 0 else changed.index(b"PK\1\2") - place] = value
+    return bytes(changed)
+
+
+ZIP = as_zip({"a.png": png(0)})
+PLAIN = {"a.png": png(0)}
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "options", "complaint"),
+    [
+        ({"recipe.yaml": b"", "state.json": b"", "shards/0.parquet": b""}, "", {}, "regforge run "),
+        ({"teapots/a.png": png(0)}, "teapot", {}, r"teapot is not there.\nDid .*teapots\?"),
+        (PLAIN, "x\0y", {}, "is not there"),
+        ({}, "", {}, "is empty"),
+        ({"a.txt": b"", "b.txt": b"", "c.md": b""}, "", {}, "its files: 2 with .txt, 1 with .md"),
+        ({"a.txt": b""}, "a.txt", {}, "is no dataset"),
+        ({"a.heic": b"..."}, "", {}, r"holds no images.*\nSave its images as PNG"),
+        ({"x.arrow": b"..", "state.json": b"{}"}, "", {}, r"holds no images.*\n.*to_parquet\(\)"),
+        (PLAIN, "", {"revision": "v1"}, "has no revision 'v1'"),
+        ({"a.png": png(0), "a.txt": b"a"}, "", {"caption_column": "x"}, "captions stand in text"),
+        ({"metadata.jsonl": b'{"image": "a.png"}', **PLAIN}, "", {}, "no column 'file_name'; it"),
+        ({"x.parquet": as_parquet({"text": ["a"]})}, "", {}, "no column with images; it has text"),
+        (
+            {
+                "a.parquet": as_parquet({"image": [png(0)], "text": ["a"]}),
+                "b.parquet": as_parquet({"image": [png(1)], "prompt": ["b"], "seed": [1]}),
+            },
+            "",
+            {},
+            "has prompt, seed too and lacks text",
+        ),
+        ({"x.zip": as_zip({"x.parquet": b"PAR1"})}, "", {}, "parquet files in .zip archives"),
+        ({"x.zip": bent(ZIP, (6, 1), (-8, 1))}, "", {}, "x.zip is locked with a password"),
+        ({"x.zip": bent(ZIP, (-6, 200))}, "", {}, "x.zip is no zip archive, or is damaged"),
+        *(
+            ({name: b"something else" * 100}, name, {}, name)
+            for name in ("x.zip", "x.tar", "x.tar.gz", "x.parquet")
+        ),
+    ],
+)
+def test_what_cannot_be_opened(
+    files: Files, name: str, options: dict[str, str], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CannotOpen, match=complaint) as error:
+        open_dataset(write(tmp_path, files) / name, **options)
     assert error.value.exit_code == 2
-    with pytest.raises(CannotOpen, match="is not there"):
-        open_dataset("x\0y")
-
-
-def test_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(CannotOpen, match="is empty"):
-        open_dataset(tmp_path)
-    write(tmp_path, {"a.txt": b"", "b.txt": b"", "c.md": b""})
-    with pytest.raises(CannotOpen, match=r"holds no images; its files: 2 with .txt, 1 with .md"):
-        open_dataset(tmp_path)
-    with pytest.raises(CannotOpen, match="is no dataset"):
-        open_dataset(tmp_path / "a.txt")
 
 
 def test_images_of_a_kind_that_is_not_read(tmp_path: Path) -> None:
-    write(tmp_path, {"a.heic": b"..."})
-    with pytest.raises(CannotOpen, match="holds no images") as error:
-        open_dataset(tmp_path)
-    assert "Save its images as PNG" in str(error.value)
-    write(tmp_path, {"b.png": png(0)})
+    write(tmp_path, {"a.heic": b"...", "b.png": png(0)})
     assert note_of(open_dataset(tmp_path), "1 image of a kind", "a.heic")
-
-
-def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
-    write(tmp_path, {"data-00000-of-00001.arrow": b"..", "state.json": b"{}"})
-    with pytest.raises(CannotOpen, match="holds no images") as error:
-        open_dataset(tmp_path)
-    assert "to_parquet()" in str(error.value)
-
-
-def test_a_revision_of_a_folder(tmp_path: Path) -> None:
-    write(tmp_path, {"a.png": png(0)})
-    with pytest.raises(CannotOpen, match="has no revision 'v1'"):
-        open_dataset(tmp_path, revision="v1")

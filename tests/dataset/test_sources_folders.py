@@ -95,12 +95,6 @@ def test_metadata_that_is_refused(line: str, complaint: str, tmp_path: Path) -> 
         open_dataset(inside)
 
 
-def test_metadata_without_file_names(tmp_path: Path) -> None:
-    write(tmp_path, {"metadata.jsonl": b'{"image": "a.png", "text": "a"}', "a.png": png(0)})
-    with pytest.raises(CannotOpen, match=r"metadata.jsonl:1 has no column 'file_name'; it has im"):
-        open_dataset(tmp_path)
-
-
 def test_a_caption_column_of_metadata(tmp_path: Path) -> None:
     line = json.dumps({"file_name": "a.png", "en": "English", "de": "Deutsch"}).encode()
     write(tmp_path, {"metadata.jsonl": line, "a.png": png(0)})
@@ -109,12 +103,6 @@ def test_a_caption_column_of_metadata(tmp_path: Path) -> None:
     assert (example.text, dict(example.metadata)) == ("Deutsch", {"en": "English"})
     with pytest.raises(CannotOpen, match=r"metadata.jsonl has no column 'dee'"):
         open_dataset(tmp_path, caption_column="dee")
-
-
-def test_a_caption_column_where_there_are_no_columns(tmp_path: Path) -> None:
-    write(tmp_path, with_text_files(items("a")))
-    with pytest.raises(CannotOpen, match="no column 'prompt': captions stand in text files"):
-        open_dataset(tmp_path, caption_column="prompt")
 
 
 def test_names_written_in_two_ways(tmp_path: Path) -> None:

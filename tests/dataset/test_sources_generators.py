@@ -100,7 +100,7 @@ def test_without_prompt_or_negative_prompt() -> None:
     assert (facts.metadata, facts.prompt) == ({"steps": 30, "seed": 1}, "a cat")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(), comment=st.binary(), cut=st.integers(0, 200))
 def test_no_file_makes_it_fail(text: str, comment: bytes, cut: int) -> None:
     read_header(io.BytesIO(in_exif(comment)))

@@ -8,9 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from layouts import (
     IMAGE,
-    as_image_table,
     as_parquet,
-    items,
     note_of,
     png,
     write,
@@ -48,14 +46,6 @@ def test_images_are_not_touched_where_columns_say_all(tmp_path: Path) -> None:
         next(dataset.examples())
 
 
-def test_two_kinds_of_tables(tmp_path: Path) -> None:
-    write(tmp_path, as_image_table(items("a")))
-    other = as_parquet({"image": [png(1)], "prompt": ["b"], "seed": [1]})
-    write(tmp_path, {"data/x.parquet": other})
-    with pytest.raises(CannotOpen, match=r"has prompt, seed too and lacks text"):
-        open_dataset(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["x.parquet", "metadata.parquet"])
 def test_a_table_that_pyarrow_does_not_know(name: str, tmp_path: Path) -> None:
     """One whose stored schema speaks of integers of four bits."""
@@ -72,12 +62,6 @@ def test_a_table_that_pyarrow_does_not_know(name: str, tmp_path: Path) -> None:
     write(tmp_path, {"a.png": png(0), name: content})
     with pytest.raises(CannotOpen, match=f"{name} cannot be read"):
         open_dataset(tmp_path if name == "metadata.parquet" else tmp_path / name)
-
-
-def test_a_table_without_images(tmp_path: Path) -> None:
-    path = write(tmp_path, {"x.parquet": as_parquet({"text": ["a"], "url": ["b"]})}) / "x.parquet"
-    with pytest.raises(CannotOpen, match="no column with images; it has text, url"):
-        open_dataset(path)
 
 
 def test_captions_in_a_column_of_another_name(tmp_path: Path) -> None:
