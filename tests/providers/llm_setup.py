@@ -1,5 +1,6 @@
 """What the tests of the language model client share: a way to make one, and time that flies."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Color(BaseModel):
 
 
 RED = '{"color": "red"}'
+PRICES = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
 
 
 def questions(count: int = 1, **more: Any) -> list[Question]:
@@ -43,6 +45,7 @@ class Bench:
         self.folder = folder
         self.time = FlyingTime()
         self.cache = folder / "cache"
+        self.told = io.StringIO()
         self._open: list[LanguageModelClient] = []
 
     def client(
@@ -54,7 +57,7 @@ class Bench:
             LanguageModel(**settings),
             journal=Journal(self.folder),
             cache_dir=self.cache,
-            reporter=Reporter(quiet=True),
+            reporter=Reporter(stream=self.told),
             clock=self.time if flying else None,
         )
         self._open.append(client)

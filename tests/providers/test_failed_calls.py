@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,14 +208,12 @@ def test_an_unreachable_provider_is_named(bench: Bench) -> None:
     assert "no-such-host.invalid" in one_sentence(stop.value)
 
 
-def test_an_address_that_is_none(bench: Bench) -> None:
-    with pytest.raises(UnreachableModel, match="which is no URL"):
-        bench.client("127.0.0.1:8000").ask(questions(2))
-
-
-def test_a_model_that_needs_an_address_and_has_none(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("base", "model"), [("127.0.0.1:8000", "openai/local"), (None, "hosted_vllm/local")]
+)
+def test_an_address_that_is_none_or_missing(bench: Bench, base: str | None, model: str) -> None:
     with pytest.raises(UnreachableModel) as stop:
-        bench.client(model="hosted_vllm/local").ask(questions(2))
+        bench.client(base, model=model).ask(questions(2))
     assert "prompts.llm.api_base" in one_sentence(stop.value)
 
 
@@ -340,14 +337,11 @@ def test_a_server_that_only_fails_is_not_asked_everything(bench: Bench) -> None:
     assert len(server.calls) <= (8 + 2) * 6  # two were given up and made room before
 
 
-def test_long_and_odd_replies_do_no_harm(bench: Bench, tmp_path: Path) -> None:
+def test_long_and_odd_replies_and_questions_do_no_harm(bench: Bench) -> None:
     odd: list[Any] = ["\ud800", "x" * 300_000, "{" * 50_000, "\x00\x1b[31m"]
     with OpenAIServer(lambda call: said(odd[call.number % 4])) as server:
         assert bench.ask(server, 4) == [None] * 4
     assert all(len(json.dumps(entry)) < 150_000 for entry in bench.ledger)
-
-
-def test_questions_with_odd_text(bench: Bench) -> None:
     with OpenAIServer(lambda _: said(RED)) as server:
         asked = questions(1, messages=user("Ünïcode 🎨 \u2028 \x00 {{ jinja }}"))
         assert bench.client(server).ask(asked) == [Color(color="red")]

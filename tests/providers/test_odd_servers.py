@@ -1,38 +1,22 @@
 """Servers that answer in shapes of their own, count oddly, or refuse what is sent."""
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from llm_setup import KEY, RED, Bench, Color, color_of, questions
+from llm_setup import KEY, PRICES, RED, Bench, Color, color_of, questions
 from servers import Call, OpenAIServer, Reply, refused, said
 
-from regforge.journal import Journal
-from regforge.progress import Reporter
 from regforge.providers.errors import CostLimitReached, ModelUnusable
-from regforge.providers.language_model import LanguageModelClient
-from regforge.recipe.prompts import LanguageModel
-
-PRICES = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
 
 
 def reply(message: Mapping[str, Any], usage: Any = None, finish: str = "stop") -> Reply:
     """A chat completion with a message, and a usage, of any shape."""
-    body: dict[str, Any] = {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "local",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
-        ],
-    }
-    if usage is not None:
-        body["usage"] = usage
-    return Reply(body=json.dumps(body))
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    return Reply(body=json.dumps(body if usage is None else body | {"usage": usage}))
 
 
 # ------------------------------------------------------------------------- where the answer stands
@@ -91,21 +75,11 @@ def test_the_ledger_says_why_there_is_no_answer(
 
 # ---------------------------------------------------------------------------------------- counting
 
+ODD_COUNTS = (-6_000_000, None, "many", float("nan"), 10**18, 1e400, True, 1.5, [1])
 ODD_USAGES = [
-    None,
-    {},
-    {"prompt_tokens": -6_000_000, "completion_tokens": 10},
+    *(None, {}, "none", []),
+    *({"prompt_tokens": count, "completion_tokens": 10} for count in ODD_COUNTS),
     {"prompt_tokens": 20, "completion_tokens": -3_000_000},
-    {"prompt_tokens": None, "completion_tokens": None},
-    {"prompt_tokens": "many", "completion_tokens": "more"},
-    {"prompt_tokens": float("nan"), "completion_tokens": 5},
-    {"prompt_tokens": 10**18, "completion_tokens": 5},
-    {"prompt_tokens": 1e400, "completion_tokens": 5},
-    {"prompt_tokens": True, "completion_tokens": 5},
-    {"prompt_tokens": 1.5, "completion_tokens": 2.5},
-    {"prompt_tokens": [1], "completion_tokens": 5},
-    "none",
-    [],
 ]
 
 
@@ -226,36 +200,20 @@ def test_a_server_that_takes_neither_name_of_a_parameter_gets_none(bench: Bench)
     assert len(server.calls) == 3 + 2
 
     # Several questions that meet it at once agree on what is done, and on what is said of it.
-    told = io.StringIO()
     with OpenAIServer(lambda call: replace(answer(call), wait=0.2)) as server:
-        client = LanguageModelClient(
-            LanguageModel(model="openai/local", api_base=server.url, cache=False),
-            journal=Journal(bench.folder / "at once"),
-            reporter=Reporter(stream=told),
-        )
-        with client:
-            assert None not in client.ask(questions(4))
-    assert told.getvalue().count("From now on") == 2
-    ledger = (bench.folder / "at once/ledger.jsonl").read_text()
-    assert "Sent as max_tokens" not in ledger
+        assert None not in bench.ask(server, 4, flying=False)
+    assert bench.told.getvalue().count("From now on") == 4  # two of either client
+    assert "Sent as max_tokens" not in bench.reasons
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "10"}], ids=["at once", "late"])
 def test_waiting_for_a_server_is_said_but_not_for_each_question(
     headers: dict[str, str], bench: Bench
 ) -> None:
-    told = io.StringIO()
-    busy = refused(429, "slow down")
-    with OpenAIServer(lambda _: replace(busy, headers=headers)) as server:
-        client = LanguageModelClient(
-            LanguageModel(model="openai/local", api_base=server.url, cache=False, max_attempts=3),
-            journal=Journal(None),
-            reporter=Reporter(stream=told),
-            clock=bench.time,
-        )
-        with client, pytest.raises(ModelUnusable):
-            client.ask(questions(8))
-    assert 1 <= told.getvalue().count("slow down. Trying again") <= 4
+    busy = replace(refused(429, "slow down"), headers=headers)
+    with OpenAIServer(lambda _: busy) as server, pytest.raises(ModelUnusable):
+        bench.ask(server, 8, max_attempts=3)
+    assert 1 <= bench.told.getvalue().count("slow down. Trying again") <= 4
 
 
 def test_a_value_that_is_too_large_is_no_parameter_that_is_not_taken(bench: Bench) -> None:
@@ -324,26 +282,18 @@ def test_a_key_that_a_model_repeats_becomes_no_phrase(
     assert KEY not in answer.color + bench.all_text()
 
 
+MESSAGES = (
+    'null|"text"|{"content": 5}|{"tool_calls": "x"}|{"content": null, "tool_calls": [null]}'
+    '|{"content": null, "function_call": 5}'
+).split("|")
+
+
 @pytest.mark.parametrize(
     "body",
     [
-        "[]",
-        "{}",
-        "null",
-        '"text"',
-        "",
-        "[" * 100_000,
-        '{"choices": null}',
-        '{"choices": []}',
-        '{"choices": {}}',
-        '{"choices": [null]}',
-        '{"choices": ["text"]}',
-        '{"choices": [{"message": null}]}',
-        '{"choices": [{"message": "text"}]}',
-        '{"choices": [{"message": {"content": 5}}]}',
-        '{"choices": [{"message": {"tool_calls": "x"}}]}',
-        '{"choices": [{"message": {"content": null, "tool_calls": [null]}}]}',
-        '{"choices": [{"message": {"content": null, "function_call": 5}}]}',
+        *("[]", "{}", "null", '"text"', "", "[" * 100_000),
+        *(f'{{"choices": {each}}}' for each in ("null", "[]", "{}", "[null]", '["text"]')),
+        *(f'{{"choices": [{{"message": {each}}}]}}' for each in MESSAGES),
         '{"error": {"message": "Model is loading", "code": 503}}',
         '{"error": "Model is loading"}',
     ],

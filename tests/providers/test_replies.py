@@ -4,7 +4,7 @@ import json
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
@@ -100,13 +100,11 @@ def test_a_flood_of_complaints_is_cut() -> None:
     assert reading.complaints[-1] == "And 22 more like these."
 
 
-@settings(deadline=None)
 @given(json_objects, st.sampled_from(["", "Here: ", "<think>a</think>", "```json\n", "{x} "]))
 def test_any_object_is_found_whole(value: dict[str, Any], before: str) -> None:
     assert list(json_values(before + json.dumps(value, ensure_ascii=False)))[-1] == value
 
 
-@settings(deadline=None)
 @given(json_objects, st.data())
 def test_nothing_inside_half_an_object_counts(value: dict[str, Any], data: st.DataObject) -> None:
     text = json.dumps({"all": value})
@@ -119,7 +117,6 @@ def test_brackets_in_a_broken_string_mean_nothing(said: str) -> None:
     assert list(json_values(said)) == []
 
 
-@settings(deadline=None)
 @given(st.text(alphabet='{}[]",:a<think>/\\ \n', max_size=60))
 def test_no_text_is_too_strange(text: str) -> None:
     reading = understand(text, Colors)
@@ -205,28 +202,20 @@ def test_annotations_go_and_properties_that_look_like_them_stay() -> None:
 # Forms
 
 
-def test_every_rung_tells_the_model_the_schema() -> None:
+def test_every_rung_tells_the_model_the_schema_and_stepping_down_ends() -> None:
     schema, question = {"type": "object", "title": "xyz"}, [{"role": "user", "content": "Colors?"}]
     told = {}
     for rung in Rung:
         shape = rung.response_format(schema, "My reply!", True)
-        told[rung] = (shape and shape["type"], "xyz" in str(rung.messages(question, schema)))
+        in_words = "xyz" in str(rung.messages(question, schema))
+        told[rung] = (shape and shape["type"], in_words, rung.below)
     assert told == {
-        Rung.SCHEMA: ("json_schema", False),
-        Rung.SCHEMA_AND_WORDS: ("json_schema", True),
-        Rung.OBJECT_AND_WORDS: ("json_object", True),
-        Rung.WORDS: (None, True),
+        Rung.SCHEMA: ("json_schema", False, Rung.OBJECT_AND_WORDS),
+        Rung.SCHEMA_AND_WORDS: ("json_schema", True, Rung.OBJECT_AND_WORDS),
+        Rung.OBJECT_AND_WORDS: ("json_object", True, Rung.WORDS),
+        Rung.WORDS: (None, True, None),
     }
     assert question == [{"role": "user", "content": "Colors?"}]
-
-
-def test_stepping_down_ends() -> None:
-    assert [rung.below for rung in Rung] == [
-        Rung.OBJECT_AND_WORDS,
-        Rung.OBJECT_AND_WORDS,
-        Rung.WORDS,
-        None,
-    ]
 
 
 def test_words_go_beside_a_image() -> None:
