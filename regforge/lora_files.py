@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,6 @@ from regforge.errors import EXIT_USAGE, RegforgeError
 LORA_NAME = "pytorch_lora_weights.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weights that can hold code."""
-
-_LONGEST_HEADER = 100_000_000
-"""Bytes, as in the safetensors library."""
 
 _LORA_KEY = re.compile(r"lora|lokr|\.alpha$", re.IGNORECASE)
 # The second matrix of a layer, as peft, kohya's scripts, and earlier versions of diffusers name it.
@@ -39,23 +35,17 @@ def lora_header(path: Path) -> tuple[Sequence[str], Mapping[str, str]]:
     Raises:
         LoraError: It is no safetensors file, or a damaged one.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > _LONGEST_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(stream.read(length))
-        metadata = header.pop("__metadata__", {})
-        ends = [each["data_offsets"][1] for each in header.values()]
-        if path.stat().st_size != 8 + length + max(ends, default=0):
-            raise ValueError("it is cut short")
+        with safe_open(path, "np") as file:
+            return list(file.keys()), file.metadata() or {}
     except OSError as error:
-        raise LoraError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise LoraError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (SafetensorError, ValueError) as error:
         raise LoraError(
             f"{path} is no whole safetensors file.", hint="Copy or download it again."
         ) from error
-    return list(header), metadata if isinstance(metadata, dict) else {}
 
 
 def layers_in(path: Path) -> int:

@@ -65,7 +65,8 @@ def require_model(render: Render) -> None:
         ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
         LoraError: A LoRA is not there, or is none.
     """
-    find_loras(render.lora)
+    if render.lora:
+        find_loras(render.lora)
     if render.vae is not None:
         _require_vae(render.vae)
     find_model(_choice_of(render))
@@ -84,11 +85,12 @@ def load_pipeline(
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
         LoraError: A LoRA is not there, is none, or does not fit.
     """
-    loras = find_loras(render.lora)
+    loras = find_loras(render.lora) if render.lora else []
     pipeline, folder = load_model(_choice_of(render), dtype)
     if render.vae is not None:
         _put_in_vae(pipeline, render.vae, dtype)
-    notes = lay_on(pipeline, render.model, [(file, each.scale) for file, each in loras])
+    weights = [(file, each.scale) for file, each in loras]
+    notes = lay_on(pipeline, render.model, weights) if weights else []
     return pipeline, revision_of(folder), tuple(each for _, each in loras), notes
 
 

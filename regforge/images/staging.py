@@ -6,11 +6,11 @@ import hashlib
 import io
 import json
 import os
-import queue
 import re
 import struct
-import threading
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -178,16 +178,10 @@ class Staging:
         self._folder = folder
         self._render = render
         self._identity = identity
-        self._waiting: queue.Queue[RenderedImage | None] = queue.Queue()
-        self._room = threading.Condition()
+        self._pool = ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) // 2)))
+        self._waiting: deque[tuple[Future[None], int]] = deque()
         self._bytes = 0
-        self._error: Exception | None = None
-        self._threads = [
-            threading.Thread(target=self._work, name=f"image-writer-{number}", daemon=True)
-            for number in range(max(1, min(8, (os.cpu_count() or 1) // 2)))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._error: BaseException | None = None
 
     def missing(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
         """The jobs whose images are not there, or were made otherwise."""
@@ -212,11 +206,12 @@ class Staging:
         Raises:
             StorageError: An image before it could not be written.
         """
-        self._check()
-        with self._room:
-            self._room.wait_for(lambda: self._bytes < _WAITING_BYTES)
-            self._bytes += image.pixels.nbytes
-        self._waiting.put(image)
+        while self._bytes >= _WAITING_BYTES:
+            self._await_oldest()
+        if self._error is not None:
+            raise self._error
+        self._bytes += image.pixels.nbytes
+        self._waiting.append((self._pool.submit(self._write, image), image.pixels.nbytes))
 
     def flush(self) -> None:
         """Wait until everything is written.
@@ -224,8 +219,15 @@ class Staging:
         Raises:
             StorageError: An image could not be written.
         """
-        self._waiting.join()
-        self._check()
+        while self._waiting:
+            self._await_oldest()
+        if self._error is not None:
+            raise self._error
+
+    def _await_oldest(self) -> None:
+        future, size = self._waiting.popleft()
+        self._bytes -= size
+        self._error = self._error or future.exception()
 
     def discard(self, jobs: Sequence[ImageJob] | None = None) -> None:
         """Delete the images of some jobs, of all attempts; all images if left out."""
@@ -237,17 +239,13 @@ class Staging:
                 delete(path)
 
     def close(self) -> None:
-        """Write what waits and stop the threads; a second time does nothing.
+        """Write the images that wait and stop the threads.
 
         Raises:
             StorageError: An image could not be written.
         """
-        threads, self._threads = self._threads, []
-        for _ in threads:
-            self._waiting.put(None)
-        for thread in threads:
-            thread.join()
-        self._check()
+        self._pool.shutdown()
+        self.flush()
 
     # ------------------------------------------------------------------------------------- files
 
@@ -278,22 +276,6 @@ class Staging:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    # ----------------------------------------------------------------------------------- threads
-
-    def _work(self) -> None:
-        while (image := self._waiting.get()) is not None:
-            try:
-                if self._error is None:
-                    self._write(image)
-            except Exception as error:
-                self._error = error
-            finally:
-                with self._room:
-                    self._bytes -= image.pixels.nbytes
-                    self._room.notify()
-                self._waiting.task_done()
-        self._waiting.task_done()
-
     def _write(self, image: RenderedImage) -> None:
         job, render = image.job, self._render
         encoded = encode_image(
@@ -310,10 +292,6 @@ class Staging:
         }
         write_atomically(self._path(job, SUFFIXES[render.format]), encoded)
         write_atomically(self._path(job, "json"), json.dumps(marker) + "\n")
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
 
 
 def render_into(
