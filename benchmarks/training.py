@@ -275,10 +275,9 @@ def work_of(setting: Setting) -> tuple[float, float]:
     from regforge.devices import pick_device
     from regforge.progress import Reporter
     from regforge.recipe import TrainingRecipe
-    from regforge.training.examples import open_examples
+    from regforge.training.examples import Examples
     from regforge.training.families import open_family
-    from regforge.training.loop import Loop
-    from regforge.training.optimizers import precision_of
+    from regforge.training.loop import Loop, precision_of
     from regforge.training.weights import attach
 
     content = setting.recipe(Row("", None, {"optimizer": {"steps": 1}}))
@@ -287,7 +286,7 @@ def work_of(setting: Setting) -> tuple[float, float]:
     precision = precision_of(recipe, device)
     family = open_family(recipe, device, precision.weights)
     quiet = Reporter(quiet=True)
-    examples = open_examples(recipe, family, cache_folder=None, device=device, reporter=quiet)
+    examples = Examples(recipe, family, device=device, reporter=quiet)
     examples.prepare()
     trainable = attach(family, recipe.method)
     loop = Loop(recipe, family, trainable, examples, device=device, precision=precision)

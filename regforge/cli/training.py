@@ -47,7 +47,7 @@ def train(
     wanted = load_training_recipe(recipe, overrides or ())
     folder = out or Path("runs") / wanted.name
     from regforge import training  # after the recipe: a bad one is refused at once
-    from regforge.training.launching import is_first_process
+    from regforge.training.processes import is_first_process
 
     first = is_first_process()  # `accelerate launch` starts several of us
     reporter = reporter_for(quiet or not first)

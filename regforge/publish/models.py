@@ -32,8 +32,8 @@ from regforge.publish.requirements import (
 from regforge.recipe import TrainingRecipe, resolved_yaml
 from regforge.recipe.named_files import LEADS_OUT, inside
 from regforge.runs import TrainingFolder
-from regforge.training.card import OUR_KEYS, model_card
-from regforge.training.saving import LORA_FILE, images_of, kohya_file
+from regforge.training.card import OUR_KEYS, images_of, model_card
+from regforge.training.saving import LORA_FILE, kohya_file
 from regforge.version import __version__
 
 _INDEX = "model_index.json"

@@ -3,17 +3,15 @@
     model = train(recipe, out="runs/teapot")
     model.weights       DIR/lora/pytorch_lora_weights.safetensors
 
-order       which examples meet at which step          families   what differs between models
-examples    their tensors                              weights    what of a model is trained
-loss        what a batch costs                         loop       one optimizer step after another
-checkpoints, validation, recording, saving             what is written down on the way and after
-dataset_runs, launching                    the dataset's own recipe, and who trains together
-opening     all of it put together             running    the order of all of these
-plan        what it would do, for `check`
+batches     what is trained on at which step      families   what differs between models
+data        the images and captions               weights    what of a model is trained
+examples    the tensors of any draw               loop       one optimizer step after another
+running     all of these in their order           plan       what it would do, for `check`
+checkpoints, validation, recording, saving, card             what is written on the way and after
 """
 
 from regforge.training.problems import TrainingFailed, TrainingSetup
-from regforge.training.results import TrainedModel
+from regforge.training.recording import TrainedModel
 from regforge.training.running import train
 
 __all__ = ["TrainedModel", "TrainingFailed", "TrainingSetup", "train"]

@@ -1,13 +1,8 @@
-"""Keeps what the autoencoder and the text encoders said, so that they are asked once.
+"""Stores of latents and text embeddings, so that each is computed once.
 
-    MemoryStore   in main memory, until the process ends
-    DiskStore     one safetensors file each, shared by all runs
-    NoStore       nothing
-
-Kept is what the models returned, bit for bit: nothing is rounded, so that a cached run and one
-that is not come to the same numbers. Names on disk follow from the weights that were asked and
-from what they were shown, so that a cache never has the answers of another model. Knows tensors
-and files, not what they mean.
+Kept is what the models returned, bit for bit, so that a cached run and one that is not come to the
+same numbers. Names on disk follow from the model's weights and from its input, so that a cache
+never has the answers of another model.
 """
 
 from __future__ import annotations
@@ -17,7 +12,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from regforge.files import write_atomically
 from regforge.progress import Reporter
@@ -31,43 +26,22 @@ if TYPE_CHECKING:
 _CHECKSUM = "crc32"
 
 
-class Store(Protocol):
-    """Somewhere to keep tensors.
-
-    Attributes:
-        keeps: Whether it keeps anything at all.
-    """
-
-    keeps: bool
-
-    def load(self, key: str) -> Tensors | None:
-        """What was saved under a key, on the CPU; None if nothing was."""
-        ...
-
-    def save(self, key: str, tensors: Tensors) -> None:
-        """Keep tensors of the CPU under a key.
-
-        Raises:
-            StorageError: The disk is full or cannot be written.
-        """
-        ...
-
-
-class NoStore:
-    """Keeps nothing."""
+class Store:
+    """Keeps nothing: every tensor is computed again."""
 
     keeps = False
 
-    def load(self, key: str) -> Tensors | None:  # noqa: ARG002
-        """See `Store`."""
+    def load(self, key: str) -> Tensors | None:
+        """Tensors that were saved under a key, on the CPU; None if there are none."""
+        del key
         return None
 
     def save(self, key: str, tensors: Tensors) -> None:
-        """See `Store`."""
+        """Keep tensors of the CPU under a key."""
 
 
-class MemoryStore:
-    """Keeps everything in main memory."""
+class MemoryStore(Store):
+    """Keeps tensors in main memory, until the process ends."""
 
     keeps = True
 
@@ -83,14 +57,14 @@ class MemoryStore:
         self._kept[key] = tensors
 
 
-class DiskStore:
-    """Keeps each in a file, where later runs find it.
+class DiskStore(Store):
+    """Keeps tensors in a safetensors file each, where later runs find them.
 
-    A file that is damaged counts as none: what it held is computed and written again.
+    A damaged file counts as none: what it held is computed and written again.
 
     Args:
-        folder: Where the files go; may be deleted when nobody trains.
-        reporter: Is told about damaged files.
+        folder: Where the files go; may be deleted when no training runs.
+        reporter: Gets a line for each damaged file.
     """
 
     keeps = True
@@ -118,7 +92,11 @@ class DiskStore:
         return tensors
 
     def save(self, key: str, tensors: Tensors) -> None:
-        """See `Store`."""
+        """See `Store`.
+
+        Raises:
+            StorageError: The disk is full or cannot be written.
+        """
         from safetensors.torch import save
 
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -151,22 +129,16 @@ def identity(modules: Mapping[str, nn.Module], *about: object) -> str:
     """Which models these are: a digest of their classes, configurations and weights.
 
     Weights of some GB take seconds. The same model under another name or revision is the same.
-
-    Args:
-        modules: By name.
-        about: What else their answers depend on.
+    `about` is what else the modules' outputs depend on.
     """
     digest = hashlib.sha256(key_of(__version__, *about).encode())
     for name, module in sorted(modules.items()):
-        digest.update(key_of(name, type(module).__name__, _configuration(module)).encode())
+        config: Any = getattr(module, "config", None) or {}
+        plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        # Where a model was loaded from, which begins with "_", does not count.
+        facts = {key: str(value) for key, value in sorted(plain.items()) if key[:1] != "_"}
+        digest.update(key_of(name, type(module).__name__, facts).encode())
         for place, tensor in sorted(module.state_dict().items()):
             digest.update(key_of(place, tensor.dtype, tuple(tensor.shape)).encode())
             digest.update(_bytes(tensor))
     return digest.hexdigest()
-
-
-def _configuration(module: nn.Module) -> dict[str, Any]:
-    """What it was built with; where it was loaded from, which begins with "_", does not count."""
-    config = getattr(module, "config", None) or {}
-    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    return {key: str(value) for key, value in sorted(plain.items()) if not key.startswith("_")}

@@ -7,25 +7,29 @@ datasets, and what somebody wrote around them stays when the card is written aga
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from regforge.dataset.card import card_environment
 from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, Card, front_matter
-from regforge.files import expanded
+from regforge.files import expanded, write_atomically
 from regforge.hub.address import HubAddress
 from regforge.journal import without_secrets
 from regforge.prompts.captions import instance_caption
+from regforge.recipe import TrainingRecipe, uses_regularization
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.named_files import names_recipe
-from regforge.recipe.training import TrainingRecipe
 from regforge.records import without_folders
+from regforge.training.saving import LORA_FILE, kohya_file
+from regforge.training.validation import IMAGES, prompts_of
 from regforge.version import __version__
 
 OUR_KEYS = frozenset(
     {"base_model", "base_model_relation", "datasets", "instance_prompt", "library_name", "license"}
     | {"pipeline_tag", "tags", "widget"}
 )
-"""Keys of the front matter that regforge writes; all others are somebody's own."""
+"""Keys of the card's front matter that regforge writes; all others are somebody's own."""
+
 _FAMILY_TAGS = {
     "sd": ("stable-diffusion", "stable-diffusion-diffusers"),
     "sdxl": ("stable-diffusion-xl", "stable-diffusion-xl-diffusers"),
@@ -34,6 +38,42 @@ _FAMILY_TAGS = {
 """What diffusers' training scripts call the families."""
 
 _EMBEDDED = "embedded/"
+
+
+def write_card(
+    recipe: TrainingRecipe,
+    folder: Path,
+    *,
+    base_revision: str | None = None,
+    dataset_revision: str | None = None,
+    family: str | None = None,
+) -> Path:
+    """Write README.md into a run's folder, about what lies there; see `model_card`.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    path = folder / "README.md"
+    other = kohya_file(folder)
+    card = model_card(
+        recipe,
+        base_revision=base_revision,
+        dataset_revision=dataset_revision,
+        samples="samples.webp" if (folder / "samples.webp").is_file() else None,
+        images=images_of(recipe, folder),
+        other=f"{LORA_FILE.parent}/{other.name}" if other else None,
+        family=family,
+        existing=path.read_text(encoding="utf-8") if path.is_file() else None,
+    )
+    write_atomically(path, card)
+    return path
+
+
+def images_of(recipe: TrainingRecipe, folder: Path) -> list[tuple[str, str]]:
+    """Validation prompts, each with the name of its image in a run's folder, if it is there."""
+    named = enumerate(prompts_of(recipe), start=1)
+    images = [(prompt, f"{IMAGES}/{number:02d}.webp") for number, prompt in named]
+    return [(prompt, name) for prompt, name in images if (folder / name).is_file()]
 
 
 def model_card(
@@ -64,7 +104,10 @@ def model_card(
     """
     kept = Card.parse(existing)
     front = _front_matter(recipe, images, family)
-    front |= _own_keys(kept.front, front)
+    ours = OUR_KEYS | front.keys()
+    if front.get("license") != "other":
+        ours |= LICENSE_KEYS
+    front |= {key: value for key, value in kept.front.items() if key not in ours}
     terms = terms_of(recipe.base_model)
     body = (
         card_environment("model")
@@ -76,25 +119,20 @@ def model_card(
             embedded=recipe.base_model.startswith(_EMBEDDED),
             class_noun=recipe.subject.class_noun,
             subject=f"{recipe.subject.identifier} {recipe.subject.class_noun}",
-            prompt=instance_prompt(recipe),
+            prompt=instance_caption(recipe.subject.identifier, recipe.subject.class_noun),
             repo_id=repo_id or "path/to/this/folder",
             on_hub=repo_id is not None,
             samples=samples,
             other=other,
-            dataset=_has_prior(recipe),
+            dataset=uses_regularization(recipe),
             made=list(_made(recipe, base_revision, dataset_revision).items()),
             license=front.get("license"),
             of_base=terms is not None and terms.license == front.get("license"),
             license_name=front.get("license_name"),
         )
     )
-    ours = f"{BEGIN}\n{body.strip()}\n{END}\n"
-    return f"---\n{without_secrets(front_matter(front))}---\n{kept.before}{ours}{kept.after}"
-
-
-def instance_prompt(recipe: TrainingRecipe) -> str:
-    """The plainest prompt for the subject."""
-    return instance_caption(recipe.subject.identifier, recipe.subject.class_noun)
+    part = f"{BEGIN}\n{body.strip()}\n{END}\n"
+    return f"---\n{without_secrets(front_matter(front))}---\n{kept.before}{part}{kept.after}"
 
 
 def _front_matter(
@@ -105,6 +143,7 @@ def _front_matter(
     https://github.com/huggingface/diffusers/blob/main/examples/dreambooth/train_dreambooth_lora.py,
     `save_model_card`; https://huggingface.co/docs/hub/model-cards.
     """
+    subject = recipe.subject.identifier, recipe.subject.class_noun
     base, dataset = _on_hub(recipe.base_model), _on_hub(recipe.regularization.dataset)
     lora = recipe.method.kind == "lora"
     tags = ["text-to-image", "diffusers", "dreambooth", "regforge"]
@@ -118,20 +157,12 @@ def _front_matter(
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
         **_license(recipe),
-        "datasets": [dataset] if dataset and _has_prior(recipe) else None,
-        "instance_prompt": instance_prompt(recipe),
+        "datasets": [dataset] if dataset and uses_regularization(recipe) else None,
+        "instance_prompt": instance_caption(*subject),
         "tags": tags,
         "widget": [{"text": text, "output": {"url": url}} for text, url in images] or None,
     }
     return {key: value for key, value in front.items() if value is not None}
-
-
-def _own_keys(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """What somebody wrote into the front matter, and regforge does not."""
-    left = OUR_KEYS | ours.keys()
-    if ours.get("license") != "other":
-        left |= LICENSE_KEYS
-    return {key: value for key, value in theirs.items() if key not in left}
 
 
 def _license(recipe: TrainingRecipe) -> dict[str, str | None]:
@@ -170,7 +201,7 @@ def _made(
         "caption dropout": f"{recipe.data.caption_dropout:g}",
         "seed": str(recipe.seed),
     }
-    if _has_prior(recipe):
+    if uses_regularization(recipe):
         facts |= {
             "regularization dataset": without_folders(prior.dataset or ""),
             "revision of the dataset": dataset_revision or prior.revision,
@@ -184,10 +215,6 @@ def _made(
         }
     facts["made with"] = f"regforge {__version__}"
     return {name: value for name, value in facts.items() if value}
-
-
-def _has_prior(recipe: TrainingRecipe) -> bool:
-    return recipe.regularization.dataset is not None and recipe.regularization.prior_weight > 0
 
 
 def _on_hub(name: str | None) -> str | None:

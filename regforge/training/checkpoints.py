@@ -7,7 +7,7 @@
         state.json               step, scaler, the optimizer's plain numbers, the recipe's digest
 
 No pickles. Tensors are copied to the CPU at once and written in a background thread, into a folder
-that takes its name when all of it is on the disk. Knows nothing about what the tensors mean.
+that takes its name when all of it is on the disk.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from regforge.errors import RegforgeError
@@ -38,7 +39,7 @@ class CheckpointError(RegforgeError):
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class TrainingState:
     """A moment of a training run.
 
     Attributes:
@@ -47,7 +48,6 @@ class Snapshot:
         optimizer: As `Optimizer.state_dict` returns.
         average: The moving average of the weights, by name; empty without one.
         scaler: As `GradScaler.state_dict` returns.
-        extra: What else to remember; anything that JSON can hold.
     """
 
     step: int
@@ -55,7 +55,6 @@ class Snapshot:
     optimizer: Mapping[str, Any]
     average: Mapping[str, Tensor] = field(default_factory=dict)
     scaler: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -74,7 +73,7 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._problem: Exception | None = None
 
-    def save(self, snapshot: Snapshot) -> Path:
+    def save(self, state: TrainingState) -> Path:
         """Write a checkpoint in the background; its tensors may change as soon as this returns.
 
         Waits for the one before, so that at most one copy of the weights is in memory.
@@ -86,11 +85,11 @@ class Checkpoints:
             StorageError: The one before, or this one, cannot be written.
         """
         self.wait()
-        path = self._folder / f"step-{snapshot.step:06d}"
-        files, state = _plain(snapshot)
-        state |= {"format": FORMAT, "recipe_digest": self._digest}
+        path = self._folder / f"step-{state.step:06d}"
+        files, plain = _as_files(state)
+        plain |= {"format": FORMAT, "recipe_digest": self._digest}
         self._writer = threading.Thread(
-            target=self._write, args=(path, files, state), name="checkpoint"
+            target=self._write, args=(path, files, plain), name="checkpoint"
         )
         self._writer.start()
         return path
@@ -114,36 +113,34 @@ class Checkpoints:
         found = [path for path in there if _NAME.fullmatch(path.name) and path.is_dir()]
         return sorted(found, key=_step_of)
 
-    def newest(self, at_most: int) -> Snapshot | None:
-        """The newest one that can be read; None if there is none.
-
-        Args:
-            at_most: Without those of later steps.
+    def newest(self, at_most: int) -> TrainingState | None:
+        """The newest one that can be read, of a step of at most so many; None if there is none.
 
         Raises:
             CheckpointError: It is of another recipe, or of another version of regforge.
         """
+        from safetensors.torch import load_file
+
         for path in reversed(self.all()):
             if _step_of(path) > at_most:
                 continue
             try:
-                state = parse_json((path / "state.json").read_bytes())
-                tensors = {each.stem: _tensors(each) for each in path.glob("*.safetensors")}
-            except (OSError, ValueError):  # _tensors raises ValueError too
+                plain = parse_json((path / "state.json").read_bytes())
+                tensors = {each.stem: load_file(each) for each in path.glob("*.safetensors")}
+            except (OSError, ValueError, SafetensorError):
                 continue
-            if not isinstance(state, dict) or not {"weights", "optimizer"} <= set(tensors):
-                continue
-            self._check(path, state)
-            return _snapshot(tensors, state)
+            if isinstance(plain, dict) and {"weights", "optimizer"} <= set(tensors):
+                self._check(path, plain)
+                return _from_files(tensors, plain)
         return None
 
-    def _check(self, path: Path, state: dict[str, Any]) -> None:
-        if state.get("format") != FORMAT:
+    def _check(self, path: Path, plain: dict[str, Any]) -> None:
+        if plain.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path} was written by another version of regforge.",
                 hint="Go on with that version, or start over with --fresh.",
             )
-        if state.get("recipe_digest") != self._digest:
+        if plain.get("recipe_digest") != self._digest:
             raise CheckpointError(
                 f"{path} is of another recipe.",
                 hint="Start over with --fresh (what was made there is deleted), or choose another "
@@ -151,9 +148,8 @@ class Checkpoints:
             )
 
     def _write(
-        self, path: Path, files: dict[str, dict[str, Tensor]], state: dict[str, Any]
+        self, path: Path, files: dict[str, dict[str, Tensor]], plain: dict[str, Any]
     ) -> None:
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         partial = path.with_name(f"{UNFINISHED}{path.name}")
@@ -163,7 +159,7 @@ class Checkpoints:
             partial.mkdir()
             for name, tensors in files.items():
                 save_file(tensors, partial / f"{name}.safetensors")
-            (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            (partial / "state.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
             for each in (*partial.iterdir(), partial):
                 _sync(each)
             if path.exists():
@@ -197,44 +193,33 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, each with its own memory."""
-    return {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-    }
-
-
-def _plain(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """A snapshot as files of tensors, and the rest as JSON."""
+def _as_files(state: TrainingState) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Copies on the CPU of the tensors of each file, and what else there is as JSON."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for parameter, values in snapshot.optimizer["state"].items():
+    for parameter, values in state.optimizer["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"{parameter}.{name}"] = value
             else:
                 numbers.setdefault(str(parameter), {})[name] = value
-    files = {"weights": _copies(snapshot.weights), "optimizer": _copies(tensors)}
-    if snapshot.average:
-        files["average"] = _copies(snapshot.average)
-    state = {
-        "step": snapshot.step,
-        "scaler": dict(snapshot.scaler),
-        "optimizer": {"state": numbers, "param_groups": snapshot.optimizer["param_groups"]},
-        "extra": dict(snapshot.extra),
+    files = {"weights": state.weights, "optimizer": tensors}
+    if state.average:
+        files["average"] = state.average
+    plain = {
+        "step": state.step,
+        "scaler": dict(state.scaler),
+        "optimizer": {"state": numbers, "param_groups": state.optimizer["param_groups"]},
+    }
+    copies = {
+        file: {
+            name: tensor.detach().to("cpu", copy=True).contiguous()
+            for name, tensor in content.items()
+        }
+        for file, content in files.items()
     }
     # Here, not in the thread: numbers may change, and what JSON cannot hold shows where it is from.
-    return files, json.loads(json.dumps(state, default=_number))
+    return copies, json.loads(json.dumps(plain, default=_number))
 
 
 def _number(value: object) -> Any:
@@ -243,32 +228,31 @@ def _number(value: object) -> Any:
     raise CheckpointError(f"An optimizer with a {type(value).__name__} in it cannot be saved.")
 
 
-def _snapshot(tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Snapshot:
-    optimizer = state["optimizer"]
+def _from_files(tensors: dict[str, dict[str, Tensor]], plain: dict[str, Any]) -> TrainingState:
+    optimizer = plain["optimizer"]
     values: dict[int, dict[str, Any]] = {
         int(parameter): dict(numbers) for parameter, numbers in optimizer["state"].items()
     }
     for key, tensor in tensors["optimizer"].items():
         parameter, _, name = key.partition(".")
         values.setdefault(int(parameter), {})[name] = tensor
-    return Snapshot(
-        step=state["step"],
+    return TrainingState(
+        step=plain["step"],
         weights=tensors["weights"],
         optimizer={"state": values, "param_groups": optimizer["param_groups"]},
         average=tensors.get("average", {}),
-        scaler=state["scaler"],
-        extra=state["extra"],
+        scaler=plain["scaler"],
     )
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
     """Give an optimizer the state it had.
 
     Raises:
         CheckpointError: It is of another optimizer, or of other parameters.
     """
     try:
-        optimizer.load_state_dict(dict(snapshot.optimizer))
+        optimizer.load_state_dict(dict(state.optimizer))
     except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"The checkpoint does not fit the optimizer: {error}.",

@@ -1,4 +1,4 @@
-"""What the trainer is fed with: the tensors of any draw.
+"""The tensors of any draw.
 
     draw ─► image ─► crop ─► pixels ─► moments ┐
        └──► caption ─► embeddings ───────────────┴─► batch, with noise and time
@@ -18,38 +18,30 @@ from typing import TYPE_CHECKING
 
 from regforge.files import cache_folder as shared_cache
 from regforge.progress import Reporter
-from regforge.recipe.training import TrainingRecipe
-from regforge.training.caching import DiskStore, MemoryStore, NoStore, Store, identity, key_of
-from regforge.training.captioning import Captioning
-from regforge.training.crops import Crop, Cropping, ExamplesError, decode, pixels_of
-from regforge.training.images import ImageSet, Photos, RegularizationImages, run_of
-from regforge.training.interface import Batch, Embeddings, Examples, Family
-from regforge.training.order import Batches, Draw, generator, number_of
+from regforge.recipe import TrainingRecipe, uses_regularization
+from regforge.training.augmentation import Captioning, Crop, Cropping, decode, pixels_of
+from regforge.training.batches import Batch, Batches, Draw, Embeddings, generator, number_of
+from regforge.training.caching import DiskStore, MemoryStore, Store, identity, key_of
+from regforge.training.data import InstanceImages, RegularizationImages, run_of
+from regforge.training.problems import ExamplesError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from regforge.training.families.base import Family
+
 _CAPTIONS_AT_ONCE = 32
-_WORTH_A_WORD = 2**30
-"""Bytes of main memory."""
+_MUCH_MEMORY = 2**30
+"""Bytes of latents or embeddings that are worth a line."""
 
 _NAMES = {"instance": "photos", "class": "regularization images"}
 
 
-def open_examples(
-    recipe: TrainingRecipe,
-    family: Family,
-    *,
-    cache_folder: Path | None,
-    device: torch.device | str,
-    reporter: Reporter,
-    processes: int = 1,
-    process: int = 0,
-) -> Examples:
-    """Open the photos and the regularization images of a recipe.
+class Examples:
+    """The instance and regularization images of a recipe, ready to be drawn.
 
-    Nothing is decoded or encoded yet, but all captions are read.
+    Opened, all captions are read, and nothing is decoded or encoded yet.
 
     Args:
         recipe: Says which, and what is done with them.
@@ -57,9 +49,14 @@ def open_examples(
         cache_folder: Where `data.cache: disk` keeps files; regforge's cache folder if None. Runs
             may share it.
         device: Where the autoencoder lies.
-        reporter: Is told how far `prepare` is.
+        reporter: Shows how far `prepare` is.
         processes: How many train together.
         process: Which of them this is; `prepare` computes what its own draws need.
+
+    Attributes:
+        batches: Which examples are trained on at which step.
+        revision: The regularization dataset's commit on the Hub, if it is from there.
+        notes: What people should know about the images, a sentence each.
 
     Raises:
         PhotosError: There are no photos, or some cannot be read.
@@ -67,100 +64,96 @@ def open_examples(
         CannotOpen: There is no such dataset, or it holds no images.
         HubError: The dataset is on the Hub and cannot be read.
     """
-    prior = recipe.regularization
-    run = run_of(prior.dataset) if prior.prior_weight > 0 else None
-    sets: dict[str, ImageSet] = {"instance": Photos(recipe.subject, run)}
-    if prior.dataset is not None and prior.prior_weight > 0:
-        sets["class"] = RegularizationImages(
-            prior, recipe.subject.identifier, slot_dropout=recipe.data.slot_dropout > 0
-        )
-    return _Examples(
-        recipe,
-        family,
-        sets,
-        _store(recipe, cache_folder, reporter),
-        device,
-        reporter,
-        processes,
-        process,
-    )
-
-
-def _store(recipe: TrainingRecipe, folder: Path | None, reporter: Reporter) -> Store:
-    if recipe.data.cache == "disk":
-        return DiskStore(folder or shared_cache() / "training", reporter)
-    return MemoryStore() if recipe.data.cache == "memory" else NoStore()
-
-
-class _Examples:
-    """See `interface.Examples`."""
 
     def __init__(
         self,
         recipe: TrainingRecipe,
         family: Family,
-        sets: dict[str, ImageSet],
-        store: Store,
+        *,
+        cache_folder: Path | None = None,
         device: torch.device | str,
         reporter: Reporter,
-        processes: int,
-        process: int,
+        processes: int = 1,
+        process: int = 0,
     ) -> None:
+        data, prior = recipe.data, recipe.regularization
+        has_prior = uses_regularization(recipe)
+        run = run_of(prior.dataset) if has_prior else None
+        self._sets: dict[str, InstanceImages | RegularizationImages] = {
+            "instance": InstanceImages(recipe.subject, run)
+        }
+        self.revision: str | None = None
+        if has_prior:
+            regularization = RegularizationImages(
+                prior, recipe.subject.identifier, slot_dropout=data.slot_dropout > 0
+            )
+            self._sets["class"] = regularization
+            self.revision = regularization.revision
         self._recipe = recipe
         self._family = family
-        self._sets = sets
-        self._store = store
         self._device = device
         self._reporter = reporter
+        self._store = Store()
+        if data.cache == "disk":
+            self._store = DiskStore(cache_folder or shared_cache() / "training", reporter)
+        elif data.cache == "memory":
+            self._store = MemoryStore()
         self._cropping = _cropping(recipe, family)
-        data = recipe.data
         self._captioning = Captioning(
             recipe.seed, data.caption_dropout, data.slot_dropout, data.crop_wording
         )
-        self.photos = len(sets["instance"].images)
-        self.images = len(sets["class"].images) if "class" in sets else 0
-        self.revision: str | None = getattr(sets.get("class"), "revision", None)
-        self._order = Batches(
-            self.photos,
-            self.images,
-            recipe.optimizer.batch_size,
-            recipe.regularization.per_instance,
-            recipe.optimizer.gradient_accumulation,
-            recipe.seed,
-            processes,
-            process,
+        self.batches = Batches(
+            instances=len(self._sets["instance"].images),
+            regularization=len(self._sets["class"].images) if has_prior else 0,
+            batch_size=recipe.optimizer.batch_size,
+            per_instance=prior.per_instance,
+            accumulation=recipe.optimizer.gradient_accumulation,
+            seed=recipe.seed,
+            processes=processes,
+            process=process,
         )
-        self.notes: Sequence[str] = [
-            *(note for each in sets.values() for note in each.notes),
-            *_notes_on_sizes(sets, self._cropping),
-            *_notes_on_lengths(sets, family),
+        self.notes = [
+            *(note for each in self._sets.values() for note in each.notes),
+            *self._notes_on_sizes(),
+            *self._notes_on_lengths(),
         ]
         self._contents: dict[tuple[str, int], str] = {}
         self._models: dict[str, str] = {}
 
-    # ---------------------------------------------------------------------------------- one draw
+    def _notes_on_sizes(self) -> Iterator[str]:
+        for stream, each in self._sets.items():
+            sizes = [min(image.size) for image in each.images]
+            small = sum(size < self._cropping.resolution for size in sizes)
+            if small and self._cropping.kind != "none":
+                yield (
+                    f"{small:,} of {len(sizes):,} {_NAMES[stream]} are less than "
+                    f"{self._cropping.resolution} pixels wide or high (the smallest {min(sizes)}) "
+                    "and will be enlarged."
+                )
 
-    def _crop(self, draw: Draw) -> Crop:
-        image = self._sets[draw.stream].images[draw.index]
-        rng = generator(self._recipe.seed, draw.stream, draw.number, "crop")
-        variant = int(rng.integers(self._cropping.variants))
-        flip = self._recipe.data.flip and bool(rng.integers(2))
-        return self._cropping.crop(image.size, draw.stream, image.name, variant, flip=flip)
-
-    def _caption(self, draw: Draw, crop: Crop) -> str:
-        image = self._sets[draw.stream].images[draw.index]
-        return self._captioning.caption(draw, image.said, tight=crop.tight)
-
-    def _random(self, draw: Draw, name: str) -> torch.Generator:
-        import torch
-
-        seed = number_of(self._recipe.seed, draw.stream, draw.number, name)
-        return torch.Generator().manual_seed(seed)
+    def _notes_on_lengths(self) -> Iterator[str]:
+        """Captions of which a text encoder reads the beginning only."""
+        tokenizer = getattr(self._family.pipeline, "tokenizer", None)
+        if tokenizer is None or getattr(self._family.pipeline, "tokenizer_3", None) is not None:
+            return  # where there is a third one, T5, it reads the rest
+        most = tokenizer.model_max_length
+        for stream, each in self._sets.items():
+            texts = [image.caption.text for image in each.images]
+            long = sum(len(ids) > most for ids in tokenizer(texts, verbose=False).input_ids)
+            if long:
+                yield (
+                    f"{long:,} of {len(texts):,} captions of {_NAMES[stream]} have more than "
+                    f"{most} tokens; the model does not read what comes after."
+                )
 
     # ------------------------------------------------------------------------------------ batches
 
-    def batches(self, draws: Sequence[Draw]) -> list[Batch]:
-        """See `interface.Examples`."""
+    def tensors(self, draws: Sequence[Draw]) -> list[Batch]:
+        """The tensors of some draws, on the CPU, those of one shape together.
+
+        What an example is depends on its draw and the recipe alone: not on the other draws, and
+        not on whether latents and embeddings are cached.
+        """
         of_shape: dict[tuple[int, int], list[tuple[Draw, Crop]]] = {}
         for draw in sorted(draws, key=lambda each: each.stream != "instance"):
             crop = self._crop(draw)
@@ -175,23 +168,34 @@ class _Examples:
         moments = torch.stack([self._moments(draw, crop) for draw, crop in members])
         shape = moments.shape[2:]
 
+        def random(draw: Draw, name: str) -> torch.Generator:
+            seed = number_of(self._recipe.seed, draw.stream, draw.number, name)
+            return torch.Generator().manual_seed(seed)
+
         def normal(name: str) -> Tensor:
-            return torch.stack(
-                [torch.randn(shape, generator=self._random(draw, name)) for draw in draws]
-            )
+            return torch.stack([torch.randn(shape, generator=random(each, name)) for each in draws])
 
         return Batch(
             moments=moments,
             sampling_noise=normal("latent"),
             noise=normal("noise"),
-            uniform=torch.cat(
-                [torch.rand(1, generator=self._random(draw, "time")) for draw in draws]
-            ),
+            uniform=torch.cat([torch.rand(1, generator=random(each, "time")) for each in draws]),
             captions=captions,
             embeddings=self._embeddings(captions),
             geometry=[crop.geometry for _, crop in members],
-            photos=sum(draw.stream == "instance" for draw in draws),
+            instances=sum(draw.stream == "instance" for draw in draws),
         )
+
+    def _crop(self, draw: Draw) -> Crop:
+        image = self._sets[draw.stream].images[draw.index]
+        rng = generator(self._recipe.seed, draw.stream, draw.number, "crop")
+        variant = int(rng.integers(self._cropping.variants))
+        flip = self._recipe.data.flip and bool(rng.integers(2))
+        return self._cropping.crop(image.size, draw.stream, image.name, variant, flip=flip)
+
+    def _caption(self, draw: Draw, crop: Crop) -> str:
+        image = self._sets[draw.stream].images[draw.index]
+        return self._captioning.vary(draw, image.caption, tight=crop.tight)
 
     # ------------------------------------------------------------------------------------- images
 
@@ -211,7 +215,7 @@ class _Examples:
         """The moments of some crops of an image; it is decoded if one of them is not there yet."""
         import torch
 
-        decoded = self._sets[place[0]].images[place[1]]
+        about = self._sets[place[0]].images[place[1]]
         image = None
         if self._store.keeps and place not in self._contents:
             self._contents[place] = hashlib.sha256(content).hexdigest()
@@ -221,7 +225,7 @@ class _Examples:
                 yield found["moments"]
                 continue
             if image is None:
-                image = decode(content, decoded.size, decoded.label)
+                image = decode(content, about.size, about.label)
             pixels = torch.from_numpy(pixels_of(image, crop).copy()).permute(2, 0, 1)
             with torch.no_grad():
                 scaled = pixels.to(self._device, torch.float32)[None] / 127.5 - 1
@@ -239,14 +243,15 @@ class _Examples:
 
         if self._recipe.method.text_encoder:
             return None
-        each = list(self._embedded(captions))
+        each = self._embedded(captions)
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
-    def _embedded(self, captions: Sequence[str]) -> Iterator[Embeddings]:
+    def _embedded(self, captions: Sequence[str]) -> list[Embeddings]:
         """The embeddings of captions; those that are not there yet are computed together."""
         import torch
 
-        keys = [self._caption_key(caption) for caption in captions]
+        model = self._model("captions") if self._store.keeps else ""
+        keys = [key_of(model, caption) if model else caption for caption in captions]
         known = {key: self._store.load(key) for key in dict.fromkeys(keys)}
         new = {k: caption for k, caption in zip(keys, captions, strict=True) if known[k] is None}
         if new:
@@ -257,16 +262,10 @@ class _Examples:
                 own = {name: value.cpu().clone() for name, value in embeddings.items()}
                 self._store.save(key, own)
                 known[key] = own
-        for key in keys:
-            found = known[key]
-            assert found is not None
-            yield found
-
-    def _caption_key(self, caption: str) -> str:
-        return key_of(self._model("captions"), caption) if self._store.keeps else caption
+        return [known[key] or {} for key in keys]
 
     def _model(self, what: str) -> str:
-        """Which model encodes images, or captions; only files need to know it."""
+        """Which model encodes `images`, or `captions`; only files need to know it."""
         if not isinstance(self._store, DiskStore):
             return what
         if what not in self._models:
@@ -283,30 +282,26 @@ class _Examples:
     # ------------------------------------------------------------------------------------ prepare
 
     def prepare(self) -> None:
-        """See `interface.Examples`; with `data.cache: none` nothing is kept."""
+        """Compute all latents and text embeddings that the training will need, before it begins.
+
+        Afterwards neither the autoencoder nor frozen text encoders are needed any more, unless
+        `data.cache` is `none`: then nothing is kept.
+        """
         if not self._store.keeps:
             return
-        crops, captions = self._needed()
-        for stream, of_image in crops.items():
-            self._prepare_images(stream, of_image)
-        if not self._recipe.method.text_encoder:
-            self._prepare_captions(captions)
-
-    def _needed(self) -> tuple[dict[str, dict[int, list[Crop]]], list[str]]:
-        """The crops of each image by stream and index, and the captions, of all draws to come."""
         crops: dict[str, dict[int, dict[Crop, None]]] = {}
         captions: dict[str, None] = {}
         for step in range(self._recipe.optimizer.steps):
-            for draws in self._order.step(step):
+            for draws in self.batches.step(step):
                 for draw in draws:
                     crop = self._crop(draw)
-                    of_image = crops.setdefault(draw.stream, {}).setdefault(draw.index, {})
-                    of_image[crop] = None
+                    of_stream = crops.setdefault(draw.stream, {})
+                    of_stream.setdefault(draw.index, {})[crop] = None
                     captions[self._caption(draw, crop)] = None
-        return {
-            stream: {index: list(found) for index, found in of_image.items()}
-            for stream, of_image in crops.items()
-        }, list(captions)
+        for stream, of_image in crops.items():
+            self._prepare_images(stream, {i: list(found) for i, found in of_image.items()})
+        if not self._recipe.method.text_encoder:
+            self._prepare_captions(list(captions))
 
     def _prepare_images(self, stream: str, crops: dict[int, list[Crop]]) -> None:
         total = sum(map(len, crops.values()))
@@ -327,7 +322,7 @@ class _Examples:
                     task.advance()
 
     def _say_memory(self, what: str, size: int) -> None:
-        if isinstance(self._store, MemoryStore) and size > _WORTH_A_WORD:
+        if isinstance(self._store, MemoryStore) and size > _MUCH_MEMORY:
             self._reporter.say(
                 f"The {what} take {size / 2**30:.1f} GiB of main memory; data.cache: disk would "
                 "keep them in files."
@@ -347,31 +342,3 @@ def _cropping(recipe: TrainingRecipe, family: Family) -> Cropping:
     return Cropping(
         data.crop, data.crop_scale, data.crops_per_image, resolution, multiple, recipe.seed
     )
-
-
-def _notes_on_sizes(sets: dict[str, ImageSet], cropping: Cropping) -> Iterator[str]:
-    for stream, each in sets.items():
-        sizes = [min(image.size) for image in each.images]
-        small = sum(size < cropping.resolution for size in sizes)
-        if small and cropping.kind != "none":
-            yield (
-                f"{small:,} of {len(sizes):,} {_NAMES[stream]} are less than "
-                f"{cropping.resolution} pixels wide or high (the smallest {min(sizes)}) and will "
-                "be enlarged."
-            )
-
-
-def _notes_on_lengths(sets: dict[str, ImageSet], family: Family) -> Iterator[str]:
-    """Captions of which a text encoder reads the beginning only."""
-    tokenizer = getattr(family.pipeline, "tokenizer", None)
-    if tokenizer is None or getattr(family.pipeline, "tokenizer_3", None) is not None:
-        return  # where there is a third one, T5, it reads the rest
-    most = tokenizer.model_max_length
-    for stream, each in sets.items():
-        texts = [image.said.text for image in each.images]
-        long = sum(len(ids) > most for ids in tokenizer(texts, verbose=False).input_ids)
-        if long:
-            yield (
-                f"{long:,} of {len(texts):,} captions of {_NAMES[stream]} have more than {most} "
-                "tokens; the model does not read what comes after."
-            )

@@ -1,195 +1,226 @@
-"""One optimizer step after the other.
+"""One optimizer step after the other: what a batch costs, and how weights follow its gradient.
 
-The host never waits for the device here: losses stay there until somebody reads them, some steps
-at a time (`Losses`). Everything random in a step follows from (seed, step), so that a step is the
-same whether or not the run was stopped before it. Knows nothing about files, progress or people.
+For each example: the mean squared error between prediction and target over all elements of its
+latent, times the weight of its own time (1, or min-SNR's). Over an optimizer step:
+
+    instance = mean over its instance images      prior = mean over its regularization images
+    loss = instance + prior_weight * prior
+
+The means are over the whole optimizer step, so it does not matter how its examples were divided
+into batches. Everything random in a step follows from (seed, step), and learning rates are
+functions of the step, so that a step is the same whether or not the run was stopped before it. The
+host never waits for the device here: losses stay there until `Losses.read`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from regforge.training.checkpoints import Snapshot, restore_optimizer
-from regforge.training.loss import Objective, on_device
-from regforge.training.optimizers import (
-    Precision,
-    learning_rate_factor,
-    make_optimizer,
-    parameters_of,
-    set_learning_rate,
-)
-from regforge.training.order import Batches, number_of
+from regforge.devices import pick_dtype
+from regforge.training.batches import Batch, number_of
+from regforge.training.checkpoints import TrainingState, restore_optimizer
+from regforge.training.problems import TrainingSetup
 from regforge.training.processes import Processes
-from regforge.training.weights import Average, Trainable
+from regforge.training.weights import MovingAverage, Trainable
+from regforge.words import did_you_mean
 
 if TYPE_CHECKING:
-    from regforge.recipe.training import TrainingRecipe
-    from regforge.training.interface import Batch, Examples, Family
+    from regforge.recipe.training import Optimizer, TrainingRecipe
+    from regforge.training.examples import Examples
+    from regforge.training.families.base import Family
 
 _SHORT = 512
 """Positions of a latent."""
 
+# ---------------------------------------------------------------------------------------- the loss
 
-class Loop:
-    """Trains a family's weights on examples.
 
-    Args:
-        recipe: What to do.
-        family: The base model.
-        trainable: What of it is trained.
-        examples: Prepared.
-        device: Where all of it happens.
-        precision: Of the forward pass.
-        processes: Who else trains.
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised.
+
+    Attributes:
+        prior_weight: Weight of the regularization images' loss.
+        min_snr_gamma: See `Family.weights`.
+        teacher: Opens a context in which the family's modules are the untouched base model; its
+            predictions are then what regularization images teach. None: they teach themselves.
     """
 
-    def __init__(
-        self,
-        recipe: TrainingRecipe,
-        family: Family,
-        trainable: Trainable,
-        examples: Examples,
-        *,
-        device: torch.device,
-        precision: Precision,
-        processes: Processes | None = None,
-    ) -> None:
-        settings, regularization = recipe.optimizer, recipe.regularization
-        self._settings = settings
-        self._seed = recipe.seed
-        self._family = family
-        self._trainable = trainable
-        self._examples = examples
-        self._device = device
-        self._precision = precision
-        self._processes = processes or Processes()
-        self._batches = Batches(
-            photos=examples.photos,
-            images=examples.images,
-            batch_size=settings.batch_size,
-            per_instance=regularization.per_instance,
-            accumulation=settings.gradient_accumulation,
-            seed=recipe.seed,
-            processes=self._processes.count,
-            process=self._processes.index,
-        )
-        self._objective = Objective(
-            prior_weight=regularization.prior_weight,
-            min_snr_gamma=settings.min_snr_gamma,
-            teacher=trainable.teacher if regularization.target == "teacher" else None,
-        )
-        self._optimizer = make_optimizer(trainable.groups, settings, device)
-        self._parameters = parameters_of(self._optimizer)
-        self._scaler = precision.scaler(device)
-        self._average = Average(trainable, settings.ema_decay) if settings.ema else None
-        self._processes.agree([parameter.detach() for parameter in self._parameters])
-        if settings.compile:
-            family.denoiser.compile()
+    prior_weight: float = 1.0
+    min_snr_gamma: float | None = None
+    teacher: Callable[[], AbstractContextManager[object]] | None = None
 
-    @property
-    def has_prior(self) -> bool:
-        """Whether there is a prior loss."""
-        return self._examples.images > 0
+    def example_losses(self, family: Family, batch: Batch) -> Tensor:
+        """The weighted error of each example, from one forward pass: float32 [N]."""
+        latents = family.latents(batch.moments, batch.sampling_noise)
+        times = family.times(batch.uniform)
+        noisy = family.noisy(latents, batch.noise, times)
+        prediction = _predict(family, batch, noisy, times, 0)
+        target = family.target(latents, batch.noise, times).float()
+        if self.teacher is not None and batch.instances < len(batch):
+            with torch.no_grad(), self.teacher():
+                taught = _predict(family, batch, noisy, times, batch.instances)
+            target = torch.cat([target[: batch.instances], taught.float()])
+        errors = (prediction.float() - target).square().flatten(1).mean(1)
+        return errors * family.weights(times, self.min_snr_gamma).to(errors)
 
-    def step(self, step: int) -> tuple[Tensor, float]:
-        """Do one optimizer step.
+    def parts(
+        self, losses: Tensor, instances: int, of_instances: int, of_regularization: int
+    ) -> Tensor:
+        """What a batch adds to the means of its optimizer step.
 
         Args:
-            step: 0 and up.
+            losses: As `example_losses` returned.
+            instances: How many of them are instance images' (the first ones).
+            of_instances: Instance images in the whole optimizer step.
+            of_regularization: Regularization images in it; 0 for none.
 
         Returns:
-            On the device, float32 [3]: instance loss, prior loss and the length of the gradient
-            before it was clipped, of this process; and the learning rate.
+            float32 [2]: shares of instance loss and prior loss.
         """
-        rate = set_learning_rate(self._optimizer, learning_rate_factor(self._settings, step))
-        # For dropout inside the model; what examples draw follows from their own numbers.
-        torch.manual_seed(number_of(self._seed, "step", step, self._processes.index))
-        parts = self._backward(step)
-        self._average_gradients(parts)
-        self._scaler.unscale_(self._optimizer)
-        length = torch.nn.utils.clip_grad_norm_(
-            self._parameters, self._settings.max_grad_norm or float("inf")
-        )
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
-        if self._average is not None:
-            self._average.update()
-        if self._scaler.is_enabled():  # it has left out a step with infinite gradients
-            length = torch.nan_to_num(length, posinf=0.0)
-        return torch.cat([parts, length.detach().reshape(1).to(parts)]), rate
+        instance = losses[:instances].sum() / of_instances
+        prior = losses[instances:].sum() / max(1, of_regularization)
+        return torch.stack([instance, prior])
 
-    def _backward(self, step: int) -> Tensor:
-        """Gradients of one step's loss; returns its two parts."""
-        batches, plan = self._batches, self._settings
-        of_photos = plan.batch_size * plan.gradient_accumulation
-        of_images = of_photos * batches.per_instance if batches.images else 0
-        sums = torch.zeros(2, device=self._device)
-        for draws in batches.step(step):
-            for batch in self._examples.batches(draws):
-                with _attention(batch, self._device, self._precision):
-                    with self._precision.autocast(self._device):
-                        losses = self._objective.example_losses(
-                            self._family, on_device(batch, self._device)
-                        )
-                    parts = self._objective.parts(losses, batch.photos, of_photos, of_images)
-                    self._scaler.scale(self._objective.total(parts)).backward()
-                sums += parts.detach()
-        return sums
+    def total(self, parts: Tensor) -> Tensor:
+        """The loss whose gradient is followed."""
+        return parts[0] + self.prior_weight * parts[1]
 
-    def _average_gradients(self, parts: Tensor) -> None:
-        if self._processes.count == 1:
-            return
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self._processes.average([*(p.grad for p in self._parameters if p.grad is not None), parts])
 
-    def snapshot(self, step: int, extra: Mapping[str, Any]) -> Snapshot:
-        """Everything that `restore` needs; its tensors are the live ones.
+def _predict(family: Family, batch: Batch, noisy: Tensor, times: Tensor, start: int) -> Tensor:
+    """The denoiser's prediction for the examples from one on."""
+    if batch.embeddings is None:
+        each = family.encode_captions(batch.captions[start:])
+        embeddings = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    else:
+        embeddings = {name: values[start:] for name, values in batch.embeddings.items()}
+    return family.predict(noisy[start:], times[start:], embeddings, batch.geometry[start:])
 
-        Args:
-            step: How many steps are done.
-            extra: What else to remember.
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device; the host does not wait for them to arrive."""
+
+    def move(tensor: Tensor) -> Tensor:
+        if device.type == "cuda" and tensor.device.type == "cpu":
+            return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.to(device)
+
+    return replace(
+        batch,
+        moments=move(batch.moments),
+        sampling_noise=move(batch.sampling_noise),
+        noise=move(batch.noise),
+        uniform=move(batch.uniform),
+        embeddings=batch.embeddings and {name: move(e) for name, e in batch.embeddings.items()},
+    )
+
+
+# ----------------------------------------------------------------------- optimizers and precision
+
+
+def make_optimizer(
+    groups: Iterable[dict[str, Any]], settings: Optimizer, device: torch.device
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer, for groups with `params` and perhaps an `lr` of their own.
+
+    Raises:
+        TrainingSetup: There is no such optimizer, or its package is not installed.
+    """
+    common: dict[str, Any] = {
+        "lr": settings.lr,
+        "betas": settings.betas,
+        "weight_decay": settings.weight_decay,
+    }
+    made: torch.optim.Optimizer
+    match settings.name.lower():
+        case "adamw":
+            fused = device.type in ("cuda", "cpu")
+            made = torch.optim.AdamW(list(groups), **common, fused=fused)
+        case "adamw8bit":
+            package = _package("bitsandbytes", settings.name)
+            made = package.optim.AdamW8bit(list(groups), **common)
+        case "prodigy":
+            package = _package("prodigyopt", settings.name)
+            made = package.Prodigy(list(groups), **common, decouple=True, safeguard_warmup=True)
+        case other:
+            known = ("adamw", "adamw8bit", "prodigy")
+            raise TrainingSetup(
+                f"optimizer.name: there is no {settings.name!r}.{did_you_mean(other, known)}",
+                hint=f"Known are {', '.join(known)}.",
+            )
+    for group in made.param_groups:
+        group["base_lr"] = group["lr"]
+    return made
+
+
+def _package(name: str, optimizer: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise TrainingSetup(
+            f"optimizer.name: {optimizer} needs {name}, which is not installed.",
+            hint=f"pip install {name}, or use adamw.",
+        ) from error
+
+
+def learning_rate_factor(settings: Optimizer, step: int) -> float:
+    """What the learning rate is multiplied by at a step, 0 and up.
+
+    In `warmup_steps` it grows evenly to 1; then it stays (`constant`), or falls to 0 after the
+    last step along a line (`linear`) or half a cosine (`cosine`).
+    """
+    warmup = min(settings.warmup_steps, settings.steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, settings.steps - warmup)
+    match settings.scheduler:
+        case "constant":
+            return 1.0
+        case "linear":
+            return max(0.0, 1.0 - done)
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Precision of frozen weights, and of the forward pass where that is lower than float32."""
+
+    weights: torch.dtype
+    forward: torch.dtype | None
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """A context for forward passes.
+
+        It does nothing where the weights have that precision already: autocast would convert what
+        norms return to float32, and back for each layer after them.
         """
-        return Snapshot(
-            step=step,
-            weights=self._trainable.state_dict(),
-            optimizer=self._optimizer.state_dict(),
-            average=self._average.state_dict() if self._average else {},
-            scaler=self._scaler.state_dict(),
-            extra=extra,
-        )
+        if self.forward in (None, self.weights):
+            return nullcontext()
+        return torch.autocast(device.type, self.forward)
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Be as at the time of the snapshot.
 
-        Raises:
-            CheckpointError: It is of another kind of training.
-        """
-        self._trainable.load_state_dict(snapshot.weights)
-        restore_optimizer(self._optimizer, snapshot)
-        if snapshot.scaler:
-            self._scaler.load_state_dict(dict(snapshot.scaler))
-        if self._average is not None and snapshot.average:
-            self._average.load_state_dict(snapshot.average)
+def precision_of(recipe: TrainingRecipe, device: torch.device) -> Precision:
+    """The recipe's precision on a device, chosen as rendering chooses it.
 
-    @contextmanager
-    def result(self) -> Iterator[None]:
-        """While the block runs, the weights are those to be shown and saved: the average if any."""
-        if self._average is None:
-            yield
-        else:
-            with self._average.applied():
-                yield
+    Weights that are all trained stay in float32, whatever the forward pass uses.
+
+    Raises:
+        DeviceError: The device does not have it.
+    """
+    dtype = pick_dtype(recipe.optimizer.precision, device, "optimizer.precision")
+    forward = None if dtype is torch.float32 else dtype
+    return Precision(torch.float32 if recipe.method.kind == "full" else dtype, forward)
 
 
 def _attention(
@@ -206,13 +237,153 @@ def _attention(
     return sdpa_kernel(SDPBackend.MATH)
 
 
+# ---------------------------------------------------------------------------------------- the loop
+
+
+class Loop:
+    """Trains a family's weights on prepared examples, on a device in some precision.
+
+    Args:
+        recipe: What to do.
+        family: The base model.
+        trainable: What of it is trained.
+        examples: Prepared.
+        device: Where all of it happens.
+        precision: Of the forward pass.
+        processes: All that train together.
+    """
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        family: Family,
+        trainable: Trainable,
+        examples: Examples,
+        *,
+        device: torch.device,
+        precision: Precision,
+        processes: Processes | None = None,
+    ) -> None:
+        settings, prior = recipe.optimizer, recipe.regularization
+        self._settings = settings
+        self._seed = recipe.seed
+        self._family = family
+        self._trainable = trainable
+        self._examples = examples
+        self._device = device
+        self._precision = precision
+        self._processes = processes or Processes()
+        self._objective = Objective(
+            prior_weight=prior.prior_weight,
+            min_snr_gamma=settings.min_snr_gamma,
+            teacher=trainable.teacher if prior.target == "teacher" else None,
+        )
+        self._optimizer = make_optimizer(trainable.groups, settings, device)
+        self._parameters: list[Tensor] = [
+            parameter for group in self._optimizer.param_groups for parameter in group["params"]
+        ]
+        # Keeps float16 gradients from vanishing; does nothing for other precisions.
+        float16 = precision.forward is torch.float16
+        self._scaler = torch.amp.GradScaler(device.type, enabled=float16)
+        self._average = MovingAverage(trainable, settings.ema_decay) if settings.ema else None
+        self._processes.agree([parameter.detach() for parameter in self._parameters])
+        if settings.compile:
+            family.denoiser.compile()
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether there is a prior loss."""
+        return self._examples.batches.regularization > 0
+
+    def step(self, step: int) -> tuple[Tensor, float]:
+        """Do an optimizer step, 0 and up.
+
+        Returns:
+            On the device, float32 [3]: instance loss, prior loss and the length of the gradient
+            before it was clipped, of this process; and the learning rate of the first group.
+        """
+        factor = learning_rate_factor(self._settings, step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        # For dropout inside the model; what examples draw follows from their own numbers.
+        torch.manual_seed(number_of(self._seed, "step", step, self._processes.index))
+        parts = self._backward(step)
+        self._average_gradients(parts)
+        self._scaler.unscale_(self._optimizer)
+        length = torch.nn.utils.clip_grad_norm_(
+            self._parameters, self._settings.max_grad_norm or float("inf")
+        )
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update()
+        if self._scaler.is_enabled():  # it has left out a step with infinite gradients
+            length = torch.nan_to_num(length, posinf=0.0)
+        values = torch.cat([parts, length.detach().reshape(1).to(parts)])
+        return values, float(self._optimizer.param_groups[0]["lr"])
+
+    def _backward(self, step: int) -> Tensor:
+        """Gradients of one step's loss; returns its two parts."""
+        batches, objective = self._examples.batches, self._objective
+        per_step = batches.instances_per_step, batches.regularization_per_step
+        sums = torch.zeros(2, device=self._device)
+        for draws in batches.step(step):
+            for batch in self._examples.tensors(draws):
+                with _attention(batch, self._device, self._precision):
+                    with self._precision.autocast(self._device):
+                        here = _on_device(batch, self._device)
+                        losses = objective.example_losses(self._family, here)
+                    parts = objective.parts(losses, batch.instances, *per_step)
+                    self._scaler.scale(objective.total(parts)).backward()
+                sums += parts.detach()
+        return sums
+
+    def _average_gradients(self, parts: Tensor) -> None:
+        if self._processes.count == 1:
+            return
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._processes.average([*(p.grad for p in self._parameters if p.grad is not None), parts])
+
+    def state(self, step: int) -> TrainingState:
+        """Everything that `restore` needs after so many steps; its tensors are the live ones."""
+        return TrainingState(
+            step=step,
+            weights=self._trainable.state_dict(),
+            optimizer=self._optimizer.state_dict(),
+            average=self._average.state_dict() if self._average else {},
+            scaler=self._scaler.state_dict(),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Be as at the time of the state.
+
+        Raises:
+            CheckpointError: It is of another kind of training.
+        """
+        self._trainable.load_state_dict(state.weights)
+        restore_optimizer(self._optimizer, state)
+        if state.scaler:
+            self._scaler.load_state_dict(dict(state.scaler))
+        if self._average is not None and state.average:
+            self._average.load_state_dict(state.average)
+
+    @contextmanager
+    def result(self) -> Iterator[None]:
+        """While the block runs, the weights are those to be shown and saved: the average if any."""
+        with self._average.applied() if self._average else nullcontext():
+            yield
+
+
 @dataclass(frozen=True)
 class StepLosses:
     """What one step cost.
 
     Attributes:
         step: Its number, from 1.
-        instance: Mean over its photos.
+        instance: Mean over its instance images.
         prior: Mean over its regularization images; 0 without any.
         gradient: Length of the gradient before it was clipped.
         rate: Learning rate of the first parameter group.
@@ -231,28 +402,22 @@ class StepLosses:
 
 
 class Losses:
-    """Losses that are still on the device, until somebody reads them."""
+    """Buffers losses on the device; one transfer per read."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[int, Tensor, float]] = []
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def add(self, step: int, values: Tensor, rate: float) -> None:
-        """What `Loop.step` returned for a step, counted from 1."""
+        """Buffer what `Loop.step` returned for a step, counted from 1."""
         self._waiting.append((step, values, rate))
 
     def read(self) -> list[StepLosses]:
-        """All that wait; the host waits for the device."""
-        if not self._waiting:
+        """Take everything out of the buffer; the host waits for the device."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
             return []
-        rows = torch.stack([values for _, values, _ in self._waiting]).tolist()
-        read = [
+        rows = torch.stack([values for _, values, _ in waiting]).tolist()
+        return [
             StepLosses(step, instance, prior, gradient, rate)
-            for (step, _, rate), (instance, prior, gradient) in zip(
-                self._waiting, rows, strict=True
-            )
+            for (step, _, rate), (instance, prior, gradient) in zip(waiting, rows, strict=True)
         ]
-        self._waiting.clear()
-        return read

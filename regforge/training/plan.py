@@ -1,7 +1,7 @@
-"""What training with a recipe would do: photos, images beside them, how often each is seen.
+"""The plan of a training for `check`: images, captions, how often each is seen, what is missing.
 
-Touches nothing, loads no model and asks nobody, the Hub neither. Photos and a dataset that is here
-are read as the training itself reads them, so what cannot be trained on is said now.
+Touches nothing, loads no model and asks no service, the Hub neither. Images that are here are read
+as the training itself reads them, so what cannot be trained on is said now.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from regforge.recipe import (
 )
 from regforge.recipe.checks import is_embedded
 from regforge.runs import TrainingFolder
-from regforge.training.dataset_runs import (
+from regforge.training.data import (
+    InstanceImages,
+    RegularizationImages,
     check_folders,
     dataset_folder,
     images_of,
     is_finished,
+    run_of,
 )
-from regforge.training.images import Photos, RegularizationImages, run_of
 from regforge.training.saving import LORA_FILE, MODEL_FOLDER
 from regforge.words import counted, listed
 
@@ -42,27 +44,19 @@ class TrainingPlan:
     """What a training would do.
 
     Attributes:
-        name: The recipe's name.
-        digest: Its digest.
         folder: Where the run would lie.
         done: What is there already, in words; empty for a new run.
-        subject: The subject in words.
-        base_model: What is trained.
-        method: How, in words.
-        photos: Photos of the subject.
-        captions: The captions of some of them, by file name.
+        captions: The captions of some photos, by file name.
         without_caption: Files that have none of their own and get the plain one.
         dataset: The regularization images, in words; None for none.
         images: How many of them can be trained on; None if that is not known before.
         batch: Photos and regularization images in a batch, on one device.
-        steps: Optimizer steps.
         batches: Batches a step.
         seen_photo: How often each photo is seen, on one device.
         seen_image: How often each regularization image is; None without any, or if not known.
         result: The file or folder that comes out.
         needs: What has to be there and is not, a sentence each.
         notes: What was found in photos and dataset, a sentence each.
-        warnings: What may not be meant.
     """
 
     name: str
@@ -109,7 +103,7 @@ class TrainingPlan:
         beside = f" and {counted(images, 'regularization image')}" if images else ""
         yield f"  a batch          {counted(photos, 'photo')}{beside}"
         of = f" of {self.batches} batches" if self.batches > 1 else ""
-        yield f"  training         {counted(self.steps, 'step')}{of}: {self._seen()}"
+        yield f"  training         {counted(self.steps, 'step')}{of}: {self._how_often()}"
         yield f"  run folder       {self.folder}{self.done}"
         yield f"  result           {self.result}"
         for number, need in enumerate(self.needs):
@@ -127,24 +121,20 @@ class TrainingPlan:
         for warning in self.warnings:
             yield f"\nwarning: {warning}"
 
-    def _seen(self) -> str:
-        said = f"each photo is seen {_times(self.seen_photo)}"
+    def _how_often(self) -> str:
+        photos = f"each photo is seen {_times(self.seen_photo)}"
         if self.seen_photo < 1:
-            said = f"{round(self.seen_photo * self.photos):,} of the photos are seen once"
+            photos = f"{round(self.seen_photo * self.photos):,} of the photos are seen once"
         if self.seen_image is None:
-            return said
+            return photos
         if self.seen_image < 1:
             some = round(self.seen_image * (self.images or 0))
-            return f"{said}, {some:,} of the regularization images once"
-        return f"{said}, each regularization image {_times(self.seen_image)}"
+            return f"{photos}, {some:,} of the regularization images once"
+        return f"{photos}, each regularization image {_times(self.seen_image)}"
 
 
 def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> TrainingPlan:
-    """Look a training recipe over.
-
-    Args:
-        recipe: A loaded recipe.
-        out: The run's folder; `runs/<name>` if left out.
+    """Plan a training; `out` is the run's folder, `runs/<name>` if left out.
 
     Raises:
         RegforgeError: Something in it cannot work: a photo, the regularization dataset.
@@ -153,7 +143,8 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     check_folders(recipe, folder.path)
     made_by = dataset_recipe_of(recipe)
     where = str(dataset_folder(made_by).path) if made_by else recipe.regularization.dataset
-    photos = Photos(recipe.subject, run_of(where) if uses_regularization(recipe) else None)
+    run = run_of(where) if uses_regularization(recipe) else None
+    photos = InstanceImages(recipe.subject, run)
     dataset, images, notes = _regularization(recipe)
     optimizer = recipe.optimizer
     beside = optimizer.batch_size * recipe.regularization.per_instance if dataset else 0
@@ -168,8 +159,8 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         base_model=recipe.base_model + (f"@{recipe.revision}" if recipe.revision else ""),
         method=_method(recipe),
         photos=len(photos.images),
-        captions={each.label: each.said.text for each in photos.images[:SAMPLES]},
-        without_caption=list(photos.silent),
+        captions={each.label: each.caption.text for each in photos.images[:SAMPLES]},
+        without_caption=photos.without_caption,
         dataset=dataset,
         images=images,
         batch=(optimizer.batch_size, beside),

@@ -7,14 +7,21 @@ that there are others, and accumulation costs no traffic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from regforge.training.launching import is_told_cpu, launched
 from regforge.training.problems import TrainingSetup
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Environment variables of torchrun (GPUs) and of MPI's launchers (CPUs), as in accelerate's
+# src/accelerate/utils/environment.py, `get_cpu_distributed_information`.
+_COUNT = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_INDEX = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 _BUCKET = 32 * 1024 * 1024  # elements; fewer, larger messages are quicker
 
@@ -24,8 +31,7 @@ class Processes:
     """All processes, and which of them this is.
 
     Attributes:
-        count: How many there are.
-        index: Which one this is, from 0; 0 writes files and speaks.
+        index: From 0; 0 writes files and reports.
         device: This one's, where accelerate decided it.
     """
 
@@ -35,28 +41,40 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this is the one that writes and reports."""
         return self.index == 0
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their mean over all processes, in place."""
-        if self.count > 1:
-            for bucket in _buckets(tensors):
-                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-                torch.distributed.all_reduce(flat)
-                flat /= self.count
-                _unpack(flat, bucket)
+        import torch
+
+        for flat in self._flattened(tensors):
+            torch.distributed.all_reduce(flat)
+            flat /= self.count
 
     def agree(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of the first process, in place."""
-        if self.count > 1:
-            for bucket in _buckets(tensors):
-                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-                torch.distributed.broadcast(flat, src=0)
-                _unpack(flat, bucket)
+        import torch
+
+        for flat in self._flattened(tensors):
+            torch.distributed.broadcast(flat, src=0)
+
+    def _flattened(self, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Buckets of tensors as one flat tensor each, which is copied back after its turn."""
+        import torch
+
+        for bucket in _buckets(tensors) if self.count > 1 else ():
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            yield flat
+            start = 0
+            for tensor in bucket:
+                tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+                start += tensor.numel()
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so; all have to ask."""
+        """Whether any process has the flag set; all have to call this."""
+        import torch
+
         if self.count == 1:
             return flag
         votes = torch.tensor(float(flag), device=self.device)
@@ -65,8 +83,25 @@ class Processes:
 
     def wait(self) -> None:
         """Until all are here."""
+        import torch
+
         if self.count > 1:
             torch.distributed.barrier()
+
+
+def launched() -> int:
+    """How many processes were started together."""
+    return max(1, _environment(_COUNT, 1))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that reports."""
+    return _environment(_INDEX, 0) <= 0
+
+
+def _environment(names: Sequence[str], otherwise: int) -> int:
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal()), otherwise)
 
 
 def start_processes(device: torch.device) -> Processes:
@@ -78,13 +113,15 @@ def start_processes(device: torch.device) -> Processes:
     Raises:
         TrainingSetup: There are others, and no way to talk to them.
     """
-    cpu = is_told_cpu() or device.type != "cuda"
+    import torch
+
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
     count = launched()
     if count < 2:
-        return Processes(device=torch.device("cpu") if is_told_cpu() else None)
+        return Processes(device=torch.device("cpu") if cpu else None)
     from accelerate import PartialState
 
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=cpu or device.type != "cuda")
     if state.num_processes != count:
         raise TrainingSetup(
             f"{count} processes were started, and accelerate joins {state.num_processes} of them.",
@@ -106,10 +143,3 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
                 buckets[-1].append(tensor)
                 size += tensor.numel()
     return buckets
-
-
-def _unpack(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    start = 0
-    for tensor in tensors:
-        tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
-        start += tensor.numel()

@@ -1,30 +1,89 @@
-"""Numbers of a training run, for later: log.jsonl, trackers, and the image of the loss."""
+"""Numbers of a training run: log.jsonl, trackers, the loss curve, and the result for people."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge import journal as journals
 from regforge.files import write_atomically
 from regforge.journal import Journal
+from regforge.progress import duration
 from regforge.training.problems import TrainingSetup
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from regforge.recipe.training import TrainingRecipe
     from regforge.training.loop import StepLosses
 
+_MEAN_OF = 100
+"""The final losses are means over the last so many steps: single ones say little."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training run made.
+
+    Attributes:
+        folder: The run's folder.
+        weights: The LoRA's file, or the folder of the whole pipeline.
+        steps: How many optimizer steps it was trained.
+        seconds: Of work in this session.
+        instance_loss: Mean over the last 100 steps.
+        prior_loss: Likewise; None without regularization.
+        peak_memory: Most memory in use in this session, in bytes: the GPU's, or the process's.
+    """
+
+    folder: Path
+    weights: Path
+    steps: int
+    seconds: float
+    instance_loss: float
+    prior_loss: float | None
+    peak_memory: int
+
+    @property
+    def samples(self) -> Path:
+        """An image of what the model draws."""
+        return self.folder / "samples.webp"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "folder": str(self.folder),
+            "weights": str(self.weights),
+            "samples": str(self.samples),
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+            "instance_loss": self.instance_loss,
+            "prior_loss": self.prior_loss,
+            "peak_memory": self.peak_memory,
+        }
+
+    def as_text(self) -> str:
+        """For people."""
+        prior = "" if self.prior_loss is None else f", prior loss {self.prior_loss:.4f}"
+        return (
+            f"{self.steps:,} steps, {duration(self.seconds)}, at most "
+            f"{self.peak_memory / 2**30:.1f} GiB of memory\n"
+            f"instance loss {self.instance_loss:.4f}{prior} (mean of the last steps)\n"
+            f"weights  {self.weights}\n"
+            f"samples  {self.samples}"
+        )
+
 
 class Record:
-    """Writes down what steps cost.
+    """Writes losses and images to the run's log and its tracker.
 
     Args:
-        recipe: Whose run it is; names the tracker.
-        folder: The run's folder.
+        recipe: Names run and tracker.
+        folder: The run's.
         journal: Its log.
         quiet: Whether this process leaves trackers to another.
 
@@ -35,14 +94,14 @@ class Record:
     def __init__(
         self, recipe: TrainingRecipe, folder: Path, journal: Journal, *, quiet: bool = False
     ) -> None:
-        self._journal = journal
+        self.journal = journal
         self._tracker = None
         self._since = time.monotonic()
         if recipe.tracking != "none" and not quiet:
             self._tracker = _tracker(recipe, folder)
 
     def steps(self, losses: Sequence[StepLosses]) -> None:
-        """The losses of some steps: their means, under the number of the last."""
+        """Record the means of some steps, under the number of the last."""
         if not losses:
             return
         now = time.monotonic()
@@ -54,16 +113,16 @@ class Record:
             "seconds": round((now - self._since) / len(losses), 5),
         }
         self._since = now
-        self._journal.event("train_step", step=losses[-1].step, steps=len(losses), **values)
+        self.journal.event("train_step", step=losses[-1].step, steps=len(losses), **values)
         if self._tracker is not None:
             self._tracker.log(values, step=losses[-1].step)
 
-    def pause_ends(self) -> None:
-        """What was done since the last step was no training: its time does not count."""
+    def restart_clock(self) -> None:
+        """Leave out the time since the last step: something else was done."""
         self._since = time.monotonic()
 
     def images(self, step: int, images: Sequence[Image.Image]) -> None:
-        """Show the tracker what the model draws."""
+        """Send validation images to the tracker, if it takes some."""
         if self._tracker is None or not hasattr(self._tracker, "log_images"):
             return
         import numpy as np
@@ -75,7 +134,7 @@ class Record:
             self._tracker.log_images({"validation": list(stacked)}, step=step)
 
     def close(self) -> None:
-        """No more is coming."""
+        """Close the tracker."""
         if self._tracker is not None:
             self._tracker.finish()
 
@@ -113,7 +172,28 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-# ------------------------------------------------------------------------------------ the image
+def final_loss(entries: list[dict[str, Any]], key: str) -> float:
+    """Mean over the last steps of a run's history; 0 if somebody deleted the log."""
+    last = [each for each in entries if each["step"] > entries[-1]["step"] - _MEAN_OF]
+    steps = sum(each["steps"] for each in last)
+    return float(sum(each[key] * each["steps"] for each in last) / max(1, steps))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory that was in use, in bytes: the GPU's, or else the process's."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+# ---------------------------------------------------------------------------------- the loss curve
 
 _WIDTH, _HEIGHT = 640, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 34, 34
@@ -122,7 +202,7 @@ _COLORS = {"instance": "#0969da", "prior": "#bc4c00"}
 
 
 def write_curve(entries: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw instance and prior loss over steps, as SVG.
+    """Draw instance and prior loss over steps, as SVG (matplotlib is no core dependency).
 
     Many points become at most 200, each the mean of its neighbours: single steps say little, as
     every step draws other times.
@@ -130,8 +210,9 @@ def write_curve(entries: Sequence[dict[str, Any]], path: Path) -> None:
     curves = {"instance": _points(entries, "instance_loss")}
     if any(entry["prior_loss"] for entry in entries):
         curves["prior"] = _points(entries, "prior_loss")
-    top = max((value for points in curves.values() for _, value in points), default=0.0) or 1.0
-    last = max((step for points in curves.values() for step, _ in points), default=0.0) or 1.0
+    points = [each for curve in curves.values() for each in curve]
+    top = max((value for _, value in points), default=0.0) or 1.0
+    last = max((step for step, _ in points), default=0.0) or 1.0
 
     def x(step: float) -> str:
         return f"{_LEFT + (_WIDTH - _LEFT - _RIGHT) * step / last:.1f}"
@@ -152,8 +233,8 @@ def write_curve(entries: Sequence[dict[str, Any]], path: Path) -> None:
             f'<text x="{x(last * share)}" y="{_HEIGHT - 12}" text-anchor="middle">'
             f"{round(last * share)}</text>"
         )
-    for number, (name, points) in enumerate(curves.items()):
-        path_data = " ".join(f"{x(step)},{y(value)}" for step, value in points)
+    for number, (name, curve) in enumerate(curves.items()):
+        path_data = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
         lines.append(
             f'<polyline points="{path_data}" fill="none" stroke="{_COLORS[name]}" '
             'stroke-width="1.6" stroke-linejoin="round"/>'

@@ -1,44 +1,60 @@
 """A training run from recipe to weights: loads, goes on where it stopped, saves, draws, finishes.
 
-    DIR/recipe.yaml                                  the recipe in full
+    DIR/lora/pytorch_lora_weights.safetensors        the result (`method: lora`)
+    DIR/model/                                       the result (`method: full`)
     DIR/checkpoints/step-000500/                     to go on from
     DIR/validation/step-000500.webp                  what the model drew then
     DIR/snapshots/step-000500/                       what would have been the result then
-    DIR/lora/pytorch_lora_weights.safetensors        the result (`method: lora`)
-    DIR/model/                                       the result (`method: full`)
-    DIR/README.md samples.webp images/ loss.svg    for people
-    DIR/log.jsonl state.json                         for programs
+    DIR/README.md samples.webp images/ loss.svg      for people
+    DIR/log.jsonl state.json recipe.yaml             for programs
 
 Knows the order of things and what goes from one to the next, and no part's inside.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.devices import is_out_of_memory, pick_device
+from regforge.devices import free_memory, is_out_of_memory, pick_device
+from regforge.digests import revision_of
+from regforge.journal import Journal
 from regforge.progress import Reporter, Task
-from regforge.recipe import TrainingRecipe, check_training_recipe
+from regforge.recipe import TrainingRecipe, check_training_recipe, training_digest
 from regforge.runs import TrainingFolder
-from regforge.training.dataset_runs import check_folders
-from regforge.training.opening import OpenRun, open_run
+from regforge.training.card import write_card
+from regforge.training.data import check_folders, with_dataset
+from regforge.training.examples import Examples
+from regforge.training.families import find_base_model, open_family
 from regforge.training.problems import not_finite, out_of_memory
-from regforge.training.recording import history, write_curve
-from regforge.training.results import TrainedModel, final_loss, peak_memory
-from regforge.training.stopping import Stop, stopping
+from regforge.training.processes import Processes, start_processes
+from regforge.training.recording import (
+    Record,
+    TrainedModel,
+    final_loss,
+    history,
+    peak_memory,
+    write_curve,
+)
+from regforge.training.saving import result_path, save_result
+from regforge.training.validation import ValidationSampler, write_grid, write_images
 
 if TYPE_CHECKING:
-    from regforge.training.loop import StepLosses
-    from regforge.training.processes import Processes
-    from regforge.training.validation import Drawing
+    import torch
+
+    from regforge.training.checkpoints import Checkpoints
+    from regforge.training.families.base import Family
+    from regforge.training.loop import Loop, StepLosses
+    from regforge.training.validation import Sample
+    from regforge.training.weights import Trainable
 
 _READ_EVERY = 10
-"""Steps between two looks at the losses; each look makes the host wait for the device."""
+"""Steps between two reads of the losses; each makes the host wait for the device."""
 
 _IMAGES_ON_THE_WAY, _IMAGES_AT_THE_END = 2, 4
 
@@ -62,95 +78,131 @@ def train(
         fresh: Delete what an earlier run made in the folder.
         reporter: Where progress goes; standard error by default.
 
-    Returns:
-        What was made.
-
     Raises:
-        KeyboardInterrupt: Somebody asked to stop; everything is saved.
+        KeyboardInterrupt: Interrupted; everything is saved.
         RegforgeError: Something the user can put right; the message says what.
     """
-    from regforge.training.processes import start_processes
-
     check_training_recipe(recipe)
     processes = start_processes(pick_device(recipe.device, "device"))
     if not processes.is_main:
         reporter = Reporter(quiet=True)
     folder = TrainingFolder(Path(out) if out is not None else Path("runs") / recipe.name)
     check_folders(recipe, folder.path)
-    session = _Session(recipe, folder, processes, reporter or Reporter())
-    with stopping() as stop, _claimed(session, fresh=fresh):
-        return session.run(stop)
+    with _Stop() as stop:
+        run = _Run(recipe, folder, processes, reporter or Reporter(), stop)
+        with run.locked(fresh=fresh):
+            return run.carry_out()
 
 
-@contextmanager
-def _claimed(session: _Session, *, fresh: bool) -> Iterator[None]:
-    """Hold the folder; of several processes, the first one does, and the others wait for it."""
-    processes, folder, recipe = session.processes, session.folder, session.recipe
-    if not processes.is_main:
-        processes.wait()
-        yield
-        return
-    with folder.locked():
-        fresh = fresh or recipe.checkpoint.resume == "never"
-        if folder.own(recipe, fresh=fresh):
-            session.reporter.say(f"Going on with {folder.path}")
-        processes.wait()
-        yield
+class _Stop:
+    """SIGTERM and Ctrl-C, taken while the block runs in the main thread.
+
+    Attributes:
+        requested: A first signal came; the loop looks after each step.
+        deferred: There is something to save: a first signal is noted down. Otherwise, and for a
+            second signal, it is a KeyboardInterrupt at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.deferred = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        if threading.current_thread() is threading.main_thread():  # others get no signals
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, *_: object) -> None:
+        if not self.deferred or self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
 
 
-@dataclass
-class _Session:
-    """One call of `train`; the parts that it puts together."""
+class _Run:
+    """One call of `train`. `_open` loads what the other steps work with."""
 
-    recipe: TrainingRecipe
-    folder: TrainingFolder
-    processes: Processes
-    reporter: Reporter
-    start: float = field(default_factory=time.monotonic)
-    at: str = "at the start"
+    family: Family
+    trainable: Trainable
+    loop: Loop
+    checkpoints: Checkpoints
+    sampler: ValidationSampler
+    record: Record
+    device: torch.device
+    dataset_revision: str | None
 
-    def run(self, stop: Stop) -> TrainedModel:
-        try:
-            return self._run(stop)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise out_of_memory(self.recipe, self.at) from error
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        folder: TrainingFolder,
+        processes: Processes,
+        reporter: Reporter,
+        stop: _Stop,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.processes = processes
+        self.reporter = reporter
+        self.stop = stop
+        self.steps = recipe.optimizer.steps
+        self.start = time.monotonic()
+        self.now = "at the start"  # what is being done, for errors
 
-    def _run(self, stop: Stop) -> TrainedModel:
+    @contextmanager
+    def locked(self, *, fresh: bool) -> Iterator[None]:
+        """Hold the folder; of several processes, the first one does, and the others wait for it."""
+        if not self.processes.is_main:
+            self.processes.wait()
+            yield
+            return
+        with self.folder.locked():
+            fresh = fresh or self.recipe.checkpoint.resume == "never"
+            if self.folder.own(self.recipe, fresh=fresh):
+                self.reporter.say(f"Going on with {self.folder.path}")
+            self.processes.wait()
+            yield
+
+    def carry_out(self) -> TrainedModel:
+        """Do what is left of the run.
+
+        Raises:
+            TrainingFailed: Out of memory, or the loss is not a number any more.
+        """
         done = self._finished()
         if done is not None:
             self.reporter.say(f"Nothing to do: all {done.steps} steps are done.")
             self._say_what_was_missed(done.steps)
             return done
-        run = open_run(self.recipe, self.folder.path, self.processes, self.reporter, self._begin)
         try:
-            self._train(run, stop)
-            stop.deferred = False
-            return self._finish(run)
-        finally:
-            run.record.close()
-
-    # --------------------------------------------------------------------------------------- parts
-
-    def _begin(self, doing: str) -> None:
-        """Note down what is being done, such as `at step 12`."""
-        self.at = doing
+            self._open()
+            try:
+                self._train()
+                self.stop.deferred = False
+                return self._finish()
+            finally:
+                self.record.close()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(self.recipe, self.now) from error
 
     def _finished(self) -> TrainedModel | None:
         """What an earlier session made, if nothing is left to do."""
         made = self.folder.state().get("finished")
-        if not made or made["steps"] != self.recipe.optimizer.steps:
+        if not made or made["steps"] != self.steps:
             return None
-        weights = self.folder.path / made["weights"]
-        if not weights.exists() or not (self.folder.path / "samples.webp").exists():
-            return None
-        return self._result(made, weights)
+        paths = (self.folder.path / made["weights"], self.folder.path / "samples.webp")
+        return self._result(made) if all(path.exists() for path in paths) else None
 
-    def _result(self, made: dict[str, Any], weights: Path) -> TrainedModel:
+    def _result(self, made: dict[str, Any]) -> TrainedModel:
         return TrainedModel(
             folder=self.folder.path,
-            weights=weights,
+            weights=self.folder.path / made["weights"],
             steps=made["steps"],
             seconds=time.monotonic() - self.start,
             instance_loss=made["instance_loss"],
@@ -158,99 +210,166 @@ class _Session:
             peak_memory=made["peak_memory"],
         )
 
-    def _train(self, run: OpenRun, stop: Stop) -> None:
+    # ------------------------------------------------------------------------------------ opening
+
+    def _open(self) -> None:
+        """Make the dataset if need be, load the model, and prepare the examples.
+
+        Raises:
+            RegforgeError: Something of it is not there, or cannot be trained on.
+        """
+        import torch
+
+        from regforge.training.checkpoints import Checkpoints
+        from regforge.training.loop import Loop, precision_of
+        from regforge.training.weights import attach
+
+        recipe, processes, path = self.recipe, self.processes, self.folder.path
+        digest = training_digest(recipe)  # of the recipe as it was given
+        self.now = "while the model was looked for"
+        find_base_model(recipe)  # before hours go into its regularization images
+        self.now = "while the regularization images were made"
+        recipe = with_dataset(recipe, is_main=processes.is_main, reporter=self.reporter)
+        self.now = "while the model was loaded"
+        self.reporter.say(f"Loading {recipe.base_model}")
+        self.device = processes.device or pick_device(recipe.device, "device")
+        precision = precision_of(recipe, self.device)
+        journal = Journal(path if processes.is_main else None)
+        self.record = Record(recipe, path, journal, quiet=not processes.is_main)
+        self.family = open_family(recipe, self.device, precision.weights)
+        examples = Examples(
+            recipe,
+            self.family,
+            device=self.device,
+            reporter=self.reporter,
+            processes=processes.count,
+            process=processes.index,
+        )
+        self.dataset_revision = examples.revision
+        for note in examples.notes:
+            self.reporter.say(note)
+        self.now = "while images and captions were encoded"
+        examples.prepare()
+        self.sampler = ValidationSampler(
+            recipe, self.family, device=self.device, precision=precision
+        )
+        if recipe.data.cache != "none":
+            self._release()
+        torch.manual_seed(recipe.seed)  # a new LoRA begins with random numbers
+        teacher = recipe.regularization.target == "teacher" and examples.batches.regularization > 0
+        self.trainable = attach(self.family, recipe.method, teacher=teacher)
+        if recipe.optimizer.gradient_checkpointing:
+            self.trainable.checkpoint_gradients()
+        self.loop = Loop(
+            recipe,
+            self.family,
+            self.trainable,
+            examples,
+            device=self.device,
+            precision=precision,
+            processes=processes,
+        )
+        self.checkpoints = Checkpoints(
+            path / "checkpoints", keep=recipe.checkpoint.keep, digest=digest
+        )
+
+    def _release(self) -> None:
+        """Give back the memory of what is not needed between here and the next images."""
+        if not self.recipe.method.text_encoder:
+            self.family.release_text_encoders()
+        if self.device.type != "cpu":
+            self.family.pipeline.vae.to("cpu")
+            free_memory()
+
+    # ----------------------------------------------------------------------------------- training
+
+    def _train(self) -> None:
         """All steps that are left."""
         from regforge.training.loop import Losses
 
-        steps, every = self.recipe.optimizer.steps, self.recipe.checkpoint.every
-        saved = self._restore(run)
-        self._keep(run, saved)
+        every, snapshots = self.recipe.checkpoint.every, self.recipe.checkpoint.snapshots
+        saved = self._restore()
+        self._save_snapshot(saved)
         self._say_what_was_missed(saved)
         waiting = Losses()
-        with self.reporter.task("training", steps, "steps", done=saved) as task:
-            run.record.pause_ends()
-            stop.deferred = True
-            for step in range(saved + 1, steps + 1):
-                self.at = f"at step {step}"
-                waiting.add(step, *run.loop.step(step - 1))
-                stopped = self._stopped(stop, step)
-                to_save = stopped or step % every == 0 or step == steps
+        with self.reporter.task("training", self.steps, "steps", done=saved) as task:
+            self.record.restart_clock()
+            self.stop.deferred = True
+            for step in range(saved + 1, self.steps + 1):
+                self.now = f"at step {step}"
+                waiting.add(step, *self.loop.step(step - 1))
+                stopped = self._stopped(step)
+                to_save = stopped or step % every == 0 or step == self.steps
                 to_draw = self._validates(step)
-                to_keep = step in self.recipe.checkpoint.snapshots
-                if not (to_save or to_draw or to_keep or step % _READ_EVERY == 0):
+                if not (to_save or to_draw or step in snapshots or step % _READ_EVERY == 0):
                     continue
-                self._note(run, waiting.read(), task)
-                self._keep(run, step)  # before the checkpoint: nobody comes back to before it
+                self._note(waiting.read(), task)
+                self._save_snapshot(step)  # before the checkpoint: nobody comes back to before it
                 if to_save:
-                    self._save(run, step)
+                    self._save(step)
                 if stopped:
-                    self._give_way(run, step)
+                    self._interrupt(step)
                 if to_draw:
-                    self._draw(run, step, stop)
-        run.checkpoints.wait()
+                    self._draw(step)
+        self.checkpoints.wait()
 
-    def _restore(self, run: OpenRun) -> int:
+    def _restore(self) -> int:
         """Go on from the newest checkpoint; returns how many steps are done."""
-        snapshot = run.checkpoints.newest(at_most=self.recipe.optimizer.steps)
-        if snapshot is None:
+        state = self.checkpoints.newest(at_most=self.steps)
+        if state is None:
             return 0
-        run.loop.restore(snapshot)
-        self.reporter.say(f"Going on after step {snapshot.step}.")
-        return snapshot.step
+        self.loop.restore(state)
+        self.reporter.say(f"Going on after step {state.step}.")
+        return state.step
 
-    def _stopped(self, stop: Stop, step: int) -> bool:
+    def _stopped(self, step: int) -> bool:
         """Whether to stop; several processes ask one another only now and then."""
         if self.processes.count == 1:
-            return stop.requested
-        return step % _READ_EVERY == 0 and self.processes.any(stop.requested)
+            return self.stop.requested
+        return step % _READ_EVERY == 0 and self.processes.any(self.stop.requested)
 
     def _validates(self, step: int) -> bool:
         every = self.recipe.validation.every
-        return bool(every) and step % every == 0 and step < self.recipe.optimizer.steps
+        return bool(every) and step % every == 0 and step < self.steps
 
-    def _note(self, run: OpenRun, losses: list[StepLosses], task: Task) -> None:
-        """Write losses down, show them, and see that they are numbers.
+    def _note(self, losses: list[StepLosses], task: Task) -> None:
+        """Record losses, show them, and see that they are numbers.
 
         Raises:
             TrainingFailed: They are not.
         """
         bad = next((each for each in losses if not each.is_finite), None)
-        good = [each for each in losses if bad is None or each.step < bad.step]
-        run.record.steps(good)
+        self.record.steps([each for each in losses if bad is None or each.step < bad.step])
         if bad is not None:
-            run.checkpoints.wait()
-            saved = run.checkpoints.all()
-            run.journal.event("not_finite", step=bad.step)
+            self.checkpoints.wait()
+            saved = self.checkpoints.all()
+            self.record.journal.event("not_finite", step=bad.step)
             raise not_finite(self.recipe, bad.step, saved[-1] if saved else None)
         if losses:
             instance = sum(each.instance for each in losses) / len(losses)
             prior = sum(each.prior for each in losses) / len(losses)
-            task.note(f"loss {instance:.4f}" + (f" + {prior:.4f}" if run.loop.has_prior else ""))
+            task.note(f"loss {instance:.4f}" + (f" + {prior:.4f}" if self.loop.has_prior else ""))
             task.advance(len(losses))
 
-    def _save(self, run: OpenRun, step: int) -> None:
+    def _save(self, step: int) -> None:
         if self.processes.is_main:
-            run.checkpoints.save(run.loop.snapshot(step, {}))
+            self.checkpoints.save(self.loop.state(step))
 
-    def _keep(self, run: OpenRun, step: int) -> None:
+    def _save_snapshot(self, step: int) -> None:
         """The result so far, if the recipe wants it after this step."""
-        from regforge.training.saving import save_snapshot
-
         if self.processes.is_main and step in self.recipe.checkpoint.snapshots:
-            self.at = f"while the weights of step {step} were saved"
-            with run.loop.result():
-                save_snapshot(run.family, run.trainable, self.folder.path, step)
-            run.record.pause_ends()
+            self.now = f"while the weights of step {step} were saved"
+            with self.loop.result():
+                save_result(self.family, self.trainable, self.folder.path, step=step)
+            self.record.restart_clock()
 
     def _say_what_was_missed(self, done: int) -> None:
         """Snapshots that were asked for when their steps were over."""
-        from regforge.training.saving import snapshot_path
-
         path, method = self.folder.path, self.recipe.method
         missed = [
             str(step)
             for step in self.recipe.checkpoint.snapshots
-            if step <= done and not snapshot_path(path, method, step).exists()
+            if step <= done and not result_path(path, method, step).exists()
         ]
         if missed:
             steps, was = ("steps", "were") if len(missed) > 1 else ("step", "was")
@@ -259,80 +378,73 @@ class _Session:
                 "--fresh starts over."
             )
 
-    def _give_way(self, run: OpenRun, step: int) -> None:
+    def _interrupt(self, step: int) -> None:
         """Stop, now that all is saved.
 
         Raises:
             KeyboardInterrupt: Always.
         """
-        run.checkpoints.wait()
-        run.journal.event("stopped", step=step)
-        steps = self.recipe.optimizer.steps
-        self.reporter.say(f"Stopped after step {step} of {steps}; all of it is saved.")
+        self.checkpoints.wait()
+        self.record.journal.event("stopped", step=step)
+        self.reporter.say(f"Stopped after step {step} of {self.steps}; all of it is saved.")
         raise KeyboardInterrupt
 
-    def _draw(self, run: OpenRun, step: int, stop: Stop) -> None:
+    def _draw(self, step: int) -> None:
         """A validation grid; the first process draws, the others wait."""
-        from regforge.training.validation import write_grid
-
         if self.processes.is_main:
-            self.at = f"while images were drawn after step {step}"
+            self.now = f"while images were drawn after step {step}"
             try:
-                with run.loop.result():
-                    drawn = run.painter.draw(_IMAGES_ON_THE_WAY, stopped=lambda: stop.requested)
+                with self.loop.result():
+                    samples = self.sampler.draw(
+                        _IMAGES_ON_THE_WAY, stopped=lambda: self.stop.requested
+                    )
             except KeyboardInterrupt:
-                self._save(run, step)
-                self._give_way(run, step)
-            write_grid(drawn, self.folder.path / "validation" / f"step-{step:06d}.webp")
-            self._say_what_overflowed(run, drawn, step)
-            run.record.images(step, [each.image for each in drawn])
+                self._save(step)
+                self._interrupt(step)
+            write_grid(samples, self.folder.path / "validation" / f"step-{step:06d}.webp")
+            self._record_images(samples, step)
         self.processes.wait()
-        run.record.pause_ends()
+        self.record.restart_clock()
 
-    def _say_what_overflowed(self, run: OpenRun, drawn: Sequence[Drawing], step: int) -> None:
-        """Tell people why validation images are black, if they are."""
-        count = sum(each.not_finite for each in drawn)
+    def _record_images(self, samples: Sequence[Sample], step: int) -> None:
+        """Send images to the tracker, and say why they are black if they are."""
+        self.record.images(step, [each.image for each in samples])
+        count = sum(each.not_finite for each in samples)
         if count:
-            run.journal.event("images_not_finite", step=step, images=count)
+            self.record.journal.event("images_not_finite", step=step, images=count)
             self.reporter.say(
-                f"{count} of the {len(drawn)} images drawn after step {step} are black: their "
+                f"{count} of the {len(samples)} images drawn after step {step} are black: their "
                 "numbers overflowed (NaN). Where the losses are numbers, optimizer.precision: fp32 "
                 "or bf16 helps; where it does not, the weights are spoilt: lower optimizer.lr."
             )
 
-    def _finish(self, run: OpenRun) -> TrainedModel:
+    def _finish(self) -> TrainedModel:
         """Weights, samples, card: everything a finished run leaves."""
-        from regforge.digests import revision_of
-        from regforge.training.saving import save_result, write_card
-        from regforge.training.validation import write_grid, write_images
-
         path, entries = self.folder.path, history(self.folder.path)
         about = {
-            "base_revision": revision_of(run.family.source),
-            "dataset_revision": run.dataset_revision,
-            "family": run.family.name,
+            "base_revision": revision_of(self.family.source),
+            "dataset_revision": self.dataset_revision,
+            "family": self.family.name,
         }
         made: dict[str, Any] = {
-            "steps": self.recipe.optimizer.steps,
+            "steps": self.steps,
             "instance_loss": final_loss(entries, "instance_loss"),
-            "prior_loss": final_loss(entries, "prior_loss") if run.loop.has_prior else None,
-            "peak_memory": peak_memory(run.device),
+            "prior_loss": final_loss(entries, "prior_loss") if self.loop.has_prior else None,
+            "peak_memory": peak_memory(self.device),
             **about,
         }
         if self.processes.is_main:
-            self.at = "while the result was saved"
+            self.now = "while the result was saved"
             self.reporter.say("Saving the weights, and drawing what they have learned")
-            with run.loop.result():
-                weights = save_result(run.family, run.trainable, path, name=self.recipe.name)
-                drawn = run.painter.draw(_IMAGES_AT_THE_END)
-            write_grid(drawn, path / "samples.webp")
-            self._say_what_overflowed(run, drawn, made["steps"])
-            write_images(drawn, path)
-            run.record.images(made["steps"], [each.image for each in drawn])
+            with self.loop.result():
+                weights = save_result(self.family, self.trainable, path, name=self.recipe.name)
+                samples = self.sampler.draw(_IMAGES_AT_THE_END)
+            write_grid(samples, path / "samples.webp")
+            write_images(samples, path)
+            self._record_images(samples, self.steps)
             write_curve(entries, path / "loss.svg")
             write_card(self.recipe, path, **about)
             made["weights"] = str(weights.relative_to(path))
             self.folder.remember(finished=made)
         self.processes.wait()
-        made = self.folder.state()["finished"]
-        return self._result(made, path / made["weights"])
+        return self._result(self.folder.state()["finished"])

@@ -1,11 +1,11 @@
-"""What a finished training leaves: a LoRA's files, or a whole pipeline.
+"""The weights that a training leaves: a LoRA's files, or a whole pipeline.
 
     lora/pytorch_lora_weights.safetensors   for diffusers: pipeline.load_lora_weights(".../lora")
     lora/<name>-kohya.safetensors           the same for ComfyUI, A1111 and kohya's scripts (SD, XL)
     model/                                  after a full fine-tune: a diffusers folder
     snapshots/step-000125/lora/, .../model/ the same, of a step on the way; for diffusers only
 
-All of it is whole or not there. Knows file formats; knows nothing about training.
+All of it is whole or not there.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from regforge.embedded.pipeline import quiet_loading
 from regforge.files import storage_error, unfinished_folder, write_atomically
-from regforge.training.card import model_card
-from regforge.training.validation import IMAGES, prompts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from regforge.recipe.training import Method, TrainingRecipe
-    from regforge.training.interface import Family
+    from regforge.recipe.training import Method
+    from regforge.training.families.base import Family
     from regforge.training.weights import Trainable
 
 LORA_FILE = Path("lora", "pytorch_lora_weights.safetensors")
@@ -36,16 +34,29 @@ SNAPSHOTS = Path("snapshots")
 # What kohya's scripts and ComfyUI call the modules of a LoRA.
 _KOHYA = {
     "sd": {"denoiser": "lora_unet", "text_encoder": "lora_te"},
-    "sdxl": {
-        "denoiser": "lora_unet",
-        "text_encoder": "lora_te1",
-        "text_encoder_2": "lora_te2",
-    },
+    "sdxl": {"denoiser": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
 }
 
 
+def result_path(folder: Path, method: Method, step: int | None = None) -> Path:
+    """Where a run's LoRA file or pipeline folder lies, or would lie.
+
+    Args:
+        folder: The run's.
+        method: LoRA, or all weights.
+        step: Of the snapshot of that step; of the final result if None.
+    """
+    top = folder if step is None else folder / SNAPSHOTS / f"step-{step:06d}"
+    return top / (MODEL_FOLDER if method.kind == "full" else LORA_FILE)
+
+
 def save_result(
-    family: Family, trainable: Trainable, folder: Path, *, name: str | None = None
+    family: Family,
+    trainable: Trainable,
+    folder: Path,
+    *,
+    name: str | None = None,
+    step: int | None = None,
 ) -> Path:
     """Write what was trained into a run's folder, in place of what an earlier run left there.
 
@@ -53,67 +64,44 @@ def save_result(
         family: What it belongs to.
         trainable: Its weights as they are now.
         folder: The run's.
-        name: Of the file for other programs; the folder's if left out.
+        name: Of a LoRA file for other programs beside the first; None for none.
+        step: It is the snapshot of that step, which stays as it is if it is there.
 
     Returns:
-        The LoRA's file, or the folder of the pipeline.
+        See `result_path`.
 
     Raises:
         StorageError: It cannot be written.
     """
-    if trainable.method.kind == "full":
-        return _save_pipeline(family, trainable, folder / MODEL_FOLDER)
-    name = name or folder.resolve().name
-    return _save_lora(family, trainable, folder / LORA_FILE, f"{name}-kohya.safetensors")
-
-
-def save_snapshot(family: Family, trainable: Trainable, folder: Path, step: int) -> Path:
-    """Write what was trained so far into a run's folder, unless it is there.
-
-    Args:
-        family: What it belongs to.
-        trainable: Its weights as they are now.
-        folder: The run's.
-        step: How many steps are done.
-
-    Returns:
-        The LoRA's file, or the folder of the pipeline.
-
-    Raises:
-        StorageError: It cannot be written.
-    """
-    path = snapshot_path(folder, trainable.method, step)
-    if path.exists():  # a run that goes on makes the same again
+    method = trainable.method
+    path = result_path(folder, method, step)
+    if step is not None and path.exists():  # a run that goes on makes the same again
         return path
-    if trainable.method.kind == "full":
-        return _save_pipeline(family, trainable, path)
-    return _save_lora(family, trainable, path, None)
-
-
-def snapshot_path(folder: Path, method: Method, step: int) -> Path:
-    """Where the weights of a step on the way lie, or would lie."""
-    result = MODEL_FOLDER if method.kind == "full" else LORA_FILE
-    return folder / SNAPSHOTS / f"step-{step:06d}" / result
-
-
-def _save_lora(family: Family, trainable: Trainable, path: Path, other: str | None) -> Path:
+    if method.kind == "full":
+        _save_pipeline(family, trainable, path)
+        return path
     layers = trainable.lora_layers()
+    # transformers notes from which folder it loaded a text encoder: nobody's business.
+    place = {"base_model_name_or_path": None}
+    metadata = {name: config | place for name, config in trainable.lora_metadata().items()}
     names = _KOHYA.get(family.name)
-    if other is not None and names is not None:
-        converted = kohya_weights(layers, trainable.method, names)
-        write_atomically(path.with_name(other), _as_bytes(converted, _about(family, trainable)))
+    if name is not None and names is not None:
+        from safetensors.torch import save
+
+        content = save(kohya_weights(layers, method, names), _kohya_metadata(family, method))
+        write_atomically(path.with_name(f"{name}-kohya.safetensors"), _in_order(content))
     with _temporary_folder(path.parent) as temporary:
-        made = family.save_lora(temporary, layers, _without_places(trainable.lora_metadata()))
-        write_atomically(path, in_order(made.read_bytes()))
+        made = family.save_lora(temporary, layers, metadata)
+        write_atomically(path, _in_order(made.read_bytes()))
     return path
 
 
-def _save_pipeline(family: Family, trainable: Trainable, path: Path) -> Path:
+def _save_pipeline(family: Family, trainable: Trainable, path: Path) -> None:
     """The base model's folder with the trained modules in it.
 
-    What was not trained comes from the base model again: it may have been given up meanwhile.
+    What was not trained comes from the base model again: it may have been released meanwhile.
     """
-    ours = {
+    trained = {
         family.denoiser_name if name == "denoiser" else name: module
         for name, module in trainable.modules.items()
     }
@@ -124,7 +112,7 @@ def _save_pipeline(family: Family, trainable: Trainable, path: Path) -> Path:
             variant=family.variant,
             use_safetensors=True,
             local_files_only=True,
-            **ours,
+            **trained,
         )
         with _temporary_folder(path.parent) as temporary:
             pipeline.save_pretrained(temporary / "new", safe_serialization=True)
@@ -132,7 +120,6 @@ def _save_pipeline(family: Family, trainable: Trainable, path: Path) -> Path:
             if path.exists():
                 path.replace(temporary / "old")
             (temporary / "new").replace(path)
-    return path
 
 
 def _forget_places(folder: Path) -> None:
@@ -145,62 +132,10 @@ def _forget_places(folder: Path) -> None:
             path.write_text(text + "\n", encoding="utf-8")
 
 
-def _without_places(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same for a LoRA: transformers notes from which folder it loaded a text encoder."""
-    place = "base_model_name_or_path"
-    return {name: {**config, place: None} for name, config in metadata.items()}
-
-
-def write_card(
-    recipe: TrainingRecipe,
-    folder: Path,
-    *,
-    base_revision: str | None = None,
-    dataset_revision: str | None = None,
-    family: str | None = None,
-) -> Path:
-    """Write README.md into a run's folder, about what lies there.
-
-    Args:
-        recipe: What was trained.
-        folder: The run's.
-        base_revision: Commit of the base model; the recipe's revision if left out.
-        dataset_revision: Likewise, of the regularization dataset.
-        family: Name of the model's family.
-
-    Raises:
-        StorageError: It cannot be written.
-    """
-    path = folder / "README.md"
-    other = kohya_file(folder)
-    card = model_card(
-        recipe,
-        base_revision=base_revision,
-        dataset_revision=dataset_revision,
-        samples="samples.webp" if (folder / "samples.webp").is_file() else None,
-        images=images_of(recipe, folder),
-        other=f"{LORA_FILE.parent}/{other.name}" if other else None,
-        family=family,
-        existing=path.read_text(encoding="utf-8") if path.is_file() else None,
-    )
-    write_atomically(path, card)
-    return path
-
-
 def kohya_file(folder: Path) -> Path | None:
     """The LoRA for other programs in a run's folder, if there is one."""
     found = sorted((folder / LORA_FILE).parent.glob("*-kohya.safetensors"))
     return found[0] if found else None
-
-
-def images_of(recipe: TrainingRecipe, folder: Path) -> list[tuple[str, str]]:
-    """Validation prompts, each with the name of its image in a run's folder, if it is there."""
-    named = enumerate(prompts_of(recipe), start=1)
-    images = [(prompt, f"{IMAGES}/{number:02d}.webp") for number, prompt in named]
-    return [(prompt, name) for prompt, name in images if (folder / name).is_file()]
-
-
-# ------------------------------------------------------------------------------------------ kohya
 
 
 def kohya_weights(
@@ -218,7 +153,7 @@ def kohya_weights(
     Args:
         layers: As `Trainable.lora_layers` returns.
         method: Rank, alpha and kind of scale.
-        names: What each module is called.
+        names: What kohya calls each module.
     """
     import torch
 
@@ -239,20 +174,17 @@ def kohya_weights(
             elif part.startswith("B"):
                 converted[f"{name}.lora_up.weight"] = value
             else:
-                outputs = value.numel()
-                rest = (1,) if value.dim() == 1 else (1,) * (value.dim() - 1)
-                converted[f"{name}.dora_scale"] = value.reshape(outputs, *rest)
+                ones = (1,) * max(1, value.dim() - 1)
+                converted[f"{name}.dora_scale"] = value.reshape(value.numel(), *ones)
     return converted
 
 
-def _about(family: Family, trainable: Trainable) -> dict[str, str]:
+def _kohya_metadata(family: Family, method: Method) -> dict[str, str]:
     """What other programs read to know what kind of LoRA it is."""
-    method = trainable.method
+    width = getattr(family.denoiser.config, "cross_attention_dim", 768)
+    version = "sd_v2" if width == 1024 else "sd_v1"  # the text encoder of 2.x is wider
     if family.name == "sdxl":
         version = "sdxl_base_v1-0"
-    else:  # the text encoder of 2.x is wider
-        width = getattr(family.denoiser.config, "cross_attention_dim", 768)
-        version = "sd_v2" if width == 1024 else "sd_v1"
     return {
         "format": "pt",
         "ss_network_module": "networks.lora",
@@ -263,16 +195,7 @@ def _about(family: Family, trainable: Trainable) -> dict[str, str]:
     }
 
 
-# ------------------------------------------------------------------------------------------ files
-
-
-def _as_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    from safetensors.torch import save
-
-    return in_order(save(dict(tensors), dict(metadata)))
-
-
-def in_order(content: bytes) -> bytes:
+def _in_order(content: bytes) -> bytes:
     """A safetensors file with its metadata in order; safetensors shuffles them each time.
 
     https://huggingface.co/docs/safetensors/index#format: eight bytes with the header's length, the

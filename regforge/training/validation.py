@@ -1,7 +1,6 @@
 """Images of what the model has learned so far, drawn with the modules that are being trained.
 
-Nothing is loaded again: the family's pipeline holds the live modules. The same prompts and seeds
-each time, so that only the weights differ.
+The same prompts and seeds each time, so that only the weights differ.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 from regforge.dataset.samples import as_webp, labelled_grid
 from regforge.embedded.phrase_banks import with_article
 from regforge.files import write_atomically
-from regforge.training.order import number_of
+from regforge.training.batches import number_of
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
     from regforge.recipe.training import TrainingRecipe
-    from regforge.training.interface import Embeddings, Family
-    from regforge.training.optimizers import Precision
+    from regforge.training.batches import Embeddings
+    from regforge.training.families.base import Family
+    from regforge.training.loop import Precision
 
 IMAGES = "images"
 """The folder, in a run's, with one image of each prompt."""
@@ -32,8 +32,8 @@ _AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """An image, what was asked for, and whether its numbers overflowed: it is black there."""
+class Sample:
+    """An image of a prompt; where its numbers overflowed it is black."""
 
     prompt: str
     number: int
@@ -42,7 +42,7 @@ class Drawing:
 
 
 def prompts_of(recipe: TrainingRecipe) -> tuple[str, ...]:
-    """What to draw: the recipe's prompts, or two with the identifier."""
+    """The recipe's validation prompts, or two with the identifier."""
     if recipe.validation.prompts:
         return recipe.validation.prompts
     named = f"{recipe.subject.identifier} {recipe.subject.class_noun}"
@@ -50,16 +50,10 @@ def prompts_of(recipe: TrainingRecipe) -> tuple[str, ...]:
     return f"a photo of {named}", f"{named} on a beach"
 
 
-class Painter:
+class ValidationSampler:
     """Draws the validation prompts with the family's live modules.
 
-    Captions are encoded at once, so that frozen text encoders may be released afterwards.
-
-    Args:
-        recipe: Prompts, seed, steps and guidance.
-        family: Its pipeline draws.
-        device: Where.
-        precision: Of the forward pass.
+    Frozen text encoders may be released afterwards: the prompts are encoded at once.
     """
 
     def __init__(
@@ -78,38 +72,16 @@ class Painter:
                 for caption, each in zip(captions, encoded, strict=True)
             }
 
-    def draw(self, each: int, *, stopped: Callable[[], bool] = lambda: False) -> list[Drawing]:
-        """Draw all prompts with the weights as they are.
+    def draw(self, each: int, *, stopped: Callable[[], bool] = lambda: False) -> list[Sample]:
+        """Draw all prompts with the weights as they are, in their order.
 
         Args:
-            each: How many images of each prompt.
+            each: Images of each prompt.
             stopped: Asked after each denoising step.
 
-        Returns:
-            In the order of the prompts.
-
         Raises:
-            KeyboardInterrupt: `stopped` said so.
+            KeyboardInterrupt: `stopped` returned True.
         """
-        import torch
-
-        wanted = [(prompt, n) for prompt in prompts_of(self._recipe) for n in range(each)]
-        drawn: list[Drawing] = []
-        self._family.pipeline.set_progress_bar_config(disable=True)
-        with _ready(self._family, self._device), torch.no_grad():
-            for start in range(0, len(wanted), _AT_ONCE):
-                batch = wanted[start : start + _AT_ONCE]
-                images = self._images(batch, stopped)
-                drawn += [
-                    Drawing(prompt, number, image, overflowed)
-                    for (prompt, number), (image, overflowed) in zip(batch, images, strict=True)
-                ]
-        return drawn
-
-    def _images(
-        self, batch: Sequence[tuple[str, int]], stopped: Callable[[], bool]
-    ) -> list[tuple[Image.Image, bool]]:
-        """Each image, and whether its numbers overflowed."""
         import torch
 
         from regforge.images.local import not_finite
@@ -121,52 +93,60 @@ class Painter:
 
         recipe, family = self._recipe, self._family
         side = recipe.data.resolution or family.resolution
-        with self._precision.autocast(self._device):
-            latents = family.pipeline(
-                **self._asked([prompt for prompt, _ in batch]),
-                num_inference_steps=recipe.validation.steps,
-                guidance_scale=recipe.validation.guidance_scale,
-                height=side,
-                width=side,
-                generator=[
-                    torch.Generator().manual_seed(
-                        number_of(recipe.seed, "validation", prompt, number)
+        wanted = [(prompt, n) for prompt in prompts_of(recipe) for n in range(each)]
+        samples: list[Sample] = []
+        family.pipeline.set_progress_bar_config(disable=True)
+        with _ready(family, self._device), torch.no_grad():
+            for start in range(0, len(wanted), _AT_ONCE):
+                batch = wanted[start : start + _AT_ONCE]
+                seeds = [number_of(recipe.seed, "validation", *one) for one in batch]
+                with self._precision.autocast(self._device):
+                    latents = family.pipeline(
+                        **self._prompts([prompt for prompt, _ in batch]),
+                        num_inference_steps=recipe.validation.steps,
+                        guidance_scale=recipe.validation.guidance_scale,
+                        height=side,
+                        width=side,
+                        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                        output_type="latent",
+                        callback_on_step_end=check,
+                    ).images
+                # Not by the pipeline: under float16 many autoencoders draw black.
+                pixels = family.decode(latents).cpu()
+                black = torch.nan_to_num(pixels, nan=-1.0, posinf=-1.0, neginf=-1.0)
+                images = family.pipeline.image_processor.postprocess(black)
+                samples += [
+                    Sample(prompt, number, image, overflowed)
+                    for (prompt, number), image, overflowed in zip(
+                        batch, images, not_finite(pixels), strict=True
                     )
-                    for prompt, number in batch
-                ],
-                output_type="latent",
-                callback_on_step_end=check,
-            ).images
-        # Not by the pipeline: under float16 many autoencoders draw black.
-        pixels = family.decode(latents).cpu()
-        black = torch.nan_to_num(pixels, nan=-1.0, posinf=-1.0, neginf=-1.0)
-        images = family.pipeline.image_processor.postprocess(black)
-        return list(zip(images, not_finite(pixels), strict=True))
+                ]
+        return samples
 
-    def _asked(self, prompts: list[str]) -> dict[str, Any]:
-        """The prompts, as arguments of the pipeline."""
+    def _prompts(self, prompts: list[str]) -> dict[str, Any]:
+        """Prompts, and empty negative ones, as arguments of the pipeline."""
         import torch
 
         if self._embeddings is None:
             return {"prompt": prompts}
-        asked = {}
+        arguments = {}
         for prefix, captions in (("", prompts), ("negative_", [""] * len(prompts))):
             for name in self._embeddings[""]:
                 stacked = torch.stack([self._embeddings[caption][name] for caption in captions])
-                asked[prefix + name] = stacked.to(self._device)
-        return asked
+                arguments[prefix + name] = stacked.to(self._device)
+        return arguments
 
 
-def write_grid(drawn: Sequence[Drawing], path: Path) -> None:
+def write_grid(samples: Sequence[Sample], path: Path) -> None:
     """The images with their prompts below, as WebP."""
-    columns = 1 + max((each.number for each in drawn), default=0)
-    tiles = [(each.image, "", each.prompt) for each in drawn]
+    columns = 1 + max((each.number for each in samples), default=0)
+    tiles = [(each.image, "", each.prompt) for each in samples]
     write_atomically(path, as_webp(labelled_grid(tiles, columns=max(2, min(4, columns)))))
 
 
-def write_images(drawn: Sequence[Drawing], folder: Path) -> None:
+def write_images(samples: Sequence[Sample], folder: Path) -> None:
     """The first image of each prompt, in the order of the prompts, as WebP."""
-    first = [each.image for each in drawn if each.number == 0]
+    first = [each.image for each in samples if each.number == 0]
     for number, image in enumerate(first, start=1):
         write_atomically(folder / IMAGES / f"{number:02d}.webp", as_webp(image))
 

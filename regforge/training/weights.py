@@ -1,35 +1,38 @@
-"""Which weights of a family are trained, and what can be done with them.
+"""Which weights of a family are trained: a LoRA beside its modules, or all of them.
 
 Trained weights are float32 whatever the precision of the others: small steps vanish in 16 bits.
-Knows peft; knows nothing about losses, optimizers or files.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.lora import Linear, LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from regforge.recipe.training import Method
 from regforge.training.checkpoints import CheckpointError
-from regforge.training.families.base import in_precision
-from regforge.training.interface import Family
-from regforge.training.lora import speed_up
+from regforge.training.families.base import Family, in_precision
 from regforge.training.problems import TrainingSetup
 from regforge.words import did_you_mean
 
-ADAPTER = "default"
+_ADAPTER = "default"
 """What peft calls our LoRA."""
 
 DENOISER = "denoiser"
 
 
 def attach(family: Family, method: Method, *, teacher: bool = False) -> Trainable:
-    """Make a family's modules ready to be trained: a LoRA beside them, or all of their weights.
+    """Make a family's modules ready to be trained.
 
     A new LoRA begins with random numbers from torch's global generator. It changes nothing until
     it is trained.
@@ -42,21 +45,23 @@ def attach(family: Family, method: Method, *, teacher: bool = False) -> Trainabl
     Raises:
         TrainingSetup: `method.targets` names no layer.
     """
-    names = tuple(family.text_encoders) if method.text_encoder else ()
-    encoders = {
-        name: family.text_encoders[name] for name in names if name in family.trainable_encoders
-    }
+    modules: dict[str, nn.Module] = {DENOISER: family.denoiser}
+    if method.text_encoder:
+        encoders = family.text_encoders
+        modules |= {name: encoders[name] for name in family.trainable_encoders if name in encoders}
+    copies: dict[str, nn.Module] = {}
     if method.kind == "lora":
-        denoiser = family.denoiser
-        _add_lora(denoiser, method, _checked(denoiser, method.targets) or family.lora_targets)
-        for encoder in encoders.values():
-            _add_lora(encoder, method, family.text_lora_targets)
-        return Trainable(family, method, {DENOISER: denoiser, **encoders}, {})
-    modules: dict[str, nn.Module] = {DENOISER: family.denoiser, **encoders}
-    copies = {name: copy.deepcopy(module) for name, module in modules.items()} if teacher else {}
-    for module in modules.values():
-        in_precision(module, torch.float32)
-        module.requires_grad_(requires_grad=True)
+        _check_targets(family.denoiser, method.targets or ())
+        for name, module in modules.items():
+            theirs = family.lora_targets if name == DENOISER else family.text_lora_targets
+            chosen = method.targets if name == DENOISER else None
+            _add_lora(module, method, chosen or theirs)
+    else:
+        if teacher:
+            copies = {name: copy.deepcopy(module) for name, module in modules.items()}
+        for module in modules.values():
+            in_precision(module, torch.float32)
+            module.requires_grad_(requires_grad=True)
     return Trainable(family, method, modules, copies)
 
 
@@ -97,26 +102,25 @@ class Trainable:
     @property
     def groups(self) -> list[dict[str, Any]]:
         """For an optimizer; a group has an `lr` only where it is not the optimizer's own."""
-        groups: list[dict[str, Any]] = []
-        for is_text in (False, True):
-            found = [
-                parameter
-                for name, parameter in self.parameters.items()
-                if is_text != name.startswith(f"{DENOISER}.")
-            ]
-            if found:
-                groups.append({"params": found})
+        own: list[nn.Parameter] = []
+        text: list[nn.Parameter] = []
+        for name, parameter in self.parameters.items():
+            (own if name.startswith(f"{DENOISER}.") else text).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": each} for each in (own, text) if each]
         if len(groups) > 1 and self.method.text_encoder_lr is not None:
             groups[1]["lr"] = self.method.text_encoder_lr
         return groups
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
-        for name, module in self.modules.items():
+        for name, each in self.modules.items():
+            module: Any = each
             if name == DENOISER:
-                module.enable_gradient_checkpointing()  # type: ignore[operator]
+                module.enable_gradient_checkpointing()
+            elif hasattr(module, "activation_checkpointing_enable"):  # newer transformers
+                module.activation_checkpointing_enable()
             else:
-                _checkpoint_activations(module)
+                module.gradient_checkpointing_enable({"use_reentrant": False})
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
@@ -125,24 +129,27 @@ class Trainable:
         Nothing can be trained through it.
         """
         if self.method.kind == "lora":
-            switched = _lora_layers(self.modules.values())
-            for layer in switched:
-                layer.enable_adapters(enabled=False)
+            self._enable_loras(enabled=False)
             try:
                 yield
             finally:
-                for layer in switched:
-                    layer.enable_adapters(enabled=True)
+                self._enable_loras(enabled=True)
             return
         if not self._untouched:
             raise RuntimeError("attach(..., teacher=True) keeps the copy that this needs")
-        self._exchange(self._untouched)
+        self._put_in(self._untouched)
         try:
             yield
         finally:
-            self._exchange(self.modules)
+            self._put_in(self.modules)
 
-    def _exchange(self, modules: Mapping[str, nn.Module]) -> None:
+    def _enable_loras(self, *, enabled: bool) -> None:
+        for module in self.modules.values():
+            for layer in module.modules():
+                if isinstance(layer, BaseTunerLayer):
+                    layer.enable_adapters(enabled=enabled)
+
+    def _put_in(self, modules: Mapping[str, nn.Module]) -> None:
         for name, module in modules.items():
             theirs = self.family.denoiser_name if name == DENOISER else name
             setattr(self.family.pipeline, theirs, module)
@@ -159,32 +166,35 @@ class Trainable:
         Raises:
             CheckpointError: They are of other weights.
         """
-        parameters = self.parameters
-        _check(state, parameters)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(state[name])
+        _copy(state, self.state_dict())
 
     def lora_layers(self) -> dict[str, dict[str, Tensor]]:
         """By module, the LoRA's tensors under peft's names; empty for a full fine-tune."""
         if self.method.kind != "lora":
             return {}
-        from peft import get_peft_model_state_dict
-
         return {
-            name: dict(get_peft_model_state_dict(module, adapter_name=ADAPTER))
+            name: dict(get_peft_model_state_dict(module, adapter_name=_ADAPTER))
             for name, module in self.modules.items()
         }
 
     def lora_metadata(self) -> dict[str, dict[str, Any]]:
-        """By module, the LoRA's peft configuration, as plain values that JSON can hold."""
-        return {name: _plain(module.peft_config[ADAPTER]) for name, module in self.modules.items()}  # type: ignore[index]
+        """By module, the LoRA's peft configuration, always in one order, as JSON can hold it."""
+        modules: dict[str, Any] = dict(self.modules)
+        return {
+            name: {
+                key: sorted(value) if isinstance(value, set) else value
+                for key, value in module.peft_config[_ADAPTER].to_dict().items()
+            }
+            for name, module in modules.items()
+        }
 
 
-class Average:
+class MovingAverage:
     """An exponential moving average of trained weights, float32, on their device.
 
-    It begins fast, (1 + n) / (10 + n) after n updates, so that the first weights are forgotten.
+    It begins fast, with a decay of (1 + n) / (10 + n) after n updates, so that the first weights
+    are forgotten. torch's and not diffusers' `EMAModel`, which copies all weights to main memory
+    and back whenever the average is shown.
 
     Args:
         trainable: Whose weights.
@@ -199,8 +209,6 @@ class Average:
 
     def update(self) -> None:
         """Take in the weights as they are, after an optimizer step."""
-        from torch.optim.swa_utils import get_ema_multi_avg_fn
-
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         live = [parameter.detach() for parameter in self._live.values()]
@@ -229,25 +237,44 @@ class Average:
         Raises:
             CheckpointError: They are of other weights.
         """
-        means = {name: value for name, value in state.items() if name != "updates"}
-        _check(means, self._mean)
-        for name, value in means.items():
-            self._mean[name].copy_(value)
+        _copy({name: value for name, value in state.items() if name != "updates"}, self._mean)
         self._updates = int(state["updates"])
 
 
-def _check(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
-    if shapes != {name: tuple(value.shape) for name, value in own.items()}:
+def _copy(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    shapes = {name: value.shape for name, value in state.items()}
+    if shapes != {name: value.shape for name, value in own.items()}:
         raise CheckpointError(
             "The saved weights are not those that this recipe trains.",
             hint="Train in another folder with --out, or begin again with --fresh.",
         )
+    for name, value in own.items():
+        value.copy_(state[name])
+
+
+# ---------------------------------------------------------------------------------- LoRA layers
+
+
+def _check_targets(module: nn.Module, targets: Sequence[str]) -> None:
+    """Refuse targets that are not the end of some layer's name."""
+    layers = [
+        name.split(".")
+        for name, each in module.named_modules()
+        if isinstance(each, nn.Linear | nn.Conv2d)
+    ]
+    ends = {".".join(parts[start:]) for parts in layers for start in range(len(parts))}
+    for target in targets:
+        if target not in ends:
+            # The shortest end that says something: `to_q`, `to_out.0`.
+            kinds = {".".join(parts[-2 if parts[-1].isdigit() else -1 :]) for parts in layers}
+            raise TrainingSetup(
+                f"method.targets: no layer of the denoiser is called {target!r}."
+                f"{did_you_mean(target, sorted(ends))}",
+                hint=f"Layers end in {', '.join(sorted(kinds))}.",
+            )
 
 
 def _add_lora(module: nn.Module, method: Method, targets: Sequence[str]) -> None:
-    from peft import LoraConfig
-
     config = LoraConfig(
         r=method.rank,
         lora_alpha=method.rank if method.alpha is None else method.alpha,  # type: ignore[arg-type]
@@ -256,69 +283,100 @@ def _add_lora(module: nn.Module, method: Method, targets: Sequence[str]) -> None
         use_rslora=method.rslora,
         target_modules=sorted(targets),
     )
-    module.add_adapter(config, adapter_name=ADAPTER)  # type: ignore[operator]
+    module.add_adapter(config, adapter_name=_ADAPTER)  # type: ignore[operator]
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     speed_up(module)
 
 
-def _checked(module: nn.Module, targets: Sequence[str] | None) -> Sequence[str]:
-    """The recipe's targets, each of which is the end of some layer's name.
+def speed_up(module: nn.Module) -> None:
+    """Let the LoRA layers of a module compute as `LoraLinear`, where they are plain.
 
-    Raises:
-        TrainingSetup: One of them is not.
+    DoRA, dropout and layers that are not linear stay peft's; where the frozen weight has 16 bits,
+    they compute in them.
     """
-    layers = [
-        name for name, each in module.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)
-    ]
-    ends = {name: _ends(name) for name in layers}
-    known = {end for found in ends.values() for end in found}
-    for target in targets or ():
-        if target in known:
-            continue
-        kinds = sorted({_kind(name) for name in layers})
-        raise TrainingSetup(
-            f"method.targets: no layer of the denoiser is called {target!r}."
-            f"{did_you_mean(target, known)}",
-            hint=f"Layers end in {', '.join(kinds)}.",
+    layers: list[Any] = [each for each in module.modules() if isinstance(each, LoraLayer)]
+    for layer in layers:
+        weight = layer.get_base_layer().weight
+        if type(layer) is Linear and _is_plain(layer):
+            layer.__class__ = LoraLinear
+        elif weight.dtype in (torch.float16, torch.bfloat16):
+            lower = torch.autocast(weight.device.type, weight.dtype)
+            layer.forward = lower(layer.forward)
+
+
+def _is_plain(layer: Any) -> bool:
+    dropout = any(not isinstance(each, nn.Identity) for each in layer.lora_dropout.values())
+    other = any(layer.lora_bias.values()) or layer.lora_variant or layer.fan_in_fan_out
+    return not dropout and not other
+
+
+class LoraLinear(Linear):
+    """peft's linear layer, with the LoRA beside it computed in one operation.
+
+    peft computes `base(x) + lora_B(lora_A(x)) * scaling` as five, each with a gradient of its own,
+    and converts `x` to the precision of the LoRA and the result back. Here the LoRA is added in
+    place, in the precision of the frozen weight, and only the input and the narrow product are
+    kept for the gradient. The numbers are the same but for the order of sums.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """See `peft.tuners.lora.Linear`."""
+        active = self.active_adapters
+        other = bool(args or kwargs) or self.disable_adapters or self.merged or len(active) != 1
+        if other or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x, *args, **kwargs)
+        name, base = active[0], self.base_layer
+        narrow, wide = self.lora_A[name].weight, self.lora_B[name].weight
+        product: Tensor = _LinearWithLora.apply(  # type: ignore[no-untyped-call]
+            x, base.weight, base.bias, narrow, wide, self.scaling[name]
         )
-    return targets or ()
+        return product
 
 
-def _ends(name: str) -> list[str]:
-    """All ends of a dotted name, itself among them."""
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(len(parts))]
+class _LinearWithLora(torch.autograd.Function):
+    """x W' + bias + scale (x A') B', whose weight and bias are frozen."""
 
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        narrow: Tensor,
+        wide: Tensor,
+        scale: float,
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
+        a, b = narrow.to(weight.dtype), wide.to(weight.dtype)
+        product = functional.linear(rows, weight, bias)
+        inner = rows @ a.t()
+        if scale != 1:
+            inner *= scale
+        product.addmm_(inner, b.t())
+        ctx.save_for_backward(rows, weight, a, b, inner)
+        ctx.scale, ctx.dtypes = scale, (x.dtype, narrow.dtype, wide.dtype)
+        return product.view(*x.shape[:-1], product.shape[-1])
 
-def _kind(name: str) -> str:
-    """The shortest end of a name that says something: `to_q`, `to_out.0`."""
-    return next(end for end in reversed(_ends(name)) if not end[0].isdigit())
-
-
-def _checkpoint_activations(encoder: Any) -> None:
-    """Of a transformers model, whose newer versions have another name for it."""
-    if hasattr(encoder, "activation_checkpointing_enable"):
-        encoder.activation_checkpointing_enable()
-    else:
-        encoder.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def _lora_layers(modules: Iterable[nn.Module]) -> list[Any]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [
-        layer
-        for module in modules
-        for layer in module.modules()
-        if isinstance(layer, BaseTunerLayer)
-    ]
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """Without what JSON has no form for, and in an order that is always the same."""
-    return {
-        key: sorted(value) if isinstance(value, set) else value
-        for key, value in config.to_dict().items()
-    }
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, a, b, inner = ctx.saved_tensors
+        of_x, of_narrow, of_wide = ctx.dtypes
+        flat = gradient.reshape(-1, gradient.shape[-1]).to(weight.dtype)
+        of_inner = flat @ b
+        if ctx.scale != 1:
+            of_inner *= ctx.scale
+        back = None
+        if ctx.needs_input_grad[0]:
+            back = (flat @ weight).addmm_(of_inner, a)
+            back = back.view(*gradient.shape[:-1], back.shape[-1]).to(of_x)
+        return (
+            back,
+            None,
+            None,
+            (of_inner.t() @ rows).to(of_narrow),
+            (flat.t() @ inner).to(of_wide),
+            None,
+        )

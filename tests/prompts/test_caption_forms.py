@@ -15,7 +15,7 @@ from regforge.prompts.tokens import token_budget
 from regforge.prompts.writing import write_prompts
 from regforge.recipe import Recipe
 from regforge.records import Prompt
-from regforge.training.captioning import Composer
+from regforge.training.augmentation import Composer
 
 NOUNS = ["teapot", "tabby cat", "woman", "pizza", "water", "sneakers", "glasses", "lighthouse"]
 
@@ -92,11 +92,11 @@ def test_slot_dropout_keeps_each_captions_own_form() -> None:
     file = resources.templates() / "caption" / "object.j2"
     for prompt in captions("teapot", 12):
         composer = Composer(file, "caption.j2", list(prompt.slots))
-        said = composer.said(
+        said = composer.caption(
             prompt.text, prompt.slots, class_noun="teapot", kind="object", prompt_set="amplify"
         )
-        assert said.write is not None
-        less = said.write({slot: p for slot, p in said.slots.items() if slot != "background"})
+        assert said.compose is not None
+        less = said.compose({slot: p for slot, p in said.slots.items() if slot != "background"})
         assert less == prompt.text.replace(f" {prompt.slots['background']},", ",").replace(
             ",,", ","
         )

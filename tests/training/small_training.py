@@ -6,8 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from regforge.training.interface import Batch, Embeddings, Geometry
-from regforge.training.order import Draw, number_of
+from regforge.training.batches import Batch, Draw, Embeddings, Geometry, number_of
 
 
 class SmallFamily:
@@ -75,7 +74,7 @@ def small_batch(draws: Sequence[Draw], *, embedded: bool = True, side: int = 4) 
         captions=captions,
         embeddings={"words": lengths} if embedded else None,
         geometry=[Geometry((side, side), (0, 0), (side, side))] * len(draws),
-        photos=sum(draw.stream == "instance" for draw in draws),
+        instances=sum(draw.stream == "instance" for draw in draws),
     )
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fed import class_images, draws_of, family, opened, photos, recipe, same, tensors
+from tiny_data import class_images, draws_of, family, opened, photos, recipe, same, tensors
 
 from regforge.progress import Reporter
-from regforge.training.caching import DiskStore, MemoryStore, NoStore, Store, identity, key_of
+from regforge.training.caching import DiskStore, MemoryStore, Store, identity, key_of
 
 SOME = {
     "moments": torch.arange(6, dtype=torch.float32).reshape(1, 2, 3),
@@ -45,7 +45,7 @@ def test_what_is_saved_is_loaded(store: Callable[[Path], Store], tmp_path: Path)
 
 
 def test_nothing_is_kept() -> None:
-    store = NoStore()
+    store = Store()
     store.save("a", SOME)
     assert store.load("a") is None
     assert not store.keeps
@@ -115,7 +115,7 @@ def test_a_second_run_computes_nothing(sources: tuple[Path, Path], tmp_path: Pat
     model, fake = family()
     again = opened(setup, model, cache=tmp_path / "cache")
     again.prepare()
-    again.batches(draws_of(setup, again))
+    again.tensors(draws_of(setup, again))
     assert (fake.images, fake.captions) == ([], [])
 
 

@@ -9,18 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fed import class_images, color_of, draws_of, make_image, opened, photos, recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from made_rows import make_row
+from tiny_data import class_images, color_of, draws_of, make_image, opened, photos, recipe
 
 from regforge import resources
 from regforge.dataset.parquet import RowWriter
 from regforge.prompts.captions import CaptionTemplate
 from regforge.records import ImageRow
-from regforge.training.captioning import Captioning, Composer, Said, close_up
-from regforge.training.interface import Examples
-from regforge.training.order import Draw
+from regforge.training.augmentation import Caption, Captioning, Composer, close_up
+from regforge.training.batches import Draw
+from regforge.training.examples import Examples
 
 SLOTS = ("color", "texture", "background", "lighting", "style")
 COLORS, TEXTURES = ("red", "olive green"), ("striped", None)
@@ -49,19 +49,19 @@ def within(count: int, trials: int, rate: float) -> bool:
 @pytest.mark.parametrize("stream", ["class", "instance"])
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 1.0])
 def test_captions_are_dropped_as_often_as_asked(stream: str, rate: float) -> None:
-    of, said = captioning(rate), Said("a teapot")
-    texts = [of.caption(draw(number, stream), said, tight=False) for number in range(4000)]
+    of, said = captioning(rate), Caption("a teapot")
+    texts = [of.vary(draw(number, stream), said, tight=False) for number in range(4000)]
     assert set(texts) <= {"", "a teapot"}
     assert within(texts.count(""), 4000, rate)
-    again = [captioning(rate).caption(draw(n, stream), said, tight=False) for n in range(4000)]
+    again = [captioning(rate).vary(draw(n, stream), said, tight=False) for n in range(4000)]
     assert again == texts
 
 
 def test_streams_and_seeds_drop_by_themselves() -> None:
-    said = Said("a teapot")
+    said = Caption("a teapot")
 
     def pattern(of: Captioning, stream: str) -> list[str]:
-        return [of.caption(draw(number, stream), said, tight=False) for number in range(200)]
+        return [of.vary(draw(number, stream), said, tight=False) for number in range(200)]
 
     found = [pattern(captioning(0.5, seed=n), stream) for n in (0, 1) for stream in ("class", "i")]
     assert all(one != other for one, other in itertools.combinations(found, 2))
@@ -70,11 +70,11 @@ def test_streams_and_seeds_drop_by_themselves() -> None:
 @pytest.mark.parametrize("rate", [0.1, 0.7])
 def test_each_slot_is_dropped_as_often_as_asked(rate: float) -> None:
     slots = {name: name for name in "abcd"}
-    said = Said("a b c d", slots, " ".join)
+    said = Caption("a b c d", slots, " ".join)
     kept: Counter[str] = Counter()
     pairs = 0
     for number in range(3000):
-        text = captioning(slot=rate).caption(draw(number), said, tight=False)
+        text = captioning(slot=rate).vary(draw(number), said, tight=False)
         kept.update(text.split())
         pairs += {"a", "b"} <= set(text.split())
     assert all(within(kept[name], 3000, 1 - rate) for name in slots)
@@ -82,9 +82,9 @@ def test_each_slot_is_dropped_as_often_as_asked(rate: float) -> None:
 
 
 def test_no_dropout_leaves_captions_alone() -> None:
-    said = Said("a b", {"a": "a"}, lambda _: "never")
-    assert {captioning().caption(draw(n), said, tight=False) for n in range(50)} == {"a b"}
-    assert captioning(0.0, 1.0).caption(draw(0), Said("a b"), tight=False) == "a b"
+    said = Caption("a b", {"a": "a"}, lambda _: "never")
+    assert {captioning().vary(draw(n), said, tight=False) for n in range(50)} == {"a b"}
+    assert captioning(0.0, 1.0).vary(draw(0), Caption("a b"), tight=False) == "a b"
 
 
 # -------------------------------------------------------------------------- composed again
@@ -129,7 +129,7 @@ def sayings(examples: Examples, setup: object, steps: int = 400) -> list[tuple[i
     """(index, caption) of regularization images as they are drawn."""
     draws = draws_of(setup, examples, steps)  # type: ignore[arg-type]
     mine = [each for each in draws if each.stream == "class"]
-    (batch,) = examples.batches(mine)
+    (batch,) = examples.tensors(mine)
     return [(each.index, text) for each, text in zip(mine, batch.captions, strict=True)]
 
 
@@ -166,23 +166,23 @@ def all_shorter(slots: Mapping[str, str]) -> Iterator[str]:
 def test_a_painting_without_its_style_is_no_photo() -> None:
     slots = {"color": "red", "style": "an oil painting", "background": "in an office"}
     said = of_template(slots, shipped().render(slots))
-    assert said.write is not None
-    assert said.write({"color": "red"}) == "a picture of a red teapot"
+    assert said.compose is not None
+    assert said.compose({"color": "red"}) == "a picture of a red teapot"
     slots["style"] = "a vintage photo"
     said = of_template(slots, shipped().render(slots))
-    assert said.write is not None
-    assert said.write({"background": "in an office"}) == "a photo of a teapot in an office"
+    assert said.compose is not None
+    assert said.compose({"background": "in an office"}) == "a photo of a teapot in an office"
     slots["style"] = "in the style of Monet"
     said = of_template(slots, shipped().render(slots))
-    assert said.write is not None
-    assert said.write({}) == "a picture of a teapot"
-    assert said.write(slots) == "a picture of a red teapot in an office, in the style of Monet"
+    assert said.compose is not None
+    assert said.compose({}) == "a picture of a teapot"
+    assert said.compose(slots) == "a picture of a red teapot in an office, in the style of Monet"
 
 
-def of_template(slots: Mapping[str, str | None], text: str, prompt_set: str = "amplify") -> Said:
+def of_template(slots: Mapping[str, str | None], text: str, prompt_set: str = "amplify") -> Caption:
     file = resources.templates() / "caption" / "object.j2"
     composer = Composer(file, "caption.j2", SLOTS)
-    return composer.said(text, slots, class_noun="teapot", kind="object", prompt_set=prompt_set)
+    return composer.caption(text, slots, class_noun="teapot", kind="object", prompt_set=prompt_set)
 
 
 def test_against_captions_lose_attributes_only() -> None:
@@ -190,18 +190,18 @@ def test_against_captions_lose_attributes_only() -> None:
     slots = {"color": "olive green", "texture": "striped", "background": "on a desk", "style": "x"}
     text = "a photo of an olive green striped teapot on a desk, next to an old cup"
     said = of_template(slots, text, "against")
-    assert said.write is not None
+    assert said.compose is not None
     assert set(said.slots) == {"color", "texture"}
-    assert said.write({"texture": "striped"}) == (
+    assert said.compose({"texture": "striped"}) == (
         "a photo of a striped teapot on a desk, next to an old cup"
     )
-    assert said.write({}) == "a photo of a teapot on a desk, next to an old cup"
+    assert said.compose({}) == "a photo of a teapot on a desk, next to an old cup"
     sentence = of_template(slots, "An olive green striped teapot stands on a desk.", "against")
-    assert sentence.write is not None
-    assert sentence.write({"texture": "striped"}) == "A striped teapot stands on a desk."
-    assert of_template(slots, "a photo of a teapot on a desk", "against").write is None
+    assert sentence.compose is not None
+    assert sentence.compose({"texture": "striped"}) == "A striped teapot stands on a desk."
+    assert of_template(slots, "a photo of a teapot on a desk", "against").compose is None
     twice = "an olive green striped teapot and an olive green striped teapot"
-    assert of_template(slots, twice, "against").write is None
+    assert of_template(slots, twice, "against").compose is None
 
 
 def test_captions_that_the_template_does_not_write_are_left_alone(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_photos_lose_no_slots(tmp_path: Path) -> None:
     setup = recipe(photos(tmp_path / "photos"), tmp_path / "set", data=data)
     examples = opened(setup)
     mine = [each for each in draws_of(setup, examples, 9) if each.stream == "instance"]
-    (batch,) = examples.batches(mine)
+    (batch,) = examples.tensors(mine)
     expected = [f"a photo of a sks teapot, number {each.index}" for each in mine]
     assert list(batch.captions) == expected
 
@@ -308,12 +308,12 @@ def test_any_text_can_be_worded(caption: str) -> None:
 
 
 def test_only_tight_crops_say_so_and_only_if_asked() -> None:
-    said = Said("a photo of a cat")
-    assert captioning().caption(draw(0), said, tight=False) == "a photo of a cat"
-    assert captioning().caption(draw(0), said, tight=True) == "a close-up photo of a cat"
+    said = Caption("a photo of a cat")
+    assert captioning().vary(draw(0), said, tight=False) == "a photo of a cat"
+    assert captioning().vary(draw(0), said, tight=True) == "a close-up photo of a cat"
     off = captioning(wording=False)
-    assert off.caption(draw(0), said, tight=True) == "a photo of a cat"
-    assert captioning(1.0).caption(draw(0), said, tight=True) == ""
+    assert off.vary(draw(0), said, tight=True) == "a photo of a cat"
+    assert captioning(1.0).vary(draw(0), said, tight=True) == ""
 
 
 def test_captions_follow_the_crop_that_is_shown(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_captions_follow_the_crop_that_is_shown(tmp_path: Path) -> None:
         photos(tmp_path / "photos", size=(64, 64)),
         data={"crop_scale": 0.5, "crops_per_image": 8, "caption_dropout": 0, "resolution": 64},
     )
-    (batch,) = opened(setup).batches([Draw("instance", n, n % 3) for n in range(60)])
+    (batch,) = opened(setup).tensors([Draw("instance", n, n % 3) for n in range(60)])
     tight = []
     for text, geometry in zip(batch.captions, batch.geometry, strict=True):
         tight.append(text.startswith("a close-up photo of a sks teapot"))

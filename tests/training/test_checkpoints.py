@@ -11,7 +11,7 @@ from regforge.files import StorageError
 from regforge.training.checkpoints import (
     CheckpointError,
     Checkpoints,
-    Snapshot,
+    TrainingState,
     restore_optimizer,
 )
 
@@ -27,14 +27,13 @@ def trained(optimizer_class: type = torch.optim.AdamW, steps: int = 3):
     return module, optimizer
 
 
-def snapshot(step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
-    return Snapshot(
+def snapshot(step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+    return TrainingState(
         step=step,
         weights=dict(module.named_parameters()),
         optimizer=optimizer.state_dict(),
         average={"weight": module.weight},
         scaler={"scale": 1024.0, "_growth_tracker": 3},
-        extra={"note": "é"},
     )
 
 
@@ -58,7 +57,7 @@ def test_going_on_from_a_checkpoint_is_going_on(folder: Path, optimizer_class: t
 
     found = Checkpoints(folder, keep=2, digest="d").newest(at_most=10)
     assert found is not None
-    assert (found.step, found.scaler["scale"], found.extra) == (3, 1024.0, {"note": "é"})
+    assert (found.step, found.scaler["scale"]) == (3, 1024.0)
     assert torch.equal(found.average["weight"], saved[0])
     again, other = trained(optimizer_class, steps=1)
     again.load_state_dict(dict(found.weights))

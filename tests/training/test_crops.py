@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from regforge.training.crops import Crop, Cropping, ExamplesError, Kind, decode, pixels_of
+from regforge.training.augmentation import Crop, Cropping, Kind, decode, pixels_of
+from regforge.training.problems import ExamplesError
 
 SIDES = st.integers(1, 3000)
 

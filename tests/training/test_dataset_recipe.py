@@ -25,7 +25,7 @@ from regforge.recipe import (
 )
 from regforge.runs import RunFolder, RunFolderError, TrainingFolder
 from regforge.training import TrainingSetup, train
-from regforge.training.dataset_runs import with_dataset
+from regforge.training.data import with_dataset
 
 REG: dict[str, Any] = {
     "name": "dogs",
@@ -143,7 +143,7 @@ def test_it_waits_for_another_process_that_makes_the_dataset(
         folder.remember(recipe_digest=recipe_digest(made_by), images=3)
         other.close()
 
-    monkeypatch.setattr("regforge.training.dataset_runs.time.sleep", finish)
+    monkeypatch.setattr("regforge.training.data.time.sleep", finish)
     with ExitStack() as other:
         other.enter_context(folder.locked())
         found = with_dataset(trained_beside(reg), is_main=True, reporter=Reporter(stream=said))

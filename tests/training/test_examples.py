@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from fed import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_data import (
     RESOLUTION,
     class_images,
     color_of,
@@ -26,16 +29,14 @@ from fed import (
     same,
     tensors,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 from regforge.dataset.sources import CannotOpen
 from regforge.prompts.photos import PhotosError
 from regforge.recipe.training import TrainingRecipe
-from regforge.training.crops import ExamplesError
-from regforge.training.interface import Batch, Examples, Family
-from regforge.training.order import Draw
+from regforge.training.batches import Batch, Draw
+from regforge.training.examples import Examples
+from regforge.training.families.base import Family
+from regforge.training.problems import ExamplesError
 
 if TYPE_CHECKING:
     from hub_server import LoopbackHub
@@ -85,12 +86,12 @@ def test_each_latent_meets_its_own_caption(
     seen = set()
     draws = draws_of(setup, examples)
     for start in range(0, len(draws), 9):
-        (batch,) = examples.batches(draws[start : start + 9])
-        assert (len(batch), batch.photos) == (9, 3)
+        (batch,) = examples.tensors(draws[start : start + 9])
+        assert (len(batch), batch.instances) == (9, 3)
         for n in range(len(batch)):
             number = number_in(batch.captions[n])
             assert color_in(batch.moments[n]) == color_of(number)
-            assert (number < 100) == (n < batch.photos)
+            assert (number < 100) == (n < batch.instances)
             assert batch.embeddings is not None
             assert torch.equal(batch.embeddings["words"][n], embedding_of(batch.captions[n]))
             seen.add(number)
@@ -116,14 +117,14 @@ def test_images_of_several_shapes_go_into_several_batches(folder: Path, dataset:
     setup = recipe(folder, dataset, data={**PLAIN, "crop": "none", "resolution": 48})
     examples = opened(setup)
     draws = draws_of(setup, examples, 20)
-    batches = examples.batches(draws)
+    batches = examples.tensors(draws)
     assert len(batches) > 1
     assert sum(map(len, batches)) == len(draws)
     for batch in batches:
         shape = tuple(side * 8 for side in batch.moments.shape[-2:])
         assert {geometry.target for geometry in batch.geometry} == {shape}
         numbers = [number_in(caption) for caption in batch.captions]
-        assert [n < 100 for n in numbers] == [n < batch.photos for n in range(len(batch))]
+        assert [n < 100 for n in numbers] == [n < batch.instances for n in range(len(batch))]
         for moments, number in zip(batch.moments, numbers, strict=True):
             assert color_in(moments) == color_of(number)
 
@@ -131,7 +132,7 @@ def test_images_of_several_shapes_go_into_several_batches(folder: Path, dataset:
 def test_shapes_of_a_batch(folder: Path, dataset: Path) -> None:
     setup = recipe(folder, dataset)
     examples = opened(setup)
-    (batch,) = examples.batches(draws_of(setup, examples, 3))
+    (batch,) = examples.tensors(draws_of(setup, examples, 3))
     side = RESOLUTION // 8
     assert batch.moments.shape == (6, 2, 3, side, side)
     assert batch.sampling_noise.shape == batch.noise.shape == (6, 3, side, side)
@@ -149,7 +150,7 @@ def test_random_numbers_are_well_spread(folder: Path, dataset: Path) -> None:
     examples.prepare()
     draws = [Draw("instance", n, n % 3) for n in range(500)]
     draws += [Draw("class", n, n % 5) for n in range(500)]
-    (batch,) = examples.batches(draws)
+    (batch,) = examples.tensors(draws)
     assert len(set(batch.uniform.tolist())) > 990
     assert 0 <= float(batch.uniform.min()) < 0.02
     assert 0.98 < float(batch.uniform.max()) < 1
@@ -255,7 +256,7 @@ def test_nothing_is_encoded_twice(folder: Path, dataset: Path) -> None:
     assert len(fake.images) <= 2 * (3 + 5)
     assert len(fake.captions) == len(set(fake.captions)) <= 2 * (3 + 5) + 1
     counts = len(fake.images), len(fake.captions)
-    examples.batches(draws_of(setup, examples))
+    examples.tensors(draws_of(setup, examples))
     examples.prepare()
     assert (len(fake.images), len(fake.captions)) == counts
 
@@ -295,7 +296,7 @@ def test_flip_is_off_unless_asked_for(folder: Path) -> None:
 
     def mirrored(flip: bool) -> int:
         data = {"crop": "center", "flip": flip}
-        (batch,) = opened(recipe(folder, data=data)).batches(draws)
+        (batch,) = opened(recipe(folder, data=data)).tensors(draws)
         plain = Image.open(folder / "00.png")
         assert batch.moments.shape[-1] == 2
         pixels = np.asarray(plain, dtype=np.float32) / 127.5 - 1
@@ -316,7 +317,7 @@ def test_a_trained_text_encoder_is_asked_each_time(folder: Path, dataset: Path) 
     setup = recipe(folder, dataset, method={"text_encoder": True})
     examples = opened(setup, model)
     examples.prepare()
-    (batch,) = examples.batches(draws_of(setup, examples, 2))
+    (batch,) = examples.tensors(draws_of(setup, examples, 2))
     assert batch.embeddings is None
     assert len(batch.captions) == 4
     assert not fake.captions
@@ -330,7 +331,7 @@ def test_no_regularization(folder: Path, dataset: Path, none: dict[str, Any]) ->
     """A weight of zero is the same as no dataset; then it need not even be there."""
     setup = recipe(folder, dataset / "nowhere", regularization=none)
     examples = opened(setup)
-    assert (examples.photos, examples.images) == (3, 0)
+    assert (examples.batches.instances, examples.batches.regularization) == (3, 0)
     draws = draws_of(setup, examples, 6)
     assert {draw.stream for draw in draws} == {"instance"}
     with_prior = recipe(folder, dataset)
@@ -415,7 +416,7 @@ def test_images_without_a_caption_are_left_out(folder: Path, tmp_path: Path, cac
     rows = [(make_image(color_of(n)), text) for n, text in enumerate(texts)]
     setup = recipe(folder, parquet(tmp_path / "x.parquet", rows), data={**PLAIN, "cache": cache})
     examples = opened(setup)
-    assert examples.images == 6
+    assert examples.batches.regularization == 6
     assert len(notes(examples, "3 of 9 images have no caption and are left out")) == 1
     assert len(examples.notes) == 1
     examples.prepare()
@@ -438,7 +439,7 @@ def test_a_corrupt_regularization_image(folder: Path, dataset: Path, cache: str)
     examples = opened(setup)
     with pytest.raises(ExamplesError, match=r"102\S* of class cannot be decoded(?s:.*)whole copy"):  # noqa: PT012
         examples.prepare()
-        examples.batches(draws_of(setup, examples))
+        examples.tensors(draws_of(setup, examples))
 
 
 # -------------------------------------------------------------------------------- other places
@@ -451,7 +452,7 @@ def test_a_dataset_that_is_no_folder_of_files(folder: Path, tmp_path: Path, cach
     setup = recipe(folder, tmp_path / "set.parquet", data={**PLAIN, "cache": cache})
     examples = opened(setup)
     examples.prepare()
-    assert examples.images == 7
+    assert examples.batches.regularization == 7
     for draw in draws_of(setup, examples):
         (found,) = tensors(examples, [draw])
         assert color_in(found["moments"]) == color_of(number_in(found["caption"]))
@@ -462,7 +463,7 @@ def test_a_dataset_on_the_hub(hub: "LoopbackHub", folder: Path, dataset: Path) -
     setup = recipe(folder, "me/teapots", data=PLAIN, regularization={"revision": commit})
     examples = opened(setup)
     here = opened(recipe(folder, dataset, data=PLAIN))
-    assert (examples.images, examples.notes) == (5, [])
+    assert (examples.batches.regularization, examples.notes) == (5, [])
     for draw in draws_of(setup, examples, 6):
         assert same(tensors(examples, [draw])[0], tensors(here, [draw])[0])
 
@@ -498,7 +499,7 @@ def test_the_embedded_pipeline(
     for cache in ("memory", "disk", "disk"):
         found = [tensors(of(cache)[1], [draw])[0] for draw in draws]
         assert all(same(*pair) for pair in zip(expected, found, strict=True))
-    (batch,) = fresh.batches(draws)
+    (batch,) = fresh.tensors(draws)
     _decoded_like_the_dataset(batch, tinyworld)
 
 
@@ -513,7 +514,7 @@ def test_captions_that_are_too_long(tinyworld: Family, folder: Path, dataset: Pa
 
 def _decoded_like_the_dataset(batch: Batch, model: Family) -> None:
     decode: Callable[[torch.Tensor], torch.Tensor] = model.decode
-    for n in range(batch.photos, len(batch)):
+    for n in range(batch.instances, len(batch)):
         if not batch.captions[n]:
             continue
         latents = model.latents(batch.moments[n : n + 1], torch.zeros_like(batch.noise[n : n + 1]))

@@ -9,8 +9,9 @@ import torch
 from tiny_models import CAPTIONS, GEOMETRY, embedded, latents_of, opened, random
 from torch.testing import assert_close
 
-from regforge.training.families.sdxl import time_ids
-from regforge.training.interface import Family, Geometry
+from regforge.training.batches import Geometry
+from regforge.training.families.base import Family
+from regforge.training.families.stable_diffusion import time_ids
 
 
 @pytest.fixture(scope="module", params=tiny_models.KINDS)

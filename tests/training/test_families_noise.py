@@ -12,8 +12,8 @@ from tiny_models import opened, random
 from torch.testing import assert_close
 
 from regforge.errors import RegforgeError
-from regforge.training.families.diffusion import DiscreteNoise
-from regforge.training.interface import FamilyError
+from regforge.training.families.noise import DiscreteNoise
+from regforge.training.problems import FamilyError
 
 CONFIG = {
     "num_train_timesteps": 1000,

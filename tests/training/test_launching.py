@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from regforge.training import TrainingSetup, launching
+from regforge.training import TrainingSetup, processes
 from regforge.training.processes import start_processes
 
-NAMES = [name for names in (launching._COUNT, launching._INDEX) for name in names]
+NAMES = [name for names in (processes._COUNT, processes._INDEX) for name in names]
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +21,14 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_launchers_say_it_in_their_own_words(
     monkeypatch: pytest.MonkeyPatch, count: str, index: str
 ) -> None:
-    assert launching.launched() == 1
-    assert launching.is_first_process()
+    assert processes.launched() == 1
+    assert processes.is_first_process()
     monkeypatch.setenv(count, "2")
     monkeypatch.setenv(index, "1")
-    assert launching.launched() == 2
-    assert not launching.is_first_process()
+    assert processes.launched() == 2
+    assert not processes.is_first_process()
     monkeypatch.setenv(index, "0")
-    assert launching.is_first_process()
+    assert processes.is_first_process()
 
 
 def test_the_launcher_may_say_that_it_is_to_be_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

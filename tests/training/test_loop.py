@@ -14,16 +14,15 @@ from training_runs import QUIET, differences, make_image, recipe, regularization
 from regforge.devices import pick_dtype
 from regforge.recipe.training import Optimizer
 from regforge.training import TrainingSetup, train
+from regforge.training.batches import Batch, Batches, Draw
 from regforge.training.checkpoints import Checkpoints
-from regforge.training.interface import Batch
-from regforge.training.loop import Loop
-from regforge.training.optimizers import (
+from regforge.training.loop import (
+    Loop,
     Precision,
     learning_rate_factor,
     make_optimizer,
     precision_of,
 )
-from regforge.training.order import Draw
 from regforge.training.recording import history
 
 CPU = torch.device("cpu")
@@ -94,11 +93,8 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest() -> None:
 
 
 def test_precision_on_a_cpu() -> None:
-    auto, dtype = (
-        precision_of(recipe(optimizer={"precision": "auto"}), CPU),
-        pick_dtype("auto", CPU),
-    )
-    assert auto.weights is dtype, "what rendering takes"
+    auto = precision_of(recipe(optimizer={"precision": "auto"}), CPU)
+    assert auto.weights is pick_dtype("auto", CPU), "what rendering takes"
     exact = precision_of(recipe(optimizer={"precision": "fp32"}), CPU)
     assert (exact.weights, exact.forward) == (torch.float32, None)
     asked = precision_of(recipe(optimizer={"precision": "bf16"}), CPU)
@@ -155,9 +151,10 @@ class SmallTrainable:
 class SmallExamples:
     """Two shapes: even numbers are larger."""
 
-    photos, images, revision, notes = 5, 3, None, ()
+    def __init__(self, size: int = 1, accumulation: int = 1) -> None:
+        self.batches = Batches(5, 3, size, per_instance=2, accumulation=accumulation, seed=0)
 
-    def batches(self, draws: Sequence[Draw]) -> list[Batch]:
+    def tensors(self, draws: Sequence[Draw]) -> list[Batch]:
         shapes = [
             (6, [d for d in draws if not d.number % 2]),
             (4, [d for d in draws if d.number % 2]),
@@ -172,7 +169,8 @@ def small_loop(
     family = family or SmallFamily()
     trainable = SmallTrainable(family)
     each = recipe(optimizer={"steps": 10, **options}, regularization={"per_instance": 2})
-    loop = Loop(each, family, trainable, SmallExamples(), device=CPU, precision=precision)
+    examples = SmallExamples(each.optimizer.batch_size, each.optimizer.gradient_accumulation)
+    loop = Loop(each, family, trainable, examples, device=CPU, precision=precision)
     return loop, trainable
 
 
@@ -196,7 +194,7 @@ class AttentionFamily(SmallFamily):
 class LargeExamples(SmallExamples):
     """Two shapes, one of which is long for attention."""
 
-    def batches(self, draws: Sequence[Draw]) -> list[Batch]:
+    def tensors(self, draws: Sequence[Draw]) -> list[Batch]:
         return [small_batch(draws, side=side) for side in (4, 32)]
 
 
@@ -237,7 +235,7 @@ def test_restored_is_never_stopped(precision: Precision, stop: int, tmp_path: Pa
     loop, trainable = small_loop(precision, **options)
     before = run(loop, range(stop))
     checkpoints = Checkpoints(tmp_path, keep=1, digest="d")
-    checkpoints.save(loop.snapshot(stop, {}))
+    checkpoints.save(loop.state(stop))
     after = run(loop, range(stop, 10))
     assert all(map(math.isfinite, (number for row in before + after for number in row)))
     checkpoints.wait()
@@ -254,7 +252,7 @@ def test_a_long_gradient_is_shortened() -> None:
     for most in (None, 0.01):
         loop, _ = small_loop(lr=1.0, max_grad_norm=most, betas=(0.0, 0.9), weight_decay=0)
         lengths.append(loop.step(0)[0][2])
-        moments = loop.snapshot(1, {}).optimizer["state"].values()
+        moments = loop.state(1).optimizer["state"].values()
         length = torch.cat([each["exp_avg"].flatten() for each in moments]).norm()
         assert float(length) == pytest.approx(
             float(lengths[-1]) if most is None else most, rel=1e-3

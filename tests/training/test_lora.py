@@ -10,7 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from regforge.training.lora import LoraLinear, speed_up
+from regforge.training.weights import LoraLinear, speed_up
 
 
 class Layers(nn.Module):

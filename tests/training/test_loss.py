@@ -1,8 +1,8 @@
 import torch
 from small_training import SmallFamily, make_image, photo, small_batch
 
-from regforge.training.interface import Batch
-from regforge.training.loss import Objective
+from regforge.training.batches import Batch
+from regforge.training.loop import Objective
 
 
 def expected_errors(family: SmallFamily, batch: Batch) -> list[float]:
@@ -31,7 +31,7 @@ def test_losses_and_their_parts_are_what_a_hand_calculation_says() -> None:
     losses = objective.example_losses(family, batch)
     errors = expected_errors(family, batch)
     assert torch.allclose(losses, torch.tensor(errors), rtol=1e-5)
-    parts = objective.parts(losses, batch.photos, of_photos=2, of_images=3)
+    parts = objective.parts(losses, batch.instances, of_instances=2, of_regularization=3)
     instance, prior = sum(errors[:2]) / 2, sum(errors[2:]) / 3
     assert torch.allclose(parts, torch.tensor([instance, prior]), rtol=1e-5)
     assert abs(float(objective.total(parts).detach()) - (instance + 0.5 * prior)) < 1e-5
@@ -41,7 +41,7 @@ def test_losses_and_their_parts_are_what_a_hand_calculation_says() -> None:
 def test_without_regularization_there_is_no_prior_loss() -> None:
     objective = Objective()
     losses = objective.example_losses(SmallFamily(), small_batch([photo(0)])).detach()
-    parts = objective.parts(losses, 1, of_photos=1, of_images=0)
+    parts = objective.parts(losses, 1, of_instances=1, of_regularization=0)
     assert float(parts[1]) == 0.0
     assert float(objective.total(parts)) == float(losses[0])
 
@@ -63,7 +63,7 @@ def gradient(draws_of_batches: list[list]) -> torch.Tensor:
     for draws in draws_of_batches:
         batch = small_batch(draws)
         losses = objective.example_losses(family, batch)
-        objective.total(objective.parts(losses, batch.photos, 2, 2)).backward()
+        objective.total(objective.parts(losses, batch.instances, 2, 2)).backward()
     return family.denoiser.weight.grad.flatten()
 
 

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regforge.recipe.training import TrainingRecipe
-from regforge.training.card import model_card
-from regforge.training.saving import write_card
+from regforge.training.card import model_card, write_card
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 

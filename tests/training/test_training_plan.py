@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from regforge import cli
 from regforge.recipe import RecipeError, TrainingRecipe, load_any_recipe, training_digest
 from regforge.training import plan
-from regforge.training.crops import ExamplesError
 from regforge.training.plan import TrainingPlan, make_training_plan
+from regforge.training.problems import ExamplesError
 
 REG = {
     "name": "cats",

@@ -193,7 +193,7 @@ def test_running_out_of_memory_says_what_to_change(
 ) -> None:
     import torch
 
-    from regforge.training.families.sd import StableDiffusion
+    from regforge.training.families.stable_diffusion import StableDiffusion
 
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

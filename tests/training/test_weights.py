@@ -10,9 +10,8 @@ from torch.testing import assert_close
 
 from regforge.errors import RegforgeError
 from regforge.training.checkpoints import CheckpointError
-from regforge.training.families.base import LatentFamily
-from regforge.training.interface import Family
-from regforge.training.weights import Average, Trainable, attach
+from regforge.training.families.base import Family
+from regforge.training.weights import MovingAverage, Trainable, attach
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -148,7 +147,7 @@ def test_targets_choose_layers(sdxl: str) -> None:
 
 
 def test_a_target_that_does_not_exist_is_named_with_the_nearest(sdxl: str) -> None:
-    with pytest.raises(RegforgeError, match=r"'to_kk'. Did you mean 'to_k'\?") as caught:
+    with pytest.raises(RegforgeError, match=r"'to_kk'\. Did you mean 'to_k'\?") as caught:
         trained(sdxl, {"targets": ["to_q", "to_kk"]})
     assert "method.targets" in caught.value.message
     assert "to_out.0" in (caught.value.hint or "")
@@ -172,12 +171,12 @@ def test_the_state_of_other_weights_is_refused(sdxl: str) -> None:
     with pytest.raises(CheckpointError, match="not those"):
         large.load_state_dict(small.state_dict())
     with pytest.raises(CheckpointError, match="not those"):
-        Average(large, 0.9).load_state_dict(Average(small, 0.9).state_dict())
+        MovingAverage(large, 0.9).load_state_dict(MovingAverage(small, 0.9).state_dict())
 
 
 def test_the_average_follows_slowly_and_is_only_lent(sdxl: str) -> None:
     _, trainable = trained(sdxl, {"rank": 1})
-    average = Average(trainable, 0.3)
+    average = MovingAverage(trainable, 0.3)
     name, weight = next(iter(trainable.parameters.items()))
     expected, decays = weight.detach().clone(), [2 / 11, 0.25, 0.3]  # (1 + n) / (10 + n) first
     for decay in decays:
@@ -193,11 +192,11 @@ def test_the_average_follows_slowly_and_is_only_lent(sdxl: str) -> None:
 
 def test_an_average_goes_on_where_it_was(sdxl: str) -> None:
     _, trainable = trained(sdxl, {"rank": 1})
-    average = Average(trainable, 0.9)
+    average = MovingAverage(trainable, 0.9)
     move(trainable)
     average.update()
     saved = {name: value.clone() for name, value in average.state_dict().items()}
-    resumed = Average(trainable, 0.9)
+    resumed = MovingAverage(trainable, 0.9)
     resumed.load_state_dict(saved)
     for each in (average, resumed):
         each.update()
@@ -207,6 +206,6 @@ def test_an_average_goes_on_where_it_was(sdxl: str) -> None:
 
 def test_a_family_has_what_the_interface_promises(base: str) -> None:
     family = opened(base)
-    assert isinstance(family, LatentFamily)
+    assert isinstance(family, Family)
     assert family.source.is_dir()
     assert set(family.trainable_encoders) <= set(family.text_encoders)

@@ -9,8 +9,9 @@ from images import drawing
 from torch import Tensor
 
 from regforge.recipe.training import TrainingRecipe
+from regforge.training.batches import Embeddings, Geometry
 from regforge.training.families import open_family
-from regforge.training.interface import Embeddings, Family, Geometry
+from regforge.training.families.base import Family
 from regforge.training.weights import Trainable
 
 KINDS = ("sd", "sd-v", "sdxl", "sd3")

@@ -1,5 +1,87 @@
-"""The kinds of text-to-image models that can be trained, behind one interface."""
+"""The kinds of text-to-image models that can be trained.
 
-from regforge.training.families.opening import find_base_model, open_family
+A family is a subclass of `base.Family`: its modules, text embeddings, noise and how its denoiser is
+called. To add one, write it in a module here, with a noise process of `noise`; name its pipeline's
+class below and in `regforge.recipe.training_checks.TRAINABLE`.
+"""
 
-__all__ = ["find_base_model", "open_family"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from regforge.images.loading import ModelChoice, find_model, load_model
+from regforge.recipe.training_checks import TRAINABLE, TRAINS
+from regforge.training.problems import FamilyError
+
+if TYPE_CHECKING:
+    import torch
+
+    from regforge.recipe.training import TrainingRecipe
+    from regforge.training.families.base import Family
+
+_FAMILIES = {
+    "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
+    "StableDiffusionXLPipeline": "stable_diffusion.StableDiffusionXL",
+    "StableDiffusion3Pipeline": "stable_diffusion.StableDiffusion3",
+}
+"""Module and class of each pipeline's family."""
+
+
+def find_base_model(recipe: TrainingRecipe) -> None:
+    """Check that the recipe's base model can be trained; downloaded if need be, not loaded.
+
+    Raises:
+        ModelUnavailable: It is not there, or may not be used.
+        FamilyError: It is of a kind that cannot be trained, or not in the way that is asked for.
+    """
+    find_model(_choice(recipe), lambda pipeline_class: _check(recipe, pipeline_class))
+
+
+def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype) -> Family:
+    """Load the recipe's base model, frozen.
+
+    A safety checker is left out: it would black out images that show how training goes.
+
+    Args:
+        recipe: Names it.
+        device: Where it goes.
+        dtype: Precision of frozen weights. The autoencoder computes in float32 all the same.
+
+    Raises:
+        ModelUnavailable: It is not there, or may not be used.
+        FamilyError: It is of a kind that cannot be trained, or not in the way that is asked for.
+    """
+    pipeline, folder = load_model(
+        _choice(recipe), dtype, lambda pipeline_class: _check(recipe, pipeline_class)
+    )
+    if getattr(pipeline, "safety_checker", None) is not None:
+        pipeline.safety_checker = None
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return _family(type(pipeline).__name__)(pipeline, folder, recipe.variant)
+
+
+def _choice(recipe: TrainingRecipe) -> ModelChoice:
+    return ModelChoice(
+        recipe.base_model,
+        recipe.revision,
+        recipe.variant,
+        key="base_model",
+        variant_key="variant",
+    )
+
+
+def _check(recipe: TrainingRecipe, pipeline_class: str) -> None:
+    if pipeline_class not in TRAINABLE:
+        raise FamilyError(
+            f"{recipe.base_model} is a {pipeline_class}, which cannot be trained (base_model).",
+            hint=f"{TRAINS}.",
+        )
+    _family(pipeline_class).check(recipe)
+
+
+def _family(pipeline_class: str) -> type[Family]:
+    module, _, name = _FAMILIES[pipeline_class].partition(".")
+    family: type[Family] = getattr(import_module(f"{__name__}.{module}"), name)
+    return family

@@ -1,42 +1,54 @@
-"""What all families of latent diffusion models share: autoencoder, captions, modules.
-
-Knows diffusers' pipelines. Each family adds its time, its target and how its denoiser is called.
-"""
+"""What every family of models is to training, and what latent diffusion models share of it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from regforge.training.interface import Embeddings, FamilyError
+from regforge.training.batches import Embeddings, Geometry
+from regforge.training.problems import FamilyError
+
+if TYPE_CHECKING:
+    from regforge.recipe.training import TrainingRecipe
 
 # So many captions are encoded at a time: a text encoder's activations are small, T5's are not.
 _CAPTIONS_AT_ONCE = 16
 
 
-class LatentFamily:
-    """A loaded diffusers pipeline as `regforge.training.interface.Family` describes it.
+class Family(ABC):
+    """A loaded base model, ready to be trained.
 
-    Attributes:
-        pipeline: The diffusers pipeline.
+    Knows its latents, its text embeddings, its time, its target and how its denoiser is called;
+    nothing about datasets, losses over a batch, optimizers or steps.
+
+    Args:
+        pipeline: The diffusers pipeline whose modules these are; validation draws with it.
         source: The folder that it was loaded from.
         variant: The weights variant that it was loaded from, such as `fp16`.
+
+    Attributes:
+        name: `sd`, `sdxl` or `sd3`.
+        denoiser_name: What the pipeline calls the denoiser.
+        encoder_names: What it calls its text encoders.
+        trainable_encoders: Those of them that `method.text_encoder` trains.
+        lora_targets: Layers of the denoiser that get a LoRA, by the end of their names.
+        text_lora_targets: Likewise, of the text encoders.
         resolution: Side of the square images it was made for, in pixels.
         side_multiple: Heights and widths are multiples of it, in pixels.
     """
 
-    name: str
-    denoiser_name: str = "unet"
-    encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    trainable_encoders: Sequence[str] = ("text_encoder",)
-    """Those of the text encoders that `method.text_encoder` trains."""
-    lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
-    text_lora_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    name: ClassVar[str]
+    denoiser_name: ClassVar[str] = "unet"
+    encoder_names: ClassVar[Sequence[str]] = ("text_encoder",)
+    trainable_encoders: ClassVar[Sequence[str]] = ("text_encoder",)
+    lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
+    text_lora_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
     def __init__(self, pipeline: Any, source: Path, variant: str | None = None) -> None:
         self.pipeline = pipeline
@@ -51,6 +63,43 @@ class LatentFamily:
         self._shift = self._per_channel(config, "latents_mean", getattr(config, "shift_factor", 0))
         deviation = self._per_channel(config, "latents_std", 1)
         self._scale = config.scaling_factor / deviation
+
+    # ------------------------------------------------------------------- what each family defines
+
+    @classmethod
+    def check(cls, recipe: TrainingRecipe) -> None:
+        """Refuse a recipe that asks for what this family cannot do.
+
+        Raises:
+            FamilyError: It does.
+        """
+        del recipe  # most can do all
+
+    @abstractmethod
+    def times(self, uniform: Tensor) -> Tensor:
+        """Times to train at, from numbers drawn evenly out of 0 to 1: [N] in the model's units."""
+
+    @abstractmethod
+    def noisy(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Latents with noise at some times."""
+
+    @abstractmethod
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """What the denoiser should predict."""
+
+    @abstractmethod
+    def weights(self, times: Tensor, min_snr_gamma: float | None) -> Tensor:
+        """Weight of each example's loss: float32 [N]; ones without min-SNR."""
+
+    @abstractmethod
+    def predict(
+        self, noisy: Tensor, times: Tensor, embeddings: Embeddings, geometry: Sequence[Geometry]
+    ) -> Tensor:
+        """What the denoiser predicts: [N, C, h, w]."""
+
+    @abstractmethod
+    def _encode(self, captions: list[str]) -> Embeddings:
+        """Embeddings of some captions, with a batch axis."""
 
     # --------------------------------------------------------------------------------- modules
 
@@ -109,13 +158,27 @@ class LatentFamily:
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """See `Family`. Computed in float32: many autoencoders overflow or blur in float16."""
+        """The autoencoder's distribution of latents, before shift and scale.
+
+        Computed in float32: many autoencoders overflow or blur in float16.
+
+        Args:
+            pixels: float [N, 3, H, W], -1 to 1.
+
+        Returns:
+            float32 [N, 2, C, H/8, W/8]: mean and standard deviation.
+        """
         with self._exact_vae() as vae:
             moments = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist
             return torch.stack([moments.mean, moments.std], dim=1)
 
     def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """See `Family`."""
+        """Latents as the denoiser knows them: a sample of each distribution, shifted and scaled.
+
+        Args:
+            moments: As `encode_images` returned.
+            noise: Normal, [N, C, h, w].
+        """
         shift, scale = self._norm(moments)
         return (moments[:, 0] + moments[:, 1] * noise - shift) * scale
 
@@ -142,10 +205,11 @@ class LatentFamily:
     # -------------------------------------------------------------------------------- captions
 
     def encode_captions(self, captions: Sequence[str]) -> list[Embeddings]:
-        """See `Family`. The keys are the pipeline's own names of these arguments.
+        """Embeddings of captions, each computed as it would be alone.
 
-        So `pipeline(prompt_embeds=..., ...)` takes them, stacked; and as `negative_...` those of
-        an empty caption.
+        Gradients flow where a text encoder is being trained. The keys are the pipeline's own names
+        of these arguments, so `pipeline(prompt_embeds=..., ...)` takes them, stacked; and as
+        `negative_...` those of an empty caption.
 
         Raises:
             FamilyError: The text encoders were released.
@@ -165,10 +229,6 @@ class LatentFamily:
                 ]
         return found
 
-    def _encode(self, captions: list[str]) -> Embeddings:
-        """Embeddings of some captions, with a batch axis."""
-        raise NotImplementedError
-
     def _as_computed(self, value: Tensor) -> Tensor:
         """A tensor in the precision of the denoiser's weights."""
         return value.to(self.device, next(self.denoiser.parameters()).dtype)
@@ -181,7 +241,13 @@ class LatentFamily:
         layers: Mapping[str, Mapping[str, Tensor]],
         metadata: Mapping[str, Any],
     ) -> Path:
-        """See `Family`."""
+        """Write LoRA weights as `pipeline.load_lora_weights` takes them.
+
+        Args:
+            folder: Where `pytorch_lora_weights.safetensors` goes.
+            layers: By module (`denoiser`, `text_encoder`, ...), peft's state dict.
+            metadata: By module, the LoRA's configuration.
+        """
         arguments: dict[str, Any] = {}
         for module, state in layers.items():
             theirs = self.denoiser_name if module == "denoiser" else module

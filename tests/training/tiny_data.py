@@ -17,9 +17,9 @@ from torch import Tensor
 
 from regforge.progress import Reporter
 from regforge.recipe.training import TrainingRecipe
-from regforge.training.examples import open_examples
-from regforge.training.interface import Examples, Family
-from regforge.training.order import Batches, Draw
+from regforge.training.batches import Draw
+from regforge.training.examples import Examples
+from regforge.training.families.base import Family
 
 RESOLUTION = 16
 
@@ -150,7 +150,7 @@ def opened(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> Examples:
-    return open_examples(
+    return Examples(
         given,
         model or family()[0],
         cache_folder=cache,
@@ -162,22 +162,14 @@ def opened(
 
 def draws_of(given: TrainingRecipe, examples: Examples, steps: int | None = None) -> list[Draw]:
     """What the loop draws in so many steps."""
-    order = Batches(
-        photos=examples.photos,
-        images=examples.images,
-        batch_size=given.optimizer.batch_size,
-        per_instance=given.regularization.per_instance,
-        accumulation=given.optimizer.gradient_accumulation,
-        seed=given.seed,
-    )
     steps = given.optimizer.steps if steps is None else steps
-    return [d for step in range(steps) for draws in order.step(step) for d in draws]
+    return [d for step in range(steps) for draws in examples.batches.step(step) for d in draws]
 
 
 def tensors(examples: Examples, draws: Sequence[Draw]) -> list[dict[str, Any]]:
     """What each draw came to, in the order of the batches: draws of one shape are expected."""
     found = []
-    for batch in examples.batches(draws):
+    for batch in examples.tensors(draws):
         for n in range(len(batch)):
             each: dict[str, Any] = {
                 "moments": batch.moments[n],
