@@ -52,15 +52,9 @@ TENSOR_MODULES = frozenset(
     for name in (
         "training.checkpoints",
         "training.families.base",
-        "training.families.diffusion",
-        "training.families.sd",
-        "training.families.sd3",
-        "training.families.sdxl",
-        "training.lora",
+        "training.families.noise",
+        "training.families.stable_diffusion",
         "training.loop",
-        "training.loss",
-        "training.optimizers",
-        "training.processes",
         "training.weights",
     )
 )

@@ -49,14 +49,10 @@ Kind = Literal["random", "center", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A part of an image, and the size it is brought to.
+    """A part of an image, and the size it is resized to; sizes are height and width in pixels.
 
     Attributes:
-        original: Height and width of the image, in pixels.
-        box: Left, top, right and bottom of the part, in pixels of the image; of the mirrored one
-            if it is mirrored.
-        target: Height and width that the part is resized to, in pixels.
-        flip: Whether the image is mirrored first.
+        box: Left, top, right and bottom of the part, in pixels of the image, mirrored if `flip`.
     """
 
     original: tuple[int, int]
@@ -80,15 +76,11 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Cropping:
-    """How images are cropped.
+    """How images are cropped: the recipe's `crop`, `crop_scale`, `crops_per_image` and seed.
 
     Attributes:
-        kind: `data.crop`.
-        scale: `data.crop_scale`.
-        count: `data.crops_per_image`.
         resolution: Side of the square crops, in pixels; for `none`, the root of the area.
         multiple: Heights and widths are multiples of it.
-        seed: The recipe's.
     """
 
     kind: Kind
@@ -114,7 +106,7 @@ class Cropping:
 
         Args:
             size: Height and width of the image, in pixels, as a viewer shows it.
-            stream: Whether it is an instance image or a regularization image.
+            stream: `instance` or `class`.
             name: What the image's randomness follows from.
             variant: Which of `variants`.
             flip: Whether the image is mirrored first.
@@ -150,10 +142,7 @@ def pixels_of(image: Image.Image, crop: Crop) -> np.ndarray:
 def decode(content: bytes, size: tuple[int, int], name: str) -> Image.Image:
     """An image as a viewer shows it: turned by its Exif data, RGB, white where it is transparent.
 
-    Args:
-        content: The file.
-        size: Height and width that its header promised, as a viewer shows it.
-        name: For the error.
+    `size` is the height and width that its header promised, as a viewer shows it.
 
     Raises:
         ExamplesError: It cannot be decoded to its end.
@@ -186,12 +175,9 @@ def _turned(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """The caption of an image, and how to shorten it.
+    """The caption of an image, the phrases in it that may be left out, and how to do that.
 
-    Attributes:
-        text: All of it.
-        slots: The phrases in it that may be left out, by slot.
-        compose: Writes it from some of them; None where nothing can be left out.
+    `compose` writes it from some of the phrases; None where nothing can be left out.
     """
 
     text: str
@@ -223,13 +209,7 @@ class Captioning:
 
 
 class Composer:
-    """Composes captions of a dataset again, as they were composed when it was made.
-
-    Args:
-        template: The dataset's caption.j2.
-        name: What people call it, for errors.
-        slots: The dataset's.
-    """
+    """Composes captions of a dataset again, by its caption.j2; `name` is for errors."""
 
     def __init__(self, template: Path, name: str, slots: Sequence[str]) -> None:
         self._file = template

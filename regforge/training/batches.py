@@ -37,12 +37,9 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Which part of an image a latent shows (height, width and y, x): SDXL's conditioning.
+    """Which part of an image a latent shows: SDXL's conditioning, in pixels, y before x.
 
-    Attributes:
-        original: Size of the whole image, in pixels, before it was resized.
-        top_left: Where the crop begins, in pixels of the resized image.
-        target: Size of the crop, in pixels.
+    `original` is the size before the image was resized, `top_left` a place of the resized image.
     """
 
     original: tuple[int, int]
@@ -88,7 +85,6 @@ class Batches:
         batch_size: Instance images in a batch.
         per_instance: Regularization images beside each instance image.
         accumulation: Batches per optimizer step.
-        seed: The recipe's.
         processes: How many processes train together; each has batches of its own.
         process: Which of them this is, from 0.
     """

@@ -60,11 +60,7 @@ class MemoryStore(Store):
 class DiskStore(Store):
     """Keeps tensors in a safetensors file each, where later runs find them.
 
-    A damaged file counts as none: what it held is computed and written again.
-
-    Args:
-        folder: Where the files go; may be deleted when no training runs.
-        reporter: Gets a line for each damaged file.
+    A damaged file counts as none, and is reported: what it held is computed and written again.
     """
 
     keeps = True

@@ -40,14 +40,10 @@ class CheckpointError(RegforgeError):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A moment of a training run.
+    """A moment of a training run, after so many optimizer steps.
 
-    Attributes:
-        step: How many optimizer steps are done.
-        weights: What is trained, by name.
-        optimizer: As `Optimizer.state_dict` returns.
-        average: The moving average of the weights, by name; empty without one.
-        scaler: As `GradScaler.state_dict` returns.
+    Weights and their moving average (empty without one) are by name; `optimizer` and `scaler` as
+    torch's `state_dict` returns them.
     """
 
     step: int
@@ -58,13 +54,7 @@ class TrainingState:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        folder: Where they lie; need not exist.
-        keep: The newest so many are kept.
-        digest: The recipe's; checkpoints of another one are refused.
-    """
+    """The newest `keep` checkpoints of one run; those of another recipe are refused."""
 
     def __init__(self, folder: Path, *, keep: int, digest: str) -> None:
         self._folder = folder
@@ -76,10 +66,8 @@ class Checkpoints:
     def save(self, state: TrainingState) -> Path:
         """Write a checkpoint in the background; its tensors may change as soon as this returns.
 
-        Waits for the one before, so that at most one copy of the weights is in memory.
-
-        Returns:
-            Where it will be.
+        Waits for the one before, so that at most one copy of the weights is in memory. Returns
+        where it will be.
 
         Raises:
             StorageError: The one before, or this one, cannot be written.

@@ -40,7 +40,6 @@ class TrainingImage:
         name: What its randomness follows from.
         label: What people call it.
         size: Height and width in pixels, as a viewer shows it.
-        caption: Its own.
     """
 
     name: str
@@ -50,16 +49,9 @@ class TrainingImage:
 
 
 class InstanceImages:
-    """The subject's photos.
+    """The subject's photos, and notes on them that people should read.
 
-    Args:
-        subject: Where they lie, and the words for what they show.
-        run: The run's folder of the regularization dataset, which may have their captions.
-
-    Attributes:
-        images: In the order of their index.
-        without_caption: Names of those that have no caption of their own.
-        notes: What people should know about them, a sentence each.
+    `run` is the run's folder of the regularization dataset, which may have their captions.
 
     Raises:
         PhotosError: There are none, or some cannot be read.
@@ -113,11 +105,7 @@ class InstanceImages:
             )
 
     def read(self, index: int) -> bytes:
-        """The file of an image.
-
-        Raises:
-            PhotosError: It cannot be read.
-        """
+        """The file of an image, or PhotosError."""
         path = self._paths[index]
         try:
             return path.read_bytes()
@@ -138,17 +126,10 @@ def run_of(dataset: str | None) -> Path | None:
 
 
 class RegularizationImages:
-    """The images of a regularization dataset that have a caption.
+    """The images of a regularization dataset that have a caption, and notes on them.
 
-    Args:
-        recipe: Which dataset.
-        identifier: The subject's, which no caption should say.
-        slot_dropout: Whether captions are to be composed again without some of their slots.
-
-    Attributes:
-        images: In the order of their index.
-        revision: The dataset's commit on the Hub, if it is from there.
-        notes: What people should know about them, a sentence each.
+    No caption should contain the subject's `identifier`; with `slot_dropout`, captions can be
+    composed again without some of their slots. `revision` is the dataset's commit on the Hub.
 
     Raises:
         ExamplesError: It has no captions.
@@ -200,11 +181,7 @@ class RegularizationImages:
             )
 
     def read(self, index: int) -> bytes:
-        """The file of an image; the first call copies images that are no files of their own aside.
-
-        Raises:
-            ExamplesError: It cannot be read.
-        """
+        """The file of an image; the first call copies aside those that are no files."""
         if self._files is None:
             self._files = self._spread()
         try:
@@ -344,11 +321,7 @@ def check_folders(recipe: TrainingRecipe, folder: Path) -> None:
 def with_dataset(recipe: TrainingRecipe, *, is_main: bool, reporter: Reporter) -> TrainingRecipe:
     """The recipe with a dataset in place of the recipe of one, which is run if need be.
 
-    Args:
-        recipe: What is trained; returned as it is if it names a dataset, or none.
-        is_main: Whether this process runs it; the others wait until it is finished, for as long
-            as that takes.
-        reporter: Where progress goes.
+    The main process runs it; the others wait until it is finished, for as long as that takes.
 
     Raises:
         RegforgeError: The dataset cannot be made.

@@ -53,11 +53,6 @@ class Examples:
         processes: How many train together.
         process: Which of them this is; `prepare` computes what its own draws need.
 
-    Attributes:
-        batches: Which examples are trained on at which step.
-        revision: The regularization dataset's commit on the Hub, if it is from there.
-        notes: What people should know about the images, a sentence each.
-
     Raises:
         PhotosError: There are no photos, or some cannot be read.
         ExamplesError: The dataset has no captions, or the resolution does not suit the model.

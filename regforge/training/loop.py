@@ -75,16 +75,10 @@ class Objective:
     def parts(
         self, losses: Tensor, instances: int, of_instances: int, of_regularization: int
     ) -> Tensor:
-        """What a batch adds to the means of its optimizer step.
+        """What a batch's losses add to the instance and prior loss of its step: float32 [2].
 
-        Args:
-            losses: As `example_losses` returned.
-            instances: How many of them are instance images' (the first ones).
-            of_instances: Instance images in the whole optimizer step.
-            of_regularization: Regularization images in it; 0 for none.
-
-        Returns:
-            float32 [2]: shares of instance loss and prior loss.
+        The first `instances` are instance images'; the whole optimizer step has `of_instances` of
+        these and `of_regularization` regularization images.
         """
         instance = losses[:instances].sum() / of_instances
         prior = losses[instances:].sum() / max(1, of_regularization)
@@ -241,17 +235,7 @@ def _attention(
 
 
 class Loop:
-    """Trains a family's weights on prepared examples, on a device in some precision.
-
-    Args:
-        recipe: What to do.
-        family: The base model.
-        trainable: What of it is trained.
-        examples: Prepared.
-        device: Where all of it happens.
-        precision: Of the forward pass.
-        processes: All that train together.
-    """
+    """Trains a family's weights on prepared examples, on a device in some precision."""
 
     def __init__(
         self,
@@ -379,14 +363,9 @@ class Loop:
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What one step cost.
+    """What a step, counted from 1, cost: means over its instance and regularization images.
 
-    Attributes:
-        step: Its number, from 1.
-        instance: Mean over its instance images.
-        prior: Mean over its regularization images; 0 without any.
-        gradient: Length of the gradient before it was clipped.
-        rate: Learning rate of the first parameter group.
+    `gradient` is its length before it was clipped, `rate` the first group's learning rate.
     """
 
     step: int

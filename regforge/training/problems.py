@@ -43,12 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(recipe: TrainingRecipe, when: str) -> TrainingFailed:
-    """What to change, most useful first, leaving out what the recipe has already.
-
-    Args:
-        recipe: Whose training it is.
-        when: Such as "at step 12".
-    """
+    """What to change, most useful first, leaving out what the recipe has already."""
     optimizer = recipe.optimizer
     at_once, anew = [], []
     if not optimizer.gradient_checkpointing:
@@ -80,13 +75,7 @@ def out_of_memory(recipe: TrainingRecipe, when: str) -> TrainingFailed:
 
 
 def not_finite(recipe: TrainingRecipe, step: int, saved: Path | None) -> TrainingFailed:
-    """The loss has become infinite or not a number.
-
-    Args:
-        recipe: Whose training it is.
-        step: The first such step, from 1.
-        saved: The newest checkpoint, which is from before.
-    """
+    """The loss has become infinite or not a number; `saved` is the last checkpoint before that."""
     ways = [f"a lower optimizer.lr (it is {recipe.optimizer.lr:g})"]
     if recipe.optimizer.precision == "fp16":
         ways.append("optimizer.precision=bf16")

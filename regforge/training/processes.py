@@ -28,12 +28,7 @@ _BUCKET = 32 * 1024 * 1024  # elements; fewer, larger messages are quicker
 
 @dataclass(frozen=True)
 class Processes:
-    """All processes, and which of them this is.
-
-    Attributes:
-        index: From 0; 0 writes files and reports.
-        device: This one's, where accelerate decided it.
-    """
+    """All processes, and which of them this is (0 writes files and reports), on which device."""
 
     count: int = 1
     index: int = 0

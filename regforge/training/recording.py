@@ -79,13 +79,7 @@ class TrainedModel:
 
 
 class Record:
-    """Writes losses and images to the run's log and its tracker.
-
-    Args:
-        recipe: Names run and tracker.
-        folder: The run's.
-        journal: Its log.
-        quiet: Whether this process leaves trackers to another.
+    """Writes losses and images to the run's log and its tracker, which a quiet process lacks.
 
     Raises:
         TrainingSetup: The tracker is not installed.

@@ -253,8 +253,12 @@ class _Run:
         self.sampler = ValidationSampler(
             recipe, self.family, device=self.device, precision=precision
         )
-        if recipe.data.cache != "none":
-            self._release()
+        if recipe.data.cache != "none":  # give back what is not needed until the next images
+            if not recipe.method.text_encoder:
+                self.family.release_text_encoders()
+            if self.device.type != "cpu":
+                self.family.pipeline.vae.to("cpu")
+                free_memory()
         torch.manual_seed(recipe.seed)  # a new LoRA begins with random numbers
         teacher = recipe.regularization.target == "teacher" and examples.batches.regularization > 0
         self.trainable = attach(self.family, recipe.method, teacher=teacher)
@@ -273,14 +277,6 @@ class _Run:
             path / "checkpoints", keep=recipe.checkpoint.keep, digest=digest
         )
 
-    def _release(self) -> None:
-        """Give back the memory of what is not needed between here and the next images."""
-        if not self.recipe.method.text_encoder:
-            self.family.release_text_encoders()
-        if self.device.type != "cpu":
-            self.family.pipeline.vae.to("cpu")
-            free_memory()
-
     # ----------------------------------------------------------------------------------- training
 
     def _train(self) -> None:
@@ -288,7 +284,12 @@ class _Run:
         from regforge.training.loop import Losses
 
         every, snapshots = self.recipe.checkpoint.every, self.recipe.checkpoint.snapshots
-        saved = self._restore()
+        draws = self.recipe.validation.every
+        saved = 0
+        if (state := self.checkpoints.newest(at_most=self.steps)) is not None:
+            self.loop.restore(state)
+            saved = state.step
+            self.reporter.say(f"Going on after step {saved}.")
         self._save_snapshot(saved)
         self._say_what_was_missed(saved)
         waiting = Losses()
@@ -298,9 +299,11 @@ class _Run:
             for step in range(saved + 1, self.steps + 1):
                 self.now = f"at step {step}"
                 waiting.add(step, *self.loop.step(step - 1))
-                stopped = self._stopped(step)
+                stopped = self.stop.requested
+                if self.processes.count > 1:  # they ask one another only now and then
+                    stopped = step % _READ_EVERY == 0 and self.processes.any(stopped)
                 to_save = stopped or step % every == 0 or step == self.steps
-                to_draw = self._validates(step)
+                to_draw = draws and step % draws == 0 and step < self.steps
                 if not (to_save or to_draw or step in snapshots or step % _READ_EVERY == 0):
                     continue
                 self._note(waiting.read(), task)
@@ -312,25 +315,6 @@ class _Run:
                 if to_draw:
                     self._draw(step)
         self.checkpoints.wait()
-
-    def _restore(self) -> int:
-        """Go on from the newest checkpoint; returns how many steps are done."""
-        state = self.checkpoints.newest(at_most=self.steps)
-        if state is None:
-            return 0
-        self.loop.restore(state)
-        self.reporter.say(f"Going on after step {state.step}.")
-        return state.step
-
-    def _stopped(self, step: int) -> bool:
-        """Whether to stop; several processes ask one another only now and then."""
-        if self.processes.count == 1:
-            return self.stop.requested
-        return step % _READ_EVERY == 0 and self.processes.any(self.stop.requested)
-
-    def _validates(self, step: int) -> bool:
-        every = self.recipe.validation.every
-        return bool(every) and step % every == 0 and step < self.steps
 
     def _note(self, losses: list[StepLosses], task: Task) -> None:
         """Record losses, show them, and see that they are numbers.

@@ -39,13 +39,7 @@ _KOHYA = {
 
 
 def result_path(folder: Path, method: Method, step: int | None = None) -> Path:
-    """Where a run's LoRA file or pipeline folder lies, or would lie.
-
-    Args:
-        folder: The run's.
-        method: LoRA, or all weights.
-        step: Of the snapshot of that step; of the final result if None.
-    """
+    """Where a run's LoRA file or pipeline folder lies, or would lie; that of a snapshot's step."""
     top = folder if step is None else folder / SNAPSHOTS / f"step-{step:06d}"
     return top / (MODEL_FOLDER if method.kind == "full" else LORA_FILE)
 
@@ -65,10 +59,7 @@ def save_result(
         trainable: Its weights as they are now.
         folder: The run's.
         name: Of a LoRA file for other programs beside the first; None for none.
-        step: It is the snapshot of that step, which stays as it is if it is there.
-
-    Returns:
-        See `result_path`.
+        step: Write the snapshot of that step; one that is there stays as it is.
 
     Raises:
         StorageError: It cannot be written.
@@ -149,11 +140,6 @@ def kohya_weights(
     https://github.com/kohya-ss/sd-scripts/blob/main/networks/lora.py; DoRA's magnitudes are
     `.dora_scale`, one row per output, as ComfyUI's weight_adapter/base.py takes them.
     (diffusers' own conversion takes the rank for alpha and keeps peft's name for magnitudes.)
-
-    Args:
-        layers: As `Trainable.lora_layers` returns.
-        method: Rank, alpha and kind of scale.
-        names: What kohya calls each module.
     """
     import torch
 

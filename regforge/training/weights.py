@@ -32,15 +32,10 @@ DENOISER = "denoiser"
 
 
 def attach(family: Family, method: Method, *, teacher: bool = False) -> Trainable:
-    """Make a family's modules ready to be trained.
+    """Make a fresh family's modules ready to be trained.
 
     A new LoRA begins with random numbers from torch's global generator. It changes nothing until
-    it is trained.
-
-    Args:
-        family: Fresh: nothing of it is trained yet.
-        method: What to train.
-        teacher: Whether `Trainable.teacher` will be needed. A full fine-tune then keeps a copy.
+    it is trained. For `Trainable.teacher` a full fine-tune keeps a copy of the modules.
 
     Raises:
         TrainingSetup: `method.targets` names no layer.
@@ -68,11 +63,8 @@ def attach(family: Family, method: Method, *, teacher: bool = False) -> Trainabl
 class Trainable:
     """The trained weights of a family.
 
-    Args:
-        family: Whose they are.
-        method: How they are trained.
-        modules: Those that hold some, by name: `denoiser`, and text encoders by the pipeline's.
-        untouched: Copies of them from before, where they are fine-tuned in full.
+    `modules` are those that hold some, by name: `denoiser`, and text encoders by the pipeline's;
+    `untouched` copies of them from before, where they are fine-tuned in full.
     """
 
     def __init__(
@@ -195,10 +187,6 @@ class MovingAverage:
     It begins fast, with a decay of (1 + n) / (10 + n) after n updates, so that the first weights
     are forgotten. torch's and not diffusers' `EMAModel`, which copies all weights to main memory
     and back whenever the average is shown.
-
-    Args:
-        trainable: Whose weights.
-        decay: How much of the average stays at an update, in the long run.
     """
 
     def __init__(self, trainable: Trainable, decay: float) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,14 +18,16 @@ from tiny_data import class_images, color_of, draws_of, make_image, opened, phot
 from regforge import resources
 from regforge.dataset.parquet import RowWriter
 from regforge.prompts.captions import CaptionTemplate
+from regforge.recipe import TrainingRecipe
 from regforge.records import ImageRow
 from regforge.training.augmentation import Caption, Captioning, Composer, close_up
-from regforge.training.batches import Draw
+from regforge.training.batches import Draw, Stream
 from regforge.training.examples import Examples
 
 SLOTS = ("color", "texture", "background", "lighting", "style")
 COLORS, TEXTURES = ("red", "olive green"), ("striped", None)
 PLACES, LIGHTS = ("on a beach", "in an office"), ("at sunset", None)
+OTHER: dict[Stream, Stream] = {"class": "instance", "instance": "class"}
 STYLES = ("a photo", "an oil painting", "in the style of Monet", None)
 
 
@@ -34,8 +37,12 @@ def captioning(
     return Captioning(seed, caption, slot, wording)
 
 
-def draw(number: int, stream: str = "class") -> Draw:
-    return Draw("class" if stream == "class" else "instance", number, 0)
+def draws(stream: Stream = "class", count: int = 4000) -> list[Draw]:
+    return [Draw(stream, number, 0) for number in range(count)]
+
+
+def varied(of: Captioning, caption: Caption, *args: Any, tight: bool = False) -> list[str]:
+    return [of.vary(each, caption, tight=tight) for each in draws(*args)]
 
 
 def within(count: int, trials: int, rate: float) -> bool:
@@ -43,51 +50,32 @@ def within(count: int, trials: int, rate: float) -> bool:
     return abs(count - trials * rate) <= 5 * math.sqrt(trials * rate * (1 - rate))
 
 
-# --------------------------------------------------------------------------------------- dropout
-
-
 @pytest.mark.parametrize("stream", ["class", "instance"])
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 1.0])
-def test_captions_are_dropped_as_often_as_asked(stream: str, rate: float) -> None:
-    of, said = captioning(rate), Caption("a teapot")
-    texts = [of.vary(draw(number, stream), said, tight=False) for number in range(4000)]
+def test_captions_are_dropped_as_often_as_asked(stream: Stream, rate: float) -> None:
+    texts = varied(captioning(rate), Caption("a teapot"), stream)
     assert set(texts) <= {"", "a teapot"}
     assert within(texts.count(""), 4000, rate)
-    again = [captioning(rate).vary(draw(n, stream), said, tight=False) for n in range(4000)]
-    assert again == texts
-
-
-def test_streams_and_seeds_drop_by_themselves() -> None:
-    said = Caption("a teapot")
-
-    def pattern(of: Captioning, stream: str) -> list[str]:
-        return [of.vary(draw(number, stream), said, tight=False) for number in range(200)]
-
-    found = [pattern(captioning(0.5, seed=n), stream) for n in (0, 1) for stream in ("class", "i")]
-    assert all(one != other for one, other in itertools.combinations(found, 2))
+    assert varied(captioning(rate), Caption("a teapot"), stream) == texts
+    if rate == 0.5:  # streams and seeds drop by themselves
+        others = [(captioning(rate, seed=1), stream), (captioning(rate), OTHER[stream])]
+        assert all(varied(of, Caption("a teapot"), its) != texts for of, its in others)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.7])
 def test_each_slot_is_dropped_as_often_as_asked(rate: float) -> None:
     slots = {name: name for name in "abcd"}
-    said = Caption("a b c d", slots, " ".join)
-    kept: Counter[str] = Counter()
-    pairs = 0
-    for number in range(3000):
-        text = captioning(slot=rate).vary(draw(number), said, tight=False)
-        kept.update(text.split())
-        pairs += {"a", "b"} <= set(text.split())
-    assert all(within(kept[name], 3000, 1 - rate) for name in slots)
-    assert within(pairs, 3000, (1 - rate) ** 2)
+    texts = varied(captioning(slot=rate), Caption("a b c d", slots, " ".join))
+    kept = Counter(name for text in texts for name in text.split())
+    assert all(within(kept[name], 4000, 1 - rate) for name in slots)
+    pairs = sum({"a", "b"} <= set(text.split()) for text in texts)
+    assert within(pairs, 4000, (1 - rate) ** 2)
 
 
 def test_no_dropout_leaves_captions_alone() -> None:
-    said = Caption("a b", {"a": "a"}, lambda _: "never")
-    assert {captioning().vary(draw(n), said, tight=False) for n in range(50)} == {"a b"}
-    assert captioning(0.0, 1.0).vary(draw(0), Caption("a b"), tight=False) == "a b"
-
-
-# -------------------------------------------------------------------------- composed again
+    whole = Caption("a b", {"a": "a"}, lambda _: "never")
+    assert set(varied(captioning(), whole)) == {"a b"}
+    assert set(varied(captioning(0.0, 1.0), Caption("a b"))) == {"a b"}
 
 
 def write_dataset(
@@ -125,10 +113,9 @@ def amplified() -> list[ImageRow]:
     return rows
 
 
-def sayings(examples: Examples, setup: object, steps: int = 400) -> list[tuple[int, str]]:
+def trained(examples: Examples, setup: TrainingRecipe, steps: int) -> list[tuple[int, str]]:
     """(index, caption) of regularization images as they are drawn."""
-    draws = draws_of(setup, examples, steps)  # type: ignore[arg-type]
-    mine = [each for each in draws if each.stream == "class"]
+    mine = [each for each in draws_of(setup, examples, steps) if each.stream == "class"]
     (batch,) = examples.tensors(mine)
     return [(each.index, text) for each, text in zip(mine, batch.captions, strict=True)]
 
@@ -142,7 +129,7 @@ def test_dropped_slots_leave_a_caption_of_the_template(tmp_path: Path) -> None:
     assert list(examples.notes) == []
     possible: dict[int, set[str]] = {}
     shorter = 0
-    for index, text in sayings(examples, setup, 200):
+    for index, text in trained(examples, setup, 200):
         slots = {name: phrase for name, phrase in rows[index].slots.items() if phrase}
         if index not in possible:
             possible[index] = set(all_shorter(slots))
@@ -164,19 +151,21 @@ def all_shorter(slots: Mapping[str, str]) -> Iterator[str]:
 
 
 def test_a_painting_without_its_style_is_no_photo() -> None:
-    slots = {"color": "red", "style": "an oil painting", "background": "in an office"}
-    said = of_template(slots, shipped().render(slots))
-    assert said.compose is not None
-    assert said.compose({"color": "red"}) == "a picture of a red teapot"
-    slots["style"] = "a vintage photo"
-    said = of_template(slots, shipped().render(slots))
-    assert said.compose is not None
-    assert said.compose({"background": "in an office"}) == "a photo of a teapot in an office"
-    slots["style"] = "in the style of Monet"
-    said = of_template(slots, shipped().render(slots))
-    assert said.compose is not None
-    assert said.compose({}) == "a picture of a teapot"
-    assert said.compose(slots) == "a picture of a red teapot in an office, in the style of Monet"
+    slots = {"color": "red", "background": "in an office"}
+    for style, kept, expected in (
+        ("an oil painting", ("color",), "a picture of a red teapot"),
+        ("a vintage photo", ("background",), "a photo of a teapot in an office"),
+        ("in the style of Monet", (), "a picture of a teapot"),
+        (
+            "in the style of Monet",
+            ("color", "background", "style"),
+            "a picture of a red teapot in an office, in the style of Monet",
+        ),
+    ):
+        every = {**slots, "style": style}
+        caption = of_template(every, shipped().render(every))
+        assert caption.compose is not None
+        assert caption.compose({name: every[name] for name in kept}) == expected
 
 
 def of_template(slots: Mapping[str, str | None], text: str, prompt_set: str = "amplify") -> Caption:
@@ -189,19 +178,18 @@ def test_against_captions_lose_attributes_only() -> None:
     """What stands around the noun phrase is the photo's own caption."""
     slots = {"color": "olive green", "texture": "striped", "background": "on a desk", "style": "x"}
     text = "a photo of an olive green striped teapot on a desk, next to an old cup"
-    said = of_template(slots, text, "against")
-    assert said.compose is not None
-    assert set(said.slots) == {"color", "texture"}
-    assert said.compose({"texture": "striped"}) == (
-        "a photo of a striped teapot on a desk, next to an old cup"
-    )
-    assert said.compose({}) == "a photo of a teapot on a desk, next to an old cup"
+    caption = of_template(slots, text, "against")
+    assert caption.compose is not None
+    assert set(caption.slots) == {"color", "texture"}
+    for kept, article in (({"texture": "striped"}, "a striped"), ({}, "a")):
+        expected = f"a photo of {article} teapot on a desk, next to an old cup"
+        assert caption.compose(kept) == expected
     sentence = of_template(slots, "An olive green striped teapot stands on a desk.", "against")
     assert sentence.compose is not None
     assert sentence.compose({"texture": "striped"}) == "A striped teapot stands on a desk."
-    assert of_template(slots, "a photo of a teapot on a desk", "against").compose is None
     twice = "an olive green striped teapot and an olive green striped teapot"
-    assert of_template(slots, twice, "against").compose is None
+    for rigid in ("a photo of a teapot on a desk", twice):
+        assert of_template(slots, rigid, "against").compose is None
 
 
 def test_captions_that_the_template_does_not_write_are_left_alone(tmp_path: Path) -> None:
@@ -213,7 +201,7 @@ def test_captions_that_the_template_does_not_write_are_left_alone(tmp_path: Path
     examples = opened(setup)
     (note,) = examples.notes
     assert "10 of 64 captions are not as caption.j2 writes them" in note
-    texts = dict(sayings(examples, setup, 128))
+    texts = dict(trained(examples, setup, 128))
     assert all(texts[index] == edited[index].text for index in range(10))
     assert all(len(texts[index].split()) == 5 for index in range(10, 64))  # "a photo of a teapot"
 
@@ -233,7 +221,7 @@ def test_what_cannot_be_composed_again_is_said_once(tmp_path: Path) -> None:
         (note,) = examples.notes
         assert reason in note
         if name != "foreign":
-            assert all(text == rows[index].text for index, text in sayings(examples, setup, 64))
+            assert all(text == rows[index].text for index, text in trained(examples, setup, 64))
         silent = recipe(images, tmp_path / name, data={**data, "slot_dropout": 0})
         assert list(opened(silent).notes) == []
 
@@ -247,9 +235,6 @@ def test_photos_lose_no_slots(tmp_path: Path) -> None:
     (batch,) = examples.tensors(mine)
     expected = [f"a photo of a sks teapot, number {each.index}" for each in mine]
     assert list(batch.captions) == expected
-
-
-# -------------------------------------------------------------------------------------- close-ups
 
 
 @pytest.mark.parametrize(
@@ -308,12 +293,14 @@ def test_any_text_can_be_worded(caption: str) -> None:
 
 
 def test_only_tight_crops_say_so_and_only_if_asked() -> None:
-    said = Caption("a photo of a cat")
-    assert captioning().vary(draw(0), said, tight=False) == "a photo of a cat"
-    assert captioning().vary(draw(0), said, tight=True) == "a close-up photo of a cat"
-    off = captioning(wording=False)
-    assert off.vary(draw(0), said, tight=True) == "a photo of a cat"
-    assert captioning(1.0).vary(draw(0), said, tight=True) == ""
+    caption = Caption("a photo of a cat")
+    for of, tight, expected in (
+        (captioning(), False, "a photo of a cat"),
+        (captioning(), True, "a close-up photo of a cat"),
+        (captioning(wording=False), True, "a photo of a cat"),
+        (captioning(1.0), True, ""),
+    ):
+        assert varied(of, caption, "class", 1, tight=tight) == [expected]
 
 
 def test_captions_follow_the_crop_that_is_shown(tmp_path: Path) -> None:

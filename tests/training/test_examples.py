@@ -65,9 +65,6 @@ def number_in(caption: str) -> int:
     return int(found[1])
 
 
-# --------------------------------------------------------------------- each image with its caption
-
-
 @pytest.mark.parametrize("cache", ["memory", "disk", "none"])
 def test_each_latent_meets_its_own_caption(
     folder: Path, dataset: Path, tmp_path: Path, cache: str
@@ -162,9 +159,6 @@ def test_random_numbers_are_well_spread(folder: Path, dataset: Path) -> None:
     assert len(together) == 2000
 
 
-# ------------------------------------------------------------------------------------ independence
-
-
 def varied(folder: Path, dataset: Path, **changes: Any) -> TrainingRecipe:
     data = {"caption_dropout": 0.2, "flip": True, "crop_scale": 0.3, **changes.pop("data", {})}
     return recipe(folder, dataset, data=data, **changes)
@@ -200,24 +194,17 @@ def test_cached_is_the_same_as_not_cached(
     kept = opened(setup, model, cache=tmp_path / "cache")
     kept.prepare()
     fake.gone = True  # nothing is computed any more
-    draws = draws_of(setup, kept)
+    draws, lazy = draws_of(setup, kept), opened(varied(folder, dataset))
     for draw in draws:
-        assert same(tensors(fresh, [draw])[0], tensors(kept, [draw])[0])
+        (expected,) = tensors(fresh, [draw])
+        assert same(expected, tensors(kept, [draw])[0])
+        assert same(expected, tensors(lazy, [draw])[0])  # never prepared
     again = opened(setup, model, cache=tmp_path / "cache")
     if cache == "disk":
         again.prepare()
         assert all(
             same(*pair) for pair in zip(tensors(kept, draws), tensors(again, draws), strict=True)
         )
-
-
-def test_without_prepare_it_is_the_same(folder: Path, dataset: Path) -> None:
-    setup = varied(folder, dataset)
-    prepared, lazy = opened(setup), opened(setup)
-    prepared.prepare()
-    draws = draws_of(setup, lazy)
-    for one, other in zip(tensors(prepared, draws), tensors(lazy, draws), strict=True):
-        assert same(one, other)
 
 
 def test_the_seed_decides(folder: Path, dataset: Path) -> None:
@@ -243,9 +230,6 @@ def test_renaming_a_photo_changes_no_crop(folder: Path, tmp_path: Path) -> None:
         assert same(tensors(one, [draw])[0], tensors(renamed, [draw])[0])
 
 
-# -------------------------------------------------------------------------------------- preparing
-
-
 def test_nothing_is_encoded_twice(folder: Path, dataset: Path) -> None:
     for number in range(3):
         (folder / f"{number:02d}.png").write_bytes(noise(number))
@@ -261,21 +245,15 @@ def test_nothing_is_encoded_twice(folder: Path, dataset: Path) -> None:
     assert (len(fake.images), len(fake.captions)) == counts
 
 
-def test_only_what_will_be_drawn_is_encoded(folder: Path, dataset: Path) -> None:
-    model, fake = family()
-    opened(recipe(folder, dataset, optimizer={"steps": 2}), model).prepare()
-    assert len(fake.images) == 4
-
-
-def test_each_process_prepares_its_own_draws(folder: Path, dataset: Path) -> None:
+def test_each_process_prepares_its_own_draws_alone(folder: Path, dataset: Path) -> None:
     setup = recipe(folder, dataset, optimizer={"steps": 1})
-    said = []
+    encoded = []
     for process in range(2):
         model, fake = family()
         opened(setup, model, processes=2, process=process).prepare()
         assert len(fake.images) == 2
-        said.append(fake.captions)
-    assert said[0] != said[1]
+        encoded.append(fake.captions)
+    assert encoded[0] != encoded[1]
 
 
 def test_random_crops_differ(folder: Path) -> None:
@@ -323,9 +301,6 @@ def test_a_trained_text_encoder_is_asked_each_time(folder: Path, dataset: Path) 
     assert not fake.captions
 
 
-# -------------------------------------------------------------------------------- no regularization
-
-
 @pytest.mark.parametrize("none", [{"dataset": None}, {"prior_weight": 0}])
 def test_no_regularization(folder: Path, dataset: Path, none: dict[str, Any]) -> None:
     """A weight of zero is the same as no dataset; then it need not even be there."""
@@ -342,15 +317,8 @@ def test_no_regularization(folder: Path, dataset: Path, none: dict[str, Any]) ->
         assert same(one, other)
 
 
-# ---------------------------------------------------------------------------------------- bad input
-
-
 def notes(examples: Examples, *words: str) -> list[str]:
     return [note for note in examples.notes if all(word in note for word in words)]
-
-
-def test_nothing_to_say_about_good_input(folder: Path, dataset: Path) -> None:
-    assert list(opened(recipe(folder, dataset, data={"slot_dropout": 0})).notes) == []
 
 
 def test_no_photos(tmp_path: Path) -> None:
@@ -361,12 +329,6 @@ def test_no_photos(tmp_path: Path) -> None:
         opened(recipe(tmp_path / "nowhere"))
 
 
-def test_one_photo(tmp_path: Path) -> None:
-    examples = opened(recipe(photos(tmp_path, 1)))
-    assert len(notes(examples, "only one photo")) == 1
-    examples.prepare()
-
-
 def test_corrupt_photos(folder: Path) -> None:
     (folder / "01.png").write_bytes(noise(1)[:-300])
     (folder / "02.png").write_text("no image")
@@ -374,24 +336,22 @@ def test_corrupt_photos(folder: Path) -> None:
         opened(recipe(folder))
 
 
-def test_photos_without_captions(tmp_path: Path) -> None:
-    examples = opened(recipe(photos(tmp_path, captions=False), data=PLAIN))
+def test_what_people_should_know_of_their_photos(folder: Path, dataset: Path) -> None:
+    assert list(opened(recipe(folder, dataset, data={"slot_dropout": 0})).notes) == []
+    bare = photos(folder / "bare", captions=False)
+    examples = opened(recipe(bare, data=PLAIN))
     assert len(notes(examples, "00.png, 01.png and 02.png have no caption")) == 1
-    (found,) = tensors(examples, [Draw("instance", 0, 1)])
-    assert found["caption"] == "a photo of a sks teapot"
-
-
-def test_a_photo_whose_caption_lacks_the_identifier(folder: Path) -> None:
-    (folder / "01.txt").write_text("a photo of a teapot on a mask sksy")
+    assert tensors(examples, [Draw("instance", 0, 1)])[0]["caption"] == "a photo of a sks teapot"
+    other = "a photo of a teapot on a mask sksy"
+    (folder / "01.txt").write_text(other)
     examples = opened(recipe(folder, data=PLAIN))
     assert len(notes(examples, "01.png", "does not name the subject, 'sks'")) == 1
-    (found,) = tensors(examples, [Draw("instance", 0, 1)])
-    assert found["caption"] == "a photo of a teapot on a mask sksy"
-
-
-def test_small_photos(tmp_path: Path) -> None:
-    examples = opened(recipe(photos(tmp_path, size=(10, 40))))
-    assert len(notes(examples, "3 of 3 photos", "less than 16 pixels", "smallest 10")) == 1
+    assert tensors(examples, [Draw("instance", 0, 1)])[0]["caption"] == other
+    small = opened(recipe(photos(folder / "small", size=(10, 40))))
+    assert len(notes(small, "3 of 3 photos", "less than 16 pixels", "smallest 10")) == 1
+    one = opened(recipe(photos(folder / "one", 1)))
+    assert len(notes(one, "only one photo")) == 1
+    one.prepare()
 
 
 def test_the_resolution_suits_the_model(folder: Path) -> None:
@@ -399,19 +359,19 @@ def test_the_resolution_suits_the_model(folder: Path) -> None:
         opened(recipe(folder, data={"resolution": 100}))
 
 
-def test_no_dataset(folder: Path) -> None:
+def test_a_dataset_that_cannot_be_trained_on(folder: Path, dataset: Path) -> None:
     with pytest.raises(CannotOpen, match="is not there"):
         opened(recipe(folder, folder / "nowhere"))
-
-
-def test_a_dataset_without_captions(folder: Path, dataset: Path) -> None:
     (dataset / "metadata.jsonl").unlink()
     with pytest.raises(ExamplesError, match=r"class has no captions(?s:.*)regforge run"):
         opened(recipe(folder, dataset))
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
-def test_images_without_a_caption_are_left_out(folder: Path, tmp_path: Path, cache: str) -> None:
+def test_images_in_parquet_those_without_a_caption_left_out(
+    folder: Path, tmp_path: Path, cache: str
+) -> None:
+    """They are read once in order, or laid aside to be read in any order."""
     texts = [f"number {n}" if n % 3 else None for n in range(9)]
     rows = [(make_image(color_of(n)), text) for n, text in enumerate(texts)]
     setup = recipe(folder, parquet(tmp_path / "x.parquet", rows), data={**PLAIN, "cache": cache})
@@ -442,22 +402,6 @@ def test_a_corrupt_regularization_image(folder: Path, dataset: Path, cache: str)
         examples.tensors(draws_of(setup, examples))
 
 
-# -------------------------------------------------------------------------------- other places
-
-
-@pytest.mark.parametrize("cache", ["memory", "none"])
-def test_a_dataset_that_is_no_folder_of_files(folder: Path, tmp_path: Path, cache: str) -> None:
-    """Images in Parquet are read once in order, or laid aside to be read in any order."""
-    parquet(tmp_path / "set.parquet", [(make_image(color_of(n)), f"number {n}") for n in range(7)])
-    setup = recipe(folder, tmp_path / "set.parquet", data={**PLAIN, "cache": cache})
-    examples = opened(setup)
-    examples.prepare()
-    assert examples.batches.regularization == 7
-    for draw in draws_of(setup, examples):
-        (found,) = tensors(examples, [draw])
-        assert color_in(found["moments"]) == color_of(number_in(found["caption"]))
-
-
 def test_a_dataset_on_the_hub(hub: "LoopbackHub", folder: Path, dataset: Path) -> None:
     commit = hub.put("me/teapots", {path.name: path for path in dataset.iterdir()})
     setup = recipe(folder, "me/teapots", data=PLAIN, regularization={"revision": commit})
@@ -466,9 +410,6 @@ def test_a_dataset_on_the_hub(hub: "LoopbackHub", folder: Path, dataset: Path) -
     assert (examples.batches.regularization, examples.notes) == (5, [])
     for draw in draws_of(setup, examples, 6):
         assert same(tensors(examples, [draw])[0], tensors(here, [draw])[0])
-
-
-# ------------------------------------------------------------------------ with a real autoencoder
 
 
 @pytest.fixture(scope="module")

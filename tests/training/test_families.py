@@ -132,24 +132,21 @@ def test_sdxl_hears_of_each_examples_own_geometry(sdxl: Family) -> None:
     assert (first[1] - second[1]).abs().max() > 1e-4
 
 
-def test_sdxls_ids_are_in_the_pipelines_order(sdxl: Family) -> None:
+def test_sdxls_ids_are_in_the_pipelines_order_and_keep_odd_sizes(tmp_path: Path) -> None:
+    sdxl = opened(tiny_models.build("sdxl", tmp_path), torch.bfloat16)
     for row, geometry in zip(time_ids(GEOMETRY), GEOMETRY, strict=True):
         theirs = sdxl.pipeline._get_add_time_ids(
             geometry.original, geometry.top_left, geometry.target, torch.float32, 12
         )
         assert_close(row, theirs[0], rtol=0, atol=0)
-
-
-def test_sdxls_ids_keep_odd_sizes_in_bfloat16(tmp_path: Path) -> None:
-    family = opened(tiny_models.build("sdxl", tmp_path), torch.bfloat16)
     seen: list[torch.Tensor] = []
-    hook = family.denoiser.register_forward_pre_hook(
+    hook = sdxl.denoiser.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["added_cond_kwargs"]["time_ids"]),
         with_kwargs=True,
     )
     odd = Geometry((1365, 1023), (7, 301), (32, 32))
     with torch.no_grad():
-        family.predict(latents_of(family, 1), torch.tensor([5]), embedded(family, [""]), [odd])
+        sdxl.predict(latents_of(sdxl, 1), torch.tensor([5]), embedded(sdxl, [""]), [odd])
     hook.remove()
     assert seen[0].tolist() == [[1365, 1023, 7, 301, 32, 32]]
 
@@ -166,3 +163,5 @@ def test_sizes(family: Family) -> None:
     sizes = {"sd": (32, 4), "sdxl": (32, 4), "sd3": (48, 2)}
     expected = (96, 16) if family.resolution == 96 else sizes[family.name]
     assert (family.resolution, family.side_multiple) == expected
+    assert family.source.is_dir()
+    assert set(family.trainable_encoders) <= set(family.text_encoders)

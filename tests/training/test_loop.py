@@ -34,37 +34,21 @@ def dogs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(regularization(tmp_path_factory.mktemp("dogs") / "dogs"))
 
 
-# ------------------------------------------------------------------------------- learning rates
-
-
-def rates(**settings: Any) -> list[float]:
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"steps": 3}, [1.0, 1.0, 1.0]),
+        ({"steps": 5, "warmup_steps": 3}, [0.25, 0.5, 0.75, 1.0, 1.0]),
+        ({"steps": 3, "warmup_steps": 100}, [0.25, 0.5, 0.75]),
+        ({"steps": 4, "scheduler": "linear"}, [1.0, 0.75, 0.5, 0.25]),
+        ({"steps": 5, "scheduler": "linear", "warmup_steps": 1}, [0.5, 1.0, 0.75, 0.5, 0.25]),
+        ({"steps": 4, "scheduler": "cosine"}, [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),
+    ],
+)
+def test_learning_rates(settings: dict[str, Any], expected: list[float]) -> None:
     made = Optimizer(**settings)
-    return [learning_rate_factor(made, step) for step in range(made.steps)]
-
-
-def test_a_constant_rate_stays() -> None:
-    assert rates(steps=3) == [1.0, 1.0, 1.0]
-
-
-def test_a_warm_up_grows_evenly_and_ends() -> None:
-    assert rates(steps=5, warmup_steps=3) == [0.25, 0.5, 0.75, 1.0, 1.0]
-
-
-def test_a_linear_rate_falls_to_nothing_after_the_last_step() -> None:
-    assert rates(steps=4, scheduler="linear") == [1.0, 0.75, 0.5, 0.25]
-    assert rates(steps=6, scheduler="linear", warmup_steps=2)[2:] == [1.0, 0.75, 0.5, 0.25]
-
-
-def test_a_cosine_rate_is_half_a_cosine() -> None:
-    found = rates(steps=4, scheduler="cosine")
-    assert found == pytest.approx([(1 + math.cos(math.pi * s / 4)) / 2 for s in range(4)])
-
-
-def test_a_warm_up_longer_than_the_training_is_all_of_it() -> None:
-    assert rates(steps=3, warmup_steps=100) == [0.25, 0.5, 0.75]
-
-
-# ----------------------------------------------------------------------- optimizers and precision
+    found = [learning_rate_factor(made, step) for step in range(made.steps)]
+    assert found == pytest.approx(expected)
 
 
 def test_groups_keep_rates_of_their_own() -> None:
@@ -80,16 +64,16 @@ def test_groups_keep_rates_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")]
+    ("name", "problem"),
+    [
+        ("adamw8bit", "needs bitsandbytes"),
+        ("prodigy", "needs prodigyopt"),
+        ("adamv", "Did you mean 'adamw'"),
+    ],
 )
-def test_an_optimizer_that_is_not_installed_is_named(name: str, said: str) -> None:
-    with pytest.raises(TrainingSetup, match=f"needs {said}"):
+def test_an_optimizer_that_is_not_there_is_named(name: str, problem: str) -> None:
+    with pytest.raises(TrainingSetup, match=problem):
         make_optimizer([], Optimizer(name=name), CPU)
-
-
-def test_an_unknown_optimizer_is_refused_with_the_nearest() -> None:
-    with pytest.raises(TrainingSetup, match="Did you mean 'adamw'"):
-        make_optimizer([], Optimizer(name="adamv"), CPU)
 
 
 def test_precision_on_a_cpu() -> None:
@@ -102,18 +86,9 @@ def test_precision_on_a_cpu() -> None:
     full = precision_of(recipe(optimizer={"precision": "bf16"}, method={"kind": "full"}), CPU)
     assert (full.weights, full.forward) == (torch.float32, torch.bfloat16)
 
-
-@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
-def test_weights_that_are_low_already_need_no_autocast(weights: torch.dtype) -> None:
-    with Precision(weights, torch.bfloat16).autocast(CPU):
-        assert torch.is_autocast_enabled("cpu") == (weights is torch.float32)
-
-
-# ------------------------------------------------------------------------------------- real steps
-
-
-def losses(folder: Path) -> list[float]:
-    return [entry["instance_loss"] for entry in history(folder)]
+    for dtype in (torch.float32, torch.bfloat16):  # 16 bits already need no autocast
+        with Precision(dtype, torch.bfloat16).autocast(CPU):
+            assert torch.is_autocast_enabled("cpu") == (dtype is torch.float32)
 
 
 @pytest.mark.slow

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from typer.testing import CliRunner
 
-from regforge import cli
 from regforge.recipe import RecipeError, TrainingRecipe, load_any_recipe, training_digest
 from regforge.training import plan
 from regforge.training.plan import TrainingPlan, make_training_plan
@@ -82,39 +80,36 @@ def test_photos_are_shown_with_their_captions_and_the_one_they_get(here: Path) -
 @pytest.mark.parametrize(
     ("optimizer", "per_instance", "batch", "training"),
     [
-        (
-            {},
-            1,
-            "2 photos and 2 regularization images",
-            "30 steps: each photo is seen 10 times, each regularization image 6 times",
-        ),
+        ({}, 1, (2, 2), "30 steps: each photo is seen 10 times, {} 6 times"),
         (
             {"gradient_accumulation": 2, "batch_size": 1, "steps": 7},
             3,
-            "1 photo and 3 regularization images",
-            "7 steps of 2 batches: each photo is seen about 2.3 times, each regularization image "
-            "about 4.2 times",
+            (1, 3),
+            "7 steps of 2 batches: each photo is seen about 2.3 times, {} about 4.2 times",
         ),
         (
             {"steps": 3},
             1,
-            "2 photos and 2 regularization images",
+            (2, 2),
             "3 steps: each photo is seen once, 6 of the regularization images once",
         ),
         (
             {"steps": 2},
             1,
-            "2 photos and 2 regularization images",
+            (2, 2),
             "2 steps: 4 of the photos are seen once, 4 of the regularization images once",
         ),
     ],
 )
 def test_how_often_each_is_seen(
-    here: Path, optimizer: dict[str, int], per_instance: int, batch: str, training: str
+    here: Path, optimizer: dict[str, int], per_instance: int, batch: tuple[int, int], training: str
 ) -> None:
     prior = {"per_instance": per_instance}
     made = planned(str(here / "reg"), optimizer=optimizer, regularization=prior)
-    assert (line(made, "a batch"), line(made, "training")) == (batch, training)
+    photos, images = batch
+    beside = f"{photos} photo{'s' * (photos > 1)} and {images} regularization images"
+    assert (made.batch, line(made, "a batch")) == (batch, beside)
+    assert line(made, "training") == training.format("each regularization image")
     assert line(made, "regularization").startswith(f"{here / 'reg'}, 10 images; weight 1")
 
 
@@ -139,40 +134,28 @@ def test_a_dataset_that_its_recipe_would_make_first(here: Path) -> None:
     assert line(made, "regularization").startswith(first)
     assert made.seen_image == 60 / 16
     assert not (here / "runs").exists()
-
-
-def test_a_dataset_that_its_recipe_cannot_make_is_needed(here: Path) -> None:
-    (here / "reg.yaml").write_text(yaml.safe_dump(REG))
-    fill(here / "runs", [])
+    fill(here / "runs", [])  # and one that it cannot make
     fill(here / "runs" / "cats", [None])
     (need,) = planned(str(here / "reg.yaml")).needs
     assert need.startswith("the regularization images, which cannot be made: ")
     assert need.endswith("runs/cats holds other files than a run's.")
 
 
-def test_a_run_that_is_not_here_could_be_a_repository(here: Path) -> None:
-    said = "regularization.dataset: there is no run runs/reg here, so the Hub is asked"
-    assert planned("runs/reg").warnings[-1].startswith(said)
+def test_warnings_of_the_recipe_are_in_the_plan(here: Path) -> None:
+    hub = "regularization.dataset: there is no run runs/reg here, so the Hub is asked"
+    assert planned("runs/reg").warnings[-1].startswith(hub)
     (here / "runs").mkdir()
     (here / "reg").rename(here / "runs" / "reg")
-    assert not any(said in each for each in planned("runs/reg").warnings)
-
-
-def test_snapshots_beyond_the_end_are_named(here: Path) -> None:
-    made = planned(checkpoint={"snapshots": [50, 30, 40]})
-    said = "checkpoint.snapshots: training ends at step 30, before 40, 50."
-    assert said in made.warnings
+    assert not any(hub in each for each in planned("runs/reg").warnings)
+    late = "checkpoint.snapshots: training ends at step 30, before 40, 50."
+    assert late in planned(checkpoint={"snapshots": [50, 30, 40]}).warnings
     assert not any("checkpoint" in each for each in planned().warnings)
 
 
 def test_a_dataset_that_cannot_be_trained_on_is_said_now(here: Path) -> None:
     fill(here / "silent", [None])
-    asked = ["check", "mine.yaml", "--set", f"regularization.dataset={here / 'silent'}"]
-    (here / "mine.yaml").write_text(
-        "name: x\nsubject: {class_noun: cat, images: photos}\noptimizer: {steps: 5}\n"
-    )
     with pytest.raises(ExamplesError, match="silent has no captions"):
-        CliRunner().invoke(cli.app, asked, catch_exceptions=False)
+        planned(str(here / "silent"))
 
 
 def test_what_is_trained_and_what_it_needs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
