@@ -32,16 +32,6 @@ class FamilyError(RegforgeError):
     """A base model that cannot be trained."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of the device or of the computer, is used up."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    )
-
-
 def out_of_memory(recipe: TrainingRecipe, when: str) -> TrainingFailed:
     """What to change, most useful first, leaving out what the recipe has already."""
     optimizer = recipe.optimizer
