@@ -167,7 +167,7 @@ def _groups(rows: Iterable[ImageRow]) -> Iterator[list[ImageRow]]:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, which takes its place when the block has ended well.
+    """Create an empty folder beside `folder`, which takes its place when the block has ended well.
 
     Killed at any instant, it leaves the old folder, the new one, or, between two renames, neither
     under its name; the old one then lies in `.old`, from where the next call takes it back.

@@ -264,7 +264,7 @@ def _provenance(row: ImageRow) -> dict[str, str]:
 
 
 def loras_in_words(lora: str | None) -> str:
-    """Such as `teapot.safetensors at 0.8 (sha256:0123456789ab)`; empty for none."""
+    """The LoRAs as text, such as `teapot.safetensors at 0.8 (sha256:0123456789ab)`."""
     return ", ".join(
         f"{each['name']} at {each['scale']:g} ({each['revision'][:19]})"
         for each in json.loads(lora or "[]")
@@ -304,7 +304,7 @@ def _most_common(counts: Counter[str]) -> list[tuple[str, int]]:
 
 @functools.cache
 def card_environment(folder: str) -> SandboxedEnvironment:
-    """What renders the cards of a templates folder: every value is escaped for Markdown.
+    """The environment that renders the cards of a templates folder, escaping values for Markdown.
 
     The filter `code` makes a name safe for a block of code instead, and `quoted` a sentence between
     quotes there.
@@ -333,7 +333,7 @@ class _Safe(str):
 
 
 def _escaped(value: object) -> str:
-    """Text as text in Markdown and HTML: whatever could mean something becomes an entity."""
+    """Escape a value for Markdown and HTML: whatever could mean something becomes an entity."""
     if isinstance(value, _Safe):
         return value
     line = " ".join(without_secrets(str(value)).split())

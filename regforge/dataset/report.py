@@ -214,7 +214,7 @@ def _csp_digest(text: str) -> str:
 
 
 def _payload(data: ReportData) -> dict[str, Any]:
-    """What the script draws."""
+    """The data that the page's script draws."""
     rows = data.rows
     slots = list(dict.fromkeys(name for row in rows for name in row.slots)) or list(data.offered)
     axes = facts.coverage(rows, slots, data.offered)
@@ -284,7 +284,7 @@ def _cells(row: ImageRow, thumbnail: bytes | None) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Columns are float32; 7.1 should not be shown as 7.099999904632568."""
+    """Round to six digits: columns are float32, and 7.1 should not be shown as 7.0999999046."""
     known = facts.number(value)
     return None if known is None else float(f"{known:.6g}")
 
@@ -296,7 +296,7 @@ def _data_uri(thumbnail: bytes | None) -> str | None:
 
 
 def _static_parts(data: ReportData) -> dict[str, Any]:
-    """What the template draws."""
+    """The values that the page's template fills in."""
     language, hosted = (facts.spending(data.log, event) for event in ("llm_call", "image_call"))
     stages, speeds = facts.stage_seconds(data.log), facts.rendered(data.log)
     times = list(facts.numbers(entry.get("time") for entry in data.log))

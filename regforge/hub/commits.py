@@ -19,11 +19,11 @@ from regforge.errors import RegforgeError
 from regforge.hub.errors import (
     HubError,
     RepoType,
-    asked_to_wait,
     explained,
-    is_passing,
+    is_transient,
     missing,
     page,
+    retry_after,
 )
 from regforge.progress import Reporter
 from regforge.version import __version__
@@ -117,7 +117,7 @@ def publish_files(
         return repository.publish(contents, message, private, tag, create_pr)
 
 
-class _Patience:
+class _Retries:
     """Waits between attempts, and gives up after too many."""
 
     def __init__(self, explain: Callable[[Exception], HubError], reporter: Reporter) -> None:
@@ -132,8 +132,8 @@ class _Patience:
             HubError: It will not go well, or has not for too often.
         """
         self._failures += 1
-        wait = max(_PAUSE * 2 ** (self._failures - 1), asked_to_wait(error))
-        if not is_passing(error) or self._failures == ATTEMPTS or wait > _LONGEST_PAUSE:
+        wait = max(_PAUSE * 2 ** (self._failures - 1), retry_after(error))
+        if not is_transient(error) or self._failures == ATTEMPTS or wait > _LONGEST_PAUSE:
             raise self._explain(error) from error
         self._reporter.say(f"{self._explain(error).message} Trying again in {wait:.0f} s.")
         sleep(wait)
@@ -163,7 +163,7 @@ class _Repository:
     ) -> Published:
         """See `publish_files`: change what is not as it shall be, and look again until all is."""
         wanted: Contents | None = None
-        done, patience = Contents({}), self._patience()
+        done, retries = Contents({}), self._retries()
         for _ in range(_ROUNDS):
             remote = self._ready(contents, private)
             # Where all is as it was to be, nothing has to be merged anew; where somebody else was
@@ -185,7 +185,7 @@ class _Repository:
             except RegforgeError:
                 raise
             except Exception as error:
-                patience.failure(error)
+                retries.failure(error)
         path, *others = done.paths
         more = f" and {len(others)} more" if others else ""
         raise HubError(
@@ -207,18 +207,18 @@ class _Repository:
             pull_request=pull_request,
         )
 
-    def _patience(self) -> _Patience:
-        return _Patience(
+    def _retries(self) -> _Retries:
+        return _Retries(
             lambda error: explained(error, self._id, repo_type=self._type), self._reporter
         )
 
     def _retried(self, request: Callable[[], T]) -> T:
-        patience = self._patience()
+        retries = self._retries()
         while True:
             try:
                 return request()
             except Exception as error:
-                patience.failure(error)
+                retries.failure(error)
 
     # ------------------------------------------------------------------------------- reading
 
@@ -376,7 +376,7 @@ class _Repository:
 
     def _tag(self, tag: str, commit: str) -> None:
         """Tag a commit; no harm if it is tagged so already."""
-        patience = self._patience()
+        retries = self._retries()
         while (named := self._tags().get(tag)) != commit:
             if named is not None:
                 raise self._taken(tag, named)
@@ -385,7 +385,7 @@ class _Repository:
                 return
             except Exception as error:
                 try:
-                    patience.failure(error)
+                    retries.failure(error)
                 except HubError as problem:
                     raise HubError(
                         f"All files are published, but not tagged {tag!r}: {problem.message}",

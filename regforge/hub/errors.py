@@ -64,7 +64,7 @@ def missing(repo_id: str, repo_type: RepoType = "dataset") -> HubError:
     return HubError(message, hint=hint)
 
 
-def is_passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same request may go well in a while: overload, a cut, another's commit."""
     if _offline(error):
         return False
@@ -74,12 +74,12 @@ def is_passing(error: Exception) -> bool:
             status: int = response.status_code
             return status in _TOO_BUSY or status in (409, 412, 429)
         # A gateway in trouble answers in HTML, which the client takes for JSON.
-        if isinstance(link, (*_cuts(), json.JSONDecodeError)):
+        if isinstance(link, (*_connection_errors(), json.JSONDecodeError)):
             return True
     return False
 
 
-def asked_to_wait(error: Exception) -> float:
+def retry_after(error: Exception) -> float:
     """Seconds for which the Hub asked to be left alone; 0.0 if it did not."""
     responses = (_response(link) for link in _chain(error))
     return next((_wait(response) for response in responses if response is not None), 0.0)
@@ -129,7 +129,7 @@ class _Target:
             return self._answered(error, response)
         if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is None:
             return self.unreachable(None)
-        return self.unreachable(error) if isinstance(error, _cuts()) else None
+        return self.unreachable(error) if isinstance(error, _connection_errors()) else None
 
     def _answered(self, error: BaseException, response: Response) -> _Words:
         from huggingface_hub import errors
@@ -230,7 +230,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _cuts() -> tuple[type[Exception], ...]:
+def _connection_errors() -> tuple[type[Exception], ...]:
     """What is raised where the connection fails."""
     from httpx import TransportError
 

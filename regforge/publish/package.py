@@ -185,7 +185,7 @@ def _refuse_secrets(name: str, path: Path) -> None:
 def _staged(
     files: Mapping[str, Path | bytes], others: Mapping[str, bytes], name: str
 ) -> Iterator[Path]:
-    """A folder that looks as the repository will; it takes no room, and is gone afterwards.
+    """Lay out a temporary folder of links that looks as the repository will.
 
     Its name is the repository's: `datasets` looks for a script of that name.
     """

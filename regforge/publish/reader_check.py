@@ -210,7 +210,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 @contextmanager
 def _reading() -> Iterator[tuple[Any, str]]:
-    """The library, quiet, with a cache that is gone afterwards; its errors become ours."""
+    """Import `datasets`, quiet and with a temporary cache; its errors become NotPublishable."""
     import datasets
 
     shown, torch = datasets.is_progress_bar_enabled(), datasets.config.TORCH_AVAILABLE

@@ -11,7 +11,7 @@ from hub_server import LoopbackHub
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from regforge.hub import HubError, explained
-from regforge.hub.errors import RepoType, is_passing
+from regforge.hub.errors import RepoType, is_transient
 
 
 def error_of(request: Callable[[], object]) -> Exception:
@@ -123,7 +123,7 @@ def test_a_hub_that_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "HF_HUB_OFFLINE is set" in problem.message
         assert "dataset me/teapots" in problem.message
         assert problem.hint == "Unset HF_HUB_OFFLINE."
-        assert not is_passing(error_of(request))
+        assert not is_transient(error_of(request))
 
 
 def test_a_hub_that_cannot_be_reached(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_a_hub_that_cannot_be_reached(hub: LoopbackHub, monkeypatch: pytest.Monk
         problem = meaning(request)
         assert "127.0.0.1:9 (HF_ENDPOINT) cannot be reached" in problem.message
         assert "swordfish" not in str(problem)
-        assert is_passing(error_of(request))
+        assert is_transient(error_of(request))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_hub_that_cannot_be_reached(hub: LoopbackHub, monkeypatch: pytest.Monk
 def test_a_refusal_by_its_status(hub: LoopbackHub, status: int, words: str, passing: bool) -> None:
     hub.fail("POST .*/commit/", status, times=2, message="As the Hub says it.")
     assert words in meaning(commit()).message
-    assert is_passing(error_of(commit())) == passing
+    assert is_transient(error_of(commit())) == passing
 
 
 def test_a_full_account(hub: LoopbackHub) -> None:

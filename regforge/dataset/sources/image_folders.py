@@ -127,7 +127,7 @@ class FolderReader:
             return b"", read_header(stream)
 
     def _beside(self, image: str, findings: Findings) -> tuple[str | None, Mapping[str, Any]]:
-        """(caption, what else is said) of the files beside an image."""
+        """(caption, other columns) of the files beside an image."""
         text: str | None = None
         columns: dict[str, Any] = {}
         for suffix in SIDECARS:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from regforge.dataset.sources.choosing import CARD
 from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES
-from regforge.dataset.sources.trees import LocalTree, Tree, seen, suffix_of
+from regforge.dataset.sources.trees import LocalTree, Tree, is_visible, suffix_of
 from regforge.hub import HubAddress, HubError, explained
-from regforge.hub.errors import is_passing
+from regforge.hub.errors import is_transient
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile, RepoFolder
@@ -75,7 +75,7 @@ def _fetched(address: HubAddress, patterns: Sequence[str], *, cached: bool = Fal
 
 
 def _no_bar() -> Any:
-    """Keeps the progress of small things, and in a log, to itself."""
+    """A progress bar that is never shown, for small files and for logs."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class NoBar(tqdm):
@@ -110,13 +110,13 @@ def _sizes(entries: Iterable[RepoFile | RepoFolder]) -> dict[str, int]:
     from huggingface_hub.hf_api import RepoFile
 
     found = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
-    return {path: found[path] for path in sorted(found) if seen(path)}
+    return {path: found[path] for path in sorted(found) if is_visible(path)}
 
 
 def _may_be_cached(error: Exception) -> bool:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    return isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError) or is_passing(error)
+    return isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError) or is_transient(error)
 
 
 class HubTree(Tree):
@@ -151,7 +151,7 @@ class HubTree(Tree):
 
 
 class _HubFile(io.RawIOBase):
-    """A file of the Hub whose errors are ours."""
+    """A file of the Hub; errors of the client become HubErrors."""
 
     def __init__(self, inner: Any, tree: HubTree) -> None:
         self._inner = inner

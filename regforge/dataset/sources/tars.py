@@ -23,7 +23,7 @@ from regforge.dataset.sources.caption_columns import (
 )
 from regforge.dataset.sources.choosing import METADATA, Choice
 from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES, Header, read_header
-from regforge.dataset.sources.trees import CannotOpen, Tree, seen, suffix_of
+from regforge.dataset.sources.trees import CannotOpen, Tree, is_visible, suffix_of
 from regforge.errors import RegforgeError
 from regforge.files import MOST_CAPTION, MOST_IMAGE
 from regforge.image_files import BrokenImage
@@ -70,7 +70,7 @@ class TarReader:
                     tar.members = []  # type: ignore[attr-defined]  # or it remembers all of them
                     _refuse_bomb(member, tar.offset, self._tree.files[archive], archive)
                     key = _KEY.fullmatch(member.name.removeprefix("./"))
-                    if key is None or not member.isfile() or not seen(key[0]):
+                    if key is None or not member.isfile() or not is_visible(key[0]):
                         continue
                     if key[1] != sample.key:
                         yield sample

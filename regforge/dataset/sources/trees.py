@@ -67,7 +67,7 @@ def read_bytes(tree: Tree, path: str, most: int) -> bytes:
         return stream.read(tree.files[path])
 
 
-def seen(path: str) -> bool:
+def is_visible(path: str) -> bool:
     """Whether a path is neither hidden nor litter."""
     parts = [part for part in path.split("/") if part not in (".", "..")]
     return not any(part.startswith(".") or part in _LITTER for part in parts)
@@ -140,10 +140,10 @@ class LocalTree(Tree):
             at = "" if here == self._root else f"{here.relative_to(self._root).as_posix()}/"
             folders[:] = [
                 name
-                for name in sorted(filter(seen, folders))
+                for name in sorted(filter(is_visible, folders))
                 if not (here / name).is_symlink() or self._followed(at + name, here / name)
             ]
-            yield from ((at + name, here / name) for name in names if seen(name))
+            yield from ((at + name, here / name) for name in names if is_visible(name))
 
 
 def _size(path: Path) -> int | None:
@@ -174,7 +174,7 @@ class ZipTree(Tree):
                 path = path if len(self._archives) == 1 else f"{archive}/{path}"
                 # So much larger than packed, a file can only be there to harm.
                 bomb = entry.file_size > 2**23 + 200 * entry.compress_size
-                if _counts(entry, archive) and seen(path) and not bomb:
+                if _counts(entry, archive) and is_visible(path) and not bomb:
                     self._lies_in[path] = (archive, entry.filename)
                     sizes[path] = entry.file_size
         self.close()
