@@ -14,12 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regforge.digests import file_digest
-from regforge.export.common import lines_of, some
-from regforge.export.layout import same_content, shard_members
+from regforge.export.common import some
+from regforge.export.layout import digest_of, metadata_rows, same_content, shard_members
 from regforge.export.trainer import (
     IMAGES,
-    METADATA,
     SUBJECT,
     ExportedImage,
     ExportError,
@@ -35,13 +33,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What the check of one trainer's files found.
-
-    Attributes:
-        images: How many regularization images were compared.
-        photos: How many instance images.
-        differences: What is not as it should be, a line each.
-    """
+    """How many images were compared for one trainer, and what is not as it should be, in lines."""
 
     images: int
     photos: int
@@ -63,14 +55,94 @@ class CheckResult:
         return "\n".join(lines)
 
 
-def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> list[str]:
-    """Compare the images and metadata that all trainers share.
+@dataclass(frozen=True)
+class Target:
+    """What was written for one trainer.
 
-    Args:
-        material: What was exported.
-        digests: SHA-256 of the further files, by their path below the folder.
-        task: Advanced by one for each image.
+    Attributes:
+        files: Paths of its files but for the README, below the export's folder.
+        command: How to start it.
+        notes: What it will do with the data.
     """
+
+    name: str
+    title: str
+    readme: Path
+    files: Sequence[str]
+    command: str
+    notes: Sequence[str]
+    checked: CheckResult | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "name": self.name,
+            "readme": str(self.readme),
+            "files": list(self.files),
+            "command": self.command,
+            "notes": list(self.notes),
+            "checked": self.checked.as_dict() if self.checked else None,
+        }
+
+    def as_text(self) -> str:
+        """For a terminal."""
+        lines = [self.title, *(f"- {note}" for note in self.notes), ""]
+        lines += [f"  {line}" for line in self.command.splitlines()]
+        lines += ["", f"  More in {_relative(self.readme)}"]
+        checked = self.checked.as_text() if self.checked else ""
+        return "\n".join([*lines, *(f"  {line}" for line in checked.splitlines())])
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export was.
+
+    Attributes:
+        images: Number of regularization images.
+        photos: Number of instance images.
+        notes: What a person should know about the data, whatever the trainer.
+        targets: What was written for each trainer that was named.
+    """
+
+    out: Path
+    dataset: str
+    images: int
+    photos: int
+    notes: Sequence[str]
+    targets: Sequence[Target]
+
+    @property
+    def differs(self) -> bool:
+        """Whether a check found differences."""
+        return any(target.checked and target.checked.differences for target in self.targets)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        targets = [target.as_dict() for target in self.targets]
+        return {**vars(self), "out": str(self.out), "notes": list(self.notes), "targets": targets}
+
+    def as_text(self) -> str:
+        """For a terminal."""
+        photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
+        head = f"{some(self.images, 'image')} of {self.dataset}{photos} in {_relative(self.out)}"
+        parts = ["\n".join([head, *(f"- {note}" for note in self.notes)])]
+        parts += [target.as_text() for target in self.targets]
+        if self.differs:
+            parts.append(
+                "What is missing is written again by the same command without --check. Delete "
+                "what was changed before that, or export to another folder."
+            )
+        return "\n\n".join(parts)
+
+
+def _relative(path: Path) -> Path:
+    """The path as a person in this folder would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> list[str]:
+    """Compare what all trainers share; `digests` are the SHA-256 of files other than images."""
     found = [*_changed(material.out, digests)]
     with ThreadPoolExecutor() as pool, patient():
         for folder, images in ((IMAGES, material.images), (SUBJECT, material.photos)):
@@ -85,11 +157,7 @@ def check_export(
 ) -> list[str]:
     """Compare what a trainer would load with what was exported; differences, a line each.
 
-    Args:
-        trainer: Which.
-        material: What was exported.
-        plan: What was written for it.
-        digests: SHA-256 of the texts as they were written for it.
+    `digests` are the SHA-256 of the texts as they were written for it.
     """
     texts = {name: digests[name] for name in plan.files if name in digests}
     found = [*_changed(material.out, texts), *_written(material.out, plan)]
@@ -98,14 +166,6 @@ def check_export(
     except ExportError as error:
         found.append(f"{trainer.title} would refuse it: {error}")
     return found
-
-
-def digest_of(path: Path) -> str | None:
-    """SHA-256 of a file, 64 hex digits; None if it cannot be read."""
-    try:
-        return file_digest(path)
-    except OSError:
-        return None
 
 
 # ------------------------------------------------------------------------------------------ files
@@ -154,20 +214,6 @@ def _written(out: Path, plan: Plan) -> Iterator[str]:
     rows = metadata_rows(out) if plan.shards else {}
     for name, images in plan.shards.items():
         yield from _shard(out, name, images, rows)
-
-
-def metadata_rows(out: Path) -> dict[str, bytes]:
-    """The lines of metadata.jsonl by the name of the image, without the file's name.
-
-    Raises:
-        ExportError: It cannot be read.
-    """
-    start = f'{{"file_name": "{IMAGES}/'.encode()
-    rows = {}
-    for line in lines_of(out / METADATA):
-        name, _, rest = line.removeprefix(start).partition(b'", ')
-        rows[name.decode("utf-8", "replace")] = b"{" + rest.rstrip(b"\n")
-    return rows
 
 
 def _shard(out: Path, name: str, images: Sequence[str], rows: Mapping[str, bytes]) -> Iterator[str]:

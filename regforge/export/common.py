@@ -53,10 +53,7 @@ def class_caption(class_noun: str) -> str:
 def closing_notes(material: Material, guess: str = "", folder: str = SUBJECT) -> list[str]:
     """What to say of a base model of unknown family, and of photos that are missing.
 
-    Args:
-        material: What is exported.
-        guess: What was assumed about the model; empty where nothing was.
-        folder: Where the trainer wants the photos.
+    `guess` is what was assumed about the model, `folder` where the trainer wants the photos.
     """
     notes = []
     if material.family is None and guess:
@@ -122,16 +119,13 @@ def json_of(path: Path) -> Any:
 
 
 def checked(kind: type[T], value: object, where: Path, title: str) -> T:
-    """The content of a configuration as its pydantic model.
+    """The content of the configuration `where` as its pydantic model.
 
     Args:
         kind: Allows what the trainer reads as it was meant, and forbids other keys.
         value: What the file holds.
         where: Which file.
-        title: Of the trainer.
-
-    Raises:
-        ExportError: The trainer would refuse something, ignore it, or take a default for it.
+        title: Of the trainer, which would refuse something, ignore it, or take a default for it.
     """
     try:
         return TypeAdapter(kind).validate_python(value)
@@ -147,16 +141,7 @@ def checked(kind: type[T], value: object, where: Path, title: str) -> T:
 
 
 def below(path: str, root: PurePath, where: Path) -> str:
-    """A path from a trainer's file as it is below the export's folder, with forward slashes.
-
-    Args:
-        path: What the file says.
-        root: The export's folder as the files name it.
-        where: Which file says it.
-
-    Raises:
-        ExportError: It leads out of the export's folder.
-    """
+    """A path from the trainer's file `where` as it is below the export's folder, its `root`."""
     try:
         inside = type(root)(path).relative_to(root)
     except ValueError as error:
@@ -171,11 +156,7 @@ def below(path: str, root: PurePath, where: Path) -> str:
 
 
 def files_in(folder: Path, *, required: bool = True) -> list[Path]:
-    """What lies in a folder, sorted by name; hidden things too.
-
-    Raises:
-        ExportError: It is required and is not there.
-    """
+    """What lies in a folder, sorted by name; hidden things too."""
     if not folder.is_dir():
         if not required:
             return []
@@ -188,11 +169,7 @@ def images_in(
 ) -> Iterator[Path]:
     """The files of a folder with such a suffix, in any case of letters, sorted by name.
 
-    Args:
-        folder: Where they lie.
-        suffixes: With their dot, in small letters.
-        required: Whether a missing folder is an error; if it is not, it counts as empty.
-        recursive: Whether folders below it count, except hidden ones.
+    Recursive means folders below it count, except hidden ones.
     """
     for path in files_in(folder, required=required):
         if path.is_dir():

@@ -196,11 +196,6 @@ def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
 
 
 def _arguments(where: Path) -> argparse.Namespace:
-    """What the command says.
-
-    Raises:
-        ExportError: It is not there, or would not start the training.
-    """
     parser = _Parser(add_help=False, allow_abbrev=False)
     for word in ("accelerate", "launch"):
         parser.add_argument(word, choices=[word])

@@ -20,10 +20,10 @@ from pathlib import Path
 from regforge.dataset.sources import CaptionedDataset
 from regforge.digests import file_digest
 from regforge.errors import RegforgeError
-from regforge.export.common import some
+from regforge.export.common import lines_of, some
 from regforge.export.scanning import ScannedDataset, cannot_read, metadata_line, odd_notes
 from regforge.export.settings import naming, tidy
-from regforge.export.trainer import IMAGES, METADATA, SUBJECT, ExportedImage, ExportError
+from regforge.export.trainer import IMAGES, METADATA, SUBJECT, ExportedImage, ExportError, Plan
 from regforge.files import open_atomically, storage_error
 from regforge.image_files import decode, oddities, patient, plain_png
 from regforge.progress import Reporter
@@ -35,8 +35,8 @@ from regforge.records import Example
 class ExportFolder:
     """Writes below the export's folder, and creates what folders it needs.
 
-    A method that gets `replace` raises an `ExportError` instead of taking the place of a file with
-    other content; all raise a `StorageError` where nothing can be written.
+    All methods raise a `StorageError` where nothing can be written; without `replace`, an
+    `ExportError` instead of taking the place of a file with other content.
     """
 
     def __init__(self, top: Path) -> None:
@@ -45,14 +45,8 @@ class ExportFolder:
         self._made: set[str] = set()
 
     def path(self, name: str) -> Path:
-        """A path below the folder; its own folder is created.
-
-        Raises:
-            ExportError: It would lie outside.
-        """
+        """A path below the folder; its own folder is created."""
         folder = name.rpartition("/")[0]
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ExportError(f"{name} does not lie in the export's folder.")
         path = Path(f"{self._top}/{name}")  # joining paths by pieces costs more than writing them
         if folder not in self._made:
             with _storage_errors(path):
@@ -92,13 +86,7 @@ class ExportFolder:
                     shutil.copyfileobj(original, stream)
 
     def write_shard(self, name: str, images: Sequence[str], rows: Mapping[str, bytes]) -> None:
-        """Write a tar file of images, each with `.txt` and `.json`; deterministic.
-
-        Args:
-            name: Path below the folder.
-            images: File names below `IMAGES`.
-            rows: JSON about each of them.
-        """
+        """Write a tar file of images, each with `.txt` and `.json`; see `metadata_rows`."""
         path = self.path(name)
         with (
             _storage_errors(path),
@@ -120,6 +108,29 @@ def shard_members(
         yield name, image.read_bytes()
         yield f"{image.stem}.txt", image.with_suffix(".txt").read_bytes()
         yield f"{image.stem}.json", rows[name]
+
+
+def metadata_rows(out: Path) -> dict[str, bytes]:
+    """The lines of metadata.jsonl by the name of the image, without the file's name."""
+    start = f'{{"file_name": "{IMAGES}/'.encode()
+    rows = {}
+    for line in lines_of(out / METADATA):
+        name, _, rest = line.removeprefix(start).partition(b'", ')
+        rows[name.decode("utf-8", "replace")] = b"{" + rest.rstrip(b"\n")
+    return rows
+
+
+def sha256(text: str) -> str:
+    """SHA-256 of a text, 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file, 64 hex digits; None if it cannot be read."""
+    try:
+        return file_digest(path)
+    except OSError:
+        return None
 
 
 def same_content(one: Path, other: Path) -> bool:
@@ -161,6 +172,38 @@ def _stems(count: int, digits: int) -> list[str]:
     return [f"{number:0{digits}d}" for number in range(1, count + 1)]
 
 
+def write_target(
+    folder: ExportFolder, plan: Plan, files: Mapping[str, str], before: Mapping[str, str]
+) -> list[str]:
+    """Write what one trainer needs and is not there yet.
+
+    Args:
+        folder: The export's folder.
+        plan: What the trainer needs.
+        files: All of its texts.
+        before: SHA-256 of the texts as they were written for it before; empty if none were.
+
+    Returns:
+        The texts that were left as somebody has changed them.
+    """
+    changed = []
+    for path, text in files.items():
+        there = digest_of(folder.top / path)
+        if there is not None and path in before and there != before[path]:
+            if there != sha256(text):
+                changed.append(path)
+        else:
+            folder.write(path, text.encode(), replace=path in before)
+    for path, source in plan.links.items():
+        if not (before and (folder.top / path).exists()):
+            folder.link(path, folder.top / source, replace=False)
+    missing = [path for path in plan.shards if not (folder.top / path).exists()]
+    rows = metadata_rows(folder.top) if missing else {}
+    for path in missing:
+        folder.write_shard(path, plan.shards[path], rows)
+    return changed
+
+
 # --------------------------------------------------------------------------- regularization images
 
 
@@ -170,7 +213,6 @@ def write_images(
     order: Sequence[int],
     captions: Sequence[str],
     folder: ExportFolder,
-    *,
     keep: Set[str],
     reporter: Reporter,
 ) -> tuple[list[str], str]:
@@ -187,10 +229,6 @@ def write_images(
 
     Returns:
         The names of the images in their order; SHA-256 of metadata.jsonl.
-
-    Raises:
-        ExportError: An image is of a type that trainers do not read, or the dataset is no longer
-            what it was.
     """
     changed = ExportError(f"{source.name} changed while it was read; export it again.")
     places = {index: place for place, index in enumerate(order)}
@@ -258,7 +296,6 @@ class SubjectPhotos:
         files: Where each lies now.
         digests: SHA-256 of each, 64 hex digits.
         odd: Whether each is written as a plain copy; see `image_files.oddities`.
-        notes: What a person should know about them.
     """
 
     images: Sequence[ExportedImage] = ()
@@ -274,12 +311,7 @@ class SubjectPhotos:
         return [[image.name, image.caption, digest] for image, digest in pairs]
 
     def write(self, folder: ExportFolder, *, restore: bool) -> None:
-        """Put the images and their captions into the export's folder.
-
-        Args:
-            folder: The export's folder.
-            restore: Whether they were there before; only what is missing is then put there.
-        """
+        """Put the images and their captions into the folder; to restore, only what is missing."""
         for image, file, odd in zip(self.images, self.files, self.odd, strict=True):
             name = f"{SUBJECT}/{image.name}"
             caption = f"{name.rpartition('.')[0]}.txt"
@@ -297,11 +329,7 @@ def read_photos(
 ) -> SubjectPhotos:
     """Read the photos of a folder, and describe those that have no caption.
 
-    Args:
-        photos: The folder; without one there are none.
-        identifier: The subject's.
-        class_noun: What it is.
-        run: The run's folder of the dataset, whose vision model may have described them.
+    `run` is the run's folder of the dataset, whose vision model may have described them.
 
     Raises:
         PhotosError: There are none, or some cannot be read.

@@ -91,13 +91,9 @@ class Traits:
 def balanced_order(traits: Traits, stratum: str) -> list[int]:
     """Numbers of the images in an order of which every beginning is balanced.
 
-    The j-th image of a stratum with n stands at (j + 1/2) / n of the way. So among the first k
-    images of N, a stratum has k * n / N of them, give or take (1 + number of strata) / 2. The
-    other traits are balanced greedily within each stratum. The same traits give the same order.
-
-    Args:
-        traits: Of all images.
-        stratum: The trait whose balance is guaranteed, such as the prompt set.
+    The j-th image of a stratum (a value of the trait whose balance is guaranteed) with n stands at
+    (j + 1/2) / n of the way. So among the first k images of N, a stratum has k * n / N of them,
+    give or take (1 + number of strata) / 2. The other traits are balanced greedily within each.
     """
     columns = traits.columns()
     strata = columns.pop(stratum, np.zeros(traits.count, np.int64))
@@ -156,11 +152,7 @@ _INT64 = 2**63
 
 
 class Columns:
-    """Finds out the columns of a dataset, one example at a time.
-
-    Args:
-        slots: Names of the dataset's slots.
-    """
+    """Finds out the columns of a dataset, one example at a time."""
 
     def __init__(self, slots: Sequence[str]) -> None:
         self._slots = tuple(slots)
@@ -192,14 +184,7 @@ class Columns:
 def metadata_line(
     example: Example, *, file_name: str, text: str, kinds: Mapping[str, Kind]
 ) -> bytes:
-    """A line of metadata.jsonl, with its end.
-
-    Args:
-        example: Whose.
-        file_name: Where the image lies, below the folder of metadata.jsonl.
-        text: The caption as it was exported.
-        kinds: See `Columns.kinds`.
-    """
+    """A line of metadata.jsonl, with its end; `kinds` are `Columns.kinds`."""
     values = _values(example)
     values |= {"text": text, "width": example.width, "height": example.height}
     values["slots"] = dict(example.slots)
@@ -272,16 +257,11 @@ class ScannedDataset:
     """A dataset without its images.
 
     Attributes:
-        columns: Of metadata.jsonl.
-        ids: As the dataset calls its images.
-        captions: As they stand there.
         sizes: (width, height) in pixels, of an odd image as a viewer shows it.
         broken: Numbers of images that cannot be decoded to their end; they are left out.
         odd: By number of the image, why trainers may see another image than a viewer shows; see
             `image_files.oddities`. They are exported as plain copies.
         traits: What the order goes by.
-        class_nouns: How often each is named.
-        models: How often each is named; None where an image names none.
         digest: SHA-256 over ids, captions, sizes and the digests of the images; 64 hex digits.
     """
 
@@ -327,7 +307,6 @@ def scan(dataset: CaptionedDataset, reporter: Reporter) -> ScannedDataset:
 
     Raises:
         ExportError: It holds no image, or files that trainers do not read.
-        RegforgeError: It cannot be read.
     """
     found = ScannedDataset(Columns(dataset.slots))
     unread: list[str] = []
@@ -392,12 +371,7 @@ _REASONS = {
 
 
 def odd_notes(odd: Iterable[Sequence[str]], noun: str) -> list[str]:
-    """What was written instead of odd images, a sentence for each kind of oddity.
-
-    Args:
-        odd: The kinds of each image; none of a plain one.
-        noun: What they are.
-    """
+    """What was written instead of odd images, a sentence for each kind of oddity."""
     counts = Counter(kind for kinds in odd for kind in kinds)
     return [
         f"{some(counts[kind], noun)} {'was' if counts[kind] == 1 else 'were'} {reason}: trainers "

@@ -45,13 +45,9 @@ class Settings:
     """What an export is made with.
 
     Attributes:
-        class_noun: Such as `teapot`.
-        identifier: Such as `sks`.
         resolution: Side of a square of pixels.
         base_model: Repository or folder, or `NO_BASE_MODEL`.
-        prior_weight: 0 or more.
         root: Where the folder will lie on the machine that trains, absolute.
-        limit: At most so many images; None for all.
         notes: What was decided, as far as a person should know.
     """
 
@@ -178,11 +174,7 @@ def _root(text: str) -> PurePath:
 
 
 def absolute(out: Path) -> Path:
-    """The export's folder as an absolute path.
-
-    Raises:
-        ExportError: It is no name that a folder can have.
-    """
+    """A folder as an absolute path; an `ExportError` if no folder can have that name."""
     try:
         return expanded(out).resolve()
     except (OSError, ValueError, RuntimeError) as error:
@@ -190,11 +182,7 @@ def absolute(out: Path) -> Path:
 
 
 def chosen(names: Sequence[str], trainers: Sequence[Trainer]) -> list[Trainer]:
-    """The trainers of these names.
-
-    Raises:
-        ExportError: There is none of that name, or no name.
-    """
+    """The trainers of these names; an `ExportError` if there are none."""
     known = {trainer.name: trainer for trainer in trainers}
     hint = f"Choose from {', '.join(known)}."
     for name in names:
@@ -250,15 +238,7 @@ def naming(captions: Sequence[str], identifier: str) -> int:
 
 
 def refuse_what_is_lost(captions: Sequence[tuple[str, str]], trainers: Sequence[Trainer]) -> None:
-    """See that each trainer can keep each caption.
-
-    Args:
-        captions: (the image's id, its caption).
-        trainers: Those that will read them.
-
-    Raises:
-        ExportError: One could not; the message lists the first few.
-    """
+    """Raise an `ExportError` that lists the first captions, (id, text), that would be lost."""
     checks = [("a file", _unwritable)] + [(each.title, each.refuses) for each in trainers]
     for title, refuses in checks:
         refused = [
@@ -311,10 +291,8 @@ class Manifest:
     """The content of export.json.
 
     Attributes:
-        identity: See there.
         source: Name, layout, revision and licence of the dataset.
         images: Names of the regularization images, see `packed`.
-        columns: Of metadata.jsonl.
         files: SHA-256 of the other files of the layout.
         targets: For each trainer: path -> SHA-256 of the files written for it.
     """
@@ -356,10 +334,6 @@ def existing(out: Path, identity: Identity) -> Manifest | None:
     """What was exported into a folder before; None if nothing was, or not to the end.
 
     What an export that was killed left half-written is deleted.
-
-    Args:
-        out: The folder; need not exist.
-        identity: What is to be exported into it.
 
     Raises:
         ExportError: It holds something else.

@@ -125,11 +125,7 @@ class Material:
         root: That folder as the trainer will see it, absolute.
         images: Regularization images below `IMAGES`; every first part of them is balanced.
         photos: Instance images below `SUBJECT`.
-        class_noun: Such as `teapot`.
-        identifier: Such as `sks`.
         resolution: Side of a square of pixels to train at.
-        base_model: Repository or folder of the model to be trained.
-        prior_weight: Weight of the regularization loss; 1 is the paper's.
         columns: Columns of metadata.jsonl but for `file_name`, in order: `string`, `int64`,
             `float64`, `bool`, or for a struct the same by name.
         content: Digest of the dataset and of how it is exported, 16 hex digits.

@@ -7,13 +7,11 @@ call goes on. What is there already is never changed or removed.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from regforge.dataset.sources import CaptionedDataset, open_dataset
 from regforge.export import (
@@ -26,15 +24,16 @@ from regforge.export import (
     simpletuner,
     webdataset,
 )
-from regforge.export.checking import (
-    CheckResult,
-    check_export,
-    check_layout,
-    digest_of,
-    metadata_rows,
-)
+from regforge.export.checking import CheckResult, Exported, Target, check_export, check_layout
 from regforge.export.common import some
-from regforge.export.layout import ExportFolder, SubjectPhotos, read_photos, write_images
+from regforge.export.layout import (
+    ExportFolder,
+    SubjectPhotos,
+    read_photos,
+    sha256,
+    write_images,
+    write_target,
+)
 from regforge.export.scanning import ScannedDataset, odd_notes, scan
 from regforge.export.settings import (
     MANIFEST,
@@ -74,98 +73,6 @@ TRAINERS: Sequence[Trainer] = (
     webdataset.TRAINER,
 )
 """All that `--to` takes."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What was written for one trainer.
-
-    Attributes:
-        name: As `--to` takes it.
-        title: As its authors write it.
-        readme: README-<trainer>.md.
-        files: Paths of its other files, below the export's folder.
-        command: How to start it.
-        notes: What it will do with the data.
-        checked: What the check found; None without one.
-    """
-
-    name: str
-    title: str
-    readme: Path
-    files: Sequence[str]
-    command: str
-    notes: Sequence[str]
-    checked: CheckResult | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "name": self.name,
-            "readme": str(self.readme),
-            "files": list(self.files),
-            "command": self.command,
-            "notes": list(self.notes),
-            "checked": self.checked.as_dict() if self.checked else None,
-        }
-
-    def as_text(self) -> str:
-        """For a terminal."""
-        lines = [self.title, *(f"- {note}" for note in self.notes), ""]
-        lines += [f"  {line}" for line in self.command.splitlines()]
-        lines += ["", f"  More in {_short(self.readme)}"]
-        checked = self.checked.as_text() if self.checked else ""
-        return "\n".join([*lines, *(f"  {line}" for line in checked.splitlines())])
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export was.
-
-    Attributes:
-        out: Its folder.
-        dataset: Name of the dataset.
-        images: How many regularization images it has.
-        photos: How many instance images.
-        notes: What a person should know about the data, whatever the trainer.
-        targets: What was written for each trainer that was named.
-    """
-
-    out: Path
-    dataset: str
-    images: int
-    photos: int
-    notes: Sequence[str]
-    targets: Sequence[Target]
-
-    @property
-    def differs(self) -> bool:
-        """Whether a check found differences."""
-        return any(target.checked and target.checked.differences for target in self.targets)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For scripts."""
-        targets = [target.as_dict() for target in self.targets]
-        return {**vars(self), "out": str(self.out), "notes": list(self.notes), "targets": targets}
-
-    def as_text(self) -> str:
-        """For a terminal."""
-        photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
-        head = f"{some(self.images, 'image')} of {self.dataset}{photos} in {_short(self.out)}"
-        parts = ["\n".join([head, *(f"- {note}" for note in self.notes)])]
-        parts += [target.as_text() for target in self.targets]
-        if self.differs:
-            parts.append(
-                "What is missing is written again by the same command without --check. Delete "
-                "what was changed before that, or export to another folder."
-            )
-        return "\n\n".join(parts)
-
-
-def _short(path: Path) -> Path:
-    """The path as a person in this folder would write it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def export_dataset(
@@ -281,46 +188,54 @@ class _Job:
         # With photos come other repeats, and so other files for all that were served before.
         photos_came = before is not None and before.identity.photos != identity.photos
         others = [t for t in TRAINERS if photos_came and t.name in manifest.targets]
-        plans, targets = {}, []
+        plans, targets = [], []
         for trainer in dict.fromkeys((*trainers, *others)):
-            plan = plans[trainer.name] = trainer.plan(material)
-            files = {**plan.files, _readme_name(trainer): readme(trainer, material, plan, notes)}
+            plan = trainer.plan(material)
+            name = f"README-{trainer.name}.md"
+            files = {**plan.files, name: readme(trainer, material, plan, notes)}
             served = manifest.targets.get(trainer.name, {})
             kept: Sequence[str] = []
             if photos_came or not (check and served):
-                kept = _write_target(ExportFolder(self.out), plan, files, served)
-                digests = {path: _sha256(text) for path, text in files.items()}
+                kept = write_target(ExportFolder(self.out), plan, files, served)
+                digests = {path: sha256(text) for path, text in files.items()}
                 manifest.targets[trainer.name] = digests | {path: served[path] for path in kept}
-            targets.append(_target(trainer, material, plan, kept))
+            kept_notes = [
+                f"{path} was changed since it was written and is left as it is. Delete it and "
+                "export again to have it written anew."
+                for path in kept
+            ]
+            target = Target(
+                name=trainer.name,
+                title=trainer.title,
+                readme=self.out / name,
+                files=[*plan.files, *plan.shards],
+                command=plan.command,
+                notes=[*plan.notes, *kept_notes],
+            )
+            plans.append(plan)
+            targets.append(target)
         if manifest != before:
             manifest.write(self.out)
         targets = targets[: len(trainers)]
+        images, photos = len(material.images), len(material.photos)
         if check:
-            count = len(material.images) + len(material.photos)
-            with self.reporter.task("checking", count, "images") as task:
+            with self.reporter.task("checking", images + photos, "images") as task:
                 shared = check_layout(material, manifest.files, task)
             for number, trainer in enumerate(trainers):
                 digests = manifest.targets[trainer.name]
-                found = check_export(trainer, material, plans[trainer.name], digests)
-                counts = (len(material.images), len(material.photos))
-                result = CheckResult(*counts, list(dict.fromkeys((*shared, *found))))
+                found = [*shared, *check_export(trainer, material, plans[number], digests)]
+                result = CheckResult(images, photos, list(dict.fromkeys(found)))
                 targets[number] = replace(targets[number], checked=result)
-        return Exported(
-            out=self.out,
-            dataset=self.source.name,
-            images=len(self.order),
-            photos=len(self.photos.images),
-            notes=notes,
-            targets=targets,
-        )
+        return Exported(self.out, self.source.name, images, photos, notes, targets)
 
     def _layout(self, before: Manifest | None, identity: Identity, *, restore: bool) -> Manifest:
         """Write what all trainers share, or what is missing of it."""
         folder = ExportFolder(self.out)
         same = before is not None and before.identity.photos == identity.photos
+        dataset = (self.source, self.scanned, self.order, self.captions)
         if before is None:
             begin(self.out, identity)
-            names, digest = self._write_images(folder, frozenset())
+            names, digest = write_images(*dataset, folder, frozenset(), self.reporter)
             source = ("name", "layout", "revision", "license")
             manifest = Manifest(
                 identity=identity,
@@ -337,34 +252,21 @@ class _Job:
                     expected |= {f"{IMAGES}/{name}", f"{IMAGES}/{name.rpartition('.')[0]}.txt"}
                 there = {name for name in expected if (self.out / name).exists()}
                 if there != expected:
-                    self._write_images(folder, there)
+                    write_images(*dataset, folder, there, self.reporter)
         if restore or not same:
             folder.path(f"{SUBJECT}/x")  # there even if it is empty: for the user's photos
             self.photos.write(folder, restore=same)
         return manifest
 
-    def _write_images(self, folder: ExportFolder, keep: set[str] | frozenset[str]) -> Any:
-        return write_images(
-            self.source,
-            self.scanned,
-            self.order,
-            self.captions,
-            folder,
-            keep=keep,
-            reporter=self.reporter,
-        )
-
     def _material(self, manifest: Manifest) -> Material:
         settings = self.settings
         sizes = [self.scanned.sizes[index] for index in self.order]
+        images = zip(manifest.names(), self.captions, sizes, strict=True)
         facts = [manifest.identity.dataset, settings.as_dict()]
         return Material(
             out=self.out,
             root=settings.root,
-            images=[
-                ExportedImage(name, caption, *size)
-                for name, caption, size in zip(manifest.names(), self.captions, sizes, strict=True)
-            ],
+            images=[ExportedImage(name, caption, *size) for name, caption, size in images],
             photos=self.photos.images,
             class_noun=settings.class_noun,
             identifier=settings.identifier,
@@ -372,67 +274,8 @@ class _Job:
             base_model=settings.base_model,
             prior_weight=settings.prior_weight,
             columns=manifest.columns,
-            content=_sha256(json.dumps(facts, sort_keys=True))[:16],
+            content=sha256(json.dumps(facts, sort_keys=True))[:16],
         )
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_target(
-    folder: ExportFolder, plan: Plan, files: Mapping[str, str], before: Mapping[str, str]
-) -> list[str]:
-    """Write what one trainer needs and is not there yet.
-
-    Args:
-        folder: The export's folder.
-        plan: What the trainer needs.
-        files: All of its texts.
-        before: SHA-256 of the texts as they were written for it before; empty if none were.
-
-    Returns:
-        The texts that were left as somebody has changed them.
-
-    Raises:
-        ExportError: A file is in the way that is not ours.
-    """
-    changed = []
-    for path, text in files.items():
-        there = digest_of(folder.top / path)
-        if there is not None and path in before and there != before[path]:
-            if there != _sha256(text):
-                changed.append(path)
-        else:
-            folder.write(path, text.encode(), replace=path in before)
-    for path, source in plan.links.items():
-        if not (before and (folder.top / path).exists()):
-            folder.link(path, folder.top / source, replace=False)
-    missing = [path for path in plan.shards if not (folder.top / path).exists()]
-    rows = metadata_rows(folder.top) if missing else {}
-    for path in missing:
-        folder.write_shard(path, plan.shards[path], rows)
-    return changed
-
-
-def _target(trainer: Trainer, material: Material, plan: Plan, changed: Sequence[str]) -> Target:
-    kept = [
-        f"{path} was changed since it was written and is left as it is. Delete it and export "
-        "again to have it written anew."
-        for path in changed
-    ]
-    return Target(
-        name=trainer.name,
-        title=trainer.title,
-        readme=material.out / _readme_name(trainer),
-        files=[*plan.files, *plan.shards],
-        command=plan.command,
-        notes=[*plan.notes, *kept],
-    )
-
-
-def _readme_name(trainer: Trainer) -> str:
-    return f"README-{trainer.name}.md"
 
 
 def readme(trainer: Trainer, material: Material, plan: Plan, notes: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import export_samples as samples
 
-from regforge.export.writing import TRAINERS, Target
+from regforge.export.checking import Target
+from regforge.export.writing import TRAINERS
 from regforge.records import Example
 
 BEGIN = "<!-- generated:begin -->"
