@@ -9,21 +9,17 @@ own rule for numbers), `preprocess_dataset_raw_config` and `DatasetConfig` (conf
 
 import json
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import assume, given, settings, strategies
 from trainer_layout import (
     CAPTIONS,
     HARD_FOLDERS,
-    ONE_LINE_TEXTS,
     PHOTO_CAPTIONS,
     material,
     read,
-    read_back,
-    sorted_out,
     write,
 )
 
@@ -102,43 +98,28 @@ def test_ai_toolkit_reads_each_image_with_its_caption(tmp_path: Path, folder: st
     assert job.job["config"]["name"] == "1e5-teapot-lora"
 
 
-def test_a_space_comes_after_every_comma() -> None:
-    assert trained("a, b,c") == "a,  b, c"
-    assert trained("a [name] b[trigger]") == "a  b"
-
-
-@settings(max_examples=40, deadline=None)
-@given(strategies.lists(ONE_LINE_TEXTS, min_size=1, max_size=4))
-def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
-    kept, refused = sorted_out(TRAINER, texts)
-    assert all("[name]" in text or "[trigger]" in text for text in refused)
-    assume(kept)
-    with read_back(TRAINER, kept) as out:
-        job = Job(out / JOB)
-        for theirs, ours in zip(job.captions(job.datasets[1]), kept, strict=True):
-            assert re.sub(r",\s*", ",", theirs) == re.sub(r",\s*", ",", ours)
+def captions_in(out: Path) -> list[str]:
+    """Those of the regularization images, but for the spaces after commas."""
+    job = Job(out / JOB)
+    return [re.sub(r",\s*", ",", caption) for caption in job.captions(job.datasets[1])]
 
 
 @pytest.mark.parametrize(
-    ("base_model", "architecture", "scheduler"),
-    [
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd1", "ddpm"),
-        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl", "ddpm"),
-        ("black-forest-labs/FLUX.1-dev", "flux", "flowmatch"),
-        ("black-forest-labs/FLUX.2-klein-4B", "flux2_klein_4b", "flowmatch"),
-        ("black-forest-labs/FLUX.2-klein-base-9B", "flux2_klein_9b", "flowmatch"),
-        ("Qwen/Qwen-Image", "qwen_image", "flowmatch"),
-        ("/models/mine", "sd1", "ddpm"),
-    ],
+    ("old", "new"),
+    [('job: "extension"', 'job: "train"'), ("  datasets:", "  data:"), ("job:", "\tjob:")],
 )
-def test_the_architecture_goes_by_the_base_model(
-    tmp_path: Path, base_model: str, architecture: str, scheduler: str
-) -> None:
-    plan = TRAINER.plan(material(tmp_path, base_model=base_model))
-    process = yaml.safe_load(plan.files[JOB])["config"]["process"][0]
-    assert process["model"]["arch"] == architecture
-    assert process["train"]["noise_scheduler"] == process["sample"]["sampler"] == scheduler
-    assert any("does not tell" in note for note in plan.notes) == (base_model == "/models/mine")
+def test_what_is_no_job_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    made_from = material(tmp_path)
+    write(TRAINER, made_from)
+    text = (tmp_path / JOB).read_text()
+    (tmp_path / JOB).write_text(text.replace(old, new))
+    with pytest.raises(ExportError, match=r"job|datasets"):
+        read(TRAINER, made_from)
+
+
+def test_a_space_comes_after_every_comma() -> None:
+    assert trained("a, b,c") == "a,  b, c"
+    assert trained("a [name] b[trigger]") == "a  b"
 
 
 def test_the_notes_say_how_many_images_are_seen(tmp_path: Path) -> None:
@@ -149,38 +130,10 @@ def test_the_notes_say_how_many_images_are_seen(tmp_path: Path) -> None:
     assert "uses all 100,000 regularization images" in many
 
 
-def test_the_command_names_the_job_where_it_will_lie(tmp_path: Path) -> None:
-    plan = TRAINER.plan(material(tmp_path, root=PurePosixPath("/mnt/x")))
-    assert plan.command == "python run.py /mnt/x/ai-toolkit/train.yaml"
-
-
 @pytest.mark.parametrize("name", ["a ${HOME}", "[name]"])
 def test_a_folder_whose_name_would_be_replaced_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ExportError, match="would replace"):
         TRAINER.plan(material(tmp_path / name))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("is_reg: true", "is_regularization: true", "is_regularization does not"),
-        ("is_reg: true", "is_reg: yes please", "is_reg is 'yes please'"),
-        ('caption_ext: "txt"', 'caption_ext: "caption"', "caption_ext is 'caption'"),
-        ("num_repeats: 1", "num_repeats: 0", "num_repeats is 0"),
-        ("resolution:\n      - 64", "buckets: true", "resolution is missing"),
-        ('job: "extension"', 'job: "train"', "job is 'train'"),
-        ("    datasets:", "    data:", "datasets is missing"),
-        ("job:", "\tjob:", "is no job"),
-    ],
-)
-def test_a_slip_is_found(tmp_path: Path, old: str, new: str, message: str) -> None:
-    made_from = material(tmp_path)
-    write(TRAINER, made_from)
-    text = (tmp_path / JOB).read_text()
-    assert old in text
-    (tmp_path / JOB).write_text(text.replace(old, new))
-    with pytest.raises(ExportError, match=message):
-        read(TRAINER, made_from)
 
 
 def test_a_caption_that_would_be_changed_is_found(tmp_path: Path) -> None:

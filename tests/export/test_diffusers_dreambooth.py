@@ -6,7 +6,7 @@ huggingface/diffusers at commit 58eb52c.
 """
 
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -99,24 +99,6 @@ def test_repeated_photos_never_take_more_memory_than_a_machine_has(tmp_path: Pat
     assert "Without --repeats it would use only the first 2" in plan.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("base_model", "script"),
-    [
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "train_dreambooth_lora.py"),
-        ("SG161222/RealVisXL_V5.0", "train_dreambooth_lora_sdxl.py"),
-        ("stabilityai/stable-diffusion-3.5-medium", "train_dreambooth_lora_sd3.py"),
-        ("black-forest-labs/FLUX.1-dev", "train_dreambooth_lora_flux.py"),
-        ("black-forest-labs/FLUX.2-klein-4B", "train_dreambooth_lora_flux2_klein.py"),
-        ("Qwen/Qwen-Image", "train_dreambooth_lora_qwen_image.py"),
-        ("/models/mine", "train_dreambooth_lora.py"),
-    ],
-)
-def test_the_script_goes_by_the_base_model(tmp_path: Path, base_model: str, script: str) -> None:
-    plan = TRAINER.plan(material(tmp_path, base_model=base_model))
-    assert plan.command.startswith(f"accelerate launch {script} ")
-    assert any("does not tell" in note for note in plan.notes) == (base_model == "/models/mine")
-
-
 def test_a_script_that_cannot_do_it_is_said_to(tmp_path: Path) -> None:
     notes = TRAINER.plan(material(tmp_path, base_model="Tongyi-MAI/Z-Image")).notes
     assert "stops before the first step" in notes[1]
@@ -139,15 +121,6 @@ def test_without_photos_their_folder_is_named(tmp_path: Path) -> None:
     regularization, photos = read(TRAINER, made_from)
     assert len(regularization) == 6
     assert photos == []
-
-
-def test_a_folder_that_lies_elsewhere_for_the_trainer_is_read_where_it_lies_now(
-    tmp_path: Path,
-) -> None:
-    made_from = material(tmp_path, root=PurePosixPath("/mnt/training set"))
-    write(TRAINER, made_from)
-    assert "/mnt/training set/diffusers-dreambooth/class_images" in (tmp_path / SCRIPT).read_text()
-    assert len(read(TRAINER, made_from)[0]) == 6
 
 
 def test_what_the_script_would_stumble_over_is_refused(tmp_path: Path) -> None:

@@ -192,31 +192,6 @@ def test_buckets_are_such_as_kohya_takes(tmp_path: Path, resolution: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("model", "script", "extra"),
-    [
-        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl_train_network.py", "networks.lora "),
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "train_network.py", "networks.lora "),
-        ("stabilityai/stable-diffusion-2-1", "train_network.py", "--v2"),
-        ("black-forest-labs/FLUX.1-dev", "flux_train_network.py", "networks.lora_flux"),
-        ("stabilityai/stable-diffusion-3-medium", "sd3_train_network.py", "networks.lora_sd3"),
-    ],
-)
-def test_the_command_names_the_script_of_the_model(
-    tmp_path: Path, model: str, script: str, extra: str
-) -> None:
-    done = samples.exported(
-        samples.ours(4), tmp_path / "out", base_model=model, prior_weight=0.5, root="/data/tea pot"
-    )
-    command = done.targets[0].command
-    assert command.startswith(f"accelerate launch {script} \\\n")
-    assert extra in command
-    assert "--prior_loss_weight=0.5" in command
-    assert "'--dataset_config=/data/tea pot/kohya.toml'" in command
-    takes_a_file = any("not as a repository of the Hub" in note for note in done.targets[0].notes)
-    assert takes_a_file == script.startswith(("flux", "sd3"))
-
-
-@pytest.mark.parametrize(
     "noun",
     [
         '6" pot',

@@ -9,25 +9,20 @@ Nerogar/mgds `CollectPaths`, `LoadMultipleTexts` and `VariationSorting` (src/mgd
 import json
 from enum import Enum
 from math import floor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings, strategies
 from trainer_layout import (
     CAPTIONS,
     HARD_FOLDERS,
     PHOTO_CAPTIONS,
-    TEXTS,
     material,
     read,
-    read_back,
-    sorted_out,
     write,
 )
 
-from regforge.export.onetrainer import CONCEPTS, CONFIG, TRAINER
-from regforge.export.trainer import ExportError
+from regforge.export.onetrainer import CONFIG, TRAINER
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"}
 
@@ -99,6 +94,10 @@ def concepts_of(out: Path) -> list[Concept]:
     return [Concept(entries) for entries in json.loads(text)]
 
 
+def captions_in(out: Path) -> list[str]:
+    return [line for (line,) in concepts_of(out)[1].captions()]
+
+
 @pytest.mark.parametrize("folder", HARD_FOLDERS)
 def test_onetrainer_reads_each_image_with_its_caption(tmp_path: Path, folder: str) -> None:
     made_from = material(tmp_path / folder, prior_weight=0.5)
@@ -129,73 +128,23 @@ def test_an_epoch_has_as_many_images_as_photos_and_leaves_none_out(
         assert [tmp_path / one.path for one in ours] == theirs.paths()
 
 
-@settings(max_examples=40, deadline=None)
-@given(strategies.lists(TEXTS, min_size=1, max_size=4))
-def test_captions_come_through_or_are_refused(texts: list[str]) -> None:
-    kept, refused = sorted_out(TRAINER, texts)
-    assert all("\n" in text or "\r" in text or text != text.strip() for text in refused)
-    assume(kept)
-    with read_back(TRAINER, kept) as out:
-        assert concepts_of(out)[1].captions() == [[caption] for caption in kept]
-
-
 def test_the_notes_and_the_preset(tmp_path: Path) -> None:
     plan = TRAINER.plan(material(tmp_path, captions=["a"] * 2000, photos=["b"] * 5))
     assert "uses all 2,000 regularization images" in plan.notes[0]
     assert "balancing 2000, SAMPLES" in plan.notes[0]
     assert "5 photos 400 times each (balancing 400, REPEATS)" in plan.notes[0]
     assert json.loads(plan.files[CONFIG])["epochs"] == 1
-    assert "'training_presets/SDXL/#sdxl 1.0 LoRA.json'" in plan.command
-    other = TRAINER.plan(material(tmp_path, base_model="/models/mine"))
-    assert "'training_presets/SD1.5/#sd 1.5 LoRA.json'" in other.command
-    assert "does not tell" in other.notes[-1]
-
-
-def test_elsewhere_and_without_photos(tmp_path: Path) -> None:
-    root = PurePosixPath("/mnt/x")
-    plan = TRAINER.plan(material(tmp_path, photos=(), captions=["a teapot"] * 10, root=root))
-    subject, regularization = json.loads(plan.files[CONCEPTS])
-    assert (subject["balancing"], regularization["balancing"]) == (2.0, 10.0)  # of 5 photos
-    assert plan.command.endswith("--config-path /mnt/x/onetrainer/config.json")
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "restated", "message"),
+    ("key", "value", "becomes"),
     [
-        ("type", "PRIOR", Kind.STANDARD, "type is 'PRIOR'"),
-        ("balancing_strategy", "SAMPLE", Balancing.REPEATS, "balancing_strategy is 'SAMPLE'"),
-        ("balancing", "many", 1.0, "balancing is 'many'"),
-        ("loss_weight", None, 1.0, "loss_weight is None"),
-        ("__version", 0, None, "__version is 0"),
-        ("repeats", 3, None, "repeats does not belong"),
-        ("text", {"prompt_source": "sample"}, None, "text.__version is missing"),
-        ("path", "/elsewhere", None, "does not lie in"),
+        ("type", "PRIOR", Kind.STANDARD),
+        ("balancing_strategy", "SAMPLE", Balancing.REPEATS),
+        ("balancing", "many", 1.0),
+        ("loss_weight", None, 1.0),
     ],
 )
-def test_a_slip_that_onetrainer_would_pass_over_is_found(
-    tmp_path: Path, key: str, value: object, restated: object, message: str
-) -> None:
-    made_from = material(tmp_path)
-    write(TRAINER, made_from)
-    concepts = json.loads((tmp_path / CONCEPTS).read_text())
-    concepts[1][key] = value
-    (tmp_path / CONCEPTS).write_text(json.dumps(concepts))
-    if restated is not None:
-        assert Concept(concepts[1]).values[key] == restated
-    with pytest.raises(ExportError, match=message):
-        read(TRAINER, made_from)
-
-
-def test_a_key_that_is_missing_and_a_caption_that_is_not_one_line_are_found(
-    tmp_path: Path,
-) -> None:
-    made_from = material(tmp_path)
-    write(TRAINER, made_from)
-    (tmp_path / "images" / "00002.txt").write_text("one\ntwo")
-    with pytest.raises(ExportError, match="2 lines"):
-        read(TRAINER, made_from)
-    concepts = json.loads((tmp_path / CONCEPTS).read_text())
-    del concepts[0]["balancing_strategy"]
-    (tmp_path / CONCEPTS).write_text(json.dumps(concepts))
-    with pytest.raises(ExportError, match="balancing_strategy is missing"):
-        read(TRAINER, made_from)
+def test_a_slip_becomes_the_default_there(key: str, value: object, becomes: object) -> None:
+    """Why reading back has to find it."""
+    assert Concept({key: value}).values[key] == becomes

@@ -1,10 +1,8 @@
 """A small export for the trainers' tests: material, and the layout that the core would write."""
 
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
 
 from hypothesis import strategies
 from PIL import Image
@@ -96,22 +94,6 @@ def read(trainer: Trainer, made_from: Material) -> tuple[list[LoadedImage], list
         [one for one in seen if one.regularization],
         [one for one in seen if not one.regularization],
     )
-
-
-def sorted_out(trainer: Trainer, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(captions that the trainer takes, captions that it refuses)."""
-    refused = [text for text in texts if trainer.refuses(text) is not None]
-    return [text for text in texts if text not in refused], refused
-
-
-@contextmanager
-def read_back(trainer: Trainer, captions: Sequence[str]) -> Iterator[Path]:
-    """A folder that was written with these captions, of which each is read back as it was."""
-    with TemporaryDirectory() as folder:
-        made_from = material(Path(folder), captions=captions, size=(8, 8))
-        write(trainer, made_from)
-        assert [one.caption for one in read(trainer, made_from)[0]] == captions
-        yield made_from.out
 
 
 def captions_of(images: Sequence[ExportedImage]) -> list[str]:
