@@ -20,11 +20,11 @@ from regforge.audit.gathering import (
     TOO_LARGE,
     Check,
     Gathered,
-    many,
     of,
     ratio,
 )
 from regforge.image_files import ANIMATED, DEEP, TRANSPARENT, TURNED
+from regforge.words import counted
 
 NEAR = 4
 """Bits, of 64, in which the hashes of near duplicates differ at most; `curate` has the same."""
@@ -88,8 +88,8 @@ def near_duplicates(found: Gathered) -> Check:
     return Check(
         name,
         "bad" if spare > MANY_NEAR * total else "look",
-        f"{of(spare, total)} look like another one: {many(len(clusters), 'group')}, the largest of "
-        f"{clusters.max():,}.",
+        f"{of(spare, total)} look like another one: {counted(len(clusters), 'group')}, the largest "
+        f"of {clusters.max():,}.",
         "Keep one of each group, or draw the others again with other captions or seeds "
         "(curate.max_duplicate_distance: 4 does so while rendering).",
         numbers,

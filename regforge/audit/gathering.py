@@ -98,11 +98,6 @@ def ratio(count: float, total: float) -> float:
     return round(count / total, 4) if total else 0.0
 
 
-def many(count: int, noun: str) -> str:
-    """Such as `1 photo`, `2,000 photos`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
 def worse(*grades: Grade) -> Grade:
     """The worst of some grades."""
     order: tuple[Grade, ...] = ("good", "unknown", "look", "bad")

@@ -18,7 +18,7 @@ import yaml
 
 from regforge.audit import copies, leakage, slots, training
 from regforge.audit.captions import caption_checks, word_coverage
-from regforge.audit.gathering import Check, Gathered, gather, has_stored_hashes, many, printable
+from regforge.audit.gathering import Check, Gathered, gather, has_stored_hashes, printable
 from regforge.dataset.sources import CaptionedDataset
 from regforge.files import parse_json
 from regforge.progress import Reporter
@@ -26,6 +26,7 @@ from regforge.prompts.tokens import EMBEDDED, TokenBudget, estimated_budget, tok
 from regforge.recipe import Render
 from regforge.recipe.named_files import content_of
 from regforge.records import Example, ImageRow
+from regforge.words import counted
 
 WIDTH = 100
 MARKS = {"good": "ok", "look": "look", "bad": "BAD", "unknown": "?"}
@@ -69,7 +70,7 @@ class Audit:
         if self.grade == "bad":
             return f"not fit for training as it is: {', '.join(found)}"
         if self.grade == "look":
-            return f"usable; {many(len(found), 'thing')} worth a look: {', '.join(found)}"
+            return f"usable; {counted(len(found), 'thing')} worth a look: {', '.join(found)}"
         return "fit for training"
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class Audit:
 
     def as_text(self) -> str:
         """For a terminal, a pipe or a log: at most 100 columns, no control characters."""
-        head = f"{self.dataset}: {many(self.images, 'image')}"
+        head = f"{self.dataset}: {counted(self.images, 'image')}"
         head += f", {self.layout}" if self.layout else ""
         head += f", revision {self.revision[:12]}" if self.revision else ""
         lines = [_cut(head), *(_wrapped(note, "  ", "  ") for note in self.notes), ""]

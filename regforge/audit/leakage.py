@@ -27,7 +27,6 @@ from regforge.audit.gathering import (
     Gathered,
     ImageFacts,
     inspect_image,
-    many,
     of,
     ratio,
     shortened,
@@ -38,6 +37,7 @@ from regforge.files import MOST_IMAGE
 from regforge.images.curation import perceptual_hash_of
 from regforge.recipe.named_files import content_of, photos_in
 from regforge.records import Example
+from regforge.words import counted
 
 USUAL = ("sks", "ohwx", "zwx", "zqk", "<new1>", "[v]")
 """Identifiers that guides and trainers' examples use."""
@@ -170,7 +170,7 @@ def subject_copies(found: Gathered, photos: Sequence[Photo] | None) -> Check:
             numbers,
             shown,
         )
-    photo_count = many(len(photos), "photo")
+    photo_count = counted(len(photos), "photo")
     if similar:
         return Check(
             name,

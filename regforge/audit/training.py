@@ -16,11 +16,11 @@ from regforge.audit.gathering import (
     PROVENANCE,
     Check,
     Gathered,
-    many,
     of,
     percent,
     ratio,
 )
+from regforge.words import counted
 
 SLACK = 0.95
 """Share of the trainer's pixels that an image needs: buckets round sizes to 64 pixels."""
@@ -76,7 +76,7 @@ def sizes(found: Gathered, resolution: int | None) -> Check:
     if most == total:
         finding = f"All are {width} x {height}"
     elif len(counts) > 1:
-        finding += f", {many(len(counts) - 1, 'other size')}"
+        finding += f", {counted(len(counts) - 1, 'other size')}"
     problems = []  # (finding, advice)
     if small:
         problems.append(
@@ -207,9 +207,9 @@ def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
     why = f", not 1 because of {' and '.join(reasons)}" if reasons else ""
     use = "uses" if repeats == 1 else "use"
     finding = (
-        f"With {many(photos, 'photo')}: {many(repeats, 'repeat')} a photo {use} all {images:,} "
-        f"images; prior weight {weight:g}{why}; {images:,} steps of one photo and one image see "
-        "all of them."
+        f"With {counted(photos, 'photo')}: {counted(repeats, 'repeat')} a photo {use} all "
+        f"{images:,} images; prior weight {weight:g}{why}; {images:,} steps of one photo and one "
+        "image see all of them."
     )
     if images >= SMALL_SET:
         return Check("size and repeats", "good", finding, "", numbers)

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regforge.export.common import some
 from regforge.export.layout import digest_of, metadata_rows, same_content, shard_members
 from regforge.export.trainer import (
     IMAGES,
@@ -27,6 +26,7 @@ from regforge.export.trainer import (
 )
 from regforge.image_files import BrokenImage, decode, oddities, patient
 from regforge.progress import Task
+from regforge.words import counted
 
 _SHOWN = 20
 
@@ -46,10 +46,10 @@ class CheckResult:
     def as_text(self) -> str:
         """One line if all is well, else a line for each of the first differences."""
         if not self.differences:
-            photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
-            return f"checked: {some(self.images, 'image')}{photos}, captions and sizes equal"
+            photos = f" and {counted(self.photos, 'photo')}" if self.photos else ""
+            return f"checked: {counted(self.images, 'image')}{photos}, captions and sizes equal"
         count = len(self.differences)
-        lines = [f"checked: {some(count, 'difference')}"]
+        lines = [f"checked: {counted(count, 'difference')}"]
         lines += [f"  {line}" for line in self.differences[:_SHOWN]]
         lines += [f"  ... and {count - _SHOWN:,} more"] if count > _SHOWN else []
         return "\n".join(lines)
@@ -123,8 +123,8 @@ class Exported:
 
     def as_text(self) -> str:
         """For a terminal."""
-        photos = f" and {some(self.photos, 'photo')}" if self.photos else ""
-        head = f"{some(self.images, 'image')} of {self.dataset}{photos} in {_relative(self.out)}"
+        photos = f" and {counted(self.photos, 'photo')}" if self.photos else ""
+        head = f"{counted(self.images, 'image')} of {self.dataset}{photos} in {_relative(self.out)}"
         parts = ["\n".join([head, *(f"- {note}" for note in self.notes)])]
         parts += [target.as_text() for target in self.targets]
         if self.differs:

@@ -19,6 +19,7 @@ from regforge.export.trainer import (
     Material,
 )
 from regforge.prompts.captions import article_for
+from regforge.words import counted
 
 T = TypeVar("T")
 
@@ -27,14 +28,9 @@ PAIRS = 2000
 one are the default of regforge's own trainer too."""
 
 
-def some(number: int, noun: str) -> str:
-    """A number and what it counts, such as "2,000 images"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def every(number: int, noun: str) -> str:
     """All of so many, such as "all 2,000 images"."""
-    return f"the only {noun}" if number == 1 else f"all {some(number, noun)}"
+    return f"the only {noun}" if number == 1 else f"all {counted(number, noun)}"
 
 
 def shown(images: int) -> str:
@@ -42,7 +38,7 @@ def shown(images: int) -> str:
     if images > PAIRS:
         return f"{PAIRS:,} of the images"
     times = round(PAIRS / images)
-    return "each image about once" if times == 1 else f"each image about {some(times, 'time')}"
+    return "each image about once" if times == 1 else f"each image about {counted(times, 'time')}"
 
 
 def class_caption(class_noun: str) -> str:
@@ -182,5 +178,5 @@ def images_in(
 def only_line(file: Path, lines: Sequence[str], otherwise: str) -> str:
     """The caption in a file that should have one line."""
     if len(lines) != 1:
-        raise ExportError(f"{file} has {some(len(lines), 'line')}: {otherwise}.")
+        raise ExportError(f"{file} has {counted(len(lines), 'line')}: {otherwise}.")
     return lines[0]

@@ -23,6 +23,7 @@ from regforge.export.trainer import (
     Plan,
     Trainer,
 )
+from regforge.words import counted
 
 FOLDER = "custom-diffusion"
 """The class folder, as the script calls it; everything else lies in it too."""
@@ -117,7 +118,7 @@ def _notes(material: Material) -> list[str]:
     notes = [
         f"train_custom_diffusion.py uses {common.every(count, 'regularization image')}, each with "
         "its own caption: each step takes one photo and one image, so an epoch is "
-        f"{common.some(epoch, 'step')}, and the {common.PAIRS:,} steps of the command show "
+        f"{counted(epoch, 'step')}, and the {common.PAIRS:,} steps of the command show "
         f"{common.shown(count)}."
     ]
     base, resolution = _base(material)

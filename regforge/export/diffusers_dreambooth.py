@@ -25,6 +25,7 @@ from regforge.export.trainer import (
     Plan,
     Trainer,
 )
+from regforge.words import counted
 
 FOLDER = "diffusers-dreambooth"
 CLASS_IMAGES = f"{FOLDER}/class_images"
@@ -108,7 +109,7 @@ def _use(material: Material, script: _Script, repeats: int | None, size: int) ->
     if repeats is None:
         return (
             f"{script.name} uses {common.every(count, 'regularization image')}: each step takes "
-            f"one photo and one image, so an epoch is {common.some(max(count, photos), 'step')}, "
+            f"one photo and one image, so an epoch is {counted(max(count, photos), 'step')}, "
             f"and the {common.PAIRS:,} steps of the command show {common.shown(count)}."
         )
     pairs = photos * repeats
@@ -118,9 +119,9 @@ def _use(material: Material, script: _Script, repeats: int | None, size: int) ->
         "trainer use all of them."
     )
     return (
-        f"{script.name} uses {used:,} of the {common.some(count, 'regularization image')}: it "
+        f"{script.name} uses {used:,} of the {counted(count, 'regularization image')}: it "
         f"goes through the photos alone and pairs each with one image, so --repeats={repeats} "
-        f"makes {common.some(pairs, 'pair')} of {common.some(photos, 'photo')}, which it keeps "
+        f"makes {counted(pairs, 'pair')} of {counted(photos, 'photo')}, which it keeps "
         f"decoded in {pairs * size / 10**9:.2g} GB of memory. Without --repeats it would use only "
         f"the first {min(count, photos):,}.{rest if used < count else ''}"
     )

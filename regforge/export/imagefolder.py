@@ -25,6 +25,7 @@ from regforge.export.trainer import (
     Plan,
     Trainer,
 )
+from regforge.words import counted
 
 CARD = "README.md"
 
@@ -104,7 +105,7 @@ def _plan(material: Material) -> Plan:
         "features": [{"name": "image", "dtype": "image"}, *features(material.columns)],
     }
     columns = ", ".join(f"`{name}`" for name in ("image", *material.columns))
-    text = f"{common.some(count, 'image')}, one row each. Columns: {columns}."
+    text = f"{counted(count, 'image')}, one row each. Columns: {columns}."
     return Plan(
         files={CARD: card(material, config, text)},
         command=load_command(material.path()),

@@ -27,6 +27,7 @@ from regforge.export.trainer import (
     Plan,
     Trainer,
 )
+from regforge.words import counted
 
 CONFIG = "kohya.toml"
 TRAIN, REG = "kohya/train", "kohya/reg"
@@ -223,7 +224,7 @@ def _use(material: Material) -> str:
         f"kohya will use {everything} in each epoch. It takes as many as there are photos times "
         f"num_repeats: with num_repeats={fewer} it would use the first {fewer * photos:,} of them "
         f"and leave out the others; num_repeats={material.repeats} is written for "
-        f"{common.some(photos, 'photo')}, so that all are used."
+        f"{counted(photos, 'photo')}, so that all are used."
     )
 
 

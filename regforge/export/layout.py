@@ -20,7 +20,7 @@ from pathlib import Path
 from regforge.dataset.sources import CaptionedDataset
 from regforge.digests import file_digest
 from regforge.errors import RegforgeError
-from regforge.export.common import lines_of, some
+from regforge.export.common import lines_of
 from regforge.export.scanning import ScannedDataset, cannot_read, metadata_line, odd_notes
 from regforge.export.settings import naming, tidy
 from regforge.export.trainer import IMAGES, METADATA, SUBJECT, ExportedImage, ExportError, Plan
@@ -30,6 +30,7 @@ from regforge.progress import Reporter
 from regforge.prompts.captions import instance_caption
 from regforge.prompts.photos import captions_of_run, photo_captions, syntax_notes
 from regforge.records import Example
+from regforge.words import counted
 
 
 class ExportFolder:
@@ -361,11 +362,11 @@ def read_photos(
         raise cannot_read(unread)
     notes = []
     if described:
-        notes.append(f"{some(len(described), 'photo')} had no caption and got '{default}'.")
+        notes.append(f"{counted(len(described), 'photo')} had no caption and got '{default}'.")
     if unnamed := len(images) - naming([image.caption for image in images], identifier):
         notes.append(
-            f"The caption of {some(unnamed, 'photo')} does not say '{identifier}', so these would "
-            "not teach it. Add it to the captions, or name yours with --identifier."
+            f"The caption of {counted(unnamed, 'photo')} does not say '{identifier}', so these "
+            "would not teach it. Add it to the captions, or name yours with --identifier."
         )
     notes += [*syntax_notes(found), *odd_notes(kinds, "photo")]
     digests = [photo.digest for photo in found]

@@ -26,6 +26,7 @@ from regforge.export.trainer import (
     Plan,
     Trainer,
 )
+from regforge.words import counted
 
 FOLDER = "onetrainer"
 CONCEPTS = f"{FOLDER}/concepts.json"
@@ -147,10 +148,10 @@ def _notes(material: Material) -> list[str]:
     epochs = ceil(common.PAIRS / samples)
     return [
         f"OneTrainer uses {common.every(count, 'regularization image')}, each with its own "
-        f"caption: an epoch takes {common.some(samples, 'image')} (balancing {samples}, SAMPLES) "
-        f"and as many photos, {common.some(photos, 'photo')} {common.some(repeats, 'time')} each "
+        f"caption: an epoch takes {counted(samples, 'image')} (balancing {samples}, SAMPLES) "
+        f"and as many photos, {counted(photos, 'photo')} {counted(repeats, 'time')} each "
         f"(balancing {repeats}, REPEATS). With a smaller number of SAMPLES, each epoch takes the "
-        f"next so many of them. {CONFIG} asks for {common.some(epochs, 'epoch')}.",
+        f"next so many of them. {CONFIG} asks for {counted(epochs, 'epoch')}.",
         "Both concepts are STANDARD: the target is the image, as in the paper, and loss_weight "
         f"{material.prior_weight:g} weighs the regularization. With type PRIOR_PREDICTION the "
         "target would be what the model predicted for the image before training. That keeps the "

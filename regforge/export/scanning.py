@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regforge.dataset.sources import CaptionedDataset
-from regforge.export.common import some
 from regforge.export.trainer import ExportError
 from regforge.image_files import (
     ANIMATED,
@@ -40,6 +39,7 @@ from regforge.image_files import (
 )
 from regforge.progress import Reporter
 from regforge.records import Example
+from regforge.words import counted
 
 READ_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Image files that all trainers read; ai-toolkit skips BMP."""
@@ -298,7 +298,7 @@ class ScannedDataset:
     def notes(self) -> list[str]:
         """What was left out, a sentence."""
         names = [self.ids[index] for index in sorted(self.broken)]
-        what = f"{some(len(names), 'image')} that cannot be decoded to the end"
+        what = f"{counted(len(names), 'image')} that cannot be decoded to the end"
         return [f"Left out: {what} ({_first(names)})."] if names else []
 
 
@@ -374,8 +374,8 @@ def odd_notes(odd: Iterable[Sequence[str]], noun: str) -> list[str]:
     """What was written instead of odd images, a sentence for each kind of oddity."""
     counts = Counter(kind for kinds in odd for kind in kinds)
     return [
-        f"{some(counts[kind], noun)} {'was' if counts[kind] == 1 else 'were'} {reason}: trainers "
-        "do not all read such files alike."
+        f"{counted(counts[kind], noun)} {'was' if counts[kind] == 1 else 'were'} {reason}: "
+        "trainers do not all read such files alike."
         for kind, reason in _REASONS.items()
         if counts[kind]
     ]

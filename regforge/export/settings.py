@@ -9,7 +9,6 @@ of another.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -20,13 +19,14 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from regforge.embedded import TINYWORLD
-from regforge.export.common import class_caption, some
+from regforge.export.common import class_caption
 from regforge.export.scanning import ScannedDataset
 from regforge.export.trainer import NO_BASE_MODEL, ExportError, Trainer
 from regforge.files import expanded, parse_json, remove_unfinished, write_atomically
 from regforge.prompts.captions import word_pattern
 from regforge.runs import OwnedFolder
 from regforge.version import __version__
+from regforge.words import counted, did_you_mean
 
 EMBEDDED = "embedded/tinyworld"
 """What datasets call the embedded pipeline; trainers know it by its folder."""
@@ -187,9 +187,8 @@ def chosen(names: Sequence[str], trainers: Sequence[Trainer]) -> list[Trainer]:
     hint = f"Choose from {', '.join(known)}."
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            mean = f"; did you mean {close[0]!r}?" if close else "."
-            raise ExportError(f"There is no exporter {name!r}{mean}", hint=hint)
+            mean = did_you_mean(name, known)
+            raise ExportError(f"There is no exporter {name!r}.{mean}", hint=hint)
     if not names:
         raise ExportError("No trainer is named.", hint=hint)
     return [known[name] for name in dict.fromkeys(names)]
@@ -215,17 +214,19 @@ def tidy_captions(
     notes = []
     if missing:
         were = "was" if missing == 1 else "were"
-        notes.append(f"{some(missing, 'caption')} {were} missing; those images have '{fallback}'.")
+        notes.append(
+            f"{counted(missing, 'caption')} {were} missing; those images have '{fallback}'."
+        )
     if changed:
         were = "was" if changed == 1 else "were"
         notes.append(
-            f"{some(changed, 'caption')} {were} brought onto one line, with single spaces, as "
+            f"{counted(changed, 'caption')} {were} brought onto one line, with single spaces, as "
             "trainers read them."
         )
     if leaks := naming(texts, identifier):
         says = "says" if leaks == 1 else "say"
         notes.append(
-            f"{some(leaks, 'caption')} {says} '{identifier}'. Regularization captions must not "
+            f"{counted(leaks, 'caption')} {says} '{identifier}'. Regularization captions must not "
             "name the subject: choose another --identifier, or leave those images out."
         )
     return texts, notes
@@ -247,7 +248,7 @@ def refuse_what_is_lost(captions: Sequence[tuple[str, str]], trainers: Sequence[
             if (reason := refuses(caption)) is not None
         ]
         if refused:
-            head = f"{title} could not keep {some(len(refused), 'caption')}:"
+            head = f"{title} could not keep {counted(len(refused), 'caption')}:"
             more = [f"  ... and {len(refused) - _SHOWN:,} more"] if len(refused) > _SHOWN else []
             raise ExportError(
                 "\n".join([head, *refused[:_SHOWN], *more]),

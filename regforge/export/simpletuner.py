@@ -25,6 +25,7 @@ from regforge.export.trainer import (
     Plan,
     Trainer,
 )
+from regforge.words import counted
 
 FOLDER = "simpletuner"
 BACKENDS = f"{FOLDER}/multidatabackend.json"
@@ -186,8 +187,8 @@ def _notes(material: Material) -> list[str]:
     shown = round(2 * common.PAIRS * count / (count + photos * repeats))
     notes = [
         f"SimpleTuner uses {common.every(count, 'regularization image')} in each epoch, every "
-        f"one with its own caption and once; each of the {common.some(photos, 'photo')} comes "
-        f'{common.some(repeats, "time")}, written "repeats": {repeats - 1} because SimpleTuner '
+        f"one with its own caption and once; each of the {counted(photos, 'photo')} comes "
+        f'{counted(repeats, "time")}, written "repeats": {repeats - 1} because SimpleTuner '
         "counts from 0. The next one is drawn from all that are left, so the two sets mix "
         f"{photos * repeats:,} to {count:,}: about {shown:,} of the {2 * common.PAIRS:,} steps of "
         f"{CONFIG} show a regularization image.",

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from regforge.export import common
 from regforge.export.imagefolder import card, features, files_named, load_command
 from regforge.export.trainer import IMAGES, ExportError, LoadedImage, Material, Plan, Trainer
+from regforge.words import counted
 
 FOLDER = "shards"
 CARD = f"{FOLDER}/README.md"
@@ -37,7 +38,7 @@ def _plan(material: Material) -> Plan:
         {"name": "__url__", "dtype": "string"},
     ]
     config = {"data_files": [{"split": "train", "path": "*.tar"}]}
-    text = f"{common.some(len(names), 'image')} in {common.some(len(shards), 'tar file')}."
+    text = f"{counted(len(names), 'image')} in {counted(len(shards), 'tar file')}."
     return Plan(
         files={CARD: card(material, config, text, dataset_info={"features": columns})},
         command=load_command(material.path(FOLDER)),

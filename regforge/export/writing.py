@@ -25,7 +25,6 @@ from regforge.export import (
     webdataset,
 )
 from regforge.export.checking import CheckResult, Exported, Target, check_export, check_layout
-from regforge.export.common import some
 from regforge.export.layout import (
     ExportFolder,
     SubjectPhotos,
@@ -61,6 +60,7 @@ from regforge.export.trainer import (
 )
 from regforge.progress import Reporter
 from regforge.runs import OwnedFolder
+from regforge.words import counted
 
 TRAINERS: Sequence[Trainer] = (
     kohya.TRAINER,
@@ -283,7 +283,7 @@ def readme(trainer: Trainer, material: Material, plan: Plan, notes: Sequence[str
     first, last = material.images[0].name, material.images[-1].name
     photos = "empty: put the photos of the subject here"
     if material.photos:
-        photos = f"{some(len(material.photos), 'photo')} of the subject with captions"
+        photos = f"{counted(len(material.photos), 'photo')} of the subject with captions"
     folders = {str(PurePosixPath(path).parent): "tar files" for path in plan.shards}
     folders |= {
         str(PurePosixPath(path).parent): "the same files once more, as hard links"
@@ -300,10 +300,11 @@ def readme(trainer: Trainer, material: Material, plan: Plan, notes: Sequence[str
     }
     bullets = "\n".join(f"- {note}" for note in (*plan.notes, *notes))
     rows = "\n".join(f"| `{path}` | {what} |" for path, what in table.items())
+    count = counted(len(material.images), "image")
     return f"""\
 # Regularization images for {trainer.title}
 
-{some(len(material.images), "image")} of the class `{material.class_noun}`, exported by regforge. \
+{count} of the class `{material.class_noun}`, exported by regforge. \
 The subject is called `{material.identifier}`.
 
 ## What the trainer does with them

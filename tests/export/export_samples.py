@@ -97,7 +97,7 @@ def theirs(captions: Sequence[str | None], **more: Any) -> Memory:
     return Memory(rows, layout="folder")
 
 
-def photos(
+def photo_folder(
     folder: Path,
     captions: Sequence[str | None] = ("a photo of sks teapot",) * 4,
     suffix: str = "jpg",
@@ -113,7 +113,7 @@ def photos(
     return folder
 
 
-def exported(dataset: Any, out: Path, *to: str, **options: Any) -> Exported:
+def export(dataset: Any, out: Path, *to: str, **options: Any) -> Exported:
     return export_dataset(dataset, to=to or ["kohya"], out=out, **options)
 
 

@@ -7,8 +7,8 @@ import unicodedata
 from pathlib import Path
 
 import datasets
-import export_samples as samples
 import test_kohya
+from export_samples import export, photo_folder, theirs
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -47,9 +47,9 @@ TEXTS = st.lists(
 @given(TEXTS)
 def test_captions_survive(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        out, photos = Path(folder) / "out", samples.photos(Path(folder) / "photos", ["sks"])
-        done = samples.exported(
-            samples.theirs(texts), out, "kohya", "imagefolder", "webdataset",
+        out, photos = Path(folder) / "out", photo_folder(Path(folder) / "photos", ["sks"])
+        done = export(
+            theirs(texts), out, "kohya", "imagefolder", "webdataset",
             subject=photos, class_noun="teapot", check=True,
         )  # fmt: skip
         assert not done.differs

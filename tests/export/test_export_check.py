@@ -7,8 +7,8 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import export_samples as samples
 import pytest
+from export_samples import contents, export, make_image, ours, photo_folder
 
 TO = ("kohya", "imagefolder", "webdataset")
 Edit = Callable[[Path], object]
@@ -74,12 +74,12 @@ CHANGES: list[tuple[Edit, list[str]]] = [
         ],
     ),
     (
-        overwrite("images/00003.webp", samples.make_image(1, (16, 24), "webp")),
+        overwrite("images/00003.webp", make_image(1, (16, 24), "webp")),
         ["*: images/00003.webp: is 16 x 24, not 16 x 16"],
     ),
     (overwrite("images/00003.webp", b"RIFF"), ["*: images/00003.webp: cannot be read"]),
     (
-        lambda out: (out / "images" / "00099.webp").write_bytes(samples.make_image(1)),
+        lambda out: (out / "images" / "00099.webp").write_bytes(make_image(1)),
         ["kohya: images/00099.webp: is loaded, but was not exported"],
     ),
     (
@@ -121,7 +121,7 @@ CHANGES: list[tuple[Edit, list[str]]] = [
         ["webdataset: 00000.tar/00004.webp: has caption 'else'"],
     ),
     (
-        lambda out: rewrite_tar(out, "00004.webp", samples.make_image(1)),
+        lambda out: rewrite_tar(out, "00004.webp", make_image(1)),
         ["webdataset: shards/00000.tar: 00004.webp is not in it as it should be"],
     ),
     (
@@ -136,10 +136,8 @@ CHANGES: list[tuple[Edit, list[str]]] = [
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("check")
-    samples.photos(top / "photos")
-    done = samples.exported(
-        samples.ours(20), top / "out", *TO, subject=top / "photos", root="/data/t", check=True
-    )
+    photo_folder(top / "photos")
+    done = export(ours(20), top / "out", *TO, subject=top / "photos", root="/data/t", check=True)
     assert not done.differs
     said = "checked: 20 images and 4 photos, captions and sizes equal"
     assert done.as_text().count(said) == len(TO)
@@ -147,19 +145,16 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("edit", "said"), CHANGES)
-def test_every_change_is_found(pristine: Path, tmp_path: Path, edit: Edit, said: list[str]) -> None:
-    out = tmp_path / "out"
-    for name, content in samples.contents(pristine / "out").items():
+def test_every_change_is_found(pristine: Path, out: Path, edit: Edit, said: list[str]) -> None:
+    for name, content in contents(pristine / "out").items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     edit(out)
     expected = [each.partition(": ")[::2] for each in said]
-    before = samples.contents(out)
-    done = samples.exported(
-        samples.ours(20), out, *TO, subject=pristine / "photos", root="/data/t", check=True
-    )
-    assert samples.contents(out) == before  # a check mends nothing
+    before = contents(out)
+    done = export(ours(20), out, *TO, subject=pristine / "photos", root="/data/t", check=True)
+    assert contents(out) == before  # a check mends nothing
     assert done.differs
     found = {target.name: target.checked for target in done.targets}
     for name in TO:
@@ -172,12 +167,11 @@ def test_every_change_is_found(pristine: Path, tmp_path: Path, edit: Edit, said:
         assert checked.as_text().startswith("checked: ")
 
 
-def test_many_differences_are_shortened_for_people_and_whole_for_scripts(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    samples.exported(samples.ours(30), out)
+def test_many_differences_are_shortened_for_people_and_whole_for_scripts(out: Path) -> None:
+    export(ours(30), out)
     for path in (out / "images").glob("*.txt"):
         path.write_text("else")
-    done = samples.exported(samples.ours(30), out, check=True)
+    done = export(ours(30), out, check=True)
     count = len(done.as_dict()["targets"][0]["checked"]["differences"])
     assert count == 60  # each as a file, and as kohya reads it
     assert f"checked: {count} differences" in done.as_text()

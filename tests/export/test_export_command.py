@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import export_samples as samples
 import pytest
+from export_samples import layout, make_image, photo_folder
 from shell import Shell
 
 Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def export(shell: Shell) -> Command:
+def command(shell: Shell) -> Command:
     return lambda *words: (shell("export", *words), shell.out, shell.err)
 
 
@@ -24,29 +24,28 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "set"
     made.mkdir()
     for number in range(12):
-        (made / f"p{number}.jpg").write_bytes(samples.make_image(number, (64, 64), "jpg"))
+        (made / f"p{number}.jpg").write_bytes(make_image(number, (64, 64), "jpg"))
         (made / f"p{number}.txt").write_text(f"a teapot, number {number}", encoding="utf-8")
     return made
 
 
-def test_export_and_check(export: Command, folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    photos = samples.photos(tmp_path / "photos")
+def test_export_and_check(command: Command, folder: Path, tmp_path: Path, out: Path) -> None:
+    photos = photo_folder(tmp_path / "photos")
     words = [folder, "--to", "kohya", "--to", "imagefolder", "--out", out]
     words += ["--subject", photos, "--class-noun", "teapot", "--check"]
-    code, printed, _ = export(*words, "--quiet")
+    code, printed, _ = command(*words, "--quiet")
     assert code == 0
     assert "kohya will use all 12 regularization images" in printed
     assert printed.count("checked: 12 images and 4 photos, captions and sizes equal") == 2
-    assert len(samples.layout(out)) == 12
+    assert len(layout(out)) == 12
     # Linked, not copied.
     assert (folder / "p0.jpg").stat().st_nlink > 1
 
     (out / "images" / "00005.txt").unlink()
-    code, printed, _ = export(*words, "--quiet")
+    code, printed, _ = command(*words, "--quiet")
     assert code == 1
     assert "images/00005.txt: missing" in printed
-    code, printed, _ = export(*words, "--json", "--quiet")
+    code, printed, _ = command(*words, "--json", "--quiet")
     found = json.loads(printed)
     assert code == 1
     assert "images/00005.txt: missing" in found["targets"][0]["checked"]["differences"]
@@ -62,17 +61,17 @@ def test_export_and_check(export: Command, folder: Path, tmp_path: Path) -> None
     ],
 )
 def test_mistakes_end_in_a_sentence(
-    export: Command, folder: Path, tmp_path: Path, words: list[str], said: str
+    command: Command, folder: Path, out: Path, words: list[str], said: str
 ) -> None:
-    code, printed, told = export(folder, *words, "--out", tmp_path / "out", "--quiet")
+    code, printed, told = command(folder, *words, "--out", out, "--quiet")
     assert (code, printed) == (2, "")
     assert said in told
     assert "Traceback" not in told
-    assert not (tmp_path / "out").exists()
+    assert not (out).exists()
 
 
-def test_an_export_inside_of_its_own_dataset_is_refused(export: Command, folder: Path) -> None:
+def test_an_export_inside_of_its_own_dataset_is_refused(command: Command, folder: Path) -> None:
     words = ["--to", "kohya", "--class-noun", "teapot", "--quiet"]
-    code, _, told = export(folder, *words, "--out", folder / "out")
+    code, _, told = command(folder, *words, "--out", folder / "out")
     assert code == 2
     assert "lies inside of the dataset" in told

@@ -8,8 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import export_samples as samples
 import pytest
+from export_samples import (
+    Memory,
+    contents,
+    example,
+    export,
+    layout,
+    make_image,
+    ours,
+    photo_folder,
+    theirs,
+)
 from PIL import Image
 
 from regforge.dataset.sources import open_dataset
@@ -24,22 +34,22 @@ def metadata(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metadata.jsonl").read_bytes().splitlines()]
 
 
-def test_images_keep_their_bytes_and_captions(tmp_path: Path) -> None:
-    dataset = samples.ours(30)
-    done = samples.exported(dataset, tmp_path / "out")
+def test_images_keep_their_bytes_and_captions(out: Path) -> None:
+    dataset = ours(30)
+    done = export(dataset, out)
     by_caption = {row.text: row.image for row in dataset.rows}
-    laid = samples.layout(tmp_path / "out")
+    laid = layout(out)
     assert list(laid) == [f"{number:05d}.webp" for number in range(1, 31)]
     assert sorted(laid.values()) == sorted(by_caption)
     for name, caption in laid.items():
-        assert (tmp_path / "out" / "images" / name).read_bytes() == by_caption[caption]
+        assert (out / "images" / name).read_bytes() == by_caption[caption]
     assert (done.images, done.photos, done.differs) == (30, 0, False)
 
 
-def test_metadata_has_a_row_for_each_image_with_all_that_is_known(tmp_path: Path) -> None:
-    dataset = samples.ours(30)
-    samples.exported(dataset, tmp_path / "out")
-    rows, laid = metadata(tmp_path / "out"), samples.layout(tmp_path / "out")
+def test_metadata_has_a_row_for_each_image_with_all_that_is_known(out: Path) -> None:
+    dataset = ours(30)
+    export(dataset, out)
+    rows, laid = metadata(out), layout(out)
     assert [row["file_name"] for row in rows] == [f"images/{name}" for name in laid]
     assert [row["text"] for row in rows] == list(laid.values())
     known = {row.text: row for row in dataset.rows}
@@ -53,7 +63,7 @@ def test_metadata_has_a_row_for_each_image_with_all_that_is_known(tmp_path: Path
         assert "language_model" not in row  # nobody knows one
 
 
-def test_metadata_of_somebody_else_has_one_kind_in_a_column(tmp_path: Path) -> None:
+def test_metadata_of_somebody_else_has_one_kind_in_a_column(out: Path) -> None:
     known: list[dict[str, Any]] = [
         {"score": 1, "tag": "x", "source_file_name": "../../etc/passwd", "text": "other"},
         {"score": 0.5, "tag": 3, "blob": b"\x00", "nan": float("nan")},
@@ -61,11 +71,10 @@ def test_metadata_of_somebody_else_has_one_kind_in_a_column(tmp_path: Path) -> N
         {"part": {"a": 0.5, "b": "x"}, "big": 2**70},
     ]
     rows = [
-        samples.example(number, metadata=more, class_noun="teapot")
-        for number, more in enumerate(known)
+        example(number, metadata=more, class_noun="teapot") for number, more in enumerate(known)
     ]
-    samples.exported(samples.Memory(rows), tmp_path / "out")
-    found = {row["id"]: row for row in metadata(tmp_path / "out")}
+    export(Memory(rows), out)
+    found = {row["id"]: row for row in metadata(out)}
     assert {name: row["score"] for name, row in found.items()} == {
         "n0": 1.0, "n1": 0.5, "n2": None, "n3": None
     }  # fmt: skip
@@ -81,106 +90,104 @@ def test_metadata_of_somebody_else_has_one_kind_in_a_column(tmp_path: Path) -> N
 
 def test_names_come_never_from_the_dataset(tmp_path: Path) -> None:
     rows = [
-        Example(name, samples.make_image(number), "a teapot", 16, 16, class_noun="teapot")
+        Example(name, make_image(number), "a teapot", 16, 16, class_noun="teapot")
         for number, name in enumerate(["../../up", "/etc/passwd", "a\x00b", "CON"])
     ]
-    samples.exported(samples.Memory(rows), tmp_path / "in" / "out")
-    assert len(samples.layout(tmp_path / "in" / "out")) == 4
+    export(Memory(rows), tmp_path / "in" / "out")
+    assert len(layout(tmp_path / "in" / "out")) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_files_of_the_dataset_are_linked_and_never_written_to(tmp_path: Path) -> None:
-    content = samples.make_image(1)
+def test_files_of_the_dataset_are_linked_and_never_written_to(tmp_path: Path, out: Path) -> None:
+    content = make_image(1)
     file = tmp_path / "original.png"
     file.write_bytes(content)
     link = tmp_path / "link.png"
     link.symlink_to(file)
     rows = [
-        samples.example(0, image=content, file=file, class_noun="teapot"),
-        samples.example(1, image=content, file=link, class_noun="teapot"),
+        example(0, image=content, file=file, class_noun="teapot"),
+        example(1, image=content, file=link, class_noun="teapot"),
     ]
-    samples.exported(samples.Memory(rows), tmp_path / "out")
-    for name in samples.layout(tmp_path / "out"):
-        laid = tmp_path / "out" / "images" / name
+    export(Memory(rows), out)
+    for name in layout(out):
+        laid = out / "images" / name
         assert laid.stat().st_ino == file.stat().st_ino
         assert not laid.is_symlink()
 
 
-def test_a_snapshot_in_the_cache_of_the_hub_is_a_folder_like_any_other(tmp_path: Path) -> None:
+def test_a_snapshot_in_the_cache_of_the_hub_is_a_folder(tmp_path: Path, out: Path) -> None:
     cache = tmp_path / "datasets--me--teapots"
     commit = cache / "snapshots" / ("0" * 40)
     commit.mkdir(parents=True)
     (cache / "blobs").mkdir()
     for number, name in enumerate(["a.png", "b.jpg"]):
-        content = samples.make_image(number, suffix=name[-3:])
+        content = make_image(number, suffix=name[-3:])
         (cache / "blobs" / f"digest{number}").write_bytes(content)
         (commit / name).symlink_to(f"../../blobs/digest{number}")
-    samples.exported(open_dataset(commit), tmp_path / "out", class_noun="teapot")
-    assert sorted(Path(name).suffix for name in samples.layout(tmp_path / "out")) == [
+    export(open_dataset(commit), out, class_noun="teapot")
+    assert sorted(Path(name).suffix for name in layout(out)) == [
         ".jpg",
         ".png",
     ]
-    (cache / "blobs" / "digest2").write_bytes(samples.make_image(2, suffix="gif"))
+    (cache / "blobs" / "digest2").write_bytes(make_image(2, suffix="gif"))
     (commit / "c.gif").symlink_to("../../blobs/digest2")
     with pytest.raises(ExportError, match=r"c\.gif"):
-        samples.exported(open_dataset(commit), tmp_path / "more", class_noun="teapot")
+        export(open_dataset(commit), tmp_path / "more", class_noun="teapot")
 
 
 def test_where_there_are_no_links_there_are_copies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    done = samples.exported(samples.ours(8), tmp_path / "out", check=True)
+    done = export(ours(8), out, check=True)
     assert not done.differs
-    linked = tmp_path / "out" / "kohya" / "reg" / "1_teapot" / "00001.webp"
+    linked = out / "kohya" / "reg" / "1_teapot" / "00001.webp"
     assert linked.stat().st_nlink == 1
-    assert not list((tmp_path / "out").rglob(".*.part"))
+    assert not list((out).rglob(".*.part"))
 
 
 def test_a_limit_takes_the_first_of_the_same_order(tmp_path: Path) -> None:
-    samples.exported(samples.ours(40), tmp_path / "all")
-    samples.exported(samples.ours(40), tmp_path / "some", limit=12)
-    everything = list(samples.layout(tmp_path / "all").items())
-    assert list(samples.layout(tmp_path / "some").items()) == everything[:12]
+    export(ours(40), tmp_path / "all")
+    export(ours(40), tmp_path / "some", limit=12)
+    everything = list(layout(tmp_path / "all").items())
+    assert list(layout(tmp_path / "some").items()) == everything[:12]
     assert len(metadata(tmp_path / "some")) == 12
 
 
 def test_the_same_export_has_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        samples.exported(
-            samples.ours(20), tmp_path / name, "kohya", "imagefolder", "webdataset", root="/data/t"
-        )
-    assert samples.contents(tmp_path / "one") == samples.contents(tmp_path / "two")
+        export(ours(20), tmp_path / name, "kohya", "imagefolder", "webdataset", root="/data/t")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_formats_are_kept_and_others_refused(tmp_path: Path) -> None:
+def test_formats_are_kept_and_others_refused(tmp_path: Path, out: Path) -> None:
     rows = [
-        samples.example(number, suffix=suffix, class_noun="teapot")
+        example(number, suffix=suffix, class_noun="teapot")
         for number, suffix in enumerate(["png", "jpg", "webp"])
     ]
-    samples.exported(samples.Memory(rows), tmp_path / "out", "kohya", "imagefolder", check=True)
-    names = samples.layout(tmp_path / "out")
+    export(Memory(rows), out, "kohya", "imagefolder", check=True)
+    names = layout(out)
     assert sorted(Path(name).suffix for name in names) == [".jpg", ".png", ".webp"]
 
     for suffix in ("bmp", "gif"):  # ai-toolkit skips BMP without a word
-        more = [*rows, samples.example(9, suffix=suffix, class_noun="teapot")]
+        more = [*rows, example(9, suffix=suffix, class_noun="teapot")]
         with pytest.raises(ExportError, match="not all trainers read: n9"):
-            samples.exported(samples.Memory(more), tmp_path / suffix)
-    rows.append(samples.example(9, suffix="gif", class_noun="teapot"))
+            export(Memory(more), tmp_path / suffix)
+    rows.append(example(9, suffix="gif", class_noun="teapot"))
     file = tmp_path / "anim.gif"
-    rows[-1] = samples.example(9, suffix="gif", file=file)
+    rows[-1] = example(9, suffix="gif", file=file)
     with pytest.raises(ExportError, match=r"anim\.gif"):
-        samples.exported(samples.Memory(rows), tmp_path / "third")
+        export(Memory(rows), tmp_path / "third")
     assert not (tmp_path / "third").exists()
 
 
 # -------------------------------------------------------------------------------------- captions
 
 
-def test_captions_are_one_line_and_none_is_missing(tmp_path: Path) -> None:
+def test_captions_are_one_line_and_none_is_missing(out: Path) -> None:
     texts = [
         "a teapot\nby a window",
         "a\tteapot\u2028 here ",
@@ -189,8 +196,8 @@ def test_captions_are_one_line_and_none_is_missing(tmp_path: Path) -> None:
         "\ufeffplain",
         "ok",
     ]
-    done = samples.exported(samples.theirs(texts), tmp_path / "out", class_noun="urn", check=True)
-    assert sorted(samples.layout(tmp_path / "out").values()) == sorted(
+    done = export(theirs(texts), out, class_noun="urn", check=True)
+    assert sorted(layout(out).values()) == sorted(
         ["a teapot by a window", "a teapot here", *["a photo of an urn"] * 2, "plain", "ok"]
     )
     said = " ".join(done.notes)
@@ -199,32 +206,30 @@ def test_captions_are_one_line_and_none_is_missing(tmp_path: Path) -> None:
     assert not done.differs
 
 
-def test_half_a_character_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_half_a_character_is_refused_before_anything_is_written(out: Path) -> None:
     with pytest.raises(ExportError, match=r"n1: it has half of a character.*\\ud800"):
-        samples.exported(
-            samples.theirs(["ok", "a \ud800 teapot"]), tmp_path / "out", class_noun="teapot"
-        )
-    assert not (tmp_path / "out").exists()
+        export(theirs(["ok", "a \ud800 teapot"]), out, class_noun="teapot")
+    assert not (out).exists()
 
 
 def test_what_a_trainer_refuses_is_listed_with_its_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = replace(kohya.TRAINER, refuses=lambda text: "it is odd" if "odd" in text else None)
     monkeypatch.setattr(writing, "TRAINERS", [odd])
     texts = ["fine", *(f"odd {number}" for number in range(7))]
     with pytest.raises(ExportError) as caught:
-        samples.exported(samples.theirs(texts), tmp_path / "out", class_noun="teapot")
+        export(theirs(texts), out, class_noun="teapot")
     said = str(caught.value)
     assert said.startswith("kohya sd-scripts could not keep 7 captions:")
     assert "n1: it is odd: odd 0" in said
     assert "... and 2 more" in said
-    assert not (tmp_path / "out").exists()
+    assert not (out).exists()
 
 
-def test_captions_that_name_the_subject_are_told(tmp_path: Path) -> None:
+def test_captions_that_name_the_subject_are_told(out: Path) -> None:
     texts = ["a photo of SKS teapot", "masks on a wall"]
-    done = samples.exported(samples.theirs(texts), tmp_path / "out", class_noun="teapot")
+    done = export(theirs(texts), out, class_noun="teapot")
     assert any("1 caption says 'sks'" in note for note in done.notes)
 
 
@@ -232,14 +237,14 @@ def test_captions_that_name_the_subject_are_told(tmp_path: Path) -> None:
 
 
 def test_class_noun_is_the_most_common_or_given_or_asked_for(tmp_path: Path) -> None:
-    rows = [samples.example(n, class_noun="cup" if n % 3 else "mug") for n in range(9)]
-    done = samples.exported(samples.Memory(rows), tmp_path / "one")
+    rows = [example(n, class_noun="cup" if n % 3 else "mug") for n in range(9)]
+    done = export(Memory(rows), tmp_path / "one")
     assert "'cup', shown by 6 of them" in " ".join(done.notes)
     assert 'class_tokens = "cup"' in (tmp_path / "one" / "kohya.toml").read_text()
-    samples.exported(samples.Memory(rows), tmp_path / "two", class_noun="beaker")
+    export(Memory(rows), tmp_path / "two", class_noun="beaker")
     assert 'class_tokens = "beaker"' in (tmp_path / "two" / "kohya.toml").read_text()
     with pytest.raises(ExportError, match="--class-noun"):
-        samples.exported(samples.theirs(["a"]), tmp_path / "three")
+        export(theirs(["a"]), tmp_path / "three")
 
 
 @pytest.mark.parametrize(
@@ -258,13 +263,13 @@ def test_resolution_is_that_of_the_images(sizes: list[tuple[int, int]], side: in
 
 
 def test_base_model_is_the_renderers_if_it_is_one(tmp_path: Path) -> None:
-    done = samples.exported(samples.ours(8), tmp_path / "one")
+    done = export(ours(8), tmp_path / "one")
     assert "=stabilityai/stable-diffusion-xl-base-1.0" in done.targets[0].command
-    done = samples.exported(samples.theirs(["a"]), tmp_path / "two", class_noun="teapot")
+    done = export(theirs(["a"]), tmp_path / "two", class_noun="teapot")
     assert "=BASE-MODEL" in done.targets[0].command
     assert "BASE-MODEL" in " ".join(done.notes)
     assert "No base model is named" in " ".join(done.targets[0].notes)
-    done = samples.exported(samples.ours(8), tmp_path / "three", base_model="me/mine-xl")
+    done = export(ours(8), tmp_path / "three", base_model="me/mine-xl")
     assert "=me/mine-xl" in done.targets[0].command
 
 
@@ -272,9 +277,9 @@ def test_base_model_is_the_renderers_if_it_is_one(tmp_path: Path) -> None:
     ("root", "seen"),
     [("/workspace/tea pot", "/workspace/tea pot/images"), (r"D:\data", "D:/data/images")],
 )
-def test_root_is_where_the_trainer_will_see_it(tmp_path: Path, root: str, seen: str) -> None:
-    done = samples.exported(samples.ours(8), tmp_path / "out", root=root, check=True)
-    assert f'image_dir = "{seen}"' in (tmp_path / "out" / "kohya.toml").read_text()
+def test_root_is_where_the_trainer_will_see_it(out: Path, root: str, seen: str) -> None:
+    done = export(ours(8), out, root=root, check=True)
+    assert f'image_dir = "{seen}"' in (out / "kohya.toml").read_text()
     assert not done.differs
     assert ("PowerShell" in " ".join(done.notes)) == root.startswith("D:")
 
@@ -293,27 +298,25 @@ def test_root_is_where_the_trainer_will_see_it(tmp_path: Path, root: str, seen: 
         ({"to": []}, "No trainer"),
     ],
 )
-def test_what_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
-    arguments = {"to": ["kohya"], "out": tmp_path / "out"} | options
+def test_what_makes_no_sense_is_refused(out: Path, options: dict[str, Any], said: str) -> None:
+    arguments = {"to": ["kohya"], "out": out} | options
     with pytest.raises(ExportError, match=said):
-        export_dataset(samples.ours(4), **arguments)
-    assert not (tmp_path / "out").exists()
+        export_dataset(ours(4), **arguments)
+    assert not (out).exists()
 
 
-def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
+def test_an_empty_dataset_is_refused(out: Path) -> None:
     with pytest.raises(ExportError, match="no images"):
-        samples.exported(samples.Memory([]), tmp_path / "out")
+        export(Memory([]), out)
 
 
 # ---------------------------------------------------------------------------------------- photos
 
 
-def test_photos_are_laid_out_with_captions(tmp_path: Path) -> None:
-    folder = samples.photos(tmp_path / "photos", ["a photo of xyz teapot\non a desk", None])
-    done = samples.exported(
-        samples.ours(8), tmp_path / "out", subject=folder, identifier="xyz", check=True
-    )
-    assert samples.layout(tmp_path / "out", "subject") == {
+def test_photos_are_laid_out_with_captions(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos", ["a photo of xyz teapot\non a desk", None])
+    done = export(ours(8), out, subject=folder, identifier="xyz", check=True)
+    assert layout(out, "subject") == {
         "01.jpg": "a photo of xyz teapot on a desk",
         "02.jpg": "a photo of a xyz teapot",
     }
@@ -321,34 +324,34 @@ def test_photos_are_laid_out_with_captions(tmp_path: Path) -> None:
     assert "1 photo had no caption" in " ".join(done.notes)
 
 
-def test_photos_that_do_not_say_the_identifier_or_lie_turned_are_told(tmp_path: Path) -> None:
-    folder = samples.photos(tmp_path / "photos", ["a teapot", "a photo of sks teapot"])
+def test_photos_without_the_identifier_or_turned_ones_are_told(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos", ["a teapot", "a photo of sks teapot"])
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(folder / "IMG_1.jpg", exif=exif)
-    done = samples.exported(samples.ours(8), tmp_path / "out", subject=folder, check=True)
+    done = export(ours(8), out, subject=folder, check=True)
     said = " ".join(done.notes)
     assert "caption of 1 photo does not say 'sks'" in said
     assert "1 photo was stored turned, and written upright" in said
-    with Image.open(tmp_path / "out" / "subject" / "02.png") as written:
+    with Image.open(out / "subject" / "02.png") as written:
         assert (written.size, dict(written.getexif())) == ((20, 30), {})
     assert not done.differs
 
 
-def test_photos_that_no_trainer_reads_are_refused(tmp_path: Path) -> None:
-    folder = samples.photos(tmp_path / "photos")
-    (folder / "x.gif").write_bytes(samples.make_image(1, suffix="gif"))
+def test_photos_that_no_trainer_reads_are_refused(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    (folder / "x.gif").write_bytes(make_image(1, suffix="gif"))
     with pytest.raises(ExportError, match=r"x\.gif"):
-        samples.exported(samples.ours(8), tmp_path / "out", subject=folder)
+        export(ours(8), out, subject=folder)
     with pytest.raises(PhotosError):
-        samples.exported(samples.ours(8), tmp_path / "out", subject=tmp_path / "nowhere")
-    assert not (tmp_path / "out").exists()
+        export(ours(8), out, subject=tmp_path / "nowhere")
+    assert not (out).exists()
 
 
-def test_without_photos_there_is_a_place_for_them(tmp_path: Path) -> None:
-    done = samples.exported(samples.ours(40), tmp_path / "out", check=True)
-    assert list((tmp_path / "out" / "subject").iterdir()) == []
-    assert "num_repeats = 8" in (tmp_path / "out" / "kohya.toml").read_text()  # 40 / 5
+def test_without_photos_there_is_a_place_for_them(out: Path) -> None:
+    done = export(ours(40), out, check=True)
+    assert list((out / "subject").iterdir()) == []
+    assert "num_repeats = 8" in (out / "kohya.toml").read_text()  # 40 / 5
     assert "No photos" in " ".join(done.targets[0].notes)
-    (tmp_path / "out" / "subject" / "mine.jpg").write_bytes(samples.make_image(1, suffix="jpg"))
-    assert not samples.exported(samples.ours(40), tmp_path / "out", check=True).differs
+    (out / "subject" / "mine.jpg").write_bytes(make_image(1, suffix="jpg"))
+    assert not export(ours(40), out, check=True).differs

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import export_samples as samples
 import pytest
+from export_samples import Memory, contents, export, ours, photo_folder
 
 from regforge.export.trainer import ExportError
 from regforge.files import StorageError
@@ -28,25 +28,25 @@ def stamps(out: Path) -> dict[str, tuple[int, int]]:
 
 def test_trainers_share_images_in_later_calls_too(tmp_path: Path) -> None:
     together, apart = tmp_path / "together", tmp_path / "apart"
-    samples.exported(samples.ours(20), together, "kohya", "imagefolder", root="/data/t")
-    dataset = samples.ours(20)
-    samples.exported(dataset, apart, "kohya", root="/data/t")
+    export(ours(20), together, "kohya", "imagefolder", root="/data/t")
+    dataset = ours(20)
+    export(dataset, apart, "kohya", root="/data/t")
     before = stamps(apart)
-    samples.exported(dataset, apart, "imagefolder", root="/data/t")
+    export(dataset, apart, "imagefolder", root="/data/t")
     assert dataset.reads == 1
     changed = {name for name, stamp in stamps(apart).items() if before.get(name) != stamp}
     assert changed == {"README.md", "README-imagefolder.md", "export.json"}
-    assert samples.contents(together) == samples.contents(apart)
+    assert contents(together) == contents(apart)
 
 
-def test_the_same_again_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
-    dataset = samples.ours(20)
-    folder = samples.photos(tmp_path / "photos")
-    first = samples.exported(dataset, tmp_path / "out", "kohya", "webdataset", subject=folder)
-    before = stamps(tmp_path / "out")
-    again = samples.exported(dataset, tmp_path / "out", "kohya", "webdataset", subject=folder)
+def test_the_same_again_writes_nothing_and_says_the_same(tmp_path: Path, out: Path) -> None:
+    dataset = ours(20)
+    folder = photo_folder(tmp_path / "photos")
+    first = export(dataset, out, "kohya", "webdataset", subject=folder)
+    before = stamps(out)
+    again = export(dataset, out, "kohya", "webdataset", subject=folder)
     assert again == first
-    assert stamps(tmp_path / "out") == before
+    assert stamps(out) == before
     assert dataset.reads == 1
 
 
@@ -61,71 +61,65 @@ def test_the_same_again_writes_nothing_and_says_the_same(tmp_path: Path) -> None
         ({"class_noun": "urn"}, "--class-noun teapot, not urn"),
     ],
 )
-def test_other_settings_need_another_folder(
-    tmp_path: Path, options: dict[str, Any], said: str
-) -> None:
-    samples.exported(samples.ours(8), tmp_path / "out", root="/data/t")
-    before = samples.contents(tmp_path / "out")
+def test_other_settings_need_another_folder(out: Path, options: dict[str, Any], said: str) -> None:
+    export(ours(8), out, root="/data/t")
+    before = contents(out)
     with pytest.raises(ExportError, match=said) as caught:
-        samples.exported(samples.ours(8), tmp_path / "out", **{"root": "/data/t"} | options)
+        export(ours(8), out, **{"root": "/data/t"} | options)
     assert "--out" in str(caught.value)
-    assert samples.contents(tmp_path / "out") == before
+    assert contents(out) == before
 
 
-def test_another_dataset_needs_another_folder(tmp_path: Path) -> None:
-    samples.exported(samples.ours(8), tmp_path / "out")
+def test_another_dataset_needs_another_folder(out: Path) -> None:
+    export(ours(8), out)
     with pytest.raises(ExportError, match="another dataset"):
-        samples.exported(samples.ours(8, seed=1), tmp_path / "out")
-    redrawn = samples.ours(8)
+        export(ours(8, seed=1), out)
+    redrawn = ours(8)
     row = redrawn.rows[3]
     redrawn.rows[3] = replace(row, metadata=row.metadata | {"image_digest": "0" * 64})
     with pytest.raises(ExportError, match="another dataset"):
-        samples.exported(redrawn, tmp_path / "out")
+        export(redrawn, out)
 
 
-def test_a_folder_of_somebody_is_left_alone(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_folder_of_somebody_is_left_alone(out: Path) -> None:
     out.mkdir()
     (out / "thesis.tex").write_text("x")
     with pytest.raises(ExportError, match="no export of regforge"):
-        samples.exported(samples.ours(8), out)
-    assert samples.contents(out) == {"thesis.tex": b"x"}
+        export(ours(8), out)
+    assert contents(out) == {"thesis.tex": b"x"}
     with pytest.raises(ExportError, match="is a file"):
-        samples.exported(samples.ours(8), out / "thesis.tex")
+        export(ours(8), out / "thesis.tex")
     (out / "export.json").write_text("{}")
     with pytest.raises(ExportError, match="cannot be read"):
-        samples.exported(samples.ours(8), out)
+        export(ours(8), out)
 
 
-def test_a_file_of_the_user_is_not_written_over(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    samples.exported(samples.ours(8), out)
+def test_a_file_of_the_user_is_not_written_over(out: Path) -> None:
+    export(ours(8), out)
     (out / "README.md").write_text("my own notes")
     with pytest.raises(ExportError, match=r"README\.md is there already"):
-        samples.exported(samples.ours(8), out, "imagefolder")
+        export(ours(8), out, "imagefolder")
     assert (out / "README.md").read_text() == "my own notes"
 
 
-def test_an_edited_configuration_is_kept_and_told(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    samples.exported(samples.ours(8), out)
+def test_an_edited_configuration_is_kept_and_told(out: Path) -> None:
+    export(ours(8), out)
     edited = (out / "kohya.toml").read_text().replace("batch_size = 2", "batch_size = 4")
     (out / "kohya.toml").write_text(edited)
     for _ in range(2):
-        done = samples.exported(samples.ours(8), out)
+        done = export(ours(8), out)
         assert (out / "kohya.toml").read_text() == edited
         assert "kohya.toml was changed" in done.targets[0].notes[-1]
     (out / "kohya.toml").unlink()
-    samples.exported(samples.ours(8), out)
+    export(ours(8), out)
     assert "batch_size = 2" in (out / "kohya.toml").read_text()
 
 
-def test_what_was_deleted_comes_back(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    folder = samples.photos(tmp_path / "photos")
+def test_what_was_deleted_comes_back(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
     to = ("kohya", "webdataset")
-    samples.exported(samples.ours(8), out, *to, subject=folder)
-    before = samples.contents(out)
+    export(ours(8), out, *to, subject=folder)
+    before = contents(out)
     lost = ["images/00002.webp", "images/00005.txt", "metadata.jsonl", "subject/01.txt"]
     lost += ["kohya/reg/1_teapot/00003.webp", "shards/00000.tar", "README-kohya.md", "kohya.toml"]
     for name in lost:
@@ -133,8 +127,8 @@ def test_what_was_deleted_comes_back(tmp_path: Path) -> None:
     edited = out / "images" / "00001.txt"
     edited.unlink()  # or its hard link would change too
     edited.write_bytes(b"my own words")
-    samples.exported(samples.ours(8), out, *to, subject=folder)
-    after = samples.contents(out)
+    export(ours(8), out, *to, subject=folder)
+    after = contents(out)
     assert after.pop("images/00001.txt") == b"my own words"
     assert {name for name in after if after[name] != before[name]} <= {"shards/00000.tar"}
     assert after.keys() == before.keys() - {"images/00001.txt"}
@@ -143,40 +137,36 @@ def test_what_was_deleted_comes_back(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------- photos come later
 
 
-def test_photos_may_come_later_and_all_trainers_get_them(tmp_path: Path) -> None:
-    out, folder = tmp_path / "out", samples.photos(tmp_path / "photos")
-    samples.exported(samples.ours(40), out, "kohya", "imagefolder", root="/data/t")
-    samples.exported(samples.ours(40), out, "imagefolder", subject=folder, root="/data/t")
+def test_photos_may_come_later_and_all_trainers_get_them(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    export(ours(40), out, "kohya", "imagefolder", root="/data/t")
+    export(ours(40), out, "imagefolder", subject=folder, root="/data/t")
     fresh = tmp_path / "fresh"
-    samples.exported(
-        samples.ours(40), fresh, "kohya", "imagefolder", subject=folder, root="/data/t"
-    )
-    assert samples.contents(out) == samples.contents(fresh)
-    done = samples.exported(
-        samples.ours(40), out, "kohya", subject=folder, root="/data/t", check=True
-    )
+    export(ours(40), fresh, "kohya", "imagefolder", subject=folder, root="/data/t")
+    assert contents(out) == contents(fresh)
+    done = export(ours(40), out, "kohya", subject=folder, root="/data/t", check=True)
     assert not done.differs
 
 
-def test_photos_do_not_go_away_or_change_unsaid(tmp_path: Path) -> None:
-    out, folder = tmp_path / "out", samples.photos(tmp_path / "photos")
-    samples.exported(samples.ours(8), out, subject=folder)
+def test_photos_do_not_go_away_or_change_unsaid(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    export(ours(8), out, subject=folder)
     with pytest.raises(ExportError, match="name them again with --subject"):
-        samples.exported(samples.ours(8), out)
+        export(ours(8), out)
     (folder / "IMG_0.txt").write_text("another caption of sks")
     with pytest.raises(ExportError, match="other photos"):
-        samples.exported(samples.ours(8), out, subject=folder)
+        export(ours(8), out, subject=folder)
 
 
-def test_the_users_own_photos_in_the_folder_are_not_written_over(tmp_path: Path) -> None:
-    out, folder = tmp_path / "out", samples.photos(tmp_path / "photos")
-    samples.exported(samples.ours(8), out)
+def test_the_users_own_photos_in_the_folder_are_not_written_over(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    export(ours(8), out)
     (out / "subject" / "01.jpg").write_bytes(b"mine")
     with pytest.raises(ExportError, match=r"01\.jpg is there already"):
-        samples.exported(samples.ours(8), out, subject=folder)
+        export(ours(8), out, subject=folder)
     assert (out / "subject" / "01.jpg").read_bytes() == b"mine"
     with pytest.raises(ExportError, match="lies in the folder that is written"):
-        samples.exported(samples.ours(8), out, subject=out / "subject")
+        export(ours(8), out, subject=out / "subject")
 
 
 # ----------------------------------------------------------------------------------- interruptions
@@ -187,7 +177,7 @@ class Cut(BaseException):
 
 
 @dataclass
-class Interrupted(samples.Memory):
+class Interrupted(Memory):
     """A dataset whose reader is killed before an image."""
 
     at: int = 0
@@ -200,36 +190,35 @@ class Interrupted(samples.Memory):
 
 
 @pytest.mark.parametrize("at", [0, 1, 11, 19])
-def test_an_interrupted_export_goes_on(tmp_path: Path, at: int) -> None:
-    whole = samples.ours(20)
-    samples.exported(whole, tmp_path / "whole", root="/data/t")
-    out = tmp_path / "out"
+def test_an_interrupted_export_goes_on(tmp_path: Path, out: Path, at: int) -> None:
+    whole = ours(20)
+    export(whole, tmp_path / "whole", root="/data/t")
     with pytest.raises(Cut):
-        samples.exported(Interrupted(whole.rows, slots=whole.slots, at=at), out, root="/data/t")
+        export(Interrupted(whole.rows, slots=whole.slots, at=at), out, root="/data/t")
     assert not (out / "export.json").exists()
     before = stamps(out)
-    samples.exported(whole, out, root="/data/t")
+    export(whole, out, root="/data/t")
     kept = [name for name in before if name.startswith("images/")]
     assert len(kept) == 2 * at
     assert all(stamps(out)[name] == before[name] for name in kept)
-    assert samples.contents(out) == samples.contents(tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_an_interrupted_export_is_not_gone_on_with_another_dataset(tmp_path: Path) -> None:
-    whole = samples.ours(20)
+def test_an_interrupted_export_is_not_gone_on_with_another_dataset(out: Path) -> None:
+    whole = ours(20)
     with pytest.raises(Cut):
-        samples.exported(Interrupted(whole.rows, at=5), tmp_path / "out")
+        export(Interrupted(whole.rows, at=5), out)
     with pytest.raises(ExportError, match="another dataset"):
-        samples.exported(samples.ours(20, seed=3), tmp_path / "out")
+        export(ours(20, seed=3), out)
 
 
 @pytest.mark.parametrize("number", [1, 4, 10, 21, 22, 23, 24, 25])
 def test_killed_while_a_file_takes_its_name_nothing_is_half_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    dataset = samples.ours(10)
-    samples.exported(dataset, tmp_path / "whole", "kohya", "webdataset", root="/data/t")
-    whole = samples.contents(tmp_path / "whole")
+    dataset = ours(10)
+    export(dataset, tmp_path / "whole", "kohya", "webdataset", root="/data/t")
+    whole = contents(tmp_path / "whole")
     out, calls, rename = tmp_path / "out", [0], Path.replace
 
     def cut(self: Path, target: Any) -> Any:
@@ -241,17 +230,17 @@ def test_killed_while_a_file_takes_its_name_nothing_is_half_there(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", cut)
         with pytest.raises(Cut):
-            samples.exported(dataset, out, "kohya", "webdataset", root="/data/t")
-    for name, content in samples.contents(out).items():
+            export(dataset, out, "kohya", "webdataset", root="/data/t")
+    for name, content in contents(out).items():
         assert name.startswith(".export") or content == whole[name]
-    samples.exported(dataset, out, "kohya", "webdataset", root="/data/t")
-    assert samples.contents(out) == whole
+    export(dataset, out, "kohya", "webdataset", root="/data/t")
+    assert contents(out) == whole
 
 
 def test_what_killed_writes_left_is_deleted_and_locks_nothing(tmp_path: Path) -> None:
-    dataset, out = samples.ours(4), tmp_path / "out"
-    samples.exported(dataset, tmp_path / "whole", root="/data/t")
-    whole = samples.contents(tmp_path / "whole")
+    dataset, out = ours(4), tmp_path / "out"
+    export(dataset, tmp_path / "whole", root="/data/t")
+    whole = contents(tmp_path / "whole")
     out.mkdir()
     for _ in range(2):
         for name in (".unfinished-0123456789abcdef", "images/.unfinished-0123456789abcdef"):
@@ -260,58 +249,56 @@ def test_what_killed_writes_left_is_deleted_and_locks_nothing(tmp_path: Path) ->
         if (out / "export.json").exists():  # killed between that and the end
             identity = json.loads((out / "export.json").read_text())["identity"]
             (out / ".export-unfinished.json").write_text(json.dumps({"identity": identity}))
-        samples.exported(dataset, out, root="/data/t")
-        assert samples.contents(out) == whole
+        export(dataset, out, root="/data/t")
+        assert contents(out) == whole
 
 
-def test_two_exports_at_once_are_refused(tmp_path: Path) -> None:
-    with OwnedFolder(tmp_path / "out").locked(), pytest.raises(FolderInUse):
-        samples.exported(samples.ours(4), tmp_path / "out")
+def test_two_exports_at_once_are_refused(out: Path) -> None:
+    with OwnedFolder(out).locked(), pytest.raises(FolderInUse):
+        export(ours(4), out)
 
 
-def test_a_damaged_file_of_an_interrupted_export_is_written_anew(tmp_path: Path) -> None:
-    dataset = samples.ours(10)
+def test_a_damaged_file_of_an_interrupted_export_is_written_anew(tmp_path: Path, out: Path) -> None:
+    dataset = ours(10)
     with pytest.raises(Cut):
-        samples.exported(
-            Interrupted(dataset.rows, slots=dataset.slots, at=9), tmp_path / "out", root="/data/t"
-        )
-    for path in (tmp_path / "out" / "images").iterdir():
+        export(Interrupted(dataset.rows, slots=dataset.slots, at=9), out, root="/data/t")
+    for path in (out / "images").iterdir():
         path.write_bytes(b"")
-    samples.exported(dataset, tmp_path / "out", root="/data/t")
-    samples.exported(dataset, tmp_path / "whole", root="/data/t")
-    assert samples.contents(tmp_path / "out") == samples.contents(tmp_path / "whole")
+    export(dataset, out, root="/data/t")
+    export(dataset, tmp_path / "whole", root="/data/t")
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_a_dataset_that_changes_while_it_is_read_is_no_export(tmp_path: Path) -> None:
     @dataclass
-    class Moving(samples.Memory):
+    class Moving(Memory):
         change: Callable[[list[Example]], list[Example]] = list
 
         def examples(self, *, images: bool = True) -> Iterator[Example]:
             yield from self.change(self.rows) if images else self.rows
 
-    rows = samples.ours(6).rows
+    rows = ours(6).rows
     changes = [lambda rows: rows[:-1], lambda rows: rows[::-1], lambda rows: [*rows, *rows]]
     for number, change in enumerate(changes):
         with pytest.raises(ExportError, match="changed while it was read"):
-            samples.exported(Moving(rows, change=change), tmp_path / str(number))
+            export(Moving(rows, change=change), tmp_path / str(number))
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file")
     with pytest.raises((StorageError, ExportError), match="blocked"):
-        samples.exported(samples.ours(4), blocked / "out")
+        export(ours(4), blocked / "out")
 
 
 def test_export_json_tells_where_it_came_from_and_no_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canaryCANARYcanaryCANARY")
-    done = samples.exported(samples.ours(8), tmp_path / "out", "kohya", "imagefolder")
-    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    done = export(ours(8), out, "kohya", "imagefolder")
+    record = json.loads((out / "export.json").read_text())
     assert record["source"]["name"] == "me/teapots"
     assert set(record["targets"]) == {"kohya", "imagefolder"}
-    everything = b"".join(samples.contents(tmp_path / "out").values()) + done.as_text().encode()
+    everything = b"".join(contents(out).values()) + done.as_text().encode()
     assert b"CANARY" not in everything
     assert os.environ["HF_TOKEN"]

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 
 import datasets
-import export_samples as samples
 import numpy as np
 import pytest
+from export_samples import FORMATS, Memory, example, export, make_image, ours
 from odd_images import ODD, PLAIN, cut, file_of, noise
 from PIL import Image
 
@@ -25,50 +25,48 @@ def written(out: Path, folder: str = "images") -> Path:
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("role", ["regularization", "instance"])
 def test_odd_images_are_written_upright_on_white_with_eight_bits(
-    tmp_path: Path, name: str, role: str
+    tmp_path: Path, out: Path, name: str, role: str
 ) -> None:
     content, said, suffix = ODD[name]
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / f"a.{suffix}").write_bytes(content)
     (folder / "a.txt").write_text("a photo of a sks teapot")
-    rows = samples.ours(4) if role == "instance" else open_dataset(folder)
+    rows = ours(4) if role == "instance" else open_dataset(folder)
     subject = folder if role == "instance" else None
     options = {"class_noun": "teapot", "subject": subject, "check": True}
-    done = samples.exported(rows, tmp_path / "out", "imagefolder", **options)
+    done = export(rows, out, "imagefolder", **options)
     assert said in " ".join(done.notes)
     assert not done.differs
-    path = written(tmp_path / "out", "subject" if role == "instance" else "images")
+    path = written(out, "subject" if role == "instance" else "images")
     with Image.open(path) as image:
         assert (image.format, image.mode, dict(image.getexif())) == ("PNG", "RGB", {})
         # What regforge's own training sees.
         assert np.array_equal(np.asarray(image), np.asarray(plain(decode(content))))
-    again = samples.exported(rows, tmp_path / "out", "imagefolder", **options)
+    again = export(rows, out, "imagefolder", **options)
     assert (again.notes, again.differs) == (done.notes, False)
     assert (folder / f"a.{suffix}").read_bytes() == content
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_images_keep_their_bytes(tmp_path: Path, name: str) -> None:
+def test_plain_images_keep_their_bytes(tmp_path: Path, out: Path, name: str) -> None:
     content, suffix = PLAIN[name]
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / f"a.{suffix}").write_bytes(content)
     (folder / "a.txt").write_text("a teapot")
-    done = samples.exported(folder, tmp_path / "out", class_noun="teapot", check=True)
-    assert written(tmp_path / "out").read_bytes() == content
+    done = export(folder, out, class_noun="teapot", check=True)
+    assert written(out).read_bytes() == content
     assert not done.differs
     assert not any("trainers do not all" in note for note in done.notes)
 
 
-def test_sizes_in_the_metadata_are_those_of_the_upright_image(tmp_path: Path) -> None:
+def test_sizes_in_the_metadata_are_those_of_the_upright_image(tmp_path: Path, out: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(ODD["turned JPEG"][0])
-    samples.exported(folder, tmp_path / "out", "imagefolder", class_noun="teapot")
-    rows = datasets.load_dataset(
-        str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    export(folder, out, "imagefolder", class_noun="teapot")
+    rows = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
     row = rows[0]
     assert (row["width"], row["height"]) == row["image"].size == (8, 12)
     assert "exif_orientation" not in row
@@ -77,7 +75,7 @@ def test_sizes_in_the_metadata_are_those_of_the_upright_image(tmp_path: Path) ->
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("where", ["folder", "parquet"])
 def test_an_image_that_breaks_off_is_left_out_and_named(
-    tmp_path: Path, kind: str, where: str
+    tmp_path: Path, out: Path, kind: str, where: str
 ) -> None:
     whole = file_of(noise((64, 64)), kind)
     broken = cut(file_of(noise((64, 64)), kind), 0.7)
@@ -94,44 +92,40 @@ def test_an_image_that_breaks_off_is_left_out_and_named(
         pq.write_table(
             pa.table({**rows, "width": [64] * 2, "height": [64] * 2}), folder / "a.parquet"
         )
-    done = samples.exported(folder, tmp_path / "out", class_noun="teapot", check=True)
+    done = export(folder, out, class_noun="teapot", check=True)
     assert (done.images, done.differs) == (1, False)
     assert "Left out: 1" in (said := " ".join(done.notes))
     assert "(cut" in said
-    assert written(tmp_path / "out").read_bytes() == whole
+    assert written(out).read_bytes() == whole
 
 
-def test_nothing_but_broken_images_is_refused(tmp_path: Path) -> None:
+def test_nothing_but_broken_images_is_refused(tmp_path: Path, out: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "cut.png").write_bytes(cut(file_of(noise((64, 64)))))
     with pytest.raises(ExportError):
-        samples.exported(tmp_path / "theirs", tmp_path / "out", class_noun="teapot")
-    assert not (tmp_path / "out").exists()
+        export(tmp_path / "theirs", out, class_noun="teapot")
+    assert not (out).exists()
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
-def test_the_check_decodes_every_image_to_its_end(tmp_path: Path, kind: str) -> None:
-    format_ = samples.FORMATS[kind]
-    rows = [
-        samples.example(n, image=file_of(noise((64, 64), n), format_), size=(64, 64))
-        for n in range(3)
-    ]
-    out = tmp_path / "out"
-    samples.exported(samples.Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot")
+def test_the_check_decodes_every_image_to_its_end(out: Path, kind: str) -> None:
+    format_ = FORMATS[kind]
+    rows = [example(n, image=file_of(noise((64, 64), n), format_), size=(64, 64)) for n in range(3)]
+    export(Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot")
     path = out / "images" / f"00002.{kind}"
     whole = path.read_bytes()
     path.unlink()
     path.write_bytes(cut(whole, 0.7))
-    done = samples.exported(
-        samples.Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot", check=True
+    done = export(
+        Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot", check=True
     )
     (target,) = done.targets
     assert target.checked
     (line,) = target.checked.differences
     assert line.startswith(f"images/00002.{kind}: cannot be read")
     path.write_bytes(ODD["turned JPEG"][0])
-    done = samples.exported(
-        samples.Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot", check=True
+    done = export(
+        Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot", check=True
     )
     assert done.targets[0].checked
     assert any("turned by EXIF" in line for line in done.targets[0].checked.differences)
@@ -145,11 +139,10 @@ def test_two_exports_of_one_name_never_share_an_entry_in_the_cache_of_datasets(
     outs = []
     for number in range(2):
         rows = [
-            samples.example(n, image=samples.make_image(100 * number + n), class_noun="teapot")
-            for n in range(4)
+            example(n, image=make_image(100 * number + n), class_noun="teapot") for n in range(4)
         ]
         outs.append(tmp_path / str(number) / "teapot")
-        samples.exported(samples.Memory(rows, layout="folder"), outs[-1], to)
+        export(Memory(rows, layout="folder"), outs[-1], to)
     for out in [*outs, outs[0]]:
         where = out / "shards" if to == "webdataset" else out
         rows = datasets.load_dataset(str(where), split="train", cache_dir=str(tmp_path / "cache"))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import export_samples as samples
 import pytest
+from export_samples import Memory, example, export, ours, photo_folder, theirs
 
 from regforge.export import imagefolder
 from regforge.export.trainer import ExportError
@@ -18,11 +18,10 @@ def load(folder: Path, cache: Path, **more: Any) -> Any:
     return datasets.load_dataset(str(folder), split="train", cache_dir=str(cache), **more)
 
 
-def test_datasets_loads_every_image_with_its_caption_and_columns(tmp_path: Path) -> None:
-    dataset = samples.ours(30)
-    out = tmp_path / "out"
-    folder = samples.photos(tmp_path / "photos")
-    done = samples.exported(dataset, out, "imagefolder", subject=folder, check=True)
+def test_datasets_loads_every_image_with_its_caption_and_columns(tmp_path: Path, out: Path) -> None:
+    dataset = ours(30)
+    folder = photo_folder(tmp_path / "photos")
+    done = export(dataset, out, "imagefolder", subject=folder, check=True)
     assert not done.differs
     rows = load(out, tmp_path / "cache")
     assert rows.num_rows == 30
@@ -41,13 +40,12 @@ def test_datasets_loads_every_image_with_its_caption_and_columns(tmp_path: Path)
     assert rows[0]["image"].size == (16, 16)
 
 
-def test_our_reader_sees_what_datasets_sees(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_our_reader_sees_what_datasets_sees(tmp_path: Path, out: Path) -> None:
     rows = [
-        samples.example(number, suffix=suffix, class_noun="teapot")
+        example(number, suffix=suffix, class_noun="teapot")
         for number, suffix in enumerate(["png", "jpg", "webp"] * 3)
     ]
-    samples.exported(samples.Memory(rows), out, "imagefolder")
+    export(Memory(rows), out, "imagefolder")
     theirs = {
         Path(row["image"]["path"]).relative_to(out).as_posix(): row["text"]
         for row in load(out, tmp_path / "cache").cast_column("image", datasets.Image(decode=False))
@@ -55,24 +53,22 @@ def test_our_reader_sees_what_datasets_sees(tmp_path: Path) -> None:
     assert {each.path: each.caption for each in imagefolder.TRAINER.read(out, out)} == theirs
 
 
-def test_the_card_says_the_types_of_columns(tmp_path: Path) -> None:
+def test_the_card_says_the_types_of_columns(tmp_path: Path, out: Path) -> None:
     known: list[dict[str, Any]] = [{"made": "2024-01-01", "score": 1}, {"made": None, "score": 2.5}]
     rows = [
-        samples.example(number, class_noun="teapot", slots={"color": None}, metadata=more)
+        example(number, class_noun="teapot", slots={"color": None}, metadata=more)
         for number, more in enumerate(known)
     ]
-    out = tmp_path / "out"
-    samples.exported(samples.Memory(rows, slots=("color",)), out, "imagefolder")
+    export(Memory(rows, slots=("color",)), out, "imagefolder")
     features = load(out, tmp_path / "cache").features
     assert features["made"] == datasets.Value("string")  # not a time
     assert features["score"] == datasets.Value("float64")
     assert features["slots"] == {"color": datasets.Value("string")}  # not of type null
 
 
-def test_without_the_card_datasets_would_lose_the_images(tmp_path: Path) -> None:
+def test_without_the_card_datasets_would_lose_the_images(tmp_path: Path, out: Path) -> None:
     """What the note says; if this ever changes, the note should."""
-    out = tmp_path / "out"
-    samples.exported(samples.theirs(["a teapot"] * 12), out, "imagefolder", class_noun="teapot")
+    export(theirs(["a teapot"] * 12), out, "imagefolder", class_noun="teapot")
     assert "image" in load(out, tmp_path / "one").features
     (out / "README.md").unlink()
     assert "image" not in load(out, tmp_path / "two").features
@@ -82,17 +78,14 @@ def test_without_the_card_datasets_would_lose_the_images(tmp_path: Path) -> None
     "caption",
     ["2024-01-01", "2024-01-01 10:00", "2024-01-01T10:00:00.5Z", "2024-01-01 10:00:00+01"],
 )
-def test_captions_that_would_be_read_as_dates_are_refused(tmp_path: Path, caption: str) -> None:
+def test_captions_that_would_be_read_as_dates_are_refused(out: Path, caption: str) -> None:
     with pytest.raises(ExportError, match="would read it as a time"):
-        samples.exported(
-            samples.theirs([caption]), tmp_path / "out", "imagefolder", class_noun="teapot"
-        )
+        export(theirs([caption]), out, "imagefolder", class_noun="teapot")
 
 
 @pytest.mark.parametrize("pattern", ["/etc/*", "../*.png"])
-def test_a_card_that_leads_elsewhere_is_refused(tmp_path: Path, pattern: str) -> None:
-    out = tmp_path / "out"
-    samples.exported(samples.ours(4), out, "imagefolder")
+def test_a_card_that_leads_elsewhere_is_refused(out: Path, pattern: str) -> None:
+    export(ours(4), out, "imagefolder")
     card = (out / "README.md").read_text().replace("images/*.webp", pattern)
     (out / "README.md").write_text(card)
     with pytest.raises(ExportError, match="not in its folder"):

@@ -15,8 +15,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import export_samples as samples
 import pytest
+from export_samples import export, layout, ours, photo_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,33 +117,33 @@ def as_kohya_sees(out: Path) -> REGISTERED:
 
 
 @pytest.mark.parametrize(("images", "photos"), [(40, 4), (41, 4), (3, 4), (1, 1), (4, 4)])
-def test_kohya_uses_every_image_with_its_caption(tmp_path: Path, images: int, photos: int) -> None:
-    folder = samples.photos(tmp_path / "photos", [f"sks teapot {n}" for n in range(photos)])
-    out = tmp_path / "out"
-    done = samples.exported(samples.ours(images), out, subject=folder, check=True)
+def test_kohya_uses_every_image_with_its_caption(
+    tmp_path: Path, out: Path, images: int, photos: int
+) -> None:
+    folder = photo_folder(tmp_path / "photos", [f"sks teapot {n}" for n in range(photos)])
+    done = export(ours(images), out, subject=folder, check=True)
     assert not done.differs
     seen = as_kohya_sees(out)
     assert {name: caption for name, (caption, is_reg, _) in seen.items() if is_reg} == {
-        f"images/{name}": caption for name, caption in samples.layout(out).items()
+        f"images/{name}": caption for name, caption in layout(out).items()
     }
     assert {name: caption for name, (caption, is_reg, _) in seen.items() if not is_reg} == {
-        f"subject/{name}": caption for name, caption in samples.layout(out, "subject").items()
+        f"subject/{name}": caption for name, caption in layout(out, "subject").items()
     }
     repeats = [times for _, is_reg, times in seen.values() if is_reg]
     assert min(repeats) >= 1
     assert sum(repeats) - images < photos  # hardly more than once each
 
     # Our reader agrees with the rules above, down to the repeats.
-    ours = {each.path: each for each in kohya.TRAINER.read(out, out)}
+    read_back = {each.path: each for each in kohya.TRAINER.read(out, out)}
     assert {
-        name: (each.caption, each.regularization, each.repeats) for name, each in ours.items()
+        name: (each.caption, each.regularization, each.repeats) for name, each in read_back.items()
     } == seen
 
 
-def test_the_folders_say_the_same_as_the_configuration(tmp_path: Path) -> None:
-    folder = samples.photos(tmp_path / "photos")
-    out = tmp_path / "out"
-    samples.exported(samples.ours(40), out, subject=folder)
+def test_the_folders_say_the_same_as_the_configuration(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    export(ours(40), out, subject=folder)
     by_folders = registered(subsets_by_folders(out / "kohya" / "train", out / "kohya" / "reg"))
     seen = as_kohya_sees(out)
     assert sorted(by_folders.values()) == sorted(seen.values())
@@ -152,21 +152,19 @@ def test_the_folders_say_the_same_as_the_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("repeats", [1, 4, 7, 10, 23])
-def test_other_repeats_are_read_as_kohya_does(tmp_path: Path, repeats: int) -> None:
-    folder = samples.photos(tmp_path / "photos")
-    out = tmp_path / "out"
-    samples.exported(samples.ours(40), out, subject=folder)
+def test_other_repeats_are_read_as_kohya_does(tmp_path: Path, out: Path, repeats: int) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    export(ours(40), out, subject=folder)
     config = out / "kohya.toml"
     config.write_text(config.read_text().replace("num_repeats = 10", f"num_repeats = {repeats}"))
     seen = as_kohya_sees(out)
-    ours = {each.path: each.repeats for each in kohya.TRAINER.read(out, out) if each.repeats}
-    assert ours == {name: times for name, (_, _, times) in seen.items()}
+    read_back = {each.path: each.repeats for each in kohya.TRAINER.read(out, out) if each.repeats}
+    assert read_back == {name: times for name, (_, _, times) in seen.items()}
 
 
-def test_the_note_says_what_kohya_would_have_left_out(tmp_path: Path) -> None:
-    folder = samples.photos(tmp_path / "photos")
-    out = tmp_path / "out"
-    done = samples.exported(samples.ours(40), out, subject=folder)
+def test_the_note_says_what_kohya_would_have_left_out(tmp_path: Path, out: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    done = export(ours(40), out, subject=folder)
     note = done.targets[0].notes[0]
     numbers = re.search(r"num_repeats=(\d+) it would use the first (\d+) of them", note)
     assert numbers
@@ -178,9 +176,9 @@ def test_the_note_says_what_kohya_would_have_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("resolution", [8, 63, 64, 96, 512, 768, 1000, 1024, 1536])
-def test_buckets_are_such_as_kohya_takes(tmp_path: Path, resolution: int) -> None:
-    done = samples.exported(samples.ours(4), tmp_path / "out", resolution=resolution)
-    ((dataset, _),) = read_config(tmp_path / "out" / "kohya.toml")
+def test_buckets_are_such_as_kohya_takes(out: Path, resolution: int) -> None:
+    done = export(ours(4), out, resolution=resolution)
+    ((dataset, _),) = read_config(out / "kohya.toml")
     step, side = dataset["bucket_reso_steps"], dataset["resolution"]
     assert dataset["enable_bucket"] is True
     assert step % 64 == 0  # train_network.py:175
@@ -207,10 +205,8 @@ def test_buckets_are_such_as_kohya_takes(tmp_path: Path, resolution: int) -> Non
 )
 def test_any_class_noun_and_folder_survive(tmp_path: Path, noun: str) -> None:
     out = tmp_path / "out \"quoted\" 'dir' [1]"
-    folder = samples.photos(tmp_path / "photos")
-    done = samples.exported(
-        samples.ours(8), out, class_noun=noun, identifier="s'k\"s", subject=folder, check=True
-    )
+    folder = photo_folder(tmp_path / "photos")
+    done = export(ours(8), out, class_noun=noun, identifier="s'k\"s", subject=folder, check=True)
     assert not done.differs
     ((_, subsets),) = read_config(out / "kohya.toml")
     assert [subset["class_tokens"] for subset in subsets] == [f"s'k\"s {noun}", noun]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import export_samples as samples
 import pytest
+from export_samples import Memory, example, export, ours
 
 from regforge.export import webdataset
 
@@ -23,8 +23,8 @@ def test_datasets_loads_every_sample_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webdataset, "SAMPLES", 8)
-    dataset, out = samples.ours(30), tmp_path / "out"
-    done = samples.exported(dataset, out, "webdataset", check=True)
+    dataset, out = ours(30), tmp_path / "out"
+    done = export(dataset, out, "webdataset", check=True)
     assert not done.differs
     names = sorted(path.name for path in (out / "shards").glob("*.tar"))
     assert names == [f"{number:05d}.tar" for number in range(4)]
@@ -41,10 +41,10 @@ def test_datasets_loads_every_sample_in_order(
     assert not known
 
 
-def test_members_are_what_the_library_groups_by_name(tmp_path: Path) -> None:
-    samples.exported(samples.ours(3), tmp_path / "out", "webdataset")
-    lines = (tmp_path / "out" / "metadata.jsonl").read_bytes().splitlines()
-    with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as tar:
+def test_members_are_what_the_library_groups_by_name(out: Path) -> None:
+    export(ours(3), out, "webdataset")
+    lines = (out / "metadata.jsonl").read_bytes().splitlines()
+    with tarfile.open(out / "shards" / "00000.tar") as tar:
         assert tar.getnames() == [
             f"0000{number}.{suffix}" for number in (1, 2, 3) for suffix in ("webp", "txt", "json")
         ]
@@ -60,19 +60,19 @@ def test_members_are_what_the_library_groups_by_name(tmp_path: Path) -> None:
 
 
 def test_a_shard_ends_where_its_bytes_are_too_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = samples.ours(10)
+    dataset = ours(10)
     size = len(dataset.rows[0].image)
     monkeypatch.setattr(webdataset, "BYTES", 4 * size)
-    samples.exported(dataset, tmp_path / "out", "webdataset", check=True)
-    parts = sorted((tmp_path / "out" / "shards").glob("*.tar"))
+    export(dataset, out, "webdataset", check=True)
+    parts = sorted((out / "shards").glob("*.tar"))
     assert 3 <= len(parts) <= 5
 
 
-def test_types_may_be_mixed_and_slots_empty_at_first(tmp_path: Path) -> None:
+def test_types_may_be_mixed_and_slots_empty_at_first(tmp_path: Path, out: Path) -> None:
     rows = [
-        samples.example(
+        example(
             number,
             suffix="jpg" if number % 3 else "png",
             class_noun="teapot",
@@ -80,8 +80,7 @@ def test_types_may_be_mixed_and_slots_empty_at_first(tmp_path: Path) -> None:
         )
         for number in range(40)
     ]
-    out = tmp_path / "out"
-    done = samples.exported(samples.Memory(rows, slots=("color",)), out, "webdataset", check=True)
+    done = export(Memory(rows, slots=("color",)), out, "webdataset", check=True)
     assert "several types (jpg, png)" in " ".join(done.targets[0].notes)
     loaded = list(load(out / "shards", tmp_path / "cache", streaming=True))
     assert sum(row["json"]["slots"]["color"] == "red" for row in loaded) == 4

@@ -59,10 +59,10 @@ def generated() -> dict[str, str]:
     parts = {}
     with tempfile.TemporaryDirectory() as temporary:
         captions = [f"a photo of sks teapot, view {number}" for number in range(1, 5)]
-        photos = samples.photos(Path(temporary) / "photos", captions, "png", (64, 64))
+        photos = samples.photo_folder(Path(temporary) / "photos", captions, "png", (64, 64))
         for trainer in TRAINERS:
             out = Path(temporary) / trainer.name
-            done = samples.exported(
+            done = samples.export(
                 teapots(), out, trainer.name, subject=photos, root=ROOT, check=True
             )
             parts[trainer.name] = _part(done.targets[0], out)
