@@ -218,8 +218,6 @@ class _Subject:
     def _span(self, phrase: NounPhrase) -> tuple[int, int]:
         return self.words[phrase.first].start, self.words[phrase.last].end
 
-    # ---------------------------------------------------------------------------------- varied
-
     def varied(self) -> Surroundings:
         """The caption with a place where the subject's first noun phrase was."""
         main = self._main
@@ -354,8 +352,6 @@ class _Subject:
         text = self.words[phrase.first].text
         title = text[:1].isupper() and (len(text) == 1 or text[1:].islower())
         return title and begins_sentence(self.words, phrase.first)
-
-    # ------------------------------------------------------------------------------- as it is
 
     def as_it_is(self, unclear: str = "") -> Surroundings:
         """The caption without the identifier, and nothing else changed but an article."""

@@ -119,8 +119,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self._left = self._most_operations
         return template.render(values)
 
-    # ------------------------------------------------------------------ called by what Jinja makes
-
     def counted(self, items: Iterable[Any], cost: int) -> Iterator[Any]:
         """Yield what a loop goes through, each pass at the cost of the loop's body."""
         for item in items:
@@ -175,8 +173,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 self._refuse_size()
             text.append(part)
         return "".join(text)
-
-    # ------------------------------------------------------------------------------- the limits
 
     def _bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A filter or a test within the limits."""

@@ -168,9 +168,6 @@ def is_adjective(word: str) -> bool:
     return word.endswith(("ish", "ful", "less", "ous", "ly", "-like", "'s", "’s")) or "-" in word
 
 
-# ------------------------------------------------------------------------------------------ words
-
-
 @dataclass(frozen=True, slots=True)
 class Word:
     """A word of a caption.

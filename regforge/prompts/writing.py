@@ -253,8 +253,6 @@ class _Writer:
                 raise self._sets[name].not_enough(index, count)
             yield self._prompt(index, self._sets[name], caption)
 
-    # ----------------------------------------------------------------------- before the first row
-
     def _usable_phrases(self) -> dict[str, tuple[str, ...]]:
         """The phrases that a caption can say, by slot of the recipe."""
         every = self.vocabulary.slots
@@ -380,8 +378,6 @@ class _Writer:
                 hint="Set `render.width` and `render.height`.",
             )
         return width * height
-
-    # -------------------------------------------------------------------------------- row for row
 
     def _fault(self, caption: Caption) -> Fault | None:
         """Why a caption cannot be used, or None if it can and counts as said from now on."""

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from regforge.journal import Journal
+from regforge.progress import Reporter
+from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.vocabulary import Vocabulary
 from regforge.providers.language_model import Question
 from regforge.providers.replies import understand
@@ -52,6 +54,20 @@ class FakeClient:
         if self._journal:
             self._journal.failure("prompts", question.item, "no usable reply", text)
         return None
+
+
+def fill(
+    recipe: Recipe,
+    client: FakeClient | None = None,
+    journal: Journal | None = None,
+    lines: list[str] | None = None,
+) -> Vocabulary:
+    """The recipe's vocabulary; `lines` get what is said on the way."""
+    reporter = Reporter(quiet=True)
+    if lines is not None:
+        reporter.say = lines.append  # type: ignore[method-assign]
+    asked: Any = client
+    return fill_vocabulary(recipe, asked, journal=journal or Journal(None), reporter=reporter)
 
 
 def text_of(question: Question) -> str:

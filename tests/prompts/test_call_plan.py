@@ -5,25 +5,11 @@ import sys
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, recipe_of, text_of
+from fake_language_model import FakeClient, fill, recipe_of, text_of
 from test_filling import answers_well
 
-from regforge.journal import Journal
-from regforge.progress import Reporter
-from regforge.prompts.filling import CallPlan, fill_vocabulary, plan_calls
+from regforge.prompts.filling import CallPlan, plan_calls
 from regforge.prompts.vocabulary import Vocabulary
-from regforge.recipe import Recipe
-
-
-def asked_for(recipe: Recipe) -> FakeClient:
-    client = FakeClient(answers_well)
-    fill_vocabulary(
-        recipe,
-        client,  # type: ignore[arg-type]
-        journal=Journal(None),
-        reporter=Reporter(quiet=True),
-    )
-    return client
 
 
 @pytest.mark.parametrize(
@@ -41,7 +27,8 @@ def asked_for(recipe: Recipe) -> FakeClient:
 )
 def test_a_plan_counts_the_calls_that_are_made(prompts: dict[str, Any]) -> None:
     recipe = recipe_of(prompts)
-    plan, client = plan_calls(recipe), asked_for(recipe)
+    plan, client = plan_calls(recipe), FakeClient(answers_well)
+    fill(recipe, client)
     assert plan.calls == len(client.asked)
     sent = sum(len(text_of(question)) for question in client.asked) // 4
     assert sent * 0.7 <= plan.prompt_tokens <= sent * 1.3
@@ -66,15 +53,9 @@ def test_nobody_is_asked_where_nothing_needs_phrases(tmp_path: Any) -> None:
         assert plan_calls(recipe_of(prompts)) == CallPlan()
 
 
-def test_the_embedded_model_costs_calls_and_no_tokens() -> None:
-    plan = plan_calls(recipe_of({"llm": {"model": "embedded/smollm2-135m"}}))
-    assert plan.calls == 6
-    assert plan.prompt_tokens == plan.completion_tokens == 0
-
-
-def test_photos_are_calls_too() -> None:
-    recipe = recipe_of({"slots": [{"name": "color", "values": ["red"]}]})
-    plan = plan_calls(recipe, photos=5)
+def test_the_embedded_model_costs_calls_and_no_tokens_and_photos_cost_both() -> None:
+    assert plan_calls(recipe_of({"llm": {"model": "embedded/smollm2-135m"}})) == CallPlan(6)
+    plan = plan_calls(recipe_of({"slots": [{"name": "color", "values": ["red"]}]}), photos=5)
     assert plan.calls == 5
     assert plan.prompt_tokens > 5000
 

@@ -5,15 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fake_language_model import fill, recipe_of
 
 from regforge import resources
-from regforge.journal import Journal
-from regforge.progress import Reporter
 from regforge.prompts.captions import CaptionTemplate, CaptionTemplateError, is_photograph
-from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.tokens import token_budget
 from regforge.prompts.writing import write_prompts
-from regforge.recipe import Recipe
 from regforge.records import Prompt
 from regforge.training.augmentation import Composer
 
@@ -25,13 +22,9 @@ def captions(noun: str, count: int = 100, **more: object) -> list[Prompt]:
     names = ["shape", "color", "texture", "background", "lighting", "style"]
     names[3:3] = ["motion"] if living else []
     slots = [{"name": name, "from": "bank"} for name in names]
-    about = {"class_noun": noun, "kind": "living" if living else "object"}
-    prompts = {"slots": slots, "count": count, **more}
-    recipe = Recipe.model_validate({"name": "x", "subject": about, "prompts": prompts})
-    quiet = Reporter(quiet=True)
-    vocabulary = fill_vocabulary(recipe, None, journal=Journal(None), reporter=quiet)
+    recipe = recipe_of({"slots": slots, "count": count, **more}, subject={"class_noun": noun})
     budget = token_budget(recipe.render, None)
-    return list(write_prompts(recipe, vocabulary, budget=budget, count=count))
+    return list(write_prompts(recipe, fill(recipe), budget=budget, count=count))
 
 
 def form_of(prompt: Prompt) -> str:

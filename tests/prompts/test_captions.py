@@ -35,9 +35,6 @@ def own(folder: Path, text: str, **options: object) -> CaptionTemplate:
     return CaptionTemplate(file, "mine.j2", **settings)
 
 
-# ------------------------------------------------------------------------------- shipped templates
-
-
 @pytest.mark.parametrize(
     ("template", "noun", "phrases", "caption"),
     [
@@ -106,9 +103,6 @@ def test_slots_before_the_noun_are_found_by_what_a_template_writes(tmp_path: Pat
     template = own(tmp_path, text, slots=("mood", "pattern", "age", "color"))
     assert template.attributes == ("mood",)
     assert own(tmp_path, "a {{ class_noun }} in {{ color }}", slots=("color",)).attributes == ()
-
-
-# ---------------------------------------------------------------------------------- own templates
 
 
 def test_a_template_of_ones_own_may_use_other_slots_and_shipped_parts(tmp_path: Path) -> None:
@@ -219,9 +213,6 @@ def test_phrases_are_words_and_never_code(phrases: dict[str, str]) -> None:
     assert "1337" not in caption
     assert caption.count("{{ 7 * 191 }}") == len(phrases)
     assert caption == " ".join(caption.split())
-
-
-# ------------------------------------------------------------------------------------------ words
 
 
 @pytest.mark.parametrize(

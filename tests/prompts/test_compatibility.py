@@ -4,14 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, go_together, recipe_of, text_of
+from fake_language_model import FakeClient, fill, go_together, recipe_of, text_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from regforge.journal import Journal
-from regforge.progress import Reporter
 from regforge.prompts.compatibility import Clashes, Portion, portions, settle
-from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.vocabulary import Pair, Vocabulary
 from regforge.providers.language_model import Question
 
@@ -22,51 +20,36 @@ SLOTS = [
 DOG = {"class_noun": "dog"}
 
 
-def fill(
-    clashes: Any, slots: list[Any] | None = None, lines: list[str] | None = None, **prompts: Any
+def clashing(
+    clashes: Any, lines: list[str] | None = None, **prompts: Any
 ) -> tuple[Vocabulary, FakeClient]:
     """The vocabulary of a dog whose model takes all values and says that these pairs clash."""
 
     def answer(question: Question, attempt: int) -> Any:
         if question.item.startswith("compatibility"):
-            return clashes(question) if callable(clashes) else {"clashes": clashes}
+            return {"clashes": clashes}
         slot = next(each for each in SLOTS if each["name"] == question.item.split()[1].strip(","))
         return {"phrases": slot["values"]}
 
     client = FakeClient(answer)
-    reporter = Reporter(quiet=True)
-    reporter.say = (lines if lines is not None else []).append  # type: ignore[method-assign]
-    recipe = recipe_of({"slots": slots or SLOTS, **prompts}, subject=DOG)
-    vocabulary = fill_vocabulary(
-        recipe,
-        client,  # type: ignore[arg-type]
-        journal=Journal(None),
-        reporter=reporter,
-    )
-    return vocabulary, client
-
-
-def asked_about_compatibility(client: FakeClient) -> list[Question]:
-    return [question for question in client.asked if question.item.startswith("compatibility")]
+    recipe = recipe_of({"slots": SLOTS, **prompts}, subject=DOG)
+    return fill(recipe, client, lines=lines), client
 
 
 def test_the_model_names_clashing_pairs_by_number() -> None:
-    vocabulary, client = fill([{"phrase": 1, "backgrounds": [1, 3]}])
+    vocabulary, client = clashing([{"phrase": 1, "backgrounds": [1, 3]}])
     assert vocabulary.incompatible == {
         ("background", "in a larder", "motion", "paddling"),
         ("background", "on a hearth", "motion", "paddling"),
     }
-    text = text_of(asked_about_compatibility(client)[0])
+    text = text_of(next(each for each in client.asked if each.item.startswith("compat")))
     assert "1. paddling" in text
     assert "3. on a hearth" in text
 
 
 def test_numbers_that_do_not_exist_are_told_to_the_model() -> None:
-    def answer(question: Question) -> Any:
-        return {"clashes": [{"phrase": 4, "backgrounds": [0, 2]}]}
-
     lines: list[str] = []
-    vocabulary, client = fill(answer, lines=lines)
+    vocabulary, client = clashing([{"phrase": 4, "backgrounds": [0, 2]}], lines)
     complaints = " ".join(client.complaints["compatibility of motion, question 1"])
     assert "There is no phrase 4" in complaints
     assert "There is no background 0" in complaints
@@ -76,14 +59,14 @@ def test_numbers_that_do_not_exist_are_told_to_the_model() -> None:
 
 def test_a_model_that_forbids_nearly_everything_is_asked_again() -> None:
     everything = [{"phrase": number, "backgrounds": [1, 2, 3]} for number in (1, 2, 3)]
-    vocabulary, client = fill(everything)
+    vocabulary, client = clashing(everything)
     assert "most go together" in client.complaints["compatibility of motion, question 1"][0]
     assert not vocabulary.incompatible
 
 
 def test_compatibility_false_asks_nothing() -> None:
-    vocabulary, client = fill([{"phrase": 1, "backgrounds": [1]}], compatibility=False)
-    assert not asked_about_compatibility(client)
+    vocabulary, client = clashing([{"phrase": 1, "backgrounds": [1]}], compatibility=False)
+    assert not any(question.item.startswith("compat") for question in client.asked)
     assert not vocabulary.incompatible
 
 
@@ -95,17 +78,8 @@ def test_phrases_that_the_banks_know_need_no_question() -> None:
         {"name": "style", "values": ["an underwater photo of", "a studio photo"]},
     ]
 
-    def answer(question: Question, attempt: int) -> Any:
-        return {"phrases": ["black"]}
-
-    client = FakeClient(answer)
-    recipe = recipe_of({"slots": slots}, subject=DOG)
-    vocabulary = fill_vocabulary(
-        recipe,
-        client,  # type: ignore[arg-type]
-        journal=Journal(None),
-        reporter=Reporter(quiet=True),
-    )
+    client = FakeClient(lambda *_: {"phrases": ["black"]})
+    vocabulary = fill(recipe_of({"slots": slots}, subject=DOG), client)
     assert len(client.asked) == 1
     kitchen = next(text for text in vocabulary.slots["background"] if "kitchen" in text)
     assert not go_together(vocabulary, {"motion": "swimming", "background": kitchen})
@@ -117,10 +91,7 @@ def test_phrases_that_the_banks_know_need_no_question() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 40, 100, 130, 1000])
 def test_every_pair_is_asked_about_once_in_portions_of_bounded_size(count: int) -> None:
-    slots = {
-        "motion": [f"motion {number}" for number in range(count)],
-        "background": [f"place {number}" for number in range(count)],
-    }
+    slots = {name: [f"{name} {n}" for n in range(count)] for name in ("motion", "background")}
     asked = list(portions(slots))
     pairs = [(m, b) for each in asked for m in each.phrases for b in each.backgrounds]
     assert len(pairs) == len(set(pairs)) == count * count
@@ -161,7 +132,7 @@ def test_settled_phrases_can_all_be_drawn_and_none_of_the_users_is_lost(
 
 def test_a_phrase_that_goes_nowhere_is_left_out() -> None:
     clashes = [{"phrase": 2, "backgrounds": [1, 2, 3]}, {"phrase": 1, "backgrounds": [1]}]
-    vocabulary, _ = fill(clashes)
+    vocabulary, _ = clashing(clashes)
     assert vocabulary.slots["motion"] == ("paddling", "napping")
     assert vocabulary.incompatible == {("background", "in a larder", "motion", "paddling")}
 

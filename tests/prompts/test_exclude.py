@@ -128,9 +128,6 @@ def test_without_exclusions_nothing_is_forbidden(caption: str) -> None:
     BENCH.forbids(caption)  # and no text makes it fail
 
 
-# --------------------------------------------------------------------------------- the vocabulary
-
-
 def vocabulary(**slots: tuple[str, ...]) -> Vocabulary:
     return Vocabulary(class_noun="teapot", kind="object", slots=slots)
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, go_together, recipe_of, text_of
+from fake_language_model import FakeClient, fill, go_together, recipe_of, text_of
 
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_FAILED, EXIT_USAGE, RegforgeError
 from regforge.journal import Journal, read
-from regforge.progress import Reporter
-from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.messages import MessageError
 from regforge.prompts.phrase_questions import rounds_allowed
 from regforge.prompts.vocabulary import Vocabulary, VocabularyError
@@ -54,28 +52,8 @@ def answers_well(question: Question, attempt: int) -> Any:
     return {"phrases": invented(slot_of(question), wanted_of(question), known_in(question))}
 
 
-def fill(
-    recipe: Recipe,
-    client: FakeClient | None,
-    journal: Journal | None = None,
-    lines: list[str] | None = None,
-) -> Vocabulary:
-    reporter = Reporter(quiet=True)
-    if lines is not None:
-        reporter.say = lines.append  # type: ignore[method-assign]
-    return fill_vocabulary(
-        recipe,
-        client,  # type: ignore[arg-type]
-        journal=journal or Journal(None),
-        reporter=reporter,
-    )
-
-
 def ledger_of(folder: Path) -> str:
     return "\n".join(str(entry["reason"]) for entry in read(folder / "ledger.jsonl"))
-
-
-# ------------------------------------------------------------------------------------ a good model
 
 
 def test_every_slot_of_the_recipe_gets_as_many_phrases_as_it_asks_for() -> None:
@@ -130,9 +108,6 @@ def test_neither_message_nor_vocabulary_ever_has_the_identifier() -> None:
     vocabulary = fill(recipe_of(), client)
     assert not any(re.search(r"\bsks\b", text_of(question)) for question in client.asked)
     assert "sks" not in repr(vocabulary.slots)
-
-
-# -------------------------------------------------------------------------------------- bad models
 
 
 def test_bad_phrases_are_dropped_and_written_down(tmp_path: Path) -> None:
@@ -209,9 +184,6 @@ def test_a_wrong_message_template_is_told_before_any_call(tmp_path: Path) -> Non
     assert client.asked == []
 
 
-# ----------------------------------------------------------------------------- choosing from values
-
-
 def choosing(values: Sequence[str], **more: Any) -> Recipe:
     return recipe_of({"slots": [{"name": "color", "from": "llm", "values": values, **more}]})
 
@@ -237,9 +209,6 @@ def test_a_choice_of_nothing_is_repaired_and_then_given_up() -> None:
     with pytest.raises(VocabularyError, match="no usable phrase for the slot 'color'"):
         fill(choosing(["teal", "ivory"]), client)
     assert "letter by letter" in client.complaints["slot color, round 1"][0]
-
-
-# -------------------------------------------------------------------------- lists, files and banks
 
 
 def without_calls(slots: list[Any], **sections: Any) -> Vocabulary:
@@ -333,9 +302,6 @@ def test_without_places_the_banks_still_leave_out_what_goes_nowhere() -> None:
     assert "in shafts of sunlight" not in lights
 
 
-# ---------------------------------------------------------------------------------- vocabulary.json
-
-
 def stored(tmp_path: Path, **changes: Any) -> Path:
     path = tmp_path / "vocabulary.json"
     plain: dict[str, Any] = {
@@ -376,9 +342,6 @@ def test_a_stored_vocabulary_with_the_identifier_is_refused(tmp_path: Path) -> N
     path = stored(tmp_path, slots={"color": ("red", "sks red")}, weights={}, incompatible=())
     with pytest.raises(RegforgeError, match="'sks red' contains the identifier"):
         fill(recipe_of({"slots": ["color"], "vocabulary": path}), None)
-
-
-# ------------------------------------------------------------------------------------- compose mode
 
 
 def test_compose_mode_leaves_the_language_models_slots_to_the_composer() -> None:

@@ -53,9 +53,6 @@ def texts(prompts: Iterable[Prompt]) -> list[str]:
     return [prompt.text for prompt in prompts if prompt.prompt_set == "import"]
 
 
-# ----------------------------------------------------------------------------------------- the set
-
-
 def test_captions_come_in_the_datasets_order_and_say_where_they_are_from() -> None:
     named = ImportedCaption("a red teapot at dusk", {"color": "red", "mood": "sad"}, "openai/x")
     made = importing(slots={"color": None, "style": None})
@@ -188,9 +185,6 @@ def test_more_captions_keep_those_there_are(captions: list[str], few: int, more:
     assert all(
         p.slots == {"color": None, "background": None} for p in long if p.prompt_set == "import"
     )
-
-
-# ---------------------------------------------------------------------------------------- the file
 
 
 def save(path: Path, made: Iterable[Example], **options: Any) -> list[str]:

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, recipe_of
+from fake_language_model import FakeClient, fill, recipe_of
 from shell import Shell
 
 from regforge.journal import Journal
-from regforge.progress import Reporter
-from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.imported import ImportedCaption, ImportedCaptions
 from regforge.prompts.tokens import token_budget
 from regforge.prompts.vocabulary import Vocabulary
 from regforge.prompts.writing import write_prompts
-from regforge.recipe import Recipe
 
 NOTHING = [
     *("none", "N/A", "n/a (not applicable)", "null", "NaN", "no color", "unspecified", "unknown"),
@@ -95,21 +92,19 @@ def test_a_model_is_asked_again_and_what_it_said_is_dropped() -> None:
         return {"phrases": [*BAD, "RED", "1. **Pink.**", *good]}
 
     recipe = recipe_of({"slots": ["color"], "phrases_per_slot": 11})
-    client: Any = FakeClient(answer)
-    made = fill_vocabulary(recipe, client, journal=Journal(None), reporter=Reporter(quiet=True))
+    made = fill(recipe, FakeClient(answer))
     assert set(made.slots["color"]) == {"red", "pink", *good}
-    only_bad: Any = FakeClient(lambda *_: {"phrases": BAD})
+    only_bad = FakeClient(lambda *_: {"phrases": BAD})
     with pytest.raises(Exception, match="no usable phrase"):
-        fill_vocabulary(recipe, only_bad, journal=Journal(None), reporter=Reporter(quiet=True))
+        fill(recipe, only_bad)
     assert only_bad.complaints
 
 
 def test_a_models_styles_open_captions_or_are_dropped(tmp_path: Path) -> None:
     said = ["Pixar style", "cinematic, 8k, masterpiece", "a pixar style of", "a photo of a cat"]
     fine = ["An oil painting", "a close-up photo of", "linocut"]
-    client: Any = FakeClient(lambda *_: {"phrases": [*said, *fine]})
     recipe = recipe_of({"slots": ["style"], "phrases_per_slot": 7})
-    made = fill_vocabulary(recipe, client, journal=Journal(tmp_path), reporter=Reporter(quiet=True))
+    made = fill(recipe, FakeClient(lambda *_: {"phrases": [*said, *fine]}), Journal(tmp_path))
     assert made.slots["style"] == ("an oil painting of", "a close-up photo of", "a linocut of")
     ledger = (tmp_path / "ledger.jsonl").read_text(encoding="utf-8")
     assert all(style in ledger for style in said)
@@ -123,33 +118,17 @@ def test_imported_captions_that_say_nothing_are_passed_over(tmp_path: Path) -> N
     recipe = recipe_of(
         {"sets": {"import": 1}, "count": 2, "slots": ["color"], "import": {"dataset": "x"}}
     )
-    prompts = write_prompts(
-        recipe,
-        Vocabulary("ceramic teapot", "object", {}),
-        budget=token_budget(recipe.render, None),
-        imported=there,
-        journal=Journal(tmp_path),
-    )
-    made = list(prompts)
+    nothing, budget = Vocabulary("ceramic teapot", "object", {}), token_budget(recipe.render)
+    made = list(write_prompts(recipe, nothing, budget=budget, imported=there))
     assert [prompt.text for prompt in made] == ["a red teapot", "a blue teapot"]
     assert {prompt.slots["color"] for prompt in made} == {None}
 
 
-# --------------------------------------------------------------------------------- contradictions
-
-
 def captions(**slots: list[str]) -> list[str]:
-    recipe = Recipe.model_validate(
-        {
-            "name": "x",
-            "subject": {"class_noun": "teapot", "kind": "object"},
-            "prompts": {"slots": [{"name": name, "values": v} for name, v in slots.items()]},
-        }
-    )
-    quiet = Reporter(quiet=True)
-    vocabulary = fill_vocabulary(recipe, None, journal=Journal(None), reporter=quiet)
+    listed = [{"name": name, "values": values} for name, values in slots.items()]
+    recipe = recipe_of({"slots": listed}, subject={"class_noun": "teapot"})
     budget = token_budget(recipe.render, None)
-    return [p.text for p in write_prompts(recipe, vocabulary, budget=budget, count=8)]
+    return [p.text for p in write_prompts(recipe, fill(recipe), budget=budget, count=8)]
 
 
 def test_phrases_that_contradict_one_another_meet_in_no_caption() -> None:
@@ -205,11 +184,12 @@ def test_what_reads_badly_is_used_and_said(
     assert f"slot '{slot}': '{phrase}'" in shell.out
 
 
-def test_phrases_are_called_alike_if_the_same_is_said_of_them(tmp_path: Path, shell: Shell) -> None:
-    slot = {"name": "background", "values": ["In a garden", "kitchen", "beach", "on a road"]}
-    assert shell("check", recipe_file(tmp_path, slot)) == 0, shell.err
-    assert "'In a garden' begins" in shell.out
-    assert "'kitchen' (and 1 more like it) does not start" in shell.out
+def test_phrases_of_one_fault_are_one_warning() -> None:
+    lines: list[str] = []
+    values = ["In a garden", "kitchen", "beach", "on a road"]
+    fill(recipe_of({"slots": [{"name": "background", "values": values}]}), lines=lines)
+    assert "'In a garden' begins" in lines[0]
+    assert "'kitchen' (and 1 more like it) does not start" in lines[1]
 
 
 def test_an_opening_that_leads_to_the_noun_gets_no_second_preposition(
@@ -229,9 +209,6 @@ def test_capitals_make_no_second_phrase(tmp_path: Path, shell: Shell) -> None:
     made = json.loads((tmp_path / "run/vocabulary.json").read_text(encoding="utf-8"))
     assert made["slots"]["style"]["values"] == ["a photo of", "an etching of"]
     assert made["slots"]["style"]["weights"] == [3, 1]
-
-
-# ---------------------------------------------------------------------------------- vocabularies
 
 
 def test_a_vocabulary_of_another_class_noun_is_said_by_check(tmp_path: Path, shell: Shell) -> None:

@@ -27,9 +27,6 @@ def drawn(seed: int, plans: list[SlotPlan], rows: int) -> dict[str, np.ndarray]:
     return Design(seed, "amplify", plans).draws(0, rows)
 
 
-# ------------------------------------------------------------------------------------------- even
-
-
 @given(SEEDS, st.integers(1, 60), st.integers(1, 400))
 def test_any_number_of_rows_uses_every_value_within_one_of_even(
     seed: int, size: int, rows: int
@@ -94,9 +91,6 @@ def test_prompt_sets_and_seeds_have_draws_of_their_own() -> None:
         assert (other.draws(0, 1000)["color"] == first).mean() < 0.02
 
 
-# ------------------------------------------------------------------------------------------ pairs
-
-
 def pair_variance(a: SlotPlan, b: SlotPlan, rows: int, seeds: int) -> float:
     """Variance of pair counts, relative to that of independent random draws."""
     chances = []
@@ -129,9 +123,6 @@ def test_pairs_are_at_least_as_even_as_in_independent_draws(
     assert pair_variance(a, b, rows, seeds=150) < 1.02
 
 
-# ---------------------------------------------------------------------------------------- weights
-
-
 @settings(max_examples=50)
 @given(SEEDS, st.lists(st.floats(0.01, 100), min_size=1, max_size=30))
 def test_weights_hold_in_every_number_of_rows(seed: int, weights: list[float]) -> None:
@@ -150,9 +141,6 @@ def test_weights_hold_in_every_number_of_rows(seed: int, weights: list[float]) -
 def test_equal_weights_are_as_even_as_none(seed: int, size: int, rows: int) -> None:
     counts = np.bincount(weighted_draws(str(seed), [0.3] * size, 0, rows), minlength=size)
     assert counts.max() - counts.min() <= 1
-
-
-# --------------------------------------------------------------------------------- cycle and grid
 
 
 def test_cycle_takes_one_value_after_the_other() -> None:
@@ -181,9 +169,6 @@ def test_every_combination_comes_once(sizes: list[int], seed: int) -> None:
     found = set(zip(*(column.tolist() for column in values.values()), strict=True))
     assert found == set(itertools.product(*map(range, sizes)))
     assert fits.all()
-
-
-# ---------------------------------------------------------------------------------------- clashes
 
 
 @st.composite
@@ -284,9 +269,6 @@ def test_redrawn_values_follow_their_weights() -> None:
 def test_pairs_that_name_unknown_phrases_are_no_matter() -> None:
     table = Clashes({"color": ["red"]}, {("color", "blue", "style", "x"), ("a", "b", "c", "d")})
     assert not table.any({"color": np.zeros(3, dtype=np.int64)}, 3).any()
-
-
-# ----------------------------------------------------------------------------------------- shares
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=4))

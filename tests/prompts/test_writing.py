@@ -98,9 +98,6 @@ def photos(*captions: str, **facts: Any) -> list[PhotoCaption]:
     return [PhotoCaption(f"{n:02}.jpg", caption, **known) for n, caption in enumerate(captions)]
 
 
-# ---------------------------------------------------------------------------------------- captions
-
-
 def test_a_prompt_says_all_about_itself() -> None:
     first = written(recipe(), 1, vocabulary(language_model="openai/gpt-x"))[0]
     slots = first.slots
@@ -147,9 +144,6 @@ def test_a_template_of_ones_own_is_named_without_its_folder(tmp_path: Path) -> N
     (first,) = written(recipe(template=str(tmp_path / "mine.j2")), 1)
     assert first.template == "mine.j2"
     assert first.text.endswith("!")
-
-
-# --------------------------------------------------------------------------------- prefix stability
 
 
 @st.composite
@@ -239,9 +233,6 @@ def test_another_seed_gives_other_captions_and_a_new_slot_changes_no_other() -> 
     more = {"material": ("clay", "tin"), **SLOTS}
     wider = written(recipe(more), 20, vocabulary(more))
     assert all(p.slots.items() <= q.slots.items() for p, q in zip(first, wider, strict=True))
-
-
-# ----------------------------------------------------------------------------------- the sets
 
 
 def test_every_set_gets_its_share_in_every_number_of_captions() -> None:
@@ -420,9 +411,6 @@ def test_matching_sizes_needs_a_size() -> None:
         written(made, 1, photos=photos("sks teapot"))
 
 
-# --------------------------------------------------------------------------------- passing over
-
-
 def test_clashing_phrases_are_redrawn_and_the_background_kept() -> None:
     clashes = {("color", "red"): ("background", "on a shelf")}
     with_clash = written(recipe(), 30, vocabulary(clashes=clashes))
@@ -522,9 +510,6 @@ def test_photos_that_say_what_is_excluded_are_not_followed(tmp_path: Path) -> No
         written(made, 1, photos=shown[:1])
 
 
-# ------------------------------------------------------------------------------------- the limit
-
-
 def test_long_captions_lose_their_last_slots_and_the_background_last_of_all(
     tmp_path: Path,
 ) -> None:
@@ -587,9 +572,6 @@ def test_a_class_noun_over_the_limit_is_refused_before_anything(
         write_prompts(made, vocabulary(), budget=by_words(12))
 
 
-# ------------------------------------------------------------------------------------- modes
-
-
 def test_modes_and_weights_come_from_the_recipe_and_the_vocabulary() -> None:
     slots = {
         "color": {"from": "llm", "mode": "cycle"},
@@ -607,9 +589,6 @@ def test_modes_and_weights_come_from_the_recipe_and_the_vocabulary() -> None:
 def test_a_vocabulary_without_a_slot_of_the_recipe_is_refused() -> None:
     with pytest.raises(VocabularyError, match="no slot 'style'"):
         written(recipe(), 1, vocabulary({"color": COLORS, "background": PLACES}))
-
-
-# ------------------------------------------------------------------------------------- compose
 
 
 def rows() -> Iterator[dict[str, str]]:
@@ -659,9 +638,6 @@ def test_against_takes_its_attributes_from_composed_rows_too() -> None:
     made = recipe(mode="compose", sets={"against": 1}, near_duplicates=1.0)
     prompts = written(made, 2, words, rows=rows(), photos=photos("my sks in a box"))
     assert [p.text for p in prompts] == [f"a color{n} dark teapot in a box" for n in range(2)]
-
-
-# ------------------------------------------------------------------------------------- embedded
 
 
 def test_the_embedded_world_has_captions_within_its_own_limit() -> None:
