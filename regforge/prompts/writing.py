@@ -70,11 +70,9 @@ def write_prompts(
     vocabulary: Vocabulary,
     *,
     budget: TokenBudget,
-    exclusions: Exclusions | None = None,
     photos: Sequence[PhotoCaption] = (),
     rows: Iterable[Row] | None = None,
     imported: ImportedCaptions | None = None,
-    size: tuple[int, int] | None = None,
     count: int | None = None,
     journal: Journal | None = None,
     reporter: Reporter | None = None,
@@ -88,13 +86,10 @@ def write_prompts(
         recipe: Its subject, prompts, seed, and size of the images.
         vocabulary: Phrases for its slots.
         budget: The longest caption, see `tokens.token_budget`.
-        exclusions: What must not be said; `prompts.exclude` by default.
         photos: For the `against` set, see `photos.photo_captions`.
         rows: Phrases from elsewhere, for slots that the vocabulary lacks (`mode: compose`). Then
             near-duplicates are refused as well (`prompts.near_duplicates`).
         imported: For the `import` set.
-        size: Width and height that the renderer draws in, for `prompts.match: [size]` where the
-            recipe does not say.
         count: `prompts.count` by default.
         journal: Gets what was refused.
         reporter: Gets notes.
@@ -113,20 +108,13 @@ def write_prompts(
         PhotoCaptionUnclear: A photo's caption does not name the subject.
         VocabularyError: It lacks a slot.
     """
-    subject = recipe.subject
-    if exclusions is None:
-        exclusions = Exclusions.load(
-            recipe.prompts.exclude, class_noun=subject.class_noun, identifier=subject.identifier
-        )
     writer = _Writer(
         recipe=recipe,
         vocabulary=vocabulary,
         budget=budget,
-        exclusions=exclusions,
         photos=photos,
         composed=None if rows is None else iter(rows),
         imported=imported,
-        size=size,
         journal=journal or Journal(None),
         reporter=reporter or Reporter(quiet=True),
         enumerable=enumerable,
@@ -219,11 +207,9 @@ class _Writer:
     recipe: Recipe
     vocabulary: Vocabulary
     budget: TokenBudget
-    exclusions: Exclusions
     photos: Sequence[PhotoCaption]
     composed: Iterator[Row] | None
     imported: ImportedCaptions | None
-    size: tuple[int, int] | None
     journal: Journal
     reporter: Reporter
     enumerable: int
@@ -233,6 +219,9 @@ class _Writer:
         self._noun = self.recipe.subject.class_noun
         self._identifier = self.recipe.subject.identifier
         self._kind = kind_of(self.recipe)
+        self._exclusions = Exclusions.load(
+            prompts.exclude, class_noun=self._noun, identifier=self._identifier
+        )
         self._slots = tuple(slot.name for slot in slots_of(self.recipe))
         self._template = _caption_template(self.recipe)
         if self.budget.estimated:
@@ -264,7 +253,7 @@ class _Writer:
                 hint="Add it to vocabulary.json, or take it out of `prompts.slots`.",
             )
         self.vocabulary, removed = usable(
-            self.vocabulary, self.exclusions, class_noun=self._noun, identifier=self._identifier
+            self.vocabulary, self._exclusions, class_noun=self._noun, identifier=self._identifier
         )
         for slot, faults in removed.items():
             for phrase, why in faults.items():
@@ -343,7 +332,7 @@ class _Writer:
         for photo in self.photos:
             around = _cut_open(self.recipe, photo)
             text = around.caption({}, self._noun, article_for(self._noun))
-            if entry := self.exclusions.forbids(text):
+            if entry := self._exclusions.forbids(text):
                 reason = f"its caption {photo.caption!r} says what is excluded, {entry!r}"
                 self.journal.failure("prompts", photo.file, reason)
                 self.reporter.say(f"{photo.file} is not used for the against set: {reason}")
@@ -370,21 +359,19 @@ class _Writer:
 
     def _pixels(self) -> int:
         render = self.recipe.render
-        width, height = self.size or (None, None)
-        width, height = render.width or width, render.height or height
-        if not width or not height:
+        if not render.width or not render.height:
             raise CannotWrite(
                 "`prompts.match: [size]` needs the size of the images.",
                 hint="Set `render.width` and `render.height`.",
             )
-        return width * height
+        return render.width * render.height
 
     def _fault(self, caption: Caption) -> Fault | None:
         """Why a caption cannot be used, or None if it can and counts as said from now on."""
         text = caption.text
         if self._identifier and has_words(text, self._identifier):
             return "name the identifier", "names the identifier"
-        if entry := self.exclusions.forbids(text):
+        if entry := self._exclusions.forbids(text):
             return "say what is excluded", f"says what is excluded, {entry!r}"
         if (repeats := self._seen.add(text)) and not caption.repeats:
             return REPEATED, repeats

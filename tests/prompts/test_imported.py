@@ -23,7 +23,7 @@ from regforge.prompts.imported import (
 )
 from regforge.prompts.prompt_sets import NotEnoughPrompts
 from regforge.prompts.vocabulary import Vocabulary
-from regforge.prompts.writing import CannotWrite, write_prompts
+from regforge.prompts.writing import write_prompts
 from regforge.recipe import Recipe
 from regforge.records import Example, Prompt
 
@@ -32,17 +32,13 @@ NO_WORDS = Vocabulary("teapot", "object", {})
 
 
 def taking(*captions: str | ImportedCaption) -> ImportedCaptions:
-    made = [
-        each if isinstance(each, ImportedCaption) else ImportedCaption(each) for each in captions
-    ]
+    made = [ImportedCaption(each) if isinstance(each, str) else each for each in captions]
     return ImportedCaptions("me/reg", made)
 
 
 def importing(sets: Mapping[str, float] | None = None, **options: Any) -> Recipe:
-    taken = {"dataset": "me/reg"}
-    return recipe(
-        options.pop("slots", {}), sets=sets or {"import": 1}, **options, **{"import": taken}
-    )
+    options["import"] = {"dataset": "me/reg"}
+    return recipe(options.pop("slots", {}), sets=sets or {"import": 1}, **options)
 
 
 def examples(*captions: str | None, **facts: Any) -> list[Example]:
@@ -92,13 +88,10 @@ def test_too_few_captions_are_an_error_that_says_why() -> None:
     captions = taking("a teapot", "a teapot", "", "one more", "a sks teapot", "A Teapot")
     with pytest.raises(NotEnoughPrompts) as caught:
         written(importing(), 5, NO_WORDS, imported=captions)
-    message, hint = str(caught.value).splitlines()
-    assert message == (
-        "Only 2 of 5 captions could be made: the import set has no more after 2 captions of "
-        "me/reg. It has 6 images, 1 without a caption; of its captions 2 were said before and "
-        "1 name the identifier."
-    )
-    assert "set prompts.count to 2" in hint
+    message = str(caught.value)
+    assert "Only 2 of 5 captions" in message
+    assert "It has 6 images, 1 without a caption; of its captions 2 were said before" in message
+    assert "set prompts.count to 2" in message
     with pytest.raises(NotEnoughPrompts) as caught:
         written(importing(), 5, NO_WORDS, imported=taking())
     assert "set prompts.count to 0" not in str(caught.value)
@@ -125,25 +118,11 @@ def test_imported_captions_alone_need_no_phrases_and_nobody_is_asked(slots: dict
     assert len(written(both, 2, NO_WORDS, imported=taking("tea"))) == 2
 
 
-def test_a_set_without_captions_cannot_write() -> None:
-    with pytest.raises(CannotWrite, match=r"prompts\.import\.dataset"):
-        written(importing(), 1, NO_WORDS)
-
-
 def test_photos_match_only_their_own_set() -> None:
-    made = importing(
-        {"import": 1, "against": 1},
-        slots={"color": None},
-        match=["size", "seed"],
-        render={"width": 64, "height": 64},
-    )
-    prompts = written(
-        made,
-        4,
-        vocabulary({"color": ("red", "blue")}),
-        imported=taking("a", "b"),
-        photos=photos("a photo of a sks teapot"),
-    )
+    sets, render = {"import": 1, "against": 1}, {"width": 64, "height": 64}
+    made = importing(sets, slots={"color": None}, match=["size", "seed"], render=render)
+    shown, words = photos("a photo of a sks teapot"), vocabulary({"color": ("red", "blue")})
+    prompts = written(made, 4, words, imported=taking("a", "b"), photos=shown)
     matched = {p.prompt_set: (p.width, p.seed, p.reference) for p in prompts}
     assert matched["import"] == (None, None, None)
     assert matched["against"][2] == "00.jpg"
@@ -158,12 +137,12 @@ def test_where_captions_are_composed_imported_ones_may_not_be_nearly_the_same_ei
     assert [p.text for p in prompts] == ["a photo of a teapot on a table", "a teapot"]
 
 
-words = st.lists(st.sampled_from("a red blue teapot sks tea by the lake very".split()), max_size=6)
-many = st.lists(words.map(" ".join), max_size=40)
+WORDS = st.lists(st.sampled_from("a red blue teapot sks tea by the lake very".split()), max_size=6)
+MANY = st.lists(WORDS.map(" ".join), max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
-@given(many, st.integers(0, 20), st.integers(0, 20))
+@settings(max_examples=60)
+@given(MANY, st.integers(0, 20), st.integers(0, 20))
 def test_more_captions_keep_those_there_are(captions: list[str], few: int, more: int) -> None:
     made = importing({"import": 2, "amplify": 1}, slots={"color": None, "background": None})
     phrases = vocabulary(
@@ -216,7 +195,7 @@ def test_the_file_keeps_captions_slots_and_the_commit(tmp_path: Path) -> None:
     assert "zwölf Teekannen 🫖" in path.read_text(encoding="utf-8")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[SHARED_FOLDER])
+@settings(suppress_health_check=[SHARED_FOLDER])
 @given(st.lists(st.none() | st.text(st.characters(), max_size=30), max_size=8))
 def test_any_text_survives_but_for_white_space(tmp_path: Path, captions: list[str | None]) -> None:
     path = tmp_path / "imported.jsonl"
@@ -254,10 +233,7 @@ def test_images_without_captions_are_nothing_to_import(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "does not begin with the dataset"),
-        ("\n", "does not begin with the dataset"),
-        ("[]\n", "does not begin with the dataset"),
-        ('{"text": "a"}\n', "does not begin with the dataset"),
+        *((text, "does not begin with") for text in ("", "\n", "[]\n", '{"text": "a"}\n')),
         ('{"dataset": "x"}\n{"text": "a"}\nb\n', "imported.jsonl:3: is no caption"),
         ('{"dataset": "x"}\n{"caption": "a"}\n', "imported.jsonl:2: is no caption"),
         ('{"dataset": "x"}\n{"text": "a", "slots": ["b"]}\n', "imported.jsonl:2: is no caption"),
@@ -281,21 +257,9 @@ def test_a_file_may_be_edited_by_hand(tmp_path: Path) -> None:
     assert [each.text for each in loaded(path)] == ["a teapot", "a cup", "a kettle"]
 
 
-@pytest.mark.parametrize(
-    ("captions", "notes"),
-    [
-        (["a teapot", "two teapots", "a cup"], []),
-        (["a teapot", "a cup", None], []),
-        (
-            ["a teapot", "a cup", "a mug"],
-            [
-                "warning: only 1 of 3 captions of me/reg name the class noun, 'teapot'. "
-                "Is it the right dataset?"
-            ],
-        ),
-    ],
-)
-def test_a_person_is_told_if_the_captions_are_about_something_else(
-    captions: list[str | None], notes: list[str], tmp_path: Path
-) -> None:
-    assert save(tmp_path / "imported.jsonl", examples(*captions)) == notes
+def test_a_person_is_told_if_the_captions_are_about_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "imported.jsonl"
+    assert save(path, examples("a teapot", "two teapots", "a cup")) == []
+    assert save(path, examples("a teapot", "a cup", None)) == []
+    (note,) = save(path, examples("a teapot", "a cup", "a mug"))
+    assert "only 1 of 3 captions of me/reg name the class noun, 'teapot'" in note

@@ -38,13 +38,8 @@ def test_any_number_of_rows_uses_every_value_within_one_of_even(
 
 @given(SEEDS, st.integers(0, 5000), st.integers(1, 300))
 def test_rows_are_the_same_wherever_one_starts(seed: int, start: int, rows: int) -> None:
-    plans = [
-        SlotPlan("a", 7),
-        SlotPlan("b", 12, weights=tuple(range(1, 13))),
-        SlotPlan("c", 5, "cycle"),
-        SlotPlan("d", 4, "grid"),
-        SlotPlan("e", 3, "grid"),
-    ]
+    plans = [SlotPlan("a", 7), SlotPlan("b", 12, weights=tuple(range(1, 13)))]
+    plans += [SlotPlan("c", 5, "cycle"), SlotPlan("d", 4, "grid"), SlotPlan("e", 3, "grid")]
     design = Design(seed, "amplify", plans)
     whole, part = design.draws(0, start + rows), design.draws(start, start + rows)
     for name, values in whole.items():
@@ -62,12 +57,8 @@ def test_draws_never_change() -> None:
     """Datasets in the world depend on these numbers."""
     plans = [SlotPlan("color", 5), SlotPlan("style", 3, weights=(6.0, 3.0, 1.0))]
     rows = drawn(0, plans, 10)
-    assert rows["color"].tolist() == COLORS
-    assert rows["style"].tolist() == STYLES
-
-
-COLORS = [4, 1, 0, 2, 3, 0, 1, 2, 4, 3]
-STYLES = [0, 1, 0, 1, 0, 2, 0, 1, 0, 0]
+    assert rows["color"].tolist() == [4, 1, 0, 2, 3, 0, 1, 2, 4, 3]
+    assert rows["style"].tolist() == [0, 1, 0, 1, 0, 2, 0, 1, 0, 0]
 
 
 @given(SEEDS, st.permutations(["color", "shape", "style", "background"]))
@@ -219,48 +210,40 @@ def test_redrawing_leaves_no_clash_that_it_can_help_and_no_row_changed_that_had_
     assert all(alone[name][0] == after[name][17] for name in slots)
 
 
+PLACES = {"background": ["kitchen", "pool"], "motion": ["sitting", "swimming"]}
+WET = {("background", "kitchen", "motion", "swimming")}
+
+
 def test_the_background_stays_where_another_slot_can_give_way() -> None:
-    slots = {"background": ["kitchen", "pool"], "motion": ["sitting", "swimming"]}
-    clashes = {("background", "kitchen", "motion", "swimming")}
+    slots, clashes = PLACES, WET
     design = Design(0, "amplify", [SlotPlan(name, 2) for name in slots], Clashes(slots, clashes))
     before, (after, usable) = design.draws(0, 1000), design.rows(0, 1000)
     assert usable.all()
     assert np.array_equal(before["background"], after["background"])
-    assert set(zip(after["background"].tolist(), after["motion"].tolist(), strict=True)) == {
-        (0, 0),
-        (1, 0),
-        (1, 1),
-    }
-
-
-def test_the_background_gives_way_where_nothing_else_can() -> None:
-    slots = {"background": ["kitchen", "pool"], "motion": ["swimming"]}
-    clashes = {("background", "kitchen", "motion", "swimming")}
-    plans = [SlotPlan("background", 2), SlotPlan("motion", 1)]
-    rows, usable = Design(0, "amplify", plans, Clashes(slots, clashes)).rows(0, 100)
+    pairs = set(zip(after["background"].tolist(), after["motion"].tolist(), strict=True))
+    assert pairs == {(0, 0), (1, 0), (1, 1)}
+    # And it gives way where nothing else can.
+    plans, clashes = [SlotPlan("background", 2), SlotPlan("motion", 1)], WET
+    table = Clashes(PLACES | {"motion": ["swimming"]}, clashes)
+    rows, usable = Design(0, "amplify", plans, table).rows(0, 100)
     assert usable.all()
     assert (rows["background"] == 1).all()
 
 
 @pytest.mark.parametrize("mode", ["grid", "cycle"])
 def test_grid_and_cycle_slots_are_never_drawn_again(mode: str) -> None:
-    slots = {"background": ["kitchen", "pool"], "motion": ["sitting", "swimming"]}
-    clashes = {("background", "kitchen", "motion", "swimming")}
     plans = [SlotPlan("background", 2, mode), SlotPlan("motion", 2, mode)]
-    design = Design(0, "amplify", plans, Clashes(slots, clashes))
+    design = Design(0, "amplify", plans, Clashes(PLACES, WET))
     before, (after, usable) = design.draws(0, 8), design.rows(0, 8)
-    assert all(np.array_equal(before[name], after[name]) for name in slots)
-    assert usable.tolist() == [
-        (place, motion) != (0, 1)
-        for place, motion in zip(after["background"], after["motion"], strict=True)
-    ]
+    assert all(np.array_equal(before[name], after[name]) for name in PLACES)
+    pairs = zip(after["background"], after["motion"], strict=True)
+    assert usable.tolist() == [(place, motion) != (0, 1) for place, motion in pairs]
 
 
 def test_redrawn_values_follow_their_weights() -> None:
     slots = {"background": ["pool", "kitchen"], "motion": ["swimming", "sitting", "sleeping"]}
-    clashes = {("background", "kitchen", "motion", "swimming")}
     plans = [SlotPlan("background", 2), SlotPlan("motion", 3, weights=(90.0, 9.0, 1.0))]
-    rows, _ = Design(0, "amplify", plans, Clashes(slots, clashes)).rows(0, 20_000)
+    rows, _ = Design(0, "amplify", plans, Clashes(slots, WET)).rows(0, 20_000)
     indoors = Counter(rows["motion"][rows["background"] == 1].tolist())
     assert indoors[0] == 0
     assert 8 < indoors[1] / indoors[2] < 10
