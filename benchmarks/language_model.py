@@ -19,7 +19,7 @@ from servers import Answer, Call, Faults, OpenAIServer, Reply, said
 
 from regforge.journal import Journal
 from regforge.providers.language_model import LanguageModelClient, Question
-from regforge.recipe.prompts import LanguageModel
+from regforge.recipe.sections import LanguageModel
 
 
 class Color(BaseModel):

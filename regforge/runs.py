@@ -35,7 +35,6 @@ from regforge.recipe import (
     changed_keys,
     recipe_digest,
     resolved_yaml,
-    training_digest,
 )
 
 _LOCK = ".lock"
@@ -209,7 +208,7 @@ class RecipeFolder(OwnedFolder):
             self._start_over(recipe)
         if (refusal := self.refusal(recipe)) is not None:
             raise refusal
-        digest = _digest_of(recipe)
+        digest = recipe_digest(recipe)
         goes_on = self.digest == digest and not fresh
         if goes_on:
             self.remember(recipe_digest=digest)
@@ -232,7 +231,7 @@ class RecipeFolder(OwnedFolder):
                 f"{self.path} holds other files than a run's.",
                 hint="Choose another folder with --out.",
             )
-        if known in (None, _digest_of(recipe)) or not self.has_made():
+        if known in (None, recipe_digest(recipe)) or not self.has_made():
             return None
         return RunFolderError(
             f"{self.path} holds the run of another recipe.{self._differences(recipe)}",
@@ -319,10 +318,6 @@ class TrainingFolder(RecipeFolder):
             )
         ),
     )
-
-
-def _digest_of(recipe: Recipe | TrainingRecipe) -> str:
-    return training_digest(recipe) if isinstance(recipe, TrainingRecipe) else recipe_digest(recipe)
 
 
 def _held(lock: Path) -> int | None:

@@ -14,16 +14,10 @@ import typer
 
 from regforge.cli.console import echo, lenient_streams
 from regforge.cli.datasets import check, init, prompts, render, report, run
+from regforge.cli.options import AsJson, json_of
 from regforge.cli.sharing import audit, export, publish
-from regforge.cli.tools import doctor, schema
 from regforge.cli.training import evaluate, sample, train
-from regforge.errors import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    Interrupted,
-    RegforgeError,
-)
+from regforge.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Interrupted, RegforgeError
 from regforge.progress import printable
 from regforge.version import __version__
 
@@ -54,13 +48,41 @@ def regforge(
     """Structured-caption regularization datasets for personalizing text-to-image models."""
 
 
-_COMMANDS = (  # in the order of `regforge --help`
+def schema(
+    training: Annotated[bool, typer.Option("--training", help="Of training recipes.")] = False,
+) -> None:
+    """Print the JSON schema of recipes, from which editors complete and check.
+
+    Example: regforge schema > regforge.schema.json
+    """
+    from regforge.recipe import json_schema
+
+    echo(json_of(json_schema(training=training)))
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Look at this machine and say what is missing.
+
+    Shows the installed libraries, what torch runs on, and whether the embedded models are in
+    place. Reaches no network and shows no secret. Exits with 0 if all essentials are there,
+    otherwise with 1.
+
+    Example: regforge doctor --json
+    """
+    from regforge import doctor
+
+    checks = doctor.examine()
+    echo(json_of(doctor.as_dict(checks)) if as_json else doctor.as_text(checks))
+    if not doctor.is_healthy(checks):
+        raise typer.Exit(EXIT_FAILED)
+
+
+for _command in (  # in the order of `regforge --help`
     *(init, check, prompts, render, run, report),
     *(publish, export, audit),
     *(train, sample, evaluate),
     *(schema, doctor),
-)
-for _command in _COMMANDS:
+):
     app.command()(_command)
 
 
@@ -77,11 +99,7 @@ def main() -> None:
 
 
 def _exit_code() -> int:
-    """Run the command line.
-
-    Returns:
-        What the process exits with.
-    """
+    """Run the command line; returns what the process exits with."""
     try:
         app(prog_name="regforge")
     except Interrupted as interrupted:

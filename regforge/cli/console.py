@@ -1,9 +1,7 @@
 """What a command prints on: streams that lose a text sooner than they fail the work behind it.
 
 A console that knows no Chinese, a reader that has gone, no console at all (`pythonw`, `2>&-`): none
-of them is a reason to end hours of work with an exception, and all of them are met at the very end
-of it. So the streams are mended once, where the command line begins, and nobody who prints needs
-to know.
+of them is a reason to end hours of work with an exception.
 """
 
 from __future__ import annotations
@@ -34,11 +32,7 @@ def is_utf8() -> bool:
 
 @contextmanager
 def lenient_streams() -> Iterator[LenientStream]:
-    """Mend `sys.stdout` and `sys.stderr` while the block runs.
-
-    Yields:
-        What stdout is written to; its `failure` is why a result could not be delivered.
-    """
+    """Mend `sys.stdout` and `sys.stderr` while the block runs; yields what stdout writes to."""
     before = sys.stdout, sys.stderr
     _open_closed_descriptors()
     results, progress = LenientStream(_bytes_of(sys.stdout)), LenientStream(_bytes_of(sys.stderr))
@@ -53,9 +47,6 @@ def lenient_streams() -> Iterator[LenientStream]:
 
 class LenientStream(io.BufferedIOBase):
     """Bytes on their way to a console, a file or a pipe, which may fail.
-
-    Args:
-        stream: Where they go.
 
     Attributes:
         failure: Why bytes were lost, after the first that were. A reader that left, as in `| head`,

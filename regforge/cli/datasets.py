@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,6 @@ from regforge.cli.options import (
     RecipePath,
     json_of,
     kept_if_interrupted,
-    quoted,
     reporter_for,
     shortened,
     show,
@@ -56,10 +56,7 @@ def init(
 
 
 def check(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    out: Out = None,
-    as_json: AsJson = False,
+    recipe: RecipePath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False
 ) -> None:
     """Look a recipe over and say what a run would do; touches nothing.
 
@@ -94,9 +91,8 @@ def prompts(
 
     Example: regforge prompts recipes/quickstart.yaml --limit 20
     """
-    done = _run(recipe, overrides, out, limit, fresh, quiet, until="prompts")
-    if as_json:
-        echo(json_of(done.as_dict()))
+    done = _run(recipe, overrides, out, limit, fresh, quiet, as_json, until="prompts")
+    if done is None:
         return
     for line in done.captions(10):
         echo(f"  {line}")
@@ -116,9 +112,8 @@ def render(
 
     Example: regforge render recipes/quickstart.yaml --limit 8
     """
-    done = _run(recipe, overrides, out, limit, False, quiet, until="images")
-    if as_json:
-        echo(json_of(done.as_dict()))
+    done = _run(recipe, overrides, out, limit, False, quiet, as_json, until="images")
+    if done is None:
         return
     echo(f"{done.images} images in {shortened(done.folder / 'shards')}")
     if not quiet:
@@ -140,9 +135,8 @@ def run(
 
     Example: regforge run recipes/quickstart.yaml --set prompts.count=200 --out runs/mine
     """
-    done = _run(recipe, overrides, out, limit, fresh, quiet, until="report")
-    if as_json:
-        echo(json_of(done.as_dict()))
+    done = _run(recipe, overrides, out, limit, fresh, quiet, as_json, until="report")
+    if done is None:
         return
     echo(_what_came_out(done))
     if not quiet:
@@ -168,37 +162,40 @@ def _run(
     limit: int | None,
     fresh: bool,
     quiet: bool,
+    as_json: bool,
     until: Until,
-) -> Run:
+) -> Run | None:
+    """Run a recipe; None if the result has been printed as JSON."""
     from regforge import forge
     from regforge.recipe import load_recipe
 
     recipe = load_recipe(path, overrides or ())
     folder = out or Path("runs") / recipe.name
     with kept_if_interrupted(folder):
-        return forge.run(
+        done = forge.run(
             recipe, out=folder, limit=limit, fresh=fresh, until=until, reporter=reporter_for(quiet)
         )
+    if as_json:
+        echo(json_of(done.as_dict()))
+    return None if as_json else done
 
 
 def _what_came_out(done: Run) -> str:
-    lines = [
-        f"\nDone: {done.images} images"
-        + (f", {done.rejected} others refused" if done.rejected else "")
-        + f", {done.seconds_in_words}, cost {done.cost_in_words}.",
-        "",
-        f"  dataset   {shortened(done.dataset)}",
-        f"  grid      {shortened(done.grid)}",
-        f"  report    {shortened(done.report)}   (open it in a browser)",
-    ]
-    return "\n".join(lines)
+    refused = f", {done.rejected} others refused" if done.rejected else ""
+    return (
+        f"\nDone: {done.images} images{refused}, {done.seconds_in_words}, "
+        f"cost {done.cost_in_words}.\n\n"
+        f"  dataset   {shortened(done.dataset)}\n"
+        f"  grid      {shortened(done.grid)}\n"
+        f"  report    {shortened(done.report)}   (open it in a browser)"
+    )
 
 
 def _what_next(done: Run, recipe: Path, overrides: Sequence[str], out: Path | None) -> str:
-    dataset, run = shortened(done.dataset), quoted(str(shortened(done.folder)))
+    dataset, run = shortened(done.dataset), shlex.quote(str(shortened(done.folder)))
     settings = [each for each in overrides if not each.startswith("prompts.count=")]
     settings.append(f"prompts.count={2 * done.prompts}")
-    more = f"regforge run {recipe}" + "".join(f" --set {quoted(each)}" for each in settings)
+    more = f"regforge run {recipe}" + "".join(f" --set {shlex.quote(each)}" for each in settings)
     more += f" --out {out}" if out else ""
     lines = [
         "",

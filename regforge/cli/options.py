@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,35 +49,29 @@ Streaming = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+ClassNoun = Annotated[
+    str | None, typer.Option("--class-noun", help="Where the dataset does not say it.")
+]
+Resolution = Annotated[
+    int | None, typer.Option("--resolution", min=8, help="Side of a square to train at.")
+]
+BaseModel = Annotated[
+    str | None,
+    typer.Option("--base-model", help="What a LoRA is laid on, where it does not say so."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
 
 
-class Result(Protocol):
-    """What a command shows when it is done: to people, and to scripts."""
-
-    def as_text(self) -> str:
-        """Lines for people."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same for scripts, as what JSON can hold."""
-
-
-def show(result: Result, as_json: bool) -> None:
-    """Print the result of a command on stdout."""
+def show(result: Any, as_json: bool) -> None:
+    """Print the result of a command on stdout: `as_text()` for people, `as_dict()` as JSON."""
     echo(json_of(result.as_dict()) if as_json else result.as_text())
 
 
 def reporter_for(quiet: bool) -> Reporter:
-    """Who tells on stderr how far the work is; when `quiet`, nobody."""
+    """Progress on stderr, unless `quiet`."""
     from regforge.progress import Reporter
 
     return Reporter(quiet=quiet)
-
-
-def quoted(word: str) -> str:
-    """The word as a shell wants it."""
-    import shlex
-
-    return shlex.quote(word)
 
 
 @contextmanager
@@ -88,7 +84,7 @@ def kept_if_interrupted(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        words = [quoted(word) for word in sys.argv[1:] if word != "--fresh"]
+        words = [shlex.quote(word) for word in sys.argv[1:] if word != "--fresh"]
         raise Interrupted(
             f"Interrupted. What was made is kept in {shortened(folder)}; go on with",
             hint=f"  {' '.join(['regforge', *words])}",
@@ -103,6 +99,4 @@ def shortened(path: Path) -> Path:
 
 def json_of(value: Any) -> str:
     """The value as JSON to print; in ASCII where stdout cannot take more."""
-    import json
-
     return json.dumps(value, indent=2, ensure_ascii=not is_utf8())

@@ -10,8 +10,10 @@ import typer
 from regforge.cli.options import (
     AsJson,
     CaptionColumn,
+    ClassNoun,
     DatasetName,
     Quiet,
+    Resolution,
     Streaming,
     reporter_for,
     show,
@@ -24,8 +26,7 @@ def publish(
         Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.")
     ],
     repo_id: Annotated[
-        str | None,
-        typer.Option("--repo-id", help="user/name; the recipe's value by default."),
+        str | None, typer.Option("--repo-id", help="user/name; the recipe's value by default.")
     ] = None,
     private: Annotated[
         bool | None,
@@ -36,8 +37,7 @@ def publish(
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Name this version, such as v1.")] = None,
     license_id: Annotated[
-        str | None,
-        typer.Option("--license", help="Hub identifier; the recipe's value by default."),
+        str | None, typer.Option("--license", help="Hub identifier; the recipe's value by default.")
     ] = None,
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Leave it as a pull request.")
@@ -80,12 +80,8 @@ def export(
     identifier: Annotated[
         str, typer.Option("--identifier", help="The token that stands for the subject.")
     ] = "sks",
-    class_noun: Annotated[
-        str | None, typer.Option("--class-noun", help="Where the dataset does not say it.")
-    ] = None,
-    resolution: Annotated[
-        int | None, typer.Option("--resolution", min=8, help="Side of a square to train at.")
-    ] = None,
+    class_noun: ClassNoun = None,
+    resolution: Resolution = None,
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="The model to be trained.")
     ] = None,
@@ -152,12 +148,8 @@ def audit(
     photos: Annotated[
         int | None, typer.Option("--photos", min=1, help="How many photos the subject has.")
     ] = None,
-    resolution: Annotated[
-        int | None, typer.Option("--resolution", min=8, help="Side of a square to train at.")
-    ] = None,
-    class_noun: Annotated[
-        str | None, typer.Option("--class-noun", help="Where the dataset does not say it.")
-    ] = None,
+    resolution: Resolution = None,
+    class_noun: ClassNoun = None,
     caption_column: CaptionColumn = None,
     streaming: Streaming = False,
     thorough: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,14 @@ import typer
 from regforge.cli.console import echo
 from regforge.cli.options import (
     AsJson,
+    BaseModel,
     Fresh,
     Out,
     Overrides,
     Quiet,
     RecipePath,
+    Seed,
     kept_if_interrupted,
-    quoted,
     reporter_for,
     shortened,
     show,
@@ -42,7 +44,7 @@ def train(
 
     Example: regforge train recipes/train-quickstart.yaml --set optimizer.steps=50
     """
-    from regforge.recipe import load_training_recipe, training_warnings
+    from regforge.recipe import load_training_recipe, warnings
 
     wanted = load_training_recipe(recipe, overrides or ())
     folder = out or Path("runs") / wanted.name
@@ -51,7 +53,7 @@ def train(
 
     first = is_first_process()  # `accelerate launch` starts several of us
     reporter = reporter_for(quiet or not first)
-    for warning in training_warnings(wanted):
+    for warning in warnings(wanted):
         reporter.say(f"warning: {warning}")
 
     with kept_if_interrupted(folder):
@@ -79,15 +81,12 @@ def sample(
             "model's own validation prompts if left out.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images of each.")] = 8,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per prompt.")] = 8,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder; samples/<n> beside the model if left out.")
     ] = None,
-    base_model: Annotated[
-        str | None,
-        typer.Option("--base-model", help="What a LoRA is laid on, where it does not say so."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="All noise follows from it.")] = 0,
+    base_model: BaseModel = None,
+    seed: Seed = 0,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, max=1000, help="Denoising steps.")
     ] = None,
@@ -166,10 +165,7 @@ def evaluate(
         int | None,
         typer.Option("--limit", min=1, help="Only the first N prompts of each, for a quick look."),
     ] = None,
-    base_model: Annotated[
-        str | None,
-        typer.Option("--base-model", help="What a LoRA is laid on, where it does not say so."),
-    ] = None,
+    base_model: BaseModel = None,
     structure_encoder: Annotated[
         str | None,
         typer.Option(
@@ -177,10 +173,9 @@ def evaluate(
         ),
     ] = None,
     alignment_encoder: Annotated[
-        str | None,
-        typer.Option("--alignment-encoder", help="For CLIP-I and CLIP-T, likewise."),
+        str | None, typer.Option("--alignment-encoder", help="For CLIP-I and CLIP-T, likewise.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="All noise follows from it.")] = 0,
+    seed: Seed = 0,
     steps: Annotated[int, typer.Option("--steps", min=1, max=1000, help="Denoising steps.")] = 25,
     guidance_scale: Annotated[
         float | None,
@@ -228,12 +223,10 @@ def evaluate(
 
 
 def _what_next(done: TrainedModel) -> str:
-    run = quoted(str(shortened(done.folder)))
-    lines = [
-        "",
-        "Next:",
-        f'  regforge sample {run} --prompt "a {{}} on the moon"',
-        f"  regforge evaluate {run} --samples 1   (is it the subject, and does it obey prompts?)",
-        f"  regforge publish {run} --repo-id me/{quoted(done.folder.name)}",
-    ]
-    return "\n".join(lines)
+    run = shlex.quote(str(shortened(done.folder)))
+    return (
+        "\nNext:\n"
+        f'  regforge sample {run} --prompt "a {{}} on the moon"\n'
+        f"  regforge evaluate {run} --samples 1   (is it the subject, and does it obey prompts?)\n"
+        f"  regforge publish {run} --repo-id me/{shlex.quote(done.folder.name)}"
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from regforge.progress import Reporter, dollars, duration
 from regforge.recipe import (
     Recipe,
     Slot,
+    checked,
     drawn_slots,
     import_of,
     kind_of,
@@ -31,11 +32,10 @@ from regforge.recipe import (
     warnings,
 )
 from regforge.runs import RunFolder
+from regforge.words import listed
 
 if TYPE_CHECKING:
-    from regforge.prompts.filling import CallPlan
     from regforge.prompts.imported import ImportedCaptions
-    from regforge.prompts.tokens import TokenBudget
     from regforge.prompts.vocabulary import Vocabulary
 
 SAMPLES = 5
@@ -56,30 +56,18 @@ class Plan:
     """What a run would do.
 
     Attributes:
-        name: The recipe's name.
-        digest: Its digest.
-        folder: Where the run would lie.
         done: What is there already, in words; empty for a new run.
-        subject: The subject in words.
         sets: Captions of each prompt set.
         slots: Where each slot's phrases come from, in words.
         imported: Whose captions are taken over, in words, or None.
         language_model: Its LiteLLM id, or None if nobody has to be asked.
-        calls: Calls to it.
         tokens: About how many, in and out.
         cost: About how much calls and images come to in US dollars; None if unknown.
-        calls_cost: What the calls to the language model are of it.
         images_cost: What the images of an image service are of it, refused ones left out.
-        model: The rendering model.
-        images: How many images.
         size: Such as `96 x 96`, or in words.
-        hosted: Whether an image service draws.
         steps: Denoising steps; None if the model is not told.
         seconds: About how long rendering takes; None if unknown.
-        token_limit: How long captions may be, in words.
-        captions: Sample captions.
         stand_ins: Slots whose sample phrases are not the language model's yet.
-        warnings: What may not be meant.
     """
 
     name: str
@@ -103,13 +91,13 @@ class Plan:
     steps: int | None
     seconds: float | None
     token_limit: str
-    captions: list[str] = field(default_factory=list)
-    stand_ins: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    captions: list[str]
+    stand_ins: list[str]
+    warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
-        return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        return asdict(self) | {"folder": str(self.folder)}
 
     def as_text(self) -> str:
         """For people."""
@@ -127,29 +115,27 @@ class Plan:
             yield f"  import           {self.imported}"
         if self.language_model:
             yield f"  language model   {self.language_model}"
-            asked = f"{self.calls} calls, about {self.tokens:,} tokens"
-            yield f"                   {asked}, {_money(self.calls_cost)}"
+            calls = f"{self.calls} calls, about {self.tokens:,} tokens"
+            yield f"                   {calls}, {_money(self.calls_cost)}"
         yield f"  caption limit    {self.token_limit}"
         steps = "" if self.steps is None else f"{self.steps} steps, "
         yield f"  rendering        {self.model}, {steps}{self.size}"
         price = f"{_money(self.images_cost)}, " if self.hosted else ""
-        yield f"                   {self.images} images, {price}{self._time()}"
+        time = "time unknown until the first batch"
+        if self.seconds is not None:
+            time = f"about {duration(self.seconds)}"
+        yield f"                   {self.images} images, {price}{time}"
         yield f"  run folder       {self.folder}{self.done}"
         yield ""
         yield "Sample captions:"
         yield from (f"  {caption}" for caption in self.captions)
         if self.stand_ins:
             yield (
-                f"  ({_and(self.stand_ins)}: other phrases stand in for those that the language "
+                f"  ({listed(self.stand_ins)}: other phrases stand in for those that the language "
                 "model will give)"
             )
         for warning in self.warnings:
             yield f"\nwarning: {warning}"
-
-    def _time(self) -> str:
-        if self.seconds is None:
-            return "time unknown until the first batch"
-        return f"about {duration(self.seconds)}"
 
 
 def _money(cost: float | None) -> str:
@@ -158,25 +144,11 @@ def _money(cost: float | None) -> str:
     return f"about {dollars(cost)}" if cost else "free"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    return str(value) if isinstance(value, Path) else value
-
-
-def _and(names: list[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-# -------------------------------------------------------------------------------------- making it
-
-
 def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     """Look a recipe over.
 
     Args:
-        recipe: A loaded recipe.
+        recipe: What would be made.
         out: The run's folder; `runs/<name>` if left out.
 
     Raises:
@@ -184,23 +156,48 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
             what is excluded.
     """
     from regforge.images.renderer import is_told
+    from regforge.prompts.captions import instance_caption
+    from regforge.prompts.filling import plan_calls
+    from regforge.prompts.sampling import apportion
     from regforge.prompts.tokens import token_budget
+    from regforge.prompts.writing import photo_notes, write_prompts
+    from regforge.providers.language_model import estimate_cost
 
+    recipe = checked(recipe)
     folder = RunFolder(out or Path("runs") / recipe.name)
-    render, settings = recipe.render, recipe.prompts.llm
-    vocabulary, stand_ins, said = _vocabulary(recipe, folder)
+    render, llm, subject = recipe.render, recipe.prompts.llm, recipe.subject
+    vocabulary, stand_ins, notes = _vocabulary(recipe, folder)
     budget = token_budget(render, recipe.prompts.max_tokens)
     imported, examples = _imported(recipe, folder)
-    captions, sets, notes = _captions(recipe, vocabulary, budget, examples)
-    calls = _calls(recipe)
-    images = recipe.prompts.count * render.images_per_prompt
-    speed = seconds_per_image(render)
-    subject = recipe.subject
-    calls_cost = _cost(recipe, calls) if calls.calls else 0.0
-    price = _image_price(recipe)
-    images_cost = None if price is None else price * images
-    costs = (calls_cost, images_cost)
+    undescribed: list[Path] = []
+
+    def describe(photos: Sequence[Path]) -> Mapping[str, str]:
+        undescribed.extend(photos)
+        named = instance_caption(subject.identifier, subject.class_noun)
+        return {photo.name: f"{named} <as the vision model sees it>" for photo in photos}
+
+    photos = photos_of(recipe, describe)
+    vocabulary_mode = recipe.prompts.model_copy(update={"mode": "vocabulary"})
+    prompts = write_prompts(
+        recipe.model_copy(update={"prompts": vocabulary_mode}),
+        vocabulary,
+        budget=budget,
+        photos=photos,
+        imported=examples,
+        count=min(SAMPLES, recipe.prompts.count),
+        enumerable=_MOST_TRIED,
+    )
+    captions = [prompt.text for prompt in prompts]
+    shares = {str(name): share for name, share in shares_of(recipe).items()}
+    sets = Counter(islice(apportion(shares), recipe.prompts.count))
+    calls = plan_calls(recipe, photos=len(undescribed))
+    calls_cost: float | None = 0.0
+    if calls.calls:
+        calls_cost = estimate_cost(llm, calls.prompt_tokens, calls.completion_tokens)
     check_price(recipe)
+    images = recipe.prompts.count * render.images_per_prompt
+    price, speed = _image_price(recipe), seconds_per_image(render)
+    images_cost = None if price is None else price * images
     return Plan(
         name=recipe.name,
         digest=recipe_digest(recipe),
@@ -208,15 +205,15 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         done=_done(folder, recipe, images),
         subject=f"{subject.class_noun} ({kind_of(recipe)})"
         + (f", identifier {subject.identifier}" if subject.identifier else ""),
-        sets=sets,
+        sets={name: sets[name] for name in shares},
         slots={
             slot.name: _origin(slot, vocabulary, stand_ins, recipe) for slot in drawn_slots(recipe)
         },
         imported=imported,
-        language_model=settings.model if calls.calls else None,
+        language_model=llm.model if calls.calls else None,
         calls=calls.calls,
         tokens=calls.prompt_tokens + calls.completion_tokens,
-        cost=None if None in costs else sum(cost or 0.0 for cost in costs),
+        cost=None if calls_cost is None or images_cost is None else calls_cost + images_cost,
         calls_cost=calls_cost,
         images_cost=images_cost,
         model=render.model,
@@ -230,16 +227,19 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         stand_ins=sorted(stand_ins),
         warnings=[
             *warnings(recipe),
-            *said,
             *notes,
+            *photo_notes(recipe, photos),
             *_without_key(recipe, asks=calls.calls > 0),
             *_about_money(recipe, calls_cost, images_cost),
         ],
     )
 
 
-class _Listener(Reporter):
-    """Keeps what is said, for the plan to say."""
+# --------------------------------------------------------------------------------------- captions
+
+
+class _Notes(Reporter):
+    """Keeps what would be said on the way, for the plan to say."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -258,59 +258,25 @@ def _vocabulary(recipe: Recipe, folder: RunFolder) -> tuple[Vocabulary, set[str]
     from regforge.prompts.filling import fill_vocabulary
     from regforge.prompts.vocabulary import Vocabulary
 
-    if folder.vocabulary.is_file() and _is_its_own(folder, recipe):
+    if folder.vocabulary.is_file() and folder.digest == recipe_digest(recipe):
         return Vocabulary.load(folder.vocabulary), set(), []
-    stand_ins = set()
-    slots = []
+    stand_ins, slots = set[str](), list[Slot]()
     for slot in drawn_slots(recipe):
         if slot.origin != "llm" or recipe.prompts.vocabulary:
             slots.append(slot)
             continue
         stand_ins.add(slot.name)
-        if slot.values:
-            slots.append(Slot(name=slot.name, values=slot.values))
-        elif slot.name in phrase_banks.SLOTS:
+        if not slot.values and slot.name in phrase_banks.SLOTS:
             slots.append(Slot.model_validate({"name": slot.name, "from": "bank"}))
         else:
-            slots.append(Slot(name=slot.name, values=(f"{slot.name} to be asked for",)))
+            values = slot.values or (f"{slot.name} to be asked for",)
+            slots.append(Slot(name=slot.name, values=values))
     prompts = recipe.prompts.model_copy(update={"slots": tuple(slots), "mode": "vocabulary"})
     stand_in = recipe.model_copy(update={"prompts": prompts})
     nobody: Any = None  # no slot is left for a language model to fill
-    heard = _Listener()
-    filled = fill_vocabulary(stand_in, nobody, journal=Journal(None), reporter=heard)
-    return filled, stand_ins, heard.lines
-
-
-def _captions(
-    recipe: Recipe,
-    vocabulary: Vocabulary,
-    budget: TokenBudget,
-    imported: ImportedCaptions | None,
-) -> tuple[list[str], dict[str, int], list[str]]:
-    """Sample captions of every set, how many each set gets, and `photo_notes`."""
-    from regforge.prompts.captions import instance_caption
-    from regforge.prompts.sampling import apportion
-    from regforge.prompts.writing import photo_notes, write_prompts
-
-    def undescribed(photos: Sequence[Path]) -> Mapping[str, str]:
-        named = instance_caption(recipe.subject.identifier, recipe.subject.class_noun)
-        return {photo.name: f"{named} <as the vision model sees it>" for photo in photos}
-
-    photos = photos_of(recipe, undescribed)
-    vocabulary_mode = recipe.prompts.model_copy(update={"mode": "vocabulary"})
-    prompts = write_prompts(
-        recipe.model_copy(update={"prompts": vocabulary_mode}),
-        vocabulary,
-        budget=budget,
-        photos=photos,
-        imported=imported,
-        count=min(SAMPLES, recipe.prompts.count),
-        enumerable=_MOST_TRIED,
-    )
-    shares = {str(name): share for name, share in shares_of(recipe).items()}
-    sets = Counter(islice(apportion(shares), recipe.prompts.count))
-    texts = [prompt.text for prompt in prompts]
-    return texts, {name: sets[name] for name in shares}, list(photo_notes(recipe, photos))
+    notes = _Notes()
+    filled = fill_vocabulary(stand_in, nobody, journal=Journal(None), reporter=notes)
+    return filled, stand_ins, notes.lines
 
 
 def _imported(recipe: Recipe, folder: RunFolder) -> tuple[str | None, ImportedCaptions | None]:
@@ -320,7 +286,7 @@ def _imported(recipe: Recipe, folder: RunFolder) -> tuple[str | None, ImportedCa
     taken = import_of(recipe)
     if taken is None:
         return None, None
-    if folder.imported.is_file() and _is_its_own(folder, recipe):
+    if folder.imported.is_file() and folder.digest == recipe_digest(recipe):
         there = ImportedCaptions.load(folder.imported)
         return f"captions of {there.dataset}, as they lie in {folder.imported.name}", there
     stand_ins = [ImportedCaption(f"<imported caption {n}>") for n in range(1, SAMPLES + 1)]
@@ -335,19 +301,14 @@ def _imported(recipe: Recipe, folder: RunFolder) -> tuple[str | None, ImportedCa
     return f"captions of {taken.dataset}", ImportedCaptions(dataset.name, found)
 
 
-def _is_its_own(folder: RunFolder, recipe: Recipe) -> bool:
-    """Whether a folder holds a run of this very recipe."""
-    return folder.digest == recipe_digest(recipe)
-
-
 def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Recipe) -> str:
     """Such as `12 values` or `40 phrases from the language model`."""
     known = len(vocabulary.slots.get(slot.name, ()))
     if slot.name in stand_ins:
-        wanted = slot.count or recipe.prompts.phrases_per_slot
         if slot.values:
             return f"the language model chooses among {len(slot.values)} values"
-        return f"up to {wanted} phrases from the language model"
+        count = slot.count or recipe.prompts.phrases_per_slot
+        return f"up to {count} phrases from the language model"
     source = {
         "list": "values",
         "file": f"phrases from {slot.file.name if slot.file else ''}",
@@ -359,29 +320,7 @@ def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Rec
     return f"{known} {source[vocabulary.origins.get(slot.name, 'list')]}{weights}{mode}"
 
 
-def _calls(recipe: Recipe) -> CallPlan:
-    from regforge.prompts.filling import plan_calls
-
-    unseen = 0
-    if (
-        recipe.subject.captions != "files"
-        and recipe.subject.images
-        and ("against" in shares_of(recipe) or recipe.subject.captions == "write")
-    ):
-
-        def count(photos: Sequence[Path]) -> Mapping[str, str]:
-            nonlocal unseen
-            unseen = len(photos)
-            return {photo.name: "a photo" for photo in photos}
-
-        photos_of(recipe, count)
-    return plan_calls(recipe, photos=unseen)
-
-
-def _cost(recipe: Recipe, calls: CallPlan) -> float | None:
-    from regforge.providers.language_model import estimate_cost
-
-    return estimate_cost(recipe.prompts.llm, calls.prompt_tokens, calls.completion_tokens)
+# ------------------------------------------------------------------------------------------ money
 
 
 def _image_price(recipe: Recipe) -> float | None:
@@ -427,20 +366,11 @@ def _about_money(
             yield f"{key} is {dollars(most)}, and the run needs {needed}."
 
 
-def _size(recipe: Recipe) -> str:
-    from regforge.images.hosted import SIDE
-
-    render = recipe.render
-    if render.renderer == "hosted":
-        return f"{render.width or SIDE} x {render.height or SIDE}"
-    return f"{render.width} x {render.height}" if render.width else "the model's own size"
-
-
 def _without_key(recipe: Recipe, *, asks: bool) -> Iterator[str]:
     """Models that are asked over the network, and the keys that are not set for them."""
-    llm, render = recipe.prompts.llm, recipe.render
     from regforge.providers.library import missing_key
 
+    llm, render = recipe.prompts.llm, recipe.render
     named = {}
     if asks:
         named["prompts.llm.model"] = llm.model, llm.api_base
@@ -454,6 +384,18 @@ def _without_key(recipe: Recipe, *, asks: bool) -> Iterator[str]:
                 f"{key}: there is no API key for {model}; set the environment variable "
                 f"{variable} before the run."
             )
+
+
+# ------------------------------------------------------------------------------------- the folder
+
+
+def _size(recipe: Recipe) -> str:
+    from regforge.images.hosted import SIDE
+
+    render = recipe.render
+    if render.renderer == "hosted":
+        return f"{render.width or SIDE} x {render.height or SIDE}"
+    return f"{render.width} x {render.height}" if render.width else "the model's own size"
 
 
 def images_in(folder: RunFolder) -> int:
@@ -470,7 +412,7 @@ def _done(folder: RunFolder, recipe: Recipe, wanted: int) -> str:
     if (refusal := folder.refusal(recipe)) is not None:
         why = refusal.message.removeprefix(f"{folder.path} ").rstrip(".")
         return f" ({why}; choose another with --out)"
-    if not _is_its_own(folder, recipe):
+    if folder.digest != recipe_digest(recipe):
         return ""
     there = images_in(folder)
     if there > wanted:

@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from regforge.digests import file_digest
 from regforge.errors import RegforgeError
 from regforge.files import open_atomically, parse_json, write_atomically
 from regforge.journal import Journal
 from regforge.progress import Reporter
-from regforge.recipe import (
-    CaptionImport,
-    Recipe,
-    drawn_slots,
-    import_of,
-    shares_of,
-)
+from regforge.recipe import CaptionImport, Recipe, drawn_slots, import_of, shares_of
 from regforge.records import PackedPrompts, Prompt, read_prompts
 from regforge.runs import RunFolder
+from regforge.words import listed
 
 if TYPE_CHECKING:
     from regforge.dataset.sources import CaptionedDataset
     from regforge.prompts.imported import ImportedCaptions
     from regforge.prompts.photos import PhotoCaption
-    from regforge.prompts.sampling import Row
     from regforge.prompts.vocabulary import Vocabulary
     from regforge.providers.language_model import LanguageModelClient
 
@@ -59,13 +54,10 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         self._folder = folder
         self._journal = journal
         self._reporter = reporter
-        self._client: LanguageModelClient | None = None
-        self._taken: ImportedCaptions | None = None
-        self._photos: tuple[PhotoCaption, ...] | None = None
-        self._said_edited = False
+        self._edits_noted = False
 
     def __exit__(self, *_: object) -> None:
-        if self._client is not None:
+        if "_client" in self.__dict__:
             self._client.close()
 
     def prompts(self, count: int) -> Sequence[Prompt]:
@@ -76,14 +68,16 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         """
         from regforge.prompts.writing import photo_notes
 
-        imported = self._imported()  # before the language model is paid for anything
-        if self._recipe.subject.captions == "write" or not self._folder.vocabulary.is_file():
-            deque(photo_notes(self._recipe, self._photo_captions()), maxlen=0)
+        folder, path = self._folder, self._folder.prompts
+        imported = self._imported  # before the language model is paid for anything
+        if self._recipe.subject.captions == "write" or not folder.vocabulary.is_file():
+            list(photo_notes(self._recipe, self._photos))  # raises what is wrong with the photos
         vocabulary = self._vocabulary()
-        known = self._known()
+        state = folder.state()
+        edited = self._is_edited(state)
+        known = self._known(state, edited=edited)
         if len(known) >= count:
             return known[:count]
-        edited = self._is_edited()
         # Refusals are written down the first time; adding captions meets the same ones again.
         journal = Journal(None) if known else self._journal
         written = self._write(vocabulary, imported, count, journal)
@@ -97,21 +91,20 @@ class PromptStage(AbstractContextManager["PromptStage"]):
                     hint="The language model answered differently this time. Start over with "
                     "--fresh, or choose another folder with --out.",
                 )
-        path = self._folder.prompts
         if not edited:  # first: whichever of the two a kill leaves there, it is ours
-            there = [_digest(path)] if path.is_file() else []
+            there = [file_digest(path)] if path.is_file() else []
             new = hashlib.sha256()
             for piece in made.content():
                 new.update(piece)
-            self._folder.remember(prompts_digests=[*there, new.hexdigest()])
+            folder.remember(prompts_digests=[*there, new.hexdigest()])
         with open_atomically(path) as stream:
             stream.writelines(made.content())
-        self._folder.remember(**self._ingredients())
+        folder.remember(**self._ingredients())
         return made
 
     # -------------------------------------------------------------------------- what is there
 
-    def _known(self) -> Sequence[Prompt]:
+    def _known(self, state: Mapping[str, Any], *, edited: bool) -> Sequence[Prompt]:
         """The prompts of an earlier session, unless what they are made of was edited since.
 
         Raises:
@@ -121,63 +114,62 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         from regforge.prompts.tokens import token_budget
         from regforge.prompts.writing import EditedPromptsError, edited_prompts
 
-        path, state = self._folder.prompts, self._folder.state()
+        recipe, path = self._recipe, self._folder.prompts
         if not path.is_file():
             return []
-        edited = self._is_edited()
         stale = [name for name, digest in self._ingredients().items() if state.get(name) != digest]
         if stale and "vocabulary_digest" in state:  # else the state was lost, and nobody knows
             if not edited:
                 return []
+            changed = listed([name.removesuffix("_digest") for name in stale])
             raise EditedPromptsError(
                 f"{path} was edited, and so was what its captions are made of.",
-                hint="Delete it to have them made anew, or undo the change of "
-                f"{' and '.join(name.removesuffix('_digest') for name in stale)}.",
+                hint=f"Delete it to have them made anew, or undo the change of {changed}.",
             )
         prompts = read_prompts(path)
         if not edited:
             return PackedPrompts(prompts)
-        recipe = self._recipe
         budget = token_budget(recipe.render, recipe.prompts.max_tokens)
         found = PackedPrompts(
             edited_prompts(prompts, path, identifier=recipe.subject.identifier, budget=budget)
         )
-        if not self._said_edited:
-            self._said_edited = True
+        if not self._edits_noted:
+            self._edits_noted = True
             self._reporter.say(
                 f"{path} was edited: its captions are taken as they are, and slots whose phrase a "
                 "caption does not say are null"
             )
         return found
 
-    def _is_edited(self) -> bool:
+    def _is_edited(self, state: Mapping[str, Any]) -> bool:
         """Whether somebody has changed prompts.jsonl since it was written."""
-        path, state = self._folder.prompts, self._folder.state()
+        path = self._folder.prompts
         if not path.is_file() or ("vocabulary_digest" in state and "prompts_digests" not in state):
             return False  # of the version before digests were kept
-        return _digest(path) not in state.get("prompts_digests", ())
+        return file_digest(path) not in state.get("prompts_digests", ())
 
     def _ingredients(self) -> dict[str, str | None]:
         """Digests of the files that prompts are made of, by their names in the state."""
         imports = import_of(self._recipe) is not None
         found = {
-            "vocabulary_digest": _digest(self._folder.vocabulary),
-            "imported_digest": _digest(self._folder.imported) if imports else None,
+            "vocabulary_digest": file_digest(self._folder.vocabulary),
+            "imported_digest": file_digest(self._folder.imported) if imports else None,
         }
         if self._recipe.subject.captions != "files":
-            captions = [[each.file, each.caption] for each in self._photo_captions()]
+            captions = [[each.file, each.caption] for each in self._photos]
             found["captions_digest"] = hashlib.sha256(json.dumps(captions).encode()).hexdigest()
         return found
 
     # ---------------------------------------------------------------------------- making more
 
+    @cached_property
     def _imported(self) -> ImportedCaptions | None:
         """The captions of another dataset, from imported.jsonl once it is there."""
         from regforge.prompts.imported import ImportedCaptions
 
         taken, path = import_of(self._recipe), self._folder.imported
-        if taken is None or self._taken is not None:
-            return self._taken
+        if taken is None:
+            return None
         source = str(taken.address or taken.dataset)
         if not path.is_file():
             self._import(taken, source)
@@ -186,8 +178,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
                 f"The captions are those of {before} still; delete {path} to take over those of "
                 f"{source}"
             )
-        self._taken = ImportedCaptions.load(path)
-        return self._taken
+        return ImportedCaptions.load(path)
 
     def _import(self, taken: CaptionImport, source: str) -> None:
         from regforge.prompts.imported import save_captions
@@ -214,11 +205,12 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         from regforge.prompts.filling import fill_vocabulary
         from regforge.prompts.vocabulary import Vocabulary
 
-        if not self._folder.vocabulary.is_file():
+        path = self._folder.vocabulary
+        if not path.is_file():
             fill_vocabulary(
-                self._recipe, self._asked(), journal=self._journal, reporter=self._reporter
-            ).save(self._folder.vocabulary)
-        return Vocabulary.load(self._folder.vocabulary)
+                self._recipe, self._client, journal=self._journal, reporter=self._reporter
+            ).save(path)
+        return Vocabulary.load(path)
 
     def _write(
         self,
@@ -227,16 +219,19 @@ class PromptStage(AbstractContextManager["PromptStage"]):
         count: int,
         journal: Journal,
     ) -> Iterator[Prompt]:
+        from regforge.prompts.composing import compose_rows
         from regforge.prompts.tokens import token_budget
         from regforge.prompts.writing import write_prompts
 
-        render = self._recipe.render
+        recipe, rows = self._recipe, None
+        if recipe.prompts.mode == "compose" and drawn_slots(recipe):
+            rows = compose_rows(recipe, self._client, journal=self._journal)
         prompts = write_prompts(
-            self._recipe,
+            recipe,
             vocabulary,
-            budget=token_budget(render, self._recipe.prompts.max_tokens),
-            photos=self._photo_captions(),
-            rows=self._composed(),
+            budget=token_budget(recipe.render, recipe.prompts.max_tokens),
+            photos=self._photos,
+            rows=rows,
             imported=imported,
             count=count,
             journal=journal,
@@ -247,17 +242,9 @@ class PromptStage(AbstractContextManager["PromptStage"]):
                 yield prompt
                 task.advance()
 
-    def _composed(self) -> Iterator[Row] | None:
-        from regforge.prompts.composing import compose_rows
-
-        if self._recipe.prompts.mode == "vocabulary" or not drawn_slots(self._recipe):
-            return None
-        return compose_rows(self._recipe, self._asked(), journal=self._journal)
-
-    def _photo_captions(self) -> tuple[PhotoCaption, ...]:
-        if self._photos is None:
-            self._photos = photos_of(self._recipe, self._described)
-        return self._photos
+    @cached_property
+    def _photos(self) -> tuple[PhotoCaption, ...]:
+        return photos_of(self._recipe, self._described)
 
     def _described(self, photos: Sequence[Path]) -> Mapping[str, str]:
         """Captions that a vision model writes; kept in captions.json, where they may be edited."""
@@ -276,7 +263,7 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             ) from error
         new = [photo for photo in photos if photo.name not in known]
         if new:
-            known |= describe_photos(new, self._recipe, self._asked())
+            known |= describe_photos(new, self._recipe, self._client)
             write_atomically(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
         if self._recipe.subject.captions == "write":
             for note in write_captions(photos, known):
@@ -288,15 +275,14 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             )
         return known
 
-    def _asked(self) -> LanguageModelClient:
+    @cached_property
+    def _client(self) -> LanguageModelClient:
         """The language model, for the first who needs it."""
         from regforge.providers.language_model import LanguageModelClient
 
-        if self._client is None:
-            self._client = LanguageModelClient(
-                self._recipe.prompts.llm, journal=self._journal, reporter=self._reporter
-            )
-        return self._client
+        return LanguageModelClient(
+            self._recipe.prompts.llm, journal=self._journal, reporter=self._reporter
+        )
 
 
 def photos_of(
@@ -314,12 +300,11 @@ def photos_of(
     from regforge.prompts.photos import photo_captions
 
     subject = recipe.subject
-    images = subject.images
     used = "against" in shares_of(recipe) or subject.captions == "write"
-    if images is None or not used:
+    if subject.images is None or not used:
         return ()
     asks = describe if subject.captions != "files" else None
-    return photo_captions(images, subject.identifier, describe=asks)
+    return photo_captions(subject.images, subject.identifier, describe=asks)
 
 
 def open_import(taken: CaptionImport) -> CaptionedDataset:
@@ -344,20 +329,9 @@ def open_import(taken: CaptionImport) -> CaptionedDataset:
 def check_import(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> None:
     """See that captions can be taken over, before a folder becomes this recipe's or is emptied.
 
-    Args:
-        recipe: Any recipe.
-        folder: A run that has taken them over needs the dataset no more.
-        fresh: It will be emptied.
-
-    Raises:
-        CannotOpen: There is no such dataset, or it holds no images.
-        HubError: It is on the Hub, and may not be read or cannot be reached.
+    A run that has taken them over needs the dataset no more, unless it starts afresh; raises what
+    `open_import` raises.
     """
     taken = import_of(recipe)
     if taken is not None and (fresh or not folder.imported.is_file()):
         open_import(taken)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 _MOST_SPARE = 1.0
 """At most so many further prompts, relative to those asked for, make up for refused images."""
-
-
 _FEWEST_BLANK = 4
 """Images of which none must show anything before the model, and not a caption, is at fault."""
 
@@ -61,17 +59,6 @@ class _Stored:
     relabelled: bool = False
 
 
-def _labelled(row: ImageRow, prompt: Prompt) -> ImageRow:
-    """The row with what the prompt says about its caption; it may have been edited."""
-    return replace(
-        row,
-        slots={name: prompt.slots.get(name) for name in row.slots},
-        prompt_set=prompt.prompt_set,
-        template=prompt.template,
-        reference=prompt.reference,
-    )
-
-
 @dataclass(frozen=True)
 class _Judged:
     """What became of one job: the attempts that were refused, and the row of the accepted one."""
@@ -79,25 +66,10 @@ class _Judged:
     refused: list[tuple[ImageJob, Verdict]]
     row: ImageRow | None
 
-    def again(self, recipe_digest: str, most_attempts: int) -> ImageJob | None:
-        """The next attempt, if there is to be one."""
-        if self.row is not None or len(self.refused) >= most_attempts:
-            return None
-        return self.refused[-1][0].again(recipe_digest)
-
 
 @dataclass
 class ImageStage:
-    """Makes the images of one run.
-
-    Attributes:
-        recipe: What to make.
-        folder: Where.
-        store: Finished shards.
-        curator: Decides what is good enough.
-        journal: For timings and refusals.
-        reporter: For progress.
-    """
+    """Makes the images of one run."""
 
     recipe: Recipe
     folder: RunFolder
@@ -173,7 +145,14 @@ class ImageStage:
             if row.id not in asked:
                 stored.other_rows.append(row)
             elif is_made_from(row, asked[row.id]):
-                now = _labelled(row, asked[row.id].prompt)
+                prompt = asked[row.id].prompt
+                now = replace(  # what is noted about the caption may have been edited
+                    row,
+                    slots={name: prompt.slots.get(name) for name in row.slots},
+                    prompt_set=prompt.prompt_set,
+                    template=prompt.template,
+                    reference=prompt.reference,
+                )
                 stored.relabelled |= now != row
                 stored.rows.append(now)
         for each in self.store.rejected(number):
@@ -199,8 +178,11 @@ class ImageStage:
             self._render([job for job in jobs if job.id not in drawn], task)
         while True:
             judged = [self._judge(attempts[job.id]) for job in jobs]
-            again = [each.again(self.store.recipe_digest, self._most_attempts) for each in judged]
-            wanted = [job for job in again if job is not None]
+            wanted = [
+                each.refused[-1][0].again(self.store.recipe_digest)
+                for each in judged
+                if each.row is None and len(each.refused) < self._most_attempts
+            ]
             if not wanted:
                 break
             task.extend(len(wanted))
@@ -211,9 +193,8 @@ class ImageStage:
         for each in judged:
             for job, verdict in each.refused:
                 self.journal.failure("images", job.id, "; ".join(verdict.reasons))
-        rows = [each.row for each in judged]
         return (
-            [row for row in rows if row is not None],
+            [each.row for each in judged if each.row is not None],
             [self._rejection(each) for each in judged if each.row is None],
         )
 

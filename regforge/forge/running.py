@@ -11,28 +11,25 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text
 from regforge.forge.plan import check_price, images_in
-from regforge.forge.prompting import check_import
+from regforge.forge.prompting import PromptStage, check_import
 from regforge.journal import Journal
 from regforge.progress import Reporter, duration
 from regforge.recipe import (
     Recipe,
-    check_recipe,
+    checked,
     recipe_digest,
     resolved_yaml,
     slots_of,
     template_file,
 )
+from regforge.records import read_prompts
 from regforge.runs import RunFolder, RunFolderError
 from regforge.version import __version__
-
-if TYPE_CHECKING:
-    from regforge.dataset.store import Store
-    from regforge.forge.prompting import PromptStage
 
 Until = Literal["prompts", "images", "report"]
 
@@ -48,7 +45,6 @@ class Run:
     """What a run made.
 
     Attributes:
-        folder: The run's folder.
         prompts: How many captions there are.
         images: How many images were accepted.
         rejected: How many were given up.
@@ -93,8 +89,6 @@ class Run:
 
     def captions(self, count: int) -> list[str]:
         """The first captions."""
-        from regforge.records import read_prompts
-
         prompts = read_prompts(self.folder / "prompts.jsonl")
         return [prompt.text for prompt in islice(prompts, count)]
 
@@ -142,10 +136,10 @@ def run(
         RegforgeError: Something the user can put right; the message says what. Nothing that was
             made is lost.
     """
+    recipe = checked(recipe)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / recipe.name)
     reporter = reporter or Reporter()
     count = min(recipe.prompts.count, limit or recipe.prompts.count)
-    check_recipe(recipe)
     if until != "prompts":
         check_price(recipe)
     check_import(recipe, folder, fresh=fresh)
@@ -154,20 +148,16 @@ def run(
 
         require_renderer(recipe.render)  # before a language model is paid for captions
     with folder.locked(), _terminated_like_interrupted():
-        if until == "report" and not fresh:
-            _refuse_fewer(recipe, folder, count * recipe.render.images_per_prompt)
+        if until == "report" and not fresh and folder.digest == recipe_digest(recipe):
+            _refuse_fewer(folder, count * recipe.render.images_per_prompt)
         if folder.own(recipe, fresh=fresh):
             reporter.say(f"Going on with {folder.path}")
         return _stages(recipe, folder, count, until, reporter)
 
 
-def _refuse_fewer(recipe: Recipe, folder: RunFolder, wanted: int) -> None:
-    """See that a finished dataset does not become a smaller one.
-
-    Raises:
-        RunFolderError: It would.
-    """
-    if folder.digest == recipe_digest(recipe) and (there := images_in(folder)) > wanted:
+def _refuse_fewer(folder: RunFolder, wanted: int) -> None:
+    """See that a finished dataset does not become a smaller one."""
+    if (there := images_in(folder)) > wanted:
         raise RunFolderError(
             f"{folder.dataset} has {there:,} images, and this would leave {wanted:,} of them.",
             hint="Choose another folder with --out, start over with --fresh (what was made there "
@@ -177,7 +167,6 @@ def _refuse_fewer(recipe: Recipe, folder: RunFolder, wanted: int) -> None:
 
 def _stages(recipe: Recipe, folder: RunFolder, count: int, until: Until, reporter: Reporter) -> Run:
     from regforge.dataset.report_facts import cost_in_all, known_cost, spending
-    from regforge.forge.prompting import PromptStage
 
     start, journal = time.monotonic(), Journal(folder.path)
     images = rejected = 0
@@ -186,62 +175,41 @@ def _stages(recipe: Recipe, folder: RunFolder, count: int, until: Until, reporte
             made = len(prompts.prompts(count))
         if until != "prompts":
             from regforge.dataset.store import Store
+            from regforge.forge.rendering import ImageStage
+            from regforge.images.curation import Curator
 
             slots = [slot.name for slot in slots_of(recipe)]
             store = Store(folder.shards, slots, recipe_digest(recipe), journal)
             images = count * recipe.render.images_per_prompt
             with _timed(journal, "images"):
-                _render(recipe, folder, store, prompts, count, journal, reporter)
+                curator = Curator(recipe.curate)
+                ImageStage(recipe, folder, store, curator, journal, reporter).run(prompts, count)
             rejected = sum(1 for _ in store.iter_rejected())
-            if until == "report":
-                with _timed(journal, "dataset"):
-                    _build(recipe, folder, store, images, reporter)
-                folder.remember(images=images)
-                write_report(folder.path)
+        if until == "report":
+            from regforge.dataset.build import build_dataset
+
+            with _timed(journal, "dataset"):
+                reporter.say(f"Building the dataset of {images} images")
+                libraries = ("diffusers", "torch", "transformers")
+                build_dataset(
+                    store,
+                    folder.dataset,
+                    count=images,
+                    recipe=recipe,
+                    recipe_yaml=resolved_yaml(recipe, portable=True),
+                    caption_template=read_text(template_file(recipe)),
+                    vocabulary=folder.vocabulary,
+                    versions={
+                        "regforge": __version__,
+                        **{name: metadata.version(name) for name in libraries},
+                    },
+                )
+            folder.remember(images=images)
+            write_report(folder.path)
     seconds = time.monotonic() - start
     log = list(journal.events())
     calls = [*spending(log, "llm_call"), *spending(log, "image_call")]
-    cost, in_words = known_cost(calls), cost_in_all(calls)
-    return Run(folder.path, made, images, rejected, seconds, cost, in_words)
-
-
-def _render(
-    recipe: Recipe,
-    folder: RunFolder,
-    store: Store,
-    prompts: PromptStage,
-    count: int,
-    journal: Journal,
-    reporter: Reporter,
-) -> None:
-    from regforge.forge.rendering import ImageStage
-    from regforge.images.curation import Curator
-
-    ImageStage(recipe, folder, store, Curator(recipe.curate), journal, reporter).run(prompts, count)
-
-
-def _build(recipe: Recipe, folder: RunFolder, store: Store, count: int, reporter: Reporter) -> None:
-    from regforge.dataset.build import build_dataset
-
-    reporter.say(f"Building the dataset of {count} images")
-    build_dataset(
-        store,
-        folder.dataset,
-        count=count,
-        recipe=recipe,
-        recipe_yaml=resolved_yaml(recipe, portable=True),
-        caption_template=read_text(template_file(recipe)),
-        vocabulary=folder.vocabulary,
-        versions=_versions(),
-    )
-
-
-def _versions() -> dict[str, str]:
-    """Of what made the images."""
-    return {
-        "regforge": __version__,
-        **{name: metadata.version(name) for name in ("diffusers", "torch", "transformers")},
-    }
+    return Run(folder.path, made, images, rejected, seconds, known_cost(calls), cost_in_all(calls))
 
 
 def write_report(folder: str | Path) -> Path:
@@ -258,12 +226,11 @@ def write_report(folder: str | Path) -> Path:
     from regforge.dataset.report import write_report as write
 
     run_folder = RunFolder(Path(folder))
-    state = run_folder.state()
     if run_folder.digest is None:
         raise RunFailed(
             f"{folder} is not the folder of a run.", hint="Such as runs/quickstart, after `run`."
         )
-    data = gather(run_folder.path, count=state.get("images"))
+    data = gather(run_folder.path, count=run_folder.state().get("images"))
     rows = StoredRows(data.name, data.rows, run_folder.path)
     # As plain data: the page is made by a stage, and stages know nothing of audits.
     write(run_folder.report, replace(data, audit=audit_dataset(rows).as_dict()))

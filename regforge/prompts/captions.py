@@ -25,7 +25,7 @@ from regforge.embedded.english import words_of
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text
 from regforge.prompts.bounded import BoundedEnvironment, forms_of
-from regforge.recipe.prompts import STANDARD_SLOTS
+from regforge.recipe.sections import STANDARD_SLOTS
 from regforge.words import did_you_mean, listed
 
 _MOST_CHARACTERS = 2000

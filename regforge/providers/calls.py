@@ -22,7 +22,7 @@ from regforge.journal import Journal, calls
 from regforge.progress import dollars, duration
 from regforge.providers.errors import CallFailed, CostLimitReached, ModelUnusable, UnreachableModel
 from regforge.recipe.models import Render
-from regforge.recipe.prompts import LanguageModel
+from regforge.recipe.sections import LanguageModel
 
 MINUTE = 60.0
 SLACK = 0.25

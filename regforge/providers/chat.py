@@ -16,7 +16,7 @@ from regforge.providers import library
 from regforge.providers.calls import Reply, server_arguments
 from regforge.providers.errors import CallFailed, UnknownModel, UnreachableModel, meaning, plain
 from regforge.providers.replies import Message, Rung, Schema, json_values, without_thoughts
-from regforge.recipe.prompts import LanguageModel
+from regforge.recipe.sections import LanguageModel
 
 _VLLM = "hosted_vllm/"
 _TOKENS_OF_AN_IMAGE = 2000

@@ -48,7 +48,7 @@ from regforge.providers.replies import (
     understand,
     without_annotations,
 )
-from regforge.recipe.prompts import LanguageModel
+from regforge.recipe.sections import LanguageModel
 from regforge.version import __version__
 
 __all__ = ["LanguageModelClient", "Question", "estimate_cost"]

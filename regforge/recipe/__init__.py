@@ -1,22 +1,18 @@
 """What the user writes: recipes, read, checked and explained.
 
-recipe = load_recipe("recipe.yaml", ["prompts.count=50"])
-kind_of(recipe), slots_of(recipe), shares_of(recipe), recipe_digest(recipe)
+    recipe = load_recipe("recipe.yaml", ["prompts.count=50"])
+    kind_of(recipe), slots_of(recipe), shares_of(recipe), recipe_digest(recipe)
 
-models        what a recipe can say            checks     what does not fit together
-prompts       the part of it about captions    cautions   what is probably not meant
-sections      what recipes are made of         digest     which recipe it is
-yaml_nodes    YAML with lines and columns      differences   and why it is another one
-overrides     `extends` and `--set`            schema     for editors, and the reference
-messages      errors in plain words            starter, resolved   recipes that regforge writes
-loading       what is peculiar to each kind    reading    all of these, in order
+Training recipes are read alike: `load_training_recipe`; what takes a recipe takes both kinds.
 
-Training recipes are read alike: `load_training_recipe`, `training_digest`; `training` is what they
-can say, `training_checks` what does not fit together or is probably not meant.
+    loading          a file of either kind, with everything that may be wrong with it
+    sections, models, training      what recipes can say; the keys, in pydantic
+    checks, training_checks         what does not fit together or is probably not meant
+    digest           which recipe it is, written out in full, and what makes it another one
+    defaults         what it means where it says nothing
+    schema           for editors, and the recipe to start from
 """
 
-from regforge.recipe.cautions import warnings
-from regforge.recipe.checks import check_recipe
 from regforge.recipe.defaults import (
     drawn_slots,
     import_of,
@@ -27,38 +23,30 @@ from regforge.recipe.defaults import (
     template_file,
     template_name,
 )
-from regforge.recipe.differences import changed_keys
-from regforge.recipe.digest import recipe_digest
+from regforge.recipe.digest import (
+    changed_keys,
+    checked,
+    recipe_digest,
+    resolved_yaml,
+    warnings,
+)
 from regforge.recipe.loading import (
+    AnyRecipe,
     dataset_recipe_of,
     load_any_recipe,
     load_recipe,
     load_training_recipe,
 )
-from regforge.recipe.models import Alignment, Curate, DatasetSection, Recipe, Render
+from regforge.recipe.models import Alignment, Curate, DatasetSection, Prompts, Recipe, Render
 from regforge.recipe.problems import Problem, RecipeError
-from regforge.recipe.prompts import (
-    CaptionImport,
-    Kind,
-    LanguageModel,
-    Prompts,
-    PromptSet,
-    Slot,
-    Subject,
-)
-from regforge.recipe.resolved import resolved_yaml
-from regforge.recipe.schema import json_schema, training_schema
-from regforge.recipe.starter import starter_recipe, write_starter
+from regforge.recipe.schema import json_schema, starter_recipe, write_starter
+from regforge.recipe.sections import CaptionImport, Kind, LanguageModel, PromptSet, Slot, Subject
 from regforge.recipe.training import TrainingRecipe
-from regforge.recipe.training_checks import (
-    check_training_recipe,
-    training_warnings,
-    uses_regularization,
-)
-from regforge.recipe.training_digest import training_digest
+from regforge.recipe.training_checks import uses_regularization
 
 __all__ = [
     "Alignment",
+    "AnyRecipe",
     "CaptionImport",
     "Curate",
     "DatasetSection",
@@ -74,8 +62,7 @@ __all__ = [
     "Subject",
     "TrainingRecipe",
     "changed_keys",
-    "check_recipe",
-    "check_training_recipe",
+    "checked",
     "dataset_recipe_of",
     "drawn_slots",
     "import_of",
@@ -92,9 +79,6 @@ __all__ = [
     "starter_recipe",
     "template_file",
     "template_name",
-    "training_digest",
-    "training_schema",
-    "training_warnings",
     "uses_regularization",
     "warnings",
     "write_starter",

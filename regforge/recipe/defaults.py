@@ -1,6 +1,7 @@
 """What a recipe means where it says nothing: kind, slots, template, shares.
 
-Pure functions of a recipe, used by everybody who reads one.
+Raise a `RecipeError` where they depend on the kind, and neither the recipe nor the phrase banks
+know it.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from regforge import resources
+from regforge.embedded import phrase_banks
 from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import is_file
 from regforge.recipe.problems import Problem, RecipeError
-from regforge.recipe.prompts import CaptionImport, Kind, PromptSet, Slot
+from regforge.recipe.sections import CaptionImport, Kind, PromptSet, Slot
 
 OBJECT_SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
 LIVING_SLOTS = ("shape", "color", "texture", "motion", "background", "lighting", "style")
@@ -19,11 +21,7 @@ _SETS: tuple[PromptSet, ...] = ("naive", "against", "amplify", "import")
 
 
 def kind_of(recipe: Recipe) -> Kind:
-    """`object` or `living`: what the recipe says, else what the phrase banks say.
-
-    Raises:
-        RecipeError: The recipe does not say, and no phrase bank knows the class noun.
-    """
+    """`object` or `living`: what the recipe says, else what the phrase banks say."""
     kind = recipe.subject.kind or bank_kind(recipe.subject.class_noun)
     if kind is None:
         raise RecipeError([Problem.at(None, ("subject", "kind"), kind_wanted(recipe))])
@@ -32,8 +30,6 @@ def kind_of(recipe: Recipe) -> Kind:
 
 def bank_kind(class_noun: str) -> Kind | None:
     """What the phrase banks say of a class noun; None if none of them knows it."""
-    from regforge.embedded import phrase_banks
-
     try:
         return phrase_banks.kind(phrase_banks.super_category(class_noun))
     except phrase_banks.UnknownClassNoun:
@@ -46,12 +42,15 @@ def kind_wanted(recipe: Recipe) -> str:
     return f"is needed: no phrase bank knows {noun!r}, so write `kind: object` or `kind: living`"
 
 
-def slots_of(recipe: Recipe) -> tuple[Slot, ...]:
-    """The slots of the captions, most important first; none where all captions are `naive`.
+def shares_of(recipe: Recipe) -> dict[PromptSet, float]:
+    """The share of each prompt set that is used; they sum to 1."""
+    sets = recipe.prompts.sets
+    total = sum(sets.values())
+    return {name: sets[name] / total for name in _SETS if sets.get(name, 0) > 0}
 
-    Raises:
-        RecipeError: They depend on the kind, which is not known.
-    """
+
+def slots_of(recipe: Recipe) -> tuple[Slot, ...]:
+    """The slots of the captions, most important first; none where all captions are `naive`."""
     if set(shares_of(recipe)) == {"naive"}:
         return ()
     if recipe.prompts.slots is not None:
@@ -64,9 +63,6 @@ def drawn_slots(recipe: Recipe) -> tuple[Slot, ...]:
     """The slots that need phrases; none where no prompt set draws any.
 
     Imported captions have slots as well, but bring their phrases along.
-
-    Raises:
-        RecipeError: They depend on the kind, which is not known.
     """
     return slots_of(recipe) if draws_phrases(recipe) else ()
 
@@ -98,20 +94,12 @@ def import_of(recipe: Recipe) -> CaptionImport | None:
 
 
 def template_name(recipe: Recipe) -> str:
-    """The caption template as the recipe names it: a shipped one, or the path of a file.
-
-    Raises:
-        RecipeError: It depends on the kind, which is not known.
-    """
+    """The caption template as the recipe names it: a shipped one, or the path of a file."""
     return recipe.prompts.template or f"caption/{kind_of(recipe)}.j2"
 
 
 def template_file(recipe: Recipe) -> Path:
-    """Where the caption template lies; it need not exist.
-
-    Raises:
-        RecipeError: It depends on the kind, which is not known.
-    """
+    """Where the caption template lies; it need not exist."""
     name = template_name(recipe)
     return shipped_template(name) or Path(name)
 
@@ -132,10 +120,3 @@ def benchmarks() -> list[str]:
 def is_benchmark(name: str) -> bool:
     """Whether an entry of `prompts.exclude` is a benchmark that comes with regforge."""
     return name in benchmarks()
-
-
-def shares_of(recipe: Recipe) -> dict[PromptSet, float]:
-    """The share of each prompt set that is used; they sum to 1."""
-    sets = recipe.prompts.sets
-    total = sum(sets.values())
-    return {name: sets[name] / total for name in _SETS if sets.get(name, 0) > 0}

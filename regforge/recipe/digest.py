@@ -1,28 +1,41 @@
-"""The digest of a recipe: one number for everything that decides what is made.
+"""Which recipe it is: its digest, all of it written out, and what makes it another one.
 
-Two recipes with the same digest make the same dataset. It covers every field that is not marked
-`RUNTIME`, with defaults filled in (writing one down changes nothing), and in place of paths what
-the files say (moving them changes nothing): of models and LoRAs on this machine too, the embedded
-ones among them. Ids and seeds of images follow from it.
+The digest is one number for everything that decides what is made, or where training goes. Two
+recipes with the same digest make the same dataset, or take the same training steps, so that one may
+go on with the other's run. It covers every field that is not `Runtime`, with defaults filled in
+(writing one down changes nothing), and in place of paths what the files say (moving them changes
+nothing): of models and LoRAs on this machine too, the embedded ones among them. Ids and seeds of
+images follow from it.
 
 Captions of another dataset (`prompts.import`) are like a language model's replies: the run keeps
-what it was given, and the digest covers only whom it asked. Of a dataset on the Hub that is its
-address and the revision as the recipe has it, of a folder or file its name. What it holds can be
-gigabytes, in forms that recipes know nothing of, and may be gone when the run goes on.
+what it was given, and the digest covers only whom it asked: the address and revision on the Hub as
+the recipe has them, or the name of the folder or file. What it holds can be gigabytes, and may be
+gone when the run goes on. The same holds for the regularization dataset of a training recipe; of
+one that is named by its recipe, that recipe's digest and how many images it asks for count. How
+many training steps are taken counts only where the learning rate depends on it: the same recipe
+with more steps goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+import yaml
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from regforge.digests import file_digest, revision_of
 from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.files import MOST_IMAGE, expanded, parse_json, read_file, read_text
+from regforge.hub.address import HubAddress
+from regforge.recipe.checks import cautions, findings
 from regforge.recipe.defaults import (
     drawn_slots,
     import_of,
@@ -32,7 +45,9 @@ from regforge.recipe.defaults import (
     shares_of,
     slots_of,
     template_file,
+    template_name,
 )
+from regforge.recipe.loading import PATHS, AnyRecipe, dataset_recipe_of, may_be_path
 from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import (
     caption_files_of,
@@ -42,86 +57,204 @@ from regforge.recipe.named_files import (
     phrases_in,
 )
 from regforge.recipe.problems import Location, Problem, RecipeError
-from regforge.recipe.prompts import Slot
-from regforge.recipe.sections import Section
+from regforge.recipe.sections import Section, Slot
+from regforge.recipe.training import TrainingRecipe
+from regforge.recipe.training_checks import (
+    training_cautions,
+    training_findings,
+    uses_regularization,
+)
+from regforge.recipe.yaml_nodes import Dumper
+from regforge.version import __version__
+
+R = TypeVar("R", Recipe, TrainingRecipe)
+T = TypeVar("T")
 
 SCHEME = 1
 """Raised when the digest is computed differently; all old digests are void then."""
 
+_OF_BOTH_METHODS = ("kind", "text_encoder", "text_encoder_lr")
 
-def recipe_digest(recipe: Recipe) -> str:
-    """The SHA-256 of what a recipe makes, 64 hex digits.
+
+def checked(recipe: R) -> R:
+    """The recipe for a run: sound, and knowing its digest from here on, so that nobody asks again.
+
+    One that was read from a file has been checked; one that was made in Python is checked here.
+
+    Raises:
+        RecipeError: It cannot be carried out; the error names all problems.
+    """
+    problems = [] if recipe.is_checked else list(_problems(recipe))
+    if problems:
+        raise RecipeError(problems)
+    return recipe.known(digest=recipe_digest(recipe))
+
+
+def _problems(recipe: AnyRecipe) -> Iterator[Problem]:
+    found = training_findings(recipe) if isinstance(recipe, TrainingRecipe) else findings(recipe)
+    for each in found:
+        yield Problem.at(None, each.location, each.message)
+    if recipe.extends is not None:
+        yield Problem.at(None, ("extends",), "works only in recipes that are files")
+
+
+def warnings(recipe: AnyRecipe) -> list[str]:
+    """What to tell the user before a run; none of it keeps the recipe from being carried out."""
+    found = training_cautions(recipe) if isinstance(recipe, TrainingRecipe) else cautions(recipe)
+    return list(found)
+
+
+def recipe_digest(recipe: AnyRecipe) -> str:
+    """The SHA-256 of what a recipe of either kind makes, 64 hex digits.
 
     Raises:
         RecipeError: A file that the recipe names cannot be read.
     """
-    return digest_of({"scheme": SCHEME, **data_of(recipe)})
-
-
-def digest_of(content: dict[str, Any]) -> str:
-    """The SHA-256 of JSON values, however their keys are ordered."""
+    if recipe.digest is not None:
+        return recipe.digest
+    content = {"scheme": SCHEME, **_covered(recipe)}
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _sha256(text.encode())
 
 
-def data_of(recipe: Recipe) -> dict[str, Any]:
-    """What the digest covers, as JSON values: useful to see why two digests differ.
+def _covered(recipe: AnyRecipe) -> dict[str, Any]:
+    """What the digest covers, as JSON values."""
+    if isinstance(recipe, TrainingRecipe):
+        return _training_data_of(recipe)
+    return _data_of(recipe)
 
-    Raises:
-        RecipeError: A file that the recipe names cannot be read.
-    """
-    data = fields_of(recipe)
-    prompts, subject = data["prompts"], data["subject"]
-    shares = shares_of(recipe)
+
+# ------------------------------------------------------------------------------- dataset recipes
+
+
+def _data_of(recipe: Recipe) -> dict[str, Any]:
+    data = _fields_of(recipe)
+    _replace_prompts(recipe, data["prompts"])
+    shares, subject, render = shares_of(recipe), data["subject"], data["render"]
     subject["kind"] = kind_of(recipe)
-    prompts["sets"] = dict(shares)
-    prompts["slots"] = [
-        _slot(recipe, slot, number) for number, slot in enumerate(drawn_slots(recipe))
-    ]
-    if not prompts["slots"]:  # nobody draws phrases; imported captions may have slots of that name
-        prompts["slots"] = [slot.name for slot in slots_of(recipe)]
-    prompts["template"] = _text(template_file(recipe), ("prompts", "template"))
-    given = [slot for slot in drawn_slots(recipe) if slot.origin in ("llm", "bank")]
-    if all(slot.name != "style" for slot in given):  # nobody has styles to weigh
-        del prompts["photo_share"]
-    prompts["exclude"] = sorted({_excluded(recipe, n) for n in range(len(recipe.prompts.exclude))})
-    prompts["match"] = sorted(match_of(recipe))
-    if prompts["against"] == "varied" or "against" not in shares:
-        del prompts["against"]  # as before there was a choice
-    prompts["vocabulary"] = _vocabulary(recipe.prompts.vocabulary)
-    del prompts["imported"]  # without one, the digest is that of before there were any
-    if (taken := import_of(recipe)) is not None:
-        source = str(taken.address or Path(taken.dataset).name)
-        prompts["import"] = {"dataset": source, "caption_column": taken.caption_column}
     if "against" in shares and recipe.subject.images is not None:
         # What a vision model says is like what a language model says: the run keeps it. Written
         # beside the photos, it changes nothing.
         described = recipe.subject.captions != "files"
-        subject["images"] = photos_of(recipe.subject.images, captions=not described)
+        subject["images"] = _photos_of(recipe.subject.images, captions=not described)
         subject["captions"] = "auto" if described else "files"
     else:  # nobody looks at the photos
-        subject["images"] = subject["captions"] = prompts["llm"]["vision_model"] = None
-    render, alignment = data["render"], data["curate"]["alignment"]
+        subject["images"] = subject["captions"] = None
+        data["prompts"]["llm"]["vision_model"] = None
     if recipe.render.renderer == "local":
-        render["model"] = model_of(recipe.render.model, ("render", "model"))
+        render["model"] = _model_of(recipe.render.model, ("render", "model"))
     if recipe.render.vae is None:
         del render["vae"]  # as before there were any
     else:
-        render["vae"] = model_of(recipe.render.vae, ("render", "vae"))
+        render["vae"] = _model_of(recipe.render.vae, ("render", "vae"))
     render["lora"] = [  # of none as before there could be several
-        {**fields_of(lora), "path": model_of(lora.path, ("render", "lora", number, "path"))}
+        {**_fields_of(lora), "path": _model_of(lora.path, ("render", "lora", number, "path"))}
         for number, lora in enumerate(recipe.render.lora)
     ] or None
+    alignment = data["curate"]["alignment"]
     if alignment is not None:
-        alignment["model"] = model_of(alignment["model"], ("curate", "alignment", "model"))
+        alignment["model"] = _model_of(alignment["model"], ("curate", "alignment", "model"))
     return data
 
 
-def fields_of(section: Section) -> dict[str, Any]:
-    """The fields of a section that are not marked `RUNTIME`, as JSON values.
+def _replace_prompts(recipe: Recipe, data: dict[str, Any]) -> None:
+    prompts, shares, drawn = recipe.prompts, shares_of(recipe), drawn_slots(recipe)
+    data["sets"] = dict(shares)
+    data["slots"] = [_slot(recipe, slot, number) for number, slot in enumerate(drawn)]
+    if not drawn:  # nobody draws phrases; imported captions may have slots of that name
+        data["slots"] = [slot.name for slot in slots_of(recipe)]
+    template = _text_of(template_file(recipe), ("prompts", "template"))
+    data["template"] = _sha256(template.encode())
+    if not any(slot.name == "style" and slot.origin in ("llm", "bank") for slot in drawn):
+        del data["photo_share"]  # nobody has styles to weigh
+    excluded = {
+        entry if is_benchmark(entry) else _phrases_of(Path(entry), ("prompts", "exclude", number))
+        for number, entry in enumerate(prompts.exclude)
+    }
+    data["exclude"], data["match"] = sorted(excluded), sorted(match_of(recipe))
+    if prompts.against == "varied" or "against" not in shares:
+        del data["against"]  # as before there was a choice
+    if prompts.vocabulary is not None:
+        text = _text_of(prompts.vocabulary, ("prompts", "vocabulary"))
+        with suppress(ValueError):  # whoever uses it will say what is wrong with it
+            text = json.dumps(parse_json(text))  # however it is indented
+        data["vocabulary"] = _sha256(text.encode())
+    del data["imported"]  # without one, the digest is that of before there were any
+    if (taken := import_of(recipe)) is not None:
+        source = str(taken.address or Path(taken.dataset).name)
+        data["import"] = {"dataset": source, "caption_column": taken.caption_column}
 
-    Paths are left out; `data_of` puts what the files say in their place.
-    """
+
+def _slot(recipe: Recipe, slot: Slot, number: int) -> dict[str, Any]:
+    data = _fields_of(slot)
+    data["source"] = slot.origin
+    if slot.origin != "llm":
+        data["count"] = None  # nobody is asked for phrases
+    elif slot.values is None:
+        data["count"] = slot.count or recipe.prompts.phrases_per_slot
+    if slot.file is not None:
+        data["file"] = _phrases_of(slot.file, ("prompts", "slots", number, "file"))
+    return data
+
+
+# ------------------------------------------------------------------------------ training recipes
+
+
+def _training_data_of(recipe: TrainingRecipe) -> dict[str, Any]:
+    data = {key: value for key, value in _fields_of(recipe).items() if value != {}}
+    data["base_model"] = _model_of(recipe.base_model, ("base_model",))
+    made_by = dataset_recipe_of(recipe)
+    subject, optimizer = data["subject"], recipe.optimizer
+    # Captions that the dataset's recipe has written are covered by its digest.
+    described = made_by is not None and made_by.subject.captions != "files"
+    described = described and recipe.subject.captions == "auto"
+    subject["images"] = _photos_of(recipe.subject.images, captions=not described)
+    if recipe.subject.captions == "auto":
+        del subject["captions"]  # as before there was a choice
+    data["regularization"] = _regularization(recipe, made_by, data["regularization"])
+    data["method"] = _method(recipe, data["method"])
+    if optimizer.scheduler == "constant" and optimizer.warmup_steps <= optimizer.steps:
+        del data["optimizer"]["steps"]
+    if not optimizer.ema:
+        data["optimizer"]["ema_decay"] = None
+    return data
+
+
+def _regularization(
+    recipe: TrainingRecipe, made_by: Recipe | None, data: dict[str, Any]
+) -> dict[str, Any] | None:
+    named = recipe.regularization
+    if named.dataset is None or not uses_regularization(recipe):
+        return None
+    if made_by is not None:
+        images = made_by.prompts.count * made_by.render.images_per_prompt
+        return {**data, "dataset": {"recipe": recipe_digest(made_by), "images": images}}
+    address = HubAddress.parse(named.dataset)
+    if address is not None:
+        return {**data, "dataset": str(address.at(named.revision)), "revision": None}
+    path = Path(named.dataset)
+    return {**data, "dataset": path.name if path.is_absolute() else named.dataset, "revision": None}
+
+
+def _method(recipe: TrainingRecipe, data: dict[str, Any]) -> dict[str, Any]:
+    method = recipe.method
+    data["alpha"] = float(method.alpha or method.rank)
+    rate = method.text_encoder_lr or recipe.optimizer.lr
+    data["text_encoder_lr"] = rate if method.text_encoder else None
+    return {key: data[key] for key in _OF_BOTH_METHODS} if method.kind == "full" else data
+
+
+# ------------------------------------------------------------------------------ fields and files
+
+
+def is_runtime(field: FieldInfo) -> bool:
+    """Whether a field does not change what is made."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("x-runtime"))
+
+
+def _fields_of(section: Section) -> dict[str, Any]:
+    """The fields of a section that are not `Runtime`, as JSON values, without paths."""
     return {
         name: _plain(getattr(section, name))
         for name, field in type(section).model_fields.items()
@@ -129,123 +262,181 @@ def fields_of(section: Section) -> dict[str, Any]:
     }
 
 
-def is_runtime(field: FieldInfo) -> bool:
-    """Whether a field is marked `RUNTIME`: it does not change what is made."""
-    extra = field.json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("x-runtime"))
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
-        return fields_of(value)
+        return _fields_of(value)
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     return None if isinstance(value, Path) else value
 
 
-def _slot(recipe: Recipe, slot: Slot, number: int) -> dict[str, Any]:
-    data = fields_of(slot)
-    data["source"] = slot.origin
-    if slot.origin != "llm":
-        data["count"] = None  # nobody is asked for phrases
-    elif slot.values is None:
-        data["count"] = slot.count or recipe.prompts.phrases_per_slot
-    if slot.file is not None:
-        data["file"] = _phrases(slot.file, ("prompts", "slots", number, "file"))
-    return data
-
-
-def _excluded(recipe: Recipe, number: int) -> str:
-    entry = recipe.prompts.exclude[number]
-    if is_benchmark(entry):
-        return entry
-    return _phrases(Path(entry), ("prompts", "exclude", number))
-
-
-def _vocabulary(path: Path | None) -> str | None:
-    """Digest of what a vocabulary file says, however it is indented."""
-    if path is None:
-        return None
-    text = _read_text(path, ("prompts", "vocabulary"))
-    try:
-        return _sha256(json.dumps(parse_json(text)).encode())
-    except ValueError:  # whoever uses it will say what is wrong with it
-        return _sha256(text.encode())
-
-
-def photos_of(folder: Path, *, captions: bool = True) -> list[list[str]]:
-    """Name and digest of each photo and of each file with captions, by name.
-
-    Args:
-        folder: The photos'.
-        captions: Whether files with captions count.
-
-    Raises:
-        RecipeError: One of them cannot be read.
-    """
+def _photos_of(folder: Path, *, captions: bool) -> list[list[str]]:
+    """Name and digest of each photo and, where they count, of each file with captions, by name."""
     at = ("subject", "images")
-    try:
-        photos = photos_in(folder)
-    except OSError as error:
-        raise _unreadable(folder, at, error) from error
+    photos = _read(photos_in, folder, at)
+    texts = caption_files_of(photos, folder) if captions else []
     return [
-        *([photo.name, _sha256(_read(photo, at))] for photo in photos),
-        *([text.name, _text(text, at)] for text in caption_files_of(photos, folder) if captions),
+        *([each.name, _sha256(_read(_image, each, at))] for each in photos),
+        *([each.name, _sha256(_text_of(each, at).encode())] for each in texts),
     ]
 
 
-def model_of(named: str, at: Location) -> str:
-    """What stands for a model: of one on this machine what its files hold, else its name.
+def _image(path: Path) -> bytes:
+    return read_file(path, MOST_IMAGE)
 
-    Of a path at which nothing is its last part.
 
-    Raises:
-        RecipeError: A file of it cannot be read.
-    """
+def _model_of(named: str, at: Location) -> str:
+    """What stands for a model: of one on this machine what its files hold, else its name."""
     path = EMBEDDED_FOLDERS.get(named) or expanded(named)
-    try:
-        if is_folder(path):
-            return revision_of(path)
-        if is_file(path):
-            return f"sha256:{file_digest(path)}"
-    except OSError as error:
-        raise _unreadable(path, at, error) from error
+    if is_folder(path):
+        return _read(revision_of, path, at)
+    if is_file(path):
+        return f"sha256:{_read(file_digest, path, at)}"
     return path.name if path.is_absolute() else named
 
 
-# ----------------------------------------------------------------------------------------- files
+def _phrases_of(path: Path, at: Location) -> str:
+    return _sha256("\n".join(_read(phrases_in, path, at).values()).encode())
 
 
-def _text(path: Path, at: Location) -> str:
-    """Digest of a text, the same for all systems' line ends."""
-    return _sha256(_read_text(path, at).encode())
+def _text_of(path: Path, at: Location) -> str:
+    return _read(read_text, path, at)
 
 
-def _phrases(path: Path, at: Location) -> str:
+def _read(reader: Callable[[Path], T], path: Path, at: Location) -> T:
+    """What a reader finds in a file or folder that the recipe names.
+
+    Raises:
+        RecipeError: It cannot be read.
+    """
     try:
-        return _sha256("\n".join(phrases_in(path).values()).encode())
+        return reader(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, at, error) from error
-
-
-def _read_text(path: Path, at: Location) -> str:
-    try:
-        return read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, at, error) from error
-
-
-def _read(path: Path, at: Location) -> bytes:
-    try:
-        return read_file(path, MOST_IMAGE)
-    except OSError as error:
-        raise _unreadable(path, at, error) from error
-
-
-def _unreadable(path: Path, at: Location, error: OSError | UnicodeDecodeError) -> RecipeError:
-    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-    return RecipeError([Problem.at(None, at, f"{path} cannot be read: {reason}")])
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        problem = Problem.at(None, at, f"{path} cannot be read: {reason}")
+        raise RecipeError([problem]) from error
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+# ------------------------------------------------------------------------------------ written out
+
+
+def resolved_yaml(recipe: AnyRecipe, *, portable: bool = False, digest: str | None = None) -> str:
+    """The full recipe as YAML, headed by the version of regforge and the digest.
+
+    Args:
+        recipe: What to write.
+        portable: Write only the last part of every path, for datasets that others will see:
+            nobody's home folder is in it, but the files have to be put beside it again.
+        digest: Where it is known and the recipe's files may be gone.
+
+    Returns:
+        YAML from which `load_recipe` or `load_training_recipe` makes an equal recipe with the same
+        digest, unless it is `portable` and names files.
+
+    Raises:
+        RecipeError: A file that the recipe names cannot be read.
+    """
+    data = recipe.model_dump(mode="json", by_alias=True, exclude={"extends"})
+    for location, what in PATHS[type(recipe)].items():
+        for holder, key in _holders(data, location):
+            value = holder[key]
+            if not value or not may_be_path(value, what):
+                continue
+            if what == "model" and not (
+                portable and (Path(value).is_absolute() or value[0] in "~.")
+            ):
+                continue
+            # abspath keeps symbolic links
+            holder[key] = Path(value).name if portable else os.path.abspath(value)  # noqa: PTH100
+    lines = [
+        f"# Written by regforge {__version__}, with every key spelled out.",
+        f"# digest: {digest or recipe_digest(recipe)}",
+    ]
+    if isinstance(recipe, Recipe):
+        lines += _defaults(recipe)
+        _tidy(data, portable=portable)
+    if portable:
+        lines.append("# Of paths only the last part is here.")
+    body = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=88)
+    return "\n".join((*lines, "", body))
+
+
+def _holders(data: Any, location: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """The dicts and lists that hold the values at a location, and where in them."""
+    key, *rest = location
+    for each in range(len(data or ())) if key == "*" else [key] if data else []:
+        if rest:
+            yield from _holders(data[each], rest)
+        else:
+            yield data, each
+
+
+def _defaults(recipe: Recipe) -> Iterator[str]:
+    """What a dataset recipe means where it says nothing, a comment each."""
+    if recipe.subject.kind is None:
+        yield f"# kind: {kind_of(recipe)}"
+    if recipe.prompts.slots is None:
+        yield f"# slots: {', '.join(slot.name for slot in slots_of(recipe))}"
+    if recipe.prompts.template is None:
+        yield f"# template: {template_name(recipe)}"
+
+
+def _tidy(data: dict[str, Any], *, portable: bool) -> None:
+    """Leave out what slots say nothing of and, for others, what a URL says besides the server."""
+    prompts = data["prompts"]
+    if prompts["slots"] is not None:
+        prompts["slots"] = [
+            {key: value for key, value in slot.items() if value is not None}
+            for slot in prompts["slots"]
+        ]
+    for section in (data["render"], prompts["llm"]) if portable else ():
+        if section["api_base"]:
+            parts = urlsplit(section["api_base"])
+            server = parts.netloc.rpartition("@")[2]
+            section["api_base"] = parts._replace(netloc=server, query="", fragment="").geturl()
+
+
+# ------------------------------------------------------------------------------------ differences
+
+
+def changed_keys(before: object, recipe: AnyRecipe) -> list[str]:
+    """The keys that make a recipe another one than a run's, such as `prompts.template`.
+
+    Args:
+        before: What `resolved_yaml` wrote of the other recipe, loaded.
+        recipe: A recipe of the same kind.
+
+    Returns:
+        The dotted names of keys that count for the digest, in the order of the recipe. None if the
+        difference lies in what a file says. If a file of then is gone, or the recipe is of another
+        version, all that differ.
+    """
+    written = _differing(before, yaml.safe_load(resolved_yaml(recipe)))
+    try:
+        counted = _differing(_covered(type(recipe).model_validate(before)), _covered(recipe))
+    except (ValidationError, RecipeError):
+        return written
+    return [
+        key
+        for key in written
+        if any(f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.") for o in counted)
+    ]
+
+
+def _differing(before: object, now: object) -> list[str]:
+    old, new = _flat(before), _flat(now)
+    return [key for key in new | old if new.get(key) != old.get(key)]
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        name: each
+        for key, below in value.items()
+        for name, each in _flat(below, f"{prefix}.{key}" if prefix else str(key)).items()
+    }

@@ -1,35 +1,120 @@
-"""Reads recipes: what is peculiar to dataset recipes and to training recipes, and nothing else.
+"""Reads a recipe file of either kind: what it extends, `--set`, and everything that may be wrong.
 
-`reading` does the work. Here is which keys each kind has, and which of their values are paths.
+Sees to it that all problems are reported together, each with its place. The parts are elsewhere:
+YAML with places in `yaml_nodes`, words in `problems`, what does not fit together in the checks.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from regforge.files import expanded
+from pydantic import ValidationError
+
+from regforge import resources
+from regforge.files import expanded, read_text
 from regforge.hub.address import HubAddress
-from regforge.recipe.checks import findings, is_embedded
+from regforge.recipe.checks import findings
 from regforge.recipe.defaults import is_benchmark, shipped_template
+from regforge.recipe.model_checks import Finding, is_embedded
 from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import is_file, is_folder, names_recipe
-from regforge.recipe.reading import Form, child, read_any_recipe, read_recipe
+from regforge.recipe.problems import Location, Place, Problem, RecipeError, explained, shown
+from regforge.recipe.sections import Section
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import training_findings, uses_regularization
-from regforge.recipe.yaml_nodes import Entry, Node
+from regforge.recipe.yaml_nodes import (
+    MOST_CHARACTERS,
+    Entry,
+    Node,
+    apply_setting,
+    child,
+    laid_over,
+    place_of,
+    plain,
+    read_yaml,
+    source_of,
+)
+from regforge.words import nearest
 
-SECTIONS = ("subject", "prompts", "render", "curate", "dataset")
-TRAINING_SECTIONS = (
-    "subject",
-    "regularization",
-    "method",
-    "data",
-    "optimizer",
-    "validation",
-    "checkpoint",
-    "hub",
+AnyRecipe = Recipe | TrainingRecipe
+
+_MOST_ROUNDS = 20
+_MOST_TOLD = 1000
+"""Wrong values that are told apart; with more of them it is no recipe, and the first ones do."""
+
+PATHS: dict[type[AnyRecipe], dict[tuple[str, ...], str]] = {
+    Recipe: {
+        ("subject", "images"): "path",
+        ("prompts", "messages"): "path",
+        ("prompts", "vocabulary"): "path",
+        ("prompts", "template"): "template",
+        ("prompts", "slots", "*", "file"): "path",
+        ("prompts", "exclude", "*"): "exclusion",
+        ("prompts", "import", "dataset"): "dataset",
+        ("curate", "alignment", "model"): "model",
+        ("render", "vae"): "model",
+        ("render", "model"): "model",
+        ("render", "lora", "*", "path"): "model",
+    },
+    TrainingRecipe: {
+        ("subject", "images"): "path",
+        ("regularization", "dataset"): "dataset",
+        ("base_model",): "model",
+    },
+}
+"""The keys whose values may be paths, and what they are otherwise; `*` is each item of a list."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is peculiar to one kind of recipe.
+
+    Attributes:
+        name: What messages call it.
+        command: What it is for, as people type it.
+        model: What it becomes.
+        subject: Takes the place of a subject that is missing or wrong, so that the rest is checked.
+        findings: What is wrong with a recipe whose single values are right.
+    """
+
+    name: str
+    command: str
+    model: type[AnyRecipe]
+    subject: dict[str, str]
+    findings: Callable[[Any], Iterable[Finding]]
+
+    @property
+    def stand_ins(self) -> dict[Location, Any]:
+        """What takes the place of required keys."""
+        required: dict[Location, Any] = {("name",): "unnamed", ("subject",): self.subject}
+        for key in self.subject.keys() - {"kind"}:
+            required["subject", key] = self.subject[key]
+        return required
+
+    @property
+    def telling(self) -> set[str]:
+        """Keys at the top that the other kind of recipe does not have."""
+        top = {location[0] for location in _sections(self.model)} - {"subject"}
+        return top | ({"base_model"} & self.model.model_fields.keys())
+
+
+_DATASET = _Kind(
+    "dataset recipe",
+    "`regforge run`",
+    Recipe,
+    {"class_noun": "thing", "kind": "object"},
+    findings,
+)
+_TRAINING = _Kind(
+    "training recipe",
+    "`regforge train`",
+    TrainingRecipe,
+    {"class_noun": "thing", "images": "."},
+    training_findings,
 )
 
 
@@ -47,39 +132,30 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: Something is wrong; the error names everything that is, and where.
     """
-    return read_recipe(_DATASET, Path(path), overrides, [_TRAINING])
+    recipe = _load(Path(path), overrides, _DATASET)
+    assert isinstance(recipe, Recipe)
+    return recipe
 
 
 def load_training_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainingRecipe:
-    """Read a training recipe and check all of it.
-
-    Args:
-        path: The YAML file.
-        overrides: Settings such as `optimizer.steps=50`; see `load_recipe`.
-
-    Returns:
-        The recipe, with what it extends carried out and all paths absolute.
+    """Read a training recipe and check all of it; see `load_recipe`.
 
     Raises:
         RecipeError: Something is wrong; the error names everything that is, and where. Where
             `regularization.dataset` is a recipe, what is wrong with that comes afterwards.
     """
-    recipe = read_recipe(_TRAINING, Path(path), overrides, [_DATASET])
-    dataset_recipe_of(recipe)
+    recipe = _load(Path(path), overrides, _TRAINING)
+    assert isinstance(recipe, TrainingRecipe)
     return recipe
 
 
-def load_any_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | TrainingRecipe:
+def load_any_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read a recipe of either kind, by the keys that it has; see `load_recipe`.
 
     Raises:
         RecipeError: Something is wrong; the error names everything that is, and where.
     """
-    recipe = read_any_recipe([_DATASET, _TRAINING], Path(path), overrides)
-    if isinstance(recipe, TrainingRecipe):
-        dataset_recipe_of(recipe)
-    assert isinstance(recipe, Recipe | TrainingRecipe)
-    return recipe
+    return _load(Path(path), overrides, None)
 
 
 def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
@@ -94,132 +170,283 @@ def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
     return load_recipe(named)
 
 
-# ------------------------------------------------------------------------------- dataset recipes
+def _load(path: Path, overrides: Sequence[str], kind: _Kind | None) -> AnyRecipe:
+    reading = _Reading()
+    root = reading.read_file(path)
+    keys = set(root.content) if isinstance(root.content, dict) else set()
+    if kind is None:
+        keys |= {setting.partition("=")[0].partition(".")[0].strip() for setting in overrides}
+        kind = max((_DATASET, _TRAINING), key=lambda each: len(keys & each.telling))
+    other = _TRAINING if kind is _DATASET else _DATASET
+    if keys & other.telling and not keys & kind.telling:  # before each of its keys is found wrong
+        message = f"is a {other.name}, for {other.command}; here a {kind.name} is needed"
+        raise RecipeError([Problem.at(root.place, (), message)])
+    _spell_out_slots(root)
+    for setting in overrides:
+        reading.sources.append(source_of(setting))
+        reading.problems += apply_setting(root, setting)
+    _resolve_paths(root, kind.model)
+    recipe = reading.validated(root, kind)
+    if reading.problems or recipe is None:
+        raise RecipeError(reading.in_order())
+    if isinstance(recipe, TrainingRecipe):
+        dataset_recipe_of(recipe)
+    return recipe.known(source=Path(os.path.abspath(path)))  # noqa: PTH100 (keeps symbolic links)
 
 
-def _spell_out_slots(root: Node) -> None:
-    """Make `color` into `{name: color}`, so that `--set prompts.slots.0.values=...` works."""
-    for slot in _items(child(root, "prompts", "slots")):
-        if isinstance(slot.content, str):
-            slot.content = {"name": Entry(slot.place, Node(slot.place, slot.content))}
+def _sections(model: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys below which there are keys."""
+    for name, described in model.model_fields.items():
+        below = described.annotation
+        if isinstance(below, type) and issubclass(below, Section):
+            yield (*above, name)
+            yield from _sections(below, (*above, name))
 
 
-def _resolve_paths(root: Node) -> None:
-    for location in (("subject", "images"), ("prompts", "messages"), ("prompts", "vocabulary")):
-        _make_absolute(child(root, *location))
-    template = child(root, "prompts", "template")
-    if template and isinstance(template.content, str) and not shipped_template(template.content):
-        _make_absolute(template)
-    for slot in _items(child(root, "prompts", "slots")):
-        _make_absolute(child(slot, "file"))
-    for entry in _items(child(root, "prompts", "exclude")):
-        if not is_benchmark(str(entry.content)):
-            _make_absolute(entry)
-    _resolve_dataset(child(root, "prompts", "import", "dataset"))
-    _resolve_model(child(root, "curate", "alignment", "model"))
-    _resolve_model(child(root, "render", "vae"))
-    renderer = child(root, "render", "renderer")
-    if renderer is None or renderer.content != "hosted":
-        _resolve_model(child(root, "render", "model"))
-    for lora in _loras(child(root, "render", "lora")):
-        _resolve_model(child(lora, "path"))
+@dataclass
+class _Reading:
+    """One recipe on its way: the files and settings that it was read from, what is wrong so far."""
+
+    sources: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def read_file(
+        self, path: Path, named_at: Place | None = None, chain: tuple[Path, ...] = ()
+    ) -> Node:
+        """The file as a mapping, laid over the recipe that it extends.
+
+        Raises:
+            RecipeError: It is no mapping, or cannot be read at all.
+        """
+        place = Place(str(path), path.parent, 1, 1)
+        text = _text_of(path, named_at)
+        self.sources.append(place.source)
+        root, problems = read_yaml(text, place)
+        if root is None or not isinstance(root.content, dict):
+            given = shown(root.content) if root else "an empty file"
+            advice = "a recipe is a mapping that begins with `name:`, not " + given
+            raise RecipeError(problems or [Problem.at(place, (), advice)])
+        self.problems += problems
+        for location in (*_sections(Recipe), *_sections(TrainingRecipe)):
+            section = child(root, *location)
+            if section and section.content is None:  # all its lines may be comments
+                section.content = {}
+        # Problems of the document as a whole are said of its beginning.
+        return self._extended(Node(place, root.content), path, (*chain, path))
+
+    def _extended(self, root: Node, path: Path, chain: tuple[Path, ...]) -> Node:
+        """The root without `extends`, laid over what it names."""
+        assert isinstance(root.content, dict)
+        entry = root.content.pop("extends", None)
+        if entry is None or entry.value.content is None:
+            return root
+        value, place = entry.value.content, entry.value.place
+        if not isinstance(value, str):
+            message = f"must be the path of a recipe, not {shown(value)}"
+        else:
+            base = Path(os.path.normpath(path.parent / expanded(value)))
+            if not any(_same_file(base, each) for each in chain):
+                return laid_over(self.read_file(base, place, chain), root)
+            message = f"goes round in a circle: {' -> '.join(map(str, (*chain, base)))}"
+        self.problems.append(Problem.at(place, ("extends",), message))
+        return root
+
+    def validated(self, root: Node, kind: _Kind) -> AnyRecipe | None:
+        """The recipe, if all is well; otherwise the problems are added to those there are.
+
+        What is wrong is taken out and the rest validated again, because some checks run only
+        where the others found nothing. Knock-on problems of what was taken out are dropped.
+        """
+        removed: list[Location] = []
+        for _ in range(_MOST_ROUNDS):
+            data = plain(root)
+            try:
+                recipe = kind.model.model_validate(data)
+            except ValidationError as error:
+                wrong = explained(error, data, kind.model, _MOST_TOLD)
+                for location, message, of_key in wrong:
+                    if not _touched(location, removed):
+                        self._add(location, message, place_of(root, location, of_key=of_key))
+                if len(wrong) == _MOST_TOLD:
+                    return None
+                now: list[Location] = []
+                for location, _, _ in wrong:
+                    # Still wrong after it was taken out: it is required, so what holds it goes.
+                    cut = location[:-1] if _inside(location, removed) else location
+                    if not _inside(cut, now):
+                        now.append(_take_out(root, cut, kind.stand_ins))
+                removed += now
+            else:
+                for found in kind.findings(recipe):
+                    if not any(_touched(each, removed) for each in (found.location, *found.about)):
+                        self._add(found.location, found.message, place_of(root, found.location))
+                return recipe
+        return None
+
+    def _add(self, location: Location, message: str, place: Place) -> None:
+        """Add a problem, unless its value could not even be read as YAML."""
+        problem = Problem.at(place, location, message)
+        if not any((p.file, p.key) == (problem.file, problem.key) for p in self.problems):
+            self.problems.append(problem)
+
+    def in_order(self) -> list[Problem]:
+        """The problems by file, the user's own first, and by line; those of `--set` last."""
+
+        def order(problem: Problem) -> tuple[int, int, int]:
+            return self.sources.index(problem.file), problem.line or 0, problem.column or 0
+
+        return sorted(self.problems, key=order)
 
 
-def _loras(node: Node | None) -> Iterator[Node]:
-    """The LoRAs, each made into `{path: ...}`, and what holds them into a list."""
-    if node is None or node.content is None:
-        return
-    if not isinstance(node.content, list):
-        node.content = [Node(node.place, node.content)]
-    for each in node.content:
-        if isinstance(each.content, str):
-            each.content = {"path": Entry(each.place, Node(each.place, each.content))}
-        yield each
+def _text_of(path: Path, named_at: Place | None) -> str:
+    """What a recipe file says.
+
+    Raises:
+        RecipeError: It cannot be read; the problem is where another recipe named it, if one did.
+    """
+    place, key = named_at or Place(str(path), path.parent), ("extends",) if named_at else ()
+    hint = None
+    try:
+        return read_text(path, 4 * MOST_CHARACTERS)
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        place, key, message = Place(str(path), path.parent, line, column), (), "not UTF-8 text"
+    except FileNotFoundError:
+        message = f"there is no file {path}" if key else "there is no such file"
+        hint = _recipe_near(path)
+    except IsADirectoryError:
+        message = f"{path} is a folder" if key else "is a folder, not a recipe"
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+    raise RecipeError([Problem.at(place, key, message)], hint=hint)
 
 
-# ------------------------------------------------------------------------------ training recipes
+def _recipe_near(path: Path) -> str | None:
+    """The recipe that may have been meant."""
+    shipped = resources.recipes() / path.with_suffix(".yaml").name
+    if is_file(shipped):
+        return f"regforge comes with one of that name: {shipped}"
+    try:
+        names = [each.name for each in path.parent.glob("*.y*ml")]
+    except (OSError, ValueError):
+        return None
+    near = nearest(path.name, names)
+    return f"Did you mean {path.parent / near}?" if near else None
 
 
-def _resolve_training_paths(root: Node) -> None:
-    _make_absolute(child(root, "subject", "images"))
-    dataset = child(root, "regularization", "dataset")
-    if dataset and names_recipe(str(dataset.content)):
-        _make_absolute(dataset)
-    else:
-        _resolve_dataset(dataset)
-    _resolve_model(child(root, "base_model"))
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
+# ------------------------------------------------------------------------------------- taking out
+
+
+def _inside(location: Location, removed: Iterable[Location]) -> bool:
+    return any(location[: len(each)] == each for each in removed)
+
+
+def _touched(location: Location, removed: Iterable[Location]) -> bool:
+    """Whether a location lies in, or around, one that was taken out."""
+    return _inside(location, removed) or any(_inside(each, (location,)) for each in removed)
+
+
+def _take_out(root: Node, location: Location, stand_ins: dict[Location, Any]) -> Location:
+    """Take a wrong value out of the recipe, or put a stand-in in its place.
+
+    Keys are taken out and never items of lists, so that the other items keep their numbers.
+
+    Returns:
+        What was taken out: the location itself, or the nearest key around it.
+    """
+    owner: dict[str, Entry] = {}
+    cut = location
+    for depth, part in enumerate(location):
+        holder = child(root, *location[:depth])
+        content = holder.content if holder else None
+        here = location[: depth + 1]
+        if isinstance(content, dict) and (part in content or here in stand_ins):
+            owner, cut = content, here
+    key = str(cut[-1])
+    owner.pop(key, None)
+    if cut in stand_ins:
+        value = stand_ins[cut]
+        if isinstance(value, dict):
+            value = {k: Entry(root.place, Node(root.place, v)) for k, v in value.items()}
+        owner[key] = Entry(root.place, Node(root.place, value))
+    return cut
 
 
 # ----------------------------------------------------------------------------------------- paths
 
 
-def _resolve_dataset(node: Node | None) -> None:
-    """Make a dataset on this machine an absolute path, so that nothing takes it for a Hub address.
+def may_be_path(value: str, what: str) -> bool:
+    """Whether a value is a path, as far as the words alone tell; see `PATHS`."""
+    match what:
+        case "template":
+            return not shipped_template(value)
+        case "exclusion":
+            return not is_benchmark(value)
+        case "dataset":
+            return names_recipe(value) or HubAddress.parse(value) is None
+        case "model":
+            return bool(value.strip()) and not is_embedded(value) and not HubAddress.parse(value)
+    return True
 
-    An address becomes `user/name`: a page's URL could hold a password.
+
+def _resolve_paths(root: Node, model: type[AnyRecipe]) -> None:
+    """Make paths absolute, each from the folder of the file that names it.
+
+    What lies beside the recipe is taken for a path and never looked for on the Hub. An address
+    becomes `user/name`: a page's URL could hold a password.
     """
-    if node is None or not isinstance(node.content, str):
+    _spell_out_loras(child(root, "render", "lora"))
+    renderer = child(root, "render", "renderer")
+    for location, what in PATHS[model].items():
+        if location == ("render", "model") and renderer and renderer.content == "hosted":
+            continue
+        for node in _nodes(root, location):
+            value = node.content
+            if not isinstance(value, str) or not value or (what == "model" and not value.strip()):
+                continue
+            here = node.place.folder / value
+            named = what in ("dataset", "model") and (is_file(here) or is_folder(here))
+            if named or may_be_path(value, what):
+                path = node.place.folder / expanded(value)
+                node.content = os.path.abspath(path)  # noqa: PTH100 (keeps symbolic links)
+            elif what == "dataset":
+                node.content = str(HubAddress.parse(value))
+
+
+def _nodes(node: Node | None, location: Sequence[str]) -> Iterator[Node]:
+    if node is None or not location:
+        yield from [node] if node else []
+    elif location[0] != "*":
+        yield from _nodes(child(node, location[0]), location[1:])
+    elif isinstance(node.content, list):
+        for each in node.content:
+            yield from _nodes(each, location[1:])
+
+
+def _spell_out_slots(root: Node) -> None:
+    """Make `color` into `{name: color}`, so that `--set prompts.slots.0.values=...` works."""
+    for slot in _nodes(root, ("prompts", "slots", "*")):
+        _spell_out(slot, "name")
+
+
+def _spell_out_loras(node: Node | None) -> None:
+    """Make each LoRA into `{path: ...}`, and what holds them into a list."""
+    if node is None or node.content is None:
         return
-    address = HubAddress.parse(node.content)
-    here = node.place.folder / node.content
-    if address is None or is_file(here) or is_folder(here):
-        _make_absolute(node)
-    else:
-        node.content = str(address)
+    if not isinstance(node.content, list):
+        node.content = [Node(node.place, node.content)]
+    for each in node.content:
+        _spell_out(each, "path")
 
 
-def _resolve_model(node: Node | None) -> None:
-    """Make a model on this machine an absolute path; a name of the Hub stays one.
-
-    Unless such a folder lies beside the recipe.
-    """
-    if node is None or not isinstance(node.content, str) or not node.content.strip():
-        return
-    is_name = is_embedded(node.content) or HubAddress.parse(node.content) is not None
-    here = node.place.folder / node.content
-    if not is_name or is_file(here) or is_folder(here):
-        _make_absolute(node)
-
-
-def _items(node: Node | None) -> Iterator[Node]:
-    if node and isinstance(node.content, list):
-        yield from node.content
-
-
-def _make_absolute(node: Node | None) -> None:
-    if node and isinstance(node.content, str) and node.content:
-        path = node.place.folder / expanded(node.content)
-        node.content = os.path.abspath(path)  # noqa: PTH100 (keeps symbolic links)
-
-
-_DATASET = Form(
-    name="dataset recipe",
-    command="`regforge run`",
-    model=Recipe,
-    sections=(*((each,) for each in SECTIONS), ("prompts", "llm")),
-    stand_ins={
-        ("name",): "unnamed",
-        ("subject",): {"class_noun": "thing", "kind": "object"},
-        ("subject", "class_noun"): "thing",
-    },
-    telling=frozenset(SECTIONS) - {"subject"},
-    spell_out=_spell_out_slots,
-    resolve_paths=_resolve_paths,
-    findings=findings,
-)
-
-_TRAINING = Form(
-    name="training recipe",
-    command="`regforge train`",
-    model=TrainingRecipe,
-    sections=tuple((each,) for each in TRAINING_SECTIONS),
-    stand_ins={
-        ("name",): "unnamed",
-        ("subject",): {"class_noun": "thing", "images": "."},
-        ("subject", "class_noun"): "thing",
-        ("subject", "images"): ".",
-    },
-    telling=frozenset((*TRAINING_SECTIONS, "base_model")) - {"subject"},
-    resolve_paths=_resolve_training_paths,
-    findings=training_findings,
-)
+def _spell_out(node: Node, key: str) -> None:
+    if isinstance(node.content, str):
+        node.content = {key: Entry(node.place, Node(node.place, node.content))}

@@ -1,31 +1,128 @@
-"""What a dataset recipe can say: one pydantic model a section, one field a key.
-
-The descriptions here and in `prompts` are the reference documentation (docs/recipe.md is made from
-them) and the JSON schema that editors complete from. Knows nothing about YAML, files or defaults
-that depend on other files; `loading` does. A recipe is data: it calls nobody.
-"""
+"""What a dataset recipe can say: one pydantic model a section, one field a key; see `sections`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
-from regforge.recipe.prompts import Prompts, Subject
-from regforge.recipe.sections import RUNTIME, RecipeDocument, Section, not_truth
+from regforge.recipe.sections import (
+    CaptionImport,
+    LanguageModel,
+    PromptSet,
+    RecipeDocument,
+    Runtime,
+    Section,
+    Share,
+    Slot,
+    Subject,
+    not_truth,
+    problem_of,
+)
+
+
+class Prompts(Section):
+    """Which captions are made, how many, and how."""
+
+    sets: dict[PromptSet, Share] = Field(
+        default={"amplify": 1.0}, examples=[{"against": 0.25, "amplify": 0.75}]
+    )
+    """Shares of the prompt sets: `naive` (one plain caption), `against` (each photo's caption
+    without the identifier, its attributes varied), `amplify` (structured captions over the whole
+    vocabulary), `import` (another dataset's captions). They need not sum to 1."""
+    count: Runtime[int] = Field(default=2000, ge=1)
+    """How many captions. Raising it later adds captions and keeps those there are."""
+    mode: Literal["vocabulary", "compose"] = "vocabulary"
+    """`vocabulary`: the language model fills each slot once, and a seeded design combines the
+    phrases. `compose`: it fills all slots of each caption together, which costs a call every
+    `compose_batch` captions."""
+    template: str | None = None
+    """Caption template: a shipped one (`caption/object.j2`, `caption/living.j2`) or a path to your
+    own. Left out, the one for the subject's kind. The shipped ones have three forms each, which
+    captions take turns with."""
+    messages: Runtime[Path | None] = None
+    """Folder with your own messages to the language model (`vocabulary.j2`, `compose.j2`, ...),
+    laid over the shipped ones in templates/llm."""
+    slots: tuple[Slot, ...] | None = Field(
+        default=None,
+        examples=[["color", "background", {"name": "style", "values": ["a photo of"]}]],
+    )
+    """What a caption says, most important first: names, or mappings with `name`. Left out: shape,
+    color, texture, background, lighting and style, and for living things motion as well."""
+    phrases_per_slot: int = Field(default=40, ge=1, le=1000)
+    """How many phrases to ask for each slot."""
+    photo_share: float = Field(default=0.7, gt=0, lt=1)
+    """Share of photographs among styles from the banks or a language model, where both photographs
+    and art are there. Styles that you list have `weights` of their own."""
+    compatibility: bool = True
+    """Find out which phrases do not go together (no swimming in a kitchen), and draw those
+    again."""
+    compose_batch: int = Field(default=10, ge=1, le=50)
+    """Captions per call in `mode: compose`."""
+    near_duplicates: float = Field(default=0.9, gt=0, le=1)
+    """Captions that share more than this part of their words count as the same in `mode: compose`
+    (Jaccard similarity, 0 to 1). Vocabulary captions are compared exactly, case and punctuation
+    aside."""
+    max_tokens: int | None = Field(default=None, ge=8)
+    """Longest caption in tokens; left out, what the renderer's own text encoder takes (77 for SD
+    and SDXL)."""
+    over_limit: Literal["shorten", "refuse"] = "shorten"
+    """A caption over the limit loses its last slots until it fits, or is refused."""
+    exclude: tuple[str, ...] = ()
+    """What captions must not say: `dreambench` (the benchmark's prompts), or paths to text files
+    with one prompt or phrase a line."""
+    vocabulary: Path | None = None
+    """A vocabulary.json of an earlier run, perhaps edited, to use instead of asking the language
+    model."""
+    against: Literal["varied", "plain"] = "varied"
+    """What an `against` caption is. `varied`: the photo's caption with another thing of the class
+    in the subject's place, its attributes from the slots; what the rest of the caption states is
+    not varied. `plain`: the photo's caption without the identifier, and nothing else changed; it
+    comes again for each further image of its photo."""
+    match: tuple[Literal["size", "seed"], ...] | None = None
+    """What an `against` image shares with its photo: the size (its proportions, with as many pixels
+    as the others), and one seed for all images of the same photo. Left out: nothing; with `against:
+    plain` the seed, and the size where `render.width` and `render.height` are given. Further images
+    with the same caption have seeds of their own."""
+    imported: CaptionImport | None = Field(
+        default=None, alias="import", examples=[{"dataset": "user/name", "revision": "v1"}]
+    )
+    """Another dataset, for the `import` set."""
+    llm: LanguageModel = Field(default_factory=LanguageModel)
+    """The language model that fills the slots."""
+
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _names_are_slots(cls, slots: object) -> object:
+        if isinstance(slots, list | tuple):
+            return tuple({"name": slot} if isinstance(slot, str) else slot for slot in slots)
+        return slots
+
+    @field_validator("sets")
+    @classmethod
+    def _sets_make_captions(cls, sets: dict[PromptSet, float]) -> dict[PromptSet, float]:
+        if sum(sets.values()) <= 0:
+            raise problem_of("", "needs at least one share above 0")
+        return sets
+
+    @field_validator("slots")
+    @classmethod
+    def _slots_are_distinct(cls, slots: tuple[Slot, ...] | None) -> tuple[Slot, ...] | None:
+        names = [slot.name for slot in slots or ()]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise problem_of("", f"lists {repeated[0]!r} twice")
+        return slots
 
 
 class Lora(Section):
     """LoRA weights laid over the model."""
 
-    path: str = Field(
-        min_length=1,
-        description="A .safetensors file, a folder with one, or a repository (`user/name`).",
-    )
-    scale: float = Field(
-        default=1.0, ge=-10, le=10, description="What the LoRA is multiplied with; 1 is as trained."
-    )
+    path: str = Field(min_length=1)
+    """A .safetensors file, a folder with one, or a repository (`user/name`)."""
+    scale: float = Field(default=1.0, ge=-10, le=10)
+    """What the LoRA is multiplied with; 1 is as trained."""
 
 
 def _listed(value: object) -> object:
@@ -39,208 +136,130 @@ def _listed(value: object) -> object:
 class Render(Section):
     """Which model draws the images, and how."""
 
-    model: str = Field(
-        default="embedded/tinyworld",
-        min_length=1,
-        description="A diffusers text-to-image repository or folder, `embedded/tinyworld` (in "
-        "the package), or, with `renderer: hosted`, a LiteLLM image model. A relative path starts "
-        "at the recipe; of a folder, what it holds counts, not its name.",
-    )
-    renderer: Literal["local", "hosted"] = Field(
-        default="local",
-        description="`local`: a diffusers pipeline on this machine. `hosted`: an image API "
-        "through LiteLLM.",
-    )
-    revision: str | None = Field(
-        default=None, description="Branch, tag or commit of the repository."
-    )
-    variant: str | None = Field(
-        default=None, description="Weights variant in the repository, such as `fp16`."
-    )
+    model: str = Field(default="embedded/tinyworld", min_length=1)
+    """A diffusers text-to-image repository or folder, `embedded/tinyworld` (in the package), or,
+    with `renderer: hosted`, a LiteLLM image model. A relative path starts at the recipe; of a
+    folder, what it holds counts, not its name."""
+    renderer: Literal["local", "hosted"] = "local"
+    """`local`: a diffusers pipeline on this machine. `hosted`: an image API through LiteLLM."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository."""
+    variant: str | None = None
+    """Weights variant in the repository, such as `fp16`."""
     lora: Annotated[
         tuple[Lora, ...],
         BeforeValidator(_listed, json_schema_input_type=str | Lora | list[str | Lora] | None),
-    ] = Field(
-        default=(),
-        description="LoRA weights laid over the model: a path or repository, `{path, scale}`, or a "
-        "list of these. Of a file, what it holds counts, not its name.",
-    )
-    vae: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Another autoencoder in place of the model's own: a repository such as "
-        "`madebyollin/sdxl-vae-fp16-fix`, or a folder. Some draw black in float16.",
-    )
-    width: int | None = Field(
-        default=None, ge=8, le=8192, description="Pixels; the model's own size if left out."
-    )
-    height: int | None = Field(
-        default=None, ge=8, le=8192, description="Pixels; the model's own size if left out."
-    )
-    steps: int = Field(default=30, ge=1, le=1000, description="Denoising steps.")
-    guidance_scale: float = Field(
-        default=5.0, ge=0, le=50, description="Classifier-free guidance; 1 or less turns it off."
-    )
-    scheduler: str | None = Field(
-        default=None,
-        description="`euler_ancestral`, `euler`, `ddim`, `ddpm`, `dpmpp_2m`, `dpmpp_2m_karras`, "
-        "`unipc`, `lms`, `heun`, or a diffusers class name; the model's own if left out.",
-    )
-    negative_prompt: str = Field(default="", description="What the images should not show.")
-    images_per_prompt: int = Field(default=1, ge=1, le=100, description="Images of each caption.")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        default="auto", description="Precision; `auto` takes the best one for the device."
-    )
-    format: Literal["webp", "png", "jpeg"] = Field(
-        default="webp", description="File format of the images. WebP here is lossless."
-    )
-    jpeg_quality: int = Field(default=95, ge=1, le=100, description="Only for `format: jpeg`.")
-    max_attempts: int = Field(
-        default=3,
-        ge=1,
-        le=20,
-        description="How often an image is drawn, with a new seed each time, before its row is "
-        "given up.",
-    )
-    batch_size: (
-        Literal["auto"] | Annotated[int, Field(ge=1, le=1024), BeforeValidator(not_truth)]
-    ) = Field(
-        default="auto",
-        description="Images at a time. `auto` finds a good one and halves it when memory runs out.",
-        json_schema_extra=RUNTIME,
-    )
-    device: str | None = Field(
-        default=None,
-        description="`cuda`, `cuda:1`, `mps`, `cpu`; the best there is if left out.",
-        json_schema_extra=RUNTIME,
-    )
-    compile: bool = Field(
-        default=False,
-        description="torch.compile the denoiser: slow to start, then faster on a GPU.",
-        json_schema_extra=RUNTIME,
-    )
-    offload: bool = Field(
-        default=False,
-        description="Keep parts of the model in main memory until used, for small GPUs.",
-        json_schema_extra=RUNTIME,
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="Run code that the model's repository brings along."
-    )
-    api_base: str | None = Field(
-        default=None, description="URL of the image server, for `renderer: hosted`."
-    )
-    max_concurrency: int = Field(
-        default=4,
-        ge=1,
-        le=100,
-        description="Calls at the same time, for `renderer: hosted`.",
-        json_schema_extra=RUNTIME,
-    )
-    rpm: int | None = Field(
-        default=None,
-        ge=1,
-        description="Most calls a minute, for `renderer: hosted`. Calls wait, they are never "
-        "rejected.",
-        json_schema_extra=RUNTIME,
-    )
-    max_cost: float | None = Field(
-        default=None,
-        gt=0,
-        description="Most to spend on the images of a run, in US dollars, all sessions together, "
-        "for `renderer: hosted`. The run stops before it is exceeded.",
-        json_schema_extra=RUNTIME,
-    )
-    cost_per_image: float | None = Field(
-        default=None,
-        ge=0,
-        description="Price in US dollars, for `renderer: hosted` and models that LiteLLM has no "
-        "price of. A server on this machine or in its network is free unless one is given.",
-        json_schema_extra=RUNTIME,
-    )
+    ] = ()
+    """LoRA weights laid over the model: a path or repository, `{path, scale}`, or a list of these.
+    Of a file, what it holds counts, not its name."""
+    vae: str | None = Field(default=None, min_length=1)
+    """Another autoencoder in place of the model's own: a repository such as
+    `madebyollin/sdxl-vae-fp16-fix`, or a folder. Some draw black in float16."""
+    width: int | None = Field(default=None, ge=8, le=8192)
+    """Pixels; the model's own size if left out."""
+    height: int | None = Field(default=None, ge=8, le=8192)
+    """Pixels; the model's own size if left out."""
+    steps: int = Field(default=30, ge=1, le=1000)
+    """Denoising steps."""
+    guidance_scale: float = Field(default=5.0, ge=0, le=50)
+    """Classifier-free guidance; 1 or less turns it off."""
+    scheduler: str | None = None
+    """`euler_ancestral`, `euler`, `ddim`, `ddpm`, `dpmpp_2m`, `dpmpp_2m_karras`, `unipc`, `lms`,
+    `heun`, or a diffusers class name; the model's own if left out."""
+    negative_prompt: str = ""
+    """What the images should not show."""
+    images_per_prompt: int = Field(default=1, ge=1, le=100)
+    """Images of each caption."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision; `auto` takes the best one for the device."""
+    format: Literal["webp", "png", "jpeg"] = "webp"
+    """File format of the images. WebP here is lossless."""
+    jpeg_quality: int = Field(default=95, ge=1, le=100)
+    """Only for `format: jpeg`."""
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    """How often an image is drawn, with a new seed each time, before its row is given up."""
+    batch_size: Runtime[
+        (Literal["auto"] | Annotated[int, Field(ge=1, le=1024), BeforeValidator(not_truth)])
+    ] = "auto"
+    """Images at a time. `auto` finds a good one and halves it when memory runs out."""
+    device: Runtime[str | None] = None
+    """`cuda`, `cuda:1`, `mps`, `cpu`; the best there is if left out."""
+    compile: Runtime[bool] = False
+    """torch.compile the denoiser: slow to start, then faster on a GPU."""
+    offload: Runtime[bool] = False
+    """Keep parts of the model in main memory until used, for small GPUs."""
+    trust_remote_code: bool = False
+    """Run code that the model's repository brings along."""
+    api_base: str | None = None
+    """URL of the image server, for `renderer: hosted`."""
+    max_concurrency: Runtime[int] = Field(default=4, ge=1, le=100)
+    """Calls at the same time, for `renderer: hosted`."""
+    rpm: Runtime[int | None] = Field(default=None, ge=1)
+    """Most calls a minute, for `renderer: hosted`. Calls wait, they are never rejected."""
+    max_cost: Runtime[float | None] = Field(default=None, gt=0)
+    """Most to spend on the images of a run, in US dollars, all sessions together, for `renderer:
+    hosted`. The run stops before it is exceeded."""
+    cost_per_image: Runtime[float | None] = Field(default=None, ge=0)
+    """Price in US dollars, for `renderer: hosted` and models that LiteLLM has no price of. A server
+    on this machine or in its network is free unless one is given."""
 
 
 class Alignment(Section):
     """Scores how well an image shows its caption."""
 
-    model: str = Field(
-        default="embedded/judge",
-        description="A transformers CLIP-like checkpoint (repository or folder), or "
-        "`embedded/judge` for images of the embedded pipeline.",
-    )
-    min: float | None = Field(
-        default=None,
-        ge=-1,
-        le=1,
-        description="Images with a lower cosine similarity are drawn again; left out, the score "
-        "is only kept.",
-    )
+    model: str = "embedded/judge"
+    """A transformers CLIP-like checkpoint (repository or folder), or `embedded/judge` for images of
+    the embedded pipeline."""
+    min: float | None = Field(default=None, ge=-1, le=1)
+    """Images with a lower cosine similarity are drawn again; left out, the score is only kept."""
 
 
 class Curate(Section):
     """Which images are not good enough to keep."""
 
-    max_duplicate_distance: int | None = Field(
-        default=4,
-        ge=0,
-        le=32,
-        description="Images whose 64-bit perceptual hashes differ in at most this many bits "
-        "count as duplicates; null keeps them all. Exact copies are always refused.",
-    )
-    constant: bool = Field(
-        default=True, description="Refuse images that are black or of a single colour."
-    )
-    nsfw: bool = Field(
-        default=True, description="Refuse images that the model's own safety checker flags."
-    )
-    alignment: Alignment | None = Field(
-        default=None, description="Score images against their captions."
-    )
+    max_duplicate_distance: int | None = Field(default=4, ge=0, le=32)
+    """Images whose 64-bit perceptual hashes differ in at most this many bits count as duplicates;
+    null keeps them all. Exact copies are always refused."""
+    constant: bool = True
+    """Refuse images that are black or of a single colour."""
+    nsfw: bool = True
+    """Refuse images that the model's own safety checker flags."""
+    alignment: Alignment | None = None
+    """Score images against their captions."""
 
 
 class DatasetSection(Section):
     """What the finished dataset says about itself, and where it goes."""
 
-    license: str | None = Field(
-        default=None,
-        description="Licence of the images, as a Hub identifier (`openrail++`, `cc-by-4.0`, "
-        "`other`). It follows the rendering model's terms.",
-        json_schema_extra=RUNTIME,
-    )
-    repo_id: str | None = Field(
-        default=None,
-        description="Where `regforge publish` puts it on the Hub: `user/name`.",
-        json_schema_extra=RUNTIME,
-    )
-    private: bool = Field(
-        default=True,
-        description="Whether the Hub repository is private.",
-        json_schema_extra=RUNTIME,
-    )
-    language: str = Field(
-        default="en", description="Language of the captions.", json_schema_extra=RUNTIME
-    )
+    license: Runtime[str | None] = None
+    """Licence of the images, as a Hub identifier (`openrail++`, `cc-by-4.0`, `other`). It follows
+    the rendering model's terms."""
+    repo_id: Runtime[str | None] = None
+    """Where `regforge publish` puts it on the Hub: `user/name`."""
+    private: Runtime[bool] = True
+    """Whether the Hub repository is private."""
+    language: Runtime[str] = "en"
+    """Language of the captions."""
 
 
 class Recipe(RecipeDocument):
     """A regularization dataset, declared."""
 
-    version: Literal[1] = Field(default=1, description="Version of the recipe format.")
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
-        description="Name of the dataset; the run goes to runs/<name>.",
-        json_schema_extra=RUNTIME,
-    )
-    extends: Path | None = Field(
-        default=None,
-        description="Another recipe to start from; keys given here win.",
-        json_schema_extra=RUNTIME,
-    )
-    subject: Subject = Field(description="The one thing being personalized.")
-    prompts: Prompts = Field(default_factory=Prompts, description="Which captions are made.")
-    render: Render = Field(default_factory=Render, description="Which model draws the images.")
-    curate: Curate = Field(default_factory=Curate, description="Which images are refused.")
-    dataset: DatasetSection = Field(
-        default_factory=DatasetSection, description="What the dataset says about itself."
-    )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Everything random follows from it.")
+    version: Literal[1] = 1
+    """Version of the recipe format."""
+    name: Runtime[str] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    """Name of the dataset; the run goes to runs/<name>."""
+    extends: Runtime[Path | None] = None
+    """Another recipe to start from; keys given here win."""
+    subject: Subject
+    """The one thing being personalized."""
+    prompts: Prompts = Field(default_factory=Prompts)
+    """Which captions are made."""
+    render: Render = Field(default_factory=Render)
+    """Which model draws the images."""
+    curate: Curate = Field(default_factory=Curate)
+    """Which images are refused."""
+    dataset: DatasetSection = Field(default_factory=DatasetSection)
+    """What the dataset says about itself."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Everything random follows from it."""

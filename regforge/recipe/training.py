@@ -1,8 +1,6 @@
 """What a training recipe can say: one pydantic model a section, one field a key.
 
-The descriptions are the reference documentation and the JSON schema, as in `models`. A recipe is
-data: it calls nobody. Fields marked with `RUNTIME` say how a run is carried out, not what comes
-out of it.
+The descriptions are the reference documentation and the JSON schema; see `sections`.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from regforge.recipe.prompts import Kind
-from regforge.recipe.sections import RUNTIME, RecipeDocument, Section, not_truth, problem_of
+from regforge.recipe.sections import Kind, RecipeDocument, Runtime, Section, not_truth, problem_of
 
 Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(not_truth)]
 
@@ -39,312 +36,203 @@ Steps = Annotated[tuple[Step, ...], AfterValidator(_in_order)]
 class TrainingSubject(Section):
     """The one thing to be learned."""
 
-    images: Path = Field(
-        description="Folder with its photos, 3 to 20 of them. Captions come from photos/*.txt or "
-        "photos/metadata.jsonl; a photo without one gets 'a photo of a <identifier> <class noun>'. "
-        "Relative paths start at the recipe.",
-        examples=["photos/"],
-    )
-    identifier: str = Field(
-        default="sks",
-        min_length=1,
-        max_length=40,
-        description="The rare token that will stand for the subject.",
-    )
-    class_noun: str = Field(
-        min_length=1,
-        max_length=80,
-        description="What the subject is, as specific as fits: 'ceramic teapot'.",
-        examples=["ceramic teapot"],
-    )
-    captions: Literal["auto", "files"] = Field(
-        default="auto",
-        description="Of photos without a caption. `auto`: the one that a vision model wrote for "
-        "the dataset recipe or run which `regularization.dataset` names (`subject.captions: auto` "
-        "there), if it is about the same photo. `files`: only files count.",
-    )
-    kind: Kind | None = Field(
-        default=None,
-        description="`object` or `living`: which prompts `regforge evaluate` asks it.",
-        json_schema_extra=RUNTIME,
-    )
+    images: Path = Field(examples=["photos/"])
+    """Folder with its photos, 3 to 20 of them. Captions come from photos/*.txt or
+    photos/metadata.jsonl; a photo without one gets 'a photo of a <identifier> <class noun>'.
+    Relative paths start at the recipe."""
+    identifier: str = Field(default="sks", min_length=1, max_length=40)
+    """The rare token that will stand for the subject."""
+    class_noun: str = Field(min_length=1, max_length=80, examples=["ceramic teapot"])
+    """What the subject is, as specific as fits: 'ceramic teapot'."""
+    captions: Literal["auto", "files"] = "auto"
+    """Of photos without a caption. `auto`: the one that a vision model wrote for the dataset recipe
+    or run which `regularization.dataset` names (`subject.captions: auto` there), if it is about the
+    same photo. `files`: only files count."""
+    kind: Runtime[Kind | None] = None
+    """`object` or `living`: which prompts `regforge evaluate` asks it."""
 
 
 class Regularization(Section):
     """The images beside the photos that keep the model from forgetting what the class is."""
 
-    dataset: str | None = Field(
-        default=None,
-        min_length=1,
-        description="A run, a dataset's folder, an archive, `user/name` on the Hub, or a dataset "
-        "recipe (`reg.yaml`), which is run first, in runs/<its name>, or gone on with; null trains "
-        "without regularization. Relative paths start at the recipe; what lies there is never "
-        "looked for on the Hub.",
-        examples=["me/teapot-reg"],
-    )
-    revision: str | None = Field(
-        default=None, min_length=1, description="Branch, tag or commit of a dataset on the Hub."
-    )
-    prior_weight: float = Field(
-        default=1.0,
-        ge=0,
-        le=100,
-        description="Weight of the regularization loss; 1 is the paper's. 0 is the same as no "
-        "dataset.",
-    )
-    target: Literal["pixels", "teacher"] = Field(
-        default="pixels",
-        description="What a regularization image is to teach: `pixels`, the image itself (the "
-        "paper's way); `teacher`, what the base model would have predicted for it.",
-    )
-    per_instance: int = Field(
-        default=1,
-        ge=1,
-        le=16,
-        description="Regularization images beside each photo in a batch; 1 is the paper's.",
-    )
+    dataset: str | None = Field(default=None, min_length=1, examples=["me/teapot-reg"])
+    """A run, a dataset's folder, an archive, `user/name` on the Hub, or a dataset recipe
+    (`reg.yaml`), which is run first, in runs/<its name>, or gone on with; null trains without
+    regularization. Relative paths start at the recipe; what lies there is never looked for on the
+    Hub."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a dataset on the Hub."""
+    prior_weight: float = Field(default=1.0, ge=0, le=100)
+    """Weight of the regularization loss; 1 is the paper's. 0 is the same as no dataset."""
+    target: Literal["pixels", "teacher"] = "pixels"
+    """What a regularization image is to teach: `pixels`, the image itself (the paper's way);
+    `teacher`, what the base model would have predicted for it."""
+    per_instance: int = Field(default=1, ge=1, le=16)
+    """Regularization images beside each photo in a batch; 1 is the paper's."""
 
 
 class Method(Section):
     """What is trained."""
 
-    kind: Literal["lora", "full"] = Field(
-        default="lora",
-        description="`lora`: small matrices beside the weights; `full`: all weights.",
-    )
-    rank: int = Field(default=16, ge=1, le=1024, description="Rank of the LoRA.")
-    alpha: float | None = Field(
-        default=None, gt=0, description="Scale of the LoRA times its rank; the rank if left out."
-    )
-    dropout: Probability = Field(default=0.0, description="Dropout inside the LoRA.")
-    dora: bool = Field(default=False, description="Weight-decomposed LoRA (arXiv 2402.09353).")
-    rslora: bool = Field(
-        default=False, description="Rank-stabilized scale, alpha / sqrt(rank) (arXiv 2312.03732)."
-    )
-    targets: tuple[str, ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="Layers that get a LoRA, by the end of their names; the attention layers of "
-        "the denoiser if left out.",
-    )
-    text_encoder: bool = Field(
-        default=False, description="Whether the text encoder is trained too (LoRA or full)."
-    )
-    text_encoder_lr: float | None = Field(
-        default=None, gt=0, description="Its learning rate; `optimizer.lr` if left out."
-    )
+    kind: Literal["lora", "full"] = "lora"
+    """`lora`: small matrices beside the weights; `full`: all weights."""
+    rank: int = Field(default=16, ge=1, le=1024)
+    """Rank of the LoRA."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Scale of the LoRA times its rank; the rank if left out."""
+    dropout: Probability = 0.0
+    """Dropout inside the LoRA."""
+    dora: bool = False
+    """Weight-decomposed LoRA (arXiv 2402.09353)."""
+    rslora: bool = False
+    """Rank-stabilized scale, alpha / sqrt(rank) (arXiv 2312.03732)."""
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Layers that get a LoRA, by the end of their names; the attention layers of the denoiser if
+    left out."""
+    text_encoder: bool = False
+    """Whether the text encoder is trained too (LoRA or full)."""
+    text_encoder_lr: float | None = Field(default=None, gt=0)
+    """Its learning rate; `optimizer.lr` if left out."""
 
 
 class Data(Section):
     """What is done with images and captions on their way into a batch."""
 
-    resolution: int | None = Field(
-        default=None,
-        ge=16,
-        le=8192,
-        description="Side of the square crops, in pixels; the model's own if left out.",
-    )
-    crop: Literal["random", "center", "none"] = Field(
-        default="random",
-        description="`random`: a random square of the image, at a random scale down to "
-        "`crop_scale`; `center`: the middle square; `none`: the whole image, resized so that its "
-        "area is resolution squared (other proportions need a forward pass of their own).",
-    )
-    crop_scale: float = Field(
-        default=0.6,
-        gt=0,
-        le=1,
-        description="Smallest side of a random crop, relative to the shorter side of the image.",
-    )
-    crop_wording: bool = Field(
-        default=True,
-        description="Whether the caption of a tight crop says so ('a close-up of ...').",
-    )
-    crops_per_image: int = Field(
-        default=4,
-        ge=1,
-        le=1000,
-        description="How many random crops of each image are made and cached.",
-    )
-    caption_dropout: Probability = Field(
-        default=0.05, description="How often a caption is replaced by an empty one."
-    )
-    slot_dropout: Probability = Field(
-        default=0.1,
-        description="How often each slot of a regularization caption is left out (the caption is "
-        "composed again without it).",
-    )
-    flip: bool = Field(
-        default=False, description="Mirror half of the images. Off: logos and text would suffer."
-    )
-    cache: Literal["memory", "disk", "none"] = Field(
-        default="memory",
-        description="Where latents and text embeddings are kept, so that they are computed once.",
-        json_schema_extra=RUNTIME,
-    )
+    resolution: int | None = Field(default=None, ge=16, le=8192)
+    """Side of the square crops, in pixels; the model's own if left out."""
+    crop: Literal["random", "center", "none"] = "random"
+    """`random`: a random square of the image, at a random scale down to `crop_scale`; `center`: the
+    middle square; `none`: the whole image, resized so that its area is resolution squared (other
+    proportions need a forward pass of their own)."""
+    crop_scale: float = Field(default=0.6, gt=0, le=1)
+    """Smallest side of a random crop, relative to the shorter side of the image."""
+    crop_wording: bool = True
+    """Whether the caption of a tight crop says so ('a close-up of ...')."""
+    crops_per_image: int = Field(default=4, ge=1, le=1000)
+    """How many random crops of each image are made and cached."""
+    caption_dropout: Probability = 0.05
+    """How often a caption is replaced by an empty one."""
+    slot_dropout: Probability = 0.1
+    """How often each slot of a regularization caption is left out (the caption is composed again
+    without it)."""
+    flip: bool = False
+    """Mirror half of the images. Off: logos and text would suffer."""
+    cache: Runtime[Literal["memory", "disk", "none"]] = "memory"
+    """Where latents and text embeddings are kept, so that they are computed once."""
 
 
 class Optimizer(Section):
     """How the weights move."""
 
-    name: str = Field(
-        default="adamw",
-        description="`adamw`; `adamw8bit` (needs bitsandbytes), `prodigy` (needs prodigyopt).",
-    )
-    lr: float = Field(default=1e-4, gt=0, le=10, description="Learning rate.")
-    steps: int = Field(default=2000, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(default=1, ge=1, le=1024, description="Photos in a batch.")
-    gradient_accumulation: int = Field(
-        default=1, ge=1, le=4096, description="Batches per optimizer step."
-    )
-    scheduler: Literal["constant", "cosine", "linear"] = Field(
-        default="constant", description="What the learning rate does after the warm-up."
-    )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps in which it grows from 0.")
-    weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay.")
-    betas: Betas = Field(default=(0.9, 0.999), description="Of Adam.")
-    max_grad_norm: float | None = Field(
-        default=1.0, gt=0, description="Gradients longer than this are shortened; null never."
-    )
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
-        default="auto",
-        description="Of the forward pass; trained weights are always kept in fp32. `auto` takes "
-        "what rendering takes: bf16 where the device computes with it, else fp16 on GPUs and fp32 "
-        "on CPUs.",
-    )
-    min_snr_gamma: float | None = Field(
-        default=None,
-        gt=0,
-        description="Weights time steps by min(SNR, gamma) (arXiv 2303.09556); 5 is usual.",
-    )
-    ema: bool = Field(
-        default=False, description="Keep an exponential moving average of the weights and save it."
-    )
-    ema_decay: float = Field(default=0.999, gt=0, lt=1, description="Of that average.")
-    gradient_checkpointing: bool = Field(
-        default=False, description="Less memory, about a third slower.", json_schema_extra=RUNTIME
-    )
-    compile: bool = Field(
-        default=False,
-        description="torch.compile the denoiser: slow to start, then faster on a GPU.",
-        json_schema_extra=RUNTIME,
-    )
+    name: str = "adamw"
+    """`adamw`; `adamw8bit` (needs bitsandbytes), `prodigy` (needs prodigyopt)."""
+    lr: float = Field(default=1e-4, gt=0, le=10)
+    """Learning rate."""
+    steps: int = Field(default=2000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=1, ge=1, le=1024)
+    """Photos in a batch."""
+    gradient_accumulation: int = Field(default=1, ge=1, le=4096)
+    """Batches per optimizer step."""
+    scheduler: Literal["constant", "cosine", "linear"] = "constant"
+    """What the learning rate does after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which it grows from 0."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay."""
+    betas: Betas = (0.9, 0.999)
+    """Of Adam."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients longer than this are shortened; null never."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Of the forward pass; trained weights are always kept in fp32. `auto` takes what rendering
+    takes: bf16 where the device computes with it, else fp16 on GPUs and fp32 on CPUs."""
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    """Weights time steps by min(SNR, gamma) (arXiv 2303.09556); 5 is usual."""
+    ema: bool = False
+    """Keep an exponential moving average of the weights and save it."""
+    ema_decay: float = Field(default=0.999, gt=0, lt=1)
+    """Of that average."""
+    gradient_checkpointing: Runtime[bool] = False
+    """Less memory, about a third slower."""
+    compile: Runtime[bool] = False
+    """torch.compile the denoiser: slow to start, then faster on a GPU."""
 
 
 class Validation(Section):
     """Images on the way."""
 
-    prompts: tuple[str, ...] = Field(
-        default=(),
-        description="What to draw; two with the identifier if left out.",
-        json_schema_extra=RUNTIME,
-    )
-    every: int = Field(
-        default=500,
-        ge=0,
-        description="Every so many steps; 0 only at the end.",
-        json_schema_extra=RUNTIME,
-    )
-    steps: int = Field(
-        default=25, ge=1, le=1000, description="Denoising steps.", json_schema_extra=RUNTIME
-    )
-    guidance_scale: float = Field(
-        default=5.0,
-        ge=0,
-        le=50,
-        description="Classifier-free guidance; 1 or less turns it off.",
-        json_schema_extra=RUNTIME,
-    )
+    prompts: Runtime[tuple[str, ...]] = ()
+    """What to draw; two with the identifier if left out."""
+    every: Runtime[int] = Field(default=500, ge=0)
+    """Every so many steps; 0 only at the end."""
+    steps: Runtime[int] = Field(default=25, ge=1, le=1000)
+    """Denoising steps."""
+    guidance_scale: Runtime[float] = Field(default=5.0, ge=0, le=50)
+    """Classifier-free guidance; 1 or less turns it off."""
 
 
 class Checkpoint(Section):
     """What is kept, so that a run can go on."""
 
-    every: int = Field(
-        default=500, ge=1, description="Every so many steps.", json_schema_extra=RUNTIME
-    )
-    keep: int = Field(
-        default=3, ge=1, description="The newest so many are kept.", json_schema_extra=RUNTIME
-    )
-    resume: Literal["auto", "never"] = Field(
-        default="auto",
-        description="`auto` goes on from the newest whole checkpoint in the folder.",
-        json_schema_extra=RUNTIME,
-    )
-    snapshots: Steps = Field(
-        default=(),
-        description="After these steps the result so far is kept as well, as weights to use: "
-        "`snapshots/step-000125/lora/...`. Steps beyond `optimizer.steps` are ignored.",
-        examples=[[50, 125, 250]],
-        json_schema_extra=RUNTIME,
-    )
+    every: Runtime[int] = Field(default=500, ge=1)
+    """Every so many steps."""
+    keep: Runtime[int] = Field(default=3, ge=1)
+    """The newest so many are kept."""
+    resume: Runtime[Literal["auto", "never"]] = "auto"
+    """`auto` goes on from the newest whole checkpoint in the folder."""
+    snapshots: Runtime[Steps] = Field(default=(), examples=[[50, 125, 250]])
+    """After these steps the result so far is kept as well, as weights to use:
+    `snapshots/step-000125/lora/...`. Steps beyond `optimizer.steps` are ignored."""
 
 
 class HubSection(Section):
     """Where the model goes."""
 
-    repo_id: str | None = Field(
-        default=None,
-        description="Where `regforge publish` puts it on the Hub: `user/name`.",
-        json_schema_extra=RUNTIME,
-    )
-    private: bool = Field(
-        default=True,
-        description="Whether the Hub repository is private.",
-        json_schema_extra=RUNTIME,
-    )
-    license: str | None = Field(
-        default=None,
-        description="Licence of the model, as a Hub identifier (`openrail++`, `other`). It follows "
-        "the base model's terms.",
-        json_schema_extra=RUNTIME,
-    )
+    repo_id: Runtime[str | None] = None
+    """Where `regforge publish` puts it on the Hub: `user/name`."""
+    private: Runtime[bool] = True
+    """Whether the Hub repository is private."""
+    license: Runtime[str | None] = None
+    """Licence of the model, as a Hub identifier (`openrail++`, `other`). It follows the base
+    model's terms."""
 
 
 class TrainingRecipe(RecipeDocument):
     """A personalized model, declared."""
 
-    version: Literal[1] = Field(default=1, description="Version of the recipe format.")
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
-        description="Name of the model; the run goes to runs/<name>.",
-        json_schema_extra=RUNTIME,
-    )
-    extends: Path | None = Field(
-        default=None,
-        description="Another training recipe to start from; keys given here win.",
-        json_schema_extra=RUNTIME,
-    )
-    base_model: str = Field(
-        default="embedded/tinyworld",
-        min_length=1,
-        description="A diffusers text-to-image repository or folder (SD 1.x, 2.x, SDXL, SD3), or "
-        "`embedded/tinyworld` (in the package). A relative path starts at the recipe.",
-    )
-    revision: str | None = Field(
-        default=None, description="Branch, tag or commit of the repository."
-    )
-    variant: str | None = Field(
-        default=None, description="Weights variant in the repository, such as `fp16`."
-    )
-    subject: TrainingSubject = Field(description="What is learned.")
-    regularization: Regularization = Field(
-        default_factory=Regularization, description="What keeps the model from forgetting."
-    )
-    method: Method = Field(default_factory=Method, description="What is trained.")
-    data: Data = Field(default_factory=Data, description="Cropping and dropout.")
-    optimizer: Optimizer = Field(default_factory=Optimizer, description="How the weights move.")
-    validation: Validation = Field(default_factory=Validation, description="Images on the way.")
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is kept.")
-    hub: HubSection = Field(default_factory=HubSection, description="Where the model goes.")
-    tracking: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
-        default="none",
-        description="Where numbers go besides log.jsonl; the package must be installed.",
-        json_schema_extra=RUNTIME,
-    )
-    device: str | None = Field(
-        default=None,
-        description="As torch spells it, such as `cuda` or `mps`; the best there is if left out.",
-        json_schema_extra=RUNTIME,
-    )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Everything random follows from it.")
+    version: Literal[1] = 1
+    """Version of the recipe format."""
+    name: Runtime[str] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    """Name of the model; the run goes to runs/<name>."""
+    extends: Runtime[Path | None] = None
+    """Another training recipe to start from; keys given here win."""
+    base_model: str = Field(default="embedded/tinyworld", min_length=1)
+    """A diffusers text-to-image repository or folder (SD 1.x, 2.x, SDXL, SD3), or
+    `embedded/tinyworld` (in the package). A relative path starts at the recipe."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository."""
+    variant: str | None = None
+    """Weights variant in the repository, such as `fp16`."""
+    subject: TrainingSubject
+    """What is learned."""
+    regularization: Regularization = Field(default_factory=Regularization)
+    """What keeps the model from forgetting."""
+    method: Method = Field(default_factory=Method)
+    """What is trained."""
+    data: Data = Field(default_factory=Data)
+    """Cropping and dropout."""
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    """How the weights move."""
+    validation: Validation = Field(default_factory=Validation)
+    """Images on the way."""
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    """What is kept."""
+    hub: HubSection = Field(default_factory=HubSection)
+    """Where the model goes."""
+    tracking: Runtime[Literal["none", "tensorboard", "wandb", "trackio"]] = "none"
+    """Where numbers go besides log.jsonl; the package must be installed."""
+    device: Runtime[str | None] = None
+    """As torch spells it, such as `cuda` or `mps`; the best there is if left out."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Everything random follows from it."""

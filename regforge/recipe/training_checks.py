@@ -1,34 +1,31 @@
 """What is wrong with a training recipe as a whole, and what is allowed but probably not meant.
 
-Findings have places and keep a recipe from being used; cautions are said before a run and keep
-nobody from anything. Knows no tensors: whether a package is there is all it asks of the machine.
+Knows no tensors: whether a package is there is all it asks of the machine. See `checks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from regforge import resources
 from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.embedded.english import has_words
 from regforge.hub.address import HubAddress
-from regforge.recipe.cautions import drawable, is_ordinary, not_drawable, ordinary_identifier
-from regforge.recipe.checks import (
+from regforge.recipe.model_checks import (
     Finding,
     class_noun,
     dataset_revision,
     in_noun,
     is_embedded,
     multiple_of_8,
+    not_drawable,
+    ordinary_identifier,
     photo_folder,
-    pipeline_findings,
+    pipeline,
     plain_line,
-    refuse,
 )
-from regforge.recipe.class_noun import noun_doubts
 from regforge.recipe.named_files import (
     is_file,
     is_folder,
@@ -36,10 +33,10 @@ from regforge.recipe.named_files import (
     photos_in,
     pipeline_class,
 )
-from regforge.recipe.problems import shown
-from regforge.recipe.sections import Section
+from regforge.recipe.phrases import noun_doubts
+from regforge.recipe.problems import Location, one_of
 from regforge.recipe.training import TrainingRecipe
-from regforge.words import nearest
+from regforge.words import counted
 
 OPTIMIZERS: dict[str, str | None] = {
     "adamw": None,
@@ -60,48 +57,38 @@ TRAINABLE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiff
 TRAINS = "Stable Diffusion 1.x, 2.x, XL and 3 can be trained, and embedded/tinyworld"
 
 
-def training_findings(recipe: TrainingRecipe) -> Iterator[Finding]:
-    """Everything that is wrong with a training recipe whose single values are right."""
-    for check in _CHECKS:
-        yield from check(recipe)
-
-
-def check_training_recipe(recipe: TrainingRecipe) -> None:
-    """Check a recipe that was made in Python; `load_training_recipe` has done it already.
-
-    Raises:
-        RecipeError: It cannot be carried out; the error names all problems.
-    """
-    refuse(recipe, training_findings(recipe))
-
-
 def uses_regularization(recipe: TrainingRecipe) -> bool:
     """Whether there are regularization images in a batch; without weight they are not even read."""
     return recipe.regularization.dataset is not None and recipe.regularization.prior_weight > 0
 
 
-# --------------------------------------------------------------------------------------- findings
+def training_findings(recipe: TrainingRecipe) -> Iterator[Finding]:
+    """Everything that is wrong with a training recipe whose single values are right."""
+    yield from _subject(recipe)
+    yield from _base_model(recipe)
+    yield from _regularization(recipe)
+    for number, target in enumerate(recipe.method.targets or ()):
+        if not target.strip():
+            yield Finding(("method", "targets", number), "must not be blank")
+    yield from multiple_of_8(recipe.data.resolution, ("data", "resolution"))
+    yield from _machine(recipe)
 
 
 def _subject(recipe: TrainingRecipe) -> Iterator[Finding]:
     subject = recipe.subject
-    noun, at = subject.class_noun, ("subject", "identifier")
+    noun, noun_at, at = subject.class_noun, ("subject", "class_noun"), ("subject", "identifier")
     yield from photo_folder(subject.images, ("subject", "images"))
-    yield from class_noun(noun, ("subject", "class_noun"))
+    yield from class_noun(noun, noun_at)
     bad = list(plain_line(subject.identifier, at))
     yield from bad
     same = subject.identifier.split() == noun.split()
     if not bad and not same and has_words(subject.identifier, noun):
-        yield Finding(
-            at,
-            f"must be the token alone, without the class noun {noun!r}",
-            (("subject", "class_noun"),),
-        )
+        yield Finding(at, f"must be the token alone, without the class noun {noun!r}", (noun_at,))
 
 
 def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
     at = ("base_model",)
-    wrong = list(pipeline_findings(recipe.base_model, recipe.variant, at, ("variant",)))
+    wrong = list(pipeline(recipe.base_model, recipe.variant, at, ("variant",)))
     yield from wrong
     folder = EMBEDDED_FOLDERS.get(recipe.base_model) or Path(recipe.base_model)
     if not wrong and is_folder(folder):
@@ -119,8 +106,8 @@ def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
     path, about = Path(named.dataset), (("regularization", "prior_weight"),)
     if names_recipe(named.dataset):
         if named.revision is not None:
-            said = "goes with a dataset of the Hub alone: user/name"
-            yield Finding(("regularization", "revision"), said, (at,))
+            message = "goes with a dataset of the Hub alone: user/name"
+            yield Finding(("regularization", "revision"), message, (at,))
         if uses_regularization(recipe) and not is_file(path):
             yield Finding(at, f"there is no recipe {path}", about)
         return
@@ -142,72 +129,40 @@ def _how_to_get(path: Path) -> str:
     return ""
 
 
-def _method(recipe: TrainingRecipe) -> Iterator[Finding]:
-    for number, target in enumerate(recipe.method.targets or ()):
-        if not target.strip():
-            yield Finding(("method", "targets", number), "must not be blank")
-
-
-def _data(recipe: TrainingRecipe) -> Iterator[Finding]:
-    if recipe.data.resolution is not None:
-        yield from multiple_of_8(recipe.data.resolution, ("data", "resolution"))
-
-
-def _optimizer(recipe: TrainingRecipe) -> Iterator[Finding]:
-    name, at = recipe.optimizer.name, ("optimizer", "name")
+def _machine(recipe: TrainingRecipe) -> Iterator[Finding]:
+    name, device, at = recipe.optimizer.name, recipe.device, ("optimizer", "name")
     if name not in OPTIMIZERS:
-        near = nearest(name, OPTIMIZERS)
-        but = f"; did you mean '{near}'?" if near else f", not {shown(name)}"
-        yield Finding(at, f"must be one of {', '.join(OPTIMIZERS)}{but}")
-        return
-    package = OPTIMIZERS[name]
+        yield Finding(at, f"must be {one_of(OPTIMIZERS, name)}")
+    yield from _needs(OPTIMIZERS.get(name), name, at)
+    yield from _needs(TRACKERS.get(recipe.tracking), recipe.tracking, ("tracking",))
+    if device is not None and not device.strip():
+        yield Finding(("device",), "must not be blank")
+    if recipe.optimizer.precision == "fp16" and device == "cpu":
+        message = "fp16 is for GPUs: on the CPU choose fp32 or bf16, or leave it out"
+        yield Finding(("optimizer", "precision"), message, (("device",),))
+
+
+def _needs(package: str | None, name: str, at: Location) -> Iterator[Finding]:
     if package is not None and find_spec(package) is None:
         yield Finding(at, f"{name!r} needs a package that is not here: pip install {package}")
 
 
-def _precision(recipe: TrainingRecipe) -> Iterator[Finding]:
-    device = recipe.device
-    if device is not None and not device.strip():
-        yield Finding(("device",), "must not be blank")
-    if recipe.optimizer.precision == "fp16" and device == "cpu":
-        yield Finding(
-            ("optimizer", "precision"),
-            "fp16 is for GPUs: on the CPU choose fp32 or bf16, or leave it out",
-            (("device",),),
+# -------------------------------------------------------------------------------------- warnings
+
+
+def training_cautions(recipe: TrainingRecipe) -> Iterator[str]:
+    """What a training recipe may say but probably does not mean."""
+    yield from _about_the_subject(recipe)
+    yield from _about_the_steps(recipe)
+    yield from _without_effect(recipe)
+    name = recipe.regularization.dataset or ""
+    is_run = name.startswith("runs/") and not names_recipe(name)
+    there = is_folder(Path(name)) or is_file(Path(name))
+    if uses_regularization(recipe) and is_run and not there:
+        yield (
+            f"regularization.dataset: there is no run {name} here, so the Hub is asked for a "
+            "dataset of that name."
         )
-
-
-def _tracking(recipe: TrainingRecipe) -> Iterator[Finding]:
-    package = TRACKERS.get(recipe.tracking)
-    if package is not None and find_spec(package) is None:
-        message = f"{recipe.tracking!r} needs a package that is not here: pip install {package}"
-        yield Finding(("tracking",), message)
-
-
-_CHECKS: Sequence[Callable[[TrainingRecipe], Iterable[Finding]]] = (
-    _subject,
-    _base_model,
-    _regularization,
-    _method,
-    _data,
-    _optimizer,
-    _precision,
-    _tracking,
-)
-
-
-# --------------------------------------------------------------------------------------- cautions
-
-
-def training_warnings(recipe: TrainingRecipe) -> list[str]:
-    """What to tell the user before training; none of it keeps the recipe from being carried out."""
-    return [
-        *_about_the_subject(recipe),
-        *_about_the_batch(recipe),
-        *_without_effect(recipe),
-        *_beyond_the_end(recipe),
-        *_about_the_dataset(recipe),
-    ]
 
 
 def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
@@ -220,29 +175,25 @@ def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
             f"{in_noun(subject.identifier, subject.class_noun)}. As it is, the whole class would "
             "become the subject."
         )
-    elif is_ordinary(subject.identifier):
-        yield ordinary_identifier(subject.identifier)
+    else:
+        yield from ordinary_identifier(subject.identifier)
     try:
         photos = len(photos_in(subject.images))
     except OSError:  # whoever reads them says so
         photos = FEWEST_PHOTOS
     if not FEWEST_PHOTOS <= photos <= MOST_PHOTOS:
-        but = (
-            "with fewer, the model learns the image rather than the subject"
-            if photos < FEWEST_PHOTOS
-            else "with more, choose the sharpest that differ most"
-        )
+        fewer = "with fewer, the model learns the image rather than the subject"
+        more = "with more, choose the sharpest that differ most"
         yield (
-            f"subject.images has {photos} photo{'s' if photos != 1 else ''}; {FEWEST_PHOTOS} to "
-            f"{MOST_PHOTOS} are usual: {but}."
+            f"subject.images has {counted(photos, 'photo')}; {FEWEST_PHOTOS} to {MOST_PHOTOS} are "
+            f"usual: {fewer if photos < FEWEST_PHOTOS else more}."
         )
-    if is_embedded(recipe.base_model) and not drawable(subject.class_noun):
-        yield not_drawable(recipe.base_model, subject.class_noun, "base_model")
+    yield from not_drawable(recipe.base_model, subject.class_noun, "base_model")
 
 
-def _about_the_batch(recipe: TrainingRecipe) -> Iterator[str]:
-    optimizer, data = recipe.optimizer, recipe.data
-    if data.crop == "none" and (optimizer.batch_size > 1 or uses_regularization(recipe)):
+def _about_the_steps(recipe: TrainingRecipe) -> Iterator[str]:
+    optimizer, steps = recipe.optimizer, recipe.optimizer.steps
+    if recipe.data.crop == "none" and (optimizer.batch_size > 1 or uses_regularization(recipe)):
         yield (
             "data.crop: none: only images of the same proportions share a forward pass, so "
             "batches of mixed ones run in pieces and more slowly."
@@ -252,20 +203,23 @@ def _about_the_batch(recipe: TrainingRecipe) -> Iterator[str]:
             f"optimizer.lr: prodigy finds the rate itself and multiplies it by {optimizer.lr:g}; "
             "1.0 is usual."
         )
-    if optimizer.warmup_steps >= optimizer.steps:
+    if optimizer.warmup_steps >= steps:
         yield (
-            f"optimizer.warmup_steps: the learning rate is still growing when the "
-            f"{optimizer.steps} steps are over."
+            f"optimizer.warmup_steps: the learning rate is still growing when the {steps} steps "
+            "are over."
         )
+    late = [str(step) for step in recipe.checkpoint.snapshots if step > steps]
+    if late:
+        yield f"checkpoint.snapshots: training ends at step {steps}, before {', '.join(late)}."
 
 
 def _without_effect(recipe: TrainingRecipe) -> Iterator[str]:
-    for section, keys, reason in _idle(recipe):
-        settings: Section = getattr(recipe, section)
-        said = [key for key in keys if getattr(settings, key) != _default(settings, key)]
-        if said:
-            names = ", ".join(f"{section}.{key}" for key in said)
-            yield f"{names} {'has' if len(said) == 1 else 'have'} no effect {reason}."
+    for name, keys, reason in _idle(recipe):
+        section = getattr(recipe, name)
+        defaults = {key: type(section).model_fields[key].get_default() for key in keys}
+        given = [f"{name}.{key}" for key in keys if getattr(section, key) != defaults[key]]
+        if given:
+            yield f"{', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {reason}."
     if recipe.revision is not None and (
         is_embedded(recipe.base_model) or is_folder(Path(recipe.base_model))
     ):
@@ -289,25 +243,3 @@ def _idle(recipe: TrainingRecipe) -> Iterator[tuple[str, Sequence[str], str]]:
         yield "data", ("crop_scale", "crops_per_image"), f"with data.crop: {recipe.data.crop}"
     if not recipe.optimizer.ema:
         yield "optimizer", ("ema_decay",), "without optimizer.ema: true"
-
-
-def _about_the_dataset(recipe: TrainingRecipe) -> Iterator[str]:
-    name = recipe.regularization.dataset or ""
-    if not uses_regularization(recipe) or names_recipe(name) or not name.startswith("runs/"):
-        return
-    if not is_folder(Path(name)) and not is_file(Path(name)):
-        yield (
-            f"regularization.dataset: there is no run {name} here, so the Hub is asked for a "
-            "dataset of that name."
-        )
-
-
-def _beyond_the_end(recipe: TrainingRecipe) -> Iterator[str]:
-    steps = recipe.optimizer.steps
-    late = [str(step) for step in recipe.checkpoint.snapshots if step > steps]
-    if late:
-        yield f"checkpoint.snapshots: training ends at step {steps}, before {', '.join(late)}."
-
-
-def _default(section: Section, key: str) -> Any:
-    return type(section).model_fields[key].get_default(call_default_factory=True)

@@ -1,20 +1,23 @@
 """YAML with places: every value and every key knows the line and the column it stands in.
 
 The scalars are those of YAML 1.2's core schema: `no` and `on` are words, `1e-4` is a number, and
-a date is text. No tag makes a Python object. Knows nothing about what a recipe may say.
+a date is text. No tag makes a Python object. Knows nothing about what a recipe may say, and how
+one is laid over another: `extends`, and `--set key=value`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from regforge.errors import RegforgeError
 from regforge.recipe.problems import Location, Place, Problem
+from regforge.words import counted
 
 MOST_CHARACTERS = 1_000_000
 MOST_VALUES = 100_000
@@ -54,22 +57,29 @@ def plain(node: Node) -> Any:
     return node.content
 
 
-def place_of(node: Node, location: Location, *, of_key: bool = False) -> Place:
-    """Where a value (or its key) stands; of something missing, where it would have stood."""
-    place = node.place
+def child(node: Node | None, *location: str | int) -> Node | None:
+    """The value at a location below another, or None if there is nothing."""
     for part in location:
-        content = node.content
+        content = node.content if node else None
         if isinstance(content, dict) and part in content:
-            entry = content[str(part)]
-            # What is missing in a section is missing at the section's name.
-            place = entry.place
-            node = entry.value
+            node = content[str(part)].value
         elif isinstance(content, list) and isinstance(part, int) and part < len(content):
             node = content[part]
-            place = node.place
         else:
-            return place
-    return place if of_key else node.place
+            return None
+    return node
+
+
+def place_of(root: Node, location: Location, *, of_key: bool = False) -> Place:
+    """Where a value (or its key) stands; of something missing, where it would have stood."""
+    key_place, node = root.place, root
+    for part in location:
+        below = child(node, part)
+        if below is None:
+            return key_place  # what is missing in a section is missing at the section's name
+        entry = node.content[str(part)] if isinstance(node.content, dict) else below
+        key_place, node = entry.place, below
+    return key_place if of_key else node.place
 
 
 def read_yaml(text: str, place: Place) -> tuple[Node | None, list[Problem]]:
@@ -332,3 +342,86 @@ def _in_plain_words(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark | None, str]
         if part in said:
             return (here if where == "here" else error.context_mark or here), meaning
     return here, f"not YAML: {said.strip('; ')}"
+
+
+# ------------------------------------------------------------------------- one laid over another
+
+_REPLACED_WHOLE = ("prompts", "sets")
+"""Its shares are one statement: a share of a base recipe must not leak into it."""
+
+
+def laid_over(base: Node, over: Node, location: Location = ()) -> Node:
+    """The base with what the other says laid over it; neither is changed.
+
+    Mappings merge key by key; lists and single values replace what was there.
+    """
+    both = isinstance(base.content, dict) and isinstance(over.content, dict)
+    if location == _REPLACED_WHOLE or not both:
+        return over
+    assert isinstance(base.content, dict)
+    assert isinstance(over.content, dict)
+    entries = dict(base.content)
+    for key, entry in over.content.items():
+        if key in entries:
+            merged = laid_over(entries[key].value, entry.value, (*location, key))
+            entry = Entry(entry.place, merged)
+        entries[key] = entry
+    return Node(over.place, entries)
+
+
+def source_of(setting: str) -> str:
+    """What messages call a setting."""
+    setting = setting if setting.isprintable() else ascii(setting)
+    return f"--set {setting if len(setting) <= 60 else f'{setting[:57]}...'}"
+
+
+def apply_setting(root: Node, setting: str) -> list[Problem]:
+    """Carry out one `--set key=value` on a recipe.
+
+    The key's parts are separated by dots, and a number counts the items of a list from 0. The
+    value is YAML: `50`, `null`, `[a, b]`.
+
+    Returns:
+        What is wrong with the setting; if anything is, the recipe is as it was.
+    """
+    key, equals, text = setting.partition("=")
+    place = Place(source_of(setting), Path.cwd())
+    parts = key.strip().split(".")
+    if not equals or len(parts) > DEEPEST or not all(re.fullmatch(r"[\w-]+", p) for p in parts):
+        return [Problem.at(place, (), "expected key=value, such as seed=1")]
+    if parts == ["extends"]:
+        return [Problem.at(place, ("extends",), "can be said only in a file")]
+    value, problems = read_yaml(text, place)
+    if not problems:
+        return _put(root, parts, value or Node(place, None))
+    return [
+        replace(problem, key=".".join(filter(None, (key, problem.key)))) for problem in problems
+    ]
+
+
+def _put(node: Node, parts: list[str], value: Node) -> list[Problem]:
+    for number, part in enumerate(parts):
+        content, is_last = node.content, number + 1 == len(parts)
+        above = ".".join(parts[:number])
+        if isinstance(content, list):
+            position = int(part) if re.fullmatch("[0-9]{1,6}", part) else len(content)
+            if position >= len(content):
+                message = f"{above} is a list of {counted(len(content), 'item')}, counted from 0"
+                return [Problem.at(value.place, tuple(parts), message)]
+            if is_last:
+                content[position] = value
+            else:
+                node = content[position]
+            continue
+        if content is None:
+            content = node.content = {}
+        if not isinstance(content, dict):
+            message = f"{above} is a single value and has no keys"
+            return [Problem.at(value.place, tuple(parts), message)]
+        there = content.get(part)
+        if is_last:
+            merged = laid_over(there.value, value, tuple(parts)) if there else value
+            content[part] = Entry(value.place, merged)
+        else:
+            node = content.setdefault(part, Entry(value.place, Node(value.place, {}))).value
+    return []

@@ -16,11 +16,11 @@ from regforge.hub.address import HubAddress
 from regforge.recipe import (
     TrainingRecipe,
     dataset_recipe_of,
-    training_digest,
-    training_warnings,
+    recipe_digest,
     uses_regularization,
+    warnings,
 )
-from regforge.recipe.checks import is_embedded
+from regforge.recipe.model_checks import is_embedded
 from regforge.runs import TrainingFolder
 from regforge.training.data import (
     InstanceImages,
@@ -152,7 +152,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     method = recipe.method
     return TrainingPlan(
         name=recipe.name,
-        digest=training_digest(recipe),
+        digest=recipe_digest(recipe),
         folder=folder.path,
         done=_done(folder, recipe),
         subject=f"{recipe.subject.identifier} {recipe.subject.class_noun}",
@@ -171,7 +171,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         result=folder.path / (LORA_FILE if method.kind == "lora" else MODEL_FOLDER),
         needs=list(_needs(recipe)),
         notes=[*photos.notes, *notes],
-        warnings=training_warnings(recipe),
+        warnings=warnings(recipe),
     )
 
 

@@ -25,7 +25,7 @@ from regforge.devices import free_memory, is_out_of_memory, pick_device
 from regforge.digests import revision_of
 from regforge.journal import Journal
 from regforge.progress import Reporter, Task
-from regforge.recipe import TrainingRecipe, check_training_recipe, training_digest
+from regforge.recipe import TrainingRecipe, checked, recipe_digest
 from regforge.runs import TrainingFolder
 from regforge.training.card import write_card
 from regforge.training.data import check_folders, with_dataset
@@ -82,7 +82,7 @@ def train(
         KeyboardInterrupt: Interrupted; everything is saved.
         RegforgeError: Something the user can put right; the message says what.
     """
-    check_training_recipe(recipe)
+    recipe = checked(recipe)
     processes = start_processes(pick_device(recipe.device, "device"))
     if not processes.is_main:
         reporter = Reporter(quiet=True)
@@ -225,7 +225,7 @@ class _Run:
         from regforge.training.weights import attach
 
         recipe, processes, path = self.recipe, self.processes, self.folder.path
-        digest = training_digest(recipe)  # of the recipe as it was given
+        digest = recipe_digest(recipe)  # of the recipe as it was given
         self.now = "while the model was looked for"
         find_base_model(recipe)  # before hours go into its regularization images
         self.now = "while the regularization images were made"

@@ -19,7 +19,7 @@ from regforge.embedded import TINYWORLD
 from regforge.images.loading import draws_from_text
 from regforge.images.renderer import ModelUnavailable
 from regforge.lora_files import LoraError
-from regforge.recipe import Recipe, RecipeError, check_recipe
+from regforge.recipe import Recipe, RecipeError, checked
 from regforge.recipe.models import Render
 
 
@@ -245,5 +245,5 @@ def test_settings_of_the_wrong_kind_for_a_service_are_refused() -> None:
         render = {"model": "gpt-image-1", "renderer": "hosted", **setting}
         content = {"name": "x", "subject": {"class_noun": "cat"}, "render": render}
         with pytest.raises(RecipeError, match=rf"render\.{next(iter(setting))}: "):
-            check_recipe(Recipe.model_validate(content))
+            checked(Recipe.model_validate(content))
     assert Render().renderer == "local"

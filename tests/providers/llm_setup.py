@@ -12,7 +12,7 @@ from regforge import journal
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.providers.language_model import LanguageModelClient, Question
-from regforge.recipe.prompts import LanguageModel
+from regforge.recipe.sections import LanguageModel
 
 KEY = "sk-test-0123456789abcdef"
 

@@ -18,7 +18,7 @@ from servers import Call, Faults, OpenAIServer, Reply, by_schema, refused, said,
 from regforge.embedded import language_model
 from regforge.providers.errors import CostLimitReached, ModelUnusable, UnknownModel
 from regforge.providers.language_model import Question, estimate_cost
-from regforge.recipe.prompts import LanguageModel
+from regforge.recipe.sections import LanguageModel
 
 
 def test_answers_come_in_the_order_of_the_questions(bench: Bench) -> None:

@@ -227,8 +227,8 @@ def test_one_share_can_be_set_and_all_can(tmp_path: Path) -> None:
         ("prompts.count=[5", "prompts.count: '[' is never closed, or a comma is missing in the list"),  # noqa: E501
         ("render.model={a: 1, a: 2}", "render.model.a: given twice"),
         ("seed.x=5", "seed.x: seed is a single value and has no keys"),
-        ("prompts.slots.1.mode=grid", "prompts.slots.1.mode: prompts.slots is a list of one item, counted from 0"),  # noqa: E501
-        ("prompts.slots.x=1", "prompts.slots.x: prompts.slots is a list of one item, counted from 0"),  # noqa: E501
+        ("prompts.slots.1.mode=grid", "prompts.slots.1.mode: prompts.slots is a list of 1 item, counted from 0"),  # noqa: E501
+        ("prompts.slots.x=1", "prompts.slots.x: prompts.slots is a list of 1 item, counted from 0"),
         ("extends=other.yaml", "extends: can be said only in a file"),
         ("subject.images=none", "subject.images: there is no folder {here}/none"),
     ],

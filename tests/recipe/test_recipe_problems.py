@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from regforge.errors import EXIT_USAGE
-from regforge.recipe import Recipe, RecipeError, check_recipe, load_recipe
+from regforge.recipe import Recipe, RecipeError, checked, load_recipe
 
 GOOD = """\
 name: teapots
@@ -315,10 +315,10 @@ def test_a_recipe_made_in_python_is_checked_without_places() -> None:
         }
     )
     with pytest.raises(RecipeError) as caught:
-        check_recipe(recipe)
+        checked(recipe)
     assert [str(problem) for problem in caught.value.problems] == [
         "prompts.sets.against: needs the photos of the subject: name their folder in "
         "subject.images",
         "extends: works only in recipes that are files",
     ]
-    check_recipe(Recipe.model_validate({"name": "x", "subject": {"class_noun": "cat"}}))
+    checked(Recipe.model_validate({"name": "x", "subject": {"class_noun": "cat"}}))

@@ -13,7 +13,7 @@ from shell import Shell
 from typer.testing import CliRunner
 
 from regforge import cli, resources
-from regforge.recipe import training_schema
+from regforge.recipe import json_schema
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_recipes_go_to_their_commands(recipe: Path, shell: Shell) -> None:
 
 def test_the_schema_of_training_recipes(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, ["schema", "--training"])
-    assert json.loads(done.stdout) == training_schema()
+    assert json.loads(done.stdout) == json_schema(training=True)
     jsonschema.Draft202012Validator.check_schema(json.loads(done.stdout))
     assert "base_model" not in CliRunner().invoke(cli.app, ["schema"]).stdout
 

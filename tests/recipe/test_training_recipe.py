@@ -13,7 +13,7 @@ import pytest
 from regforge.recipe import (
     RecipeError,
     TrainingRecipe,
-    check_training_recipe,
+    checked,
     load_recipe,
     load_training_recipe,
 )
@@ -299,7 +299,7 @@ def test_a_recipe_made_in_python_is_checked_without_places() -> None:
     content = {"name": "x", "subject": {"images": "none", "class_noun": "cat"}}
     recipe = TrainingRecipe.model_validate({**content, "extends": "base.yaml"})
     with pytest.raises(RecipeError) as caught:
-        check_training_recipe(recipe)
+        checked(recipe)
     assert [str(problem) for problem in caught.value.problems] == [
         "subject.images: there is no folder none",
         "extends: works only in recipes that are files",

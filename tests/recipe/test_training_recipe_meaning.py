@@ -21,17 +21,16 @@ from regforge.recipe import (
     RecipeError,
     TrainingRecipe,
     dataset_recipe_of,
+    json_schema,
     load_recipe,
     load_training_recipe,
+    recipe_digest,
     resolved_yaml,
-    training_digest,
-    training_schema,
-    training_warnings,
     uses_regularization,
+    warnings,
 )
 from regforge.recipe.digest import is_runtime
-from regforge.recipe.reference import training_reference_markdown
-from regforge.recipe.schema import TRAINING_SCHEMA_FILE, TRAINING_SCHEMA_LINE, schema_text
+from regforge.recipe.schema import SCHEMA_LINE, TRAINING_SCHEMA_FILE, schema_text
 
 SHIPPED = sorted(resources.recipes().glob("train-*.yaml"))
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
@@ -81,7 +80,7 @@ def recipe_of(photos: Path, **content: Any) -> TrainingRecipe:
 def test_what_does_not_change_the_training_does_not_change_the_digest(
     photos: Path, content: dict[str, Any]
 ) -> None:
-    assert training_digest(recipe_of(photos, **content)) == training_digest(recipe_of(photos))
+    assert recipe_digest(recipe_of(photos, **content)) == recipe_digest(recipe_of(photos))
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -135,7 +134,7 @@ CHANGES: list[dict[str, Any]] = [
 
 def test_what_changes_the_training_changes_the_digest(photos: Path) -> None:
     recipes = [{}, *CHANGES]
-    digests = {training_digest(recipe_of(photos, **content)): content for content in recipes}
+    digests = {recipe_digest(recipe_of(photos, **content)): content for content in recipes}
     assert [each for each in recipes if each not in digests.values()] == []
     assert all(len(digest) == 64 for digest in digests)
 
@@ -161,27 +160,27 @@ def test_no_key_that_changes_the_training_was_forgotten_above() -> None:
 def test_photos_and_captions_count_and_where_they_lie_does_not(
     photos: Path, tmp_path: Path
 ) -> None:
-    before = training_digest(recipe_of(photos))
+    before = recipe_digest(recipe_of(photos))
     moved = Path(shutil.copytree(photos, tmp_path / "elsewhere/images"))
-    assert training_digest(recipe_of(moved)) == before
+    assert recipe_digest(recipe_of(moved)) == before
     (moved / "1.txt").write_text("a painting of a sks cat")
-    captioned = training_digest(recipe_of(moved))
+    captioned = recipe_digest(recipe_of(moved))
     (moved / "1.png").write_bytes(b"another")
-    shown = training_digest(recipe_of(moved))
+    shown = recipe_digest(recipe_of(moved))
     (moved / "notes.md").write_text("nobody reads this")
-    assert len({before, captioned, shown, training_digest(recipe_of(moved))}) == 3
+    assert len({before, captioned, shown, recipe_digest(recipe_of(moved))}) == 3
     (moved / "2.png").unlink()
-    assert training_digest(recipe_of(moved)) not in (before, captioned, shown)
+    assert recipe_digest(recipe_of(moved)) not in (before, captioned, shown)
     shutil.rmtree(moved)
     with pytest.raises(RecipeError, match=r"subject\.images: .*images cannot be read"):
-        training_digest(recipe_of(moved))
+        recipe_digest(recipe_of(moved))
 
 
 def test_models_and_datasets_on_disk_count_by_name(photos: Path, tmp_path: Path) -> None:
     def digest(folder: str, model: str = "sd", dataset: str = "reg") -> str:
         where = {"dataset": str(tmp_path / folder / dataset)}
         model = str(tmp_path / folder / model)
-        return training_digest(recipe_of(photos, base_model=model, regularization=where))
+        return recipe_digest(recipe_of(photos, base_model=model, regularization=where))
 
     assert digest("a") == digest("b")
     assert len({digest("a"), digest("a", model="xl"), digest("a", dataset="other")}) == 3
@@ -190,13 +189,13 @@ def test_models_and_datasets_on_disk_count_by_name(photos: Path, tmp_path: Path)
 def test_two_ways_to_name_a_revision_are_one(photos: Path) -> None:
     one = recipe_of(photos, regularization={"dataset": "me/x@v1"})
     other = recipe_of(photos, regularization={"dataset": "me/x", "revision": "v1"})
-    assert training_digest(one) == training_digest(other)
+    assert recipe_digest(one) == recipe_digest(other)
 
 
 def test_the_digest_of_a_known_recipe(photos: Path) -> None:
-    # If this changes, so must training_digest.SCHEME: all checkpoints are void then.
+    # If this changes, so must recipe_digest.SCHEME: all checkpoints are void then.
     # (What the embedded model holds is in it too.)
-    assert training_digest(recipe_of(photos, base_model="some/model")) == (
+    assert recipe_digest(recipe_of(photos, base_model="some/model")) == (
         "5aba533034951da5fb743a64677d5e63b4facab13416ec782a3278d9bc7214fe"
     )
 
@@ -235,9 +234,9 @@ def test_the_resolved_recipe_is_the_same_recipe(photos: Path, content: dict[str,
     path.write_text(text, encoding="utf-8", newline="")
     again = load_training_recipe(path)
     assert again == recipe
-    assert f"# digest: {training_digest(recipe)}" in text.splitlines()
+    assert f"# digest: {recipe_digest(recipe)}" in text.splitlines()
     assert resolved_yaml(again) == text
-    assert training_warnings(again) == training_warnings(recipe)
+    assert warnings(again) == warnings(recipe)
 
 
 def test_a_portable_recipe_tells_nobody_where_it_lay(photos: Path, tmp_path: Path) -> None:
@@ -254,7 +253,7 @@ def test_a_portable_recipe_tells_nobody_where_it_lay(photos: Path, tmp_path: Pat
     assert shown["base_model"] == "sdxl"
     assert shown["regularization"]["dataset"] == "reg"
     assert shown["subject"]["images"] == "photos"
-    assert f"# digest: {training_digest(recipe)}" in text.splitlines()
+    assert f"# digest: {recipe_digest(recipe)}" in text.splitlines()
     assert "home-of-jane" in resolved_yaml(recipe)
     on_hub = recipe_of(moved, regularization={"dataset": "me/x"}, base_model="me/model")
     shown = yaml.safe_load(resolved_yaml(on_hub, portable=True))
@@ -308,7 +307,7 @@ def test_a_portable_recipe_tells_nobody_where_it_lay(photos: Path, tmp_path: Pat
 def test_what_is_probably_not_meant_is_said_once(
     photos: Path, content: dict[str, Any], part: str
 ) -> None:
-    (warning,) = training_warnings(recipe_of(photos, **content))
+    (warning,) = warnings(recipe_of(photos, **content))
     assert part in warning
 
 
@@ -316,7 +315,7 @@ def test_what_is_probably_not_meant_is_said_once(
 def test_unusual_numbers_of_photos_are_said(tmp_path: Path, count: int) -> None:
     for number in range(count):
         (tmp_path / f"{number}.png").touch()
-    said = " ".join(training_warnings(recipe_of(tmp_path)))
+    said = " ".join(warnings(recipe_of(tmp_path)))
     assert (f"has {count} photo" in said) is (count in (1, 2, 21))
     assert ("photos; 3 to 20" in said) is (count in (2, 21))
 
@@ -330,7 +329,7 @@ def test_nothing_is_said_of_usual_recipes(photos: Path) -> None:
         {"optimizer": {"ema": True, "ema_decay": 0.99, "warmup_steps": 5}},
         {"base_model": "me/model", "revision": "v1", "subject": {"class_noun": "skyscraper"}},
     ):
-        assert training_warnings(recipe_of(photos, **content)) == []
+        assert warnings(recipe_of(photos, **content)) == []
 
 
 def test_regularization_needs_a_dataset_and_a_weight(photos: Path) -> None:
@@ -351,12 +350,12 @@ def test_the_shipped_training_recipes_are_these() -> None:
 def test_each_shipped_training_recipe_is_sound_and_taught_to_editors(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     recipe = load_training_recipe(path, ["regularization.dataset=me/x"])
-    assert training_warnings(recipe) == []
-    assert len(training_digest(recipe)) == 64
-    assert text.splitlines()[0] == TRAINING_SCHEMA_LINE
+    assert warnings(recipe) == []
+    assert len(recipe_digest(recipe)) == 64
+    assert text.splitlines()[0] == SCHEMA_LINE + TRAINING_SCHEMA_FILE
     assert len(text.splitlines()) < 80
     content = yaml.safe_load(text)
-    jsonschema.Draft202012Validator(training_schema()).validate(content)
+    jsonschema.Draft202012Validator(json_schema(training=True)).validate(content)
     assert content["regularization"]["dataset"]
 
 
@@ -377,18 +376,10 @@ def test_the_quickstart_trains_on_what_the_dataset_quickstart_makes(
     assert recipe.subject.class_noun in load_vocabulary()["class_noun"]
 
 
-def test_the_shipped_training_schema_and_reference_are_up_to_date(repo: Path) -> None:
-    again = "run: python -m regforge.recipe.reference --write"
-    shipped = (repo / "recipes" / TRAINING_SCHEMA_FILE).read_text(encoding="utf-8")
-    assert shipped == schema_text(training_schema()), again
-    reference = (repo / "docs" / "training-recipe.md").read_text(encoding="utf-8")
-    assert reference == training_reference_markdown(), again
-
-
 def test_the_training_schema_has_words_for_every_key() -> None:
-    schema = training_schema()
+    schema = json_schema(training=True)
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert json.loads(schema_text(schema)) == schema
+    assert json.loads(schema_text(training=True)) == schema
     for section in (schema, *schema["$defs"].values()):
         assert section["additionalProperties"] is False
     described = [each for s in schema["$defs"].values() for each in s["properties"].values()]
@@ -410,7 +401,7 @@ def test_the_training_schema_has_words_for_every_key() -> None:
     ],
 )
 def test_the_training_schema_accepts_what_a_file_may_say(content: Any, sound: bool) -> None:
-    assert jsonschema.Draft202012Validator(training_schema()).is_valid(content) is sound
+    assert jsonschema.Draft202012Validator(json_schema(training=True)).is_valid(content) is sound
 
 
 def test_reading_a_training_recipe_loads_no_heavy_library(photos: Path) -> None:
@@ -418,9 +409,9 @@ def test_reading_a_training_recipe_loads_no_heavy_library(photos: Path) -> None:
     path.write_text("name: x\nsubject: {images: photos, class_noun: cat}\n")
     code = (
         "import sys\n"
-        "from regforge.recipe import load_training_recipe, training_digest, training_warnings\n"
+        "from regforge.recipe import load_training_recipe, recipe_digest, warnings\n"
         f"recipe = load_training_recipe({str(path)!r}, ['optimizer.steps=5'])\n"
-        "training_digest(recipe), training_warnings(recipe)\n"
+        "recipe_digest(recipe), warnings(recipe)\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow'}\n"
         "print(sorted(heavy & sys.modules.keys()))"
     )

@@ -14,7 +14,7 @@ from regforge.embedded import TINYWORLD
 from regforge.errors import RegforgeError
 from regforge.journal import read
 from regforge.progress import Reporter
-from regforge.recipe import resolved_yaml, training_digest
+from regforge.recipe import recipe_digest, resolved_yaml
 from regforge.runs import RunFolderError
 from regforge.training import train
 
@@ -37,7 +37,7 @@ def a_weight_changed(model: Path) -> None:
 def test_a_base_model_that_was_replaced_is_another_training(tmp_path: Path) -> None:
     model = Path(shutil.copytree(TINYWORLD, tmp_path / "model"))
     wanted = recipe(base_model=str(model), optimizer={"steps": 1})
-    assert training_digest(wanted) == training_digest(recipe(optimizer={"steps": 1}))
+    assert recipe_digest(wanted) == recipe_digest(recipe(optimizer={"steps": 1}))
     train(wanted, out=tmp_path / "run", reporter=QUIET)
     a_weight_changed(model)
     more = recipe(base_model=str(model), optimizer={"steps": 2})

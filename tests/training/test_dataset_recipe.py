@@ -16,12 +16,11 @@ from regforge.progress import Reporter
 from regforge.recipe import (
     RecipeError,
     TrainingRecipe,
-    check_training_recipe,
+    checked,
     load_recipe,
     load_training_recipe,
     recipe_digest,
     resolved_yaml,
-    training_digest,
 )
 from regforge.runs import RunFolder, RunFolderError, TrainingFolder
 from regforge.training import TrainingSetup, train
@@ -89,12 +88,12 @@ def test_it_is_found_beside_the_recipe_and_its_problems_have_its_own_lines(reg: 
 
 
 def test_the_digest_is_of_what_the_dataset_is(reg: Path) -> None:
-    first = training_digest(trained_beside(reg))
+    first = recipe_digest(trained_beside(reg))
     moved = written(reg.with_name("moved.yaml"), name="other")
-    assert training_digest(trained_beside(moved)) == first
-    assert training_digest(trained_beside("me/reg")) != first
+    assert recipe_digest(trained_beside(moved)) == first
+    assert recipe_digest(trained_beside("me/reg")) != first
     for change in ({"seed": 1}, {"prompts": {**REG["prompts"], "count": 4}}):
-        assert training_digest(trained_beside(written(moved, **change))) != first
+        assert recipe_digest(trained_beside(written(moved, **change))) != first
     resolved = resolved_yaml(trained_beside(os.path.relpath(reg)))
     assert yaml.safe_load(resolved)["regularization"]["dataset"] == str(reg)
     assert str(reg.parent) not in resolved_yaml(trained_beside(reg), portable=True)
@@ -152,9 +151,9 @@ def test_it_waits_for_another_process_that_makes_the_dataset(
 
 
 def test_a_recipe_made_in_python_is_checked_too(reg: Path) -> None:
-    check_training_recipe(trained_beside("recipes/reg.yaml"))
+    checked(trained_beside("recipes/reg.yaml"))
     with pytest.raises(RecipeError, match=r"there is no recipe recipes/none\.yaml"):
-        check_training_recipe(trained_beside("recipes/none.yaml"))
+        checked(trained_beside("recipes/none.yaml"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from regforge.recipe import RecipeError, TrainingRecipe, load_any_recipe, training_digest
+from regforge.recipe import RecipeError, TrainingRecipe, load_any_recipe, recipe_digest
 from regforge.training import plan
 from regforge.training.plan import TrainingPlan, make_training_plan
 from regforge.training.problems import ExamplesError
@@ -177,7 +177,7 @@ def test_what_is_in_the_folder_already(here: Path) -> None:
     folder = here / "runs" / "mine"
     (folder / "checkpoints" / "step-000020").mkdir(parents=True)
     (folder / "checkpoints" / "step-000020" / "state.json").write_text("{}")
-    state: dict[str, Any] = {"recipe_digest": training_digest(recipe())}
+    state: dict[str, Any] = {"recipe_digest": recipe_digest(recipe())}
 
     def done() -> str:
         (folder / "state.json").write_text(json.dumps(state))

@@ -1,0 +1,131 @@
+"""Makes recipe.md and training-recipe.md here and the schemas in recipes/, all from the models.
+
+`python docs/reference.py --write` writes them again; without `--write` it says whether they are up
+to date, and exits with 1 if one is not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from regforge.files import write_atomically
+from regforge.recipe.schema import (
+    SCHEMA_FILE,
+    TRAINING_SCHEMA_FILE,
+    filled_in,
+    in_yaml,
+    json_schema,
+    schema_text,
+)
+
+DOCS = Path(__file__).resolve().parent
+RECIPES = DOCS.parent / "recipes"
+
+
+def reference(template: str, schema: dict[str, Any]) -> str:
+    """All keys of a recipe, section by section, with a short introduction."""
+    sections = [("", "", schema), *sections_of(schema, schema, ())]
+    return filled_in(
+        template,
+        sections=[(path, about, list(rows(each, schema))) for path, about, each in sections],
+    )
+
+
+def sections_of(
+    section: dict[str, Any], schema: dict[str, Any], above: tuple[str, ...]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The sections below one: their path with dots, what they are about, their schema."""
+    for key, described in section["properties"].items():
+        below = referred(described)
+        if below is not None:
+            found = schema["$defs"][below]
+            yield ".".join((*above, key)), found["description"], found
+            yield from sections_of(found, schema, (*above, key))
+
+
+def referred(described: dict[str, Any]) -> str | None:
+    """The name of the section that a key holds, or a list of which it holds."""
+    options = [described, *described.get("anyOf", ())]
+    options += [each["items"] for each in options if "items" in each]
+    options += [each for option in options for each in option.get("anyOf", ())]
+    names = [each["$ref"] for each in options if "$ref" in each]
+    return names[0].rpartition("/")[2] if names else None
+
+
+def rows(section: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """For each key its kind and default, in words, what it does, and if it changes the digest."""
+    for key, described in section["properties"].items():
+        below = referred(described)
+        about = schema["$defs"][below]["description"] if below else ""
+        kind, default = kind_of(described), described.get("default")
+        yield {
+            "key": key,
+            "kind": kind,
+            "default": "" if kind == "section" or default is None else f"`{in_yaml(default)}`",
+            "meaning": described.get("description", about).replace("|", "\\|").replace("<", "&lt;"),
+            "is_data": kind != "section" and not described.get("x-runtime"),
+        }
+
+
+def kind_of(described: dict[str, Any]) -> str:
+    """What a key may hold, in words."""
+    if "anyOf" in described:
+        kinds = [kind_of(each) for each in described["anyOf"] if each.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    choices = described.get("enum", [described["const"]] if "const" in described else [])
+    if choices:
+        return ", ".join(f"`{each}`" for each in choices)
+    if "$ref" in described:
+        return "section"
+    if "prefixItems" in described:
+        each = described["prefixItems"]
+        return f"list of {len(each)}, each a {kind_of(each[0])}"
+    if described["type"] == "array":
+        return f"list of {kind_of(described['items'])}"
+    words = {
+        "boolean": "`true`, `false`",
+        "integer": f"whole number{range_of(described)}",
+        "number": f"number{range_of(described)}",
+        "object": "mapping",
+        "string": str(described.get("format", "text")),
+    }
+    return words[described["type"]]
+
+
+def range_of(described: dict[str, Any]) -> str:
+    """Such as `, 0 to 2`, or ` above 0`."""
+    low, high = described.get("minimum"), described.get("maximum")
+    above, below = described.get("exclusiveMinimum"), described.get("exclusiveMaximum")
+    if above is not None:
+        below_it = f", below {below}" if below is not None else ""
+        return f" above {above}" + (f", to {high}" if high is not None else below_it)
+    if low is not None and high is not None:
+        return f", {low} to {high}"
+    return f", {low} or more" if low is not None else ""
+
+
+def main(*, write: bool) -> int:
+    """Write the files or compare them; 1 if one is out of date."""
+    files = {
+        RECIPES / SCHEMA_FILE: schema_text(),
+        RECIPES / TRAINING_SCHEMA_FILE: schema_text(training=True),
+        DOCS / "recipe.md": reference("reference.md.j2", json_schema()),
+        DOCS / "training-recipe.md": reference(
+            "training-reference.md.j2", json_schema(training=True)
+        ),
+    }
+    stale = 0
+    for path, text in files.items():
+        same = path.is_file() and path.read_text(encoding="utf-8") == text
+        if not same and write:
+            write_atomically(path, text)
+        stale += not same and not write
+        print(f"{path.name}: {'up to date' if same else 'written' if write else 'OUT OF DATE'}")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(write="--write" in sys.argv[1:]))
