@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from regforge.errors import RegforgeError
 from regforge.records import ImageRow, RecordError, arrow_schema, as_table
+from regforge.words import first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,8 +118,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _damaged(path: Path, error: Exception) -> ParquetError:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return ParquetError(f"{path} cannot be read: {reason.rstrip('.')}.")
+    return ParquetError(f"{path} cannot be read: {first_line(error)}.")
 
 
 def _leaves(schema: pa.Schema) -> Iterator[str]:

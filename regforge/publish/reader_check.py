@@ -21,6 +21,7 @@ from regforge.dataset.parquet import count_rows, read_rows, read_schema
 from regforge.errors import RegforgeError
 from regforge.journal import without_secrets
 from regforge.records import ImageRow, arrow_schema, file_suffix, image_id, without_folders
+from regforge.words import first_line
 
 _AGAIN = "Run the recipe again: {} written anew, and what is yours in the folder is kept."
 _ROWS_AT_A_TIME = 16
@@ -223,10 +224,8 @@ def _reading() -> Iterator[tuple[Any, str]]:
     except RegforgeError:
         raise
     except Exception as error:  # whatever a reader would be shown
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise NotPublishable(
-            f"A reader could not load the dataset: {without_secrets(reason)}"
-        ) from error
+        reason = without_secrets(first_line(error))
+        raise NotPublishable(f"A reader could not load the dataset: {reason}.") from error
     finally:
         datasets.config.TORCH_AVAILABLE = torch
         if shown:

@@ -98,7 +98,7 @@ def test_metadata_that_is_refused(line: str, complaint: str, tmp_path: Path) -> 
 def test_a_caption_column_of_metadata(tmp_path: Path) -> None:
     line = json.dumps({"file_name": "a.png", "en": "English", "de": "Deutsch"}).encode()
     write(tmp_path, {"metadata.jsonl": line, "a.png": png(0)})
-    assert "en, de" in note_of(open_dataset(tmp_path), "--caption-column")
+    assert "en and de" in note_of(open_dataset(tmp_path), "--caption-column")
     (example,) = open_dataset(tmp_path, caption_column="de").examples()
     assert (example.text, dict(example.metadata)) == ("Deutsch", {"en": "English"})
     with pytest.raises(CannotOpen, match=r"metadata.jsonl has no column 'dee'"):

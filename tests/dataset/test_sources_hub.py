@@ -278,7 +278,7 @@ def test_what_is_not_there(hub: LoopbackHub, streaming: bool) -> None:
     with pytest.raises(HubError, match="no revision 'v9'"):
         open_dataset("they/cats@v9", streaming=streaming)
     hub.put("they/texts", {"a.txt": b"a", "README.md": b"# Texts"})
-    with pytest.raises(CannotOpen, match=r"they/texts holds no images; its files: 1 with .md, 1"):
+    with pytest.raises(CannotOpen, match=r"they/texts holds no images; its files: 1 with .md and"):
         open_dataset("they/texts", streaming=streaming)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -13,6 +12,7 @@ from typing import Any
 from regforge.dataset.sources.image_headers import Header
 from regforge.dataset.sources.trees import CannotOpen
 from regforge.records import Example
+from regforge.words import counted, listed, nearest
 
 COLUMNS = ("text", "caption", "prompt", "txt")
 """Where captions stand, the first one that there is."""
@@ -22,6 +22,7 @@ SIDECARS = (".txt", ".caption", ".json")
 
 _STRUCTS = ("slots", "scores")
 _NOT_METADATA = frozenset({"image", "width", "height", "id"})
+MOST_NAMES = 12  # of columns, in a message
 _NAMED = 3  # of the things that were left out
 _NUMBERS = {"seed": int, "steps": int, "guidance_scale": float}
 
@@ -38,10 +39,10 @@ def caption_column(columns: Iterable[str], asked: str | None, where: str) -> str
         return next((by_name[name] for name in COLUMNS if name in by_name), None)
     if asked in names:
         return asked
-    close = difflib.get_close_matches(asked, names, 1, 0.5)
+    near = nearest(asked, names)
     raise CannotOpen(
-        f"{where} has no column {asked!r}; it has {listed(names)}.",
-        hint=f"Did you mean --caption-column {close[0]}?" if close else None,
+        f"{where} has no column {asked!r}; it has {listed(names, MOST_NAMES)}.",
+        hint=f"Did you mean --caption-column {near}?" if near else None,
     )
 
 
@@ -49,7 +50,8 @@ def no_captions(where: str, columns: Sequence[str]) -> str:
     """The note on a dataset in which no column has a name for captions."""
     return (
         f"{where} has no column named {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}; it has "
-        f"{listed(columns)}. If captions stand in one of them, say so: --caption-column NAME."
+        f"{listed(columns, MOST_NAMES)}. If captions stand in one of them, say so: "
+        "--caption-column NAME."
     )
 
 
@@ -99,14 +101,6 @@ def _plain(name: str, value: Any) -> Any:
     return value if plain else None
 
 
-def listed(names: Sequence[str], most: int = 12) -> str:
-    """The names, comma between them; the first few of many."""
-    if not names:
-        return "none"
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 class LeftOut:
     """Things that were left out, of which the first few are named."""
 
@@ -122,7 +116,8 @@ class LeftOut:
 
     def named(self) -> str:
         """Such as `a.png, b.png, c.png and 4 more`."""
-        return listed([*self._first, *[""] * (self.count - len(self._first))], _NAMED)
+        more = self.count - len(self._first)
+        return f"{', '.join(self._first)} and {more:,} more" if more else listed(self._first)
 
 
 class Findings:
@@ -184,12 +179,12 @@ class Findings:
         found = []
         if self.broken.count:
             found.append(
-                f"Left out: {_many(self.broken.count, 'image')} that cannot be read "
+                f"Left out: {counted(self.broken.count, 'image')} that cannot be read "
                 f"({self.broken.named()})."
             )
         if self.unreadable_captions.count:
             found.append(
-                f"{_many(self.unreadable_captions.count, 'caption file')} not in UTF-8, and so "
+                f"{counted(self.unreadable_captions.count, 'caption file')} not in UTF-8, and so "
                 f"not read ({self.unreadable_captions.named()})."
             )
         if self.endless.count:
@@ -202,15 +197,11 @@ class Findings:
             )
         if self._from_parameters:
             found.append(
-                f"{_many(self._from_parameters, 'caption')} taken from what the image's generator "
-                "wrote into the file."
+                f"{counted(self._from_parameters, 'caption')} taken from what the image's "
+                "generator wrote into the file."
             )
         if self._silent and self._silent == self.images:
             found.append("No image has a caption.")
         elif self._silent:
             found.append(f"{self._silent:,} of {self.images:,} images have no caption.")
         return found
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from regforge.dataset.sources.caption_columns import SIDECARS, listed
+from regforge.dataset.sources.caption_columns import SIDECARS
 from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from regforge.dataset.sources.trees import (
     UNREADABLE,
@@ -28,6 +28,7 @@ from regforge.dataset.sources.trees import (
     suffix_of,
 )
 from regforge.recipe.named_files import alike
+from regforge.words import counted, listed
 
 Kind = Literal["parquet", "images", "tar", "zip"]
 
@@ -168,7 +169,9 @@ def choose(files: Mapping[str, int], card: DeclaredData, where: str) -> Choice:
         kind = "parquet"
     for other, paths in kinds.items():
         if other != kind:
-            notes.append(f"Left out: {_many(other, len(paths))} ({listed(sorted(paths), 3)}).")
+            notes.append(
+                f"Left out: {counted(len(paths), _NOUNS[other])} ({listed(sorted(paths), 3)})."
+            )
     data = sorted(kinds[kind])
     if kind == "images" and EXPORT in files:
         data = [path for path in data if path.startswith("images/")] or data
@@ -250,8 +253,8 @@ def _train_split(data: list[str], kind: Kind, notes: list[str]) -> list[str]:
     others = Counter(split for split in split_of.values() if not split.startswith("train"))
     if not others:
         return data
-    count = sum(others.values())
-    notes.append(f"Read the split train, and not {listed(sorted(others))} ({_many(kind, count)}).")
+    count = counted(others.total(), _NOUNS[kind])
+    notes.append(f"Read the split train, and not {listed(sorted(others))} ({count}).")
     return [path for path in data if split_of.get(path, "train").startswith("train")]
 
 
@@ -264,10 +267,6 @@ def _beside(kind: Kind, data: Sequence[str], files: Mapping[str, int]) -> tuple[
         card
         + [path for path in files if alike(path) in wanted or path.rpartition("/")[2] in METADATA]
     )
-
-
-def _many(kind: Kind, count: int) -> str:
-    return f"{count:,} {_NOUNS[kind]}{'s' * (count != 1)}"
 
 
 def _no_images(files: Mapping[str, int], where: str) -> CannotOpen:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from regforge.dataset.sources.caption_columns import (
+    MOST_NAMES,
     SIDECARS,
     Findings,
     LeftOut,
@@ -23,7 +24,6 @@ from regforge.dataset.sources.caption_columns import (
     caption_column,
     caption_in,
     columns_in,
-    listed,
     no_captions,
     whole,
 )
@@ -41,6 +41,7 @@ from regforge.files import MOST_CAPTION, MOST_IMAGE
 from regforge.image_files import BrokenImage
 from regforge.recipe.named_files import ByName, csv_rows, json_rows
 from regforge.records import Example
+from regforge.words import listed
 
 _REPEATS_AND_TOKENS = re.compile(r"\d+_(.+)")  # how kohya's trainer names folders
 
@@ -173,7 +174,6 @@ class _MetadataFiles:
         listed: Paths of the images that they name.
         slots: Names of the slots that their rows have.
         notes: Columns without a caption; images that are not there.
-
     """
 
     def __init__(
@@ -239,7 +239,7 @@ def _file_column(row: Mapping[str, Any], where: str) -> str:
         if name in row and (name == "file_name" or name.endswith("_file_name")):
             return name
     raise CannotOpen(
-        f"{where} has no column 'file_name'; it has {listed(list(row))}.",
+        f"{where} has no column 'file_name'; it has {listed(row, MOST_NAMES)}.",
         hint="Each row names its image there, relative to the folder of the file.",
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from regforge.dataset.sources import remote
-from regforge.dataset.sources.caption_columns import Findings, listed
+from regforge.dataset.sources.caption_columns import Findings
 from regforge.dataset.sources.choosing import Choice, DeclaredData, choose, read_card
 from regforge.dataset.sources.image_folders import FolderReader
 from regforge.dataset.sources.tables import TableReader
@@ -20,6 +19,7 @@ from regforge.files import expanded
 from regforge.hub import HubAddress, HubError
 from regforge.recipe.named_files import LEADS_OUT, inside, is_file, is_folder
 from regforge.records import Example
+from regforge.words import counted, listed, nearest
 
 _FILES = re.compile(r"\.(?:parquet|zip|tar|tar\.gz|tgz)$", re.IGNORECASE)
 
@@ -149,9 +149,9 @@ def _open_folder(folder: Path, caption_column: str | None) -> _Opened:
     name = folder.resolve().name or str(folder.resolve())
     notes = []
     if tree.strays:
-        links = f"{len(tree.strays):,} link{'s' * (len(tree.strays) > 1)}"
+        leads = "leads" if len(tree.strays) == 1 else "lead"
         notes.append(
-            f"Left out: {links} that lead{'s' * (len(tree.strays) == 1)} out of the folder, or "
+            f"Left out: {counted(len(tree.strays), 'link')} that {leads} out of the folder, or "
             f"nowhere ({listed(sorted(tree.strays), 3)})."
         )
     try:
@@ -247,5 +247,5 @@ def _did_you_mean(path: Path) -> str | None:
         names = [each.name for each in path.parent.iterdir()]
     except (OSError, ValueError):
         return None
-    close = difflib.get_close_matches(path.name, names, 1, 0.6)
-    return f"Did you mean {path.parent / close[0]}?" if close else None
+    near = nearest(path.name, names)
+    return f"Did you mean {path.parent / near}?" if near else None

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from regforge.dataset.sources.caption_columns import (
+    MOST_NAMES,
     Findings,
     as_caption,
     caption_column,
-    listed,
     no_captions,
 )
 from regforge.dataset.sources.choosing import Choice
@@ -26,6 +26,7 @@ from regforge.dataset.sources.trees import CannotOpen, Tree
 from regforge.files import MOST_IMAGE
 from regforge.image_files import BrokenImage
 from regforge.records import Example, arrow_schema
+from regforge.words import first_line, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -182,8 +183,8 @@ class TableReader:
         if names == self._names:
             return
         more, fewer = sorted(names - self._names), sorted(self._names - names)
-        differences = [f"has {listed(more)} too"] if more else []
-        differences += [f"lacks {listed(fewer)}"] if fewer else []
+        differences = [f"has {listed(more, MOST_NAMES)} too"] if more else []
+        differences += [f"lacks {listed(fewer, MOST_NAMES)}"] if fewer else []
         raise CannotOpen(
             f"{path} is not of the same dataset as {self._paths[0]}: it "
             f"{' and '.join(differences)}.",
@@ -195,7 +196,7 @@ def _columns(schema: pa.Schema, asked: str | None, path: str) -> _Columns:
     image = _image_column(schema)
     if image is None:
         raise CannotOpen(
-            f"{path} has no column with images; it has {listed(schema.names)}.",
+            f"{path} has no column with images; it has {listed(schema.names, MOST_NAMES)}.",
             hint="An image column holds the files' bytes. A table of links is to be downloaded "
             "first.",
         )
@@ -282,5 +283,4 @@ def _check_complete(paths: Sequence[str]) -> None:
 
 
 def _damaged(path: str, error: Exception) -> CannotOpen:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return CannotOpen(f"{path} cannot be read: {reason.rstrip('.')}.")
+    return CannotOpen(f"{path} cannot be read: {first_line(error)}.")
