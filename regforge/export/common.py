@@ -79,9 +79,14 @@ def as_json(value: object) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def links_to(folder: str, source: str, images: Sequence[ExportedImage]) -> dict[str, str]:
-    """Links in a folder to the images of a folder of the layout, without their captions."""
-    return {f"{folder}/{image.name}": f"{source}/{image.name}" for image in images}
+def links_to(
+    folder: str, source: str, images: Sequence[ExportedImage], *, captions: bool = False
+) -> dict[str, str]:
+    """Links in a folder to the images of a folder of the layout."""
+    names = [image.name for image in images]
+    if captions:
+        names = [n for name in names for n in (name, f"{name.rpartition('.')[0]}.txt")]
+    return {f"{folder}/{name}": f"{source}/{name}" for name in names}
 
 
 # ----------------------------------------------------------------------------------- reading back

@@ -19,7 +19,6 @@ from regforge.export import common
 from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
-    ExportedImage,
     ExportError,
     Family,
     LoadedImage,
@@ -74,9 +73,9 @@ class _Config(BaseModel, extra="forbid", strict=True):
 
 
 def _plan(material: Material) -> Plan:
-    links = _links(f"{REG}/1_{_folder_name(material.class_noun)}", IMAGES, material.images)
-    if material.photos:
-        links |= _links(_train_folder(material), SUBJECT, material.photos)
+    reg = f"{REG}/1_{_folder_name(material.class_noun)}"
+    links = common.links_to(reg, IMAGES, material.images, captions=True)
+    links |= common.links_to(_train_folder(material), SUBJECT, material.photos, captions=True)
     return Plan(
         files={CONFIG: _config(material)},
         links=links,
@@ -93,14 +92,6 @@ def _train_folder(material: Material) -> str:
 def _folder_name(text: str) -> str:
     """A text as every system can have it in the name of a folder."""
     return re.sub(r'[<>:"/\\|?*]', " ", text)[:80].strip(" .") or "thing"
-
-
-def _links(folder: str, source: str, images: Sequence[ExportedImage]) -> dict[str, str]:
-    links = {}
-    for image in images:
-        for name in (image.name, f"{image.name.rpartition('.')[0]}.txt"):
-            links[f"{folder}/{name}"] = f"{source}/{name}"
-    return links
 
 
 def _resolution(material: Material) -> int:

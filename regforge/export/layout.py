@@ -12,19 +12,18 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 from regforge.dataset.sources import CaptionedDataset
 from regforge.digests import file_digest
-from regforge.errors import RegforgeError
 from regforge.export.common import lines_of
 from regforge.export.scanning import ScannedDataset, cannot_read, metadata_line, odd_notes
 from regforge.export.settings import naming, tidy
 from regforge.export.trainer import IMAGES, METADATA, SUBJECT, ExportedImage, ExportError, Plan
-from regforge.files import open_atomically, storage_error
+from regforge.files import open_atomically, storage_errors
 from regforge.image_files import decode, oddities, patient, plain_png
 from regforge.progress import Reporter
 from regforge.prompts.captions import instance_caption
@@ -50,7 +49,7 @@ class ExportFolder:
         folder = name.rpartition("/")[0]
         path = Path(f"{self._top}/{name}")  # joining paths by pieces costs more than writing them
         if folder not in self._made:
-            with _storage_errors(path):
+            with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._made.add(folder)
         return path
@@ -58,7 +57,7 @@ class ExportFolder:
     def write(self, name: str, content: bytes, *, replace: bool = True) -> None:
         """Write a file, unless it is there with this content."""
         path = self.path(name)
-        with _storage_errors(path):
+        with storage_errors(path):
             with suppress(FileNotFoundError):
                 if path.stat().st_size == len(content) and path.read_bytes() == content:
                     return
@@ -70,7 +69,7 @@ class ExportFolder:
     def link(self, name: str, source: Path, *, replace: bool = True) -> None:
         """Make a hard link to a file, or a copy where there can be no link."""
         path = self.path(name)
-        with _storage_errors(path):
+        with storage_errors(path):
             if source.is_symlink():  # a link to it would be another symbolic link
                 source = source.resolve()
             try:
@@ -90,7 +89,7 @@ class ExportFolder:
         """Write a tar file of images, each with `.txt` and `.json`; see `metadata_rows`."""
         path = self.path(name)
         with (
-            _storage_errors(path),
+            storage_errors(path),
             open_atomically(path, sync=False) as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
@@ -146,16 +145,6 @@ def _in_the_way(path: Path) -> ExportError:
         f"{path} is there already, and is no file of this export.",
         hint="Move it away, or choose another folder with --out.",
     )
-
-
-@contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except RegforgeError:
-        raise
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def _suffix_of(image: bytes) -> str | None:

@@ -240,7 +240,9 @@ def naming(captions: Sequence[str], identifier: str) -> int:
 
 def refuse_what_is_lost(captions: Sequence[tuple[str, str]], trainers: Sequence[Trainer]) -> None:
     """Raise an `ExportError` that lists the first captions, (id, text), that would be lost."""
-    checks = [("a file", _unwritable)] + [(each.title, each.refuses) for each in trainers]
+    checks = [("a file", _unwritable)] + [
+        (each.title, each.refuses) for each in trainers if each.refuses
+    ]
     for title, refuses in checks:
         refused = [
             f"  {_printable(name)}: {reason}: {_printable(caption)}"

@@ -216,10 +216,6 @@ class LoadedImage:
     repeats: float = 1.0
 
 
-def _keeps(_: str) -> None:
-    """Any caption can be kept."""
-
-
 @dataclass(frozen=True)
 class Trainer:
     """One third-party trainer.
@@ -231,11 +227,11 @@ class Trainer:
         read: What it would load, found by reading the written files the way it reads them. Gets
             the folder where it lies now, and as the files name it; raises `ExportError` for what
             the trainer would refuse or ignore.
-        refuses: Why it could not keep a (one-line, non-empty) caption; None if it can.
+        refuses: Why it could not keep a (one-line, non-empty) caption; None if it can, or any.
     """
 
     name: str
     title: str
     plan: Callable[[Material], Plan]
     read: Callable[[Path, PurePath], Iterator[LoadedImage]]
-    refuses: Callable[[str], str | None] = _keeps
+    refuses: Callable[[str], str | None] | None = None
