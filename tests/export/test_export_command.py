@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from export_samples import layout, make_image, photo_folder
+from export_samples import layout, make_image
 from shell import Shell
 
 Command = Callable[..., tuple[int, str, str]]
@@ -29,8 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_export_and_check(command: Command, folder: Path, tmp_path: Path, out: Path) -> None:
-    photos = photo_folder(tmp_path / "photos")
+def test_export_and_check(command: Command, folder: Path, photos: Path, out: Path) -> None:
     words = [folder, "--to", "kohya", "--to", "imagefolder", "--out", out]
     words += ["--subject", photos, "--class-noun", "teapot", "--check"]
     code, printed, _ = command(*words, "--quiet")

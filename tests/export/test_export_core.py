@@ -338,11 +338,10 @@ def test_photos_without_the_identifier_or_turned_ones_are_told(tmp_path: Path, o
     assert not done.differs
 
 
-def test_photos_that_no_trainer_reads_are_refused(tmp_path: Path, out: Path) -> None:
-    folder = photo_folder(tmp_path / "photos")
-    (folder / "x.gif").write_bytes(make_image(1, suffix="gif"))
+def test_photos_that_no_trainer_reads_are_refused(tmp_path: Path, photos: Path, out: Path) -> None:
+    (photos / "x.gif").write_bytes(make_image(1, suffix="gif"))
     with pytest.raises(ExportError, match=r"x\.gif"):
-        export(ours(8), out, subject=folder)
+        export(ours(8), out, subject=photos)
     with pytest.raises(PhotosError):
         export(ours(8), out, subject=tmp_path / "nowhere")
     assert not (out).exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_samples import Memory, contents, export, ours, photo_folder
+from export_samples import Memory, contents, export, ours
 
 from regforge.export.trainer import ExportError
 from regforge.files import StorageError
@@ -39,12 +39,11 @@ def test_trainers_share_images_in_later_calls_too(tmp_path: Path) -> None:
     assert contents(together) == contents(apart)
 
 
-def test_the_same_again_writes_nothing_and_says_the_same(tmp_path: Path, out: Path) -> None:
+def test_the_same_again_writes_nothing_and_says_the_same(photos: Path, out: Path) -> None:
     dataset = ours(20)
-    folder = photo_folder(tmp_path / "photos")
-    first = export(dataset, out, "kohya", "webdataset", subject=folder)
+    first = export(dataset, out, "kohya", "webdataset", subject=photos)
     before = stamps(out)
-    again = export(dataset, out, "kohya", "webdataset", subject=folder)
+    again = export(dataset, out, "kohya", "webdataset", subject=photos)
     assert again == first
     assert stamps(out) == before
     assert dataset.reads == 1
@@ -115,10 +114,9 @@ def test_an_edited_configuration_is_kept_and_told(out: Path) -> None:
     assert "batch_size = 2" in (out / "kohya.toml").read_text()
 
 
-def test_what_was_deleted_comes_back(tmp_path: Path, out: Path) -> None:
-    folder = photo_folder(tmp_path / "photos")
+def test_what_was_deleted_comes_back(photos: Path, out: Path) -> None:
     to = ("kohya", "webdataset")
-    export(ours(8), out, *to, subject=folder)
+    export(ours(8), out, *to, subject=photos)
     before = contents(out)
     lost = ["images/00002.webp", "images/00005.txt", "metadata.jsonl", "subject/01.txt"]
     lost += ["kohya/reg/1_teapot/00003.webp", "shards/00000.tar", "README-kohya.md", "kohya.toml"]
@@ -127,7 +125,7 @@ def test_what_was_deleted_comes_back(tmp_path: Path, out: Path) -> None:
     edited = out / "images" / "00001.txt"
     edited.unlink()  # or its hard link would change too
     edited.write_bytes(b"my own words")
-    export(ours(8), out, *to, subject=folder)
+    export(ours(8), out, *to, subject=photos)
     after = contents(out)
     assert after.pop("images/00001.txt") == b"my own words"
     assert {name for name in after if after[name] != before[name]} <= {"shards/00000.tar"}
@@ -137,33 +135,32 @@ def test_what_was_deleted_comes_back(tmp_path: Path, out: Path) -> None:
 # ------------------------------------------------------------------------------- photos come later
 
 
-def test_photos_may_come_later_and_all_trainers_get_them(tmp_path: Path, out: Path) -> None:
-    folder = photo_folder(tmp_path / "photos")
+def test_photos_may_come_later_and_all_trainers_get_them(
+    tmp_path: Path, photos: Path, out: Path
+) -> None:
     export(ours(40), out, "kohya", "imagefolder", root="/data/t")
-    export(ours(40), out, "imagefolder", subject=folder, root="/data/t")
+    export(ours(40), out, "imagefolder", subject=photos, root="/data/t")
     fresh = tmp_path / "fresh"
-    export(ours(40), fresh, "kohya", "imagefolder", subject=folder, root="/data/t")
+    export(ours(40), fresh, "kohya", "imagefolder", subject=photos, root="/data/t")
     assert contents(out) == contents(fresh)
-    done = export(ours(40), out, "kohya", subject=folder, root="/data/t", check=True)
+    done = export(ours(40), out, "kohya", subject=photos, root="/data/t", check=True)
     assert not done.differs
 
 
-def test_photos_do_not_go_away_or_change_unsaid(tmp_path: Path, out: Path) -> None:
-    folder = photo_folder(tmp_path / "photos")
-    export(ours(8), out, subject=folder)
+def test_photos_do_not_go_away_or_change_unsaid(photos: Path, out: Path) -> None:
+    export(ours(8), out, subject=photos)
     with pytest.raises(ExportError, match="name them again with --subject"):
         export(ours(8), out)
-    (folder / "IMG_0.txt").write_text("another caption of sks")
+    (photos / "IMG_0.txt").write_text("another caption of sks")
     with pytest.raises(ExportError, match="other photos"):
-        export(ours(8), out, subject=folder)
+        export(ours(8), out, subject=photos)
 
 
-def test_the_users_own_photos_in_the_folder_are_not_written_over(tmp_path: Path, out: Path) -> None:
-    folder = photo_folder(tmp_path / "photos")
+def test_the_users_own_photos_in_the_folder_are_not_written_over(photos: Path, out: Path) -> None:
     export(ours(8), out)
     (out / "subject" / "01.jpg").write_bytes(b"mine")
     with pytest.raises(ExportError, match=r"01\.jpg is there already"):
-        export(ours(8), out, subject=folder)
+        export(ours(8), out, subject=photos)
     assert (out / "subject" / "01.jpg").read_bytes() == b"mine"
     with pytest.raises(ExportError, match="lies in the folder that is written"):
         export(ours(8), out, subject=out / "subject")

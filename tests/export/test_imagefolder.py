@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import pytest
-from export_samples import Memory, example, export, ours, photo_folder, theirs
+from export_samples import Memory, example, export, ours, theirs
 
 from regforge.export import imagefolder
 from regforge.export.trainer import ExportError
@@ -18,10 +18,11 @@ def load(folder: Path, cache: Path, **more: Any) -> Any:
     return datasets.load_dataset(str(folder), split="train", cache_dir=str(cache), **more)
 
 
-def test_datasets_loads_every_image_with_its_caption_and_columns(tmp_path: Path, out: Path) -> None:
+def test_datasets_loads_every_image_with_its_caption_and_columns(
+    tmp_path: Path, photos: Path, out: Path
+) -> None:
     dataset = ours(30)
-    folder = photo_folder(tmp_path / "photos")
-    done = export(dataset, out, "imagefolder", subject=folder, check=True)
+    done = export(dataset, out, "imagefolder", subject=photos, check=True)
     assert not done.differs
     rows = load(out, tmp_path / "cache")
     assert rows.num_rows == 30

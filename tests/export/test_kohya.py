@@ -141,9 +141,8 @@ def test_kohya_uses_every_image_with_its_caption(
     } == seen
 
 
-def test_the_folders_say_the_same_as_the_configuration(tmp_path: Path, out: Path) -> None:
-    folder = photo_folder(tmp_path / "photos")
-    export(ours(40), out, subject=folder)
+def test_the_folders_say_the_same_as_the_configuration(photos: Path, out: Path) -> None:
+    export(ours(40), out, subject=photos)
     by_folders = registered(subsets_by_folders(out / "kohya" / "train", out / "kohya" / "reg"))
     seen = as_kohya_sees(out)
     assert sorted(by_folders.values()) == sorted(seen.values())
@@ -152,9 +151,8 @@ def test_the_folders_say_the_same_as_the_configuration(tmp_path: Path, out: Path
 
 
 @pytest.mark.parametrize("repeats", [1, 4, 7, 10, 23])
-def test_other_repeats_are_read_as_kohya_does(tmp_path: Path, out: Path, repeats: int) -> None:
-    folder = photo_folder(tmp_path / "photos")
-    export(ours(40), out, subject=folder)
+def test_other_repeats_are_read_as_kohya_does(photos: Path, out: Path, repeats: int) -> None:
+    export(ours(40), out, subject=photos)
     config = out / "kohya.toml"
     config.write_text(config.read_text().replace("num_repeats = 10", f"num_repeats = {repeats}"))
     seen = as_kohya_sees(out)
@@ -162,9 +160,8 @@ def test_other_repeats_are_read_as_kohya_does(tmp_path: Path, out: Path, repeats
     assert read_back == {name: times for name, (_, _, times) in seen.items()}
 
 
-def test_the_note_says_what_kohya_would_have_left_out(tmp_path: Path, out: Path) -> None:
-    folder = photo_folder(tmp_path / "photos")
-    done = export(ours(40), out, subject=folder)
+def test_the_note_says_what_kohya_would_have_left_out(photos: Path, out: Path) -> None:
+    done = export(ours(40), out, subject=photos)
     note = done.targets[0].notes[0]
     numbers = re.search(r"num_repeats=(\d+) it would use the first (\d+) of them", note)
     assert numbers
@@ -203,10 +200,9 @@ def test_buckets_are_such_as_kohya_takes(out: Path, resolution: int) -> None:
         "x" * 300,
     ],
 )
-def test_any_class_noun_and_folder_survive(tmp_path: Path, noun: str) -> None:
+def test_any_class_noun_and_folder_survive(tmp_path: Path, photos: Path, noun: str) -> None:
     out = tmp_path / "out \"quoted\" 'dir' [1]"
-    folder = photo_folder(tmp_path / "photos")
-    done = export(ours(8), out, class_noun=noun, identifier="s'k\"s", subject=folder, check=True)
+    done = export(ours(8), out, class_noun=noun, identifier="s'k\"s", subject=photos, check=True)
     assert not done.differs
     ((_, subsets),) = read_config(out / "kohya.toml")
     assert [subset["class_tokens"] for subset in subsets] == [f"s'k\"s {noun}", noun]
