@@ -77,13 +77,13 @@ def sample(
         list[str] | None,
         typer.Option(
             "--prompt",
-            help="What to draw; may be given several times. {} stands for the subject. The "
-            "model's own validation prompts if left out.",
+            help="Repeatable. {} stands for the subject. The model's own validation prompts by "
+            "default.",
         ),
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per prompt.")] = 8,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder; samples/<n> beside the model if left out.")
+        Path | None, typer.Option("--out", help="Folder; samples/<n> beside the model by default.")
     ] = None,
     base_model: BaseModel = None,
     seed: Seed = 0,
@@ -92,18 +92,18 @@ def sample(
     ] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option("--guidance-scale", min=0, max=50, help="Classifier-free guidance."),
+        typer.Option("--guidance-scale", min=0, max=50, help="Guidance scale."),
     ] = None,
     beside_base: Annotated[
         bool,
-        typer.Option("--beside-base", help="Draw the same with the untouched base model below."),
+        typer.Option("--beside-base", help="Draw the same with the untouched base model."),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with a trained model: images, and a grid of them with captions.
+    """Draw images with a trained model, and a grid of them with captions.
 
-    The same command again goes on where it was, or finds all there.
+    The same command again resumes, or finds everything done.
 
     Example: regforge sample runs/train-quickstart --prompt "a {} on the moon" --beside-base
     """
@@ -133,7 +133,9 @@ def evaluate(
     ],
     subject: Annotated[
         Path | None,
-        typer.Option("--subject", help="Folder of the subject's photos, if a model does not say."),
+        typer.Option(
+            "--subject", help="Folder of the subject's photos, if a model does not name it."
+        ),
     ] = None,
     references: Annotated[
         Path | None,
@@ -143,13 +145,13 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--suite",
-            help="dreambench, motion, ..., or a file with one prompt a line; may be given several "
-            "times. What suits model and subject if left out.",
+            help="dreambench, motion, ..., or a file with one prompt a line; repeatable. The usual "
+            "ones of model and subject by default.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Images of each prompt.")] = 4,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images per prompt.")] = 4,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder; evaluations/<names> if left out.")
+        Path | None, typer.Option("--out", help="Folder; evaluations/<names> by default.")
     ] = None,
     snapshots: Annotated[
         bool,
@@ -159,11 +161,13 @@ def evaluate(
         bool, typer.Option("--no-text", help="Do not read the writing on the subject.")
     ] = False,
     no_base: Annotated[
-        bool, typer.Option("--no-base", help="Leave out the model that was trained on.")
+        bool, typer.Option("--no-base", help="Leave out the untrained base model.")
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Only the first N prompts of each, for a quick look."),
+        typer.Option(
+            "--limit", min=1, help="Only the first N prompts of each benchmark, for a quick look."
+        ),
     ] = None,
     base_model: BaseModel = None,
     structure_encoder: Annotated[
@@ -180,7 +184,7 @@ def evaluate(
     guidance_scale: Annotated[
         float | None,
         typer.Option(
-            "--guidance-scale", min=0, max=50, help="That of the first model's recipe if left out."
+            "--guidance-scale", min=0, max=50, help="That of the first model's recipe by default."
         ),
     ] = None,
     fresh: Fresh = False,
@@ -190,7 +194,7 @@ def evaluate(
     """Measure what models draw: is it the subject, and does it do what the prompt says?
 
     Draws a benchmark's prompts with each model, scores the images, and writes a page with all of
-    them side by side (docs/evaluation.md). Interrupted, the same command goes on where it was.
+    them side by side (docs/evaluation.md). Interrupted, the same command resumes.
 
     Example: regforge evaluate runs/teapot-naive runs/teapot-structured --limit 8 --samples 1
     """

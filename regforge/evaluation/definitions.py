@@ -24,12 +24,7 @@ class EvaluationError(RegforgeError):
 
 @dataclass(frozen=True)
 class Subject:
-    """The one thing that a model was personalized with.
-
-    Attributes:
-        kind: Decides which prompts are drawn.
-        images: Folder of its photos; None where it is unknown.
-    """
+    """The one thing that a model was personalized with, and the folder of its photos, if known."""
 
     identifier: str
     class_noun: str

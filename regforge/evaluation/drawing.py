@@ -182,9 +182,8 @@ class LoadedModel:
         again whole, so that an interruption leaves no trace in the images.
 
         Raises:
-            RenderError: The model cannot be loaded, or an image cannot be drawn.
-            LoraError: The LoRA does not go with the base model.
-            StorageError: A file cannot be written.
+            RegforgeError: The model cannot be loaded, its LoRA does not fit the base model, an
+                image cannot be drawn, or a file cannot be written.
         """
         model = self._model
         paths = [folder / each.file if folder and each.file else None for each in requests]

@@ -114,7 +114,7 @@ class ImageEncoder:
             # SigLIP 2 takes more than pixels, others nothing else.
             takes = inspect.signature(self._model.get_image_features).parameters
             taken = {name: value for name, value in inputs.items() if name in takes}
-            return _pooled(self._model.get_image_features(**taken))
+            return self._model.get_image_features(**taken)
         output = self._model(pixel_values=inputs["pixel_values"])
         if self._cls:
             return output.last_hidden_state[:, 0]
@@ -130,6 +130,7 @@ class ImageEncoder:
     def _units(self, features: Any) -> NDArray[np.float32]:
         import torch
 
+        features = getattr(features, "pooler_output", features)
         units: NDArray[np.float32]
         units = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
         if not np.allclose(np.linalg.norm(units, axis=1), 1.0, atol=1e-3):  # NaN is not close
@@ -185,7 +186,7 @@ class TextImageEncoder(ImageEncoder):
             if self._siglip:
                 inputs.pop("attention_mask", None)
             with torch.inference_mode():
-                parts.append(self._units(_pooled(self._model.get_text_features(**inputs))))
+                parts.append(self._units(self._model.get_text_features(**inputs)))
         return _joined(parts)
 
 
@@ -195,10 +196,6 @@ def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
-
-
-def _pooled(features: Any) -> Any:
-    return getattr(features, "pooler_output", features)
 
 
 def _most_tokens(config: Any, tokenizer: Any) -> int:

@@ -69,9 +69,6 @@ def evaluate(
         fresh: Delete what an earlier evaluation made in the folder.
         reporter: Where progress goes; standard error by default.
 
-    Returns:
-        What was found; `report.html` and `evaluation.json` lie in its folder.
-
     Raises:
         KeyboardInterrupt: The images drawn so far are kept.
         RegforgeError: Something the user can put right; the message says what.
@@ -287,7 +284,7 @@ class EvaluationFolder(OwnedFolder):
         fresh: bool,
         unchanged: Collection[str] = (),
     ) -> bool:
-        """Make the folder this evaluation's, or check that it is.
+        """Make the folder this evaluation's, or check that it is; whether it goes on with one.
 
         Args:
             models: Name of each model -> where it lies.
@@ -296,12 +293,8 @@ class EvaluationFolder(OwnedFolder):
             unchanged: Models with the very weights that images here were drawn with: the same
                 ones, though they may have moved.
 
-        Returns:
-            Whether an earlier session is gone on with.
-
         Raises:
             EvaluationError: The folder belongs to another evaluation, or to something else.
-            StorageError: The folder cannot be written.
         """
         now = {"models": dict(models), "settings": dict(settings)}
         before = self.state().get("evaluation")

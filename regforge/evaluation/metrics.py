@@ -85,14 +85,10 @@ BY_KEY: Mapping[str, Metric] = {metric.key: metric for metric in METRICS}
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models with the same subject, image by image.
+    """Two models with the same subject, image by image, by names and `Metric.key`.
 
-    Attributes:
-        first: Name of a model.
-        second: Name of another.
-        metric: `Metric.key`.
-        difference: Of second minus first, over pairs of the same prompt and sample; an interval
-            that does not hold 0 is a difference that would be found again.
+    The difference is that of second minus first, over pairs of the same prompt and sample; an
+    interval that does not hold 0 is a difference that would be found again.
     """
 
     first: str
@@ -171,9 +167,6 @@ def difference(
 
     What both share, such as a hard prompt or an unlucky seed, drops out of the difference, so it is
     surer than the two means are.
-
-    Raises:
-        ValueError: As for `interval`, or the two are not of one length.
     """
     before, after = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if len(before) != len(after):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,12 @@ def open_model(
         EvaluationError: There is no model, none yet, or its base model is unknown.
         HubError: It is on the Hub, which has it not or cannot be reached.
     """
-    text, path = str(where), absolute(where)
+    text, path, is_here = str(where), absolute(where), False
+    with suppress(OSError):  # a name that no file system takes
+        is_here = path.exists()
     if text == EMBEDDED:
         model = _pipeline(EMBEDDED, base_digest(EMBEDDED, None), subject, name)
-    elif _exists(path):
+    elif is_here:
         found = find_files(path)
         model = _assembled(found, str(path), base, subject, name or _name_of(found))
     else:
@@ -300,11 +303,7 @@ class Found:
 
 
 def find_files(path: Path) -> Found:
-    """The model in a folder, or the run that a file belongs to.
-
-    Args:
-        path: Absolute: a run, a snapshot of it, its `lora` or `model`, a LoRA file, or a pipeline's
-            folder.
+    """The model in a folder, or the run that a file belongs to; the path is absolute.
 
     Raises:
         EvaluationError: There is no model, or none yet.
@@ -324,13 +323,6 @@ def find_files(path: Path) -> Found:
     return _with_run(weights, None, _home(path))
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that no file system takes
-        return False
-
-
 def _home(folder: Path) -> Path:
     return folder.parent if folder.name in ("lora", "model") else folder
 
@@ -339,9 +331,11 @@ def _with_run(weights: Path | None, pipeline: Path | None, home: Path) -> Found:
     folder = _home(home.parent) if home.is_file() else home
     step = snapshot_step(folder)
     run = folder if step is None else folder.parent.parent
-    recipe = read_recipe(run)
+    recipe = _read(run / "recipe.yaml", yaml.safe_load)
     is_run = step is not None or (run / "recipe.yaml").is_file()
-    cards = [_read(each / "README.md", _front_matter) for each in (folder, run)]
+    cards = [
+        _read(each / "README.md", lambda text: Card.parse(text).front) for each in (folder, run)
+    ]
     return Found(
         weights,
         pipeline,
@@ -364,11 +358,6 @@ def snapshots_of(run: Path) -> list[tuple[int, Path]]:
     )
 
 
-def read_recipe(run: Path) -> Mapping[str, Any] | None:
-    """A run's recipe as it stands there; None if it cannot be read. Nothing it names need exist."""
-    return _read(run / "recipe.yaml", yaml.safe_load)
-
-
 def _read(path: Path, parse: Callable[[str], Any]) -> Mapping[str, Any] | None:
     """A file of a model's folder, which may be a stranger's; None if it cannot be read."""
     try:
@@ -378,12 +367,8 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _front_matter(text: str) -> Mapping[str, Any]:
-    return Card.parse(text).front
-
-
 def _nothing_in(path: Path) -> EvaluationError:
-    recipe = read_recipe(path)
+    recipe = _read(path / "recipe.yaml", yaml.safe_load)
     if recipe is not None and "render" in recipe:
         return EvaluationError(
             f"{path} is the run of a dataset, not of a training.",

@@ -12,6 +12,7 @@ import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ def _context(evaluation: Evaluation, budget: int) -> dict[str, Any]:
     thumbnails = Thumbnails(evaluation.folder, len(images) + sum(map(len, photos.values())), budget)
     uris = {file: thumbnails.uri(file) for files in photos.values() for file in files}
     # Samples of all models and prompts in turn: a page that is full lacks the last samples of all.
-    uris |= {each.file: thumbnails.uri(each.file) for each in sorted(images, key=_by_number)}
+    uris |= {
+        each.file: thumbnails.uri(each.file) for each in sorted(images, key=attrgetter("number"))
+    }
     asked = [each for each in images if each.question]
     return {
         "version": __version__,
@@ -135,10 +138,6 @@ def _context(evaluation: Evaluation, budget: int) -> dict[str, Any]:
         "by_key": BY_KEY,
         "dot": dot,
     }
-
-
-def _by_number(image: ImageScores) -> int:
-    return image.number
 
 
 def _verdicts(evaluation: Evaluation) -> list[str]:
@@ -258,10 +257,7 @@ def _marks(
 def _blocks(results: Sequence[ModelResult], prefix: str, *, of_class: bool) -> list[dict[str, Any]]:
     """A block a prompt: for each model its images, in the order of their samples, and their means.
 
-    Args:
-        results: Of models with one subject; each has a cell in every block.
-        prefix: Of the blocks' anchors.
-        of_class: Take images of other members of the class, and not those of questions.
+    Each model has a cell in every block. `prefix` is that of the blocks' anchors.
     """
     prompts: dict[tuple[str, str], dict[str, list[ImageScores]]] = {}
     for result in results:
@@ -272,7 +268,7 @@ def _blocks(results: Sequence[ModelResult], prefix: str, *, of_class: bool) -> l
     for place, ((suite, _), found) in enumerate(prompts.items(), start=1):
         last = list(found.values())[-1][0]  # the base model's has no identifier
         cells = {
-            result.model.name: sorted(found.get(result.model.name, ()), key=_by_number)
+            result.model.name: sorted(found.get(result.model.name, ()), key=attrgetter("number"))
             for result in results
         }
         blocks.append(
@@ -359,11 +355,7 @@ class Thumbnails:
         self.left_out = 0
 
     def uri(self, file: str) -> str | None:
-        """The image as a data URI; None where there is none, or no room for it.
-
-        Args:
-            file: Relative to the folder.
-        """
+        """The image as a data URI; None where there is none, or no room for it."""
         content = None if self._full else self._read(file)
         if self._full or (content is not None and len(content) > self._left):
             self._full = True  # and stays so: what is left out are the last ones, not the large
@@ -393,10 +385,7 @@ class Thumbnails:
 def dot(found: Interval, scale: Sequence[float], *, signed: bool = False) -> Markup:
     """A small mark for an interval: a line from low to high and a dot for the mean.
 
-    Args:
-        found: Which.
-        scale: What the left and the right edge stand for; a third number is marked with a line.
-        signed: Whether it is a difference.
+    `scale` is what the left and the right edge stand for; a third number is marked with a line.
     """
     width, height, edge = 120.0, 14.0, 5.0
     reach = scale[1] - scale[0]

@@ -190,14 +190,9 @@ def curves(
 def over_training(
     results: Sequence[ModelResult], ceiling: Mapping[str, Interval]
 ) -> dict[str, Figure]:
-    """Curves of the scores that training moves most, by title; none without snapshots.
+    """Curves of the scores that training moves most, of one subject by title.
 
-    Args:
-        results: Of one subject.
-        ceiling: What its reference photos score.
-
-    Raises:
-        EvaluationError: matplotlib is not installed.
+    There are none without snapshots.
     """
     figures = {}
     for metric in (BY_KEY[key] for key in ("dino", "clip_t", "pres")):
@@ -253,11 +248,6 @@ def as_element(figure: Figure, name: str, prefix: str) -> Markup:
 
     The page's Content-Security-Policy allows no styles but its own, so those of the plot become
     attributes; its ids get a prefix, so that they are unique in the page.
-
-    Args:
-        figure: Of this module.
-        name: What it shows, for those who cannot see it.
-        prefix: Of ids; letters and a hyphen.
     """
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)

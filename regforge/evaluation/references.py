@@ -40,7 +40,7 @@ def find_subject(
     """The subject of a model, and what had to be assumed about it, a sentence each.
 
     Args:
-        recipe: `subject` of its training recipe; may be empty.
+        recipe: `subject` of its training recipe.
         given: Folder of photos, which may have a `subject.json`; or the whole subject.
 
     Raises:
@@ -134,11 +134,7 @@ class References:
 def references_for(
     subjects: Iterable[tuple[Subject, Sequence[str]]], held_out: Path | None = None
 ) -> dict[str, References]:
-    """The photos to compare with, by `Subject.name`.
-
-    Args:
-        subjects: Of each model, and the notes on the model.
-        held_out: As for `find_references`.
+    """The photos to compare with, by `Subject.name`; of each model its subject and its notes.
 
     Raises:
         EvaluationError: As for `find_references`; or held-out photos are given for several

@@ -64,12 +64,7 @@ class SampleImage:
 
 @dataclass(frozen=True)
 class Samples:
-    """What `sample` drew.
-
-    Attributes:
-        images: In order of prompts and samples; those of the base model last.
-        notes: What people should know about them, a sentence each.
-    """
+    """What `sample` drew, in order of prompts and samples; images of the base model last."""
 
     folder: Path
     model: PersonalizedModel
@@ -160,9 +155,8 @@ def sample(
         reporter: Where progress goes; standard error by default.
 
     Raises:
-        EvaluationError: There is no such model, nothing to draw, or the folder is another's.
-        RenderError: A model cannot be loaded, or cannot draw.
-        StorageError: The folder cannot be written.
+        RegforgeError: There is no such model, it cannot be loaded or cannot draw, there is nothing
+            to draw, or the folder is another's.
     """
     if not isinstance(model, PersonalizedModel):
         model = open_model(model, base=base)
@@ -201,7 +195,7 @@ def sample(
     for note in notes:
         reporter.say(f"note: {note}")
     with _SamplesFolder(folder).locked(), pool:
-        write_atomically(folder / REQUEST, _json({"request": request}))
+        _write(folder, {"request": request})
         shown = min(count, max(1, _MOST_SHOWN // (len(wanted) * len(models))))
         images: list[SampleImage] = []
         rows: list[list[GridRow]] = [[] for _ in wanted]
@@ -228,7 +222,7 @@ def sample(
         draw_grid(list(zip(titles, rows, strict=True)), footer=footer).save(out_bytes, "PNG")
         write_atomically(folder / GRID, out_bytes.getvalue())
         made = Samples(folder, model, images, (*notes, *pool.notes))
-        write_atomically(folder / REQUEST, _json({"request": request, **made.as_dict()}))
+        _write(folder, {"request": request, **made.as_dict()})
     return made
 
 
@@ -295,12 +289,7 @@ def _unnamed(
 
 
 def _folder(model: PersonalizedModel, out: Path | None, request: Mapping[str, Any]) -> Path:
-    """The folder that the same request began, or a new one.
-
-    Raises:
-        EvaluationError: `out` holds something else.
-        StorageError: It cannot be created.
-    """
+    """The folder that the same request began, or a new one; `out` if it holds nothing else."""
     if out is not None:
         there = _request_in(out)
         damaged = (out / REQUEST).exists()  # its request is lost; each image says what it shows
@@ -342,6 +331,11 @@ def _beside(model: PersonalizedModel) -> Path:
     return folder / "samples"
 
 
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_atomically(folder / REQUEST, f"{text}\n")
+
+
 def _request_in(folder: Path) -> Any:
     """The request for the samples in a folder; None if there are none."""
     try:
@@ -349,10 +343,6 @@ def _request_in(folder: Path) -> Any:
     except (OSError, ValueError):
         return None
     return content.get("request") if isinstance(content, dict) else None
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 # ------------------------------------------------------------------------------------- the grid
@@ -377,12 +367,9 @@ def tile_of(image: Image.Image) -> Image.Image:
 def draw_grid(
     sections: Sequence[tuple[str, Sequence[GridRow]]], *, footer: str = ""
 ) -> Image.Image:
-    """All images, RGB, with their prompts above them.
+    """All images, RGB, with their prompts above them, and the footer small below everything.
 
-    Args:
-        sections: Prompts and their rows, from top to bottom. Rows with more than eight images are
-            broken evenly.
-        footer: Stands small below everything.
+    Rows with more than eight images are broken evenly.
     """
     rows = [tiles for _, rows in sections for _, tiles in rows]
     columns = max((_columns(len(tiles)) for tiles in rows), default=1)

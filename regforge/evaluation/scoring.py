@@ -48,8 +48,7 @@ class SubjectFeatures:
     """What images of one subject are compared with.
 
     Attributes:
-        structure: Vectors of its reference photos, [M, D].
-        alignment: Likewise, of the alignment encoder.
+        structure: Vectors of its reference photos, [M, D]; likewise `alignment`.
         text: The text on it; None where text fidelity is not wanted.
         ceiling: What the photos themselves score, by `Metric.key`.
         notes: What a reader must know, a sentence each.
@@ -316,7 +315,9 @@ def cosine_of_pairs(images: Vectors, captions: Vectors) -> Scores:
     """
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images cannot be compared with {len(captions)} captions")
-    return _bounded(np.einsum("nd,nd->n", images.astype(np.float64), captions.astype(np.float64)))
+    found: Scores
+    found = np.einsum("nd,nd->n", images.astype(np.float64), captions.astype(np.float64))
+    return np.clip(found, -1.0, 1.0)
 
 
 def matched(images: Vectors, captions: Vectors, own: Sequence[int]) -> Scores:
@@ -379,9 +380,5 @@ def _cosines(left: Vectors, right: Vectors) -> Scores:
     """[N, M]. In double precision: the sums of many images keep their last digits."""
     if not len(right):
         raise ValueError("there is nothing to compare with")
-    return _bounded(left.astype(np.float64) @ right.astype(np.float64).T)
-
-
-def _bounded(cosines: Scores) -> Scores:
     # A float32 vector is of unit length but for its last digit.
-    return np.clip(cosines, -1.0, 1.0)
+    return np.clip(left.astype(np.float64) @ right.astype(np.float64).T, -1.0, 1.0)

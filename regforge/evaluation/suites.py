@@ -40,10 +40,8 @@ _FORM = (
 def load_suite(name_or_path: str | Path, kind: Kind) -> list[BenchmarkPrompt]:
     """The prompts of a benchmark for a kind of subject, in the file's order, each once.
 
-    Args:
-        name_or_path: Name of one that comes with regforge (`dreambench`, `motion`, ...), or a file
-            of the user's: YAML, or text with one prompt a line, in which `#` starts a comment.
-        kind: Prompts for the other kind are left out.
+    It is one that comes with regforge (`dreambench`, `motion`, ...), or a file of the user's: YAML,
+    or text with one prompt a line, in which `#` starts a comment.
 
     Raises:
         EvaluationError: There is no such benchmark, it has nothing for this kind of subject, or a

@@ -145,10 +145,7 @@ def report(
 ) -> list[str]:
     """Lines for a terminal.
 
-    Args:
-        tables: Of each subject scores by model name, scores of the reference photos, and a title.
-        comparisons: Which sentences are made of.
-        notes: Which come last.
+    A table of each subject has scores by model name, scores of the reference photos, and a title.
     """
     lines: list[str] = []
     for table in tables:

@@ -21,7 +21,7 @@ from regforge.evaluation.definitions import (
     Subject,
     without_identifier,
 )
-from regforge.evaluation.models import base_of, open_model, read_recipe
+from regforge.evaluation.models import base_of, open_model
 from regforge.evaluation.planning import distinct_names
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def test_a_recipe_that_is_a_link_to_elsewhere_is_not_read(tmp_path: Path, target
     (tmp_path / "secret.yaml").write_text("subject: {class_noun: secret}")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").symlink_to(target)
-    assert read_recipe(tmp_path / "run") is None
+    assert "holds no model" in refusal(tmp_path / "run")
 
 
 # ---------------------------------------------------------------------------- where there is none

@@ -68,39 +68,28 @@ def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
-@pytest.fixture
-def copied(made: Evaluation, tmp_path: Path) -> Evaluation:
-    shutil.copytree(made.folder, tmp_path / "copy")
-    return replace(made, folder=tmp_path / "copy", results=list(made.results))
-
-
 def read(evaluation: Evaluation, **more: int) -> Read:
     path = write_page(evaluation, evaluation.folder, **more)
     return Read(path.read_text(encoding="utf-8"))
 
 
-def test_every_model_prompt_and_number_is_there(made: Evaluation, page: Read) -> None:
+def test_every_model_prompt_number_and_image_is_there(made: Evaluation, page: Read) -> None:
+    described = {image.get("alt") for image in page.all("img")}
     for result in made.results:
         assert result.model.name in page.text
         for found in result.scores.values():
             assert f"{found.mean:.3f}" in page.text
         for each in result.images:
+            assert f"{result.model.name}: {each.prompt}, sample {each.number + 1}" in described
             assert each.prompt in page.text
             for value in each.scores.values():
                 assert f"{value:.3f}" in page.text
     for each in made.comparisons:
         assert f"{abs(each.difference.mean):.3f}" in page.text
+    assert "Reference photo 4 of sks teapot" in described
     assert "0.774" in page.text, "the ceiling"
     assert made.notes[0] in page.text
     assert "facebook/dino-vits16" in page.text
-
-
-def test_every_image_is_there_with_its_words(made: Evaluation, page: Read) -> None:
-    described = {image.get("alt") for image in page.all("img")}
-    for result in made.results:
-        for each in result.images:
-            assert f"{result.model.name}: {each.prompt}, sample {each.number + 1}" in described
-    assert "Reference photo 4 of sks teapot" in described
 
 
 def test_the_verdict_says_what_the_intervals_say(page: Read) -> None:
@@ -129,7 +118,7 @@ def test_best_is_what_beats_all_and_ahead_what_might_not(made: Evaluation) -> No
         assert re.search(rf'class="score {mark}"><span class="mean">{mean}<', html)
 
 
-def test_the_page_asks_nobody_for_anything(page: Read, made: Evaluation) -> None:
+def test_the_page_asks_nobody_for_anything_and_its_links_lead_somewhere(page: Read) -> None:
     for tag, attributes in page.elements:
         for name in ("src", "href", "xlink:href", "action", "srcset"):
             value = attributes.get(name)
@@ -139,9 +128,6 @@ def test_the_page_asks_nobody_for_anything(page: Read, made: Evaluation) -> None
     (policy,) = (m["content"] or "" for m in page.all("meta") if m.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert "unsafe" not in policy
-
-
-def test_every_id_is_unique_and_every_link_leads_somewhere(page: Read) -> None:
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
     links = {(a.get("href") or a.get("xlink:href") or "#")[1:] for _, a in page.elements}
@@ -174,24 +160,21 @@ def test_hostile_names_and_prompts_are_only_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_missing_images_are_said_and_no_crash(copied: Evaluation) -> None:
-    gone = [each.file for each in copied.results[1].images[:2]]
-    (copied.folder / gone[0]).unlink()
-    (copied.folder / gone[1]).write_bytes(b"no image")
-    page = read(copied)
+def test_missing_images_and_those_outside_of_the_folder_are_said(
+    made: Evaluation, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made.folder, tmp_path / "copy"))
+    gone = [each.file for each in made.results[1].images[:2]]
+    (folder / gone[0]).unlink()
+    (folder / gone[1]).write_bytes(b"no image")
+    page = read(replace(made, folder=folder))
     assert "2 images could not be read and are not shown" in page.text
     assert page.text.count("no image") == 2
-    assert f"DINO {copied.results[1].images[0].scores['dino']:.3f}" in page.text
-
-
-@pytest.mark.usefixtures("without_plots")
-def test_no_image_outside_of_the_folder_is_shown(copied: Evaluation) -> None:
-    Image.new("RGB", (8, 8)).save(copied.folder.parent / "secret.png")
-    copied.results[0] = replace(
-        copied.results[0],
-        images=[replace(each, file="../secret.png") for each in copied.results[0].images[:1]],
-    )
-    assert "1 image could not be read" in read(copied).text
+    assert f"DINO {made.results[1].images[0].scores['dino']:.3f}" in page.text
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    outside = replace(made.results[0].images[0], file="../secret.png")
+    results = [replace(made.results[0], images=[outside])]
+    assert "1 image could not be read" in read(replace(made, folder=folder, results=results)).text
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -212,21 +195,18 @@ def test_a_full_page_leaves_out_the_last_samples_and_says_so(made: Evaluation) -
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_without_matplotlib_there_is_a_page_that_says_what_to_install(made: Evaluation) -> None:
-    page = read(made)
-    assert "Plots need matplotlib: pip install 'regforge[evaluation]'" in page.text
-    assert not [a for a in page.all("figure") if a.get("class") == "plot"]
-    with pytest.raises(EvaluationError, match="matplotlib"):
-        plots.bars({})
-
-
-@pytest.mark.usefixtures("without_plots")
-def test_a_single_model_is_held_against_the_photos(made: Evaluation) -> None:
+def test_a_single_model_is_held_against_the_photos_without_matplotlib_too(
+    made: Evaluation,
+) -> None:
     alone = replace(made, results=made.results[:1], comparisons=[])
     page = read(alone)
     mean = alone.results[0].scores["dino"].mean
     assert f"reaches DINO {mean:.3f}; the photos themselves reach 0.774" in page.text
     assert not [a for _, a in page.elements if a.get("id") == "comparisons"]
+    assert "Plots need matplotlib: pip install 'regforge[evaluation]'" in page.text
+    assert not [a for a in page.all("figure") if a.get("class") == "plot"]
+    with pytest.raises(EvaluationError, match="matplotlib"):
+        plots.bars({})
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -284,11 +264,13 @@ def test_plots_are_the_same_bytes_each_time(
     ElementTree.fromstring(svg)
 
 
-def test_a_plot_is_wide_enough_for_a_readme(tmp_path: Path) -> None:
+def test_a_plot_is_wide_enough_for_a_readme_and_its_name_says_its_kind(tmp_path: Path) -> None:
     plots.save(plots.bars(SCORES), tmp_path / "bars.png")
     with Image.open(tmp_path / "bars.png") as image:
         assert image.width == 1600
         assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    with pytest.raises(EvaluationError, match=r"plot\.jpg"):
+        plots.save(plots.bars(SCORES), tmp_path / "plot.jpg")
 
 
 def test_plots_leave_a_callers_matplotlib_as_it_was() -> None:
@@ -314,8 +296,3 @@ def test_the_names_of_curves_stand_beside_them_and_are_not_cut_off() -> None:
     assert shown[2].endswith("longer than most of them")
     box = legend.get_window_extent()
     assert axes.get_window_extent().x1 < box.x0 < box.x1 <= figure.bbox.x1
-
-
-def test_a_plot_needs_a_name_that_says_its_kind(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"plot\.jpg"):
-        plots.save(plots.bars(SCORES), tmp_path / "plot.jpg")

@@ -36,12 +36,9 @@ def model(base: str, **more: object) -> PersonalizedModel:
     return PersonalizedModel(name="m", base=base, digest="0" * 64, **more)  # type: ignore[arg-type]
 
 
-def test_every_shipped_suite_is_counted() -> None:
-    assert {name for name, _ in COUNTS} == set(SHIPPED)
-
-
 @pytest.mark.parametrize(("name", "kind"), COUNTS)
 def test_shipped_suites(name: str, kind: Kind) -> None:
+    assert {name for name, _ in COUNTS} == set(SHIPPED)
     questions = load_suite(name, kind)
     texts = [question.text for question in questions]
     assert len(texts) == len(set(texts)) == COUNTS[name, kind]
@@ -58,9 +55,8 @@ def test_objects_do_not_move(name: str) -> None:
         load_suite(name, "object")
 
 
-def test_dreambench_asks_each_kind_its_own() -> None:
-    objects = {question.text for question in load_suite("dreambench", "object")}
-    living = {question.text for question in load_suite("dreambench", "living")}
+def test_dreambench_has_prompts_of_its_own_for_each_kind() -> None:
+    objects, living = ({q.text for q in load_suite("dreambench", k)} for k in ("object", "living"))
     assert len(objects & living) == 15
     assert "a {} with the Eiffel Tower in the background" in objects - living
     assert "a {} wearing a red hat" in living - objects

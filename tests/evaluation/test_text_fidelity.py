@@ -64,30 +64,25 @@ def test_a_subject_without_writing_has_no_score() -> None:
     assert plain.scores([sign("MARKET")]) == [None]
 
 
-def test_without_a_reader_the_note_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    text_fidelity._reader.cache_clear()
-    monkeypatch.setitem(sys.modules, "rapidocr", None)
-    try:
-        left_out = SubjectText([sign("MARKET"), sign("MARKET")])
-    finally:
-        text_fidelity._reader.cache_clear()
-    assert left_out.notes == [INSTALL]
-    assert left_out.scores([sign("MARKET")] * 2) == [None, None]
-
-
-def test_without_models_inside_nothing_is_downloaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("lacks", ["rapidocr", "models"])
+def test_without_a_reader_the_note_says_why_and_nothing_is_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lacks: str
 ) -> None:
     import rapidocr
 
     text_fidelity._reader.cache_clear()
-    monkeypatch.setattr(rapidocr, "__file__", str(tmp_path / "__init__.py"))
+    if lacks == "rapidocr":
+        monkeypatch.setitem(sys.modules, "rapidocr", None)
+    else:
+        monkeypatch.setattr(rapidocr, "__file__", str(tmp_path / "__init__.py"))
     try:
         left_out = SubjectText([sign("MARKET"), sign("MARKET")])
     finally:
         text_fidelity._reader.cache_clear()
-    assert "no models inside" in left_out.notes[0]
+    (note,) = left_out.notes
+    assert note == INSTALL if lacks == "rapidocr" else "no models inside" in note
     assert left_out.lexicon == ()
+    assert left_out.scores([sign("MARKET")] * 2) == [None, None]
 
 
 @pytest.mark.slow
