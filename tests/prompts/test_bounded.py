@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from fake_language_model import recipe_of
 from shell import Shell
 
 from regforge.prompts.captions import CaptionTemplate, CaptionTemplateError
 from regforge.prompts.messages import MessageError, Messages
-from regforge.recipe import Recipe
 
 HUGE = [
     "{{ 'a'*10**10 }}",
@@ -119,9 +119,8 @@ def test_what_templates_are_for_stays_possible(tmp_path: Path) -> None:
         "{{ [color, color]|unique|join(' / ') }} {{ [3, 1]|sort|first }} {{ color.upper() }} "
         "{% for word in color.split() if word %}{{ loop.index }}{{ word }}{% endfor %} {{ 2 * 3 }}"
     )
-    said = template(tmp_path, text).render({"color": "red"})
     expected = "red teapot Red and plain red-1.50 red Red red 1 RED 1red 6"
-    assert said == expected
+    assert template(tmp_path, text).render({"color": "red"}) == expected
 
 
 def test_only_ordinary_files_are_included(tmp_path: Path) -> None:
@@ -138,21 +137,13 @@ def test_only_ordinary_files_are_included(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [HUGE[0], HUGE[2], NESTED[1]], ids=["text", "format", "nested"])
 def test_messages_have_limits_too(text: str, tmp_path: Path) -> None:
     (tmp_path / "system.j2").write_text(text)
-    recipe = Recipe.model_validate(
-        {
-            "name": "a",
-            "subject": {"class_noun": "teapot", "kind": "object"},
-            "prompts": {"messages": str(tmp_path)},
-        }
-    )
     with pytest.raises(MessageError, match=r"system\.j2:\d"):
-        Messages(recipe)
+        Messages(recipe_of({"messages": tmp_path}))
 
 
 def test_long_conversations_stay_possible() -> None:
-    recipe = Recipe.model_validate({"name": "a", "subject": {"class_noun": "teapot"}})
     phrases = [f"phrase number {number} of a longer kind" for number in range(2000)]
-    messages = Messages(recipe)
+    messages = Messages(recipe_of())
     for _ in range(12):  # each message anew
         said = messages("choose", slot="color", values=phrases, wanted=100)
         assert phrases[-1] in said[1]["content"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_language_model import recipe_of
+from test_filling_over_http import client_of
 
 from regforge.embedded import language_model, phrase_banks
 from regforge.journal import Journal
@@ -16,7 +17,6 @@ from regforge.progress import Reporter
 from regforge.prompts.composing import compose_rows
 from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.vocabulary import BankPhrases, Vocabulary, VocabularyError
-from regforge.providers.language_model import LanguageModelClient
 from regforge.recipe import Recipe
 
 EMBEDDED = {"model": language_model.MODEL}
@@ -28,9 +28,7 @@ def embedded_recipe(noun: str, seed: int = 0, **prompts: Any) -> Recipe:
 
 
 def fill(recipe: Recipe, cache: Path) -> Vocabulary:
-    with LanguageModelClient(
-        recipe.prompts.llm, journal=Journal(None), cache_dir=cache, reporter=QUIET
-    ) as client:
+    with client_of(recipe, cache) as client:
         return fill_vocabulary(recipe, client, journal=Journal(None), reporter=QUIET)
 
 
@@ -74,9 +72,7 @@ def test_the_embedded_model_prefers_what_suits_the_class_noun(tmp_path: Path) ->
 @pytest.mark.parametrize("noun", ["teapot", "dog"])
 def test_the_embedded_model_composes_captions_that_go_together(noun: str, tmp_path: Path) -> None:
     recipe = embedded_recipe(noun, mode="compose", compose_batch=8)
-    with LanguageModelClient(
-        recipe.prompts.llm, journal=Journal(None), cache_dir=tmp_path, reporter=QUIET
-    ) as client:
+    with client_of(recipe, tmp_path) as client:
         rows = list(islice(compose_rows(recipe, client, journal=Journal(None)), 60))
     for row in rows[:10]:
         print(row)
@@ -93,9 +89,7 @@ def test_the_embedded_model_composes_captions_that_go_together(noun: str, tmp_pa
 def test_a_slot_that_no_bank_has_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
     recipe = embedded_recipe("teapot", slots=["era"])
     journal = Journal(None)
-    with LanguageModelClient(
-        recipe.prompts.llm, journal=journal, cache_dir=tmp_path, reporter=QUIET
-    ) as client:
+    with client_of(recipe, tmp_path) as client:
         with pytest.raises(VocabularyError, match="only chooses among phrases") as caught:
             fill_vocabulary(recipe, client, journal=journal, reporter=QUIET)
         with pytest.raises(VocabularyError, match="only chooses among phrases"):

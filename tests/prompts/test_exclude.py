@@ -16,14 +16,8 @@ from regforge.prompts.exclude import ExclusionError, Exclusions, content_words, 
 from regforge.prompts.vocabulary import Vocabulary
 
 BENCHMARKS = resources.templates() / "benchmarks"
-DREAMBENCH = [
-    prompt
-    for groups in yaml.safe_load((BENCHMARKS / "dreambench.yaml").read_text("utf-8"))[
-        "prompts"
-    ].values()
-    for prompts in groups.values()
-    for prompt in prompts
-]
+KINDS = yaml.safe_load((BENCHMARKS / "dreambench.yaml").read_text("utf-8"))["prompts"].values()
+DREAMBENCH = [prompt for groups in KINDS for prompts in groups.values() for prompt in prompts]
 
 
 def dreambench(class_noun: str = "teapot", identifier: str | None = "sks") -> Exclusions:
@@ -70,21 +64,14 @@ def test_every_prompt_of_dreambench_is_kept_out(class_noun: str) -> None:
     ],
 )
 def test_paraphrases_are_kept_out(caption: str, entry: str) -> None:
-    assert dreambench().forbids(caption) == entry
+    assert BENCH.forbids(caption) == entry
 
 
-@pytest.mark.parametrize(
-    "caption",
-    [
-        "a photo of a blue teapot on a wooden table, in soft light",
-        "a teapot on a bright rug",
-        "a teapot among redwoods",
-        "a teapot floating in space",
-        "a sweater-clad teapot",
-    ],
-)
-def test_other_captions_are_not(caption: str) -> None:
-    assert dreambench().forbids(caption) is None
+def test_other_captions_are_not() -> None:
+    for rest in ("on a wooden table, in soft light", "on a bright rug", "among redwoods"):
+        assert BENCH.forbids(f"a photo of a blue teapot {rest}") is None
+    assert BENCH.forbids("a teapot floating in space") is None
+    assert BENCH.forbids("a sweater-clad teapot") is None
 
 
 def test_the_class_noun_itself_says_nothing() -> None:
@@ -151,13 +138,9 @@ def test_phrases_that_alone_say_too_much_are_taken_out_with_their_weights() -> N
 
 
 def test_a_slot_with_nothing_left_to_say_is_refused() -> None:
+    words = vocabulary(color=("dark red", "purple"))
     with pytest.raises(ExclusionError, match=r"(?s)2 phrases of slot 'color'.*'dark red' says"):
-        usable(
-            vocabulary(color=("dark red", "purple")),
-            dreambench(),
-            class_noun="teapot",
-            identifier=None,
-        )
+        usable(words, BENCH, class_noun="teapot", identifier=None)
 
 
 def test_a_noun_that_names_its_material_takes_no_second_one() -> None:

@@ -42,13 +42,16 @@ def phrases(call: Call) -> Reply:
     return said(json.dumps({"phrases": [*listed, "sks teapot"]}))
 
 
+def client_of(recipe: Recipe, folder: Path, journal: Journal | None = None) -> LanguageModelClient:
+    return LanguageModelClient(
+        recipe.prompts.llm, journal=journal or Journal(None), cache_dir=folder, reporter=QUIET
+    )
+
+
 def fill(answer: Answer, folder: Path, at_once: int) -> Vocabulary:
     with OpenAIServer(answer) as server:
-        recipe = recipe_for(server, at_once)
-        journal = Journal(folder)
-        with LanguageModelClient(
-            recipe.prompts.llm, journal=journal, cache_dir=folder / "cache", reporter=QUIET
-        ) as client:
+        recipe, journal = recipe_for(server, at_once), Journal(folder)
+        with client_of(recipe, folder / "cache", journal) as client:
             return fill_vocabulary(recipe, client, journal=journal, reporter=QUIET)
 
 
@@ -68,9 +71,7 @@ def test_the_same_vocabulary_is_asked_for_only_once(tmp_path: Path) -> None:
     with OpenAIServer(phrases) as server:
         recipe = recipe_for(server)
         for _ in range(2):
-            with LanguageModelClient(
-                recipe.prompts.llm, journal=Journal(None), cache_dir=tmp_path, reporter=QUIET
-            ) as client:
+            with client_of(recipe, tmp_path) as client:
                 fill_vocabulary(recipe, client, journal=Journal(None), reporter=QUIET)
     assert len(server.calls) == plan_calls(recipe).calls
 
@@ -92,15 +93,9 @@ def test_composed_rows_do_not_depend_on_concurrency_or_faults(tmp_path: Path) ->
     faults = Faults(captions, share=0.3, kinds=("prose", "think", "truncated"))
     for at_once, answer in ((1, captions), (8, faults)):
         with OpenAIServer(answer) as server:
-            recipe = recipe_for(
-                server, at_once, mode="compose", slots=["color", "background"], compose_batch=5
-            )
-            with LanguageModelClient(
-                recipe.prompts.llm,
-                journal=Journal(None),
-                cache_dir=tmp_path / str(at_once),
-                reporter=QUIET,
-            ) as client:
+            slots = ["color", "background"]
+            recipe = recipe_for(server, at_once, mode="compose", slots=slots, compose_batch=5)
+            with client_of(recipe, tmp_path / str(at_once)) as client:
                 taken.append(list(islice(compose_rows(recipe, client, journal=Journal(None)), 60)))
     assert taken[0] == taken[1]
     assert len({json.dumps(row) for row in taken[0]}) == 60
@@ -122,9 +117,7 @@ def test_photos_reach_a_vision_model_as_images(tmp_path: Path, kind: str) -> Non
             {"llm": {"vision_model": "openai/eyes", "api_base": server.url}},
             subject={"class_noun": "gizmo", "kind": kind, "identifier": "sks"},
         )
-        with LanguageModelClient(
-            recipe.prompts.llm, journal=Journal(None), cache_dir=tmp_path, reporter=QUIET
-        ) as client:
+        with client_of(recipe, tmp_path) as client:
             captions = describe_photos([tmp_path / "1.png"], recipe, client)
     pose = "dozing " if kind == "living" else ""
     assert captions == {"1.png": f"a photo of a sks gizmo {pose}on a mat"}

@@ -13,12 +13,7 @@ PROMPTS = {
     "vocabulary": {"slot": "color", "slots": ["color"], "wanted": 3, "known": []},
     "choose": {"slot": "color", "values": ["red", "blue"], "wanted": 1},
     "compatibility": {"slot": "motion", "phrases": ["flying"], "backgrounds": ["in a hall"]},
-    "compose": {
-        "slots": [{"name": "color", "values": None}],
-        "wanted": 2,
-        "used": {},
-        "call": 3,
-    },
+    "compose": {"slots": [{"name": "color", "values": None}], "wanted": 2, "used": {}, "call": 3},
     "photo": {},
 }
 

@@ -39,6 +39,8 @@ def test_a_caption_names_subject_place_and_light(tmp_path: Path) -> None:
     captions, _ = describe(KITCHEN, [photo(tmp_path), photo(tmp_path, "2.png")])
     caption = "a photo of a sks ceramic teapot on a kitchen counter, in soft daylight"
     assert captions == {"1.png": caption, "2.png": caption}
+    captions, _ = describe(KITCHEN, [photo(tmp_path)], subject={"class_noun": "glasses"})
+    assert captions["1.png"].startswith("a photo of glasses on")
 
 
 def test_a_living_subject_has_a_pose_and_a_caption_may_lack_light(tmp_path: Path) -> None:
@@ -46,11 +48,6 @@ def test_a_living_subject_has_a_pose_and_a_caption_may_lack_light(tmp_path: Path
     captions, client = describe(said, [photo(tmp_path)], subject={"class_noun": "dog"})
     assert captions == {"1.png": "a photo of a dog lying on its side on a lawn"}
     assert "pose" in str(client.asked[0].messages)
-
-
-def test_a_noun_without_article_gets_none(tmp_path: Path) -> None:
-    captions, _ = describe(KITCHEN, [photo(tmp_path)], subject={"class_noun": "glasses"})
-    assert captions["1.png"].startswith("a photo of glasses on")
 
 
 def test_a_photo_is_sent_upright_small_and_without_its_metadata(tmp_path: Path) -> None:
@@ -70,17 +67,16 @@ def test_a_transparent_photo_is_sent_on_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("background", "lighting"),
     [
-        {"background": "beside an sks", "lighting": ""},
-        {"background": "behind a ceramic teapot", "lighting": ""},
-        {"background": "", "lighting": ""},
-        {"background": "on a table", "lighting": "very nice"},
+        *(("beside an sks", ""), ("behind a ceramic teapot", ""), ("", "")),
+        ("on a table", "very nice"),
     ],
 )
 def test_an_answer_that_cannot_be_used_is_asked_for_again(
-    tmp_path: Path, said: dict[str, str]
+    tmp_path: Path, background: str, lighting: str
 ) -> None:
+    said = {"background": background, "lighting": lighting}
     captions, client = describe(lambda _, attempt: KITCHEN if attempt else said, [photo(tmp_path)])
     assert "kitchen counter" in captions["1.png"]
     assert client.complaints

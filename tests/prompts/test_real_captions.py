@@ -96,7 +96,6 @@ RESTS = {
 OPENINGS = ("", "a photo of ", "The image shows ", "a black and white photo of ", "a man holding ")
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(OPENINGS),
     st.sampled_from(SUBJECTS),

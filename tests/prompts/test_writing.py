@@ -183,7 +183,7 @@ def jobs(draw: st.DrawFn) -> tuple[Recipe, Vocabulary, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(jobs(), st.integers(0, 60), st.integers(0, 60))
 def test_fewer_captions_are_the_first_of_more(
     job: tuple[Recipe, Vocabulary, dict[str, Any]], one: int, other: int
@@ -207,7 +207,7 @@ def test_fewer_captions_are_the_first_of_more(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(jobs())
 def test_all_captions_there_are_can_be_had(job: tuple[Recipe, Vocabulary, dict[str, Any]]) -> None:
     made, words, options = job
