@@ -31,7 +31,7 @@ from regforge.prompts.phrase_questions import (
     spellings,
 )
 from regforge.prompts.phrase_rules import PhraseRules, tidy
-from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed
+from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed_values
 from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe import Recipe, Slot, slots_of
 
@@ -98,9 +98,8 @@ class _Composer:
         self._messages = Messages(self.recipe)
         self._rules = PhraseRules.of(self.recipe)
         self._used: dict[str, Counter[str]] = {slot.name: Counter() for slot in self.slots}
-        self._values = {
-            slot.name: listed(slot, self.recipe.subject)[0] for slot in self.slots if slot.values
-        }
+        given = [slot for slot in self.slots if slot.values]
+        self._values = {each.name: listed_values(each, self.recipe.subject)[0] for each in given}
         self._spelled = {name: spellings(values) for name, values in self._values.items()}
         self._bank: dict[str, Mapping[str, Phrase]] = {}
         chooses = self.client.chooses_only

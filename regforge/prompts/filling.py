@@ -46,7 +46,7 @@ from regforge.prompts.vocabulary import (
     Vocabulary,
     VocabularyError,
     given_phrases,
-    listed,
+    listed_values,
 )
 from regforge.recipe import Recipe, Slot, drawn_slots, kind_of, slots_of
 from regforge.recipe.phrases import cut
@@ -184,7 +184,7 @@ class _Filling:
         subject, bank = self.recipe.subject, self._bank
         given = [slot for slot in slots if slot.origin != "llm"]
         phrases = {slot.name: given_phrases(slot, subject, bank) for slot in given}
-        weights = {slot.name: listed(slot, subject)[1] for slot in slots if slot.weights}
+        weights = {slot.name: listed_values(slot, subject)[1] for slot in slots if slot.weights}
         for slot in slots:
             if slot.origin in _OWN:
                 self._warn_of_odd_ones(slot.name, phrases[slot.name])

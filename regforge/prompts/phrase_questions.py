@@ -22,9 +22,10 @@ from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, Sifted
-from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed, sample
+from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed_values, sample
 from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe import Recipe, Slot, slots_of
+from regforge.words import listed
 
 EXTRA_ROUNDS = 3
 """Rounds beyond those that a model needs if all its phrases are usable."""
@@ -114,7 +115,7 @@ class SlotFiller:
     def _start(self, slot: Slot) -> _Progress:
         count = phrases_wanted(self.recipe, slot)
         if slot.values is not None:
-            options, _ = listed(slot, self.recipe.subject)
+            options, _ = listed_values(slot, self.recipe.subject)
             if self.client.chooses_only and slot.count is None:
                 # A model that ranks always has a better half, never a reason to stop.
                 count = min(count, max(4, (len(options) + 1) // 2))
@@ -209,8 +210,7 @@ class SlotFiller:
 
     def _check(self, progress: Sequence[_Progress]) -> None:
         if empty := [each for each in progress if not each.found]:
-            *most, last = (repr(each.name) for each in empty)
-            slots = f"the slots {', '.join(most)} and {last}" if most else f"the slot {last}"
+            slots = f"the slot{'s' if empty[1:] else ''} {listed([repr(e.name) for e in empty])}"
             raise no_use(
                 f"The language model gave no usable phrase for {slots}",
                 next((each.reason for each in empty if each.reason), None),

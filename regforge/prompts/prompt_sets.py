@@ -26,6 +26,7 @@ from regforge.prompts.photos import PhotoCaption
 from regforge.prompts.sampling import Row, Rows
 from regforge.prompts.tokens import TokenBudget
 from regforge.records import SEED_BITS
+from regforge.words import listed
 
 PHOTO = "photo "
 """The slot, named as no recipe can name one, that holds the photo's number in the `against` set."""
@@ -105,8 +106,9 @@ class PromptSet(ABC):
 
     def refusals(self) -> str:
         """Sum up what was passed over, such as "3 do not go together"; empty if nothing was."""
-        found = [f"{count:,} {kind}" for kind, count in self.refused.most_common() if count > 0]
-        return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+        return listed(
+            [f"{count:,} {kind}" for kind, count in self.refused.most_common() if count > 0]
+        )
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from regforge.embedded import TINYWORLD
 from regforge.files import expanded
 from regforge.recipe.models import Render
+from regforge.words import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -179,5 +180,4 @@ def _why_none(model: str, error: Exception) -> str:
 
     if isinstance(error, LocalEntryNotFoundError):
         return f"{model} is not on this machine, and the Hub was not reached"
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
-    return f"{model} has no tokenizer here: {reason}"
+    return f"{model} has no tokenizer here: {first_line(error, 200)}"

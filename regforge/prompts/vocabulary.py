@@ -283,7 +283,7 @@ def given_phrases(slot: Slot, subject: Subject, bank: BankPhrases) -> tuple[str,
         VocabularyError: There are none, or one of them cannot stand in a caption.
     """
     if slot.origin == "list":
-        return listed(slot, subject)[0]
+        return listed_values(slot, subject)[0]
     if slot.origin == "file":
         return _in_file(slot, subject)
     if phrases := tuple(bank.placeable(slot.name)):
@@ -291,7 +291,7 @@ def given_phrases(slot: Slot, subject: Subject, bank: BankPhrases) -> tuple[str,
     raise bank.lacks(slot.name)
 
 
-def listed(slot: Slot, subject: Subject) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+def listed_values(slot: Slot, subject: Subject) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     """List the `values` of a slot, none twice, and their weights if there are any.
 
     "A photo of" and "a photo of" are one phrase, and so are their weights.

@@ -125,10 +125,7 @@ def write_prompts(
 def edited_prompts(
     prompts: Iterable[Prompt], path: Path, *, identifier: str | None, budget: TokenBudget
 ) -> Iterator[Prompt]:
-    """Check the prompts of a prompts.jsonl that somebody has edited.
-
-    Yields:
-        The prompts; a slot whose phrase has left the caption becomes None.
+    """Check the prompts of an edited prompts.jsonl; slots whose phrase is gone become None.
 
     Raises:
         EditedPromptsError: A caption is empty, too long, or names the subject.
