@@ -72,7 +72,7 @@ class SampleChooser:
         return quotas
 
 
-def samples_grid(rows: Iterable[ImageRow], *, columns: int = 4, tile: int = TILE) -> Image.Image:
+def samples_grid(rows: Iterable[ImageRow], *, columns: int = 4) -> Image.Image:
     """Images in a grid, each with its prompt set and caption below; see `labelled_grid`."""
 
     def decoded(row: ImageRow) -> Image.Image:
@@ -80,19 +80,19 @@ def samples_grid(rows: Iterable[ImageRow], *, columns: int = 4, tile: int = TILE
             return image.convert("RGB")
 
     tiles = ((decoded(row), row.prompt_set, row.text) for row in rows)
-    return labelled_grid(tiles, columns=columns, tile=tile)
+    return labelled_grid(tiles, columns=columns)
 
 
 def labelled_grid(
-    tiles: Iterable[tuple[Image.Image, str, str]], *, columns: int = 4, tile: int = TILE
+    tiles: Iterable[tuple[Image.Image, str, str]], *, columns: int = 4
 ) -> Image.Image:
     """A grid of (RGB image, label or "", caption); a blank image without tiles.
 
-    `tile` is about the width of each in pixels: larger images are made smaller; of smaller ones
-    the size is doubled, tripled, ...
+    Each is about `TILE` pixels wide: larger images are made smaller; of smaller ones the size is
+    doubled, tripled, ...
     """
-    fit = [(fitted(image, tile), label, text) for image, label, text in tiles]
-    width = max((image.width for image, _, _ in fit), default=tile)
+    fit = [(fitted(image, TILE), label, text) for image, label, text in tiles]
+    width = max((image.width for image, _, _ in fit), default=TILE)
     font = ImageFont.load_default(_FONT_SIZE)
     blocks = [_block(*each, width, font) for each in fit]
     lines = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
