@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 from regforge.digests import revision_of
 from regforge.embedded.pipeline import TINYWORLD, quiet_loading, require_folder
 from regforge.files import expanded
-from regforge.hub import explained
-from regforge.images.loras import find_loras, lay_on
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.recipe.models import Render
 from regforge.recipe.named_files import MODEL_INDEX
@@ -66,6 +64,8 @@ def require_model(render: Render) -> None:
         LoraError: A LoRA is not there, or is none.
     """
     if render.lora:
+        from regforge.images.loras import find_loras
+
         find_loras(render.lora)
     if render.vae is not None:
         _require_vae(render.vae)
@@ -85,13 +85,19 @@ def load_pipeline(
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
         LoraError: A LoRA is not there, is none, or does not fit.
     """
-    loras = find_loras(render.lora) if render.lora else []
+    found: list[tuple[Path, LoraIdentity]] = []
+    notes: list[str] = []
+    if render.lora:
+        from regforge.images import loras
+
+        found = loras.find_loras(render.lora)
     pipeline, folder = load_model(_choice_of(render), dtype)
     if render.vae is not None:
         _put_in_vae(pipeline, render.vae, dtype)
-    weights = [(file, each.scale) for file, each in loras]
-    notes = lay_on(pipeline, render.model, weights) if weights else []
-    return pipeline, revision_of(folder), tuple(each for _, each in loras), notes
+    if found:
+        weights = [(file, each.scale) for file, each in found]
+        notes = loras.lay_on(pipeline, render.model, weights)
+    return pipeline, revision_of(folder), tuple(each for _, each in found), notes
 
 
 def load_model(
@@ -202,6 +208,8 @@ def _hub_problem(
 ) -> ModelUnavailable:
     """Translate an exception of huggingface_hub."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    from regforge.hub import explained
 
     if isinstance(error, RemoteEntryNotFoundError):
         return ModelUnavailable(
