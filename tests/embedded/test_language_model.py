@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from regforge.embedded import language_model
 from regforge.embedded.language_model import LanguageModel, LanguageModelMissing
 from regforge.embedded.language_model.scoring import ScoreTable, fill, stems_for
+from regforge.embedded.language_model.smollm import SmolLM, find_weights
 
 COLORS = [f"color {number}" for number in range(40)]
 
@@ -152,21 +153,22 @@ def test_completion_and_acompletion_agree(registered: Any, model: LanguageModel)
     assert content(asyncio.run(litellm.acompletion(**arguments))) == content(response)
 
 
+ODD_SCHEMAS = [
+    {"$ref": "#/$defs/Gone"},
+    of_teapots(name={"type": "string"}),
+    of_teapots(names={"type": "array"}),
+    of_teapots(color={"enum": [1, 2]}),
+    of_teapots(color={"enum": []}),
+    array(["a"], minItems=2, uniqueItems=True),
+]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"stream": True},
-        {"n": 2},
-        {"model": "embedded/gpt-17"},
-        {"logprobs": True},
-        {"response_format": None},
-        {"response_format": {"type": "json_object"}},
-        {"response_format": as_format({"$ref": "#/$defs/Gone"})},
-        {"response_format": as_format(of_teapots(name={"type": "string"}))},
-        {"response_format": as_format(of_teapots(names={"type": "array"}))},
-        {"response_format": as_format(of_teapots(color={"enum": [1, 2]}))},
-        {"response_format": as_format(of_teapots(color={"enum": []}))},
-        {"response_format": as_format(array(["a"], minItems=2, uniqueItems=True))},
+        *({"stream": True}, {"n": 2}, {"model": "embedded/gpt-17"}, {"logprobs": True}),
+        *({"response_format": each} for each in (None, {"type": "json_object"})),
+        *({"response_format": as_format(schema)} for schema in ODD_SCHEMAS),
     ],
     ids=str,
 )
@@ -327,15 +329,10 @@ def test_the_nearest_class_noun_counts(model: LanguageModel, engine: FakeEngine)
 # Stems
 
 
-@pytest.mark.parametrize(
-    ("field", "like"),
-    [("backgrounds", "background"), ("bgPlace", "place"), ("main-colours", "color")],
-)
-def test_stems_know_plurals_and_compounds(field: str, like: str) -> None:
-    assert stems_for(field) == stems_for(like) != ()
-
-
-def test_stems_of_other_fields() -> None:
+def test_stems() -> None:
+    likes = {"backgrounds": "background", "bgPlace": "place", "main-colours": "color"}
+    for field, like in likes.items():
+        assert stems_for(field) == stems_for(like) != ()
     assert stems_for("styles") == stems_for("lighting") == ()
     assert all("pattern" in stem for stem in stems_for("pattern"))
     assert fill("A photo of a {class_noun}", "umbrella") == "A photo of an umbrella"
@@ -482,17 +479,8 @@ def test_smollm_chooses_what_fits_much_more_often_than_chance(
 @real
 @pytest.mark.slow
 def test_tree_scoring_equals_scoring_one_by_one(cache: Path) -> None:
-    from regforge.embedded.language_model.smollm import SmolLM
-
     engine = SmolLM(cache)
-    options = [
-        *PLACES["canoe"].split("|"),
-        "on a calm",
-        "on a calm river",
-        "42 steps",
-        "\u00e9t\u00e9",
-        "",
-    ]
+    options = [*PLACES["canoe"].split("|"), "on a calm", "42 steps", "\u00e9t\u00e9", ""]
     together = engine.log_probabilities("A photo of a canoe", options)
     alone = [engine.log_probabilities("A photo of a canoe", [option])[0] for option in options]
     assert together == pytest.approx(alone, abs=1e-3)
@@ -502,8 +490,6 @@ def test_tree_scoring_equals_scoring_one_by_one(cache: Path) -> None:
 @real
 @pytest.mark.slow
 def test_scores_do_not_depend_on_how_the_weights_were_loaded(tmp_path: Path) -> None:
-    from regforge.embedded.language_model.smollm import SmolLM
-
     words = ["barking", "on a shelf", "made of glass"]
     cold = SmolLM(tmp_path).log_probabilities("The dog is", words)
     warm = SmolLM(tmp_path).log_probabilities("The dog is", words)
@@ -521,8 +507,6 @@ def test_scores_do_not_depend_on_how_the_weights_were_loaded(tmp_path: Path) -> 
 def test_tree_scoring_is_what_transformers_says_word_by_word(cache: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from regforge.embedded.language_model.smollm import SmolLM, find_weights
 
     stem, option = "A photo of a teapot", " in a kitchen, didn't it?"
     scored = SmolLM(cache).log_probabilities(stem, [option.strip()])[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regforge.embedded import TINYWORLD, load_pipeline, load_vocabulary
+from regforge.embedded import IDENTITY, TINYWORLD, load_pipeline, load_vocabulary
 from regforge.embedded.pipeline import EmbeddedModelMissing, require_folder
 
 PROMPTS = ["a photo of a red teapot on a beach", "a pencil sketch of an owl in the snow"]
@@ -29,21 +29,9 @@ def draw(pipeline, prompts, seeds, steps=4):
     return [np.asarray(image) for image in output.images]
 
 
-def test_it_fits_in_the_package():
-    files = [p for p in TINYWORLD.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 60e6
-    allowed = {".safetensors", ".json", ".txt", ".md"}
-    assert {p.suffix for p in files} <= allowed  # no pickle
-
-
-def test_images_have_the_models_own_size(pipeline):
-    (image,) = draw(pipeline, PROMPTS[:1], [0])
-    assert image.shape == (96, 96, 3)
-    assert image.std() > 10
-
-
 def test_a_image_depends_on_its_prompt_and_seed_not_on_its_batch(pipeline):
     together = draw(pipeline, PROMPTS, [1, 2])
+    assert all(image.shape == (96, 96, 3) and image.std() > 10 for image in together)
     for prompt, seed, expected in zip(PROMPTS, [1, 2], together, strict=True):
         (alone,) = draw(pipeline, [prompt], [seed])
         assert np.abs(alone.astype(int) - expected.astype(int)).max() <= 2
@@ -129,10 +117,13 @@ def test_the_vocabulary_is_what_it_can_draw():
     assert len(words["background"]) >= 18
 
 
-def test_no_config_tells_where_it_was_made():
-    for path in TINYWORLD.parent.rglob("*.json"):
-        config = json.loads(path.read_text())
-        assert "_name_or_path" not in config, path
+@pytest.mark.parametrize(("folder", "most"), [(TINYWORLD, 60e6), (IDENTITY.parent, 12e6)])
+def test_models_fit_in_the_package_and_no_config_tells_where_they_were_made(folder, most):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < most
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}  # no pickle
+    for path in folder.rglob("*.json"):
+        assert "_name_or_path" not in json.loads(path.read_text()), path
 
 
 def test_a_missing_file_is_one_clear_sentence(tmp_path):

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
 from regforge.images.renderer import ModelIdentity, Pixels, RenderError
-from regforge.images.staging import encode_image, parameters_text, size_of
+from regforge.images.staging import Format, encode_image, parameters_text, size_of
 from regforge.recipe.models import Render
 from regforge.records import ImageJob, Prompt
 
-FORMATS: tuple[Literal["webp", "png", "jpeg"], ...] = ("webp", "png", "jpeg")
+FORMATS: tuple[Format, ...] = ("webp", "png", "jpeg")
 EXIF_DIRECTORY, USER_COMMENT, UNDEFINED = 0x8769, 0x9286, 7
 IDENTITY = ModelIdentity("org/model", "0123abc", "euler_ancestral", "bfloat16", 96, 64)
 
@@ -59,7 +59,7 @@ def parse(text: str) -> tuple[str, str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_pixels_come_back(format_: Literal["webp", "png", "jpeg"]) -> None:
+def test_pixels_come_back(format_: Format) -> None:
     pixels = noise()
     file = encode_image(pixels, format=format_, quality=95, text="a")
     with Image.open(io.BytesIO(file)) as image:
@@ -73,12 +73,15 @@ def test_pixels_come_back(format_: Literal["webp", "png", "jpeg"]) -> None:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_equal_input_gives_equal_bytes(format_: Literal["webp", "png", "jpeg"]) -> None:
-    first, second = (
-        encode_image(noise(), format=format_, quality=90, text="same words") for _ in range(2)
+def test_equal_input_gives_equal_bytes(format_: Format) -> None:
+    first, second, other = (
+        encode_image(noise(), format=format_, quality=90, text=text) for text in ("a", "a", "b")
     )
-    assert first == second
-    assert first != encode_image(noise(), format=format_, quality=90, text="other words")
+    assert first == second != other
+    bare = Image.open(io.BytesIO(encode_image(noise(), format=format_, quality=95, text=None)))
+    assert not {"parameters", "exif"} & bare.info.keys()
+    odd = encode_image(noise(), format=format_, quality=95, text="a \ud83d cat\0!")
+    assert text_in(odd) == "a ? cat!"
 
 
 def test_jpeg_quality_is_obeyed() -> None:
@@ -110,23 +113,15 @@ def test_the_user_comment_has_the_type_that_readers_expect() -> None:
         "a teapot, " * 1000 + "at last",
     ],
 )
-def test_a_web_ui_finds_all_that_made_an_image(
-    format_: Literal["webp", "png", "jpeg"], caption: str
-) -> None:
+def test_a_web_ui_finds_all_that_made_an_image(format_: Format, caption: str) -> None:
     render = Render(model="org/model", steps=25, guidance_scale=7.5, negative_prompt="blurry, ugly")
     text = parameters_text(job(caption), render, IDENTITY)
     file = encode_image(noise(), format=format_, quality=95, text=text)
     prompt, negative, values = parse(text_in(file))
-    assert prompt == caption
-    assert negative == "blurry, ugly"
-    assert values["Steps"] == "25"
-    assert values["Sampler"] == "Euler a"
-    assert values["CFG scale"] == "7.5"
-    assert values["Seed"] == "42"
-    assert values["Size"] == "96x64"
-    assert values["Model"] == "org/model"
-    assert values["Revision"] == "0123abc"
-    assert values["Generator"] == "regforge"
+    assert (prompt, negative) == (caption, "blurry, ugly")
+    expected = {"Steps": "25", "Sampler": "Euler a", "CFG scale": "7.5", "Seed": "42"}
+    expected |= {"Size": "96x64", "Model": "org/model", "Revision": "0123abc"}
+    assert values.items() >= (expected | {"Generator": "regforge"}).items()
 
 
 def lines_of(text: str) -> str:
@@ -134,7 +129,7 @@ def lines_of(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().split("\n"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @given(
     caption=st.text(min_size=1, max_size=200),
     negative=st.text(max_size=60),
@@ -158,12 +153,6 @@ def test_a_caption_cannot_pass_for_the_negative_prompt() -> None:
     assert parse(text)[:2] == ("a cat Negative prompt: dogs", "")
 
 
-def test_half_a_character_and_a_zero_do_not_stop_a_run() -> None:
-    for format_ in FORMATS:
-        file = encode_image(noise(), format=format_, quality=95, text="a \ud83d cat\0!")
-        assert text_in(file) == "a ? cat!"
-
-
 def test_a_prompt_with_its_own_size_says_so() -> None:
     text = parameters_text(job("a", width=32, height=48), Render(), IDENTITY)
     assert parse(text)[2]["Size"] == "32x48"
@@ -174,9 +163,3 @@ def test_a_text_that_no_jpeg_can_hold_is_refused() -> None:
         encode_image(noise(), format="jpeg", quality=95, text="x" * 40_000)
     file = encode_image(noise(), format="webp", quality=95, text="x" * 40_000)
     assert len(text_in(file)) == 40_000
-
-
-def test_no_text_leaves_no_metadata() -> None:
-    for format_ in FORMATS:
-        image = Image.open(io.BytesIO(encode_image(noise(), format=format_, quality=95, text=None)))
-        assert not {"parameters", "exif"} & image.info.keys()

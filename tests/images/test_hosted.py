@@ -27,20 +27,27 @@ from regforge.journal import Journal, read
 from regforge.progress import Reporter
 from regforge.recipe.models import Render
 
-
-@pytest.fixture(autouse=True)
-def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 _opened: list[HostedRenderer] = []
 
 
 @pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
+def _no_key_and_all_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     yield
     while _opened:
         _opened.pop().close()
+
+
+@pytest.fixture
+def official(monkeypatch: pytest.MonkeyPatch) -> Callable[[OpenAIServer], None]:
+    """Makes a server pass for OpenAI's own, which no recipe has to name."""
+
+    def pass_for_openai(server: OpenAIServer) -> None:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-something")
+
+    return pass_for_openai
 
 
 def service(server: OpenAIServer | str, folder: Path | None = None, **more: Any) -> HostedRenderer:
@@ -107,13 +114,9 @@ def test_the_door_opens_a_service_too() -> None:
     renderer.close()
 
 
-def test_without_a_server_of_its_own_nothing_unusual_is_sent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_server_of_its_own_nothing_unusual_is_sent(official: Any) -> None:
     with OpenAIServer() as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setenv("OPENAI_API_BASE", server.url)
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-something")
+        official(server)
         list(service("", api_base=None).render(jobs(1)))
     assert server.calls[0].body.keys() == {"model", "prompt", "n", "size"}
 
@@ -269,7 +272,7 @@ def test_max_cost_stops_before_it_is_exceeded_and_keeps_what_was_drawn(tmp_path:
 
 
 def test_an_image_that_is_paid_by_tokens_costs_what_the_service_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, official: Any
 ) -> None:
     usage = {
         "input_tokens": 10,
@@ -281,10 +284,8 @@ def test_an_image_that_is_paid_by_tokens_costs_what_the_service_counted(
     def answer(call: Call) -> Reply:
         return Reply(body={**dict(drawn(call).body), "usage": usage})  # type: ignore[arg-type]
 
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-something")
     with OpenAIServer(images=answer) as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        official(server)
         list(service("", tmp_path, api_base=None, model="gpt-image-1").render(jobs(1)))
     assert paid(tmp_path) == [pytest.approx(0.04, rel=0.1)]  # and not the list's 0.17
 
@@ -316,11 +317,9 @@ def test_an_image_that_may_be_billed_although_it_never_came_counts(tmp_path: Pat
     assert len(server.calls) == 2
 
 
-def test_max_cost_with_an_unknown_price_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_cost_with_an_unknown_price_asks_for_nothing(official: Any) -> None:
     with OpenAIServer() as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setenv("OPENAI_API_BASE", server.url)
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-something")
+        official(server)
         with pytest.raises(RenderError, match=r"render.cost_per_image"):
             list(service("", api_base=None, max_cost=1.0).render(jobs(1)))
     assert server.calls == []

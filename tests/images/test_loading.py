@@ -64,26 +64,19 @@ def test_the_revision_of_a_downloaded_model_is_its_commit(copy: Path) -> None:
     assert opened(model=str(snapshot)).identity.revision == "0123456789" * 4
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert "There is no folder" in refusal(model=str(tmp_path / "nothing"))
-    assert "There is no folder" in refusal(model="./nothing")
-    assert "There is no folder" in refusal(model="some/where/else")
-
-
-def test_a_folder_and_a_file_that_are_no_diffusers_model(copy: Path) -> None:
+def test_names_that_are_no_model(copy: Path, tmp_path: Path) -> None:
+    for missing in (str(tmp_path / "nothing"), "./nothing", "some/where/else"):
+        assert "There is no folder" in refusal(model=missing)
     assert "no diffusers model" in refusal(model=str(copy / "unet"))
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     assert "is a file" in refusal(model=str(weights))
+    assert "is no name of a Hub model" in refusal(model="a model!")
 
 
 def test_a_model_of_the_hub_without_network() -> None:
     text = refusal(model="someone/some-model")
     assert "HF_HUB_OFFLINE" in text
     assert "embedded/tinyworld" in text
-
-
-def test_a_name_that_no_model_can_have() -> None:
-    assert "is no name of a Hub model" in refusal(model="a model!")
 
 
 @pytest.mark.parametrize(
@@ -236,14 +229,10 @@ for name in ("gated", "missing", "old", "files"):
 
 
 def test_settings_of_the_wrong_kind_for_a_service_are_refused() -> None:
-    for setting in (
-        {"lora": "a"},
-        {"vae": "a/b"},
-        {"scheduler": "ddim"},
-        {"negative_prompt": "dark"},
-    ):
-        render = {"model": "gpt-image-1", "renderer": "hosted", **setting}
+    settings = {"lora": "a", "vae": "a/b", "scheduler": "ddim", "negative_prompt": "dark"}
+    for key, value in settings.items():
+        render = {"model": "gpt-image-1", "renderer": "hosted", key: value}
         content = {"name": "x", "subject": {"class_noun": "cat"}, "render": render}
-        with pytest.raises(RecipeError, match=rf"render\.{next(iter(setting))}: "):
+        with pytest.raises(RecipeError, match=rf"render\.{key}: "):
             checked(Recipe.model_validate(content))
     assert Render().renderer == "local"

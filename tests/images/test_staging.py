@@ -93,12 +93,7 @@ def test_another_attempt_is_another_image(stage: Callable[..., Staging]) -> None
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"steps": 7},
-        {"guidance_scale": 2.0},
-        {"negative_prompt": "dark"},
-        {"format": "png"},
-    ],
+    [{"steps": 7}, {"guidance_scale": 2.0}, {"negative_prompt": "dark"}, {"format": "png"}],
 )
 def test_an_image_of_other_settings_does_not_count(
     change: dict[str, Any], stage: Callable[..., Staging]
@@ -110,61 +105,35 @@ def test_an_image_of_other_settings_does_not_count(
     assert stage().missing(jobs(1)) == []
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"revision": "other"},
-        {"dtype": "bfloat16"},
-        {"scheduler": "euler"},
-        {"loras": (LoraIdentity("teapot.safetensors", "sha256:0", 0.5),)},
-    ],
-)
-def test_an_image_of_another_model_does_not_count(
-    change: dict[str, Any], stage: Callable[..., Staging]
-) -> None:
-    staging = stage()
-    staging.put(image_of(jobs(1)[0]))
-    staging.flush()
-    assert stage(replace(IDENTITY, **change)).missing(jobs(1)) == jobs(1)
-
-
-def test_an_image_of_an_edited_caption_does_not_count(stage: Callable[..., Staging]) -> None:
-    job = jobs(1)[0]
-    staging = stage()
+def test_an_image_of_another_model_or_caption_does_not_count(stage: Callable[..., Staging]) -> None:
+    staging, (job,) = stage(), jobs(1)
     staging.put(image_of(job))
     edited = replace(job, prompt=replace(job.prompt, text="a photo of a blue teapot"))
     assert staging.missing([edited]) == [edited]
+    loras = (LoraIdentity("teapot.safetensors", "sha256:0", 0.5),)
+    changes = {"revision": "other", "dtype": "bfloat16", "scheduler": "euler", "loras": loras}
+    for name, value in changes.items():
+        assert stage(replace(IDENTITY, **{name: value})).missing([job]) == [job]
 
 
-def ruin_image(folder: Path) -> None:
-    path = next(folder.glob("*.webp"))
-    path.write_bytes(path.read_bytes()[:-5])
+RUINS: dict[str, Callable[[Path, Path], object]] = {
+    "half an image": lambda image, _: image.write_bytes(image.read_bytes()[:-5]),
+    "half a marker": lambda _, marker: marker.write_text("{"),
+    "no image": lambda image, _: image.unlink(),
+    "no marker": lambda _, marker: marker.unlink(),
+    "odd marker": lambda _, marker: marker.write_text("[1]"),
+}
 
 
-def ruin_marker(folder: Path) -> None:
-    next(folder.glob("*.json")).write_text("{")
-
-
-def no_image(folder: Path) -> None:
-    next(folder.glob("*.webp")).unlink()
-
-
-def no_marker(folder: Path) -> None:
-    next(folder.glob("*.json")).unlink()
-
-
-def odd_marker(folder: Path) -> None:
-    next(folder.glob("*.json")).write_text("[1]")
-
-
-@pytest.mark.parametrize("ruin", [ruin_image, ruin_marker, no_image, no_marker, odd_marker])
+@pytest.mark.parametrize("ruin", RUINS)
 def test_what_is_not_whole_does_not_count(
-    ruin: Callable[[Path], None], stage: Callable[..., Staging], tmp_path: Path
+    ruin: str, stage: Callable[..., Staging], tmp_path: Path
 ) -> None:
     staging = stage()
     staging.put(image_of(jobs(1)[0]))
     staging.flush()
-    ruin(tmp_path / "staging")
+    image, marker = (next(tmp_path.glob(f"staging/*.{suffix}")) for suffix in ("webp", "json"))
+    RUINS[ruin](image, marker)
     assert staging.missing(jobs(1)) == jobs(1)
 
 
