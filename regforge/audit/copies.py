@@ -112,10 +112,12 @@ def look_alikes(hashes: NDArray[np.uint64], most: int = NEAR) -> NDArray[np.int6
     distinct, place = np.unique(hashes, return_inverse=True)
     labels = np.arange(len(distinct))
     waiting: list[NDArray[np.int64]] = []
+    size = 0
     for pairs in _close_pairs(distinct, most):
         waiting.append(pairs)
-        if sum(map(len, waiting)) > _WAITING:
-            labels, waiting = _joined(labels, np.concatenate(waiting)), []
+        size += len(pairs)
+        if size > _WAITING:
+            labels, waiting, size = _joined(labels, np.concatenate(waiting)), [], 0
     if waiting:
         labels = _joined(labels, np.concatenate(waiting))
     return labels[place]

@@ -262,17 +262,14 @@ def gather(
         ThreadPoolExecutor() as pool,
     ):
         while batch := list(islice(examples, _BATCH)):
-            files = pool.map(_file_facts if images else _stored, batch)
+            encoded = [example.image for example in batch]
+            files = pool.map(inspect_image, encoded) if images else map(_stored, batch)
             for example, facts in zip(batch, files, strict=True):
                 _add(found, example, facts, class_noun, interned)
             if see is not None:
                 see(batch)
             task.advance(len(batch))
     return found
-
-
-def _file_facts(example: Example) -> ImageFacts:
-    return inspect_image(example.image)
 
 
 def _stored(example: Example) -> ImageFacts:

@@ -250,8 +250,9 @@ class _Job:
                 expected = {METADATA}
                 for name in manifest.names():
                     expected |= {f"{IMAGES}/{name}", f"{IMAGES}/{name.rpartition('.')[0]}.txt"}
-                there = {name for name in expected if (self.out / name).exists()}
-                if there != expected:
+                there = {f"{IMAGES}/{path.name}" for path in (self.out / IMAGES).glob("*")}
+                there |= {METADATA} if (self.out / METADATA).exists() else set()
+                if not expected <= there:
                     write_images(*dataset, folder, there, self.reporter)
         if restore or not same:
             folder.path(f"{SUBJECT}/x")  # there even if it is empty: for the user's photos
