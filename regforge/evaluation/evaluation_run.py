@@ -40,6 +40,7 @@ from regforge.evaluation.results import (
 )
 from regforge.evaluation.scoring import Scorer, SubjectFeatures
 from regforge.progress import Reporter, duration
+from regforge.recipe import Render
 from regforge.runs import OwnedFolder
 from regforge.words import counted, listed
 
@@ -110,6 +111,8 @@ class _Session:
         self._scorer = scorer
         self._reporter = reporter
         self._seed = int(plan.settings["seed"])
+        base, pool = plan.models[0].model.base, plan.pool
+        self._render = Render(model=base, steps=pool.steps, device=pool.device)
         self._drawing = 0.0  # seconds
         self._loading = 0.0  # until the first image of a model
 
@@ -123,10 +126,14 @@ class _Session:
         results = [self._evaluated(each, features[each.subject.name]) for each in plan.models]
         scoring = time.monotonic() - start - self._drawing
         plan.pool.close()
+        references = {}
+        for number, (name, photos) in enumerate(plan.references.items()):
+            copies = photos.copy_small(self._folder.references / f"{number:02d}")
+            references[name] = [file.relative_to(self._folder.path).as_posix() for file in copies]
         evaluation = Evaluation(
             folder=self._folder.path,
             settings={**plan.settings, "encoders": scorer.names},
-            references=self._copied_references(),
+            references=references,
             held_out=all(each.held_out for each in plan.references.values()),
             ceiling={name: each.ceiling for name, each in features.items()},
             results=results,
@@ -152,7 +159,7 @@ class _Session:
         text = f"{total:,} images of {models}, {len(plans[-1].images):,} of each"
         if missing < total:
             text += f"; {total - missing:,} are there already"
-        seconds = seconds_per_image(self._as_render())
+        seconds = seconds_per_image(self._render)
         if missing and seconds is not None:
             text += f"; drawing takes about {duration(missing * seconds)}"
         self._reporter.say(f"{text}.")
@@ -170,7 +177,7 @@ class _Session:
             drawn = loaded.draw(plan.images, folder=folder, task=task)
             scored = self._scorer.score(plan, self._timed(plan, drawn), features)
         if missing >= _ENOUGH:
-            remember(self._as_render(), missing, self._drawing - before - self._loading)
+            remember(self._render, missing, self._drawing - before - self._loading)
         return summarize(plan.model, scored, seed=self._seed)
 
     def _timed(self, plan: ModelPlan, drawn: Iterator[Image.Image]) -> Iterator[Image.Image]:
@@ -196,19 +203,6 @@ class _Session:
     def _missing(self, plan: ModelPlan) -> int:
         folder = self._folder.images / plan.folder
         return sum(not (folder / str(each.file)).is_file() for each in plan.images)
-
-    def _as_render(self) -> Any:
-        from regforge.recipe import Render
-
-        pool = self._plan.pool
-        return Render(model=self._plan.models[0].model.base, steps=pool.steps, device=pool.device)
-
-    def _copied_references(self) -> dict[str, list[str]]:
-        copied = {}
-        for number, (name, each) in enumerate(self._plan.references.items()):
-            files = each.copy_small(self._folder.references / f"{number:02d}")
-            copied[name] = [path.relative_to(self._folder.path).as_posix() for path in files]
-        return copied
 
     def _notes(self, features: Mapping[str, SubjectFeatures]) -> list[str]:
         plan = self._plan

@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +73,15 @@ def open_model(
     with suppress(OSError):  # a name that no file system takes
         is_here = path.exists()
     if text == EMBEDDED:
-        model = _pipeline(EMBEDDED, base_digest(EMBEDDED, None), subject, name)
+        found = ModelFiles(pipeline=EMBEDDED)
     elif is_here:
-        found = find_files(path)
-        model = _assembled(found, str(path), base, subject, name or _name_of(found))
+        found, text = find_files(path), str(path)
     else:
         address = HubAddress.parse(text)
         if address is None or text.startswith((".", "~", "/")):
             raise EvaluationError(f"There is no file or folder {text}.", hint=_A_MODEL)
-        model = _from_hub(address, base, subject, name)
+        found, text = _of_the_hub(address), str(address)
+    model = _assembled(found, text, base, subject, name or _name_of(found))
     if base is None or model.weights is not None:
         return model
     note = (
@@ -127,24 +127,8 @@ def base_digest(base: str, revision: str | None) -> str:
 # ------------------------------------------------------------------------------- putting together
 
 
-def _pipeline(
-    base: str, digest: str, subject: Subject | str | Path | None, name: str | None, **more: Any
-) -> PersonalizedModel:
-    """A pipeline of which nothing is known but its place."""
-    known, notes = find_subject({}, subject)
-    return PersonalizedModel(
-        name=name or base.rpartition("/")[2],
-        base=base,
-        digest=digest,
-        subject=known,
-        prompts=_prompts(None, {}, known),
-        notes=notes,
-        **{"where": base, **more},
-    )
-
-
 def _assembled(
-    found: Found,
+    found: ModelFiles,
     where: str,
     base: str | Path | None,
     subject: Subject | str | Path | None,
@@ -156,7 +140,7 @@ def _assembled(
     return PersonalizedModel(
         name=name,
         base=below,
-        digest=file_digest(found.weights) if found.weights else base_digest(below, None),
+        digest=file_digest(found.weights) if found.weights else base_digest(below, revision),
         revision=revision,
         variant=variant,
         weights=found.weights,
@@ -170,29 +154,22 @@ def _assembled(
     )
 
 
-def _from_hub(
-    address: HubAddress,
-    base: str | Path | None,
-    subject: Subject | str | Path | None,
-    name: str | None,
-) -> PersonalizedModel:
-    got, where = download(address), str(address)
-    name = name or address.repo_id.rpartition("/")[2]
+def _of_the_hub(address: HubAddress) -> ModelFiles:
+    got, home = download(address), Path(address.repo_id)
     if got.is_pipeline:  # its weights are downloaded when something is drawn
-        digest = base_digest(address.repo_id, got.commit)
-        return _pipeline(address.repo_id, digest, subject, name, revision=got.commit, where=where)
-    found = find_files(got.folder)
+        return ModelFiles(pipeline=address.repo_id, revision=got.commit, home=home)
+    found = replace(find_files(got.folder), home=home)
     photos = section_of(found.recipe, "subject")
     if found.recipe is not None and "images" in photos:  # a folder of ours, which is not theirs
         bare = {key: value for key, value in photos.items() if key != "images"}
         found = replace(found, recipe={**found.recipe, "subject": bare})
-    return _assembled(found, where, base, subject, name)
+    return found
 
 
-def _base(found: Found, given: str | Path | None) -> tuple[str, str | None, str | None]:
+def _base(found: ModelFiles, given: str | Path | None) -> tuple[str, str | None, str | None]:
     """Base model, revision and variant."""
     if found.weights is None:
-        return str(found.pipeline), None, None
+        return found.pipeline, found.revision, None
     if given is not None:
         path = absolute(given)
         return (str(path) if path.is_dir() else str(given)), None, None
@@ -244,7 +221,7 @@ def _is_model(name: str) -> bool:
     return HubAddress.parse(name) is not None and not name.endswith((".safetensors", ".ckpt"))
 
 
-def _steps(found: Found) -> int | None:
+def _steps(found: ModelFiles) -> int | None:
     if found.step is not None:
         return found.step
     # A run that was copied or downloaded may have come without its state.
@@ -269,22 +246,25 @@ def _prompts(
     return (instance,) if isinstance(instance, str) and instance.strip() else ()
 
 
-def _name_of(found: Found) -> str:
+def _name_of(found: ModelFiles) -> str:
     if found.step is not None and found.run is not None:
         return f"{found.run.name}-step-{found.step}"
-    return found.home.stem if found.home.is_file() else found.home.name
+    if found.home.is_file():
+        return found.home.stem
+    return found.home.name or found.pipeline.rpartition("/")[2]
 
 
 # ------------------------------------------------------------------------------------ the files
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelFiles:
     """The files of a trained model, and what its run and its card say.
 
     Attributes:
         weights: The LoRA's file; None for a whole pipeline.
-        pipeline: The folder of a whole pipeline; None for a LoRA.
+        pipeline: Folder or repository of a whole pipeline; empty for a LoRA.
+        revision: Of a repository.
         home: The run's folder, the snapshot's, or the one that holds the weights; the file itself
             if it has a name of its own.
         run: Folder of the training run, if there is one.
@@ -292,17 +272,18 @@ class Found:
         card: Front matter of the README.md beside it.
     """
 
-    weights: Path | None
-    pipeline: Path | None
-    home: Path
-    run: Path | None
-    step: int | None
-    recipe: Mapping[str, Any] | None
-    state: Mapping[str, Any]
-    card: Mapping[str, Any]
+    weights: Path | None = None
+    pipeline: str = ""
+    revision: str | None = None
+    home: Path = Path()
+    run: Path | None = None
+    step: int | None = None
+    recipe: Mapping[str, Any] | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_files(path: Path) -> Found:
+def find_files(path: Path) -> ModelFiles:
     """The model in a folder, or the run that a file belongs to; the path is absolute.
 
     Raises:
@@ -311,23 +292,23 @@ def find_files(path: Path) -> Found:
     """
     if path.is_file():
         require_lora(path)
-        return _with_run(path, None, path if path.name != LORA_NAME else _home(path.parent))
+        return _with_run(path, "", path if path.name != LORA_NAME else _home(path.parent))
     if (path / MODEL_INDEX).is_file():
-        return _with_run(None, path, _home(path))
+        return _with_run(None, str(path), _home(path))
     if (path / "model" / MODEL_INDEX).is_file():
-        return _with_run(None, path / "model", path)
+        return _with_run(None, str(path / "model"), path)
     weights = lora_in(path)
     if weights is None:
         raise _nothing_in(path)
     require_lora(weights)
-    return _with_run(weights, None, _home(path))
+    return _with_run(weights, "", _home(path))
 
 
 def _home(folder: Path) -> Path:
     return folder.parent if folder.name in ("lora", "model") else folder
 
 
-def _with_run(weights: Path | None, pipeline: Path | None, home: Path) -> Found:
+def _with_run(weights: Path | None, pipeline: str, home: Path) -> ModelFiles:
     folder = _home(home.parent) if home.is_file() else home
     step = snapshot_step(folder)
     run = folder if step is None else folder.parent.parent
@@ -336,10 +317,10 @@ def _with_run(weights: Path | None, pipeline: Path | None, home: Path) -> Found:
     cards = [
         _read(each / "README.md", lambda text: Card.parse(text).front) for each in (folder, run)
     ]
-    return Found(
+    return ModelFiles(
         weights,
         pipeline,
-        home,
+        home=home,
         run=run if recipe is not None else None,
         step=step,
         recipe=recipe,

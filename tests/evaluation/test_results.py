@@ -145,8 +145,8 @@ def test_the_file_has_what_scripts_need_and_nothing_of_this_machine(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # files below it are named by their way from there
     inside = replace(made.results[0].model, weights=tmp_path / "runs" / "a.safetensors")
-    first = replace(made.results[0], model=inside)
-    first.images.append(ImageScores(None, "p", 0, "f.png", {"pres": math.nan, "dino": 0.5}))
+    unsure = ImageScores(None, "p", 0, "f.png", {"pres": math.nan, "dino": 0.5})
+    first = replace(made.results[0], model=inside, images=[*made.results[0].images, unsure])
     replace(made, results=[first]).save(tmp_path / "evaluation.json")
     text = (tmp_path / "evaluation.json").read_text(encoding="utf-8")
     found = json.loads(text)
@@ -160,7 +160,6 @@ def test_the_file_has_what_scripts_need_and_nothing_of_this_machine(
     assert found["models"][0]["images"][-1]["scores"] == {"dino": 0.5}  # NaN was not measured
     assert [metric["key"] for metric in found["metrics"]][:3] == ["dino", "clip_i", "clip_t"]
     assert str(made.folder) not in text
-    first.images.pop()
 
 
 @pytest.mark.parametrize(
