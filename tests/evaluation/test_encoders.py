@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -47,85 +48,62 @@ def images(count: int = 3) -> list[Image.Image]:
     ]
 
 
-def save(folder: Path, model: Any, processor: Any, *, words: bool = False) -> Path:
+def build(name: str, folder: Path) -> Path:
+    """Save a model with its processor, and a tokenizer if it reads captions."""
+    import torch
+    from transformers import (
+        BitImageProcessor,
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        ConvNextImageProcessor,
+        Dinov2Config,
+        Dinov2Model,
+        ResNetConfig,
+        ResNetModel,
+        SiglipConfig,
+        SiglipImageProcessor,
+        SiglipModel,
+        ViTConfig,
+        ViTImageProcessor,
+        ViTModel,
+    )
+
+    torch.manual_seed(0)
+    square, shortest = {"height": SIDE, "width": SIDE}, {"shortest_edge": SIDE}
+    model: Any
+    processor: Any
+    if name == "dino":  # as `facebook/dino-vits16` is published: squeezes images into a square
+        model = ViTModel(ViTConfig(**PATCHES), add_pooling_layer=False)
+        processor = ViTImageProcessor(size=square, image_mean=MEAN, image_std=STD)
+    elif name == "dinov2":
+        model = Dinov2Model(Dinov2Config(**PATCHES))
+        processor = BitImageProcessor(size={"shortest_edge": 36}, crop_size=SIDE)
+    elif name == "resnet":
+        small = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+        model = ResNetModel(ResNetConfig(**small, layer_type="basic"))
+        processor = ConvNextImageProcessor(size=shortest)
+    elif name == "clip":
+        ids = json.loads((TINYWORLD / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]
+        end = ids["vocab"]["<|endoftext|>"]
+        words = {**WORDS, "eos_token_id": end, "bos_token_id": end - 1, "pad_token_id": end}
+        config = CLIPConfig(text_config=words, vision_config=PATCHES, projection_dim=12)
+        model, processor = CLIPModel(config), CLIPImageProcessor(size=shortest, crop_size=SIDE)
+    else:
+        words = {**WORDS, "projection_size": 16}
+        model = SiglipModel(SiglipConfig(text_config=words, vision_config=PATCHES))
+        processor = SiglipImageProcessor(size=square)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if words:
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(TINYWORLD / "tokenizer" / name, folder / name)
+    if name in ("clip", "siglip"):
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(TINYWORLD / "tokenizer" / file, folder / file)
     return folder
-
-
-def dino(folder: Path) -> Path:
-    """As `facebook/dino-vits16` is published: its processor squeezes images into a square."""
-    import torch
-    from transformers import ViTConfig, ViTImageProcessor, ViTModel
-
-    torch.manual_seed(0)
-    size = {"height": SIDE, "width": SIDE}
-    processor = ViTImageProcessor(size=size, image_mean=MEAN, image_std=STD)
-    return save(folder, ViTModel(ViTConfig(**PATCHES), add_pooling_layer=False), processor)
-
-
-def dinov2(folder: Path) -> Path:
-    import torch
-    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
-
-    torch.manual_seed(0)
-    processor = BitImageProcessor(size={"shortest_edge": 36}, crop_size=SIDE)
-    return save(folder, Dinov2Model(Dinov2Config(**PATCHES)), processor)
-
-
-def resnet(folder: Path) -> Path:
-    import torch
-    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
-
-    torch.manual_seed(0)
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-    return save(folder, ResNetModel(config), ConvNextImageProcessor(size={"shortest_edge": SIDE}))
-
-
-def clip(folder: Path) -> Path:
-    import torch
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
-
-    torch.manual_seed(0)
-    ids = json.loads((TINYWORLD / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]
-    end = ids["vocab"]["<|endoftext|>"]
-    config = CLIPConfig(
-        text_config={**WORDS, "eos_token_id": end, "bos_token_id": end - 1, "pad_token_id": end},
-        vision_config=PATCHES,
-        projection_dim=12,
-    )
-    processor = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SIDE)
-    return save(folder, CLIPModel(config), processor, words=True)
-
-
-def siglip(folder: Path) -> Path:
-    import torch
-    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
-
-    torch.manual_seed(0)
-    config = SiglipConfig(text_config={**WORDS, "projection_size": 16}, vision_config=PATCHES)
-    size = {"height": SIDE, "width": SIDE}
-    return save(folder, SiglipModel(config), SiglipImageProcessor(size=size), words=True)
-
-
-BUILDERS: dict[str, Callable[[Path], Path]] = {
-    builder.__name__: builder for builder in (dino, dinov2, resnet, clip, siglip)
-}
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = BUILDERS[name](tmp_path_factory.mktemp("models") / name)
-        return made[name]
-
-    return folder
+    return functools.cache(lambda name: build(name, tmp_path_factory.mktemp("models") / name))
 
 
 def unit(vector: np.ndarray) -> Any:
@@ -135,7 +113,7 @@ def unit(vector: np.ndarray) -> Any:
 # ---------------------------------------------------------------------------------- what they give
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", ["dino", "dinov2", "resnet", "clip", "siglip"])
 def test_vectors_are_of_unit_length_whatever_the_batch(
     saved: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
