@@ -86,44 +86,42 @@ class TableReader:
                 self._check_same(path, self._schema(path))
 
     def read(self, *, images: bool, findings: Findings) -> Iterator[Example]:
-        """All rows, file by file."""
+        """All rows, file by file; those with broken images are left out."""
+        columns = self._columns
         for path in self._paths:
             for number, (row, image) in enumerate(self._rows(path, images)):
-                yield from self._example(path, number, row, image, images, findings)
+                values = (image or {}) if columns.in_struct else {"bytes": image}
+                content, inner_name = values.get("bytes") or b"", values.get("path") or None
+                name = row.get(columns.name) if columns.name else None
+                name = str(name) if name not in (None, "") else inner_name or f"{path}:{number}"
+                opened = images or not columns.tell_all
+                header = self._header(row, content if opened else None)
+                if header is None:
+                    findings.broken.add(name)
+                    continue
+                text = None
+                if columns.caption is not None:  # what a generator wrote is no caption then
+                    text = as_caption(row.pop(columns.caption, None))
+                    header = replace(header, prompt=None)
+                yield findings.example(name, content if images else b"", header, text, row)
 
-    def _example(
-        self,
-        path: str,
-        number: int,
-        row: dict[str, Any],
-        image: Any,
-        images: bool,
-        findings: Findings,
-    ) -> Iterator[Example]:
-        """The row as an example, or nothing if its image is broken."""
-        columns = self._columns
-        values = (image or {}) if columns.in_struct else {"bytes": image}
-        content, inner_name = values.get("bytes") or b"", values.get("path") or None
-        name = row.get(columns.name) if columns.name else None
-        name = str(name) if name not in (None, "") else inner_name or f"{path}:{number}"
-        header = _size_in(row) if columns.tell_all else None
-        try:
-            if images or not columns.tell_all:
-                if not content or len(content) > MOST_IMAGE:
-                    raise BrokenImage("is empty, or too large")
-                # Files of regforge's are known to be what their row says.
-                if header is None or not columns.own:
-                    read = read_header(io.BytesIO(content))
-                    header = header or read
-            if header is None:
-                raise BrokenImage("has no size")
-        except BrokenImage:
-            findings.broken.add(name)
-            return
-        text = None
-        if columns.caption is not None:
-            text, header = as_caption(row.pop(columns.caption, None)), replace(header, prompt=None)
-        yield findings.example(name, content if images else b"", header, text, row)
+    def _header(self, row: Mapping[str, Any], content: bytes | None) -> Header | None:
+        """The size of an image, by its columns or its file, if that is read; None if broken."""
+        header, width, height = None, row.get("width"), row.get("height")
+        if self._columns.tell_all and isinstance(width, int) and isinstance(height, int):
+            header = Header(width, height) if width > 0 < height else None
+        if content is None:
+            return header
+        if not content or len(content) > MOST_IMAGE:
+            return None
+        # Files of regforge's are known to be what their row says.
+        if header is None or not self._columns.own:
+            try:
+                read = read_header(io.BytesIO(content))
+            except BrokenImage:
+                return None
+            header = header or read
+        return header
 
     def _rows(self, path: str, images: bool) -> Iterator[tuple[dict[str, Any], Any]]:
         """(columns, image column or None) of each row of a file."""
@@ -247,13 +245,6 @@ def _is_plain(field: pa.Field) -> bool:
         return _is_struct(kind)
     plain = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
     return any(test(kind) for test in (*plain, pa.types.is_floating, pa.types.is_boolean))
-
-
-def _size_in(row: Mapping[str, Any]) -> Header | None:
-    width, height = row.get("width"), row.get("height")
-    if isinstance(width, int) and isinstance(height, int) and width > 0 < height:
-        return Header(width, height)
-    return None
 
 
 def _values(
