@@ -66,12 +66,7 @@ _TRAPS: Mapping[str, str] = {
 
 
 def caption_checks(found: Gathered, budget: TokenBudget) -> Iterator[Check]:
-    """All checks of captions, slots apart.
-
-    Args:
-        found: The dataset.
-        budget: Counts tokens, and knows the limit.
-    """
+    """All checks of captions, slots apart."""
     yield _missing(found)
     checks: dict[str, Callable[[Gathered], Check]] = {
         "caption variety": _variety,

@@ -248,9 +248,6 @@ def gather(
         class_noun: What all images show; None takes what the rows say.
         see: Gets every batch of images too, while they are in memory.
         reporter: Gets progress.
-
-    Raises:
-        RegforgeError: The dataset cannot be read.
     """
     found = Gathered(opened=images, slots={name: [] for name in dataset.slots})
     interned: dict[str, str] = {}

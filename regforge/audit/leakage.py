@@ -102,12 +102,7 @@ def photos_of(folder: Path) -> list[Photo]:
 
 
 def identifier(found: Gathered, token: str | None) -> Check:
-    """Captions that say the identifier, as a whole word in any case.
-
-    Args:
-        found: The dataset.
-        token: The identifier; None looks for the usual ones.
-    """
+    """Captions that say the identifier (or else a usual one), as a whole word in any case."""
     words = "|".join(re.escape(each) for each in ((token,) if token else USUAL))
     pattern = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
     leaks = {text: match for text in found.captions if (match := pattern.search(text))}
@@ -131,12 +126,7 @@ def identifier(found: Gathered, token: str | None) -> Check:
 
 
 def subject_copies(found: Gathered, photos: Sequence[Photo] | None) -> Check:
-    """Images that are copies of a photo of the subject, or look much like one.
-
-    Args:
-        found: The dataset.
-        photos: The subject's; None if no folder was named.
-    """
+    """Images that are copies of a photo of the subject, or look much like one."""
     name, total = "subject copies", len(found.ids)
     if photos is None:
         advice = "Name their folder: regforge audit ... --subject photos/"

@@ -48,11 +48,7 @@ def coverage(found: Gathered, offered: Mapping[str, Sequence[str]]) -> Check:
 
     Evenness is Pielou's J (J. Theor. Biol. 13, 1966): Shannon's entropy of the phrases' counts over
     the largest that could be, ln(min(phrases, images)). 1 is perfectly even, 0 is one phrase for
-    all. Phrases that were on offer and not used count among the phrases.
-
-    Args:
-        found: A dataset with slots.
-        offered: Phrases on offer by slot; empty where not known.
+    all. Phrases that were on offer (by slot, where known) and not used count among the phrases.
     """
     slots = {name: _facts(v, offered.get(name, ())) for name, v in found.slots.items()}
     numbers = {"slots": slots}
@@ -115,10 +111,7 @@ def followed(found: Gathered, *, plain: bool) -> Check | None:
     """Photos' captions in which attributes were not varied; None if no captions were followed.
 
     The captions state these attributes, or do not say for sure which words are about the subject.
-
-    Args:
-        found: A dataset with slots.
-        plain: Whether nothing was to be varied.
+    `plain` means that nothing was to be varied.
     """
     photos: dict[str, list[int]] = {}
     for number, name in enumerate(found.sets):

@@ -16,6 +16,7 @@ from regforge.audit.gathering import (
     PROVENANCE,
     Check,
     Gathered,
+    Grade,
     of,
     percent,
     ratio,
@@ -46,11 +47,8 @@ def sizes(found: Gathered, resolution: int | None) -> Check:
     """Sizes against the resolution of training.
 
     An image is too small if it has fewer pixels than the square that the trainer trains at: kohya,
-    SimpleTuner, ai-toolkit and OneTrainer choose a bucket of about as many pixels.
-
-    Args:
-        found: The dataset.
-        resolution: Side of that square; None compares with nothing.
+    SimpleTuner, ai-toolkit and OneTrainer choose a bucket of about as many pixels. Without a
+    resolution, the side of that square, nothing is compared with it.
     """
     total = len(found.ids)
     counts = Counter(size for size in found.sizes if min(size) > 0)
@@ -77,42 +75,24 @@ def sizes(found: Gathered, resolution: int | None) -> Check:
         finding = f"All are {width} x {height}"
     elif len(counts) > 1:
         finding += f", {counted(len(counts) - 1, 'other size')}"
-    problems = []  # (finding, advice)
+    findings, advice = [finding], []
     if small:
-        problems.append(
-            (
-                f"{of(small, total)} have fewer pixels than {resolution} x {resolution}",
-                f"Train at {_fitting(counts, total)} or draw them larger: upscaled images teach "
-                "blur.",
-            )
-        )
+        findings.append(f"{of(small, total)} have fewer pixels than {resolution} x {resolution}")
+        side = _fitting(counts, total)
+        advice.append(f"Train at {side} or draw them larger: upscaled images teach blur.")
     if wide:
-        problems.append(
-            (
-                f"{of(wide, total)} are twice as long as wide",
-                "Turn bucketing on, or a square crop cuts most of the long ones off.",
-            )
-        )
+        findings.append(f"{of(wide, total)} are twice as long as wide")
+        advice.append("Turn bucketing on, or a square crop cuts most of the long ones off.")
     if odd:
-        problems.append(
-            (
-                f"{of(odd, total)} have sides that are no multiple of 8",
-                "Autoencoders need multiples of 8; the trainer will crop or resize.",
-            )
-        )
-    advice = [text for _, text in problems]
+        findings.append(f"{of(odd, total)} have sides that are no multiple of 8")
+        advice.append("Autoencoders need multiples of 8; the trainer will crop or resize.")
     if len(counts) > 1 and not wide:
         advice.append("Turn bucketing on: batches need images of one size.")
-    return Check(
-        "image sizes",
-        "bad" if small > MANY_SMALL * total else "look" if advice else "good",
-        "; ".join([finding, *(text for text, _ in problems)]) + ".",
-        " ".join(advice),
-        numbers,
-        [f"{w} x {h}: {n:,}" for (w, h), n in counts.most_common(MOST_EXAMPLES)]
-        if len(counts) > 1
-        else [],
-    )
+    grade: Grade = "bad" if small > MANY_SMALL * total else "look" if advice else "good"
+    shown = [f"{w} x {h}: {n:,}" for (w, h), n in counts.most_common(MOST_EXAMPLES)]
+    finding = "; ".join(findings) + "."
+    several = shown if len(counts) > 1 else []
+    return Check("image sizes", grade, finding, " ".join(advice), numbers, several)
 
 
 def _fitting(counts: Counter[tuple[int, int]], total: int) -> int:
@@ -181,12 +161,7 @@ def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
 
     The weight is 1, the paper's. It is halved where captions are missing or say little (the images
     then hold on to little but the class's average look), and halved where many images are copies
-    (which would be learned by heart).
-
-    Args:
-        images: Regularization images.
-        photos: Photos of the subject.
-        checks: What was found so far, by name.
+    (which would be learned by heart). `checks` are what was found so far, by name.
     """
 
     def bad(*names: str) -> bool:
