@@ -64,7 +64,7 @@ def test_a_photo_turned_by_exif_is_found_upright_and_as_stored(tmp_path: Path) -
         assert check.grade == "bad"
 
 
-def test_a_image_much_like_a_photo_is_worth_a_look(photos: Path, monkeypatch: Any) -> None:
+def test_an_image_much_like_a_photo_is_worth_a_look(photos: Path, monkeypatch: Any) -> None:
     from regforge.audit.gathering import inspect_image
 
     near = inspect_image((photos / "my owl 501.png").read_bytes()).hash
