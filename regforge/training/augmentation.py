@@ -104,12 +104,8 @@ class Cropping:
         even place; `center` the largest square in the middle; `none` everything, with its
         proportions kept as far as `multiple` allows.
 
-        Args:
-            size: Height and width of the image, in pixels, as a viewer shows it.
-            stream: `instance` or `class`.
-            name: What the image's randomness follows from.
-            variant: Which of `variants`.
-            flip: Whether the image is mirrored first.
+        `size` is the image's height and width in pixels, as a viewer shows it; randomness follows
+        from stream, name and variant.
         """
         height, width = size
         if self.kind == "none":

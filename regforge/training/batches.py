@@ -85,8 +85,7 @@ class Batches:
         batch_size: Instance images in a batch.
         per_instance: Regularization images beside each instance image.
         accumulation: Batches per optimizer step.
-        processes: How many processes train together; each has batches of its own.
-        process: Which of them this is, from 0.
+        process: Which of the processes this is, from 0; each has batches of its own.
     """
 
     instances: int

@@ -83,11 +83,7 @@ class Checkpoints:
         return path
 
     def wait(self) -> None:
-        """Until what `save` was given last is on the disk.
-
-        Raises:
-            StorageError: It could not be written.
-        """
+        """Until what `save` was given last is on the disk, or StorageError."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None

@@ -7,7 +7,7 @@ as the training itself reads them, so what cannot be trained on is said now.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from regforge.training.data import (
     is_finished,
     run_of,
 )
-from regforge.training.saving import LORA_FILE, MODEL_FOLDER
+from regforge.training.saving import result_path
 from regforge.words import counted, listed
 
 SAMPLES = 5
@@ -44,8 +44,7 @@ class TrainingPlan:
     """What a training would do.
 
     Attributes:
-        folder: Where the run would lie.
-        done: What is there already, in words; empty for a new run.
+        done: What is in the folder already, in words; empty for a new run.
         captions: The captions of some photos, by file name.
         without_caption: Files that have none of their own and get the plain one.
         dataset: The regularization images, in words; None for none.
@@ -56,7 +55,6 @@ class TrainingPlan:
         seen_image: How often each regularization image is; None without any, or if not known.
         result: The file or folder that comes out.
         needs: What has to be there and is not, a sentence each.
-        notes: What was found in photos and dataset, a sentence each.
     """
 
     name: str
@@ -83,10 +81,8 @@ class TrainingPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: str(value) if isinstance(value, Path) else value for name, value in values.items()
-        }
+        values = vars(self).items()
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values}
 
     def as_text(self) -> str:
         """For people."""
@@ -149,7 +145,6 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     optimizer = recipe.optimizer
     beside = optimizer.batch_size * recipe.regularization.per_instance if dataset else 0
     batches = optimizer.steps * optimizer.gradient_accumulation
-    method = recipe.method
     return TrainingPlan(
         name=recipe.name,
         digest=recipe_digest(recipe),
@@ -168,7 +163,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         batches=optimizer.gradient_accumulation,
         seen_photo=batches * optimizer.batch_size / len(photos.images),
         seen_image=batches * beside / images if images else None,
-        result=folder.path / (LORA_FILE if method.kind == "lora" else MODEL_FOLDER),
+        result=result_path(folder.path, recipe.method),
         needs=list(_needs(recipe)),
         notes=[*photos.notes, *notes],
         warnings=warnings(recipe),

@@ -31,9 +31,7 @@ class TrainedModel:
     """What a training run made.
 
     Attributes:
-        folder: The run's folder.
         weights: The LoRA's file, or the folder of the whole pipeline.
-        steps: How many optimizer steps it was trained.
         seconds: Of work in this session.
         instance_loss: Mean over the last 100 steps.
         prior_loss: Likewise; None without regularization.
@@ -55,16 +53,8 @@ class TrainedModel:
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
-        return {
-            "folder": str(self.folder),
-            "weights": str(self.weights),
-            "samples": str(self.samples),
-            "steps": self.steps,
-            "seconds": round(self.seconds, 1),
-            "instance_loss": self.instance_loss,
-            "prior_loss": self.prior_loss,
-            "peak_memory": self.peak_memory,
-        }
+        values = vars(self) | {"samples": self.samples, "seconds": round(self.seconds, 1)}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
     def as_text(self) -> str:
         """For people."""

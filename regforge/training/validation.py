@@ -73,14 +73,10 @@ class ValidationSampler:
             }
 
     def draw(self, each: int, *, stopped: Callable[[], bool] = lambda: False) -> list[Sample]:
-        """Draw all prompts with the weights as they are, in their order.
-
-        Args:
-            each: Images of each prompt.
-            stopped: Asked after each denoising step.
+        """Draw so many images of each prompt, in their order, with the weights as they are.
 
         Raises:
-            KeyboardInterrupt: `stopped` returned True.
+            KeyboardInterrupt: `stopped`, which is called after each denoising step, returned True.
         """
         import torch
 

@@ -153,11 +153,7 @@ class Trainable:
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the values of `state_dict`.
-
-        Raises:
-            CheckpointError: They are of other weights.
-        """
+        """Take over the values of `state_dict`; those of other weights are a CheckpointError."""
         _copy(state, self.state_dict())
 
     def lora_layers(self) -> dict[str, dict[str, Tensor]]:
@@ -220,11 +216,7 @@ class MovingAverage:
         return {**self._mean, "updates": torch.tensor(self._updates)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the values of `state_dict`.
-
-        Raises:
-            CheckpointError: They are of other weights.
-        """
+        """Take over the values of `state_dict`; those of other weights are a CheckpointError."""
         _copy({name: value for name, value in state.items() if name != "updates"}, self._mean)
         self._updates = int(state["updates"])
 

@@ -94,6 +94,9 @@ def test_the_digest_is_of_what_the_dataset_is(reg: Path) -> None:
     assert recipe_digest(trained_beside("me/reg")) != first
     for change in ({"seed": 1}, {"prompts": {**REG["prompts"], "count": 4}}):
         assert recipe_digest(trained_beside(written(moved, **change))) != first
+    checked(trained_beside("recipes/reg.yaml"))  # one made in Python too
+    with pytest.raises(RecipeError, match=r"there is no recipe recipes/none\.yaml"):
+        checked(trained_beside("recipes/none.yaml"))
     resolved = resolved_yaml(trained_beside(os.path.relpath(reg)))
     assert yaml.safe_load(resolved)["regularization"]["dataset"] == str(reg)
     assert str(reg.parent) not in resolved_yaml(trained_beside(reg), portable=True)
@@ -148,12 +151,6 @@ def test_it_waits_for_another_process_that_makes_the_dataset(
         found = with_dataset(trained_beside(reg), is_main=True, reporter=Reporter(stream=said))
     assert found.regularization.dataset == str(folder.path)
     assert "Another regforge is making them; waiting" in said.getvalue()
-
-
-def test_a_recipe_made_in_python_is_checked_too(reg: Path) -> None:
-    checked(trained_beside("recipes/reg.yaml"))
-    with pytest.raises(RecipeError, match=r"there is no recipe recipes/none\.yaml"):
-        checked(trained_beside("recipes/none.yaml"))
 
 
 @pytest.mark.slow

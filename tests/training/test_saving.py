@@ -62,10 +62,19 @@ def test_a_fresh_pipeline_with_the_lora_is_the_live_model(
         assert (predicted(plain) - live).abs().max() > 1e-3
 
 
-def test_the_folder_alone_is_enough(sdxl: str, tmp_path: Path) -> None:
-    path, live = saved(sdxl, METHODS["text"], tmp_path)
+@pytest.mark.parametrize(
+    ("place", "more"),
+    [
+        ("lora", {}),  # two files lie there
+        ("", {"subfolder": "lora", "weight_name": "pytorch_lora_weights.safetensors"}),  # the card
+    ],
+)
+def test_the_folder_alone_is_enough(
+    sdxl: str, place: str, more: dict[str, str], tmp_path: Path
+) -> None:
+    _, live = saved(sdxl, METHODS["text"], tmp_path)
     family = opened(sdxl)
-    family.pipeline.load_lora_weights(str(path.parent))  # two files lie there
+    family.pipeline.load_lora_weights(str(tmp_path / place), **more)
     with torch.no_grad():
         assert_close(predicted(family), live, rtol=0, atol=1e-6)
 
@@ -98,25 +107,23 @@ def test_kohyas_file_is_the_live_model(base: str, more: dict[str, Any], tmp_path
     assert_close(loaded(base, kohya), live, rtol=0, atol=1e-5)
 
 
-def test_kohyas_names(tmp_path: Path) -> None:
+def test_kohyas_names(sdxl: str, tmp_path: Path) -> None:
     path, _ = saved("embedded/tinyworld", {"text_encoder": True}, tmp_path)
     kohya = path.with_name("pot-kohya.safetensors")
-    layer = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0"
-    text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
     state = load_file(kohya)
-    for name in (layer, text):
+    for name in (
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0",
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
+    ):
         assert state[f"{name}.lora_down.weight"].shape[0] == 4
         assert state[f"{name}.lora_up.weight"].shape[1] == 4
         assert state[f"{name}.alpha"].item() == 2
     assert len(state) == 3 * len(load_file(path)) / 2
     with safe_open(kohya, "pt") as file:
-        assert file.metadata()["ss_network_dim"] == "4"
-        assert file.metadata()["ss_base_model_version"] == "sd_v1"
-
-
-def test_kohyas_names_for_two_text_encoders(sdxl: str, tmp_path: Path) -> None:
-    path, _ = saved(sdxl, {"text_encoder": True}, tmp_path)
-    state = load_file(path.with_name("pot-kohya.safetensors"))
+        about = file.metadata()
+    assert (about["ss_network_dim"], about["ss_base_model_version"]) == ("4", "sd_v1")
+    two, _ = saved(sdxl, {"text_encoder": True}, tmp_path / "two")  # text encoders
+    state = load_file(two.with_name("pot-kohya.safetensors"))
     heads = {"_".join(name.split("_")[:4]) for name in state if name.startswith("lora_te")}
     assert heads == {"lora_te1_text_model", "lora_te2_text_model"}
 
@@ -149,9 +156,8 @@ def test_a_full_fine_tune_is_a_pipeline(base: str, tmp_path: Path) -> None:
     move(trainable)
     with torch.no_grad():
         live = predicted(family)
-    for name in ("text_encoder_3",):  # given up after its captions were encoded
-        if name in family.text_encoders:
-            setattr(family.pipeline, name, None)
+    if "text_encoder_3" in family.text_encoders:  # released after its captions were encoded
+        family.pipeline.text_encoder_3 = None
     path = save_result(family, trainable, tmp_path)
     assert path == tmp_path / "model"
     assert list(path.rglob("*.safetensors"))
@@ -163,47 +169,29 @@ def test_a_full_fine_tune_is_a_pipeline(base: str, tmp_path: Path) -> None:
         assert_close(predicted(again), live, rtol=0, atol=1e-6)
 
 
-def test_the_line_in_the_card_loads_the_lora(sdxl: str, tmp_path: Path) -> None:
-    _, live = saved(sdxl, METHODS["text"], tmp_path)
-    family = opened(sdxl)
-    family.pipeline.load_lora_weights(
-        str(tmp_path), subfolder="lora", weight_name="pytorch_lora_weights.safetensors"
-    )
-    with torch.no_grad():
-        assert_close(predicted(family), live, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_saving_again_replaces_and_leaves_nothing_behind(
-    sdxl: str, method: str, tmp_path: Path
+def test_saving_again_replaces_unless_the_disk_fails(
+    sdxl: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, trainable = trained(sdxl, METHODS[method])
     first = save_result(family, trainable, tmp_path)
     before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
-    digest = _bytes(first)
+    content = _bytes(first)
     move(trainable)
     assert save_result(family, trainable, tmp_path) == first
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == before
-    assert _bytes(first) != digest
-
-
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_disk_that_fails_leaves_the_old_result(
-    sdxl: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    family, trainable = trained(sdxl, METHODS[method])
-    path = save_result(family, trainable, tmp_path)
-    before = _bytes(path)
-    move(trainable)
+    assert _bytes(first) != content
 
     def full(*args: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    content = _bytes(first)
+    move(trainable)
     monkeypatch.setattr(family.pipeline.__class__, "save_lora_weights", full)
     monkeypatch.setattr(family.pipeline.__class__, "save_pretrained", full)
     with pytest.raises(StorageError, match="disk is full"):
         save_result(family, trainable, tmp_path)
-    assert _bytes(path) == before
+    assert _bytes(first) == content
     assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
 
 

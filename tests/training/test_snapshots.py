@@ -41,18 +41,14 @@ def test_a_snapshot_is_what_the_run_would_have_ended_with(tmp_path: Path) -> Non
 
 def test_snapshots_that_come_too_late_are_named(tmp_path: Path) -> None:
     train(with_average(2), tmp_path, reporter=QUIET)
-    said = io.StringIO()
     # It does not change where training goes, so it may be asked for later; of step 2 there is a
-    # checkpoint.
-    train(with_average(3, snapshots=[1, 2, 3]), tmp_path, reporter=Reporter(stream=said))
-    assert "No snapshot of step 1: trained before it was asked for" in said.getvalue()
-    assert [name.split("/")[0] for name in files(tmp_path / "snapshots")] == [
-        "step-000002",
-        "step-000003",
-    ]
-    said = io.StringIO()
-    train(with_average(3, snapshots=[1]), tmp_path, reporter=Reporter(stream=said))
-    assert "No snapshot of step 1: trained before" in said.getvalue()
+    # checkpoint. The second time there is nothing to train.
+    for snapshots in ([1, 2, 3], [1]):
+        told = io.StringIO()
+        train(with_average(3, snapshots=snapshots), tmp_path, reporter=Reporter(stream=told))
+        assert "No snapshot of step 1: trained before it was asked for" in told.getvalue()
+        names = [name.split("/")[0] for name in files(tmp_path / "snapshots")]
+        assert names == ["step-000002", "step-000003"]
 
 
 @pytest.mark.slow

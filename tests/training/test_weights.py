@@ -144,9 +144,6 @@ def test_targets_choose_layers(sdxl: str) -> None:
     assert "denoiser.conv_in" in layers
     assert all(name.endswith(("attn2.to_k", "conv_in")) for name in layers)
     assert len(layers) > 2
-
-
-def test_a_target_that_does_not_exist_is_named_with_the_nearest(sdxl: str) -> None:
     with pytest.raises(RegforgeError, match=r"'to_kk'\. Did you mean 'to_k'\?") as caught:
         trained(sdxl, {"targets": ["to_q", "to_kk"]})
     assert "method.targets" in caught.value.message

@@ -41,16 +41,12 @@ def find_base_model(recipe: TrainingRecipe) -> None:
 def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype) -> Family:
     """Load the recipe's base model, frozen.
 
-    A safety checker is left out: it would black out images that show how training goes.
-
-    Args:
-        recipe: Names it.
-        device: Where it goes.
-        dtype: Precision of frozen weights. The autoencoder computes in float32 all the same.
+    A safety checker is left out: it would black out images that show how training goes. `dtype` is
+    the precision of frozen weights; the autoencoder computes in float32 all the same.
 
     Raises:
-        ModelUnavailable: It is not there, or may not be used.
-        FamilyError: It is of a kind that cannot be trained, or not in the way that is asked for.
+        ModelUnavailable: See `find_base_model`.
+        FamilyError: Likewise.
     """
     pipeline, folder = load_model(
         _choice(recipe), dtype, lambda pipeline_class: _check(recipe, pipeline_class)

@@ -27,12 +27,10 @@ class Family(ABC):
     Knows its latents, its text embeddings, its time, its target and how its denoiser is called;
     nothing about datasets, losses over a batch, optimizers or steps.
 
-    Args:
+    Attributes:
         pipeline: The diffusers pipeline whose modules these are; validation draws with it.
         source: The folder that it was loaded from.
         variant: The weights variant that it was loaded from, such as `fp16`.
-
-    Attributes:
         name: `sd`, `sdxl` or `sd3`.
         denoiser_name: What the pipeline calls the denoiser.
         encoder_names: What it calls its text encoders.
@@ -160,13 +158,8 @@ class Family(ABC):
     def encode_images(self, pixels: Tensor) -> Tensor:
         """The autoencoder's distribution of latents, before shift and scale.
 
-        Computed in float32: many autoencoders overflow or blur in float16.
-
-        Args:
-            pixels: float [N, 3, H, W], -1 to 1.
-
-        Returns:
-            float32 [N, 2, C, H/8, W/8]: mean and standard deviation.
+        Computed in float32: many autoencoders overflow or blur in float16. From float
+        [N, 3, H, W], -1 to 1, to mean and standard deviation, float32 [N, 2, C, H/8, W/8].
         """
         with self._exact_vae() as vae:
             moments = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist
@@ -175,9 +168,7 @@ class Family(ABC):
     def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Latents as the denoiser knows them: a sample of each distribution, shifted and scaled.
 
-        Args:
-            moments: As `encode_images` returned.
-            noise: Normal, [N, C, h, w].
+        `moments` are as `encode_images` returned, `noise` is normal, [N, C, h, w].
         """
         shift, scale = self._norm(moments)
         return (moments[:, 0] + moments[:, 1] * noise - shift) * scale
@@ -241,12 +232,9 @@ class Family(ABC):
         layers: Mapping[str, Mapping[str, Tensor]],
         metadata: Mapping[str, Any],
     ) -> Path:
-        """Write LoRA weights as `pipeline.load_lora_weights` takes them.
+        """Write LoRA weights as `pipeline.load_lora_weights` takes them; returns the file.
 
-        Args:
-            folder: Where `pytorch_lora_weights.safetensors` goes.
-            layers: By module (`denoiser`, `text_encoder`, ...), peft's state dict.
-            metadata: By module, the LoRA's configuration.
+        `layers` is peft's state dict and `metadata` its configuration of each module.
         """
         arguments: dict[str, Any] = {}
         for module, state in layers.items():
