@@ -36,7 +36,7 @@ from regforge.words import counted, listed
 
 SAMPLES = 5
 _LAYERS = 4
-_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "peft")
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,7 @@ def _needs(recipe: TrainingRecipe) -> Iterator[str]:
     made_by = dataset_recipe_of(recipe)
     if made_by is not None and (refusal := dataset_folder(made_by).refusal(made_by)) is not None:
         yield f"the regularization images, which cannot be made: {refusal.message}"
-    wanted = (*_PACKAGES, "peft") if recipe.method.kind == "lora" else _PACKAGES
-    missing = [name for name in wanted if find_spec(name) is None]
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         yield f"packages that are not here: pip install {' '.join(missing)}"
     address = HubAddress.parse(recipe.base_model)

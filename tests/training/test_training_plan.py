@@ -168,7 +168,7 @@ def test_what_is_trained_and_what_it_needs(here: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(plan, "find_spec", lambda name: None if name in ("peft", "torch") else name)
     assert planned().needs == ["packages that are not here: pip install torch peft"]
     full = planned(method={"kind": "full"})
-    assert full.needs == ["packages that are not here: pip install torch"]
+    assert full.needs == ["packages that are not here: pip install torch peft"]
     assert line(full, "method") == "all weights, not the text encoder"
     assert full.result == here / "runs/mine/model"
 
