@@ -32,7 +32,7 @@ from regforge.evaluation.models import base_digest
 from regforge.files import parse_json, write_atomically
 from regforge.images.curation import constant_colour_of
 from regforge.images.loading import EMBEDDED, ModelChoice, load_model
-from regforge.images.loras import lay_on, silent, take_off
+from regforge.images.loras import load_loras, silent, unload_loras
 from regforge.images.renderer import ModelIdentity, RenderedImage, RenderError
 from regforge.images.schedulers import sampler_name
 from regforge.journal import Journal
@@ -220,7 +220,7 @@ class LoadedModel:
         base, self._base, self._renderer = self._base, None, None
         if base is not None and self._model.weights is not None:
             try:
-                take_off(base.pipeline)
+                unload_loras(base.pipeline)
             except BaseException:
                 self._pool.close()  # its state is unknown
                 raise
@@ -231,7 +231,7 @@ class LoadedModel:
             base = self._pool.base(self._model)
             if self._model.weights is not None:
                 try:
-                    notes = lay_on(base.pipeline, self._model.base, [(self._model.weights, 1.0)])
+                    notes = load_loras(base.pipeline, self._model.base, [(self._model.weights, 1.0)])
                 except BaseException:
                     self._pool.close()  # its state is unknown
                     raise

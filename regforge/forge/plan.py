@@ -155,7 +155,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         RegforgeError: Something in it cannot work: a template, a photo, a slot that can only say
             what is excluded.
     """
-    from regforge.images.renderer import is_told
+    from regforge.images.renderer import is_sent
     from regforge.prompts.captions import instance_caption
     from regforge.prompts.filling import plan_calls
     from regforge.prompts.sampling import apportion
@@ -220,7 +220,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         images=images,
         size=_size(recipe),
         hosted=render.renderer == "hosted",
-        steps=render.steps if is_told(render, "steps") else None,
+        steps=render.steps if is_sent(render, "steps") else None,
         seconds=None if speed is None else speed * images,
         token_limit=f"{budget.limit} tokens, counted by {budget.source}",
         captions=captions,

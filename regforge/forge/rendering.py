@@ -286,7 +286,7 @@ class ImageStage:
         )
 
     def _row(self, job: ImageJob, image: bytes, verdict: Verdict) -> ImageRow:
-        from regforge.images.renderer import is_told
+        from regforge.images.renderer import is_sent
         from regforge.images.staging import size_of
 
         render, identity = self.recipe.render, self._open()[0].identity
@@ -299,14 +299,14 @@ class ImageStage:
             prompt_set=job.prompt.prompt_set,
             slots=job.prompt.slots,
             negative_prompt=render.negative_prompt,
-            seed=job.seed if is_told(render, "seed") else None,
+            seed=job.seed if is_sent(render, "seed") else None,
             width=width,
             height=height,
             model=identity.model,
             model_revision=identity.revision,
-            scheduler=identity.scheduler if is_told(render, "scheduler") else None,
-            steps=render.steps if is_told(render, "steps") else None,
-            guidance_scale=render.guidance_scale if is_told(render, "guidance_scale") else None,
+            scheduler=identity.scheduler if is_sent(render, "scheduler") else None,
+            steps=render.steps if is_sent(render, "steps") else None,
+            guidance_scale=render.guidance_scale if is_sent(render, "guidance_scale") else None,
             language_model=job.prompt.language_model,
             template=job.prompt.template,
             recipe_digest=self.store.recipe_digest,

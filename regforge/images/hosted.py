@@ -24,7 +24,7 @@ from regforge.images.renderer import (
     RenderedImage,
     RenderError,
     RenderSettingError,
-    is_told,
+    is_sent,
     job_size,
 )
 from regforge.journal import Journal
@@ -170,7 +170,7 @@ class HostedRenderer:
         negative = render.negative_prompt or None
         extra = {"seed": job.seed, "steps": render.steps, "negative_prompt": negative}
         # For a server of one's own; official ones refuse what they do not know.
-        extra = {k: v for k, v in extra.items() if v is not None and is_told(render, k)}
+        extra = {k: v for k, v in extra.items() if v is not None and is_sent(render, k)}
         if extra:
             arguments["extra_body"] = extra
         try:

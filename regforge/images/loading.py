@@ -93,10 +93,10 @@ def load_pipeline(
         found = loras.find_loras(render.lora)
     pipeline, folder = load_model(_choice_of(render), dtype)
     if render.vae is not None:
-        _put_in_vae(pipeline, render.vae, dtype)
+        _replace_vae(pipeline, render.vae, dtype)
     if found:
         weights = [(file, each.scale) for file, each in found]
-        notes = loras.lay_on(pipeline, render.model, weights)
+        notes = loras.load_loras(pipeline, render.model, weights)
     return pipeline, revision_of(folder), tuple(each for _, each in found), notes
 
 
@@ -288,7 +288,7 @@ def _require_vae(named: str) -> None:
         raise _hub_problem(ModelChoice(named, key="render.vae"), error, "config.json") from error
 
 
-def _put_in_vae(pipeline: Any, named: str, dtype: torch.dtype) -> None:
+def _replace_vae(pipeline: Any, named: str, dtype: torch.dtype) -> None:
     """Give a pipeline another autoencoder, of the kind that it has."""
     own = getattr(pipeline, "vae", None)
     if own is None:

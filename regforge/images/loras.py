@@ -73,7 +73,7 @@ def _found(lora: Lora) -> tuple[Path, LoraIdentity]:
     return file, LoraIdentity(address.repo_id, got.commit, lora.scale)
 
 
-def lay_on(pipeline: Any, model: str, weights: Sequence[tuple[Path, float]]) -> list[str]:
+def load_loras(pipeline: Any, model: str, weights: Sequence[tuple[Path, float]]) -> list[str]:
     """Put LoRAs on a pipeline, in any format that diffusers takes.
 
     Args:
@@ -131,7 +131,7 @@ def _load(pipeline: Any, model: str, file: Path, name: str) -> None:
         ) from error
 
 
-def take_off(pipeline: Any) -> None:
+def unload_loras(pipeline: Any) -> None:
     """Take all LoRAs off; what is left is what was there before, bit by bit."""
     with silent():
         pipeline.unload_lora_weights()

@@ -118,7 +118,7 @@ class Renderer(Protocol):
         ...
 
 
-def is_told(render: Render, setting: str) -> bool:
+def is_sent(render: Render, setting: str) -> bool:
     """Whether the model gets a setting, such as `steps`, `scheduler` or `seed`.
 
     Services get none, and servers of one's own some: what was not sent must be in no record.

@@ -26,7 +26,7 @@ from regforge.images.renderer import (
     Renderer,
     RenderError,
     batches,
-    is_told,
+    is_sent,
     job_size,
 )
 from regforge.images.schedulers import sampler_name
@@ -93,10 +93,10 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
     """
     width, height = job_size(job, identity)
     values: dict[str, object] = {
-        "Steps": render.steps if is_told(render, "steps") else None,
-        "Sampler": sampler_name(identity.scheduler) if is_told(render, "scheduler") else None,
-        "CFG scale": f"{render.guidance_scale:g}" if is_told(render, "guidance_scale") else None,
-        "Seed": job.seed if is_told(render, "seed") else None,
+        "Steps": render.steps if is_sent(render, "steps") else None,
+        "Sampler": sampler_name(identity.scheduler) if is_sent(render, "scheduler") else None,
+        "CFG scale": f"{render.guidance_scale:g}" if is_sent(render, "guidance_scale") else None,
+        "Seed": job.seed if is_sent(render, "seed") else None,
         "Size": f"{width}x{height}",
         "Model": identity.model,
         "Revision": identity.revision,

@@ -179,7 +179,7 @@ class ChatModel:
                 from regforge.embedded import language_model
 
                 language_model.register()
-                with library.ctrl_c_strikes_here():
+                with library.interruptible():
                     response = litellm.completion(**arguments)
             else:
                 # Its timeout starts anew with every byte, and leaves out what it imports first.

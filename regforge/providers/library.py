@@ -244,7 +244,7 @@ class EventLoop:
                 _end_tasks(runner.get_loop())  # the work may still be there, half done
                 raise
 
-        return _aside(complete)
+        return _outside_a_loop(complete)
 
     def close(self) -> None:
         """End what is left over; work that comes later gets a new loop."""
@@ -256,11 +256,11 @@ class EventLoop:
             _end_tasks(runner.get_loop())
             runner.close()
 
-        _aside(close)
+        _outside_a_loop(close)
 
 
 @contextmanager
-def ctrl_c_strikes_here() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let Ctrl-C end what computes in the main thread; asyncio would wait until it is done."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -272,7 +272,7 @@ def ctrl_c_strikes_here() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _aside(action: Callable[[], T]) -> T:
+def _outside_a_loop(action: Callable[[], T]) -> T:
     """Call in a thread of its own where this one runs an event loop, as those of notebooks do."""
     running = None
     with suppress(RuntimeError):

@@ -21,7 +21,7 @@ from regforge.records import ImageJob
 IDENTITY = ModelIdentity("org/model", "0123abc", "ddim", "float32", 24, 16)
 
 
-class Painter:
+class FakeRenderer:
     """A renderer whose images show seed and batch, so that it can be seen who was drawn with whom.
 
     Stops with an error after `stop_after` images.
@@ -190,32 +190,32 @@ def test_an_interrupted_run_ends_with_the_bytes_of_a_whole_one(
 ) -> None:
     todo, folders = jobs(10), [tmp_path / name for name in ("whole", "stopped")]
     whole = Staging(folders[0], Render(), IDENTITY)
-    render_into(whole, Painter(4), todo)
+    render_into(whole, FakeRenderer(4), todo)
     whole.close()
     stopped = Staging(folders[1], Render(), IDENTITY)
     with pytest.raises(KeyboardInterrupt):
-        render_into(stopped, Painter(4, stop_after), todo)
+        render_into(stopped, FakeRenderer(4, stop_after), todo)
     stopped.close()
     resumed = Staging(folders[1], Render(), IDENTITY)
-    painter = Painter(4)
-    render_into(resumed, painter, todo)
+    renderer = FakeRenderer(4)
+    render_into(resumed, renderer, todo)
     resumed.close()
     assert staged_bytes(folders[1]) == staged_bytes(folders[0])
     # Whole batches, and no batch that was complete.
-    assert painter.drawn == list(range(stop_after // 4 * 4, 10))
+    assert renderer.drawn == list(range(stop_after // 4 * 4, 10))
 
 
 def test_nothing_missing_draws_nothing_and_progress_counts_what_was(
     stage: Callable[..., Staging],
 ) -> None:
-    staging, painter = stage(), Painter(4)
-    render_into(staging, painter, jobs(3))
+    staging, renderer = stage(), FakeRenderer(4)
+    render_into(staging, renderer, jobs(3))
     task = Task("rendering", 10, "images", 3)
-    painter.drawn.clear()
-    render_into(staging, painter, jobs(3), task)
-    assert (painter.drawn, task.done) == ([], 3)
-    render_into(staging, painter, jobs(10), task)
-    assert (painter.drawn, task.done) == (list(range(10)), 10)
+    renderer.drawn.clear()
+    render_into(staging, renderer, jobs(3), task)
+    assert (renderer.drawn, task.done) == ([], 3)
+    render_into(staging, renderer, jobs(10), task)
+    assert (renderer.drawn, task.done) == (list(range(10)), 10)
 
 
 def test_the_file_is_the_image_and_says_what_made_it(tmp_path: Path) -> None:
