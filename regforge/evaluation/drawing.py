@@ -231,7 +231,9 @@ class LoadedModel:
             base = self._pool.base(self._model)
             if self._model.weights is not None:
                 try:
-                    notes = load_loras(base.pipeline, self._model.base, [(self._model.weights, 1.0)])
+                    notes = load_loras(
+                        base.pipeline, self._model.base, [(self._model.weights, 1.0)]
+                    )
                 except BaseException:
                     self._pool.close()  # its state is unknown
                     raise
