@@ -353,7 +353,7 @@ def one_sentence(shell: Shell) -> str:
         (["--repo-id", "me/cats", "--tag", "my tag"], "'my tag' cannot name a version", 2),
         (["--repo-id", "me/cats", "--tag", ""], "'' cannot name a version", 2),
         (["--repo-id", "me/cats", "--tag", "v1.lock"], "cannot name a version", 2),
-        (["--repo-id", "me/cats", "--license", "Apache 2"], "did you mean 'apache-2.0'", 2),
+        (["--repo-id", "me/cats", "--license", "Apache 2"], "mean 'apache-2.0'", 2),
         (["--repo-id", "me/cats", "--license", "qqq"], "'qqq' is no licence identifier", 2),
         (["--repo-id", "me/cats", "--license", "other"], "does not say which one", 1),
     ],
