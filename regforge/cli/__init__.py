@@ -12,9 +12,13 @@ from typing import Annotated
 
 import typer
 
-from regforge.cli.console import echo, lenient_streams
+from regforge.cli.console import (
+    AsJson,
+    echo,
+    json_of,
+    lenient_streams,
+)
 from regforge.cli.datasets import check, init, prompts, render, report, run
-from regforge.cli.options import AsJson, json_of
 from regforge.cli.sharing import audit, export, publish
 from regforge.cli.training import evaluate, sample, train
 from regforge.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Interrupted, RegforgeError

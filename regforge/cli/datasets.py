@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regforge.cli.console import echo
-from regforge.cli.options import (
+from regforge.cli.console import (
     AsJson,
     Fresh,
     Limit,
@@ -18,6 +17,7 @@ from regforge.cli.options import (
     Overrides,
     Quiet,
     RecipePath,
+    echo,
     json_of,
     kept_if_interrupted,
     reporter_for,

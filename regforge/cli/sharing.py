@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from regforge.cli.options import (
+from regforge.cli.console import (
     AsJson,
     CaptionColumn,
     ClassNoun,

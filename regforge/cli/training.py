@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regforge.cli.console import echo
-from regforge.cli.options import (
+from regforge.cli.console import (
     AsJson,
     BaseModel,
     Fresh,
@@ -18,6 +17,7 @@ from regforge.cli.options import (
     Quiet,
     RecipePath,
     Seed,
+    echo,
     kept_if_interrupted,
     reporter_for,
     shortened,

@@ -20,7 +20,7 @@ from regforge.image_files import decode, plain
 from regforge.images.curation import pixel_digest_of
 from regforge.prompts.photos import PhotosError, photo_captions
 from regforge.recipe import Kind
-from regforge.recipe.defaults import bank_kind
+from regforge.recipe.models import bank_kind
 from regforge.recipe.named_files import content_of
 from regforge.words import listed
 

@@ -22,7 +22,7 @@ from regforge.evaluation.definitions import (
 from regforge.files import expanded, read_text
 from regforge.images.loading import EMBEDDED
 from regforge.recipe import Kind
-from regforge.recipe.defaults import benchmarks
+from regforge.recipe.models import benchmarks
 from regforge.recipe.problems import Place
 from regforge.recipe.yaml_nodes import Node, read_yaml
 from regforge.words import did_you_mean

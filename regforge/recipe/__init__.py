@@ -13,16 +13,6 @@ Training recipes are read alike: `load_training_recipe`; what takes a recipe tak
     schema           for editors, and the recipe to start from
 """
 
-from regforge.recipe.defaults import (
-    drawn_slots,
-    import_of,
-    kind_of,
-    match_of,
-    shares_of,
-    slots_of,
-    template_file,
-    template_name,
-)
 from regforge.recipe.digest import (
     changed_keys,
     checked,
@@ -37,7 +27,22 @@ from regforge.recipe.loading import (
     load_recipe,
     load_training_recipe,
 )
-from regforge.recipe.models import Alignment, Curate, DatasetSection, Prompts, Recipe, Render
+from regforge.recipe.models import (
+    Alignment,
+    Curate,
+    DatasetSection,
+    Prompts,
+    Recipe,
+    Render,
+    drawn_slots,
+    import_of,
+    kind_of,
+    match_of,
+    shares_of,
+    slots_of,
+    template_file,
+    template_name,
+)
 from regforge.recipe.problems import Problem, RecipeError
 from regforge.recipe.schema import json_schema, starter_recipe, write_starter
 from regforge.recipe.sections import CaptionImport, Kind, LanguageModel, PromptSet, Slot, Subject

@@ -13,15 +13,6 @@ from pathlib import Path
 from regforge import resources
 from regforge.embedded.english import has_words
 from regforge.embedded.phrase_banks import SLOTS
-from regforge.recipe.defaults import (
-    bank_kind,
-    benchmarks,
-    draws_phrases,
-    is_benchmark,
-    kind_wanted,
-    match_of,
-    shipped_template,
-)
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.model_checks import (
     Finding,
@@ -40,7 +31,16 @@ from regforge.recipe.model_checks import (
     single_model,
     text_file,
 )
-from regforge.recipe.models import Recipe
+from regforge.recipe.models import (
+    Recipe,
+    bank_kind,
+    benchmarks,
+    draws_phrases,
+    is_benchmark,
+    kind_wanted,
+    match_of,
+    shipped_template,
+)
 from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
 from regforge.recipe.problems import Location, one_of, suggestion

@@ -36,7 +36,9 @@ from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.files import MOST_IMAGE, expanded, parse_json, read_file, read_text
 from regforge.hub.address import HubAddress
 from regforge.recipe.checks import cautions, findings
-from regforge.recipe.defaults import (
+from regforge.recipe.loading import PATHS, AnyRecipe, dataset_recipe_of, may_be_path
+from regforge.recipe.models import (
+    Recipe,
     drawn_slots,
     import_of,
     is_benchmark,
@@ -47,8 +49,6 @@ from regforge.recipe.defaults import (
     template_file,
     template_name,
 )
-from regforge.recipe.loading import PATHS, AnyRecipe, dataset_recipe_of, may_be_path
-from regforge.recipe.models import Recipe
 from regforge.recipe.named_files import (
     caption_files_of,
     is_file,

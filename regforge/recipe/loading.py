@@ -18,9 +18,12 @@ from regforge import resources
 from regforge.files import expanded, read_text
 from regforge.hub.address import HubAddress
 from regforge.recipe.checks import findings
-from regforge.recipe.defaults import is_benchmark, shipped_template
 from regforge.recipe.model_checks import Finding, is_embedded
-from regforge.recipe.models import Recipe
+from regforge.recipe.models import (
+    Recipe,
+    is_benchmark,
+    shipped_template,
+)
 from regforge.recipe.named_files import is_file, is_folder, names_recipe
 from regforge.recipe.problems import Location, Place, Problem, RecipeError, explained, shown
 from regforge.recipe.sections import Section

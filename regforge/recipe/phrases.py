@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from regforge.embedded import load_vocabulary, phrase_banks
 from regforge.embedded.english import folded, has_words, words_of
-from regforge.recipe.defaults import bank_kind
+from regforge.recipe.models import bank_kind
 
 # ------------------------------------------------------------------------------- class nouns
 

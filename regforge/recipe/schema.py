@@ -20,10 +20,14 @@ from regforge import resources
 from regforge.embedded import load_vocabulary
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import write_atomically
-from regforge.recipe.defaults import LIVING_SLOTS, OBJECT_SLOTS, bank_kind
 from regforge.recipe.model_checks import class_noun as check_noun
 from regforge.recipe.model_checks import drawable, is_embedded
-from regforge.recipe.models import Recipe
+from regforge.recipe.models import (
+    LIVING_SLOTS,
+    OBJECT_SLOTS,
+    Recipe,
+    bank_kind,
+)
 from regforge.recipe.named_files import is_folder
 from regforge.recipe.sections import Kind
 from regforge.recipe.training import TrainingRecipe
