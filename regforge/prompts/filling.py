@@ -262,8 +262,8 @@ class CallPlan:
 def plan_calls(recipe: Recipe, *, photos: int = 0) -> CallPlan:
     """Estimate what the language model will be asked for a recipe; loads no model.
 
-    The embedded model is asked too, but for a choice, which costs no tokens. A vision model will
-    describe so many photos (`captions: auto`).
+    The embedded model is asked too, but for a choice, which costs no tokens. `photos` are those
+    that a vision model will describe (`captions: auto`).
 
     Raises:
         MessageError: A message template of the recipe is wrong.

@@ -54,8 +54,6 @@ class NounPhrase:
     """A phrase about the subject or about another of its class, as places among a caption's words.
 
     Attributes:
-        first: Its first word.
-        last: Its last.
         named: Whether the identifier is in it.
         determiner: In lower case; empty if there is none.
         head: Its noun, or the identifier if that stands for it.

@@ -80,7 +80,6 @@ class PhotoCaption:
     """A photo of the subject and its caption.
 
     Attributes:
-        file: Its file name.
         caption: As it was written, white space tidied and prompt syntax taken off.
         width: Pixels, as a viewer shows it; height likewise.
         seed: 0 to 2**32 - 1: the one it was made with, if it is a generated image that says so,

@@ -49,7 +49,6 @@ class Caption:
     """A caption of a set.
 
     Attributes:
-        text: The caption.
         slots: The phrase in each slot of the recipe that is in it, None for the others.
         template: Name of its template, empty if it follows a photo's caption or was imported.
         photo: The photo whose caption it follows.

@@ -92,8 +92,6 @@ class Vocabulary:
     """Phrases by slot.
 
     Attributes:
-        class_noun: What the phrases are about.
-        kind: `object` or `living`.
         slots: Phrases of each slot, in the order of the recipe's slots; none is empty.
         weights: For slots whose phrases are not equally frequent, a weight above 0 for each.
         incompatible: Pairs of phrases that do not go together.
@@ -195,12 +193,8 @@ def _unlike(path: Path, what: str) -> VocabularyError:
 class BankPhrases:
     """What the phrase banks have for one class noun.
 
-    Phrases come as they stand in a caption: the banks' styles ("a photo") get their "of" here.
-
-    Attributes:
-        class_noun: The subject.
-        super_category: Whose phrases they are.
-        known: Whether the banks know the class noun, or only its kind.
+    Phrases come as they stand in a caption: the banks' styles ("a photo") get their "of" here. Not
+    `known` is a class noun of which the banks have the kind alone.
     """
 
     class_noun: str

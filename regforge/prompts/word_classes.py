@@ -170,12 +170,9 @@ def is_adjective(word: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word of a caption.
+    """A word of a caption, and the place of its characters.
 
     Attributes:
-        text: As it stands there.
-        start: Its first character.
-        end: One past its last.
         gap: The punctuation between it and the word before, without white space.
         kind: `identifier`, `noun` (the class noun), or empty.
     """

@@ -82,19 +82,9 @@ def write_prompts(
 
     Everything that can be checked beforehand is checked by the call, before a caption is taken.
 
-    Args:
-        recipe: Its subject, prompts, seed, and size of the images.
-        vocabulary: Phrases for its slots.
-        budget: The longest caption, see `tokens.token_budget`.
-        photos: For the `against` set, see `photos.photo_captions`.
-        rows: Phrases from elsewhere, for slots that the vocabulary lacks (`mode: compose`). Then
-            near-duplicates are refused as well (`prompts.near_duplicates`).
-        imported: For the `import` set.
-        count: `prompts.count` by default.
-        journal: Gets what was refused.
-        reporter: Gets notes.
-        enumerable: With more combinations of phrases than these, not all of them are tried where
-            captions run out; fewer for a quick look.
+    Rows have phrases from elsewhere, for slots that the vocabulary lacks (`mode: compose`); then
+    near-duplicates are refused as well (`prompts.near_duplicates`). With more than `enumerable`
+    combinations of phrases, not all of them are tried where captions run out.
 
     Returns:
         Prompts 0, 1, 2, ... The iterator raises `NotEnoughPrompts` where there are no more
