@@ -108,10 +108,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def open_atomically(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when the block has ended well.
 
-    Args:
-        path: The file.
-        sync: Whether to wait until it is on the disk. Without, a power cut can leave the new name
-            on an empty file.
+    Without `sync` it does not wait for the disk, and a power cut can leave the new name on an empty
+    file.
 
     Raises:
         StorageError: The folder cannot be created or written.
@@ -135,8 +133,7 @@ def open_atomically(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 def unfinished_folder(parent: Path) -> Iterator[Path]:
     """Create a folder to make something in; what is in it at the end of the block is deleted.
 
-    Args:
-        parent: Where it lies, so that its content can be renamed to its place; created if need be.
+    It lies in `parent`, so that its content can be renamed to its place.
 
     Raises:
         StorageError: It cannot be created, or the block raised an OSError.
@@ -153,9 +150,7 @@ def unfinished_folder(parent: Path) -> Iterator[Path]:
 def remove_unfinished(folder: Path, *, below: bool = True) -> None:
     """Delete what killed writers left in a folder, which need not exist; nobody may be writing.
 
-    Args:
-        folder: Where.
-        below: Whether to look into its folders too; links are not followed.
+    With `below`, its folders are searched too; links are not followed.
 
     Raises:
         StorageError: Something cannot be deleted.

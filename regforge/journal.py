@@ -79,11 +79,8 @@ class Journal:
     def failure(self, stage: str, item: str, reason: str, raw: str | None = None) -> None:
         """Write something that was refused or went wrong into the ledger.
 
-        Args:
-            stage: `prompts`, `images` or `dataset`.
-            item: Such as `slot color, call 2` or an image's id.
-            reason: One sentence.
-            raw: Such as the language model's reply.
+        The stage is `prompts`, `images` or `dataset`; the item such as `slot color, call 2` or an
+        image's id; the reason one sentence.
         """
         self.failures += 1
         entry: dict[str, Any] = {"stage": stage, "item": item, "reason": reason}
@@ -126,12 +123,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def calls(events: Iterable[Mapping[str, Any]], kind: str) -> Iterator[Mapping[str, Any]]:
-    """The calls to a provider among the events of a log, those too that a kill left without an end.
-
-    Args:
-        events: Entries of a log.
-        kind: `llm_call` or `image_call`.
-    """
+    """The `llm_call` or `image_call` entries, with calls that a kill left without an end."""
     sent: dict[str, Mapping[str, Any]] = {}
     for entry in events:
         if entry.get("event") == kind:

@@ -93,12 +93,7 @@ class Task:
 
 
 class Reporter:
-    """Where progress goes.
-
-    Args:
-        quiet: Say nothing at all.
-        stream: Where to; standard error by default. A live bar appears only on a terminal.
-    """
+    """Where progress goes: standard error by default, with a live bar only on a terminal."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._quiet = quiet
@@ -113,14 +108,7 @@ class Reporter:
     def task(
         self, name: str, total: int | None, unit: str = "items", done: int = 0
     ) -> Iterator[Task]:
-        """Show a piece of work while the block runs.
-
-        Args:
-            name: Such as "rendering".
-            total: How many units there are, or None.
-            unit: In the plural.
-            done: Units that an earlier session has done.
-        """
+        """Show a piece of work while the block runs; an earlier session may have `done` units."""
         if self._quiet:
             yield Task(name, total, unit, done)
         elif self._stream.isatty():

@@ -116,11 +116,7 @@ class OwnedFolder:
             self._write_state({**state, **facts})
 
     def holds_others_files(self, *, ours: bool = False) -> bool:
-        """Whether there are other files than those that a first write leaves when it is killed.
-
-        Args:
-            ours: Whether to leave out names in `made` as well.
-        """
+        """Whether there are files that no killed first write leaves (`ours`: nor are in `made`)."""
         if not self.path.is_dir():
             return False
         there = {each for each in self.path.iterdir() if not each.name.startswith(UNFINISHED)}

@@ -37,11 +37,7 @@ def open_renderer(
 ) -> Renderer:
     """Make the recipe's renderer ready to draw: load its model, or find its service.
 
-    Args:
-        render: The `render` section of the recipe.
-        journal: Where calls, timings and refusals are written down.
-        reporter: Where people read about a smaller batch and the like.
-        batch_size: What an earlier session of the same run settled on; it goes before `auto`.
+    The `batch_size` of an earlier session of the same run goes before `auto`.
 
     Raises:
         ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.

@@ -93,9 +93,7 @@ class Curator:
     def admit_known(self, rows: Iterable[ImageRow]) -> None:
         """Remember images that an earlier session accepted, so that copies of them are seen.
 
-        Args:
-            rows: Finished rows. Their images may be left out (empty) unless
-                `max_duplicate_distance` is null. Those already known change nothing.
+        Their bytes may be left out (empty) unless `max_duplicate_distance` is null.
         """
         for row in rows:
             image = _decoded(row.image) if self._compares_pixels else None
@@ -113,13 +111,8 @@ class Curator:
     ) -> Verdict:
         """Judge an image against those accepted so far; remembers nothing.
 
-        Args:
-            image: The encoded file.
-            id: Its name; an image is no duplicate of itself.
-            caption: For the alignment.
-            nsfw: Whether the model's safety checker flagged it.
-            not_finite: Whether some of its numbers overflowed; it is refused then, whatever the
-                settings are.
+        An image is no duplicate of itself, by its `id`; one with numbers that overflowed is refused
+        whatever the settings are.
         """
         image_digest = hashlib.sha256(image).hexdigest()
         decoded = _decoded(image)
@@ -308,12 +301,8 @@ class AlignmentScorer:
     def scores(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
         """Cosine similarity of each image and its caption, -1 to 1.
 
-        Args:
-            images: RGB images of any size.
-            captions: One for each; what is too long for the model is cut off.
-
-        Returns:
-            Rounded to 4 digits, which leaves out what depends on the batch.
+        RGB images of any size; captions that are too long for the model are cut off. Rounded to 4
+        digits, which leaves out noise that depends on the batch.
         """
         import torch
 

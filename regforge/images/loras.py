@@ -76,10 +76,8 @@ def _found(lora: Lora) -> tuple[Path, LoraIdentity]:
 def load_loras(pipeline: Any, model: str, weights: Sequence[tuple[Path, float]]) -> list[str]:
     """Put LoRAs on a pipeline, in any format that diffusers takes.
 
-    Args:
-        pipeline: A loaded diffusers pipeline without LoRAs; of no use after an error.
-        model: Its name in messages.
-        weights: Each file and its scale.
+    `weights` are files and their scales. The pipeline has none so far, and is of no use after an
+    error.
 
     Returns:
         A sentence for each LoRA of which some layers have no place in the pipeline.

@@ -56,12 +56,8 @@ def sampler_name(scheduler: str) -> str:
 def set_scheduler(pipeline: DiffusionPipeline, name: str | None) -> str:
     """Give the pipeline another scheduler.
 
-    Args:
-        pipeline: Changed in place.
-        name: One of `NAMES`, a diffusers class name, or None for the model's own.
-
-    Returns:
-        The name to record: the given one, or the class of the model's own.
+    Its name is one of `NAMES`, a diffusers class name, or None for the model's own. Returns the
+    name to record: the given one, or the class of the model's own.
 
     Raises:
         RenderSettingError: There is no such scheduler, or it does not go with the model.

@@ -170,12 +170,10 @@ class Usage:
     """What the calls of one run came to.
 
     Attributes:
-        calls: Calls that were sent.
         cached: Answers that were on disk already.
         failed_calls: Calls without a usable reply.
-        prompt_tokens: Tokens read, as far as servers said.
-        completion_tokens: Tokens written, as far as servers said.
-        uncounted_calls: Replies whose server did not say how many tokens they took.
+        prompt_tokens: As far as servers counted them; `completion_tokens` likewise.
+        uncounted_calls: Replies whose server did not count tokens.
         cost: US dollars for the replies; None if the price of any is unknown.
         unpriced_tokens: Tokens whose price is unknown.
     """
@@ -223,7 +221,6 @@ class Caller:
     Attributes:
         section: Section of the recipe that the settings are: `prompts.llm` or `render`.
         event: Name of the calls in the log.
-        settings: How many at a time, how fast, and for how much.
         journal: Gets a line for each call; tells what earlier sessions of the run spent.
         answers: How many calls got a reply, good or bad.
         under_way: The tasks that wait for a reply.
@@ -260,12 +257,8 @@ class Caller:
     ) -> Reply:
         """Send a call, as soon as rate and money allow.
 
-        Args:
-            work: Sends it.
-            model: LiteLLM id.
-            entry: More of its line in the log.
-            tokens: About how many it takes.
-            most: US dollars that it can cost at most; None if the price is unknown.
+        `entry` is more of its line in the log; `tokens` is about how many it takes, and `most` how
+        many US dollars it can cost at most, None if the price is unknown.
 
         Raises:
             CallFailed: There is no reply.

@@ -106,11 +106,7 @@ class Call:
     """What goes to the provider, once.
 
     Attributes:
-        model: LiteLLM id.
-        messages: The chat.
-        response_format: The form that the reply is to have, or None.
-        parameters: What else is sent, by its name: `temperature`, `max_tokens`, `seed`. A provider
-            may refuse each of them.
+        parameters: `temperature`, `max_tokens`, `seed`; a provider may refuse each of them.
     """
 
     model: str

@@ -116,14 +116,8 @@ def meaning(
 ) -> RegforgeError:
     """Translate an exception of LiteLLM's.
 
-    Args:
-        error: As LiteLLM raised it.
-        section: Section of the recipe that names the model: `prompts.llm` or `render`.
-        model: LiteLLM id.
-        base: The server's address, where the recipe names one.
-        answered: Whether this model has answered before.
-        timeout: Seconds that were waited at most.
-        parameters: Names of the parameters that were sent and can be left out.
+    `section` of the recipe names the model and may name its server, `base`; `answered` is whether
+    it has answered before; `parameters` were sent and can be left out.
 
     Returns:
         A CallFailed, or a ModelUnusable if no other call will fare better.
@@ -301,12 +295,7 @@ def _wait_in(error: BaseException) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str] | None, now: float | None = None) -> float | None:
-    """Seconds that a reply's Retry-After header asks to wait, or None.
-
-    Args:
-        headers: Of the reply; names in any case.
-        now: Seconds since 1970, for headers that give a date.
-    """
+    """Seconds that a reply's Retry-After header asks to wait, or None; it may give a date."""
     named = {name.lower(): value for name, value in (headers or {}).items()}
     now = time.time() if now is None else now
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):

@@ -68,12 +68,7 @@ class LanguageModelClient:
 
     A context manager; one event loop serves it for its life. Works in notebooks too.
 
-    Args:
-        settings: Which model, and how it may be used.
-        journal: Gets every call (`log.jsonl`) and every failure (`ledger.jsonl`).
-        cache_dir: Where replies are kept; `replies` in the cache folder by default.
-        reporter: Shows a person what they should know while it works.
-        clock: For tests that do not want to wait.
+    Replies are kept in `cache_dir`, by default `replies` in the cache folder.
 
     Attributes:
         failed: Items without an answer, and why.

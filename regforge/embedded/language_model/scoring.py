@@ -67,11 +67,8 @@ _STEMS: dict[str, tuple[str, ...]] = {
 def stems_for(field: str) -> tuple[str, ...]:
     """The built-in stems of a field, by the first word of its name that is known.
 
-    Args:
-        field: a property name in snake, kebab or camel case, singular or plural; may be empty.
-
-    Returns:
-        Sentence beginnings with `{class_noun}`; none if the field is best chosen uniformly.
+    The name may be in snake, kebab or camel case, singular or plural, or empty. No stems mean that
+    the field is best chosen uniformly.
     """
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in field)
     words = words.replace("_", " ").replace("-", " ").strip()
@@ -101,10 +98,6 @@ class ScoreTable:
 
     Safe to share between threads and processes. Files are small JSON; a damaged or foreign one is
     computed anew and replaced.
-
-    Args:
-        engine: does the scoring.
-        cache_dir: the language model's cache directory.
     """
 
     def __init__(self, engine: SmolLM, cache_dir: Path) -> None:
@@ -116,10 +109,7 @@ class ScoreTable:
     def scores(self, class_noun: str, options: Sequence[str], stems: Sequence[str]) -> list[float]:
         """How much likelier the class noun makes each option, in nats; higher fits better.
 
-        Args:
-            class_noun: what the options are about.
-            options: phrases, none empty, that could follow the stems.
-            stems: sentence beginnings, each with `{class_noun}`; at least one.
+        Options are phrases, none empty, that could follow the stems, at least one.
         """
         nouns = (class_noun, *_GENERIC_NOUNS)
         with self._lock:  # two threads that want the same row shall not both compute it
