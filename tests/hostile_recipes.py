@@ -22,33 +22,9 @@ NUMBERS: list[Any] = [
     *(float("inf"), float("-inf"), float("nan"), True, False, None, 4096, 999_999_999),
 ]
 TEXTS: list[Any] = [
-    *(
-        "",
-        " ",
-        "\n",
-        "\t",
-        "a" * 1_000_000,
-        "日本語",
-        "👩‍👩‍👧",
-        "ﬁ",
-        "Ａ",
-        "\u202eabc",
-        "\ufeff",
-        "e\u0301",
-    ),
-    *(
-        "\x00",
-        "\x1b[31m",
-        "\x85",
-        "\u2028",
-        "null",
-        "~",
-        "yes",
-        "2020-01-01",
-        "0x1F",
-        "1_000",
-        "1:30",
-    ),
+    *("", " ", "\n", "\t", "a" * 1_000_000, "日本語", "👩‍👩‍👧", "ﬁ", "Ａ"),
+    *("\u202eabc", "\ufeff", "e\u0301", "\x00", "\x1b[31m", "\x85", "\u2028", "null", "~"),
+    *("yes", "2020-01-01", "0x1F", "1_000", "1:30"),
     *("{{ 7*7 }}", "${HOME}", "$(touch owned)", "`id`", "%s%n%d", "{0.__class__}", "../" * 40),
     *("embedded", "embedded/", "openai/", "hf://", "user/name", "user/name@", "a" * 300 + "/b"),
     "(a+)+$" * 1000,
@@ -65,11 +41,8 @@ SECTIONS = "subject prompts render curate dataset method data optimizer validati
 PIECES = [
     *("{{ 'a'*10**10 }}", "{{ 10**10**10 }}", "{{ '%1000000000d'|format(1) }}", "{{ color }}"),
     *("{{ color|center(1000000000) }}", "{{ '{:{}}'.format(1, 10**9) }}", "{% include 't.j2' %}"),
-    *(
-        "{% include '../secret/canary-7f3a' %}",
-        "{% include 'secret' %}",
-        "{% import 't.j2' as t %}",
-    ),
+    *("{% include '../secret/canary-7f3a' %}", "{% include 'secret' %}"),
+    "{% import 't.j2' as t %}",
     *("{{ ''.__class__.__mro__ }}", "{{ self }}", "{{ cycler }}", "{{ class_noun.format }}"),
     *("{% if color %}" * 1500, "(" * 2000, "{{ " + "(" * 2000, "{#", "{% raw %}", "{%", "}}", "\0"),
     "{% for a in 'a'*999 %}{% for b in 'a'*999 %}{{ a }}{% endfor %}{% endfor %}",
@@ -83,12 +56,7 @@ PIECES = [
 
 @dataclass
 class Hostile:
-    """A command.
-
-    Attributes:
-        words: What follows `regforge check`.
-        story: How it came to be.
-    """
+    """What follows `regforge check`, and how it came to be."""
 
     words: list[str]
     story: list[str] = field(default_factory=list)

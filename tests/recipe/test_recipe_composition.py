@@ -275,9 +275,7 @@ def said(folder: Path, content: dict[str, Any], overrides: list[str] | None = No
 
 
 @given(base=_choices, over=_choices)
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[SHARED_FOLDER])
 def test_extending_is_the_same_as_writing_it_all_in_one_file(
     tmp_path: Path, base: dict[Any, Any], over: dict[Any, Any]
 ) -> None:
@@ -287,9 +285,7 @@ def test_extending_is_the_same_as_writing_it_all_in_one_file(
 
 
 @given(base=_choices, over=_choices)
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[SHARED_FOLDER])
 def test_setting_is_the_same_as_writing_it(
     tmp_path: Path, base: dict[Any, Any], over: dict[Any, Any]
 ) -> None:

@@ -1,6 +1,5 @@
 """Which keys are named when a folder holds the run of another recipe: those that count."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,6 @@ import pytest
 import yaml
 
 from regforge.recipe import Recipe, TrainingRecipe, changed_keys, resolved_yaml
-
-Differing = Callable[[dict[str, Any], dict[str, Any]], list[str]]
 
 
 @pytest.fixture
@@ -20,26 +17,16 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.fixture
-def of_datasets(photos: Path) -> Differing:
-    def recipe(sections: dict[str, Any]) -> Recipe:
-        subject = {"class_noun": "cat", "images": str(photos), **sections.get("subject", {})}
-        return Recipe.model_validate({"name": "x", **sections, "subject": subject})
-
-    return lambda before, now: changed_keys(
-        yaml.safe_load(resolved_yaml(recipe(before))), recipe(now)
-    )
+def recipe_of(kind: type[Any], photos: Path, sections: dict[str, Any]) -> Any:
+    subject = {"class_noun": "cat", "images": str(photos), **sections.get("subject", {})}
+    return kind.model_validate({"name": "x", **sections, "subject": subject})
 
 
-@pytest.fixture
-def of_trainings(photos: Path) -> Differing:
-    def recipe(sections: dict[str, Any]) -> TrainingRecipe:
-        subject = {"class_noun": "cat", "images": str(photos), **sections.get("subject", {})}
-        return TrainingRecipe.model_validate({"name": "x", **sections, "subject": subject})
-
-    return lambda before, now: changed_keys(
-        yaml.safe_load(resolved_yaml(recipe(before))), recipe(now)
-    )
+def differing(
+    kind: type[Any], photos: Path, before: dict[str, Any], now: dict[str, Any]
+) -> list[str]:
+    written = yaml.safe_load(resolved_yaml(recipe_of(kind, photos, before)))
+    return changed_keys(written, recipe_of(kind, photos, now))
 
 
 @pytest.mark.parametrize(
@@ -59,9 +46,9 @@ def of_trainings(photos: Path) -> Differing:
     ],
 )
 def test_of_a_dataset_recipe(
-    of_datasets: Differing, before: dict[str, Any], now: dict[str, Any], keys: list[str] | None
+    photos: Path, before: dict[str, Any], now: dict[str, Any], keys: list[str] | None
 ) -> None:
-    found = of_datasets(before, now)
+    found = differing(Recipe, photos, before, now)
     if keys is None:
         assert "prompts.import.dataset" in found
         assert {key.rpartition(".")[0] for key in found} == {"prompts.sets", "prompts.import"}
@@ -89,17 +76,15 @@ def test_of_a_dataset_recipe(
     ],
 )
 def test_of_a_training_recipe(
-    of_trainings: Differing, before: dict[str, Any], now: dict[str, Any], keys: list[str]
+    photos: Path, before: dict[str, Any], now: dict[str, Any], keys: list[str]
 ) -> None:
-    assert of_trainings(before, now) == keys
+    assert differing(TrainingRecipe, photos, before, now) == keys
 
 
-def test_other_photos_are_named_and_changed_ones_are_not(
-    of_trainings: Differing, photos: Path
-) -> None:
+def test_other_photos_are_named_and_changed_ones_are_not(photos: Path) -> None:
     others = {"subject": {"images": str(photos.with_name("others"))}}
-    assert of_trainings(others, {}) == ["subject.images"]
-    assert of_trainings({}, {}) == []
+    assert differing(TrainingRecipe, photos, others, {}) == ["subject.images"]
+    assert differing(TrainingRecipe, photos, {}, {}) == []
 
 
 def test_when_photos_of_then_are_gone_every_key_that_differs_is_named(photos: Path) -> None:

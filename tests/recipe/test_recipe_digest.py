@@ -229,9 +229,7 @@ def test_it_is_64_hex_digits_and_stays_what_it_is(here: Path) -> None:
 
 
 @given(st.randoms(use_true_random=False), st.sets(st.sampled_from(sorted(RUNTIME))))
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[SHARED_FOLDER])
 def test_the_order_of_keys_comments_and_knobs_never_matter(
     here: Path, rng: random.Random, knobs: set[str]
 ) -> None:

@@ -17,6 +17,7 @@ import yaml
 from evaluation.trained_models import lora
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shell import Shell
 
 from regforge import resources
 from regforge.embedded import load_vocabulary
@@ -116,36 +117,52 @@ def test_schemas_and_reference_pages_are_up_to_date(repo: Path) -> None:
     assert done.stdout.count("up to date") == 4
 
 
-def test_the_schema_is_a_schema_with_words_for_every_key() -> None:
-    schema = json_schema()
+@pytest.mark.parametrize("training", [False, True])
+def test_the_schema_is_a_schema_with_words_for_every_key(training: bool, shell: Shell) -> None:
+    schema = json_schema(training=training)
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["$schema"].startswith("https://json-schema.org/")
-    assert json.loads(schema_text()) == schema
+    assert json.loads(schema_text(training=training)) == schema
+    assert shell("schema", *(["--training"] if training else [])) == 0
+    assert json.loads(shell.out) == schema
     for section in (schema, *schema["$defs"].values()):
         assert section["additionalProperties"] is False
     described = [d for s in schema["$defs"].values() for d in s["properties"].values()]
     assert all("description" in each for each in described)
-    patterns = set(re.findall(r'"pattern": "(.*)"', schema_text()))
-    assert patterns == set(PATTERNS)
+    patterns = set(re.findall(r'"pattern": "(.*)"', schema_text(training=training)))
+    assert patterns <= set(PATTERNS)
+    assert training or patterns == set(PATTERNS)
+
+
+OF_TRAINING = {"class_noun": "cat", "images": "p"}
 
 
 @pytest.mark.parametrize(
-    ("content", "sound"),
+    ("training", "content", "sound"),
     [
-        ({"name": "x", "subject": {"class_noun": "cat"}}, True),
-        ({"name": "x", "subject": {"class_noun": "cat"}, "render": None}, True),
-        ({"extends": "base.yaml", "prompts": {"slots": ["color", {"name": "style"}]}}, True),
-        ({"extends": "base.yaml", "subject": {"identifier": "sks"}}, True),
-        ({"name": "x"}, False),
-        ({"name": "x", "subject": {"identifier": "sks"}}, False),
-        ({"extends": "base.yaml", "seeds": 1}, False),
-        ({"extends": "base.yaml", "prompts": {"sets": {"aganst": 1}}}, False),
-        ({"extends": "base.yaml", "prompts": {"slots": ["Color"]}}, False),
-        ({"extends": "base.yaml", "render": {"steps": 0}}, False),
+        (False, {"name": "x", "subject": {"class_noun": "cat"}}, True),
+        (False, {"name": "x", "subject": {"class_noun": "cat"}, "render": None}, True),
+        (False, {"extends": "b.yaml", "prompts": {"slots": ["color", {"name": "style"}]}}, True),
+        (False, {"extends": "base.yaml", "subject": {"identifier": "sks"}}, True),
+        (False, {"name": "x"}, False),
+        (False, {"name": "x", "subject": {"identifier": "sks"}}, False),
+        (False, {"extends": "base.yaml", "seeds": 1}, False),
+        (False, {"extends": "base.yaml", "prompts": {"sets": {"aganst": 1}}}, False),
+        (False, {"extends": "base.yaml", "prompts": {"slots": ["Color"]}}, False),
+        (False, {"extends": "base.yaml", "render": {"steps": 0}}, False),
+        (True, {"name": "x", "subject": OF_TRAINING}, True),
+        (True, {"name": "x", "subject": OF_TRAINING, "optimizer": None}, True),
+        (True, {"extends": "base.yaml", "subject": {"identifier": "sks"}}, True),
+        (True, {"extends": "base.yaml", "optimizer": {"betas": [0.9, 0.99]}}, True),
+        (True, {"name": "x", "subject": {"class_noun": "cat"}}, False),
+        (True, {"name": "x"}, False),
+        (True, {"extends": "base.yaml", "optimiser": {}}, False),
+        (True, {"extends": "base.yaml", "optimizer": {"betas": [0.9]}}, False),
+        (True, {"extends": "base.yaml", "method": {"kind": "dora"}}, False),
     ],
 )
-def test_the_schema_accepts_what_a_recipe_file_may_say(content: Any, sound: bool) -> None:
-    assert jsonschema.Draft202012Validator(json_schema()).is_valid(content) is sound
+def test_the_schema_accepts_what_a_file_may_say(training: bool, content: Any, sound: bool) -> None:
+    schema = json_schema(training=training)
+    assert jsonschema.Draft202012Validator(schema).is_valid(content) is sound
 
 
 # -------------------------------------------------------------------------------------- starter
@@ -252,9 +269,7 @@ _recipes = st.fixed_dictionaries(
 
 
 @given(content=_recipes)
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[SHARED_FOLDER])
 def test_the_resolved_recipe_is_the_same_recipe(tmp_path: Path, content: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(content)
     for portable in (False, True):  # it names no files, so both are whole
@@ -438,16 +453,15 @@ def test_what_is_probably_not_meant_is_said_once(content: dict[str, Any], part: 
     assert part in warning
 
 
-def test_reading_a_recipe_loads_no_heavy_library() -> None:
+def test_reading_recipes_loads_no_heavy_library() -> None:
     code = (
-        "import sys; from pathlib import Path; from regforge import resources\n"
-        "from regforge.recipe import load_recipe, recipe_digest, warnings\n"
-        "recipe = load_recipe(resources.recipes() / 'quickstart.yaml')\n"
-        "recipe_digest(recipe), warnings(recipe)\n"
+        "import sys; from regforge import resources\n"
+        "from regforge.recipe import load_any_recipe, recipe_digest, warnings\n"
+        "for name in ('quickstart', 'train-quickstart'):\n"
+        "    recipe = load_any_recipe(resources.recipes() / f'{name}.yaml')\n"
+        "    recipe_digest(recipe), warnings(recipe)\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow'}\n"
         "print(sorted(heavy & sys.modules.keys()))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -15,6 +15,8 @@ from regforge.recipe import Recipe, RecipeError, load_recipe
 
 GOOD = "name: x\nsubject: {class_noun: teapot, kind: object}\n"
 
+SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
+
 
 def load(folder: Path, content: str | bytes) -> Recipe:
     path = folder / "r.yaml"
@@ -169,9 +171,7 @@ _scraps = (
 
 
 @given(st.data())
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[SHARED_FOLDER])
 def test_whatever_becomes_of_a_recipe_it_ends_in_lines_for_people(
     tmp_path: Path, data: st.DataObject
 ) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jsonschema
 import pytest
 from shell import Shell
 from typer.testing import CliRunner
 
 from regforge import cli, resources
-from regforge.recipe import json_schema
 
 
 @pytest.fixture
@@ -53,13 +51,6 @@ def test_recipes_go_to_their_commands(recipe: Path, shell: Shell) -> None:
     recipe.write_text(recipe.read_text() + "optimizer: {steps: 5}\n")
     assert shell("run", "cat.yaml") == 2
     assert "is a training recipe, for `regforge train`" in shell.err
-
-
-def test_the_schema_of_training_recipes(tmp_path: Path) -> None:
-    done = CliRunner().invoke(cli.app, ["schema", "--training"])
-    assert json.loads(done.stdout) == json_schema(training=True)
-    jsonschema.Draft202012Validator.check_schema(json.loads(done.stdout))
-    assert "base_model" not in CliRunner().invoke(cli.app, ["schema"]).stdout
 
 
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ from regforge.recipe import (
     warnings,
 )
 from regforge.recipe.digest import is_runtime
-from regforge.recipe.schema import SCHEMA_LINE, TRAINING_SCHEMA_FILE, schema_text
+from regforge.recipe.schema import SCHEMA_LINE, TRAINING_SCHEMA_FILE
 
 SHIPPED = sorted(resources.recipes().glob("train-*.yaml"))
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
@@ -226,7 +223,7 @@ def test_the_digest_of_a_known_recipe(photos: Path) -> None:
         },
     )
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[SHARED_FOLDER])
+@settings(max_examples=25, suppress_health_check=[SHARED_FOLDER])
 def test_the_resolved_recipe_is_the_same_recipe(photos: Path, content: dict[str, Any]) -> None:
     recipe = recipe_of(photos, **content)
     path = photos.parent / "resolved.yaml"
@@ -374,46 +371,3 @@ def test_the_quickstart_trains_on_what_the_dataset_quickstart_makes(
     assert recipe.subject.identifier == dataset["subject"]["identifier"]
     assert recipe.base_model == dataset["render"]["model"]
     assert recipe.subject.class_noun in load_vocabulary()["class_noun"]
-
-
-def test_the_training_schema_has_words_for_every_key() -> None:
-    schema = json_schema(training=True)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    assert json.loads(schema_text(training=True)) == schema
-    for section in (schema, *schema["$defs"].values()):
-        assert section["additionalProperties"] is False
-    described = [each for s in schema["$defs"].values() for each in s["properties"].values()]
-    assert all("description" in each for each in described)
-
-
-@pytest.mark.parametrize(
-    ("content", "sound"),
-    [
-        ({"name": "x", "subject": {"class_noun": "cat", "images": "p"}}, True),
-        ({"name": "x", "subject": {"class_noun": "cat", "images": "p"}, "optimizer": None}, True),
-        ({"extends": "base.yaml", "subject": {"identifier": "sks"}}, True),
-        ({"extends": "base.yaml", "optimizer": {"betas": [0.9, 0.99]}}, True),
-        ({"name": "x", "subject": {"class_noun": "cat"}}, False),
-        ({"name": "x"}, False),
-        ({"extends": "base.yaml", "optimiser": {}}, False),
-        ({"extends": "base.yaml", "optimizer": {"betas": [0.9]}}, False),
-        ({"extends": "base.yaml", "method": {"kind": "dora"}}, False),
-    ],
-)
-def test_the_training_schema_accepts_what_a_file_may_say(content: Any, sound: bool) -> None:
-    assert jsonschema.Draft202012Validator(json_schema(training=True)).is_valid(content) is sound
-
-
-def test_reading_a_training_recipe_loads_no_heavy_library(photos: Path) -> None:
-    path = photos.parent / "r.yaml"
-    path.write_text("name: x\nsubject: {images: photos, class_noun: cat}\n")
-    code = (
-        "import sys\n"
-        "from regforge.recipe import load_training_recipe, recipe_digest, warnings\n"
-        f"recipe = load_training_recipe({str(path)!r}, ['optimizer.steps=5'])\n"
-        "recipe_digest(recipe), warnings(recipe)\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow'}\n"
-        "print(sorted(heavy & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
