@@ -76,12 +76,7 @@ PATHS: dict[type[AnyRecipe], dict[tuple[str, ...], str]] = {
 class _Kind:
     """What is peculiar to one kind of recipe.
 
-    Attributes:
-        name: What messages call it.
-        command: What it is for, as people type it.
-        model: What it becomes.
-        subject: Takes the place of a subject that is missing or wrong, so that the rest is checked.
-        findings: What is wrong with a recipe whose single values are right.
+    `subject` takes the place of one that is missing or wrong, so that the rest is checked.
     """
 
     name: str
@@ -105,20 +100,10 @@ class _Kind:
         return top | ({"base_model"} & self.model.model_fields.keys())
 
 
-_DATASET = _Kind(
-    "dataset recipe",
-    "`regforge run`",
-    Recipe,
-    {"class_noun": "thing", "kind": "object"},
-    findings,
-)
-_TRAINING = _Kind(
-    "training recipe",
-    "`regforge train`",
-    TrainingRecipe,
-    {"class_noun": "thing", "images": "."},
-    training_findings,
-)
+_OBJECT = {"class_noun": "thing", "kind": "object"}
+_PHOTOS = {"class_noun": "thing", "images": "."}
+_DATASET = _Kind("dataset recipe", "`regforge run`", Recipe, _OBJECT, findings)
+_TRAINING = _Kind("training recipe", "`regforge train`", TrainingRecipe, _PHOTOS, training_findings)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -143,9 +128,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def load_training_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainingRecipe:
     """Read a training recipe and check all of it; see `load_recipe`.
 
-    Raises:
-        RecipeError: Something is wrong; the error names everything that is, and where. Where
-            `regularization.dataset` is a recipe, what is wrong with that comes afterwards.
+    Where `regularization.dataset` is a recipe, what is wrong with that is said afterwards.
     """
     recipe = _load(Path(path), overrides, _TRAINING)
     assert isinstance(recipe, TrainingRecipe)
@@ -153,11 +136,7 @@ def load_training_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Tra
 
 
 def load_any_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """Read a recipe of either kind, by the keys that it has; see `load_recipe`.
-
-    Raises:
-        RecipeError: Something is wrong; the error names everything that is, and where.
-    """
+    """Read a recipe of either kind, by the keys that it has; see `load_recipe`."""
     return _load(Path(path), overrides, None)
 
 

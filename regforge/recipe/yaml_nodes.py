@@ -105,11 +105,7 @@ class _Loader(yaml.SafeLoader):
     composed = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose a node.
-
-        Raises:
-            _TooMuch: There are too many.
-        """
+        """Compose a node, unless there are too many."""
         self.composed += 1
         if self.composed > MOST_VALUES:
             raise _TooMuch(
