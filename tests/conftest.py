@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from browser import Browser
     from hub_server import LoopbackHub
     from shell import Shell
 
@@ -59,3 +60,12 @@ def shell(
 
     monkeypatch.chdir(tmp_path)
     return Shell(monkeypatch, capfd)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Browser]":
+    from browser import Browser
+
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

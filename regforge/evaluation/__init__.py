@@ -1,7 +1,7 @@
 """Whether it helped: images drawn with a trained model, and what is measured on them.
 
-    from regforge.evaluation import EvaluationSettings, evaluate
-    evaluation = evaluate(["runs/teapot-lora"], EvaluationSettings(samples=1))
+    from regforge.evaluation import evaluate
+    evaluation = evaluate(["runs/teapot-lora"], samples=1)
 
 Knows nothing about how a model was trained beyond what its run's folder says.
 """

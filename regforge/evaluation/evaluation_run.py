@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def evaluate(
     out: str | Path | None = None,
     fresh: bool = False,
     reporter: Reporter | None = None,
+    **more: Any,
 ) -> Evaluation:
     """Draw the same prompts with the same seeds from each model, and score the images.
 
@@ -69,12 +71,14 @@ def evaluate(
         out: The evaluation's folder; `evaluations/<names>` by default.
         fresh: Delete what an earlier evaluation made in the folder.
         reporter: Where progress goes; standard error by default.
+        more: Settings by name, such as `samples=1`; they go before those of `settings`.
 
     Raises:
         KeyboardInterrupt: The images drawn so far are kept.
         RegforgeError: Something the user can put right; the message says what.
     """
-    settings, reporter = settings or EvaluationSettings(), reporter or Reporter()
+    settings = replace(settings or EvaluationSettings(), **more)
+    reporter = reporter or Reporter()
     plan = plan_evaluation(models, settings, reporter)
     # Loaded before anything is drawn: an encoder that cannot be had costs seconds.
     scorer = Scorer.open(

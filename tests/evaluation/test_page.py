@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from browser import Browser, Page, needs_chromium
 from made_evaluation import MODELS, PLACES, made_evaluation
 from PIL import Image
 
@@ -218,6 +219,35 @@ def test_two_subjects_have_their_own_tables(made: Evaluation) -> None:
     page = read(both)
     assert "Images of sks teapot" in page.text
     assert "Images of zxc cat" in page.text
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_enlarged_view_shows_a_sample_of_all_models_and_moves(
+    browser: Browser, made: Evaluation
+) -> None:
+    page = Page(browser, write_page(made, made.folder).as_uri())
+    prompts = list(dict.fromkeys(each.prompt for each in made.results[0].images))
+
+    def shown() -> list[str]:
+        page.wait_until("document.getElementById('lightbox').open")
+        row = "[...document.querySelectorAll('#lightbox-row figure')].map(f => f.innerText)"
+        assert [text.split("\n")[0] for text in page.js(row)] == [name for name, *_ in MODELS]
+        decoded = "[...document.querySelectorAll('#lightbox-row img')].filter(i => i.naturalWidth)"
+        page.wait_until(f"{decoded}.length === {len(MODELS)}")
+        return [page.text("#lightbox-text").strip(), page.text("#position")]
+
+    page.click(".block:nth-of-type(2) .shot[data-number='1']")
+    assert shown() == [prompts[1], "sample 2"]
+    page.press("ArrowRight")
+    assert shown() == [prompts[2], "sample 1"]
+    for _ in range(5):  # from the first one to the last: the second sample of the class
+        page.click("#previous")
+    assert shown() == [prompts[-1], "sample 4"]
+    page.press("Escape")
+    page.wait_until("!document.getElementById('lightbox').open")
+    assert {url.partition(":")[0] for url in page.requests()} <= {"file", "data"}
+    assert page.complaints() == []
 
 
 # ------------------------------------------------------------------------------------------- plots

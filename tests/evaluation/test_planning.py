@@ -97,6 +97,14 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_drawn(
     assert words in refusal(tmp_path / "out", *models, **settings)
 
 
+def test_settings_may_be_keywords(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    with pytest.raises(EvaluationError, match="limit is 0"):
+        evaluate([run], EvaluationSettings(samples=2), limit=0)
+    with pytest.raises(TypeError, match="sample"):
+        evaluate([run], sample=1)
+
+
 def test_photos_that_are_gone_are_asked_for(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", "00.png")
     run = run_of(tmp_path / "run", folder)
