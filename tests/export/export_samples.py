@@ -13,11 +13,13 @@ from typing import Any
 from PIL import Image
 
 from regforge.export import Exported, export_dataset
+from regforge.export.trainer import ExportedImage, Material
 from regforge.records import Example
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF"}
 SHAPES = ("round", "square", "tall", "flat")
 COLORS = ("red", "green", "blue")
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 OWN = "its own"
 
 
@@ -64,30 +66,27 @@ def ours(count: int = 40, seed: int = 0) -> Memory:
     rows = []
     for number in range(count):
         prompt_set = "against" if rng.random() < 0.25 else "amplify"
-        slots = {
-            "shape": rng.choice(SHAPES),
-            "color": rng.choice(COLORS) if rng.random() < 0.9 else None,
-        }
+        shape, color = rng.choice(SHAPES), rng.choice(COLORS) if rng.random() < 0.9 else None
         image = make_image(number, suffix="webp")
-        rows.append(
-            example(
-                number,
-                f"a photo of a {slots['color'] or 'plain'} {slots['shape']} teapot, no. {number}",
-                image=image,
-                class_noun="teapot",
-                kind="object",
-                prompt_set=prompt_set,
-                slots=slots,
-                metadata={
-                    "seed": rng.randrange(2**32),
-                    "model": "stabilityai/stable-diffusion-xl-base-1.0",
-                    "guidance_scale": 5.0,
-                    "language_model": None,
-                    "image_digest": hashlib.sha256(image).hexdigest(),
-                    "scores": {"alignment": rng.random(), "duplicate_distance": None},
-                },
-            )
+        metadata = {
+            "seed": rng.randrange(2**32),
+            "model": SDXL,
+            "guidance_scale": 5.0,
+            "language_model": None,
+            "image_digest": hashlib.sha256(image).hexdigest(),
+            "scores": {"alignment": rng.random(), "duplicate_distance": None},
+        }
+        row = example(
+            number,
+            f"a photo of a {color or 'plain'} {shape} teapot, no. {number}",
+            image=image,
+            class_noun="teapot",
+            kind="object",
+            prompt_set=prompt_set,
+            slots={"shape": shape, "color": color},
+            metadata=metadata,
         )
+        rows.append(row)
     return Memory(rows, slots=("shape", "color"))
 
 
@@ -113,6 +112,15 @@ def photo_folder(
     return folder
 
 
+def image_folder(folder: Path, files: dict[str, bytes], caption: str = "a sks teapot") -> Path:
+    """A folder with these image files, all with one caption."""
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        (folder / name).with_suffix(".txt").write_text(caption)
+    return folder
+
+
 def export(dataset: Any, out: Path, *to: str, **options: Any) -> Exported:
     return export_dataset(dataset, to=to or ["kohya"], out=out, **options)
 
@@ -127,3 +135,19 @@ def contents(out: Path) -> dict[str, bytes]:
     """Every file of a folder."""
     files = sorted(path for path in out.rglob("*") if path.is_file())
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+def material(
+    images: int = 6, photos: int = 2, size: tuple[int, int] = (64, 64), **more: Any
+) -> Material:
+    """What a trainer's files are planned from, without any file."""
+    settings = {"class_noun": "teapot", "identifier": "sks", "resolution": 64, "base_model": SDXL}
+    captions = more.pop("captions", ["a teapot"] * images)
+    root = more.pop("root", Path("/data/t"))
+    return Material(
+        out=root,
+        root=root,
+        images=[ExportedImage(f"{n:05d}.png", text, *size) for n, text in enumerate(captions, 1)],
+        photos=[ExportedImage(f"{n:02d}.jpg", "a sks", *size) for n in range(1, photos + 1)],
+        **(settings | more),
+    )

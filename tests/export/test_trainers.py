@@ -1,36 +1,23 @@
 """What holds for several trainers, or is asked of each in the same way."""
 
 import json
-import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-import test_ai_toolkit
-import test_custom_diffusion
-import test_onetrainer
-import test_simpletuner
 import yaml
-from hypothesis import assume, given, settings, strategies
-from trainer_layout import ONE_LINE_TEXTS, TEXTS, captions_of, material, read, write
+from export_samples import SDXL as BASE
+from export_samples import export, layout, material, photo_folder, theirs
+from trainer_rules import RULES, without_spaces_after_commas
 
-from regforge.export import (
-    ai_toolkit,
-    custom_diffusion,
-    diffusers_dreambooth,
-    kohya,
-    onetrainer,
-    simpletuner,
-)
+from regforge.export import Exported
 from regforge.export.trainer import ExportError, Family, Trainer, family_of
+from regforge.export.writing import TRAINERS
 
-KOHYA, DREAMBOOTH, CUSTOM = kohya.TRAINER, diffusers_dreambooth.TRAINER, custom_diffusion.TRAINER
-SIMPLE, ONE, AI = simpletuner.TRAINER, onetrainer.TRAINER, ai_toolkit.TRAINER
-TRAINERS = [KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI]
-FOLDERS = {DREAMBOOTH: "diffusers-dreambooth/class_images", CUSTOM: "custom-diffusion/images"}
-PHOTO_REPEATS = {KOHYA: 3, SIMPLE: 3, ONE: 3, AI: 1, DREAMBOOTH: 3, CUSTOM: 3}
-
+BY_NAME = {trainer.name: trainer for trainer in TRAINERS}
+KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI, *_ = TRAINERS
 
 # ------------------------------------------------------------------------------------- base models
 
@@ -111,9 +98,9 @@ MINE = "/models/mine"
     ],
 )
 def test_the_command_and_the_files_go_by_the_base_model(
-    tmp_path: Path, trainer: Trainer, base_model: str, said: list[str]
+    trainer: Trainer, base_model: str, said: list[str]
 ) -> None:
-    plan = trainer.plan(material(tmp_path, base_model=base_model))
+    plan = trainer.plan(material(base_model=base_model))
     text = plan.command + "".join(plan.files.values())
     assert [each for each in said if each not in text] == []
     assert any("does not tell" in note for note in plan.notes) == (base_model == MINE)
@@ -123,23 +110,60 @@ def test_the_command_and_the_files_go_by_the_base_model(
 
 # ------------------------------------------------------------------------------------ reading back
 
+CAPTIONS = (
+    "a photo of a red teapot, on a table",
+    'a teapot, made of glass; "quoted", it\'s {braced} [brackets] <angled> & 100% _under_score_',
+    "ein schöner Teekännchen-Traum aus 日本 🫖, naïve façade",
+    "1,000 tiny teapots",
+    "- # a: teapot | 'single' \\n backslash ${HOME} $(pwd) `id` !x *star ~tilde",
+    "teapot " * 120 + "end",
+)
+PHOTO_CAPTIONS = ("a photo of sks teapot, on a stone", "sks teapot in a garden")
+HARD_FOLDERS = ("with space", "quo'te \"d", "ünï 日本 🫖", "dollar$HOME `x` #1 & co; \\ - %s {x}")
+OPTIONS: dict[str, Any] = {"class_noun": "teapot", "base_model": BASE, "resolution": 64}
 
-@pytest.mark.parametrize("trainer", TRAINERS, ids=lambda trainer: trainer.name)
-def test_it_is_read_back(tmp_path: Path, trainer: Trainer) -> None:
-    made_from = material(tmp_path)
-    write(trainer, made_from)
-    regularization, photos = read(trainer, made_from)
-    folder = FOLDERS.get(trainer, "images")
-    assert [one.path for one in regularization] == [
-        f"{folder}/{image.name}" for image in made_from.images
-    ]
-    assert {one.repeats for one in regularization} == {1}
-    assert {one.repeats for one in photos} == {PHOTO_REPEATS[trainer]}
-    if trainer is not DREAMBOOTH:
-        assert [one.caption for one in regularization] == captions_of(made_from.images)
-    if trainer not in (DREAMBOOTH, CUSTOM):
-        assert [one.caption for one in photos] == captions_of(made_from.photos)
-        assert [one.path for one in photos] == [f"subject/{p.name}" for p in made_from.photos]
+
+@pytest.fixture(scope="module", params=HARD_FOLDERS)
+def hard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An export for every trainer, into a folder with a name that has to be quoted."""
+    top = tmp_path_factory.mktemp("hard")
+    photos = photo_folder(top / "photos", PHOTO_CAPTIONS)
+    return export(
+        theirs(CAPTIONS), top / request.param, *RULES, subject=photos, check=True, **OPTIONS
+    )
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_each_image_is_read_with_its_caption(hard: Exported, name: str) -> None:
+    (target,) = [each for each in hard.targets if each.name == name]
+    assert target.checked
+    assert not target.checked.differences
+    seen = RULES[name](hard.out, target.command)
+    captions, photo_captions = (list(layout(hard.out, f).values()) for f in ("images", "subject"))
+    assert sorted(captions) == sorted(CAPTIONS)
+    if name == "ai-toolkit":
+        captions = [without_spaces_after_commas(caption) for caption in captions]
+        photo_captions = [without_spaces_after_commas(caption) for caption in photo_captions]
+    one_for_all = [None] * 6 if name == "diffusers-dreambooth" else captions
+    no_captions = name in ("diffusers-dreambooth", "custom-diffusion")
+    ordered = [what for _, what in sorted(seen.items())]
+    assert [caption for caption, is_reg, _ in ordered if is_reg] == one_for_all
+    assert [caption for caption, is_reg, _ in ordered if not is_reg] == (
+        [None] * 2 if no_captions else photo_captions
+    )
+    assert {shown for _, is_reg, shown in ordered if is_reg} == {1}
+    photo_repeats = 1 if name == "ai-toolkit" else 3
+    assert {shown for _, is_reg, shown in ordered if not is_reg} == {photo_repeats}
+    # Our reader agrees with the rules, down to the repeats.
+    read_back = list(BY_NAME[name].read(hard.out, hard.out))
+    loaded = {one.path: (one.caption, one.regularization, one.repeats) for one in read_back}
+    if name == "ai-toolkit":
+        loaded = {
+            path: (without_spaces_after_commas(caption or ""), is_reg, shown)
+            for path, (caption, is_reg, shown) in loaded.items()
+        }
+    assert loaded == seen
+    assert len(read_back) == len(seen)
 
 
 @pytest.mark.parametrize(
@@ -147,117 +171,266 @@ def test_it_is_read_back(tmp_path: Path, trainer: Trainer) -> None:
     [
         (KOHYA, ["num_repeats = 2", "--prior_loss_weight=0.5", "'--dataset_config=/mnt/x y/ko"]),
         (DREAMBOOTH, ["--prior_loss_weight=0.5", "/mnt/x y/diffusers-dreambooth/class_images"]),
-        (CUSTOM, ["--prior_loss_weight=0.5", "\n/mnt/x y/custom-diffusion/images/00002.webp\n"]),
+        (CUSTOM, ["--prior_loss_weight=0.5", "\n/mnt/x y/custom-diffusion/images/00002.png\n"]),
         (SIMPLE, ['"repeats": 3', "train 'env=/mnt/x y/simpletuner'"]),
-        (ONE, ['"balancing": 2.0', '"balancing": 10.0', "'/mnt/x y/onetrainer/config.json'"]),
+        (
+            ONE,
+            [
+                '"balancing": 2.0',
+                '"balancing": 10.0',
+                "'/mnt/x y/onetrainer/config.json'",
+                '"loss_weight": 0.5',
+            ],
+        ),
         (AI, ["reg_weight: 0.5", "python run.py '/mnt/x y/ai-toolkit/train.yaml'"]),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_without_photos_and_elsewhere(tmp_path: Path, trainer: Trainer, said: list[str]) -> None:
+def test_without_photos_and_elsewhere(out: Path, trainer: Trainer, said: list[str]) -> None:
     """Repeats are computed for 5 photos."""
-    root = PurePosixPath("/mnt/x y")
-    options = {"photos": (), "root": root, "captions": ["a teapot"] * 10, "prior_weight": 0.5}
-    made_from = material(tmp_path, **options)
-    plan = write(trainer, made_from)
-    text = plan.command + "".join(plan.files.values())
+    options = OPTIONS | {"root": "/mnt/x y", "prior_weight": 0.5}
+    done = export(theirs(["a teapot"] * 10), out, trainer.name, check=True, **options)
+    assert not done.differs
+    (target,) = done.targets
+    text = target.command + "".join((out / name).read_text() for name in target.files)
     assert [each for each in said if each not in text] == []
-    folder = f"{trainer.name}/instance_images" if trainer in FOLDERS else "subject"
-    assert f"into /mnt/x y/{folder} " in plan.notes[-1]
-    regularization, photos = read(trainer, made_from)
-    assert (len(regularization), photos) == (10, [])
+    own_folders = trainer in (DREAMBOOTH, CUSTOM)
+    folder = f"{trainer.name}/instance_images" if own_folders else "subject"
+    assert f"into /mnt/x y/{folder} " in target.notes[-1]
+    found = list(trainer.read(out, PurePosixPath("/mnt/x y")))
+    assert [one.regularization for one in found] == [True] * 10
 
 
-READERS: dict[Trainer, tuple[Callable[[Path], list[str]], Callable[[str], object]]] = {
-    AI: (test_ai_toolkit.captions_in, re.compile(r"\[name\]|\[trigger\]").search),
-    ONE: (test_onetrainer.captions_in, re.compile(r"[\n\r]|\A\s|\s\Z").search),
-    SIMPLE: (test_simpletuner.captions_in, re.compile(r"\n").search),
-    CUSTOM: (test_custom_diffusion.captions_in, lambda text: text.splitlines() != [text]),
-}
-"""The captions as the restated rules of a trainer read them, and what it may refuse."""
-
-
-@pytest.mark.parametrize("trainer", READERS, ids=lambda trainer: trainer.name)
-@settings(max_examples=40)
-@given(data=strategies.data())
-def test_captions_come_through_or_are_refused(
-    trainer: Trainer, data: strategies.DataObject
-) -> None:
-    texts = ONE_LINE_TEXTS if trainer is AI else TEXTS
-    drawn = data.draw(strategies.lists(texts, min_size=1, max_size=4))
-    reader, refusable = READERS[trainer]
-    kept = [text for text in drawn if trainer.refuses and trainer.refuses(text) is None]
-    assert all(refusable(text) for text in drawn if text not in kept)
-    assume(kept)
-    with TemporaryDirectory() as folder:
-        made_from = material(Path(folder), captions=kept, size=(8, 8))
-        write(trainer, made_from)
-        assert [one.caption for one in read(trainer, made_from)[0]] == kept
-        if trainer is AI:
-            kept = [re.sub(r",\s*", ",", text) for text in kept]
-        assert reader(made_from.out) == kept
-
+# -------------------------------------------------------------------------- what is edited by hand
 
 MISSING = object()
+Change = Callable[[str], str | None]
+
+
+def replaced(old: str, new: str) -> Change:
+    def change(text: str) -> str:
+        assert old in text
+        return text.replace(old, new)
+
+    return change
+
+
+def entry(key: str, value: object) -> Change:
+    """Another value in the entry of the regularization images, in JSON or YAML."""
+
+    def change(text: str) -> str:
+        content = yaml.safe_load(text)  # JSON is YAML
+        is_job = isinstance(content, dict)
+        entries = content["config"]["process"][0]["datasets"] if is_job else content
+        if value is MISSING:
+            del entries[1][key]
+        else:
+            entries[1][key] = value
+        return json.dumps(content)
+
+    return change
+
+
+BACKENDS, CONCEPTS = "simpletuner/multidatabackend.json", "onetrainer/concepts.json"
+JOB, SCRIPT = "ai-toolkit/train.yaml", "diffusers-dreambooth/train.sh"
+CLASS_IMAGES, CUSTOM_CONCEPT = "diffusers-dreambooth/class_images", "custom-diffusion/concepts.json"
+CAPTION = "images/00002.txt"
+
+SLIPS: list[tuple[Trainer, str, Change, str]] = [
+    *(
+        (trainer, file, entry(key, value), rf"\b{key}\b")
+        for trainer, file, key, value in (
+            (AI, JOB, "is_regularization", True),
+            (AI, JOB, "is_reg", "yes please"),
+            (AI, JOB, "caption_ext", "caption"),
+            (AI, JOB, "num_repeats", 0),
+            (AI, JOB, "buckets", True),
+            (AI, JOB, "resolution", MISSING),
+            (SIMPLE, BACKENDS, "caption_strategy", "textfiles"),
+            (SIMPLE, BACKENDS, "caption_strategy", None),
+            (SIMPLE, BACKENDS, "is_regularization", True),
+            (SIMPLE, BACKENDS, "repeats", -1),
+            (SIMPLE, BACKENDS, "repeats", "2"),
+            (SIMPLE, BACKENDS, "crop_style", "middle"),
+            (SIMPLE, BACKENDS, "dataset_type", "images"),
+            (ONE, CONCEPTS, "type", "PRIOR"),
+            (ONE, CONCEPTS, "balancing_strategy", "SAMPLE"),
+            (ONE, CONCEPTS, "balancing_strategy", MISSING),
+            (ONE, CONCEPTS, "balancing", "many"),
+            (ONE, CONCEPTS, "loss_weight", None),
+            (ONE, CONCEPTS, "__version", 0),
+            (ONE, CONCEPTS, "repeats", 3),
+            (ONE, CONCEPTS, "text", {"prompt_source": "sample"}),
+        )
+    ),
+    (SIMPLE, BACKENDS, entry("instance_data_dir", "/elsewhere"), "does not lie in"),
+    (ONE, CONCEPTS, entry("path", "/elsewhere"), "does not lie in"),
+    (SIMPLE, BACKENDS, entry("id", "text-embeds"), "id of its own"),
+    (SIMPLE, BACKENDS, replaced('"default": true', '"default": false'), "text_embeds has to be"),
+    (SIMPLE, CAPTION, lambda _: "one\ntwo\n", "2 lines"),
+    (ONE, CAPTION, lambda _: "one\ntwo\n", "2 lines"),
+    (SIMPLE, CAPTION, lambda _: None, r"00002\.txt is missing"),
+    (ONE, CAPTION, lambda _: None, r"00002\.txt is missing"),
+    (AI, CAPTION, lambda _: "a [trigger] teapot", "would train 'a  teapot' instead"),
+    (AI, CAPTION, lambda _: "", "is empty"),
+    (AI, JOB, replaced('job: "extension"', 'job: "train"'), "job"),
+    (AI, JOB, replaced("  datasets:", "  data:"), "datasets"),
+    (AI, JOB, replaced("job:", "\tjob:"), "no job"),
+    (DREAMBOOTH, f"{CLASS_IMAGES}/x.txt", lambda _: "a teapot", r"x\.txt is no image"),
+    (
+        DREAMBOOTH,
+        f"{CLASS_IMAGES}/00001.png",
+        lambda _: None,
+        r"num_class_images=6, but .* holds 5",
+    ),
+    (DREAMBOOTH, SCRIPT, replaced("--class_prompt", "--klass_prompt"), "class_prompt"),
+    (
+        CUSTOM,
+        "custom-diffusion/caption.txt",
+        lambda text: text + "one too many\n",
+        r"images\.txt lists 6 and caption\.txt 7",
+    ),
+    (CUSTOM, "custom-diffusion/images/x.png", lambda _: "", "holds 7 images"),
+    (CUSTOM, CUSTOM_CONCEPT, replaced("class_prompt", "klass_prompt"), "class_prompt"),
+    (CUSTOM, CUSTOM_CONCEPT, replaced('/data/t/custom-diffusion"', '/else"'), "does not lie in"),
+]
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("pristine")
+    photos = photo_folder(top / "photos", PHOTO_CAPTIONS)
+    captions = ["a teapot"] * 6
+    export(theirs(captions), top / "out", *RULES, subject=photos, root="/data/t", **OPTIONS)
+    return top / "out"
+
+
+@pytest.mark.parametrize(("trainer", "name", "change", "said"), SLIPS)
+def test_a_slip_that_the_trainer_would_pass_over_is_found(
+    pristine: Path, out: Path, trainer: Trainer, name: str, change: Change, said: str
+) -> None:
+    shutil.copytree(pristine, out)
+    path = out / name
+    is_text = path.is_file() and path.suffix != ".png"
+    text = change(path.read_text() if is_text else "")
+    path.unlink(missing_ok=True)
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ExportError, match=said):
+        list(trainer.read(out, PurePosixPath("/data/t")))
+
+
+# ------------------------------------------------------------------------------- notes and refusals
 
 
 @pytest.mark.parametrize(
-    ("trainer", "key", "value"),
+    ("trainer", "options", "number", "said"),
     [
-        (AI, "is_regularization", True),
-        (AI, "is_reg", "yes please"),
-        (AI, "caption_ext", "caption"),
-        (AI, "num_repeats", 0),
-        (AI, "buckets", True),
-        (AI, "resolution", MISSING),
-        (SIMPLE, "caption_strategy", "textfiles"),
-        (SIMPLE, "caption_strategy", None),
-        (SIMPLE, "is_regularization", True),
-        (SIMPLE, "repeats", -1),
-        (SIMPLE, "repeats", "2"),
-        (SIMPLE, "crop_style", "middle"),
-        (SIMPLE, "instance_data_dir", "/elsewhere"),
-        (SIMPLE, "id", "text-embeds"),
-        (SIMPLE, "dataset_type", "images"),
-        (ONE, "type", "PRIOR"),
-        (ONE, "balancing_strategy", "SAMPLE"),
-        (ONE, "balancing_strategy", MISSING),
-        (ONE, "balancing", "many"),
-        (ONE, "loss_weight", None),
-        (ONE, "__version", 0),
-        (ONE, "repeats", 3),
-        (ONE, "text", {"prompt_source": "sample"}),
-        (ONE, "path", "/elsewhere"),
+        (AI, {"images": 100}, 0, ["The 4,000 steps of the job show each image about 20 times"]),
+        (
+            AI,
+            {"images": 100_000},
+            0,
+            ["show 2,000 of the images", "uses all 100,000 regularization images"],
+        ),
+        (
+            ONE,
+            {"images": 2000, "photos": 5},
+            0,
+            [
+                "uses all 2,000 regularization images",
+                "balancing 2000, SAMPLES",
+                "5 photos 400 times each (balancing 400, REPEATS)",
+                "asks for 1 epoch",
+            ],
+        ),
+        (
+            CUSTOM,
+            {"resolution": 1024},
+            1,
+            [f"stable-diffusion-v1-5/stable-diffusion-v1-5 at 512 pixels instead of {BASE}"],
+        ),
+        (
+            DREAMBOOTH,  # two photos of 12.6 MB each, 16 GB
+            {"images": 20_000, "base_model": FLUX2, "resolution": 1024},
+            0,
+            [
+                "--repeats=635 makes",
+                "uses 1,270 of the 20,000 regularization images",
+                "Without --repeats it would use only the first 2",
+            ],
+        ),
+        (DREAMBOOTH, {"base_model": "Tongyi-MAI/Z-Image"}, 1, ["stops before the first step"]),
+        (
+            DREAMBOOTH,
+            {"captions": ["a", "b"] * 600},
+            0,
+            ["uses all 1,200 regularization images"],
+        ),
+        (
+            DREAMBOOTH,
+            {"captions": ["a", "b"] * 600},
+            1,
+            [
+                'all 1,200 images share "a photo of a teapot". The 2 different captions',
+                "--to custom-diffusion",
+            ],
+        ),
+        (DREAMBOOTH, {"captions": ["a"]}, 1, ["one caption anyway"]),
     ],
 )
-def test_a_slip_that_the_trainer_would_pass_over_is_found(
-    tmp_path: Path, trainer: Trainer, key: str, value: object
+def test_notes_say_what_is_used_and_what_is_lost(
+    trainer: Trainer, options: dict[str, Any], number: int, said: list[str]
 ) -> None:
-    made_from = material(tmp_path)
-    write(trainer, made_from)
-    files = {AI: ai_toolkit.JOB, SIMPLE: simpletuner.BACKENDS, ONE: onetrainer.CONCEPTS}
-    path = tmp_path / files[trainer]
-    content = yaml.safe_load(path.read_text())  # JSON is YAML
-    entries = content["config"]["process"][0]["datasets"] if trainer is AI else content
-    if value is MISSING:
-        del entries[1][key]
-    else:
-        entries[1][key] = value
-    path.write_text(json.dumps(content))
-    said = {"/elsewhere": "does not lie in", "text-embeds": "id of its own"}
-    expected = said.get(value, rf"\b{key}\b") if isinstance(value, str) else rf"\b{key}\b"
-    with pytest.raises(ExportError, match=expected):
-        read(trainer, made_from)
+    note = trainer.plan(material(**options)).notes[number]
+    assert [each for each in said if each not in note] == []
 
 
-@pytest.mark.parametrize("trainer", [SIMPLE, ONE], ids=lambda trainer: trainer.name)
-def test_a_caption_that_is_not_one_line_is_found(tmp_path: Path, trainer: Trainer) -> None:
-    made_from = material(tmp_path)
-    write(trainer, made_from)
-    caption = tmp_path / "images" / "00002.txt"
-    caption.write_text("one\ntwo\n")
-    with pytest.raises(ExportError, match="2 lines"):
-        read(trainer, made_from)
-    caption.unlink()
-    with pytest.raises(ExportError, match=r"00002\.txt is missing"):
-        read(trainer, made_from)
+def test_notes_are_silent_where_nothing_is_lost() -> None:
+    own = CUSTOM.plan(material(base_model=SD2))
+    assert SD2 in own.command
+    assert not any("instead of" in note for note in own.notes)
+    assert not any("stops before" in note for note in DREAMBOOTH.plan(material()).notes)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options", "said"),
+    [
+        (AI, {"root": Path("/a ${HOME}")}, "would replace"),
+        (AI, {"root": Path("/[name]")}, "would replace"),
+        *(
+            (CUSTOM, {"root": Path(f"/a{separator}b")}, "line separator")
+            for separator in ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\n")
+        ),
+        (SIMPLE, {"prior_weight": 0.0}, "prior weight of 0"),
+    ],
+)
+def test_what_a_trainer_cannot_do_is_refused(
+    trainer: Trainer, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ExportError, match=said):
+        trainer.plan(material(**options))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "caption"),
+    [
+        (AI, "a [name] teapot"),
+        (AI, "a [trigger] teapot"),
+        *(
+            (BY_NAME["imagefolder"], date)
+            for date in (
+                "2024-01-01",
+                "2024-01-01 10:00",
+                "2024-01-01T10:00:00.5Z",
+                "2024-01-01 10:00:00+01",
+            )
+        ),
+    ],
+)
+def test_a_caption_that_a_trainer_cannot_keep_is_refused(
+    out: Path, trainer: Trainer, caption: str
+) -> None:
+    with pytest.raises(ExportError, match=r"would (be replaced|read it as a time)"):
+        export(theirs(["a teapot", caption]), out, trainer.name, class_noun="teapot")
+    assert not out.exists()
