@@ -7,8 +7,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from export_samples import FORMATS, Memory, example, export, make_image, ours
+from export_samples import FORMATS, Memory, example, export, image_folder, make_image, ours
 from odd_images import ODD, PLAIN, cut, file_of, noise
 from PIL import Image
 
@@ -28,18 +30,14 @@ def test_odd_images_are_written_upright_on_white_with_eight_bits(
     tmp_path: Path, out: Path, name: str, role: str
 ) -> None:
     content, said, suffix = ODD[name]
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    (folder / f"a.{suffix}").write_bytes(content)
-    (folder / "a.txt").write_text("a photo of a sks teapot")
+    folder = image_folder(tmp_path / "theirs", {f"a.{suffix}": content})
     rows = ours(4) if role == "instance" else open_dataset(folder)
     subject = folder if role == "instance" else None
     options = {"class_noun": "teapot", "subject": subject, "check": True}
     done = export(rows, out, "imagefolder", **options)
     assert said in " ".join(done.notes)
     assert not done.differs
-    path = written(out, "subject" if role == "instance" else "images")
-    with Image.open(path) as image:
+    with Image.open(written(out, "subject" if role == "instance" else "images")) as image:
         assert (image.format, image.mode, dict(image.getexif())) == ("PNG", "RGB", {})
         # What regforge's own training sees.
         assert np.array_equal(np.asarray(image), np.asarray(plain(decode(content))))
@@ -51,10 +49,7 @@ def test_odd_images_are_written_upright_on_white_with_eight_bits(
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_images_keep_their_bytes(tmp_path: Path, out: Path, name: str) -> None:
     content, suffix = PLAIN[name]
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    (folder / f"a.{suffix}").write_bytes(content)
-    (folder / "a.txt").write_text("a teapot")
+    folder = image_folder(tmp_path / "theirs", {f"a.{suffix}": content})
     done = export(folder, out, class_noun="teapot", check=True)
     assert written(out).read_bytes() == content
     assert not done.differs
@@ -62,12 +57,9 @@ def test_plain_images_keep_their_bytes(tmp_path: Path, out: Path, name: str) -> 
 
 
 def test_sizes_in_the_metadata_are_those_of_the_upright_image(tmp_path: Path, out: Path) -> None:
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    (folder / "a.jpg").write_bytes(ODD["turned JPEG"][0])
+    folder = image_folder(tmp_path / "theirs", {"a.jpg": ODD["turned JPEG"][0]})
     export(folder, out, "imagefolder", class_noun="teapot")
-    rows = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
-    row = rows[0]
+    row = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))[0]
     assert (row["width"], row["height"]) == row["image"].size == (8, 12)
     assert "exif_orientation" not in row
 
@@ -78,20 +70,14 @@ def test_an_image_that_breaks_off_is_left_out_and_named(
     tmp_path: Path, out: Path, kind: str, where: str
 ) -> None:
     whole = file_of(noise((64, 64)), kind)
-    broken = cut(file_of(noise((64, 64)), kind), 0.7)
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    if where == "folder":
-        (folder / f"whole.{kind.lower()}").write_bytes(whole)
-        (folder / f"cut.{kind.lower()}").write_bytes(broken)
-    else:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        rows = {"image": [broken, whole], "id": ["cut", "whole"], "text": ["a teapot"] * 2}
-        pq.write_table(
-            pa.table({**rows, "width": [64] * 2, "height": [64] * 2}), folder / "a.parquet"
-        )
+    images = {"cut": cut(whole, 0.7), "whole": whole}
+    suffix = kind.lower() if where == "folder" else "parquet"
+    files = {f"{name}.{suffix}": content for name, content in images.items()}
+    folder = image_folder(tmp_path / "theirs", files if where == "folder" else {})
+    if where == "parquet":
+        sizes = {"width": [64] * 2, "height": [64] * 2, "text": ["a teapot"] * 2}
+        rows = {"image": [*images.values()], "id": [*images], **sizes}
+        pq.write_table(pa.table(rows), folder / "a.parquet")
     done = export(folder, out, class_noun="teapot", check=True)
     assert (done.images, done.differs) == (1, False)
     assert "Left out: 1" in (said := " ".join(done.notes))
@@ -100,53 +86,47 @@ def test_an_image_that_breaks_off_is_left_out_and_named(
 
 
 def test_nothing_but_broken_images_is_refused(tmp_path: Path, out: Path) -> None:
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "cut.png").write_bytes(cut(file_of(noise((64, 64)))))
+    folder = image_folder(tmp_path / "theirs", {"cut.png": cut(file_of(noise((64, 64))))})
     with pytest.raises(ExportError):
-        export(tmp_path / "theirs", out, class_noun="teapot")
-    assert not (out).exists()
+        export(folder, out, class_noun="teapot")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_the_check_decodes_every_image_to_its_end(out: Path, kind: str) -> None:
-    format_ = FORMATS[kind]
-    rows = [example(n, image=file_of(noise((64, 64), n), format_), size=(64, 64)) for n in range(3)]
-    export(Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot")
+    images = [file_of(noise((64, 64), n), FORMATS[kind]) for n in range(3)]
+    rows = [example(n, image=each, size=(64, 64)) for n, each in enumerate(images)]
+
+    def differences(check: bool = True) -> list[str]:
+        dataset = Memory(rows, layout="folder")
+        (target,) = export(dataset, out, "imagefolder", class_noun="pot", check=check).targets
+        return list(target.checked.differences) if target.checked else []
+
+    assert differences(check=False) == []
     path = out / "images" / f"00002.{kind}"
     whole = path.read_bytes()
     path.unlink()
     path.write_bytes(cut(whole, 0.7))
-    done = export(
-        Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot", check=True
-    )
-    (target,) = done.targets
-    assert target.checked
-    (line,) = target.checked.differences
+    (line,) = differences()
     assert line.startswith(f"images/00002.{kind}: cannot be read")
     path.write_bytes(ODD["turned JPEG"][0])
-    done = export(
-        Memory(rows, layout="folder"), out, "imagefolder", class_noun="teapot", check=True
-    )
-    assert done.targets[0].checked
-    assert any("turned by EXIF" in line for line in done.targets[0].checked.differences)
+    assert any("turned by EXIF" in line for line in differences())
 
 
-@pytest.mark.parametrize("to", ["imagefolder", "webdataset"])
+@pytest.mark.parametrize(("to", "below"), [("imagefolder", ""), ("webdataset", "shards")])
 def test_two_exports_of_one_name_never_share_an_entry_in_the_cache_of_datasets(
-    tmp_path: Path, to: str
+    tmp_path: Path, to: str, below: str
 ) -> None:
     """Same captions, sizes and columns; the images differ. For imagefolder, the places too."""
-    outs = []
-    for number in range(2):
-        rows = [
-            example(n, image=make_image(100 * number + n), class_noun="teapot") for n in range(4)
-        ]
-        outs.append(tmp_path / str(number) / "teapot")
-        export(Memory(rows, layout="folder"), outs[-1], to)
+    outs = [tmp_path / str(number) / "teapot" for number in range(2)]
+    for number, out in enumerate(outs):
+        images = [make_image(100 * number + n) for n in range(4)]
+        rows = [example(n, image=each, class_noun="teapot") for n, each in enumerate(images)]
+        export(Memory(rows, layout="folder"), out, to)
     for out in [*outs, outs[0]]:
-        where = out / "shards" if to == "webdataset" else out
-        rows = datasets.load_dataset(str(where), split="train", cache_dir=str(tmp_path / "cache"))
-        column = "png" if to == "webdataset" else "image"
-        found = [row[column].tobytes() for row in rows]
+        rows = datasets.load_dataset(
+            str(out / below), split="train", cache_dir=str(tmp_path / "cache")
+        )
+        found = [row["png" if below else "image"].tobytes() for row in rows]
         files = sorted((out / "images").glob("*.png"))
         assert found == [Image.open(io.BytesIO(f.read_bytes())).tobytes() for f in files]
