@@ -17,9 +17,12 @@ from regforge.prompts.captions import article_for, noun_pattern, word_pattern
 from regforge.prompts.noun_phrases import category_of
 from regforge.prompts.stated import TagList
 
-CAPTIONS: list[dict[str, Any]] = yaml.safe_load(
+CAPTIONS: dict[str, list[dict[str, Any]]] = yaml.safe_load(
     (Path(__file__).parent / "real_captions.yaml").read_text(encoding="utf-8")
 )
+CASES = [
+    pytest.param(s, each, id=each["caption"][:60]) for s, of in CAPTIONS.items() for each in of
+]
 SLOTS = ("shape", "color", "texture")
 OF_PEOPLE = dict(zip(SLOTS, ("tall", "golden-haired", "casually dressed"), strict=True))
 OF_THINGS = dict(zip(SLOTS, ("small", "teal", "glossy"), strict=True))
@@ -40,15 +43,15 @@ def plain(caption: str, noun: str, identifier: str | None = "sks") -> str:
 
 
 def test_the_corpus_is_what_people_have() -> None:
-    assert len(CAPTIONS) >= 100
-    assert {each["style"] for each in CAPTIONS} >= {
+    assert len(CASES) >= 100
+    assert CAPTIONS.keys() >= {
         *("BLIP", "BLIP2", "Florence-2", "JoyCaption", "CogVLM", "LLaVA", "GPT-4o", "WD14"),
         *("hand-written", "behind a trigger word"),
     }
 
 
-@pytest.mark.parametrize("each", CAPTIONS, ids=[each["caption"][:60] for each in CAPTIONS])
-def test_captions_of_all_kinds(each: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("style", "each"), CASES)
+def test_captions_of_all_kinds(style: str, each: dict[str, Any]) -> None:
     identifier = each.get("identifier", "sks")
     varied, kept = against(each["caption"], each["noun"], identifier)
     assert varied == each["varied"]
@@ -60,15 +63,10 @@ def test_captions_of_all_kinds(each: dict[str, Any]) -> None:
         for article, word in re.findall(r"\b(an?) ([\w’'-]+)", text, re.IGNORECASE):
             assert article.lower() == phrase_banks.indefinite_article(word)
         same = text[:1].isupper() == each["caption"][:1].isupper()
-        assert same or each["style"] == "behind a trigger word"
-    if each["style"] == "WD14" and "photo of" not in each["caption"]:  # a list stays one
+        assert same or style == "behind a trigger word"
+    if style == "WD14" and "photo of" not in each["caption"]:  # a list stays one
         assert not re.search(r"\b(?:a|an|the)\b", varied)
-
-
-@pytest.mark.parametrize("each", CAPTIONS, ids=[each["caption"][:60] for each in CAPTIONS])
-def test_the_class_noun_is_in_every_varied_caption(each: dict[str, Any]) -> None:
-    varied = each["varied"].replace("_", " ")
-    assert noun_pattern(each["noun"]).search(varied)
+    assert noun_pattern(each["noun"]).search(varied.replace("_", " "))
 
 
 def test_attributes_of_tag_lists_come_as_tags() -> None:
@@ -125,7 +123,7 @@ WORDS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(WORDS, st.sampled_from(["cat", "woman"]))
 def test_no_caption_keeps_the_identifier_or_loses_the_class(words: list[str], noun: str) -> None:
     text = " ".join(words).replace("cat", noun)
