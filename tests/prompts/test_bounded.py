@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_language_model import recipe_of
+from builders import recipe_of
 from shell import Shell
 
 from regforge.prompts.captions import CaptionTemplate, CaptionTemplateError

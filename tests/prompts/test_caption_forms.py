@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fake_language_model import fill, recipe_of
+from builders import fill, recipe_of
 
 from regforge import resources
 from regforge.prompts.captions import CaptionTemplate, CaptionTemplateError, is_photograph

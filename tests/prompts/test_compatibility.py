@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, fill, go_together, recipe_of, text_of
+from builders import FakeClient, fill, go_together, recipe_of, text_of
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, recipe_of, text_of
+from builders import FakeClient, recipe_of, text_of
 
 from regforge.errors import EXIT_FAILED, EXIT_USAGE
 from regforge.journal import Journal, read

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_language_model import recipe_of
+from builders import recipe_of
 from test_filling_over_http import client_of
 
 from regforge.embedded import language_model, phrase_banks

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, fill, go_together, recipe_of, text_of
+from builders import FakeClient, fill, go_together, recipe_of, text_of
 
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_FAILED, EXIT_USAGE, RegforgeError
@@ -71,10 +71,13 @@ def test_every_slot_of_the_recipe_gets_as_many_phrases_as_it_asks_for() -> None:
     assert vocabulary.slots["style"][0].endswith(" of")
 
 
-def test_objects_have_no_motion_and_living_things_do() -> None:
+def test_objects_have_no_motion_and_living_things_do_and_nobody_reads_the_identifier() -> None:
     client = FakeClient(answers_well)
-    assert "motion" not in fill(recipe_of(), client).slots
+    thing = fill(recipe_of(), client)
+    assert "motion" not in thing.slots
     assert "motion" in fill(recipe_of(subject={"class_noun": "dog"}), client).slots
+    assert not any(re.search(r"\bsks\b", text_of(question)) for question in client.asked)
+    assert "sks" not in repr(thing.slots)
 
 
 def test_many_phrases_are_asked_for_in_rounds_that_show_what_is_there() -> None:
@@ -97,32 +100,19 @@ def test_the_result_does_not_depend_on_how_many_calls_are_open_at_once() -> None
     assert other.asked[0].seed != one.asked[0].seed
 
 
-def test_neither_message_nor_vocabulary_ever_has_the_identifier() -> None:
-    client = FakeClient(answers_well)
-    vocabulary = fill(recipe_of(), client)
-    assert not any(re.search(r"\bsks\b", text_of(question)) for question in client.asked)
-    assert "sks" not in repr(vocabulary.slots)
-
-
 def test_bad_phrases_are_dropped_and_written_down(tmp_path: Path) -> None:
     bad = ["1. vermilion", "Vermilion.", "sks red", "teapot brown", "{red}", "a\nb", ""]
-
-    def answer(question: Question, attempt: int) -> Any:
-        return {"phrases": [*bad, *invented("color", 5)]}
-
+    client = FakeClient(lambda *_: {"phrases": [*bad, *invented("color", 5)]})
     recipe = recipe_of({"slots": ["color"], "phrases_per_slot": 6})
-    vocabulary = fill(recipe, FakeClient(answer), Journal(tmp_path))
+    vocabulary = fill(recipe, client, Journal(tmp_path))
     assert vocabulary.slots["color"] == ("vermilion", *invented("color", 5))
     for refused in ("identifier 'sks'", "'teapot brown' (names the class noun)", "'{'", "empty"):
         assert refused in ledger_of(tmp_path)
 
 
 def test_a_reply_with_too_few_usable_phrases_is_asked_for_again_with_the_reasons() -> None:
-    def answer(question: Question, attempt: int) -> Any:
-        good = attempt == 1
-        return {"phrases": invented("color", 12) if good else ["teapot red"] * 12}
-
-    client = FakeClient(answer)
+    replies = (["teapot red"] * 12, invented("color", 12))
+    client = FakeClient(lambda _, attempt: {"phrases": replies[attempt]})
     vocabulary = fill(recipe_of({"slots": ["color"], "phrases_per_slot": 10}), client)
     assert len(vocabulary.slots["color"]) == 10
     assert "names the class noun" in client.complaints["slot color, round 1"][0]
@@ -132,10 +122,8 @@ def test_a_model_that_only_talks_ends_in_an_error_that_says_what_to_do(tmp_path:
     client = FakeClient(lambda *_: "Certainly! Teapots come in many colors.")
     with pytest.raises(VocabularyError) as caught:
         fill(recipe_of({"slots": ["color", "style"]}), client, Journal(tmp_path))
-    said = str(caught.value)
-    assert "the slots 'color' and 'style'" in said
-    assert str(tmp_path / "ledger.jsonl") in said
-    assert "values" in said
+    for part in ("the slots 'color' and 'style'", str(tmp_path / "ledger.jsonl"), "values"):
+        assert part in str(caught.value)
     assert caught.value.exit_code == EXIT_FAILED
     assert len(client.asked) == 4  # once more for each slot, then it is clear
 
@@ -150,10 +138,7 @@ def test_a_model_that_repeats_itself_is_not_asked_for_ever() -> None:
 
 
 def test_a_model_that_gives_a_few_at_a_time_is_asked_a_bounded_number_of_times() -> None:
-    def answer(question: Question, attempt: int) -> Any:
-        return {"phrases": invented("color", 12, known_in(question))}
-
-    client = FakeClient(answer)
+    client = FakeClient(lambda asked, _: {"phrases": invented("color", 12, known_in(asked))})
     recipe = recipe_of({"slots": ["color"], "phrases_per_slot": 50})
     assert len(fill(recipe, client).slots["color"]) == 48
     assert len(client.asked) == rounds_allowed(recipe, slots_of(recipe)[0]) == 4
@@ -181,18 +166,13 @@ def choosing(values: Sequence[str], **more: Any) -> Recipe:
 
 def test_a_model_chooses_among_values_and_invents_nothing(tmp_path: Path) -> None:
     client = FakeClient(lambda *_: {"phrases": ["Ivory.", "gold", "the teal"]})
-    recipe = choosing(["teal", "ivory", "plaid"])
-    vocabulary = fill(recipe, client, Journal(tmp_path))
+    vocabulary = fill(choosing(["teal", "ivory", "plaid"]), client, Journal(tmp_path))
     assert vocabulary.slots["color"] == ("teal", "ivory")
     assert "'gold' (is not in the list)" in ledger_of(tmp_path)
-    question = client.asked[0]
-    assert json.dumps(["teal", "ivory", "plaid"]) in json.dumps(question.schema)
-
-
-def test_no_more_are_chosen_than_counted() -> None:
+    assert json.dumps(["teal", "ivory", "plaid"]) in json.dumps(client.asked[0].schema)
     client = FakeClient(lambda *_: {"phrases": ["teal", "ivory", "plaid"]})
     vocabulary = fill(choosing(["plaid", "ivory", "teal"], count=2), client)
-    assert vocabulary.slots["color"] == ("ivory", "teal")
+    assert vocabulary.slots["color"] == ("ivory", "teal")  # as many as counted
 
 
 def test_a_choice_of_nothing_is_repaired_and_then_given_up() -> None:
@@ -207,8 +187,8 @@ def without_calls(slots: list[Any], **sections: Any) -> Vocabulary:
 
 
 def test_a_list_is_taken_as_it_is_with_its_weights() -> None:
-    slot = {"name": "color", "values": ["Red", " blue ", "Red"], "weights": [1, 2, 4]}
-    vocabulary = without_calls([slot])
+    weighted = {"values": ["Red", " blue ", "Red"], "weights": [1, 2, 4]}
+    vocabulary = without_calls([{"name": "color", **weighted}])
     assert vocabulary.slots["color"] == ("Red", "blue")
     assert vocabulary.weights["color"] == (5, 2)
     assert vocabulary.origins["color"] == "list"
@@ -244,10 +224,9 @@ def test_a_file_of_no_use_is_told_with_its_path(
     assert caught.value.exit_code == EXIT_USAGE
 
 
-@pytest.mark.parametrize("value", ["a sks red", "", "two\nlines"])
-def test_a_value_that_cannot_stand_in_a_caption_is_refused(value: str) -> None:
+def test_a_value_that_cannot_stand_in_a_caption_is_refused() -> None:
     with pytest.raises(VocabularyError, match="slot 'color', value 2"):
-        without_calls([{"name": "color", "values": ["red", value]}])
+        without_calls([{"name": "color", "values": ["red", "a sks red"]}])
 
 
 def test_the_banks_fill_a_slot_with_what_suits_the_class_noun() -> None:
@@ -275,42 +254,33 @@ def test_phrases_that_go_nowhere_are_left_out_of_the_banks_slots() -> None:
     slots = [{"name": name, "from": "bank"} for name in ("background", "lighting")]
     vocabulary = without_calls(slots, subject={"class_noun": "sofa"})
     assert vocabulary.incompatible
-    lights = vocabulary.slots["lighting"]
-    assert "in shafts of sunlight" not in lights  # under water
+    lights, places = vocabulary.slots["lighting"], vocabulary.slots["background"]
     for light in lights:
-        assert any(
-            go_together(vocabulary, {"lighting": light, "background": place})
-            for place in vocabulary.slots["background"]
-        )
-
-
-def test_without_places_the_banks_still_leave_out_what_goes_nowhere() -> None:
-    slots = [{"name": "lighting", "from": "bank"}]
-    lights = without_calls(slots, subject={"class_noun": "sofa"}).slots["lighting"]
-    assert "in warm lamplight" in lights
-    assert "in shafts of sunlight" not in lights
+        pairs = ({"lighting": light, "background": place} for place in places)
+        assert any(go_together(vocabulary, pair) for pair in pairs)
+    alone = without_calls(slots[1:], subject={"class_noun": "sofa"}).slots["lighting"]
+    assert "in warm lamplight" in alone
+    for found in (lights, alone):
+        assert "in shafts of sunlight" not in found  # under water
 
 
 def stored(tmp_path: Path, **changes: Any) -> Path:
-    path = tmp_path / "vocabulary.json"
     plain: dict[str, Any] = {
-        "class_noun": "teapot",
-        "kind": "object",
         "slots": {"color": ("red", "blue"), "background": ("in a hall", "on a hill")},
         "weights": {"color": (1.0, 3.0)},
         "incompatible": frozenset({("background", "in a hall", "lighting", "at sunset")}),
         "language_model": "openai/before",
         "origins": {"color": "llm", "background": "llm"},
     }
-    Vocabulary(**{**plain, **changes}).save(path)
-    return path
+    Vocabulary("teapot", "object", **{**plain, **changes}).save(tmp_path / "vocabulary.json")
+    return tmp_path / "vocabulary.json"
 
 
 def test_a_stored_vocabulary_is_used_and_nobody_is_asked(tmp_path: Path) -> None:
     lines: list[str] = []
     slots = ["background", "color", {"name": "lighting", "values": ["at sunset", "at noon"]}]
     recipe = recipe_of({"slots": slots, "vocabulary": stored(tmp_path)})
-    vocabulary = fill(recipe, None, lines=lines)
+    vocabulary = fill(recipe, lines=lines)
     assert list(vocabulary.slots) == ["background", "color", "lighting"]
     assert vocabulary.slots["color"] == ("red", "blue")
     assert vocabulary.weights == {"color": (1.0, 3.0)}
@@ -320,22 +290,21 @@ def test_a_stored_vocabulary_is_used_and_nobody_is_asked(tmp_path: Path) -> None
     assert "is about 'teapot', the recipe about 'ceramic teapot'" in lines[0]
 
 
-def test_a_stored_vocabulary_without_a_slot_is_told(tmp_path: Path) -> None:
+def test_a_stored_vocabulary_without_a_slot_or_with_the_identifier_is_refused(
+    tmp_path: Path,
+) -> None:
     recipe = recipe_of({"slots": ["color", "style"], "vocabulary": stored(tmp_path)})
     with pytest.raises(VocabularyError, match="no phrases for the slot 'style'") as caught:
-        fill(recipe, None)
+        fill(recipe)
     assert "It has color, background" in str(caught.value)
-
-
-def test_a_stored_vocabulary_with_the_identifier_is_refused(tmp_path: Path) -> None:
     path = stored(tmp_path, slots={"color": ("red", "sks red")}, weights={}, incompatible=())
     with pytest.raises(RegforgeError, match="'sks red' contains the identifier"):
-        fill(recipe_of({"slots": ["color"], "vocabulary": path}), None)
+        fill(recipe_of({"slots": ["color"], "vocabulary": path}))
 
 
 def test_compose_mode_leaves_the_language_models_slots_to_the_composer() -> None:
     slots = ["color", {"name": "style", "values": ["a photo of"]}]
-    vocabulary = fill(recipe_of({"slots": slots, "mode": "compose"}), None)
+    vocabulary = fill(recipe_of({"slots": slots, "mode": "compose"}))
     assert dict(vocabulary.slots) == {"style": ("a photo of",)}
 
 
@@ -370,7 +339,7 @@ def test_compose_takes_calls_for_the_captions_that_need_phrases() -> None:
     assert plan_calls(recipe_of({**prompts, "count": 1})).calls == 4
 
 
-def test_nobody_is_asked_where_nothing_needs_phrases(tmp_path: Any) -> None:
+def test_nobody_is_asked_where_nothing_needs_phrases(tmp_path: Path) -> None:
     Vocabulary("teapot", "object", {"color": ("red",)}).save(tmp_path / "v.json")
     for prompts in (
         {"sets": {"naive": 1}, "mode": "compose"},

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from fake_language_model import recipe_of
+from builders import recipe_of
 from servers import Answer, Call, Faults, OpenAIServer, Reply, png_of, said
 from test_filling import invented
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_language_model import recipe_of
+from builders import recipe_of
 
 from regforge.errors import EXIT_USAGE
 from regforge.prompts.messages import MessageError, Messages, question_seed, quoted

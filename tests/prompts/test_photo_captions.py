@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_language_model import FakeClient, recipe_of
+from builders import FakeClient, recipe_of
 from odd_images import deep_grey
 from PIL import Image
 

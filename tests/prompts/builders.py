@@ -1,4 +1,4 @@
-"""A language model client that answers as a test tells it, and recipes to ask it with."""
+"""Recipes, vocabularies and photos, and a language model client that answers as a test has it."""
 
 import itertools
 import json
@@ -9,10 +9,14 @@ from typing import Any
 from regforge.journal import Journal
 from regforge.progress import Reporter
 from regforge.prompts.filling import fill_vocabulary
-from regforge.prompts.vocabulary import Vocabulary
+from regforge.prompts.photos import PhotoCaption
+from regforge.prompts.tokens import TokenBudget
+from regforge.prompts.vocabulary import Vocabulary, pair_of
+from regforge.prompts.writing import write_prompts
 from regforge.providers.language_model import Question
 from regforge.providers.replies import understand
 from regforge.recipe import Recipe
+from regforge.records import Prompt
 
 Answer = Callable[[Question, int], Any]
 """What is said to a question, as text or as JSON; the number is 1 for the repair of a bad reply."""
@@ -62,7 +66,7 @@ def fill(
     journal: Journal | None = None,
     lines: list[str] | None = None,
 ) -> Vocabulary:
-    """The recipe's vocabulary; `lines` get what is said on the way."""
+    """The recipe's vocabulary; `lines` get what is reported on the way."""
     reporter = Reporter(quiet=True)
     if lines is not None:
         reporter.say = lines.append  # type: ignore[method-assign]
@@ -71,7 +75,6 @@ def fill(
 
 
 def text_of(question: Question) -> str:
-    """What the messages of a question say."""
     return "\n".join(str(message["content"]) for message in question.messages)
 
 
@@ -88,3 +91,50 @@ def recipe_of(prompts: dict[str, Any] | None = None, **sections: Any) -> Recipe:
         "prompts": {"llm": {"model": "openai/fake"}, **(prompts or {})},
     }
     return Recipe.model_validate({**plain, **sections})
+
+
+COLORS = ("red", "orange", "blue", "green", "white", "black")
+PLACES = ("on a shelf", "in a garden", "by a lake", "on a bed")
+STYLES = ("a photo of", "a watercolor painting of", "a pencil sketch of")
+SLOTS = {"color": COLORS, "background": PLACES, "style": STYLES}
+
+
+def drawing(
+    slots: Mapping[str, Any] = SLOTS,
+    *,
+    render: dict[str, Any] | None = None,
+    seed: int = 0,
+    subject: dict[str, Any] | None = None,
+    **prompts: Any,
+) -> Recipe:
+    """A recipe for a teapot whose slots a vocabulary fills; a slot may have settings."""
+    plain = {"class_noun": "teapot", "kind": "object", "identifier": "sks"}
+    listed = [{"name": n, **(v if isinstance(v, dict) else {})} for n, v in slots.items()]
+    about = {**plain, **(subject or {})}
+    return recipe_of({"slots": listed, **prompts}, subject=about, render=render or {}, seed=seed)
+
+
+def vocabulary_of(
+    slots: Mapping[str, Any] = SLOTS,
+    clashes: Mapping[tuple[str, str], tuple[str, str]] | None = None,
+    **fields: Any,
+) -> Vocabulary:
+    pairs = frozenset(pair_of(*one, *other) for one, other in (clashes or {}).items())
+    return Vocabulary("teapot", "object", slots, incompatible=pairs, **fields)
+
+
+def photos_of(*captions: str, **facts: Any) -> list[PhotoCaption]:
+    known = {"width": 400, "height": 300, "seed": 7, "digest": "0" * 64} | facts
+    return [PhotoCaption(f"{n:02}.jpg", caption, **known) for n, caption in enumerate(captions)]
+
+
+def by_words(limit: int = 77) -> TokenBudget:
+    """A token a word, and two for start and end."""
+    return TokenBudget(limit, "the test's words", lambda text: 2 + len(text.split()))
+
+
+def written(
+    recipe: Recipe, count: int, words: Vocabulary | None = None, **options: Any
+) -> list[Prompt]:
+    options.setdefault("budget", by_words())
+    return list(write_prompts(recipe, words or vocabulary_of(), count=count, **options))
