@@ -7,6 +7,7 @@ it works on the small broken packages with which the checker itself is tested be
 import ast
 import builtins
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -199,6 +200,18 @@ def _heavy_imports(graph: dict[str, list[Import]], tensor_modules: frozenset[str
 
 def test_regforge_keeps_its_layering(repo: Path) -> None:
     assert problems_in(repo / PACKAGE, TENSOR_MODULES) == []
+
+
+def test_docs_name_files_that_are_there(repo: Path) -> None:
+    text = (repo / "docs" / "architecture.md").read_text(encoding="utf-8")
+    walks = text[text.index("## Three walks") : text.index("## Embedded models")]
+    named = set(re.findall(r"`([a-z_/]+\.py)`", walks)) - {"benchmarks/routes.py"}
+    tables = re.findall(r"^\| `(\w+)` \|[^|]*\| (`.*) \|$", text, re.MULTILINE)
+    for part, order in tables:
+        if (repo / PACKAGE / part).is_dir():
+            named |= {f"{part}/{name}.py" for name in re.findall(r"`([a-z_/]+[a-z_])`", order)}
+    assert len(named) > 60
+    assert {name for name in named if not (repo / PACKAGE / name).is_file()} == set()
 
 
 def bare_errors_in(package: Path) -> list[str]:
