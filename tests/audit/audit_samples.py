@@ -12,14 +12,17 @@ from PIL import Image
 from regforge.audit import Audit, Check, audit_dataset
 from regforge.records import Example
 
+KNOWN = {"model_revision": "c", "seed": 0, "scheduler": "ddim", "steps": 4, "guidance_scale": 1.0}
+
 
 class InMemory:
     """A dataset as `open_dataset` returns one."""
 
+    layout = "folder"
+    revision: str | None = None
+
     def __init__(self, examples: Sequence[Example], **more: Any) -> None:
         self.name = str(more.get("name", "owls"))
-        self.layout = "folder"
-        self.revision: str | None = more.get("revision")
         self.license: str | None = more.get("license")
         self.slots: tuple[str, ...] = tuple(more.get("slots", ()))
         self.run: Path | None = more.get("run")
@@ -41,15 +44,10 @@ def make_image(number: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
     return Image.fromarray(small).resize(size, Image.Resampling.NEAREST)
 
 
-def file_of(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:  # noqa: A002
+def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def examples(texts: Sequence[str | None], **more: Any) -> list[Example]:
-    """An image of its own for each caption."""
-    return [example(number, text, **more) for number, text in enumerate(texts)]
 
 
 def example(number: int, text: str | None = "an owl", **more: Any) -> Example:
@@ -57,7 +55,7 @@ def example(number: int, text: str | None = "an owl", **more: Any) -> Example:
     return Example(**({"id": f"{number:03d}.png", "text": text} | values | more))
 
 
-def closed(number: int, text: str = "an owl", **more: Any) -> Example:
+def closed(number: int, text: str | None = "an owl", **more: Any) -> Example:
     """A row as regforge stores it: with hashes, and with a file that nobody may open."""
     metadata = {"image_digest": f"{number:064x}", "perceptual_hash": f"{hash_of(number):016x}"}
     metadata |= more.pop("data", {})
@@ -76,6 +74,13 @@ def audit(rows: Sequence[Example], *, dataset: dict[str, Any] | None = None, **m
 def checked(found: Audit, name: str) -> Check:
     """The check of that name."""
     return next(check for check in found.checks if check.name == name)
+
+
+def expect(check: Check, grade: str, *said: str, **numbers: object) -> None:
+    """Compare a check's grade and some of its numbers, and look for words in its sentences."""
+    assert check.grade == grade, check
+    assert {name: check.numbers[name] for name in numbers} == numbers
+    assert [words for words in said if words not in f"{check.finding} {check.advice}"] == []
 
 
 def write_run(folder: Path, recipe: str, offered: dict[str, list[str]] | None = None) -> Path:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from audit_samples import audit, checked, closed, example, examples
+from audit_samples import audit, checked, closed, example, expect
 
 from regforge.audit import Check
 
@@ -11,66 +11,49 @@ COLORS = ("red", "blue", "green", "white", "black")
 PLACES = ("on a beach", "in a dark forest", "in a kitchen", "at a bus stop")
 STYLES = ("a photo of", "a watercolor painting of", "a pencil drawing of")
 GOOD = [f"{s} a {c} owl {p}" for s in STYLES for c in COLORS for p in PLACES]
+NAIVE = "a photo of a woman"
 
 
-def of(texts: list[str | None], name: str, **more: object) -> Check:
-    rows = [closed(number, "") for number in range(len(texts))]
-    rows = [
-        example(n, text, image=b"", metadata=row.metadata)
-        for n, (row, text) in enumerate(zip(rows, texts, strict=True))
-    ]
-    return checked(audit(rows, **more), name)
+def of(name: str, *texts: str | None, **more: object) -> Check:
+    return checked(audit([closed(n, text) for n, text in enumerate(texts)], **more), name)
 
 
 def test_good_captions_are_good() -> None:
-    rows = examples(GOOD, class_noun="owl")
-    found = audit(rows)
+    found = audit([example(n, text, class_noun="owl") for n, text in enumerate(GOOD)])
     names = ("captions", "caption variety", "caption length", "class noun", "caption format")
     for name in (*names, "token limit", "word coverage"):
         assert checked(found, name).grade == "good", name
 
 
 def test_images_without_captions() -> None:
-    check = of([*GOOD, None, "", " \n"], "captions")
-    assert check.grade == "look"
-    assert check.numbers == {"without": 3, "empty": 2, "share": 0.0476}
+    check = of("captions", *GOOD, None, "", " \n")
+    expect(check, "look", without=3, empty=2, share=0.0476)
     assert check.examples == ["060.png", "061.png", "062.png"]
-    assert of([None] * 10, "captions").grade == "bad"
-    assert of([None] * 10, "caption variety").grade == "unknown"
+    expect(of("captions", *[None] * 10), "bad")
+    expect(of("caption variety", *[None] * 10), "unknown")
 
 
-def test_one_caption_for_all_is_bad_and_lowers_the_weight() -> None:
-    texts: list[str | None] = ["a photo of a woman"] * 9 + ["a photo of a woman in a kitchen"]
-    check = of(texts, "caption variety")
-    assert check.grade == "bad"
-    assert (check.numbers["distinct"], check.numbers["top_share"]) == (2, 0.9)
-    training = of(texts, "size and repeats")
-    assert training.numbers["prior_weight"] == 0.5
-    assert "say little" in training.finding
+def test_variety() -> None:
+    texts = [*[NAIVE] * 9, f"{NAIVE} in a kitchen"]
+    expect(of("caption variety", *texts), "bad", distinct=2, top_share=0.9)
+    expect(of("size and repeats", *texts), "look", "say little", prior_weight=0.5)
+    expect(of("caption variety", *GOOD[:10] * 10), "look")
+    expect(of("caption variety", *GOOD * 2), "good")
+    alike = ("A red owl.", "a red  owl", "owl, a red", "a blue owl")
+    expect(of("caption variety", *alike), "good", near_identical=2)
 
 
-def test_a_few_captions_repeated_are_worth_a_look() -> None:
-    assert of([*GOOD[:10] * 10], "caption variety").grade == "look"
-    assert of([*GOOD, *GOOD], "caption variety").grade == "good"
-
-
-def test_captions_that_differ_only_in_order_case_or_punctuation_are_counted() -> None:
-    check = of(["A red owl.", "a red  owl", "owl, a red", "a blue owl"], "caption variety")
-    assert check.numbers["near_identical"] == 2
-
-
-@pytest.mark.parametrize("text", ["woman", "a woman", "a photo of a woman", "Portrait of Woman."])
+@pytest.mark.parametrize("text", ["woman", "a woman", NAIVE, "Portrait of Woman."])
 def test_only_the_class_noun(text: str) -> None:
-    check = of([text, *GOOD[:4]], "caption length", class_noun="woman")
-    assert check.numbers["only_class_noun"] == 1
-    assert check.grade == "look"
+    check = of("caption length", text, *GOOD[:4], class_noun="woman")
+    expect(check, "look", only_class_noun=1)
     assert check.examples == [text]
-    assert of([text] * 3, "caption length", class_noun="woman").grade == "bad"
+    expect(of("caption length", *[text] * 3, class_noun="woman"), "bad")
 
 
 def test_a_single_word_is_a_bare_class_noun_even_if_nobody_says_which() -> None:
-    assert of(["woman"] * 3, "caption length").numbers["only_class_noun"] == 3
-    assert of(["a red owl"], "caption length").numbers["only_class_noun"] == 0
+    expect(of("caption length", *["woman"] * 3), "bad", only_class_noun=3)
+    expect(of("caption length", "a red owl"), "look", only_class_noun=0)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +69,9 @@ def test_a_single_word_is_a_bare_class_noun_even_if_nobody_says_which() -> None:
     ],
 )
 def test_naming_the_class(noun: str, text: str, named: bool) -> None:
-    check = of([text], "class noun", class_noun=noun)
-    assert check.numbers["without"] == (not named)
-    assert check.grade == ("good" if named else "bad")
-
-
-def test_a_class_noun_that_nobody_says_is_unknown() -> None:
-    assert of(list(GOOD), "class noun").grade == "unknown"
+    check = of("class noun", text, class_noun=noun)
+    expect(check, "good" if named else "bad", without=0 if named else 1)
+    expect(of("class noun", text), "unknown")
 
 
 @pytest.mark.parametrize(
@@ -109,67 +88,48 @@ def test_a_class_noun_that_nobody_says_is_unknown() -> None:
     ],
 )
 def test_traps_of_format(text: str, key: str) -> None:
-    check = of(["a plain owl (at night)", text], "caption format")
+    check = of("caption format", "a plain owl (at night)", text)
     assert {name for name, count in check.numbers.items() if count} == {key}
     assert check.grade == ("good" if key == "spaces_at_an_end" else "look")
 
 
-def test_tokens_are_estimated_where_nobody_says_which_model() -> None:
-    check = of(["an owl", "owl " * 80], "token limit")
-    assert check.grade == "look"
-    assert (check.numbers["over"], check.numbers["limit"]) == (1, 77)
-    assert check.numbers["estimated"] is True
-    assert "estimate" in check.finding
+def test_tokens_are_counted_by_the_model_that_drew_the_images_or_estimated() -> None:
+    limits = {"over": 1, "limit": 77, "estimated": True}
+    expect(of("token limit", "an owl", "owl " * 80), "look", "estimate", **limits)
+    drawn = {"data": {"model": "embedded/tinyworld"}}
+    found = audit([closed(0, "a cat", **drawn), closed(1, "cat " * 60, **drawn)])
+    source = "the tokenizer of embedded/tinyworld"
+    expect(checked(found, "token limit"), "bad", longest=62, limit=48, counted_by=source)
 
 
-def test_tokens_are_counted_by_the_model_that_drew_the_images() -> None:
-    rows = [
-        closed(0, "a cat", data={"model": "embedded/tinyworld"}),
-        closed(1, "cat " * 60, data={"model": "embedded/tinyworld"}),
-    ]
-    check = checked(audit(rows), "token limit")
-    assert check.numbers["counted_by"] == "the tokenizer of embedded/tinyworld"
-    assert (check.numbers["longest"], check.numbers["limit"]) == (62, 48)
-    assert check.grade == "bad"
-
-
-@pytest.mark.parametrize("model", ["no/such-model", "../../etc", "", "a" * 300, "x y z", "nul\0l"])
-def test_a_model_that_is_not_here_is_estimated_and_not_fetched(model: str) -> None:
-    check = checked(audit([closed(0, data={"model": model})]), "token limit")
-    assert check.numbers["estimated"] is True
-
-
-def test_no_tokenizer_is_fetched_even_with_a_network(hub: Any) -> None:
-    check = checked(audit([closed(0, data={"model": "me/model"})]), "token limit")
-    assert check.numbers["estimated"] is True
+@pytest.mark.parametrize(
+    "model", ["no/such-model", "../../etc", "", "a" * 300, "x y z", "nul\0l", "me/model"]
+)
+def test_a_model_that_is_not_here_is_estimated_and_not_fetched(hub: Any, model: str) -> None:
+    found = audit([closed(0, data={"model": model})])
+    expect(checked(found, "token limit"), "good", estimated=True)
     assert hub.requests == []
 
 
-def test_words_of_naive_captions_are_poor() -> None:
-    check = of(["a photo of a woman"] * 20, "word coverage")
-    assert check.grade == "bad"
-    assert check.numbers["says"] == {"color": 0, "place": 0, "style": 0}
-    assert 3 < check.numbers["effective_words"] < 5
-
-
 def test_what_captions_say_is_found_with_the_phrase_banks() -> None:
+    poor = of("word coverage", *[NAIVE] * 20)
+    expect(poor, "bad", says={"color": 0, "place": 0, "style": 0})
+    assert 3 < poor.numbers["effective_words"] < 5
     check = of(
-        [
-            "a woman in a bright red dress walking along on an empty beach",
-            "an oil painting of a woman",
-            "a woman, beach",  # without a preposition it may be anything
-            "a photo of a woman",
-        ],
         "word coverage",
+        "a woman in a bright red dress walking along on an empty beach",
+        "an oil painting of a woman",
+        "a woman, beach",  # without a preposition it may be anything
+        NAIVE,
     )
-    assert check.numbers["says"] == {"color": 0.25, "place": 0.25, "style": 0.25}
+    expect(check, "good", says={"color": 0.25, "place": 0.25, "style": 0.25})
     assert check.numbers["most_said"]["place"] == {"beach": 1}
 
 
 def test_identifiers_as_whole_words_only() -> None:
-    told = of(["a photo of SKS, the owl", "desks and risks"], "identifier", identifier="sks")
-    assert (told.grade, told.numbers["captions"]) == ("bad", 1)
-    assert of(["desks and risks"], "identifier", identifier="sks").grade == "good"
-    assert of(["an owl"], "identifier").grade == "unknown"
-    assert of(["an ohwx owl"], "identifier").grade == "bad"
-    assert of(["a <new1> owl"], "identifier", identifier="<new1>").grade == "bad"
+    texts = ("a photo of SKS, the owl", "desks and risks")
+    expect(of("identifier", *texts, identifier="sks"), "bad", captions=1)
+    expect(of("identifier", texts[1], identifier="sks"), "good")
+    expect(of("identifier", "an owl"), "unknown")
+    expect(of("identifier", "an ohwx owl"), "bad")
+    expect(of("identifier", "a <new1> owl", identifier="<new1>"), "bad")

@@ -1,13 +1,11 @@
 """Broken, black, turned, transparent and squeezed files; sizes."""
 
 import io
-import struct
-import zlib
 from typing import Any
 
 import pytest
-from audit_samples import audit, checked, closed, example, file_of, make_image
-from odd_images import deep_colour, deep_grey
+from audit_samples import audit, checked, closed, example, expect, file_of, make_image
+from odd_images import deep_colour, deep_grey, png, turned
 from PIL import Image
 
 from regforge.audit.gathering import inspect_image, jpeg_quality
@@ -15,22 +13,7 @@ from regforge.audit.gathering import inspect_image, jpeg_quality
 
 def bomb() -> bytes:
     """A PNG file of a few bytes that says it has ten thousand million pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    data = zlib.compress(bytes(1000))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
-
-
-def turned() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return file_of(make_image(1), "JPEG", quality=95, exif=exif)
+    return png(100_000, 100_000, 8, 2, bytes(1000))
 
 
 def see_through(alpha: int) -> bytes:
@@ -78,52 +61,45 @@ def test_jpeg_quality_is_what_the_file_was_saved_with(quality: int) -> None:
 
 def test_troubles_are_counted_and_shown() -> None:
     rows = [example(n) for n in range(200)]
+    expect(checked(audit(rows), "image files"), "good")
     rows += [example(200 + n, image=content) for n, (content, _) in enumerate(FILES[3:8])]
     check = checked(audit(rows), "image files")
-    assert check.grade == "bad"  # three of 205 are of no use
-    assert check.numbers["black"] == check.numbers["turned_by_exif"] == 1
-    assert "too large to open: 1 of 205 images (under 1 %)" in check.finding
+    said = ("too large to open: 1 of 205 images (under 1 %)", "remove them")
+    expect(check, "bad", *said, black=1, turned_by_exif=1)  # three of 205 are of no use
     assert "200.png" in check.examples
-    assert "remove them" in check.advice
-    assert checked(audit(rows[:200]), "image files").grade == "good"
 
 
 def test_a_file_that_is_not_the_one_its_row_speaks_of() -> None:
     rows = [example(n, metadata=closed(n).metadata) for n in range(3)]
-    check = checked(audit(rows, thorough=True), "image files")
-    assert check.numbers["changed_since_it_was_made"] == 3
+    found = audit(rows, thorough=True)
+    expect(checked(found, "image files"), "look", changed_since_it_was_made=3)
     own = [example(0, metadata={"image_digest": inspect_image(rows[0].image).digest.upper()})]
-    assert checked(audit(own, thorough=True), "image files").grade == "good"
+    expect(checked(audit(own, thorough=True), "image files"), "good")
 
 
-def sizes_of(sizes: list[tuple[int, int]], **more: Any) -> Any:
+def sizes_of(*sizes: tuple[int, int], **more: Any) -> Any:
     rows = [closed(n, width=w, height=h) for n, (w, h) in enumerate(sizes)]
     return checked(audit(rows, **more), "image sizes")
 
 
 def test_sizes_against_the_trainer() -> None:
-    assert sizes_of([(1024, 1024)] * 3, resolution=1024).grade == "good"
-    assert sizes_of([(1344, 768)] * 3, resolution=1024).grade == "good"  # a bucket of SDXL
-    small = sizes_of([(512, 512)] * 3, resolution=1024)
-    assert (small.grade, small.numbers["too_small"]) == ("bad", 3)
-    assert "Train at 512" in small.advice
-    assert "Train at 96" in sizes_of([(96, 96)] * 3, resolution=512).advice
-    few = sizes_of([(1024, 1024)] * 3 + [(512, 512)], resolution=1024)
-    assert (few.grade, few.numbers["too_small"]) == ("look", 1)
+    expect(sizes_of(*[(1024, 1024)] * 3, resolution=1024), "good")
+    expect(sizes_of(*[(1344, 768)] * 3, resolution=1024), "good")  # a bucket of SDXL
+    expect(sizes_of(*[(512, 512)] * 3, resolution=1024), "bad", "Train at 512", too_small=3)
+    expect(sizes_of(*[(96, 96)] * 3, resolution=512), "bad", "Train at 96")
+    few = sizes_of(*[(1024, 1024)] * 3, (512, 512), resolution=1024)
+    expect(few, "look", too_small=1)
     assert few.examples == ["1024 x 1024: 3", "512 x 512: 1"]
 
 
 def test_sizes_that_need_a_crop() -> None:
-    wide = sizes_of([(1024, 1024), (1024, 400)])
-    assert (wide.grade, wide.numbers["wide"]) == ("look", 1)
-    odd = sizes_of([(1020, 1024)] * 2)
-    assert (odd.grade, odd.numbers["not_multiple_of_8"]) == ("look", 2)
-    off_bucket = sizes_of([(96, 96)] * 2)
-    assert (off_bucket.grade, off_bucket.numbers["not_multiple_of_64"]) == ("good", 2)
-    assert sizes_of([(0, 0)]).grade == "unknown"
+    expect(sizes_of((1024, 1024), (1024, 400)), "look", wide=1)
+    expect(sizes_of((1020, 1024), (1020, 1024)), "look", not_multiple_of_8=2)
+    expect(sizes_of((96, 96), (96, 96)), "good", not_multiple_of_64=2)
+    expect(sizes_of((0, 0)), "unknown")
 
 
 def test_the_same_pixels_in_two_formats_differ_by_file_alone() -> None:
-    assert inspect_image(PNG).hash == inspect_image(file_of(make_image(1), "BMP")).hash
-    assert inspect_image(PNG).pixels == inspect_image(file_of(make_image(1), "BMP")).pixels
-    assert inspect_image(PNG).digest != inspect_image(file_of(make_image(1), "BMP")).digest
+    one, other = inspect_image(PNG), inspect_image(file_of(make_image(1), "BMP"))
+    assert (one.hash, one.pixels) == (other.hash, other.pixels)
+    assert one.digest != other.digest

@@ -4,10 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_samples import InMemory, audit, checked, closed, example, file_of, make_image, write_run
+from audit_samples import (
+    KNOWN,
+    audit,
+    checked,
+    closed,
+    example,
+    expect,
+    file_of,
+    make_image,
+    write_run,
+)
 from PIL import Image, ImageOps
 
-from regforge.audit import audit_dataset
+from regforge.audit.gathering import inspect_image
+from regforge.audit.training import suggestions
 from regforge.errors import RegforgeError
 
 SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"
@@ -31,9 +42,7 @@ def rows_with(*images: Image.Image) -> list[Any]:
 
 def test_no_copies(photos: Path) -> None:
     check = checked(audit(rows_with(), subject=photos), "subject copies")
-    assert check.grade == "good"
-    assert check.numbers["photos"] == 2  # the broken one is none
-    assert "any of 2 photos" in check.finding
+    expect(check, "good", "any of 2 photos", photos=2)  # the broken one is none
 
 
 @pytest.mark.parametrize("how", ["the same", "smaller", "mirrored", "paler"])
@@ -46,8 +55,7 @@ def test_copies_of_a_photo(photos: Path, how: str) -> None:
         "paler": original.point(lambda value: 0.9 * value + 20),
     }[how]
     check = checked(audit(rows_with(copy), subject=photos), "subject copies")
-    assert check.grade == "bad"
-    assert check.numbers["copies"] == 1
+    expect(check, "bad", copies=1)
     assert check.examples[0].startswith("020.png my_owl_500.png (")
     assert check.numbers["nearest"][0]["id"] == "020.png"
 
@@ -57,28 +65,24 @@ def test_a_photo_turned_by_exif_is_found_upright_and_as_stored(tmp_path: Path) -
     exif[0x0112] = 6  # a viewer turns it by 90 degrees to the right
     upright = make_image(500, (64, 64))
     stored = upright.transpose(Image.Transpose.ROTATE_90)
-    content = file_of(stored, "JPEG", quality=98, exif=exif)
-    (tmp_path / "photo.jpg").write_bytes(content)
+    (tmp_path / "photo.jpg").write_bytes(file_of(stored, "JPEG", quality=98, exif=exif))
     for copy in (upright, stored):
-        check = checked(audit(rows_with(copy), subject=tmp_path), "subject copies")
-        assert check.grade == "bad"
+        expect(checked(audit(rows_with(copy), subject=tmp_path), "subject copies"), "bad")
 
 
-def test_an_image_much_like_a_photo_is_worth_a_look(photos: Path, monkeypatch: Any) -> None:
-    from regforge.audit.gathering import inspect_image
-
+def test_an_image_much_like_a_photo_is_worth_a_look(photos: Path) -> None:
     near = inspect_image((photos / "my owl 501.png").read_bytes()).hash
     assert near is not None
     rows = [closed(n) for n in range(5)]
     rows.append(closed(5, data={"perceptual_hash": f"{near ^ 0b11111111:016x}"}))
     check = checked(audit(rows, subject=photos), "subject copies")
-    assert (check.grade, check.numbers["similar"]) == ("look", 1)
+    expect(check, "look", similar=1)
     assert check.examples == ["005.png my_owl_501.png (8 bits)"]
 
 
 def test_photos_that_regforge_did_not_draw_are_not_compared_by_content(photos: Path) -> None:
-    assert checked(audit(rows_with(), subject=photos), "subject likeness").grade == "unknown"
-    assert checked(audit(rows_with()), "subject copies").grade == "unknown"
+    expect(checked(audit(rows_with(), subject=photos), "subject likeness"), "unknown")
+    expect(checked(audit(rows_with()), "subject copies"), "unknown")
 
 
 def test_images_of_the_embedded_pipeline_are_compared_by_content() -> None:
@@ -86,13 +90,11 @@ def test_images_of_the_embedded_pipeline_are_compared_by_content() -> None:
     drawn = {"metadata": {"model": "embedded/tinyworld"}}
     others = [p for name in ("owl", "robot") for p in sorted((SUBJECTS / name).glob("*.png"))]
     rows = [example(n, image=p.read_bytes(), **drawn) for n, p in enumerate(others)]
-    found = audit(rows, subject=SUBJECTS / "duck")
-    assert checked(found, "subject likeness").grade == "good"
+    expect(checked(audit(rows, subject=SUBJECTS / "duck"), "subject likeness"), "good")
     rows.append(example(90, image=(SUBJECTS / "owl" / "00.png").read_bytes(), **drawn))
     rows.append(example(91, image=b"broken", **drawn))
     check = checked(audit(rows, subject=SUBJECTS / "owl"), "subject likeness")
-    assert check.grade == "bad"
-    assert check.numbers["shows_subject"] == 6  # the five owls, and one of them again
+    expect(check, "bad", shows_subject=6)  # the five owls, and one of them again
     assert check.numbers["nearest"][0]["cosine"] == pytest.approx(1, abs=1e-3)
 
 
@@ -105,15 +107,12 @@ def test_a_folder_without_photos_is_wrong_usage(tmp_path: Path, folder: str) -> 
 
 
 def test_the_run_knows_the_identifier_the_licence_and_what_was_refused(tmp_path: Path) -> None:
-    run = write_run(
-        tmp_path / "run",
-        "subject: {identifier: zqk}\ndataset: {license: mit}\ncurate: {constant: true}\n",
-    )
-    rows = [closed(0, "a zqk owl"), closed(1)]
-    found = audit(rows, dataset={"run": run})
-    assert checked(found, "identifier").grade == "bad"
-    assert checked(found, "licence").finding == "mit."
-    assert checked(found, "image files").grade == "good"
+    recipe = "subject: {identifier: zqk}\ndataset: {license: mit}\ncurate: {constant: true}\n"
+    run = write_run(tmp_path / "run", recipe)
+    found = audit([closed(0, "a zqk owl"), closed(1)], dataset={"run": run})
+    expect(checked(found, "identifier"), "bad")
+    expect(checked(found, "licence"), "good", "mit.")
+    expect(checked(found, "image files"), "good")
 
 
 @pytest.mark.parametrize("recipe", ["", "- a list", "subject: 7\ncurate: []", "{", "a: !!python/x"])
@@ -121,28 +120,19 @@ def test_a_damaged_recipe_says_nothing(tmp_path: Path, recipe: str) -> None:
     run = write_run(tmp_path / "run", recipe)
     (run / "vocabulary.json").write_text("[1]")
     found = audit([closed(0)], dataset={"run": run})
-    assert checked(found, "identifier").grade == "unknown"
-    assert checked(found, "licence").grade == "look"
+    expect(checked(found, "identifier"), "unknown")
+    expect(checked(found, "licence"), "look")
 
 
 def test_what_is_not_known_about_the_images() -> None:
-    known = {
-        "model": "a/b",
-        "model_revision": "c",
-        "seed": 0,
-        "scheduler": "ddim",
-        "steps": 4,
-        "guidance_scale": 1.0,
-    }
-    whole = audit([closed(n, data=known) for n in range(4)])
-    assert checked(whole, "metadata").grade == "good"
+    known = KNOWN | {"model": "a/b"}
+    expect(checked(audit([closed(n, data=known) for n in range(4)]), "metadata"), "good")
     partly = audit([closed(0, data=known), closed(1, data=known | {"seed": None, "model": "x/y"})])
     check = checked(partly, "metadata")
+    expect(check, "look", models=["a/b", "x/y"])
     assert check.numbers["without"]["seed"] == 0.5
-    assert check.numbers["models"] == ["a/b", "x/y"]
-    assert check.grade == "look"
     nothing = checked(audit([example(0)]), "metadata")
-    assert nothing.finding == "No image says how it was made."
+    expect(nothing, "look", "No image says how it was made.")
     assert set(nothing.numbers["without"].values()) == {1.0}
 
 
@@ -150,24 +140,19 @@ def test_what_is_not_known_about_the_images() -> None:
     ("name", "grade"), [("mit", "good"), ("unknown", "look"), ("Other", "look"), (None, "look")]
 )
 def test_licences(name: str | None, grade: str) -> None:
-    found = audit_dataset(InMemory([closed(0)], license=name))
-    assert checked(found, "licence").grade == grade
+    expect(checked(audit([closed(0)], dataset={"license": name}), "licence"), grade)
 
 
-@pytest.mark.parametrize(("photos", "repeats"), [(None, 400), (4, 500), (3, 667), (5000, 1)])
-def test_repeats_use_all_images(photos: int | None, repeats: int) -> None:
-    from regforge.audit.training import suggestions
-
-    check = suggestions(2000, photos or 5, {})
-    assert check.grade == "good"
-    assert (check.numbers["repeats"], check.numbers["prior_weight"]) == (repeats, 1.0)
-    assert check.numbers["steps_to_see_all"] == 2000
+@pytest.mark.parametrize(("photos", "repeats"), [(5, 400), (4, 500), (3, 667), (5000, 1)])
+def test_repeats_use_all_images(photos: int, repeats: int) -> None:
+    check = suggestions(2000, photos, {})
+    expect(check, "good", repeats=repeats, prior_weight=1.0, steps_to_see_all=2000)
 
 
 def test_photos_are_counted_in_their_folder_unless_said(photos: Path) -> None:
-    def numbers(**more: Any) -> Any:
-        return checked(audit(rows_with(), **more), "size and repeats").numbers["photos"]
-
-    assert numbers(subject=photos) == 2
-    assert numbers(subject=photos, photos=7) == 7
-    assert numbers() == 5
+    for options, count in (
+        ({"subject": photos}, 2),
+        ({"subject": photos, "photos": 7}, 7),
+        ({}, 5),
+    ):
+        expect(checked(audit(rows_with(), **options), "size and repeats"), "look", photos=count)
