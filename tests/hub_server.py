@@ -31,9 +31,8 @@ from typing import Any, BinaryIO, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hub_reading import Answer, Refused, Request
+from hub_answers import Answer, Call, Refused, Request
 from hub_storage import LFS_NAMES, LFS_SIZE, Entry, PullRequest, Repository, git_sha1, is_lfs
-from hub_writing import Call
 
 __all__ = ["LFS_SIZE", "LoopbackHub", "Status", "hub_environment", "redirect"]
 

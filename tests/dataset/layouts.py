@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from made_rows import make_rows
 from PIL import Image
 
 from regforge.dataset.parquet import RowWriter
-from regforge.dataset.sources import CaptionedDataset
+from regforge.dataset.sources import CaptionedDataset, open_dataset
 
 
 class Item(NamedTuple):
@@ -149,6 +149,16 @@ def write(folder: Path, files: Mapping[str, bytes | str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     return folder
+
+
+def everywhere(folder: Path, files: Mapping[str, bytes]) -> Iterator[CaptionedDataset]:
+    """The datasets of the same files in a folder, in a zip and, without metadata, in a tar."""
+    write(folder / "folder", files)
+    tar = as_tar(dict(sorted(files.items())))  # what has one name comes together
+    write(folder, {"x.zip": as_zip(files, compression=8), "x.tar": tar})
+    kinds = ("folder", "x.zip", "x.tar")
+    for where in kinds[: 2 if any("metadata" in name for name in files) else 3]:
+        yield open_dataset(folder / where)
 
 
 def read(dataset: CaptionedDataset) -> list[tuple[bytes, str | None]]:

@@ -52,7 +52,7 @@ FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
 
 
 def front_matter(text: str) -> dict[str, Any]:
-    return yaml.safe_load(FRONT_MATTER.match(text).group(1))
+    return yaml.load(FRONT_MATTER.match(text).group(1), yaml.CSafeLoader)
 
 
 def table(text: str, heading: str) -> dict[str, list[str]]:

@@ -110,7 +110,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=
 )
 
 
-OLD, NEW = card(3), card(4)
+OLD, NEW = (Card({"license": "mit"}, ours=f"\n{words}\n").as_text() for words in ("old", "new"))
 
 
 @settings(max_examples=50)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import (
     as_parquet,
-    as_tar,
     as_zip,
+    everywhere,
     items,
     note_of,
     png,
@@ -21,18 +21,83 @@ from layouts import (
     with_text_files,
     write,
 )
+from odd_images import turned as turned_photo
 
 from regforge.dataset.sources import CannotOpen, open_dataset
 from regforge.dataset.sources.choosing import fits
 
 
-def test_images_that_no_metadata_file_names_are_kept(tmp_path: Path) -> None:
-    files = with_jsonl(items("a", "b"))
-    write(tmp_path, files | {"zz.png": png(7), "zy.png": png(8), "zy.txt": b"from a file\n"})
-    dataset = open_dataset(tmp_path)
-    assert [e.text for e in dataset.examples()] == ["a", "b", "from a file", None]
-    assert note_of(dataset, "2 of 4 images are in no metadata file", "load_dataset")
-    assert note_of(dataset, "1 of 4 images have no caption")
+def bomb() -> bytes:
+    """An image of 100 megapixels, as its header says."""
+    content = bytearray(png(0))
+    content[16:24] = (10_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+GOOD, UNNAMED = png(0), "No image has a caption"
+BROKEN = {"a.png": b"", "b.png": b"no image", "c.png": GOOD[:20], "d.png": GOOD[:10]}
+HIDDEN = ("a/.b.png", ".cache/c.png", "__MACOSX/._a.png", "x/__MACOSX/d.png")
+TWICE = b"".join(b'{"file_name": "a.png", "text": "%s"}\n' % text for text in (b"one", b"two"))
+READ: dict[str, tuple[dict[str, bytes], list[str | None], list[str]]] = {
+    "images that no metadata file names": (
+        with_jsonl(items("a", "b")) | {"y.png": png(8), "y.txt": b"from a file\n", "z.png": GOOD},
+        ["a", "b", "from a file", None],
+        ["2 of 4 images are in no metadata file", "1 of 4 images have no caption"],
+    ),
+    "an image of two captions": ({"metadata.jsonl": TWICE, "a.png": GOOD}, ["one", "two"], []),
+    "captions that are no text": (
+        {f"{name}.png": png(n) for n, name in enumerate("abc")}
+        | {"a.txt": b"\xff\xfe", "b.txt": b" \n", "c.txt": b"\xef\xbb\xbfthe caption \r\n"},
+        [None, None, "the caption "],
+        ["a.txt", "2 of 3 images have no caption"],
+    ),
+    "no captions": ({"1.png": GOOD, "2.png": GOOD, "notes.txt": b"n"}, [None, None], [UNNAMED]),
+    "hidden": ({"a.png": GOOD} | dict.fromkeys(HIDDEN, png(1)), [None], [UNNAMED]),
+    "broken": (
+        BROKEN | {"e.png": GOOD, "e.txt": b"whole"},
+        ["whole"],
+        ["4 images that cannot be read (a.png, b.png, c.png and 1 more)"],
+    ),
+    "bomb": ({"bomb.png": bomb(), "a.png": GOOD, "a.txt": b"a"}, ["a"], ["bomb.png"]),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_captions_and_what_is_said_about_them(name: str, tmp_path: Path) -> None:
+    files, texts, notes = READ[name]
+    for dataset in everywhere(tmp_path, files):
+        found = list(dataset.examples())
+        assert [each.text for each in found] == texts, dataset.layout
+        assert len({each.id for each in found}) == len(texts)
+        assert len(dataset.notes) == len(notes), dataset.notes
+        for words in notes:
+            assert note_of(dataset, words)
+
+
+def test_of_broken_images_alone_nothing_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(CannotOpen, match="holds no image that can be read") as error:
+        open_dataset(write(tmp_path, BROKEN))
+    assert "a.png" in str(error.value)
+
+
+def test_files_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("image_folders", "tars", "tables"):
+        monkeypatch.setattr(f"regforge.dataset.sources.{module}.MOST_IMAGE", 1000)
+    files = {"a.png": GOOD, "b.png": png(1) + bytes(1000)}
+    write(tmp_path, {"x.parquet": as_parquet({"image": [*files.values()], "text": ["a", "b"]})})
+    for dataset in (*everywhere(tmp_path, files), open_dataset(tmp_path / "x.parquet")):
+        for images in (True, False):
+            assert len(list(dataset.examples(images=images))) == 1
+            assert note_of(dataset, "1 image that cannot be read")
+
+
+def test_turned_photos_keep_their_size(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": turned_photo(), "b.jpg": png(1)})
+    turned, plain = open_dataset(tmp_path).examples()
+    assert (turned.width, turned.height) == (12, 8)
+    assert turned.metadata == {"exif_orientation": 6}
+    assert plain.metadata == {}
 
 
 def test_metadata_of_folders_inside(tmp_path: Path) -> None:
@@ -62,14 +127,6 @@ def test_metadata_of_folders_inside(tmp_path: Path) -> None:
     assert third.text == "in two"
     assert third.metadata == {"seed": 12, "steps": 30, "guidance_scale": 7.5}
     assert dataset.notes == ["two/metadata.csv names 1 image that is not there (two/gone.png)."]
-
-
-def test_an_image_with_two_captions_comes_twice(tmp_path: Path) -> None:
-    rows = [{"file_name": "a.png", "text": text} for text in ("one", "two", "three")]
-    lines = "\n".join(map(json.dumps, rows)).encode()
-    write(tmp_path, {"metadata.jsonl": lines, "a.png": png(0)})
-    found = [(each.id, each.text) for each in open_dataset(tmp_path).examples()]
-    assert found == [("a.png", "one"), ("a.png#2", "two"), ("a.png#3", "three")]
 
 
 @pytest.mark.parametrize(
@@ -103,96 +160,6 @@ def test_a_caption_column_of_metadata(tmp_path: Path) -> None:
     assert (example.text, dict(example.metadata)) == ("Deutsch", {"en": "English"})
     with pytest.raises(CannotOpen, match=r"metadata.jsonl has no column 'dee'"):
         open_dataset(tmp_path, caption_column="dee")
-
-
-def test_names_written_in_two_ways(tmp_path: Path) -> None:
-    """macOS takes é apart, in file names and not in what people write."""
-    line = json.dumps({"file_name": "caf\u00e9.png", "text": "here"}).encode()
-    write(tmp_path, {"metadata.jsonl": line, "cafe\u0301.png": png(0)})
-    assert [each.text for each in open_dataset(tmp_path).examples()] == ["here"]
-
-
-def test_captions_that_are_no_text(tmp_path: Path) -> None:
-    texts = {"a.txt": b"\xff\xfe", "b.txt": b" \n", "c.txt": b"\xef\xbb\xbfthe caption \r\n"}
-    write(tmp_path, texts | {"a.png": png(0), "b.png": png(1), "c.png": png(2)})
-    dataset = open_dataset(tmp_path)
-    assert [each.text for each in dataset.examples()] == [None, None, "the caption "]
-    assert note_of(dataset, "1 caption file", "a.txt")
-    assert note_of(dataset, "2 of 3 images have no caption")
-
-
-def test_images_without_captions(tmp_path: Path) -> None:
-    write(tmp_path, {f"{n:02d}.png": png(n) for n in range(3)} | {"notes.txt": b"no caption"})
-    dataset = open_dataset(tmp_path)
-    assert [(each.id, each.text) for each in dataset.examples()] == [
-        ("00.png", None),
-        ("01.png", None),
-        ("02.png", None),
-    ]
-    assert dataset.notes == ["No image has a caption."]
-
-
-def test_what_is_hidden_is_not_seen(tmp_path: Path) -> None:
-    hidden = (".b.png", ".cache/c.png", "__MACOSX/._a.png", "x/__MACOSX/d.png")
-    files = {"a.png": png(0)} | {name: png(1) for name in hidden}
-    write(tmp_path / "folder", files)
-    write(tmp_path, {"x.zip": as_zip(files), "x.tar": as_tar(files)})
-    for where in ("folder", "x.zip", "x.tar"):
-        assert len(list(open_dataset(tmp_path / where).examples())) == 1
-
-
-def test_broken_images_are_left_out_and_named(tmp_path: Path) -> None:
-    good = png(0)
-    broken = {"a.png": b"", "b.png": b"no image", "c.png": good[:20], "d.png": good[:10]}
-    files = broken | {"e.png": good}
-    write(tmp_path / "folder", files)
-    write(tmp_path, {"x.zip": as_zip(files), "x.tar": as_tar(files)})
-    for where in ("folder", "x.zip", "x.tar"):
-        dataset = open_dataset(tmp_path / where)
-        assert len(list(dataset.examples())) == 1
-        assert note_of(dataset, "4 images that cannot be read (a.png, b.png, c.png and 1 more)")
-    write(tmp_path / "all", broken)
-    with pytest.raises(CannotOpen, match="all holds no image that can be read") as error:
-        open_dataset(tmp_path / "all")
-    assert "a.png" in str(error.value)
-
-
-def test_a_bomb_is_not_opened(tmp_path: Path) -> None:
-    header = bytearray(png(0))
-    header[16:24] = (10_000).to_bytes(4, "big") * 2  # 100 megapixels, says the header
-    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
-    write(tmp_path, {"bomb.png": bytes(header), "a.png": png(1)})
-    dataset = open_dataset(tmp_path)
-    assert [each.id for each in dataset.examples()] == ["a.png"]
-    assert note_of(dataset, "bomb.png")
-
-
-def test_files_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("image_folders", "tars", "tables"):
-        monkeypatch.setattr(f"regforge.dataset.sources.{module}.MOST_IMAGE", 1000)
-    large = png(1) + bytes(1000)
-    files = {"a.png": png(0), "b.png": large}
-    columns = {"image": [png(0), large], "text": ["a", "b"]}
-    write(tmp_path / "folder", files)
-    write(tmp_path, {"x.zip": as_zip(files, compression=8), "x.tar": as_tar(files)})
-    write(tmp_path, {"x.parquet": as_parquet(columns)})
-    for where in ("folder", "x.zip", "x.tar", "x.parquet"):
-        dataset = open_dataset(tmp_path / where)
-        for images in (True, False):
-            assert len(list(dataset.examples(images=images))) == 1
-            assert note_of(dataset, "1 image that cannot be read")
-
-
-def test_turned_photos_keep_their_size(tmp_path: Path) -> None:
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    write(tmp_path, {"a.jpg": png(0, (8, 6), format="JPEG", exif=exif), "b.jpg": png(1)})
-    turned, plain = open_dataset(tmp_path).examples()
-    assert (turned.width, turned.height) == (8, 6)
-    assert turned.metadata == {"exif_orientation": 6}
-    assert plain.metadata == {}
 
 
 def test_kohya_folders_name_the_class(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import as_tar, png, write
+from layouts import everywhere, png
 from PIL import Image, PngImagePlugin
 
-from regforge.dataset.sources import open_dataset
 from regforge.dataset.sources.image_headers import read_header
 from regforge.image_files import BrokenImage
 
@@ -71,10 +70,7 @@ def test_prompt_and_parameters_are_found(kind: str) -> None:
 def test_the_prompt_is_the_caption_only_if_nothing_else_is(tmp_path: Path) -> None:
     files = {"a.png": in_png(TEXT), "b.png": in_png(TEXT), "b.txt": b"from a file"}
     files["c.json"], files["c.png"] = b'{"seed": 3}', in_png(TEXT)
-    write(tmp_path / "folder", files)
-    write(tmp_path, {"x.tar": as_tar(files)})
-    for where in ("folder", "x.tar"):
-        dataset = open_dataset(tmp_path / where)
+    for dataset in everywhere(tmp_path, files):
         a, b, c = dataset.examples()
         assert (a.text, b.text, c.text) == (PROMPT, "from a file", PROMPT)
         assert (a.metadata, b.metadata) == (KNOWN, KNOWN)
