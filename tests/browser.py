@@ -76,9 +76,14 @@ class Page:
                 "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key]
             )
 
+    def each(self, selector: str, value: str) -> list[Any]:
+        """What a value comes to for each element `e`."""
+        found = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        return list(self.js(f"{found}.map(e => {value})"))
+
     def ids(self) -> set[str]:
         """The images in the gallery."""
-        return set(self.js("[...document.querySelectorAll('#grid .tile')].map(t => t.dataset.id)"))
+        return set(self.each("#grid .tile", "e.dataset.id"))
 
     def text(self, selector: str) -> str:
         return str(self.js(f"document.querySelector({json.dumps(selector)}).textContent"))

@@ -1,4 +1,4 @@
-"""How image rows lie in a Parquet file: encoding, checksums, and reading them back in pieces.
+"""How image rows lie in Parquet files: encoding, checksums, and reading them back in pieces.
 
 The same rows always give the same bytes. Images are stored as they are, since they are compressed
 already; everything else is compressed.
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from regforge.errors import RegforgeError
+from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.records import ImageRow, RecordError, arrow_schema, as_table
 from regforge.words import first_line
 
@@ -25,6 +25,12 @@ _ROWS_AT_A_TIME = 16
 
 class ParquetError(RegforgeError):
     """A Parquet file that cannot be read, or that does not hold image rows."""
+
+
+class NoDataset(RegforgeError):
+    """A folder that is no dataset of regforge."""
+
+    exit_code = EXIT_USAGE
 
 
 class RowWriter:
@@ -61,7 +67,38 @@ class RowWriter:
         self._writer.close()
 
 
-def read_rows(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
+def read_rows(folder: Path, *, images: bool = True) -> Iterator[ImageRow]:
+    """The rows of a dataset that regforge built, in order, a few in memory at a time.
+
+    `folder` is the one with `data/train-*.parquet`. Without images, `image` is empty.
+
+    Raises:
+        NoDataset: There are no such files, or some are missing.
+        ParquetError: A file is damaged, or holds other columns.
+    """
+    for file in data_files(folder):
+        yield from read_file(file, images=images)
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The Parquet files of a dataset that regforge built, in order.
+
+    Raises:
+        NoDataset: There are no such files, or some are missing.
+    """
+    files = sorted((folder / "data").glob("train-*-of-*.parquet"))
+    if not files:
+        raise NoDataset(
+            f"{folder} is no dataset: it has no data/train-*.parquet.",
+            hint="Name the folder `dataset` inside of a run's folder.",
+        )
+    expected = int(files[0].stem.rpartition("-")[2])
+    if len(files) != expected:
+        raise NoDataset(f"{folder} is not complete: {len(files)} of {expected} files are there.")
+    return files
+
+
+def read_file(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
     """The rows of a file in order, a few in memory at a time.
 
     Without images, `image` is empty, and a file of many gigabytes is read in an instant.

@@ -94,7 +94,7 @@ def gather(run_folder: Path, count: int | None = None) -> ReportData:
     Raises:
         RegforgeError: A shard cannot be read.
     """
-    from regforge.dataset.parquet import read_rows
+    from regforge.dataset.parquet import read_file
     from regforge.dataset.store import Store
 
     shards = sorted(
@@ -102,9 +102,9 @@ def gather(run_folder: Path, count: int | None = None) -> ReportData:
         key=lambda path: int(path.stem),
     )
     store = Store(run_folder / "shards", slots=(), recipe_digest="")  # to read refusals only
-    rows = list(islice((row for path in shards for row in read_rows(path, images=False)), count))
+    rows = list(islice((row for path in shards for row in read_file(path, images=False)), count))
     shown = {rows[position].id for position in facts.choose_shown(rows, MOST_SHOWN)}
-    whole = (row for path in shards for row in read_rows(path) if row.id in shown)
+    whole = (row for path in shards for row in read_file(path) if row.id in shown)
     return ReportData(
         name=_name_of(run_folder),
         summary=summarize(rows),

@@ -23,7 +23,7 @@ from regforge.dataset.parquet import (
     RowWriter,
     count_rows,
     read_metadata,
-    read_rows,
+    read_file,
     read_schema,
 )
 from regforge.errors import RegforgeError
@@ -167,7 +167,7 @@ class Store:
 
     def _read(self, number: int, images: bool) -> Iterator[ImageRow]:
         try:
-            yield from read_rows(self._path(number), images=images)
+            yield from read_file(self._path(number), images=images)
         except ParquetError as error:
             raise self._unusable(number, error) from error
 
@@ -201,7 +201,7 @@ class Store:
                 return "it is of another recipe"
             if not read_schema(path).equals(arrow_schema(self.slots)):
                 return "it has other columns"
-            rows = [row.index for row in read_rows(path)]
+            rows = [row.index for row in read_file(path)]
         except ParquetError as error:
             return str(error).rstrip(".")
         indexes = [*rows, *(each.index for each in rejected)]

@@ -21,7 +21,7 @@ from typing import Any
 from regforge.dataset.build import OUR_FILES
 from regforge.dataset.card import DATA_FILES
 from regforge.dataset.card_parts import Card, merged
-from regforge.dataset.reading import NoDataset, data_files
+from regforge.dataset.parquet import NoDataset, data_files
 from regforge.hub import Contents, Remote
 from regforge.progress import Reporter
 from regforge.publish.reader_check import (

@@ -17,7 +17,7 @@ from typing import Any
 
 from regforge.dataset.card import Survey, card_configs, card_features
 from regforge.dataset.card_parts import Card
-from regforge.dataset.parquet import count_rows, read_rows, read_schema
+from regforge.dataset.parquet import count_rows, read_file, read_schema
 from regforge.errors import RegforgeError
 from regforge.journal import without_secrets
 from regforge.records import ImageRow, arrow_schema, file_suffix, image_id, without_folders
@@ -124,7 +124,7 @@ def check_rows(
     places: dict[str, str] = {}
     survey = Survey(expected.slots)
     # As they were written; the files' checksums are looked at.
-    written = (row for name in expected.data for row in read_rows(folder / name, images=False))
+    written = (row for name in expected.data for row in read_file(folder / name, images=False))
     last = -1
     with _reading() as (datasets, cache):
         stream = datasets.load_dataset(

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from regforge.dataset.build import DatasetError
 from regforge.dataset.card import Refusals, Survey, write_card
 from regforge.dataset.card_parts import Card
-from regforge.dataset.reading import read_rows
+from regforge.dataset.parquet import read_rows
 from regforge.dataset.store import SHARD_SIZE, Store, StoreError
 from regforge.files import write_atomically
 from regforge.recipe import Recipe, RecipeError, slots_of

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from made_rows import make_row, make_rows
 from publishable import build, packed
 
-from regforge.dataset.parquet import ParquetError, read_schema
-from regforge.dataset.reading import NoDataset, read_rows
+from regforge.dataset.parquet import NoDataset, ParquetError, read_rows, read_schema
 from regforge.errors import RegforgeError
 from regforge.hub import Remote
 from regforge.progress import Reporter
@@ -238,15 +237,6 @@ def test_a_damaged_footer_is_a_sentence(built_once: Path, tmp_path: Path) -> Non
             except ParquetError as error:
                 refused.add(type(error.__cause__).__name__)
     assert len(refused) > 1, refused
-
-
-def test_missing_files_are_refused(dataset: Path) -> None:
-    (dataset / DATA).rename(dataset / "data" / "train-00000-of-00002.parquet")
-    with pytest.raises(NoDataset, match="1 of 2 files are there"):
-        publish(dataset)
-    (dataset / "data" / "train-00000-of-00002.parquet").unlink()
-    with pytest.raises(NoDataset, match="no data"):
-        publish(dataset)
 
 
 def test_a_missing_card_is_refused(dataset: Path) -> None:

@@ -169,25 +169,22 @@ def test_nothing_is_written_where_nothing_changes(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in dataset.iterdir()} == times
 
 
-def test_words_around_ours_survive_it(tmp_path: Path) -> None:
+def test_a_licence_changed_by_hand_becomes_the_recipe_s_again_and_words_stay(
+    tmp_path: Path,
+) -> None:
     dataset = build(tmp_path)
     path = dataset / "README.md"
-    path.write_text(with_words(path.read_text(), "# Mine\n", "\nthe end\n", "viewer: false\n"))
-    rewriting.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
+    words = ("# Mine\n", "\nthe end\n", "viewer: false\n")
+    path.write_text(with_words(path.read_text(), *words).replace("cc-by-4.0", "mit"))
+    assert rewriting.rewrite(dataset, tmp_path / "shards", {"license": "apache-2.0"})
     text = path.read_text()
     assert f"# Mine\n{BEGIN}" in text
     assert text.endswith("\nthe end\n")
-    assert (front(text)["license"], front(text)["viewer"]) == ("mit", False)
-    assert "Licence: mit, chosen" in text
-
-
-def test_a_licence_that_was_changed_by_hand_becomes_the_recipe_s_again(tmp_path: Path) -> None:
-    dataset = build(tmp_path)
-    path = dataset / "README.md"
-    original = path.read_text()
-    path.write_text(original.replace("license: cc-by-4.0", "license: mit"))
-    assert rewriting.rewrite(dataset, tmp_path / "shards", {"license": "cc-by-4.0"})
-    assert path.read_text() == original
+    assert (front(text)["license"], front(text)["viewer"]) == ("apache-2.0", False)
+    assert "Licence: apache-2.0, chosen" in text
+    path.write_text(text.replace("license: apache-2.0", "license: mit"))
+    assert rewriting.rewrite(dataset, tmp_path / "shards", {"license": "apache-2.0"})
+    assert path.read_text() == text
 
 
 def test_killed_between_the_files_it_goes_on(

@@ -1,6 +1,7 @@
 """The report page in a real browser, which cannot reach any network."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, Page, needs_chromium
-from report_samples import image_row, make_image
+from report_samples import DIGEST, image_row, make_image
 
 from regforge.dataset.report import ReportData, summarize, write_report
 from regforge.dataset.store import Rejection, thumbnail
@@ -26,7 +27,29 @@ HOSTILE = (
 )
 COLORS = ("red", "blue", "green")
 PLACES = ("on a beach", "in a cave", "in a forest", "by a lake")
-DIGEST = "3f2a9c01b7de" + 52 * "0"
+LIGHTBOX = "document.getElementById('lightbox').open"
+
+
+class ReportPage(Page):
+    """A page of the report."""
+
+    def pairs(self, selector: str, key: str, value: str) -> dict[str, Any]:
+        return dict(self.each(selector, f"[{key}, {value}]"))
+
+    def tick(self, value: str) -> None:
+        """Set or clear a filter."""
+        self.js(f"document.querySelector('.facet label[title={value}] input').click()")
+
+    def search(self, words: str) -> None:
+        query = "const q = document.getElementById('query');"
+        self.js(f"{{ {query} q.value = '{words}'; q.dispatchEvent(new Event('input')) }}")
+
+    def open_image(self, row: ImageRow) -> None:
+        self.click(f"[data-id='{row.id}']")
+        self.wait_until(LIGHTBOX)
+
+    def wait_for_view(self, name: str) -> None:
+        self.wait_until(f"!document.getElementById('{name}').hidden")
 
 
 def make_rows() -> list[ImageRow]:
@@ -118,11 +141,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def open_page(browser: Browser, url: str) -> Callable[[str], Page]:
-    return lambda address="": Page(browser, url + address)
+def open_page(browser: Browser, url: str) -> Callable[[str], ReportPage]:
+    return lambda address="": ReportPage(browser, url + address)
 
 
-OpenPage = Callable[..., Page]
+OpenPage = Callable[..., ReportPage]
 
 
 def ids_where(condition: Callable[[ImageRow], bool]) -> set[str]:
@@ -133,9 +156,8 @@ def test_page_loads_quietly_and_asks_the_network_for_nothing(open_page: OpenPage
     page = open_page()
     for view in ("audit", "coverage", "duplicates", "refused", "time", "ledger", "gallery"):
         page.click(f".views a[data-view={view}]")
-        page.wait_until(f"!document.getElementById('{view}').hidden")
-    page.click("#grid .tile")
-    page.wait_until("document.getElementById('lightbox').open")
+        page.wait_for_view(view)
+    page.open_image(ROWS[0])
     assert {request.partition(":")[0] for request in page.requests()} <= {"file", "data"}
     assert page.complaints() == []
     assert page.ids() == {row.id for row in ROWS}
@@ -151,49 +173,37 @@ def test_the_policy_stops_what_the_page_itself_would_not_load(open_page: OpenPag
     page.wait_until("true")
     assert page.text("title") == "owl-reg · regforge report"
     blocked = json.dumps(page.complaints())
-    assert "spy.png" in blocked
-    assert "Content Security Policy" in blocked
-    assert "inline event handler" in blocked
+    for words in ("spy.png", "Content Security Policy", "inline event handler"):
+        assert words in blocked
 
 
 def test_hostile_captions_are_inert_text(open_page: OpenPage) -> None:
     page = open_page()
     for row in ROWS[: len(HOSTILE)]:
-        page.click(f"[data-id='{row.id}']")
-        page.wait_until("document.getElementById('lightbox').open")
+        page.open_image(row)
         assert page.text("#lightbox-text") == row.text
         page.press("Escape")
-        page.wait_until("!document.getElementById('lightbox').open")
+        page.wait_until(f"!{LIGHTBOX}")
     assert page.text("title") == "owl-reg · regforge report"
     made_of_text = "iframe, link[rel=stylesheet], img[src^=http], img[src=x], main script"
-    assert page.js(f"document.querySelectorAll({made_of_text!r}).length") == 0
+    assert page.each(made_of_text, "e.outerHTML") == []
     assert page.js("document.scripts.length") == 2
-    assert page.text("#ledger").count("document.title='pwned'") >= 4
-    assert page.text("#refused").count("document.title='pwned'") >= 4
-    assert page.text("#audit").count("document.title='pwned'") >= 4
+    for view in ("ledger", "refused", "audit"):
+        assert page.text(f"#{view}").count("document.title='pwned'") >= 4
     assert page.complaints() == []
 
 
 def test_filters_by_set_and_slot_leave_the_right_images(open_page: OpenPage) -> None:
     page = open_page()
-    page.js(
-        "[...document.querySelectorAll('.facet label')]"
-        ".find(l => l.title === 'against').querySelector('input').click()"
-    )
+    page.tick("against")
     assert page.ids() == ids_where(lambda row: row.prompt_set == "against")
     assert page.text("#count") == "9 of 36 images"
-    page.js(
-        "[...document.querySelectorAll('.facet label')]"
-        ".find(l => l.title === 'blue').querySelector('input').click()"
-    )
+    page.tick("blue")
     wanted = ids_where(lambda r: r.prompt_set == "against" and r.slots["color"] == "blue")
     assert page.ids() == wanted
     assert page.text("#count") == f"{len(wanted)} of 36 images"
     # What could be chosen next is counted under the filters there are.
-    counts = page.js(
-        "Object.fromEntries([...document.querySelectorAll('.facet label')]"
-        ".map(l => [l.title, Number(l.querySelector('.num').textContent)]))"
-    )
+    counts = page.pairs(".facet label", "e.title", "Number(e.querySelector('.num').textContent)")
     assert counts["against"] == len(wanted)
     assert counts["amplify"] == len(ids_where(lambda r: r.slots["color"] == "blue")) - len(wanted)
     assert counts["red"] == len(
@@ -213,36 +223,26 @@ def test_the_address_brings_the_filters_back(open_page: OpenPage) -> None:
     assert page.ids() == wanted
     assert len(wanted) == 6
     assert page.js("document.getElementById('query').value") == "photo owl"
-    assert page.js("document.querySelectorAll('.facet input:checked').length") == 3
+    assert len(page.each(".facet input:checked", "1")) == 3
 
 
 def test_search_and_reference_filter(open_page: OpenPage) -> None:
     page = open_page()
-    page.js(
-        "(() => { const q = document.getElementById('query'); q.value = 'LAKE red';"
-        "q.dispatchEvent(new Event('input')); })()"
-    )
+    page.search("LAKE red")
     assert page.ids() == ids_where(lambda r: "lake" in r.text and "red" in r.text)
     page.click("#reference")
     wanted = ids_where(lambda r: "lake" in r.text and "red" in r.text and bool(r.reference))
     assert page.ids() == wanted
-    page.js(
-        "(() => { const q = document.getElementById('query'); q.value = 'no such words';"
-        "q.dispatchEvent(new Event('input')); })()"
-    )
+    page.search("no such words")
     assert page.ids() == set()
-    assert page.js("!document.getElementById('nothing').hidden")
+    page.wait_for_view("nothing")
 
 
 def test_lightbox_shows_every_column_and_moves_with_the_keyboard(open_page: OpenPage) -> None:
     page = open_page("#slot.color=blue")
     blue = [row for row in ROWS if row.slots["color"] == "blue"]
-    page.click(f"[data-id='{blue[2].id}']")
-    page.wait_until("document.getElementById('lightbox').open")
-    shown: Mapping[str, str] = page.js(
-        "Object.fromEntries([...document.querySelectorAll('#metadata tr')]"
-        ".map(r => [r.cells[0].textContent, r.cells[1].textContent]))"
-    )
+    page.open_image(blue[2])
+    shown = page.pairs("#metadata tr", "e.cells[0].textContent", "e.cells[1].textContent")
     columns = {field.name for field in fields(ImageRow)} - {"image", "slots", "scores"}
     parts = {"slots.color", "slots.background", "scores.alignment", "scores.duplicate_distance"}
     assert shown.keys() == columns | parts
@@ -260,52 +260,46 @@ def test_lightbox_shows_every_column_and_moves_with_the_keyboard(open_page: Open
     page.wait_until("document.getElementById('position').textContent.startsWith('2')")
     page.press("Escape")
     page.wait_until("location.hash === '#slot.color=blue'")
-    assert not page.js("document.getElementById('lightbox').open")
+    assert not page.js(LIGHTBOX)
 
 
-def test_an_address_with_an_image_opens_it(open_page: OpenPage) -> None:
+def test_an_address_opens_an_image_whose_texts_are_copied_even_without_the_clipboard_api(
+    open_page: OpenPage,
+) -> None:
     page = open_page(f"#image={ROWS[9].id}")
-    page.wait_until("document.getElementById('lightbox').open")
+    page.wait_until(LIGHTBOX)
     assert page.text("#lightbox-text") == ROWS[9].text
-
-
-def test_copy_buttons_copy_even_without_the_clipboard_api(open_page: OpenPage) -> None:
-    page = open_page(f"#image={ROWS[9].id}")
     page.js(
         "document.addEventListener('copy', () => {"
         "const a = document.activeElement; window.copied = a.value ?? String(getSelection()); })"
     )
     page.js("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
-    page.click("#copy-text")
-    page.wait_until(f"window.copied === {json.dumps(ROWS[9].text)}")
-    page.click("#copy-seed")
-    page.wait_until(f"window.copied === {json.dumps(str(ROWS[9].seed))}")
+    for name in ("text", "seed"):
+        page.click(f"#copy-{name}")
+        page.wait_until(f"window.copied === {json.dumps(str(getattr(ROWS[9], name)))}")
     assert page.js("document.querySelector('textarea')") is None
 
 
 def test_bars_show_the_real_counts_and_lead_to_their_images(open_page: OpenPage) -> None:
     page = open_page("#view=coverage")
-    bars = page.js(
-        "[...document.querySelectorAll('.chart .row')]"
-        ".map(r => [r.title, Number(r.querySelector('.num').textContent)])"
-    )
-    assert dict(bars) == (
+    assert page.pairs(".chart .row", "e.title", "Number(e.querySelector('.num').textContent)") == (
         {"amplify": 27, "against": 9} | dict.fromkeys(COLORS, 12) | dict.fromkeys(PLACES, 9)
     )
     page.click(".row[title='in a cave']")
-    page.wait_until("!document.getElementById('gallery').hidden")
+    page.wait_for_view("gallery")
     assert page.ids() == ids_where(lambda r: r.slots["background"] == "in a cave")
     assert page.js("location.hash") == "#slot.background=in+a+cave"
     page.js("history.back()")
-    page.wait_until("!document.getElementById('coverage').hidden")
+    page.wait_for_view("coverage")
 
 
 def test_heatmap_counts_pairs_of_any_two_slots(open_page: OpenPage) -> None:
     page = open_page("#view=coverage")
-    read = (
-        "Object.fromEntries([...document.querySelectorAll('#heat td[title]')]"
-        ".map(c => [c.title, Number(c.textContent)]))"
-    )
+    axes: Mapping[str, Callable[[ImageRow], str | None]] = {
+        "prompt set": lambda row: row.prompt_set,
+        "color": lambda row: row.slots["color"],
+        "background": lambda row: row.slots["background"],
+    }
     for first, second in (
         ("color", "background"),
         ("prompt set", "color"),
@@ -313,21 +307,15 @@ def test_heatmap_counts_pairs_of_any_two_slots(open_page: OpenPage) -> None:
     ):
         for box, label in (("axis-a", first), ("axis-b", second)):
             page.js(
-                f"(() => {{ const s = document.getElementById('{box}');"
+                f"{{ const s = document.getElementById('{box}');"
                 f"s.value = [...s.options].findIndex(o => o.text === '{label}');"
-                "s.dispatchEvent(new Event('change')); })()"
+                "s.dispatchEvent(new Event('change')) }"
             )
-        of: Mapping[str, Callable[[ImageRow], str | None]] = {
-            "prompt set": lambda row: row.prompt_set,
-            "color": lambda row: row.slots["color"],
-            "background": lambda row: row.slots["background"],
+        counts = Counter((axes[first](row), axes[second](row)) for row in ROWS)
+        expected = {f"{a} + {b}": counts[a, b] for a, _ in counts for _, b in counts}
+        assert page.pairs("#heat td[title]", "e.title", "Number(e.textContent)") == {
+            f"{pair}: {count}": count for pair, count in expected.items()
         }
-        pairs = {
-            (a, b): sum(of[first](row) == a and of[second](row) == b for row in ROWS)
-            for a in {of[first](row) for row in ROWS}
-            for b in {of[second](row) for row in ROWS}
-        }
-        assert page.js(read) == {f"{a} + {b}: {n}": n for (a, b), n in pairs.items()}
     page.js("document.querySelector(\"#heat td[title^='blue + against']\").click()")
     assert page.ids() == ids_where(
         lambda r: r.prompt_set == "against" and r.slots["color"] == "blue"
@@ -336,45 +324,35 @@ def test_heatmap_counts_pairs_of_any_two_slots(open_page: OpenPage) -> None:
 
 def test_duplicates_stand_side_by_side(open_page: OpenPage) -> None:
     page = open_page("#view=duplicates")
-    assert page.js("document.querySelectorAll('#closest .pair').length") > 0
-    refused = page.js(
-        "[...document.querySelectorAll('#copies .pair')]"
-        ".map(p => [p.querySelector('.tile').dataset.id, p.querySelector('code').textContent])"
-    )
-    assert refused == [[ROWS[7].id, image_id(DIGEST, 60)]]
+    assert page.each("#closest .pair", "1")
+    shown = "e.querySelector('.tile').dataset.id", "e.querySelector('code').textContent"
+    assert page.pairs("#copies .pair", *shown) == {ROWS[7].id: image_id(DIGEST, 60)}
 
 
 def test_the_audit_shows_grades_in_words_and_what_was_found(open_page: OpenPage) -> None:
     page = open_page("#view=audit")
-    assert page.js("!document.getElementById('audit').hidden")
+    page.wait_for_view("audit")
     assert page.text(".views a[data-view=audit] span") == "2"
     assert page.text(".verdict") == f"Not fit for training as it is: {HOSTILE[1]}."
-    lines = page.js(
-        "[...document.querySelectorAll('.checks tbody tr')]"
-        ".map(r => [r.cells[1].innerText, r.querySelector('.grade').innerText.split('\\n').at(-1)])"
-    )
-    assert [(name.lower(), grade) for name, grade in lines] == [
-        (check["name"], check["grade"]) for check in AUDIT["checks"]
-    ]
-    shown = page.js("[...document.querySelectorAll('.checks .examples li')].map(e => e.innerText)")
-    assert shown[2:] == list(HOSTILE)
-    slots = page.js("[...document.querySelectorAll('#audit .figures th[scope=row]')].length")
-    assert slots == len(HOSTILE) + 1
-    made_of_text = "#audit :is(script, img, iframe, link, b)"
-    assert page.js(f"document.querySelectorAll('{made_of_text}').length") == 0
+    grade = "e.querySelector('.grade').innerText.split('\\n').at(-1)"
+    lines = page.pairs(".checks tbody tr", "e.cells[1].innerText.toLowerCase()", grade)
+    assert lines == {check["name"]: check["grade"] for check in AUDIT["checks"]}
+    assert page.each(".checks .examples li", "e.innerText")[2:] == list(HOSTILE)
+    assert len(page.each("#audit .figures th[scope=row]", "1")) == len(HOSTILE) + 1
+    assert page.each("#audit :is(script, img, iframe, link, b)", "e.outerHTML") == []
     assert page.complaints() == []
 
 
 def test_examples_of_the_audit_lead_to_their_images(open_page: OpenPage) -> None:
     page = open_page("#view=audit")
-    links = page.js("[...document.querySelectorAll('.examples a')].map(a => a.innerText)")
+    links = page.each(".examples a", "e.innerText")
     assert links == [ROWS[7].id, ROWS[8].id, ROWS[7].id]  # what is not in the gallery is no link
     page.js("document.querySelectorAll('.examples a')[1].click()")
-    page.wait_until("document.getElementById('lightbox').open")
+    page.wait_until(LIGHTBOX)
     assert page.text("#lightbox-text") == ROWS[8].text
     page.press("Escape")
     page.wait_until("location.hash === '#view=audit'")
-    assert page.js("!document.getElementById('audit').hidden")
+    page.wait_for_view("audit")
 
 
 @pytest.mark.parametrize("width", [360, 1400])

@@ -309,6 +309,7 @@ configs:
     ("card", "note"),
     [
         ("---\nconfigs: [\n---\n", "not valid YAML"),
+        (f"---\nlicense: {'[' * 1000}\n---\n", "not valid YAML"),
         ("---\nconfigs: [{config_name: a, data_files: '*.csv'}]\n---\n", "where no images are"),
         ("---\nconfigs: {a: 1}\nlicense: 3\n---\n", ""),
         ("---\n- a\n---\n", ""),

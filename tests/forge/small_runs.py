@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from regforge.dataset.reading import read_rows
+from regforge.dataset.parquet import read_rows
 from regforge.forge import Run, run
 from regforge.progress import Reporter
 from regforge.recipe import Recipe

@@ -11,7 +11,7 @@ from shell import Shell
 from small_runs import WriteRecipe
 
 from regforge import resources
-from regforge.dataset.reading import read_rows
+from regforge.dataset.parquet import read_rows
 
 SHIPPED = sorted(
     path for path in resources.recipes().glob("*.yaml") if not path.stem.startswith("train-")

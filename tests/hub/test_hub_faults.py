@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,32 +34,20 @@ class Step:
         return f"{self.match} ({self.number + 1}.)"
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a publication goes: over an old version, or into nothing."""
-
-    old: bool
-
-    def start(self, hub: LoopbackHub) -> None:
-        if self.old:
-            with_old_version(hub)
-
-    def is_whole(self, hub: LoopbackHub) -> bool:
-        """Whether main and all tags hold one version or the other, and none a part of one."""
-        if hub.head(REPO) is None:
-            return not self.old
-        before = dict(OLD) if self.old else {}
-        tags = hub.tags(REPO)
-        return (
-            hub.files(REPO) in (before, dict(NEW))
-            and tags.keys() <= ({"v1", "v2"} if self.old else {"v2"})
-            and all(hub.files(REPO, tag) == dict(OLD) for tag in tags if tag == "v1")
-            and all(hub.files(REPO, tag) == dict(NEW) for tag in tags if tag == "v2")
-        )
+def is_whole(hub: LoopbackHub, old: bool) -> bool:
+    """Whether main and all tags hold one version or the other, and none a part of one."""
+    if hub.head(REPO) is None:
+        return not old
+    versions = {"v1": dict(OLD), "v2": dict(NEW)} if old else {"v2": dict(NEW)}
+    tags = hub.tags(REPO)
+    return (
+        hub.files(REPO) in (dict(OLD) if old else {}, dict(NEW))
+        and tags.keys() <= versions.keys()
+        and all(hub.files(REPO, tag) == versions[tag] for tag in tags)
+    )
 
 
-NEW_VERSION = Way(old=True)
-WAYS = {"new version": NEW_VERSION, "new repository": Way(old=False)}
+OVER = pytest.mark.parametrize("old", [True, False], ids=["new version", "new repository"])
 
 FAULTS: dict[str, tuple[Status, bool]] = {
     "429": (429, False),
@@ -70,26 +59,28 @@ FAULTS: dict[str, tuple[Status, bool]] = {
 COMMIT_FAULTS: dict[str, tuple[Status, bool]] = {"412": (412, False), "409": (409, False)}
 
 
-@pytest.fixture
-def fresh(tmp_path: Path) -> Callable[[Way], Iterator[LoopbackHub]]:
-    """Makes Hubs, each with this process redirected to it, one after the other."""
+Fresh = Callable[[bool], AbstractContextManager[LoopbackHub]]
 
-    def make(way: Way) -> Iterator[LoopbackHub]:
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Fresh:
+    """Makes Hubs with this process redirected to each: with the old version, or with nothing."""
+
+    @contextmanager
+    def make(old: bool) -> Iterator[LoopbackHub]:
         with LoopbackHub() as server, pytest.MonkeyPatch.context() as patch:
             redirect(patch, server, tmp_path)
-            way.start(server)
+            if old:
+                with_old_version(server)
             server.requests.clear()
             yield server
 
     return make
 
 
-Fresh = Callable[[Way], Iterator[LoopbackHub]]
-
-
-def steps(fresh: Fresh, way: Way) -> list[Step]:
+def steps(fresh: Fresh, old: bool) -> list[Step]:
     """The requests of a clean publication."""
-    for hub in fresh(way):
+    with fresh(old) as hub:
         publish()
         lines = [request.line for request in hub.requests]
     counts: Counter[str] = Counter()
@@ -110,25 +101,25 @@ def settled(hub: LoopbackHub) -> bool:
     return hub.files(REPO) == dict(NEW) and hub.tags(REPO).get("v2") == hub.head(REPO)
 
 
-def check_once(fresh: Fresh, way: Way, step: Step, name: str) -> None:
+def check_once(fresh: Fresh, old: bool, step: Step, name: str) -> None:
     """What goes wrong once is overcome."""
     case = f"{name} at {step}"
     status, after = faults(step)[name]
-    for hub in fresh(way):
+    with fresh(old) as hub:
         hub.fail(step.match, status, after=after, skip=step.number)
         publish()
         assert settled(hub), case
-        assert way.is_whole(hub), case
+        assert is_whole(hub, old), case
         hub.requests.clear()
         assert not publish().changed, case
         assert hub.writes == [], case
 
 
-def check_for_ever(fresh: Fresh, way: Way, step: Step, name: str) -> None:
+def check_for_ever(fresh: Fresh, old: bool, step: Step, name: str) -> None:
     """What goes wrong again and again ends in one sentence, and a later attempt succeeds."""
     case = f"{name}, for ever, at {step}"
     status, after = faults(step)[name]
-    for hub in fresh(way):
+    with fresh(old) as hub:
         hub.fail(step.match, status, after=after, skip=step.number, times=math.inf)
         try:
             publish()
@@ -139,18 +130,18 @@ def check_for_ever(fresh: Fresh, way: Way, step: Step, name: str) -> None:
             assert settled(hub), case
         assert hub.token not in said, case
         assert len(said.splitlines()) <= 2, case  # a sentence, and what to do
-        assert way.is_whole(hub), case
+        assert is_whole(hub, old), case
         hub.heal()
         publish()
-        assert way.is_whole(hub), case
+        assert is_whole(hub, old), case
         assert hub.files(REPO) == dict(NEW), case
         assert hub.tags(REPO)["v2"] == hub.head(REPO), case
 
 
-def check_somebody(fresh: Fresh, way: Way, step: Step) -> None:
+def check_somebody(fresh: Fresh, old: bool, step: Step) -> None:
     """Somebody else's commit in between is kept, and so is what we publish."""
     case = f"somebody commits before {step}"
-    for hub in fresh(way):
+    with fresh(old) as hub:
         seen = 0
 
         def theirs(hub: LoopbackHub = hub) -> None:
@@ -165,47 +156,47 @@ def check_somebody(fresh: Fresh, way: Way, step: Step) -> None:
         there = hub.files(REPO)
         came = there.pop("theirs.txt", None) is not None
         assert there == dict(NEW), case
-        assert came or not way.old, case
+        assert came or not old, case
         tagged = hub.files(REPO, "v2")
         assert {**tagged, "theirs.txt": b"theirs"} == {**NEW, "theirs.txt": b"theirs"}, case
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_a_cut_after_each_change(fresh: Fresh, way: Way) -> None:
+@OVER
+def test_a_cut_after_each_change(fresh: Fresh, old: bool) -> None:
     """The hardest fault: it is done, and nobody tells."""
-    for step in steps(fresh, way):
+    for step in steps(fresh, old):
         if re.search("/(create|commit|tag)", step.match):
-            check_once(fresh, way, step, "cut, though done")
+            check_once(fresh, old, step, "cut, though done")
 
 
 def test_a_change_that_fails_for_ever(fresh: Fresh) -> None:
-    for step in steps(fresh, NEW_VERSION):
+    for step in steps(fresh, True):
         if re.search("/(commit|tag)", step.match):
-            check_for_ever(fresh, NEW_VERSION, step, "500")
+            check_for_ever(fresh, True, step, "500")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_each_request_fails_once_in_each_way(fresh: Fresh, way: Way) -> None:
-    for step in steps(fresh, way):
+@OVER
+def test_each_request_fails_once_in_each_way(fresh: Fresh, old: bool) -> None:
+    for step in steps(fresh, old):
         for name in faults(step):
-            check_once(fresh, way, step, name)
+            check_once(fresh, old, step, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_each_request_fails_for_ever(fresh: Fresh, way: Way) -> None:
-    for step in steps(fresh, way):
+@OVER
+def test_each_request_fails_for_ever(fresh: Fresh, old: bool) -> None:
+    for step in steps(fresh, old):
         reads = step.match.startswith("^GET")
         for name in ("500",) if reads else faults(step).keys() - {"429"}:
-            check_for_ever(fresh, way, step, name)
+            check_for_ever(fresh, old, step, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_somebody_commits_before_each_request(fresh: Fresh, way: Way) -> None:
-    for step in steps(fresh, way):
-        check_somebody(fresh, way, step)
+@OVER
+def test_somebody_commits_before_each_request(fresh: Fresh, old: bool) -> None:
+    for step in steps(fresh, old):
+        check_somebody(fresh, old, step)
 
 
 def test_the_token_is_nowhere(

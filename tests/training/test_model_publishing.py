@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 
 from regforge import cli
 from regforge.errors import RegforgeError
-from regforge.recipe import load_training_recipe
 from regforge.training import train
 
 PROMPTS = ("a photo of a sks cat", "a sks cat, drawn")
@@ -105,14 +104,11 @@ def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
     assert "`cat-kohya.safetensors`" in card
     published = yaml.safe_load(files(hub)["recipe.yaml"])
     assert published["hub"] == {"repo_id": "me/cat", "private": True, "license": "cc-by-4.0"}
-
-
-def test_nothing_tells_whose_machine_it_was(made: Path, hub: LoopbackHub) -> None:
-    assert publish(made, "--repo-id", "me/cat").exit_code == 0
+    # Nothing tells whose machine it was.
+    assert published["regularization"]["dataset"] == "dogs"
     for name, content in files(hub).items():
         for secret in (hub.token, str(made.parent), "somebodys-home", str(SUBJECTS.parents[1])):
             assert secret.encode() not in content, (name, secret)
-    assert b"dataset: dogs\n" in files(hub)["recipe.yaml"]
 
 
 @pytest.mark.parametrize("name", ["README.md", "samples.webp", "weights"])
@@ -199,12 +195,13 @@ def test_the_result_of_fewer_steps_is_not_published_as_that_of_more(
 def test_what_is_missing_or_wrong_is_said_and_nothing_is_uploaded(
     made: Path, hub: LoopbackHub, tmp_path: Path
 ) -> None:
-    assert "nor the recipe's hub.repo_id is given" in str(refused(made))
-    assert "user/name, not 'cat'" in str(refused(made, "--repo-id", "cat"))
-    assert "cannot name a version" in str(refused(made, "--repo-id", "me/cat", "--tag", "a b"))
-    assert "no licence identifier" in str(refused(made, "--repo-id", "me/cat", "--license", "mitt"))
-    other = refused(made, "--repo-id", "me/cat", "--license", "other")
-    assert "does not say which one" in str(other)
+    for words, says in (
+        ((), "nor the recipe's hub.repo_id is given"),
+        (("--repo-id", "cat"), "user/name, not 'cat'"),
+        (("--repo-id", "me/cat", "--tag", "a b"), "cannot name a version"),
+        (("--repo-id", "me/cat", "--license", "mitt"), "no licence identifier"),
+    ):
+        assert says in str(refused(made, *words))
     change(made, base_model="me/unknown")
     unknown = refused(made, "--repo-id", "me/cat")
     assert "does not know the terms of me/unknown" in str(unknown)
@@ -257,14 +254,3 @@ def test_it_is_loaded_by_its_name(kind: str, tmp_path: Path, hub: LoopbackHub) -
     else:
         pipeline = DiffusionPipeline.from_pretrained("me/cat")
         assert pipeline.unet.config["sample_size"] == load_pipeline().unet.config["sample_size"]
-
-
-def test_a_recipe_says_where_it_goes(tmp_path: Path) -> None:
-    content = {
-        "name": "cat",
-        "subject": {"images": str(SUBJECTS / "cat"), "class_noun": "cat", "kind": "living"},
-        "hub": {"repo_id": "me/cat", "private": False, "license": "mit"},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
-    read = load_training_recipe(tmp_path / "recipe.yaml")
-    assert (read.hub.repo_id, read.hub.private, read.subject.kind) == ("me/cat", False, "living")
