@@ -22,8 +22,8 @@ from regforge.dataset.parquet import (
     ParquetError,
     RowWriter,
     count_rows,
-    read_metadata,
     read_file,
+    read_metadata,
     read_schema,
 )
 from regforge.errors import RegforgeError
