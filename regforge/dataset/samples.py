@@ -7,9 +7,9 @@ ones, and lays them out.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from regforge.records import ImageRow
 
@@ -22,11 +22,9 @@ TILE = 256
 _CANDIDATES = 1024
 _MARGIN = 16
 _GAP = 6
-_FONT_SIZE = 15
+_FONT_SIZE, _LINE = 15, 1.35
 _MOST_LINES = 5
-_BACKGROUND, _TEXT, _LABEL, _EDGE = "white", "#1f2328", "#6e7781", "#d0d7de"
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+BACKGROUND, TEXT, LABEL, _EDGE = "white", "#1f2328", "#6e7781", "#d0d7de"
 
 
 class SampleChooser:
@@ -93,21 +91,14 @@ def labelled_grid(
     """
     fit = [(fitted(image, TILE), label, text) for image, label, text in tiles]
     width = max((image.width for image, _, _ in fit), default=TILE)
-    font = ImageFont.load_default(_FONT_SIZE)
-    blocks = [_block(*each, width, font) for each in fit]
-    lines = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
-    across = min(columns, len(blocks)) or 1
-    size = (
-        _MARGIN + across * (width + _MARGIN),
-        _MARGIN + sum(max(block.height for block in line) + _MARGIN for line in lines),
-    )
-    grid = Image.new("RGB", size, _BACKGROUND)
-    top = _MARGIN
-    for line in lines:
-        for column, block in enumerate(line):
-            grid.paste(block, (_MARGIN + column * (width + _MARGIN), top))
-        top += max(block.height for block in line) + _MARGIN
-    return grid
+    blocks = []
+    for image, label, text in fit:
+        words = [text_block(label, width, _FONT_SIZE, LABEL, 1)] if label else []
+        words.append(text_block(text, width, _FONT_SIZE, TEXT, _MOST_LINES))
+        blocks.append(stacked([beside([image], width, framed=True), stacked(words)], _GAP))
+    starts = range(0, len(blocks), columns)
+    lines = [beside(blocks[start : start + columns], width, _MARGIN) for start in starts]
+    return ImageOps.expand(stacked(lines, _MARGIN), _MARGIN, BACKGROUND)
 
 
 def as_webp(image: Image.Image) -> bytes:
@@ -137,37 +128,62 @@ def fitted(image: Image.Image, largest: int, smallest: int | None = None) -> Ima
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _block(image: Image.Image, label: str, text: str, width: int, font: _Font) -> Image.Image:
-    """An image with its label and its caption below."""
-    lines = [(label, _LABEL)] if label else []
-    lines += [(line, _TEXT) for line in _wrapped(text, width, font)]
-    height = round(_FONT_SIZE * 1.3)
-    block = Image.new("RGB", (width, image.height + _GAP + height * len(lines)), _BACKGROUND)
-    left = (width - image.width) // 2
-    block.paste(image, (left, 0))
-    draw = ImageDraw.Draw(block)
-    # A white image needs an edge on a white page.
-    draw.rectangle((left, 0, left + image.width - 1, image.height - 1), outline=_EDGE)
-    for number, (line, color) in enumerate(lines):
-        draw.text((0, image.height + _GAP + number * height), line, fill=color, font=font)
+def stacked(parts: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Images below one another, as wide as the widest."""
+    size = (
+        max((part.width for part in parts), default=TILE),
+        sum(part.height for part in parts) + gap * max(0, len(parts) - 1),
+    )
+    block = Image.new("RGB", size, BACKGROUND)
+    top = 0
+    for part in parts:
+        block.paste(part, (0, top))
+        top += part.height + gap
     return block
 
 
-def _wrapped(text: str, width: int, font: _Font) -> list[str]:
-    """Lines of at most `width` pixels, breaking words only where one alone is too long."""
+def beside(
+    parts: Sequence[Image.Image], width: int, gap: int = 0, *, framed: bool = False
+) -> Image.Image:
+    """Images in a row, each in the middle of a cell of that width, at the top."""
+    size = (len(parts) * (width + gap) - gap, max(part.height for part in parts))
+    row = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(row)
+    for number, part in enumerate(parts):
+        left = number * (width + gap) + (width - part.width) // 2
+        row.paste(part, (left, 0))
+        if framed:  # a white image needs an edge on a white page
+            draw.rectangle((left, 0, left + part.width - 1, part.height - 1), outline=_EDGE)
+    return row
+
+
+def text_block(
+    text: str, width: int, size: int, color: str, most_lines: int | None = None
+) -> Image.Image:
+    """Lines of at most so many pixels, breaking words only where one alone is too long.
+
+    Where lines are left out, the last one ends in "...".
+    """
+    font = ImageFont.load_default(size)
     lines = [""]
     for word in text.split():
-        if font.getlength(f"{lines[-1]} {word}".strip()) <= width:
-            lines[-1] = f"{lines[-1]} {word}".strip()
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
             continue
         lines += [""] if lines[-1] else []
         for letter in word:
             if lines[-1] and font.getlength(lines[-1] + letter) > width:
                 lines.append("")
             lines[-1] += letter
-    if len(lines) <= _MOST_LINES:
-        return lines
-    last = lines[_MOST_LINES - 1]
-    while last and font.getlength(last + " ...") > width:
-        last = last[:-1]
-    return [*lines[: _MOST_LINES - 1], f"{last.rstrip()} ..."]
+    if most_lines and len(lines) > most_lines:
+        last = lines[most_lines - 1]
+        while last and font.getlength(last + " ...") > width:
+            last = last[:-1]
+        lines[most_lines - 1 :] = [f"{last.rstrip()} ..."]
+    height = round(size * _LINE)
+    block = Image.new("RGB", (width, height * len(lines)), BACKGROUND)
+    draw = ImageDraw.Draw(block)
+    for number, line in enumerate(lines):
+        draw.text((0, number * height), line, fill=color, font=font)
+    return block

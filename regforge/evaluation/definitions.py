@@ -24,12 +24,18 @@ class EvaluationError(RegforgeError):
 
 @dataclass(frozen=True)
 class Subject:
-    """The one thing that a model was personalized with, and the folder of its photos, if known."""
+    """The one thing that a model was personalized with.
+
+    Attributes:
+        images: The folder of its photos, if known.
+        missing: Where they were, if they are not there any more.
+    """
 
     identifier: str
     class_noun: str
     kind: Kind
     images: Path | None
+    missing: Path | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

@@ -166,7 +166,7 @@ def plan_evaluation(
             "images do not come from the same noise."
         )
     references = references_for(
-        [(plan.subject, plan.model.notes) for plan in plans],
+        (plan.subject for plan in plans),
         None if settings.references is None else absolute(settings.references),
     )
     structure, alignment = default_encoders((base_of(opened[0]) or opened[0]).base)

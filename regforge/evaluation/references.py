@@ -68,10 +68,15 @@ def find_subject(
             f"Nothing says whether a {noun} is an object or living; it is taken for an object.",
         )
     images = Path(str(facts["images"])) if facts.get("images") else None
+    missing = None
     if images is not None and not images.is_dir():
-        notes += (f"The photos of the subject are not in {images} any more.",)
-        images = None
-    return Subject(str(facts.get("identifier") or ""), noun, kind, images), notes
+        images, missing = None, images
+        notes += (_missing(missing),)
+    return Subject(str(facts.get("identifier") or ""), noun, kind, images, missing), notes
+
+
+def _missing(folder: Path) -> str:
+    return f"The photos of the subject are not in {folder} any more."
 
 
 def _subject_json(folder: Path) -> dict[str, Any]:
@@ -132,17 +137,17 @@ class References:
 
 
 def references_for(
-    subjects: Iterable[tuple[Subject, Sequence[str]]], held_out: Path | None = None
+    subjects: Iterable[Subject], held_out: Path | None = None
 ) -> dict[str, References]:
-    """The photos to compare with, by `Subject.name`; of each model its subject and its notes.
+    """The photos to compare with, by `Subject.name`; `subjects` are those of all models.
 
     Raises:
         EvaluationError: As for `find_references`; or held-out photos are given for several
             subjects, or models learned a subject of one name from other photos.
     """
-    groups: dict[str, list[tuple[Subject, Sequence[str]]]] = {}
-    for subject, notes in subjects:
-        groups.setdefault(subject.name, []).append((subject, notes))
+    groups: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        groups.setdefault(subject.name, []).append(subject)
     if held_out is not None and len(groups) > 1:
         raise EvaluationError(
             f"--references names the photos of one subject, and the models know {len(groups)}: "
@@ -151,7 +156,7 @@ def references_for(
         )
     found = {}
     for name, those in groups.items():
-        by_folder = {str(subject.images): subject for subject, _ in those if subject.images}
+        by_folder = {str(subject.images): subject for subject in those if subject.images}
         same = list(by_folder.values())
         differ = len(same) > 1 and len({frozenset(_trained_on(each)) for each in same}) > 1
         if held_out is None and differ:
@@ -160,8 +165,7 @@ def references_for(
                 hint="If it is one subject, name the photos to compare with: --references FOLDER, "
                 "or --subject FOLDER if they were trained on. If not, evaluate the models apart.",
             )
-        subject, notes = next((each for each in those if each[0].images), those[-1])
-        found[name] = find_references(subject, held_out, notes=notes, others=same)
+        found[name] = find_references((same or those[-1:])[0], held_out, others=same)
     return found
 
 
@@ -169,7 +173,6 @@ def find_references(
     subject: Subject,
     held_out: Path | None = None,
     *,
-    notes: Sequence[str] = (),
     others: Sequence[Subject] = (),
 ) -> References:
     """The photos to compare with.
@@ -177,7 +180,6 @@ def find_references(
     Args:
         subject: Whose photos.
         held_out: Folder of photos that were not trained on; None takes those that were.
-        notes: What is known of the model; why its photos are not there, for one.
         others: The same subject with the photos that other models learned it from.
 
     Raises:
@@ -185,9 +187,10 @@ def find_references(
     """
     if held_out is None:
         if subject.images is None or not subject.images.is_dir():
-            gone = (note for note in notes if note.startswith("The photos of the subject"))
             raise EvaluationError(
-                next(gone, f"Nothing says where there are photos of {subject.name}."),
+                _missing(subject.missing)
+                if subject.missing
+                else f"Nothing says where there are photos of {subject.name}.",
                 hint="Images are compared with them. Name their folder with --subject, or with "
                 "--references if those photos were not trained on.",
             )

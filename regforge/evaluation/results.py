@@ -173,6 +173,8 @@ class Evaluation:
 def _result_as_dict(result: ModelResult) -> dict[str, Any]:
     facts: dict[str, Any] = _plain({**asdict(result.model), **vars(result)})
     del facts["where"], facts["model"]
+    if facts["subject"]:
+        del facts["subject"]["missing"]
     images = facts.pop("images")
     for image in images:
         # One that is not finite was not measured.

@@ -14,19 +14,18 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageOps
 
-from regforge.dataset.samples import fitted
+from regforge.dataset.samples import BACKGROUND, LABEL, TEXT, beside, fitted, stacked, text_block
 from regforge.evaluation.definitions import (
     EvaluationError,
     ImageRequest,
     PersonalizedModel,
-    Subject,
     without_identifier,
 )
 from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
@@ -47,8 +46,7 @@ _MOST_SHOWN = 400  # tiles of a grid; more would be gigabytes in memory, and nob
 _SMALL = 224  # smaller images are enlarged in the grid, by a whole factor, to about so many pixels
 _MOST_COLUMNS = 8
 _MARGIN, _GAP, _SECTION_GAP = 24, 8, 28
-_TITLE_SIZE, _LABEL_SIZE, _LINE = 20, 15, 1.35
-_BACKGROUND, _TITLE, _LABEL, _EDGE = "white", "#1f2328", "#6e7781", "#d0d7de"
+_TITLE_SIZE, _LABEL_SIZE = 20, 15
 
 
 @dataclass(frozen=True)
@@ -109,15 +107,6 @@ def _short(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-@dataclass(frozen=True)
-class _SamplePrompt:
-    """A prompt as the user wrote it, and as each model gets it."""
-
-    text: str
-    prompt: str
-    base_prompt: str
-
-
 def sample(
     model: str | Path | PersonalizedModel,
     prompts: Sequence[str] = (),
@@ -164,6 +153,17 @@ def sample(
     if not 1 <= count <= _MOST:
         raise EvaluationError(f"{count} images of each prompt? It can be 1 to {_MOST:,}.")
     wanted = _prompts(model, prompts)
+    requests = [
+        ImageRequest(
+            prompt,
+            number,
+            seed_of(seed, text, number),
+            f"{place * count + number + 1:03d}.png",
+            caption=without_identifier(prompt, model.subject),
+        )
+        for place, (text, prompt) in enumerate(wanted.items())
+        for number in range(count)
+    ]
     models = [model]
     if beside_base:
         below = base_of(model)
@@ -183,15 +183,21 @@ def sample(
         reporter=reporter,
     )
     request = {
-        "prompts": [each.text for each in wanted],
+        "prompts": list(wanted),
         "count": count,
         "seed": seed,
         "beside_base": beside_base,
-        "drawn": [[each.prompt, each.base_prompt] for each in wanted],
+        "drawn": [[each.prompt, each.caption] for each in requests[::count]],
         **pool.settings_for(model),
     }
     folder = _folder(model, Path(out) if out is not None else None, request)
-    notes = [*model.notes, *_unnamed(prompts, wanted, model.subject)]
+    notes = [*model.notes]
+    unnamed = sum(each.prompt == each.caption for each in requests[::count])
+    if prompts and unnamed and model.subject is not None and model.subject.identifier:
+        notes.append(
+            f"{unnamed} of {len(wanted)} prompts do not say '{model.subject.identifier}', so they "
+            f"ask for any {model.subject.class_noun}, not for this one."
+        )
     for note in notes:
         reporter.say(f"note: {note}")
     with _SamplesFolder(folder).locked(), pool:
@@ -201,11 +207,14 @@ def sample(
         rows: list[list[GridRow]] = [[] for _ in wanted]
         with reporter.task("drawing", len(wanted) * count * len(models), "images") as task:
             for drawer in models:
-                is_base = drawer is not model
-                requests = list(_requests(wanted, count, seed, is_base=is_base))
-                for place, each in enumerate(wanted):
-                    label = f"{drawer.name}: {each.base_prompt}" if is_base else model.name
-                    rows[place].append((label if beside_base else "", []))
+                if drawer is not model:
+                    requests = [
+                        replace(each, prompt=each.caption, file=f"{BASE}/{each.file}")
+                        for each in requests
+                    ]
+                for row, first in zip(rows, requests[::count], strict=True):
+                    name = drawer.name if drawer is model else f"{drawer.name}: {first.prompt}"
+                    row.append((name if beside_base else "", []))
                 with pool.use(drawer) as loaded:
                     drawn = loaded.draw(requests, folder=folder, task=task)
                     for number, image in enumerate(drawn):
@@ -217,9 +226,10 @@ def sample(
                 ]
         footer = _footer(model, pool, seed)
         footer += f"; the first {shown} of each {count:,}" if shown < count else ""
-        titles = [each.prompt for each in wanted]
         out_bytes = io.BytesIO()
-        draw_grid(list(zip(titles, rows, strict=True)), footer=footer).save(out_bytes, "PNG")
+        draw_grid(list(zip(wanted.values(), rows, strict=True)), footer=footer).save(
+            out_bytes, "PNG"
+        )
         write_atomically(folder / GRID, out_bytes.getvalue())
         made = Samples(folder, model, images, (*notes, *pool.notes))
         _write(folder, {"request": request, **made.as_dict()})
@@ -230,24 +240,8 @@ class _SamplesFolder(OwnedFolder):
     made = ("[0-9]*.png", f"{BASE}/[0-9]*.png", GRID, REQUEST)
 
 
-def _requests(
-    prompts: Sequence[_SamplePrompt], count: int, seed: int, *, is_base: bool
-) -> Iterator[ImageRequest]:
-    for place, each in enumerate(prompts):
-        for number in range(count):
-            yield ImageRequest(
-                each.base_prompt if is_base else each.prompt,
-                number,
-                seed_of(seed, each.text, number),
-                f"{BASE}/" * is_base + f"{place * count + number + 1:03d}.png",
-            )
-
-
-# ------------------------------------------------------------------------------------- prompts
-
-
-def _prompts(model: PersonalizedModel, prompts: Sequence[str]) -> list[_SamplePrompt]:
-    """What is drawn, each prompt once."""
+def _prompts(model: PersonalizedModel, prompts: Sequence[str]) -> dict[str, str]:
+    """Prompts as the user wrote them, each once, and as the model gets them."""
     texts = list(dict.fromkeys(prompts or model.prompts))
     if not texts:
         raise EvaluationError(
@@ -264,25 +258,7 @@ def _prompts(model: PersonalizedModel, prompts: Sequence[str]) -> list[_SamplePr
             f"Nothing says what {{}} stands for: {model.name} comes without its training recipe.",
             hint="Write the identifier and class noun in its place.",
         )
-    named = [text.replace("{}", subject.name if subject else "") for text in texts]
-    return [
-        _SamplePrompt(text, prompt, without_identifier(prompt, subject))
-        for text, prompt in zip(texts, named, strict=True)
-    ]
-
-
-def _unnamed(
-    given: Sequence[str], prompts: Sequence[_SamplePrompt], subject: Subject | None
-) -> Iterator[str]:
-    """A note on prompts of the user's that do not call the subject by its name."""
-    if not given or subject is None or not subject.identifier:
-        return
-    without = [each.prompt for each in prompts if each.prompt == each.base_prompt]
-    if without:
-        yield (
-            f"{len(without)} of {len(prompts)} prompts do not say '{subject.identifier}', so they "
-            f"ask for any {subject.class_noun}, not for this one."
-        )
+    return {text: text.replace("{}", subject.name if subject else "") for text in texts}
 
 
 # -------------------------------------------------------------------------------------- folders
@@ -377,64 +353,17 @@ def draw_grid(
     width = max(columns * cell + (columns - 1) * _GAP, 2 * TILE)
     blocks = []
     for title, labelled in sections:
-        parts = [_text(title, width, _TITLE_SIZE, _TITLE)]
+        parts = [text_block(title, width, _TITLE_SIZE, TEXT)]
         for label, tiles in labelled:
-            parts += [_text(label, width, _LABEL_SIZE, _LABEL)] if label else []
+            parts += [text_block(label, width, _LABEL_SIZE, LABEL)] if label else []
             for start in range(0, len(tiles), columns):
-                parts.append(_line(tiles[start : start + columns], cell, width))
-        blocks.append(_stacked(parts, _GAP, width))
+                parts.append(beside(tiles[start : start + columns], cell, _GAP, framed=True))
+        blocks.append(stacked(parts, _GAP))
     if footer:
-        blocks.append(_text(footer, width, _LABEL_SIZE, _LABEL))
-    inside = _stacked(blocks, _SECTION_GAP, width)
-    size = (width + 2 * _MARGIN, inside.height + 2 * _MARGIN)
-    grid = Image.new("RGB", size, _BACKGROUND)
-    grid.paste(inside, (_MARGIN, _MARGIN))
-    return grid
+        blocks.append(text_block(footer, width, _LABEL_SIZE, LABEL))
+    return ImageOps.expand(stacked(blocks, _SECTION_GAP), _MARGIN, BACKGROUND)
 
 
 def _columns(count: int) -> int:
     """How many images of a row stand side by side."""
     return math.ceil(count / max(1, math.ceil(count / _MOST_COLUMNS)))
-
-
-def _stacked(parts: Sequence[Image.Image], gap: int, width: int) -> Image.Image:
-    height = sum(part.height for part in parts) + gap * max(0, len(parts) - 1)
-    block = Image.new("RGB", (width, height), _BACKGROUND)
-    top = 0
-    for part in parts:
-        block.paste(part, (0, top))
-        top += part.height + gap
-    return block
-
-
-def _line(tiles: Sequence[Image.Image], cell: int, width: int) -> Image.Image:
-    line = Image.new("RGB", (width, max(tile.height for tile in tiles)), _BACKGROUND)
-    draw = ImageDraw.Draw(line)
-    for number, tile in enumerate(tiles):
-        left = number * (cell + _GAP) + (cell - tile.width) // 2
-        line.paste(tile, (left, 0))
-        # A white image needs an edge on a white page.
-        draw.rectangle((left, 0, left + tile.width - 1, tile.height - 1), outline=_EDGE)
-    return line
-
-
-def _text(text: str, width: int, size: int, color: str) -> Image.Image:
-    """Lines of at most so many pixels, breaking words only where one alone is too long."""
-    font = ImageFont.load_default(size)
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines += [""] if lines[-1] else []
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    height = round(size * _LINE)
-    block = Image.new("RGB", (width, height * len(lines)), _BACKGROUND)
-    draw = ImageDraw.Draw(block)
-    for number, line in enumerate(lines):
-        draw.text((0, number * height), line, fill=color, font=font)
-    return block

@@ -122,11 +122,11 @@ def test_one_name_for_two_subjects_is_refused(tmp_path: Path) -> None:
     assert "learned sks cat from other photos" in error
     assert "--references" in error
     # What one of them has seen is not held out.
-    learned = [(cat(folder), ()) for folder in folders]
+    learned = [cat(folder) for folder in folders]
     held_out = references_for(learned, photos(tmp_path / "new", "00.png", "03.png"))["sks cat"]
     assert "1 of 2 reference photos were trained on" in held_out.notes[0]
     same = photos(tmp_path / "copy", "00.png")
-    assert references_for([learned[0], (cat(same), ())])["sks cat"].photos
+    assert references_for([learned[0], cat(same)])["sks cat"].photos
 
 
 def test_the_command_says_what_is_wrong_in_a_sentence(tmp_path: Path) -> None:
