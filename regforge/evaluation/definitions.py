@@ -84,18 +84,24 @@ class PersonalizedModel:
     @property
     def is_snapshot(self) -> bool:
         """Whether it is a snapshot of a run."""
-        return snapshot_step(self._folder) is not None
+        return snapshot_step(home_of(self.weights or Path(self.base))) is not None
 
     @property
     def run(self) -> Path:
         """The folder of the run that it is of."""
-        return self._folder.parent.parent if self.is_snapshot else self._folder
+        return run_of(self.weights or Path(self.base))
 
-    @property
-    def _folder(self) -> Path:
-        """The folder that holds it, beside `lora` or `model` if it lies in one."""
-        folder = Path(self.base) if self.weights is None else self.weights.parent
-        return folder.parent if folder.name in ("lora", "model") else folder
+
+def home_of(path: Path) -> Path:
+    """The folder of a run or snapshot, by itself or by the folder or file of its weights."""
+    folder = path.parent if path.suffix == ".safetensors" else path
+    return folder.parent if folder.name in ("lora", "model") else folder
+
+
+def run_of(path: Path) -> Path:
+    """The folder of a run, likewise, and by one of its snapshots."""
+    home = home_of(path)
+    return home if snapshot_step(home) is None else home.parent.parent
 
 
 def snapshot_step(folder: Path) -> int | None:

@@ -162,8 +162,7 @@ class LoadedModel:
     """Draws with one model; made by `ModelPool.use`."""
 
     def __init__(self, pool: ModelPool, model: PersonalizedModel) -> None:
-        self._pool = pool
-        self._model = model
+        self._pool, self._model = pool, model
         self._settings = pool.settings_for(model)
         self._base: BaseModel | None = None
         self._renderer: LocalRenderer | None = None
@@ -180,10 +179,6 @@ class LoadedModel:
         Those in the folder that were made from the same weights, prompt, seed and settings are
         read; others are drawn and written there, as PNG. A batch of which one is missing is drawn
         again whole, so that an interruption leaves no trace in the images.
-
-        Raises:
-            RegforgeError: The model cannot be loaded, its LoRA does not fit the base model, an
-                image cannot be drawn, or a file cannot be written.
         """
         model = self._model
         paths = [folder / each.file if folder and each.file else None for each in requests]
@@ -272,11 +267,9 @@ class LoadedModel:
     ) -> Iterator[RenderedImage]:
         jobs = []
         for number in numbers:
-            request = requests[number]
-            prompt = Prompt(number, request.prompt, "", "object", "import")
-            jobs.append(
-                ImageJob(number, request.file or repr(request.prompt), prompt, request.seed)
-            )
+            each = requests[number]
+            prompt = Prompt(number, each.prompt, "", "object", "import")
+            jobs.append(ImageJob(number, each.file or repr(each.prompt), prompt, each.seed))
         done = 0
         try:
             for image in _silently(renderer.render(jobs)):
@@ -300,7 +293,10 @@ class LoadedModel:
                 f"{self._model.base} draws black in {renderer.identity.dtype}; going on in "
                 "float32, which takes more memory and time."
             )
-            self._base.to_float32()
+            import torch
+
+            self._base.pipeline.to(torch.float32)
+            self._base.dtype = "float32"
             yield from self._drawn(self._load(), requests, numbers[done:])
 
     def _as_png(self, image: Image.Image, made_from: Mapping[str, Any], nsfw: bool) -> bytes:
@@ -364,11 +360,7 @@ class BaseModel:
 
     @classmethod
     def load(cls, model: PersonalizedModel, pool: ModelPool) -> BaseModel:
-        """Load a model's base as a pool says and put it where it computes.
-
-        Raises:
-            RenderError: It is not there, cannot be used, or does not fit.
-        """
+        """Load a model's base as a pool says and put it where it computes."""
         from regforge.devices import pick_device, pick_dtype
         from regforge.images.local import default_size, place
 
@@ -421,13 +413,6 @@ class BaseModel:
         parameter = inputs_of(self.pipeline).get("guidance_scale")
         default = None if parameter is None else parameter.default
         return float(default) if isinstance(default, int | float) else _USUAL_GUIDANCE
-
-    def to_float32(self) -> None:
-        """Compute in float32 from now on."""
-        import torch
-
-        self.pipeline.to(torch.float32)
-        self.dtype = "float32"
 
     @cached_property
     def budget(self) -> TokenBudget:

@@ -21,7 +21,12 @@ from typing import Any
 
 from PIL import Image
 
-from regforge.evaluation.definitions import EvaluationError, PersonalizedModel, absolute
+from regforge.evaluation.definitions import (
+    EvaluationError,
+    PersonalizedModel,
+    absolute,
+    home_of,
+)
 from regforge.evaluation.drawing import is_made_from
 from regforge.evaluation.planning import (
     SAMPLES,
@@ -40,6 +45,7 @@ from regforge.evaluation.results import (
     worth_comparing,
 )
 from regforge.evaluation.scoring import Scorer, SubjectFeatures
+from regforge.lora_files import LORA_NAME
 from regforge.progress import Reporter, duration
 from regforge.recipe import Render
 from regforge.runs import OwnedFolder
@@ -348,13 +354,11 @@ def _short_name(where: str | Path) -> str:
     path = Path(where)
     with suppress(OSError):  # a name that no file system takes; `open_model` says so
         path = absolute(path) if absolute(path).exists() else path
-    if path.suffix == ".safetensors":
-        path = path.parent if path.stem == "pytorch_lora_weights" else path.with_suffix("")
-    if path.name in ("lora", "model"):
-        path = path.parent
-    if path.parent.name == "snapshots":
-        return f"{path.parent.parent.name}-{path.name}"
-    return path.name
+    if path.suffix == ".safetensors" and path.name != LORA_NAME:
+        return path.stem
+    home = home_of(path)
+    is_snapshot = home.parent.name == "snapshots"
+    return f"{home.parent.parent.name}-{home.name}" if is_snapshot else home.name
 
 
 def _other_models(

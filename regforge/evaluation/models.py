@@ -29,6 +29,8 @@ from regforge.evaluation.definitions import (
     PersonalizedModel,
     Subject,
     absolute,
+    home_of,
+    run_of,
     section_of,
     snapshot_step,
 )
@@ -292,26 +294,21 @@ def find_files(path: Path) -> ModelFiles:
     """
     if path.is_file():
         require_lora(path)
-        return _with_run(path, "", path if path.name != LORA_NAME else _home(path.parent))
+        return _with_run(path, "", path if path.name != LORA_NAME else home_of(path))
     if (path / MODEL_INDEX).is_file():
-        return _with_run(None, str(path), _home(path))
+        return _with_run(None, str(path), home_of(path))
     if (path / "model" / MODEL_INDEX).is_file():
         return _with_run(None, str(path / "model"), path)
     weights = lora_in(path)
     if weights is None:
         raise _nothing_in(path)
     require_lora(weights)
-    return _with_run(weights, "", _home(path))
-
-
-def _home(folder: Path) -> Path:
-    return folder.parent if folder.name in ("lora", "model") else folder
+    return _with_run(weights, "", home_of(path))
 
 
 def _with_run(weights: Path | None, pipeline: str, home: Path) -> ModelFiles:
-    folder = _home(home.parent) if home.is_file() else home
+    folder, run = home_of(home), run_of(home)
     step = snapshot_step(folder)
-    run = folder if step is None else folder.parent.parent
     recipe = _read(run / "recipe.yaml", yaml.safe_load)
     is_run = step is not None or (run / "recipe.yaml").is_file()
     cards = [

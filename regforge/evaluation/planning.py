@@ -20,6 +20,7 @@ from regforge.evaluation.definitions import (
     PersonalizedModel,
     Subject,
     absolute,
+    run_of,
     without_identifier,
 )
 from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
@@ -328,11 +329,8 @@ def _confused(names: Sequence[str], models: Sequence[PersonalizedModel]) -> list
 
 def _parents_of(path: Path) -> list[str]:
     """Names of the folders around a model, the nearest one last."""
-    folder = path.parent
-    if path.name in ("lora", "model") or path.name == LORA_NAME:
-        folder = folder.parent.parent if path.suffix and folder.name == "lora" else folder.parent
-    elif folder.name == "snapshots":
-        folder = folder.parent.parent
+    has_own_name = path.suffix == ".safetensors" and path.name != LORA_NAME
+    folder = (path if has_own_name else run_of(path)).parent
     return [part for part in folder.parts if part != folder.anchor]
 
 

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from regforge.evaluation.definitions import EvaluationError
 from regforge.evaluation.metrics import BY_KEY, Interval, Metric, metrics_of
 from regforge.evaluation.results import ModelResult, over_steps
-from regforge.evaluation.wording import number
+from regforge.evaluation.wording import number, shortened
 from regforge.files import write_atomically
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#a5498c", "#b07c00", "#3d9bd1", "#5c
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
+_PHOTOS = "the photos themselves"
 _MARKERS = "osD^vPX"
 _INK, _SOFT, _LINE = "#1d1a17", "#6c655d", "#e6e1da"
 _WIDTH = 8.0  # inches; 800 pixels at 100 a inch
 _RESOLUTION = 200  # of PNGs: sharp on screens with two pixels for one
-_MOST_NAME = 32
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10.5,
@@ -101,10 +101,10 @@ def identity_against_alignment(
                 markersize=8,
                 elinewidth=1.6,
                 capsize=0,
-                label=_short(name),
+                label=shortened(name),
             )
         if ceiling and identity in ceiling:
-            _reference_line(axes, "the photos themselves", ceiling[identity].mean)
+            _reference_line(axes, _PHOTOS, ceiling[identity].mean)
         axes.margins(0.14)
         axes.set_xlabel(f"{right.name}: does it show what the prompt says?  (right is better)")
         axes.set_ylabel(f"{up.name}: is it this subject?  (up is better)")
@@ -132,7 +132,7 @@ def bars(scores: Mapping[str, Mapping[str, Interval]], *, title: str = "") -> Fi
                 axes.set_axis_off()
         if title:
             figure.suptitle(
-                _short(title, 90), x=0.01, ha="left", weight="bold", size=12, parse_math=False
+                shortened(title, 90), x=0.01, ha="left", weight="bold", size=12, parse_math=False
             )
         figure.tight_layout(w_pad=1.4, h_pad=1.2)
     return figure
@@ -173,8 +173,8 @@ def curves(
                 color=color, alpha=0.16, linewidth=0,
             )  # fmt: skip
             axes.plot(
-                x, [f.mean for _, f in points],
-                color=color, linewidth=2, marker=_marker(place), markersize=5, label=_short(name),
+                x, [f.mean for _, f in points], label=shortened(name),
+                color=color, linewidth=2, marker=_marker(place), markersize=5,
             )  # fmt: skip
         if log_x:
             _log_ticks(axes, sorted({at for points in series.values() for at, _ in points}))
@@ -195,14 +195,10 @@ def over_training(
     There are none without snapshots.
     """
     figures = {}
-    for metric in (BY_KEY[key] for key in ("dino", "clip_t", "pres")):
-        key = metric.key
+    for key in ("dino", "clip_t", "pres"):
+        metric = BY_KEY[key]
         series = {
-            run: [
-                (float(each.model.steps or 0), each.scores[key])
-                for each in those
-                if key in each.scores
-            ]
+            run: [(each.model.steps or 0, each.scores[key]) for each in those if key in each.scores]
             for run, those in over_steps(results).items()
         }
         if any(series.values()):
@@ -212,9 +208,7 @@ def over_training(
                 title=title,
                 x_label="optimizer steps",
                 y_label=f"{metric.name} ({'up' if metric.higher_is_better else 'down'} is better)",
-                reference_lines={"the photos themselves": ceiling[key].mean}
-                if key in ceiling
-                else None,
+                reference_lines={_PHOTOS: ceiling[key].mean} if key in ceiling else None,
             )
     return figures
 
@@ -224,7 +218,6 @@ def save(figure: Figure, path: Path) -> None:
 
     Raises:
         EvaluationError: The name has another ending.
-        StorageError: The file cannot be written.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("svg", "png"):
@@ -234,9 +227,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def drawn(figure: Figure, kind: str) -> bytes:
     """A plot as a file; `kind` is `svg` or `png`."""
-    metadata: dict[str, Any] = (
-        {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    )
+    metadata: Any = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     stream = io.BytesIO()
     with _styled():
         figure.savefig(stream, format=kind, metadata=metadata, dpi=_RESOLUTION)
@@ -333,7 +324,7 @@ def _panel(
     axes.set_ylim(len(scores) - 0.5, -0.5)
     axes.set_yticks(
         range(len(scores)),
-        labels=[_short(name, 22) for name in names] if names else [""] * len(scores),
+        labels=[shortened(name, 22) for name in names] if names else [""] * len(scores),
         parse_math=False,
         color=_INK,
     )
@@ -346,7 +337,7 @@ def _panel(
 def _finish(figure: Figure, axes: Axes, title: str) -> None:
     """Set the title, and names right of the plot in the order of the series."""
     if title:
-        axes.set_title(_short(title, 80), pad=12, parse_math=False)
+        axes.set_title(shortened(title, 80), pad=12, parse_math=False)
     if axes.get_legend_handles_labels()[0]:
         legend = axes.legend(
             loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5
@@ -359,7 +350,7 @@ def _finish(figure: Figure, axes: Axes, title: str) -> None:
 def _reference_line(axes: Axes, name: str, level: float) -> None:
     axes.axhline(level, color=_SOFT, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
-        _short(name),
+        shortened(name),
         (0.995, level),
         (0, 3),
         xycoords=("axes fraction", "data"),
@@ -387,12 +378,6 @@ def _log_ticks(axes: Axes, places: Sequence[float]) -> None:
     axes.set_xticks(kept, labels=[f"{place:g}" for place in kept])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _short(text: str, most: int = _MOST_NAME) -> str:
-    """On one line; a long name keeps its end, where names of runs differ."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return shown if len(shown) <= most else f"…{shown[1 - most :]}"
 
 
 def _color(place: int) -> str:

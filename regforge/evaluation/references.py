@@ -70,8 +70,8 @@ def find_subject(
     images = Path(str(facts["images"])) if facts.get("images") else None
     missing = None
     if images is not None and not images.is_dir():
+        notes += (_missing(images),)
         images, missing = None, images
-        notes += (_missing(missing),)
     return Subject(str(facts.get("identifier") or ""), noun, kind, images, missing), notes
 
 

@@ -26,6 +26,7 @@ from regforge.evaluation.definitions import (
     EvaluationError,
     ImageRequest,
     PersonalizedModel,
+    home_of,
     without_identifier,
 )
 from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
@@ -301,10 +302,7 @@ def _beside(model: PersonalizedModel) -> Path:
     trained = model.weights is not None or model.recipe is not None
     if not (trained and place.is_absolute()):
         return Path("samples") / model.name.rpartition("/")[2]
-    folder = place.parent if place.is_file() else place
-    if folder.name in ("lora", "model"):
-        folder = folder.parent
-    return folder / "samples"
+    return home_of(place) / "samples"
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:

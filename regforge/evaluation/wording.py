@@ -51,6 +51,17 @@ def span(found: Interval, *, signed: bool = False) -> str:
     return f"{mean} ({number(found.low)} to {number(found.high)})"
 
 
+def printable(text: str) -> str:
+    """Without what could steer a terminal; what strangers named a model is shown and not obeyed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def shortened(name: str, most: int = 32) -> str:
+    """On one line; a long name keeps its end, where names of runs differ."""
+    shown = printable(name)
+    return shown if len(shown) <= most else f"…{shown[1 - most :]}"
+
+
 # -------------------------------------------------------------------------------------- verdicts
 
 
@@ -157,7 +168,7 @@ def report(
         )
     )
     for (first, second), verdicts in verdicts_by_pair(comparisons).items():
-        lines += ["", _printable(f"{second} against {first}:")]
+        lines += ["", printable(f"{second} against {first}:")]
         for each in verdicts:
             if each.winner is not None:
                 difference = f"{each.metric.name} {span(each.difference, signed=True)}"
@@ -177,7 +188,7 @@ def _table(
     """Models and their scores, in several tables where one would be too wide."""
     metrics = metrics_of([*rows.values(), ceiling])
     lines = [*rows.items(), *([("(the photos themselves)", ceiling)] if ceiling else [])]
-    columns = [[_cut(_printable(title)), *(_cut(_printable(name)) for name, _ in lines)]]
+    columns = [[shortened(title, _MOST_NAME), *(shortened(name, _MOST_NAME) for name, _ in lines)]]
     for metric in metrics:
         key = metric.key
         best = metric.best_of({name: had[key].mean for name, had in rows.items() if key in had})
@@ -214,17 +225,10 @@ def _parts(widths: Sequence[int]) -> list[list[int]]:
 def _wrapped(text: str, indent: str = "") -> str:
     """A paragraph in the width of a terminal."""
     below = f"{indent}  "
-    text = _printable(text)
     return textwrap.fill(
-        text, WIDTH, initial_indent=indent, subsequent_indent=below, break_on_hyphens=False
+        printable(text),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=below,
+        break_on_hyphens=False,
     )
-
-
-def _printable(text: str) -> str:
-    """Without what could steer a terminal; what strangers named a model is shown and not obeyed."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _cut(name: str) -> str:
-    """A long name keeps its end, where names of runs differ."""
-    return name if len(name) <= _MOST_NAME else f"...{name[3 - _MOST_NAME :]}"

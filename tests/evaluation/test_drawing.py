@@ -1,5 +1,6 @@
 """Drawing with LoRAs: what an image depends on, and that the base model stays as it is."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -60,22 +61,41 @@ def drawn(
     return np.stack([np.asarray(each) for each in done])
 
 
+def beside(pool: ModelPool, **changes: Any) -> ModelPool:
+    """A pool of other settings that shares the loaded base model."""
+    other = ModelPool(**(QUICK | changes))
+    other._base = pool._base
+    return other
+
+
 def difference(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
-def weights_of(pipeline: Any) -> dict[str, Any]:
-    """Copies of all numbers in a pipeline."""
+def weights_of(pipeline: Any) -> dict[str, bytes]:
+    """All numbers in a pipeline."""
     modules = {n: m for n, m in pipeline.components.items() if hasattr(m, "state_dict")}
     return {
-        f"{part}.{name}": value.clone()
+        f"{part}.{name}": value.numpy().tobytes()
         for part, module in modules.items()
         for name, value in module.state_dict().items()
     }
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(bool((one[k] == other[k]).all()) for k in one)
+def called_plainly(pipeline: Any, lora: Path, asked: list[ImageRequest], **more: Any) -> np.ndarray:
+    """What diffusers draws by itself with a LoRA."""
+    import torch
+
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(str(lora.parent))
+    with torch.no_grad():
+        output = pipeline(
+            [each.prompt for each in asked],
+            num_inference_steps=2,
+            generator=[torch.Generator().manual_seed(each.seed) for each in asked],
+            **more,
+        )
+    return np.stack([np.asarray(image) for image in output.images])
 
 
 class Stopping(Task):
@@ -111,33 +131,19 @@ def test_a_lora_is_laid_on_and_taken_off_without_a_trace(
     changed = drawn(pool, model, wanted(2))
     assert np.abs(changed.astype(int) - plain).mean() > 2
     assert pool.base(BASE).pipeline is pipeline
-    assert same(weights_of(pipeline), before)
+    assert weights_of(pipeline) == before
     assert np.array_equal(drawn(pool, BASE, wanted(2)), plain)
     assert np.array_equal(drawn(pool, model, wanted(2)), changed)
 
 
 @pytest.mark.slow
 def test_images_are_those_of_a_plain_call(pool: ModelPool, model: PersonalizedModel) -> None:
-    import torch
-
     from regforge.embedded import load_pipeline
 
-    pipeline = load_pipeline("cpu")
-    pipeline.set_progress_bar_config(disable=True)
     assert model.weights is not None
-    pipeline.load_lora_weights(str(model.weights.parent))
-    asked = wanted(2)
-    with torch.no_grad():
-        output = pipeline(
-            [each.prompt for each in asked],
-            num_inference_steps=2,
-            guidance_scale=4.0,
-            width=32,
-            height=32,
-            generator=[torch.Generator().manual_seed(each.seed) for each in asked],
-        )
-    plain = np.stack([np.asarray(image) for image in output.images])
-    assert difference(drawn(pool, model, asked), plain) <= NOISE
+    own = {"guidance_scale": 4.0, "width": 32, "height": 32}
+    plain = called_plainly(load_pipeline("cpu"), model.weights, wanted(2), **own)
+    assert difference(drawn(pool, model, wanted(2)), plain) <= NOISE
 
 
 @pytest.mark.slow
@@ -161,13 +167,11 @@ def test_a_lora_of_another_model(
     assert model.weights is not None
     tensors = load_file(model.weights)
     path = tmp_path / LORA
-    if misfit == "nothing of it fits":
-        lora(path)
-    elif misfit == "wrong shapes":
-        save_file({k: np.concatenate([v, v], axis=-1) for k, v in tensors.items()}, path)
-    else:
-        strange = {k.replace("down_blocks", "side_blocks"): v for k, v in tensors.items()}
-        save_file(tensors | strange, path)
+    wrong = {k: np.concatenate([v, v], axis=-1) for k, v in tensors.items()}
+    strange = {k.replace("down_blocks", "side_blocks"): v for k, v in tensors.items()}
+    lora(path)
+    if misfit != "nothing of it fits":
+        save_file(wrong if misfit == "wrong shapes" else tensors | strange, path)
     other = PersonalizedModel("other", BASE.base, "3" * 64, weights=path)
     if misfit == "half of it fits":
         drawn(pool, other, wanted(1))
@@ -242,16 +246,15 @@ def test_what_is_missing_broken_or_of_something_else_is_drawn_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["weights", "steps", "guidance", "resolution"])
+@pytest.mark.parametrize(
+    "change", [{}, {"steps": 1}, {"guidance_scale": 1.0}, {"resolution": 48}], ids=str
+)
 def test_images_of_other_weights_or_settings_are_drawn_anew(
-    pool: ModelPool, model: PersonalizedModel, tmp_path: Path, change: str
+    pool: ModelPool, model: PersonalizedModel, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     drawn(pool, model, wanted(1), tmp_path)
     before = (tmp_path / "000.png").read_bytes()
-    asked = QUICK | {"steps": {"steps": 1}, "guidance": {"guidance_scale": 1.0}}.get(change, {})
-    other = ModelPool(**(asked | ({"resolution": 48} if change == "resolution" else {})))
-    who = BASE if change == "weights" else model
-    other._base = pool._base
+    other, who = beside(pool, **change), model if change else BASE
     assert np.array_equal(drawn(other, who, wanted(1), tmp_path), drawn(other, who, wanted(1)))
     assert (tmp_path / "000.png").read_bytes() != before
 
@@ -265,7 +268,7 @@ def test_an_interruption_leaves_no_trace(
     before = weights_of(pool.base(BASE).pipeline)
     with pytest.raises(KeyboardInterrupt):
         drawn(pool, model, wanted(5), other, Stopping(3))
-    assert same(weights_of(pool.base(BASE).pipeline), before)
+    assert weights_of(pool.base(BASE).pipeline) == before
     assert len(list(other.iterdir())) == 3
     drawn(pool, model, wanted(5), other)
     assert [f.read_bytes() for f in sorted(other.iterdir())] == [
@@ -278,9 +281,7 @@ def test_a_image_does_not_depend_on_its_batch(pool: ModelPool, model: Personaliz
     asked = [*wanted(3), *wanted(2, "a blue cat")]
     two = drawn(pool, model, asked)
     for size in (1, 4):
-        other = ModelPool(**QUICK, batch_size=size)
-        other._base = pool._base
-        assert difference(drawn(other, model, asked), two) <= NOISE
+        assert difference(drawn(beside(pool, batch_size=size), model, asked), two) <= NOISE
     alone = drawn(pool, model, asked[3:4])
     assert difference(alone[0], two[3]) <= NOISE
 
@@ -288,38 +289,29 @@ def test_a_image_does_not_depend_on_its_batch(pool: ModelPool, model: Personaliz
 # -------------------------------------------------------------------------------- what goes wrong
 
 
-@pytest.fixture
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Memory for so many images at a time."""
-    import functools
-
-    from diffusers import StableDiffusionPipeline
-
-    most = [2]
-    call = StableDiffusionPipeline.__call__
-
-    @functools.wraps(call)
-    def limited(self: Any, *arguments: Any, **named: Any) -> Any:
-        if len(named["generator"]) > most[0]:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        return call(self, *arguments, **named)
-
-    monkeypatch.setattr(StableDiffusionPipeline, "__call__", limited)
-    return most
-
-
 @pytest.mark.slow
 def test_out_of_memory(
     pool: ModelPool,
     model: PersonalizedModel,
-    little_memory: list[int],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    greedy = ModelPool(**QUICK, batch_size=8, reporter=Reporter())
-    greedy._base = pool._base
+    from diffusers import StableDiffusionPipeline
+
+    most = 2
+    call = StableDiffusionPipeline.__call__
+
+    @functools.wraps(call)
+    def limited(self: Any, *arguments: Any, **named: Any) -> Any:
+        if len(named["generator"]) > most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return call(self, *arguments, **named)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", limited)
+    greedy = beside(pool, batch_size=8, reporter=Reporter())
     assert difference(drawn(greedy, model, wanted(5)), drawn(pool, model, wanted(5))) <= NOISE
     assert "going on with 2" in capsys.readouterr().err
-    little_memory[0] = 0
+    most = 0
     with pytest.raises(RenderError) as error:
         drawn(greedy, model, wanted(1))
     assert "single image" in error.value.message
@@ -376,21 +368,12 @@ def test_other_families(tmp_path: Path, kind: str) -> None:
         path = fitting_lora(pipeline, tmp_path / LORA, scale=1.0)
         model = PersonalizedModel("lora", folder, "7" * 64, weights=path)
         changed = drawn(pool, model, wanted(2))
-        assert same(weights_of(pipeline), before)
+        assert weights_of(pipeline) == before
         assert np.array_equal(drawn(pool, base, wanted(2)), plain)
     assert difference(changed, plain) > NOISE
+    side = {"width": plain.shape[1], "height": plain.shape[1]}
     other = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    other.load_lora_weights(str(path.parent))
-    side = plain.shape[1]
-    with torch.no_grad():
-        output = other(
-            [each.prompt for each in wanted(2)],
-            num_inference_steps=2,
-            width=side,
-            height=side,
-            generator=[torch.Generator().manual_seed(each.seed) for each in wanted(2)],
-        )
-    assert difference(np.stack([np.asarray(i) for i in output.images]), changed) <= NOISE
+    assert difference(called_plainly(other, path, wanted(2), **side), changed) <= NOISE
 
 
 @pytest.mark.slow

@@ -26,12 +26,14 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}$x
 class Read(HTMLParser):
     """Elements, their attributes, and the text of the page."""
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, evaluation: Evaluation, **more: int) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self._silent = 0
-        self.feed(html)
+        page = write_page(evaluation, evaluation.folder, **more)
+        self.feed(page.read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -43,10 +45,6 @@ class Read(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._silent:
             self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -60,18 +58,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def page(made: Evaluation) -> Read:
-    return Read(write_page(made, made.folder).read_text(encoding="utf-8"))
+    return Read(made)
 
 
 @pytest.fixture
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if matplotlib were not installed; quicker, too."""
+def plain(made: Evaluation, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
+    """The same, as if matplotlib were not installed; quicker, too."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-
-
-def read(evaluation: Evaluation, **more: int) -> Read:
-    path = write_page(evaluation, evaluation.folder, **more)
-    return Read(path.read_text(encoding="utf-8"))
+    return made
 
 
 def test_every_model_prompt_number_and_image_is_there(made: Evaluation, page: Read) -> None:
@@ -101,21 +95,19 @@ def test_the_verdict_says_what_the_intervals_say(page: Read) -> None:
     )
 
 
-@pytest.mark.usefixtures("without_plots")
-def test_best_is_what_beats_all_and_ahead_what_might_not(made: Evaluation) -> None:
+def test_best_is_what_beats_all_and_ahead_what_might_not(plain: Evaluation) -> None:
     winner, loser = "against + amplify", "naive"
     (clear,) = (
         each
-        for each in made.comparisons
+        for each in plain.comparisons
         if (each.first, each.second, each.metric) == (loser, winner, "pres")
     )
     unsure = replace(clear, difference=replace(clear.difference, high=0.01))
-    others = [each for each in made.comparisons if each is not clear]
+    others = [each for each in plain.comparisons if each is not clear]
+    mean = f"{plain.results[2].scores['pres'].mean:.3f}"
     for comparison, mark in ((clear, "best"), (unsure, "ahead")):
-        html = write_page(replace(made, comparisons=[*others, comparison]), made.folder).read_text(
-            encoding="utf-8"
-        )
-        mean = f"{made.results[2].scores['pres'].mean:.3f}"
+        found = replace(plain, comparisons=[*others, comparison])
+        html = write_page(found, plain.folder).read_text(encoding="utf-8")
         assert re.search(rf'class="score {mark}"><span class="mean">{mean}<', html)
 
 
@@ -135,12 +127,9 @@ def test_the_page_asks_nobody_for_anything_and_its_links_lead_somewhere(page: Re
     assert {link for link in links if link and not link.startswith("ata:")} <= set(ids)
 
 
-@pytest.mark.usefixtures("without_plots")
-def test_the_same_results_are_the_same_bytes(made: Evaluation, tmp_path: Path) -> None:
-    assert (
-        write_page(made, tmp_path / "a").read_bytes()
-        == write_page(made, tmp_path / "b").read_bytes()
-    )
+def test_the_same_results_are_the_same_bytes(plain: Evaluation, tmp_path: Path) -> None:
+    one, other = (write_page(plain, tmp_path / name).read_bytes() for name in "ab")
+    assert one == other
 
 
 def test_hostile_names_and_prompts_are_only_text(tmp_path: Path) -> None:
@@ -154,35 +143,33 @@ def test_hostile_names_and_prompts_are_only_text(tmp_path: Path) -> None:
     )
     evaluation.notes += [HOSTILE, f"`{HOSTILE}` is code, {HOSTILE} is not", f"`{HOSTILE}"]
     evaluation.settings = {HOSTILE: HOSTILE}
-    page = read(evaluation)
+    page = Read(evaluation)
     assert len(page.all("script")) == 1
     assert not [a for _, a in page.elements if "onerror" in a]
     assert page.text.count(" ".join(HOSTILE.split())) > 8
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_missing_images_and_those_outside_of_the_folder_are_said(
-    made: Evaluation, tmp_path: Path
+    plain: Evaluation, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(made.folder, tmp_path / "copy"))
-    gone = [each.file for each in made.results[1].images[:2]]
+    folder = Path(shutil.copytree(plain.folder, tmp_path / "copy"))
+    gone = [each.file for each in plain.results[1].images[:2]]
     (folder / gone[0]).unlink()
     (folder / gone[1]).write_bytes(b"no image")
-    page = read(replace(made, folder=folder))
+    page = Read(replace(plain, folder=folder))
     assert "2 images could not be read and are not shown" in page.text
     assert page.text.count("no image") == 2
-    assert f"DINO {made.results[1].images[0].scores['dino']:.3f}" in page.text
+    assert f"DINO {plain.results[1].images[0].scores['dino']:.3f}" in page.text
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
-    outside = replace(made.results[0].images[0], file="../secret.png")
-    results = [replace(made.results[0], images=[outside])]
-    assert "1 image could not be read" in read(replace(made, folder=folder, results=results)).text
+    outside = replace(plain.results[0].images[0], file="../secret.png")
+    results = [replace(plain.results[0], images=[outside])]
+    assert "1 image could not be read" in Read(replace(plain, folder=folder, results=results)).text
 
 
-@pytest.mark.usefixtures("without_plots")
-def test_a_full_page_leaves_out_the_last_samples_and_says_so(made: Evaluation) -> None:
-    everything = read(made)
+def test_a_full_page_leaves_out_the_last_samples_and_says_so(plain: Evaluation) -> None:
+    everything = Read(plain)
     size = sum(len(image["src"] or "") for image in everything.all("img"))
-    page = read(made, budget=size // 2)
+    page = Read(plain, budget=size // 2)
     shown = [image.get("alt") or "" for image in page.all("img")]
     assert re.search(r"\d+ images are left out so that this page stays small", page.text)
     for name, *_ in MODELS:
@@ -195,12 +182,11 @@ def test_a_full_page_leaves_out_the_last_samples_and_says_so(made: Evaluation) -
     assert len(shown) < len(everything.all("img"))
 
 
-@pytest.mark.usefixtures("without_plots")
 def test_a_single_model_is_held_against_the_photos_without_matplotlib_too(
-    made: Evaluation,
+    plain: Evaluation,
 ) -> None:
-    alone = replace(made, results=made.results[:1], comparisons=[])
-    page = read(alone)
+    alone = replace(plain, results=plain.results[:1], comparisons=[])
+    page = Read(alone)
     mean = alone.results[0].scores["dino"].mean
     assert f"reaches DINO {mean:.3f}; the photos themselves reach 0.774" in page.text
     assert not [a for _, a in page.elements if a.get("id") == "comparisons"]
@@ -210,13 +196,11 @@ def test_a_single_model_is_held_against_the_photos_without_matplotlib_too(
         plots.bars({})
 
 
-@pytest.mark.usefixtures("without_plots")
-def test_two_subjects_have_their_own_tables(made: Evaluation) -> None:
-    cat = replace(made.results[1].model, subject=Subject("zxc", "cat", "living", None), name="cats")
-    both = replace(
-        made, results=[made.results[0], replace(made.results[1], model=cat)], comparisons=[]
-    )
-    page = read(both)
+def test_two_subjects_have_their_own_tables(plain: Evaluation) -> None:
+    teapots, cats = plain.results[:2]
+    cat = replace(cats.model, subject=Subject("zxc", "cat", "living", None), name="cats")
+    both = [teapots, replace(cats, model=cat)]
+    page = Read(replace(plain, results=both, comparisons=[]))
     assert "Images of sks teapot" in page.text
     assert "Images of zxc cat" in page.text
 

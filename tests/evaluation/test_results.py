@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,9 @@ def images(identifier: str, scores: list[float], key: str = "clip_t") -> list[Im
 
 def test_scores_are_means_over_images_with_prompts_as_clusters(made: Evaluation) -> None:
     result = made.results[0]
-    asked = [each for each in result.images if each.question]
-    expected = interval(
-        [each.scores["dino"] for each in asked], [each.prompt for each in asked], resamples=2000
-    )
-    assert result.scores["dino"] == expected
-    assert expected.count == len(asked) == 20
+    asked = [(each.scores["dino"], each.prompt) for each in result.images if each.question]
+    assert result.scores["dino"] == interval(*zip(*asked, strict=True), resamples=2000)
+    assert len(asked) == 20
 
 
 def test_preservation_comes_from_class_images_and_everything_else_from_questions() -> None:
@@ -71,14 +69,11 @@ def test_parts_of_a_benchmark_are_summed_up_apart(made: Evaluation) -> None:
     assert "pres" not in result.by_suite["dreambench"]
 
 
-def test_scores_that_are_not_there_or_not_finite_were_not_measured() -> None:
+def test_what_was_not_measured_is_left_out_and_a_share_stays_between_nothing_and_all() -> None:
     measured = images("sks", [0.2, math.nan, 0.4, 0.3])
     del measured[3].scores["clip_t"]
     found = summarize(model("a"), measured).scores["clip_t"]
     assert (found.count, found.mean) == (2, pytest.approx(0.3))
-
-
-def test_a_share_has_no_interval_beyond_all_and_nothing() -> None:
     measured = images("sks", [1.0, 1.0, 1.0, 0.0, 0.0, 1.0], key="matched")
     found = summarize(model("a"), measured).scores["matched"]
     assert 0 <= found.low < found.mean < found.high <= 1
@@ -92,9 +87,8 @@ def test_models_are_compared_in_pairs_of_images_whatever_their_identifier() -> N
     # The same images a little higher, in another order, of a model that calls the subject `zxc`.
     better = [0.31 + 0.1, 0.5 + 0.11, 0.9 + 0.1, 0.3 + 0.11]
     theirs = images("zxc", [0.21, better[1], better[2], better[3]])
-    second = summarize(
-        model("second", replace(SUBJECT, identifier="zxc", images=photos)), theirs[::-1]
-    )
+    subject = replace(SUBJECT, identifier="zxc", images=photos)
+    second = summarize(model("second", subject), theirs[::-1])
     (found,) = compare([first, second])
     assert (found.first, found.second, found.metric) == ("first", "second", "clip_t")
     assert found.difference.mean == pytest.approx((0.11 + 0.11 + 0.1 + 0.11) / 4)
@@ -104,11 +98,12 @@ def test_models_are_compared_in_pairs_of_images_whatever_their_identifier() -> N
 
 def test_questions_of_all_suites_are_one_level_of_clusters(made: Evaluation) -> None:
     """Were suites the outer level, two of them would make every interval many times as wide."""
-    (found,) = (
-        each
-        for each in made.comparisons
-        if (each.first, each.second, each.metric) == (MODELS[0][0], MODELS[2][0], "clip_t")
-    )
+    names = [name for name, *_ in MODELS]
+    pairs = {
+        (each.first, each.second): each for each in made.comparisons if each.metric == "clip_t"
+    }
+    assert list(pairs) == list(combinations(names, 2))  # each with each one before it
+    found = pairs[names[0], names[2]]
     assert 0 < found.difference.high - found.difference.low < 0.02
 
 
@@ -121,22 +116,15 @@ def test_what_only_one_of_two_models_drew_is_left_out_of_their_comparison() -> N
     assert compare([first, of_a_cat]) == []
 
 
-def test_each_model_is_compared_with_each_one_before_it(made: Evaluation) -> None:
-    pairs = dict.fromkeys((each.first, each.second) for each in made.comparisons)
-    names = [name for name, *_ in MODELS]
-    assert list(pairs) == [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
-
-
 # --------------------------------------------------------------------------------- evaluation.json
 
 
 def test_it_is_read_again_as_it_was_written(made: Evaluation) -> None:
     path = made.folder / "evaluation.json"
     made.save(path)
-    again = Evaluation.load(path)
-    assert again == made == Evaluation.load(made.folder)
     before = path.read_bytes()
-    again.save(path)
+    assert Evaluation.load(path) == made == Evaluation.load(made.folder)
+    Evaluation.load(path).save(path)
     assert path.read_bytes() == before
 
 
@@ -151,13 +139,14 @@ def test_the_file_has_what_scripts_need_and_nothing_of_this_machine(
     text = (tmp_path / "evaluation.json").read_text(encoding="utf-8")
     found = json.loads(text)
     assert found["format"] == 1
-    assert (found["models"][0]["name"], found["models"][0]["weights"]) == (
-        "no regularization",
-        "runs/a.safetensors",
-    )
-    assert set(found["models"][0]["scores"]["dino"]) == {"mean", "low", "high", "count"}
-    assert found["models"][0]["images"][0]["file"] == "images/0/0-0.png"
-    assert found["models"][0]["images"][-1]["scores"] == {"dino": 0.5}  # NaN was not measured
+    (of,) = found["models"]
+    assert (of["name"], of["weights"]) == ("no regularization", "runs/a.safetensors")
+    assert of["subject"] == {
+        "identifier": "sks", "class_noun": "teapot", "kind": "object", "images": None
+    }  # fmt: skip
+    assert set(of["scores"]["dino"]) == {"mean", "low", "high", "count"}
+    assert of["images"][0]["file"] == "images/0/0-0.png"
+    assert of["images"][-1]["scores"] == {"dino": 0.5}  # NaN was not measured
     assert [metric["key"] for metric in found["metrics"]][:3] == ["dino", "clip_i", "clip_t"]
     assert str(made.folder) not in text
 
@@ -204,26 +193,10 @@ def test_the_best_of_each_column_is_marked_in_its_direction(made: Evaluation) ->
     assert marked == {"no regularization": 2, "naive": 0, "against + amplify": 3}
     assert "PRES ↓" in lines[0]
     assert rows["against + amplify"].endswith("*"), "the lowest PRES is the best one"
-
-
-def test_none_is_the_best_where_all_are_equal() -> None:
     pres = BY_KEY["pres"]
     assert pres.best_of({"a": 0.1, "b": 0.0, "c": 0.0}) == ["b", "c"]
     assert pres.best_of({"a": 0.0, "b": 0.0}) == []
     assert pres.best_of({"a": 0.0}) == pres.best_of({}) == []
-
-
-def compared(metric: str, mean: float, low: float, high: float) -> str:
-    evaluation = Evaluation(
-        folder=Path(),
-        settings={},
-        references={},
-        held_out=True,
-        ceiling={},
-        results=[],
-        comparisons=[Comparison("A", "B", metric, Interval(mean, low, high, 100))],
-    )
-    return " ".join(evaluation.as_text().split())
 
 
 @pytest.mark.parametrize(
@@ -240,19 +213,20 @@ def compared(metric: str, mean: float, low: float, high: float) -> str:
     ],
 )  # fmt: skip
 def test_differences_are_said_in_words(
-    metric: str, mean: float, low: float, high: float, sentence: str
+    made: Evaluation, metric: str, mean: float, low: float, high: float, sentence: str
 ) -> None:
-    assert sentence in compared(metric, mean, low, high)
+    found = Comparison("A", "B", metric, Interval(mean, low, high, 100))
+    text = replace(made, results=[], comparisons=[found]).as_text()
+    assert sentence in " ".join(text.split())
 
 
-def test_names_cannot_steer_the_terminal(made: Evaluation) -> None:
+def test_names_cannot_steer_the_terminal_and_many_comparisons_come_with_a_warning(
+    made: Evaluation,
+) -> None:
     hostile = replace(made.results[0].model, name="\x1b[2Jevil\nname")
     text = replace(made, results=[replace(made.results[0], model=hostile)]).as_text()
     assert "\x1b" not in text
     assert "?[2Jevil?name" in text
-
-
-def test_many_comparisons_come_with_a_warning(made: Evaluation) -> None:
     assert "by chance" not in made.as_text()
     many = replace(made, comparisons=made.comparisons * 3)
     assert "Of 54 comparisons about 3 would look clear by chance" in many.as_text()

@@ -28,29 +28,22 @@ def market() -> SubjectText:
 
 
 def test_the_lexicon_is_what_photos_agree_on(market: SubjectText) -> None:
-    assert market.lexicon == ("market",)
-    assert market.notes == []
+    assert (market.lexicon, market.notes) == (("market",), [])
 
 
 @pytest.mark.slow
 def test_damaged_writing_scores_lower(market: SubjectText) -> None:
-    whole, damaged, other, none = market.scores(
-        [sign("MARKET"), sign("MARXIT"), sign("GOOD"), Image.new("RGB", (120, 80), "white")]
-    )
-    assert whole == 1.0
-    assert damaged is not None
-    assert 0.5 <= damaged < 0.9
-    assert other is not None
+    large = sign("MARKET", (400, 250)).convert("L")  # any size and mode
+    signs = [sign("MARKET"), large, sign("MARXIT"), sign("GOOD"), sign("")]
+    scores = market.scores(signs)
+    assert None not in scores
+    whole, also, damaged, other, none = (score or 0.0 for score in scores)
+    assert (whole, also, none) == (1, 1, 0)
     assert other < 0.4
-    assert none == 0.0
+    assert 0.5 <= damaged < 0.9
 
 
-@pytest.mark.slow
-def test_images_of_any_size_and_mode_are_read(market: SubjectText) -> None:
-    assert market.scores([sign("MARKET", (400, 250)).convert("L")]) == [1.0]
-
-
-def test_the_score_weighs_by_length(market: SubjectText) -> None:
+def test_the_score_weighs_by_length() -> None:
     signs = SubjectText([])
     signs.lexicon = ("ab", "abcdef")
     assert signs.score_of(["abcdef"]) == pytest.approx((2 * 2 / 6 + 6) / 8)
