@@ -75,7 +75,7 @@ def _refuses(caption: str) -> str | None:
     for word in _REPLACED:
         if word in caption:
             return f"it has {word}, which would be replaced by a trigger word, or by nothing"
-    return "it has a line break" if "\n" in caption or "\r" in caption else None
+    return None
 
 
 def trained(caption: str) -> str:

@@ -7,7 +7,7 @@ Read in examples/custom_diffusion/train_custom_diffusion.py of huggingface/diffu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from pydantic import BaseModel
@@ -46,15 +46,7 @@ class _Concept(BaseModel):
     class_data_dir: str
 
 
-def _refuses(caption: str) -> str | None:
-    """A caption that `str.splitlines` would take apart would shift all captions after it."""
-    if caption.splitlines() != [caption]:
-        return "it has a line separator, and caption.txt holds one caption a line"
-    return None
-
-
 def _plan(material: Material) -> Plan:
-    """The class folder with its two lists, the concept, and the command."""
     paths = [material.path(CLASS_IMAGES, image.name) for image in material.images]
     if any(len(path.splitlines()) != 1 for path in paths):
         raise ExportError(
@@ -71,18 +63,14 @@ def _plan(material: Material) -> Plan:
     return Plan(
         files={
             CONCEPTS: common.as_json([concept]),
-            f"{FOLDER}/images.txt": _lines(paths),
-            f"{FOLDER}/caption.txt": _lines([image.caption for image in material.images]),
+            f"{FOLDER}/images.txt": "".join(f"{path}\n" for path in paths),
+            f"{FOLDER}/caption.txt": "".join(f"{each.caption}\n" for each in material.images),
         },
         links=common.links_to(CLASS_IMAGES, IMAGES, material.images)
         | common.links_to(INSTANCE_IMAGES, SUBJECT, material.photos),
         command=_command(material),
         notes=_notes(material),
     )
-
-
-def _lines(texts: Sequence[str]) -> str:
-    return "".join(f"{text}\n" for text in texts)
 
 
 def _base(material: Material) -> tuple[str, int]:
@@ -174,4 +162,4 @@ def _pairs(folder: Path, root: PurePath) -> list[tuple[str, str]]:
     return list(zip(inside, captions, strict=True))
 
 
-TRAINER = Trainer("custom-diffusion", "diffusers Custom Diffusion", _plan, _read, _refuses)
+TRAINER = Trainer("custom-diffusion", "diffusers Custom Diffusion", _plan, _read)

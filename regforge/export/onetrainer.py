@@ -70,15 +70,6 @@ class _Config(BaseModel):
     concept_file_name: str
 
 
-def _refuses(caption: str) -> str | None:
-    """Each line of a caption file is a caption of its own, without the white space around."""
-    if "\n" in caption or "\r" in caption:
-        return "it has a line break, and one of the lines would be drawn at random"
-    if caption != caption.strip():
-        return "it has white space at an end, which would be cut off"
-    return None
-
-
 def _plan(material: Material) -> Plan:
     return Plan(
         files={
@@ -87,7 +78,7 @@ def _plan(material: Material) -> Plan:
         },
         command=common.command_line(
             ["python", "scripts/train.py"],
-            ["--preset-path", f"training_presets/{_preset(material)}"],
+            ["--preset-path", f"training_presets/{_PRESETS[material.family or Family.SD1]}"],
             ["--config-path", material.path(CONFIG)],
         ),
         notes=_notes(material),
@@ -97,10 +88,6 @@ def _plan(material: Material) -> Plan:
 def _samples(material: Material) -> int:
     """Images of each concept in an epoch."""
     return material.photo_count * material.repeats
-
-
-def _preset(material: Material) -> str:
-    return _PRESETS[material.family or Family.SD1]
 
 
 def _concepts(material: Material) -> list[dict[str, object]]:
@@ -145,7 +132,7 @@ def _config(material: Material) -> dict[str, object]:
 def _notes(material: Material) -> list[str]:
     samples, repeats = _samples(material), material.repeats
     count, photos = len(material.images), material.photo_count
-    epochs = ceil(common.PAIRS / samples)
+    preset, epochs = _PRESETS[material.family or Family.SD1], ceil(common.PAIRS / samples)
     return [
         f"OneTrainer uses {common.every(count, 'regularization image')}, each with its own "
         f"caption: an epoch takes {counted(samples, 'image')} (balancing {samples}, SAMPLES) "
@@ -159,7 +146,7 @@ def _notes(material: Material) -> list[str]:
         "OneTrainer takes the default for a key or value that it does not know, with a line on "
         "the terminal at most: a type of PRIOR means STANDARD to it. `regforge export --check` "
         "finds such slips.",
-        f"The command takes everything else from the preset {_preset(material)!r}. Where "
+        f"The command takes everything else from the preset {preset!r}. Where "
         "scripts/train.py knows no --preset-path, load the preset in the window and choose "
         f"{CONCEPTS} under Concepts.",
         *common.closing_notes(
@@ -197,4 +184,4 @@ def _images(concept: _Concept, out: Path, folder: Path) -> Iterator[LoadedImage]
         yield LoadedImage(name, caption, regularization, shown / len(paths))
 
 
-TRAINER = Trainer("onetrainer", "OneTrainer", _plan, _read, _refuses)
+TRAINER = Trainer("onetrainer", "OneTrainer", _plan, _read)

@@ -21,7 +21,7 @@ from typing import Any
 from regforge.embedded import TINYWORLD
 from regforge.export.common import class_caption
 from regforge.export.scanning import ScannedDataset
-from regforge.export.trainer import NO_BASE_MODEL, ExportError, Trainer
+from regforge.export.trainer import NO_BASE_MODEL, ExportError, Settings, Trainer
 from regforge.files import expanded, parse_json, remove_unfinished, write_atomically
 from regforge.prompts.captions import word_pattern
 from regforge.runs import OwnedFolder
@@ -38,32 +38,6 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufeff]")  # U+FEFF at the start would be a BOM
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What an export is made with.
-
-    Attributes:
-        resolution: Side of a square of pixels.
-        base_model: Repository or folder, or `NO_BASE_MODEL`.
-        root: Where the folder will lie on the machine that trains, absolute.
-        notes: What was decided, as far as a person should know.
-    """
-
-    class_noun: str
-    identifier: str
-    resolution: int
-    base_model: str
-    prior_weight: float
-    root: PurePath
-    limit: int | None
-    notes: Sequence[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For comparing with another export."""
-        names = ("class_noun", "identifier", "resolution", "base_model", "prior_weight", "limit")
-        return {name: getattr(self, name) for name in names} | {"root": self.root.as_posix()}
 
 
 def resolve_settings(

@@ -80,13 +80,6 @@ class _Config(BaseModel):
     data_backend_config: str
 
 
-def _refuses(caption: str) -> str | None:
-    """It takes each line of a caption file for a caption of its own."""
-    if "\n" in caption:
-        return "it has a line break, and each line would be a caption of its own"
-    return None
-
-
 def _plan(material: Material) -> Plan:
     if material.prior_weight == 0:
         raise ExportError(
@@ -234,4 +227,4 @@ def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
             yield LoadedImage(name, caption, regularization, backend.repeats + 1)
 
 
-TRAINER = Trainer("simpletuner", "SimpleTuner", _plan, _read, _refuses)
+TRAINER = Trainer("simpletuner", "SimpleTuner", _plan, _read)

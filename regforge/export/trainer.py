@@ -22,6 +22,7 @@ from enum import Enum
 from functools import cached_property
 from math import ceil
 from pathlib import Path, PurePath
+from typing import Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.captions import instance_caption
@@ -116,30 +117,49 @@ class ExportedImage:
     height: int
 
 
-@dataclass(frozen=True)
-class Material:
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an export is made with.
+
+    Attributes:
+        resolution: Side of a square of pixels to train at.
+        base_model: Repository or folder, or `NO_BASE_MODEL`.
+        root: The export's folder on the machine that trains, absolute.
+        limit: At most so many images.
+        notes: What was decided, as far as a person should know.
+    """
+
+    class_noun: str
+    identifier: str
+    resolution: int
+    base_model: str
+    prior_weight: float = 1.0
+    root: PurePath
+    limit: int | None = None
+    notes: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For comparing with another export."""
+        names = ("class_noun", "identifier", "resolution", "base_model", "prior_weight", "limit")
+        return {name: getattr(self, name) for name in names} | {"root": self.root.as_posix()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material(Settings):
     """What a trainer's files are made from.
 
     Attributes:
         out: The export's folder, absolute.
-        root: That folder as the trainer will see it, absolute.
         images: Regularization images below `IMAGES`; every first part of them is balanced.
         photos: Instance images below `SUBJECT`.
-        resolution: Side of a square of pixels to train at.
         columns: Columns of metadata.jsonl but for `file_name`, in order: `string`, `int64`,
             `float64`, `bool`, or for a struct the same by name.
         content: Digest of the dataset and of how it is exported, 16 hex digits.
     """
 
     out: Path
-    root: PurePath
     images: Sequence[ExportedImage]
     photos: Sequence[ExportedImage]
-    class_noun: str
-    identifier: str
-    resolution: int
-    base_model: str
-    prior_weight: float = 1.0
     columns: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
     content: str = ""
 
@@ -227,7 +247,8 @@ class Trainer:
         read: What it would load, found by reading the written files the way it reads them. Gets
             the folder where it lies now, and as the files name it; raises `ExportError` for what
             the trainer would refuse or ignore.
-        refuses: Why it could not keep a (one-line, non-empty) caption; None if it can, or any.
+        refuses: Why it could not keep a caption, which is one line without white space around it;
+            None if it can, or any.
     """
 
     name: str

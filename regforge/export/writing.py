@@ -17,12 +17,11 @@ from regforge.dataset.sources import CaptionedDataset, open_dataset
 from regforge.export import (
     ai_toolkit,
     custom_diffusion,
+    datasets_formats,
     diffusers_dreambooth,
-    imagefolder,
     kohya,
     onetrainer,
     simpletuner,
-    webdataset,
 )
 from regforge.export.checking import CheckResult, Exported, Target, check_export, check_layout
 from regforge.export.layout import (
@@ -38,7 +37,6 @@ from regforge.export.settings import (
     MANIFEST,
     Identity,
     Manifest,
-    Settings,
     absolute,
     begin,
     chosen,
@@ -56,6 +54,7 @@ from regforge.export.trainer import (
     ExportError,
     Material,
     Plan,
+    Settings,
     Trainer,
 )
 from regforge.progress import Reporter
@@ -69,8 +68,8 @@ TRAINERS: Sequence[Trainer] = (
     simpletuner.TRAINER,
     onetrainer.TRAINER,
     ai_toolkit.TRAINER,
-    imagefolder.TRAINER,
-    webdataset.TRAINER,
+    datasets_formats.IMAGEFOLDER,
+    datasets_formats.WEBDATASET,
 )
 """All that `--to` takes."""
 
@@ -260,20 +259,14 @@ class _Job:
         return manifest
 
     def _material(self, manifest: Manifest) -> Material:
-        settings = self.settings
         sizes = [self.scanned.sizes[index] for index in self.order]
         images = zip(manifest.names(), self.captions, sizes, strict=True)
-        facts = [manifest.identity.dataset, settings.as_dict()]
+        facts = [manifest.identity.dataset, self.settings.as_dict()]
         return Material(
+            **vars(self.settings),
             out=self.out,
-            root=settings.root,
             images=[ExportedImage(name, caption, *size) for name, caption, size in images],
             photos=self.photos.images,
-            class_noun=settings.class_noun,
-            identifier=settings.identifier,
-            resolution=settings.resolution,
-            base_model=settings.base_model,
-            prior_weight=settings.prior_weight,
             columns=manifest.columns,
             content=sha256(json.dumps(facts, sort_keys=True))[:16],
         )

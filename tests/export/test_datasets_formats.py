@@ -13,7 +13,7 @@ import datasets
 import pytest
 from export_samples import Memory, example, export, ours, theirs
 
-from regforge.export import imagefolder, webdataset
+from regforge.export import datasets_formats
 from regforge.export.trainer import ExportError
 
 Load = Callable[..., Any]
@@ -59,7 +59,9 @@ def test_our_reader_sees_what_datasets_sees(out: Path, load: Load) -> None:
         Path(row["image"]["path"]).relative_to(out).as_posix(): row["text"]
         for row in load().cast_column("image", datasets.Image(decode=False))
     }
-    assert {each.path: each.caption for each in imagefolder.TRAINER.read(out, out)} == theirs
+    assert {
+        each.path: each.caption for each in datasets_formats.IMAGEFOLDER.read(out, out)
+    } == theirs
 
 
 def test_the_card_says_the_types_of_columns(out: Path, load: Load) -> None:
@@ -89,7 +91,7 @@ def test_a_card_that_leads_elsewhere_is_refused(out: Path, pattern: str) -> None
     card = (out / "README.md").read_text().replace("images/*.webp", pattern)
     (out / "README.md").write_text(card)
     with pytest.raises(ExportError, match="not in its folder"):
-        list(imagefolder.TRAINER.read(out, out))
+        list(datasets_formats.IMAGEFOLDER.read(out, out))
 
 
 # -------------------------------------------------------------------------------------- WebDataset
@@ -98,7 +100,7 @@ def test_a_card_that_leads_elsewhere_is_refused(out: Path, pattern: str) -> None
 def test_datasets_loads_every_sample_in_order(
     out: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webdataset, "SAMPLES", 8)
+    monkeypatch.setattr(datasets_formats, "SAMPLES", 8)
     dataset = ours(30)
     assert not export(dataset, out, "webdataset", check=True).differs
     shards = out / "shards"
@@ -133,7 +135,7 @@ def test_a_shard_ends_where_its_bytes_are_too_many(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = ours(10)
-    monkeypatch.setattr(webdataset, "BYTES", 4 * len(dataset.rows[0].image))
+    monkeypatch.setattr(datasets_formats, "BYTES", 4 * len(dataset.rows[0].image))
     export(dataset, out, "webdataset", check=True)
     assert 3 <= len(list((out / "shards").glob("*.tar"))) <= 5
 

@@ -1,14 +1,21 @@
-"""Hugging Face `datasets`: the layout as an ImageFolder.
+"""Hugging Face `datasets`: the layout as an ImageFolder, and as WebDataset's tar files.
 
-The card names the files. Without that, `datasets` counts suffixes, finds as many text files of
-captions as images, and loads the text files instead of PNG or JPEG files, without a word.
+The card of an ImageFolder names the files. Without that, `datasets` counts suffixes, finds as many
+text files of captions as images, and loads the text files instead of PNG or JPEG files, without a
+word.
+
+A sample of WebDataset is three members that share a name, `00001.webp`, `00001.txt` and
+`00001.json`. The card beside the tar files says what is in them: else `datasets` guesses from the
+first five samples, and stops at the first later one that has more (a slot that was empty, another
+type of image).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -96,7 +103,7 @@ def _refuses(caption: str) -> str | None:
     return "`datasets` would read it as a time" if _DATE.fullmatch(caption) else None
 
 
-def _plan(material: Material) -> Plan:
+def _plan_imagefolder(material: Material) -> Plan:
     count = len(material.images)
     suffixes = sorted({image.name.rpartition(".")[2] for image in material.images})
     files = [*(f"{IMAGES}/*.{suffix}" for suffix in suffixes), METADATA]
@@ -121,7 +128,7 @@ def _plan(material: Material) -> Plan:
     )
 
 
-def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
+def _read_imagefolder(out: Path, root: PurePath) -> Iterator[LoadedImage]:
     """The rows that the ImageFolder builder of `datasets` would give.
 
     It takes the rows of the metadata file; an image without a row is left out, and a row without an
@@ -142,4 +149,106 @@ def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
         yield LoadedImage(path, caption, regularization=True)
 
 
-TRAINER = Trainer("imagefolder", "Hugging Face datasets (ImageFolder)", _plan, _read, _refuses)
+IMAGEFOLDER = Trainer(
+    "imagefolder",
+    "Hugging Face datasets (ImageFolder)",
+    _plan_imagefolder,
+    _read_imagefolder,
+    _refuses,
+)
+
+
+# --------------------------------------------------------------------------------------- WebDataset
+
+SHARDS = "shards"
+SHARDS_CARD = f"{SHARDS}/README.md"
+
+SAMPLES = 1000
+BYTES = 500_000_000
+"""The most in a tar file, whichever comes first."""
+
+
+def _plan_webdataset(material: Material) -> Plan:
+    """The tar files and their card."""
+    names = [image.name for image in material.images]
+    parts = list(_parts(material.out / IMAGES, names))
+    shards = {f"{SHARDS}/{number:05d}.tar": part for number, part in enumerate(parts)}
+    suffixes = sorted({name.rpartition(".")[2] for name in names})
+    columns = [
+        *({"name": suffix, "dtype": "image"} for suffix in suffixes),
+        {"name": "txt", "dtype": "string"},
+        {"name": "json", "struct": features(material.columns)},
+        {"name": "__key__", "dtype": "string"},
+        {"name": "__url__", "dtype": "string"},
+    ]
+    config = {"data_files": [{"split": "train", "path": "*.tar"}]}
+    text = f"{counted(len(names), 'image')} in {counted(len(shards), 'tar file')}."
+    return Plan(
+        files={SHARDS_CARD: card(material, config, text, dataset_info={"features": columns})},
+        command=load_command(material.path(SHARDS)),
+        notes=_shard_notes(len(names), len(shards), suffixes),
+        shards=shards,
+    )
+
+
+def _parts(images: Path, names: Sequence[str]) -> Iterator[list[str]]:
+    """The images of one tar file after another."""
+    part: list[str] = []
+    size = 0
+    for name in names:
+        path = images / name
+        own = path.stat().st_size if path.is_file() else 0  # the check says that it is gone
+        if part and (len(part) == SAMPLES or size + own > BYTES):
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += own
+    yield part
+
+
+def _shard_notes(count: int, shards: int, suffixes: Sequence[str]) -> list[str]:
+    files = "The tar file holds" if shards == 1 else "The tar files hold"
+    order = "Their order is balanced, so the first tar files are a balanced part."
+    notes = [
+        f"{files} {common.every(count, 'image')}, each with its own caption (`.txt`) and "
+        f"everything known about it (`.json`).{'' if shards == 1 else f' {order}'}",
+        f"Only {SHARDS}/ is needed. The folder {IMAGES}/ stays beside it, with the same images; "
+        "delete it if no other trainer uses it and space is short.",
+    ]
+    if len(suffixes) > 1:
+        notes.append(
+            f"The images are of several types ({', '.join(suffixes)}), and a sample has one of "
+            "them: read whichever is there."
+        )
+    return notes
+
+
+def _read_webdataset(out: Path, root: PurePath) -> Iterator[LoadedImage]:
+    """The samples that the webdataset builder of `datasets` would give."""
+    del root  # it names files beside itself only
+    for name in files_named(out / SHARDS_CARD):
+        yield from _samples(out / SHARDS / name, f"{SHARDS}/{name}")
+
+
+def _samples(path: Path, name: str) -> Iterator[LoadedImage]:
+    """The images of a tar file with their captions; members of a sample follow one another."""
+    try:
+        with tarfile.open(path) as tar:
+            image, text = "", None
+            for member in tar:
+                stem, _, suffix = member.name.partition(".")
+                if stem != image.partition(".")[0] and image:
+                    yield LoadedImage(f"{name}/{image}", text, regularization=True)
+                    image, text = "", None
+                if suffix == "txt":
+                    stream = tar.extractfile(member)
+                    text = stream.read().decode() if stream else None
+                elif suffix != "json":
+                    image = member.name
+            if image:
+                yield LoadedImage(f"{name}/{image}", text, regularization=True)
+    except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error
+
+
+WEBDATASET = Trainer("webdataset", "WebDataset", _plan_webdataset, _read_webdataset)
