@@ -240,6 +240,11 @@ def _unbracketed(text: str) -> str:
 # --------------------------------------------------------------------------------------- templates
 
 
+@functools.lru_cache(maxsize=65_536)
+def _spelled(slot: str, phrase: str) -> str:
+    return json.dumps([slot, words_of(phrase)])
+
+
 class CaptionTemplate:
     """A checked template of one class noun.
 
@@ -306,8 +311,8 @@ class CaptionTemplate:
         """
         if self.forms == 1:
             return 0
-        chosen = sorted((slot, words_of(phrase)) for slot, phrase in phrases.items() if phrase)
-        digest = hashlib.sha256(json.dumps(chosen).encode()).digest()
+        chosen = [_spelled(slot, phrase) for slot, phrase in sorted(phrases.items()) if phrase]
+        digest = hashlib.sha256(f"[{', '.join(chosen)}]".encode()).digest()
         return int.from_bytes(digest[:8]) % self.forms
 
     def render(self, phrases: Mapping[str, str | None], form: int = 0) -> str:

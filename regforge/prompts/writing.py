@@ -9,7 +9,7 @@ for come out, or an error says what was refused and how many there can be.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,16 +98,10 @@ def write_prompts(
         PhotoCaptionUnclear: A photo's caption does not name the subject.
         VocabularyError: It lacks a slot.
     """
+    composed = None if rows is None else iter(rows)
+    journal, reporter = journal or Journal(None), reporter or Reporter(quiet=True)
     writer = _Writer(
-        recipe=recipe,
-        vocabulary=vocabulary,
-        budget=budget,
-        photos=photos,
-        composed=None if rows is None else iter(rows),
-        imported=imported,
-        journal=journal or Journal(None),
-        reporter=reporter or Reporter(quiet=True),
-        enumerable=enumerable,
+        recipe, vocabulary, budget, photos, composed, imported, journal, reporter, enumerable
     )
     return writer.prompts(recipe.prompts.count if count is None else count)
 
@@ -209,12 +203,17 @@ class _Writer:
         self._exclusions = Exclusions.load(
             prompts.exclude, class_noun=self._noun, identifier=self._identifier
         )
-        self._slots = tuple(slot.name for slot in slots_of(self.recipe))
         self._template = _caption_template(self.recipe)
         if self.budget.estimated:
             self.reporter.say(f"tokens of captions are counted by {self.budget.source}")
         self._match = match_of(self.recipe)
-        self._area = self._pixels() if "size" in self._match else None
+        width, height = self.recipe.render.width, self.recipe.render.height
+        self._area = (width or 0) * (height or 0)
+        if "size" in self._match and not self._area:
+            raise CannotWrite(
+                "`prompts.match: [size]` needs the size of the images.",
+                hint="Set `render.width` and `render.height`.",
+            )
         self._followed: Counter[str] = Counter()
         self._phrases = self._usable_phrases()
         self._seen = Duplicates(prompts.near_duplicates if self.composed is not None else None)
@@ -254,11 +253,8 @@ class _Writer:
         return {slot: slots[slot] for slot in drawn if slot in slots}
 
     def _set(self, name: str) -> PromptSet:
-        common: dict[str, Any] = {
-            "slots": self._slots,
-            "budget": self.budget,
-            "journal": self.journal,
-        }
+        slots = tuple(slot.name for slot in slots_of(self.recipe))
+        common: dict[str, Any] = {"slots": slots, "budget": self.budget, "journal": self.journal}
         if name == "import":
             if self.imported is None:
                 raise CannotWrite("The `import` set needs a dataset (`prompts.import.dataset`).")
@@ -287,11 +283,21 @@ class _Writer:
             made = Against(photos=photos, class_noun=self._noun, attributes=attributes, **common)
         self._check_shortest(made.shortest())
         phrases |= {slot: self._phrases[slot] for slot in made.drawn if slot in self._phrases}
+        modes = {slot.name: slot.mode for slot in slots_of(self.recipe)}
+        weights = self.vocabulary.weights
+        plans = [
+            SlotPlan(slot, len(texts), modes.get(slot, "cycle"), weights.get(slot))
+            for slot, texts in phrases.items()
+        ]
         clashes = Clashes(phrases, self.vocabulary.incompatible)
-        design = Design(self.recipe.seed, name, self._plans(phrases), clashes)
+        design = Design(self.recipe.seed, name, plans, clashes)
         composed = self.composed if made.drawn else None
         made.rows = Rows(design, phrases, composed, self.enumerable)
-        made.language_model = self._language_model(made.drawn)
+        origins = self.vocabulary.origins
+        if composed is not None and any(slot not in self._phrases for slot in made.drawn):
+            made.language_model = self.recipe.prompts.llm.model
+        elif any(origins.get(slot, "llm") == "llm" for slot in made.drawn):
+            made.language_model = self.vocabulary.language_model
         return made
 
     def _check_shortest(self, captions: Iterable[str]) -> None:
@@ -302,14 +308,6 @@ class _Writer:
                     f"than {self.budget.limit} ({self.budget.source}).",
                     hint="Shorten the class noun, the template or the photo's caption.",
                 )
-
-    def _plans(self, phrases: Mapping[str, Sequence[str]]) -> list[SlotPlan]:
-        modes = {slot.name: slot.mode for slot in slots_of(self.recipe)}
-        weights = self.vocabulary.weights
-        return [
-            SlotPlan(name, len(texts), modes.get(name, "cycle"), weights.get(name))
-            for name, texts in phrases.items()
-        ]
 
     def _photos_cut_open(self) -> list[tuple[PhotoCaption, CutCaption]]:
         """The photos whose captions may be followed, cut open at the subject."""
@@ -336,23 +334,6 @@ class _Writer:
             self.reporter.say(note)
         return found
 
-    def _language_model(self, drawn: Iterable[str]) -> str | None:
-        """Who supplied phrases of these slots, if a language model did."""
-        origins = self.vocabulary.origins
-        if any(slot not in self._phrases for slot in drawn) and self.composed is not None:
-            return self.recipe.prompts.llm.model
-        written = any(origins.get(slot, "llm") == "llm" for slot in drawn)
-        return self.vocabulary.language_model if written else None
-
-    def _pixels(self) -> int:
-        render = self.recipe.render
-        if not render.width or not render.height:
-            raise CannotWrite(
-                "`prompts.match: [size]` needs the size of the images.",
-                hint="Set `render.width` and `render.height`.",
-            )
-        return render.width * render.height
-
     def _fault(self, caption: Caption) -> Fault | None:
         """Why a caption cannot be used, or None if it can and counts as said from now on."""
         text = caption.text
@@ -367,7 +348,7 @@ class _Writer:
     def _prompt(self, index: int, source: PromptSet, caption: Caption) -> Prompt:
         width = height = seed = None
         if (photo := caption.photo) is not None:
-            if self._area is not None:
+            if "size" in self._match:
                 width, height = size_like(photo, self._area)
             again = self._followed[photo.file] if caption.repeats else 0
             self._followed[photo.file] += caption.repeats
