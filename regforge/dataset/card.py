@@ -79,7 +79,7 @@ class Survey:
         for name, counts in self.slots.items():
             if phrase := row.slots.get(name):
                 counts[phrase] += 1
-        for name, value in _provenance(row).items():
+        for name, value in provenance(row).items():
             if value:
                 self._values.setdefault(name, Counter())[value] += 1
 
@@ -245,7 +245,8 @@ def _body(
     )
 
 
-def _provenance(row: ImageRow) -> dict[str, str]:
+def provenance(row: ImageRow) -> dict[str, str]:
+    """How an image was made, by what the card and the report call it; empty where not known."""
     return {
         "class noun": row.class_noun,
         "kind": row.kind,

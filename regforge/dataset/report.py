@@ -26,7 +26,7 @@ from markupsafe import Markup
 
 from regforge import journal
 from regforge.dataset import report_facts as facts
-from regforge.dataset.card import loras_in_words
+from regforge.dataset.card import provenance
 from regforge.files import parse_json, write_atomically
 from regforge.progress import duration
 from regforge.records import ImageRow
@@ -129,23 +129,12 @@ def _thumbnails(rows: Iterable[ImageRow]) -> Iterator[tuple[str, bytes | None]]:
 
 def summarize(rows: Sequence[ImageRow]) -> dict[str, str]:
     """How the images were made, for the page's header."""
-    entries = {
-        "Class noun": (row.class_noun for row in rows),
-        "Renderer": (row.model for row in rows),
-        "Revision": ((row.model_revision or "")[:12] for row in rows),
-        "LoRA": (loras_in_words(row.lora) for row in rows),
-        "Scheduler": (row.scheduler for row in rows),
-        "Steps": (str(row.steps or "") for row in rows),
-        "Guidance": (
-            "" if row.guidance_scale is None else f"{row.guidance_scale:.6g}" for row in rows
-        ),
-        "Size": (f"{row.width} × {row.height}" for row in rows),
-        "Negative prompt": (row.negative_prompt for row in rows),
-        "Language model": (row.language_model for row in rows),
-        "Caption template": (row.template for row in rows),
-        "Recipe": (row.recipe_digest[:12] for row in rows),
+    made, digests = [provenance(row) for row in rows], ("revision", "recipe digest")
+    found = {
+        name: facts.distinct(each[name][: 12 if name in digests else None] for each in made)
+        for name in (made[0] if made else ())
     }
-    return {name: text for name, values in entries.items() if (text := facts.distinct(values))}
+    return {name[:1].upper() + name[1:]: text for name, text in found.items() if text}
 
 
 def _name_of(run_folder: Path) -> str:

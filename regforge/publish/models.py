@@ -22,10 +22,11 @@ from regforge.publish.requirements import (
     CannotPublish,
     PublishedRun,
     RepositoryTaken,
+    card_of,
+    check_other,
     check_tag,
     license_notes,
     license_of,
-    refuse_foreign,
     refuse_secrets,
     repository_of,
 )
@@ -180,25 +181,18 @@ def _contents_of(
     before = list(notes)
 
     def contents(remote: Remote) -> Contents:
-        theirs = remote.read(CARD)
-        text = None if theirs is None else theirs.decode(errors="replace")
-        if Card.parse(text).ours is None:
-            refuse_foreign(remote, files, "model")
-        elif _INDEX in remote.files and _INDEX not in files:
+        theirs = card_of(remote, files, "model")
+        if _INDEX in remote.files and _INDEX not in files:
             raise RepositoryTaken(
                 "The repository holds a whole pipeline, which this LoRA would lie beside.",
                 hint="Choose another one with --repo-id, or delete its files on the Hub first.",
             )
-        card, left_out = merged(local, text, our_keys=OUR_KEYS)
+        card, left_out = merged(local, theirs, our_keys=OUR_KEYS)
         notes[:] = before + left_out
         refuse_secrets(CARD, card.splitlines())
         front = Card.parse(card).front
-        if front.get("license") == "other" and not {"license_name", "license_link"} <= front.keys():
-            raise CannotPublish(
-                f"The licence is `other`, and {CARD} does not say which one.",
-                hint="Add `license_name: ...` and `license_link: https://...` to the front matter "
-                f"of {CARD} in the run's folder.",
-            )
+        where = f"{CARD} in the run's folder; the link is a URL"
+        check_other(front.get("license"), front, where, CannotPublish)
         stale = sorted(p for p in remote.files if _OURS.fullmatch(p) and p not in {*files, CARD})
         return Contents({**files, CARD: card.encode()}, tuple(stale))
 

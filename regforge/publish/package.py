@@ -31,7 +31,7 @@ from regforge.publish.reader_check import (
     check_files,
     check_rows,
 )
-from regforge.publish.requirements import CARD, refuse_foreign, refuse_secrets
+from regforge.publish.requirements import CARD, card_of, check_other, refuse_secrets
 
 _TEXT_SAMPLE = 8192
 _ALSO_READ = frozenset({"dataset_infos.json", ".huggingface.yaml"})
@@ -73,11 +73,8 @@ class Package:
                 it, `load_dataset` would give its readers our dataset.
             NotPublishable: A file there would change what a reader gets.
         """
-        theirs = remote.read(CARD)
-        text = None if theirs is None else theirs.decode(errors="replace")
-        if Card.parse(text).ours is None:
-            refuse_foreign(remote, self.files, "dataset")
-        card, self.hub_notes = merged(_text_of(self.files[CARD]), text)
+        theirs = card_of(remote, self.files, "dataset")
+        card, self.hub_notes = merged(_text_of(self.files[CARD]), theirs)
         stale = [path for path in remote.files if _is_ours(path) and path not in self.files]
         others = {
             path: (remote.read(path) or b"") if path in _ALSO_READ else b""
@@ -135,16 +132,10 @@ def check_license(folder: Path, license_id: str) -> None:
 
 
 def _check_license(license_id: Any, front: Mapping[str, Any], files: Iterable[str]) -> None:
-    if license_id != "other":
-        return
-    name, link = (front.get(key) for key in ("license_name", "license_link"))
-    if not isinstance(name, str) or not isinstance(link, str):
-        raise NotPublishable(
-            f"The licence is `other`, and {CARD} does not say which one.",
-            hint="Add `license_name: ...` and `license_link: ...` to the front matter of "
-            f"dataset/{CARD}; the link is a URL, or LICENSE with that file beside the card.",
-        )
-    if "://" not in link and link not in files:
+    where = f"dataset/{CARD}; the link is a URL, or LICENSE with that file beside the card"
+    check_other(license_id, front, where, NotPublishable)
+    link = front.get("license_link", "")
+    if license_id == "other" and "://" not in link and link not in files:
         raise NotPublishable(
             f"{CARD}: `license_link` names {link}, and there is no such file beside it.",
             hint="Put it into the dataset's folder, or give a URL.",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from regforge.dataset.card_parts import Card
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.hub import Published, Remote
 from regforge.journal import without_secrets
@@ -170,15 +171,31 @@ def license_notes(license_id: str, model: str, *, cautioned: bool) -> Iterator[s
             yield f"The licence of {model} is {which}.{caution} {terms.link}"
 
 
-def refuse_foreign(remote: Remote, files: Iterable[str], what: str) -> None:
-    """Never replace files that regforge did not write, nor shadow what lies beside them.
+def check_other(
+    license_id: Any, front: Mapping[str, Any], where: str, error: type[RegforgeError]
+) -> None:
+    """Refuse `other` where the front matter of a card, of `where`, does not say which licence."""
+    said = all(isinstance(front.get(key), str) for key in ("license_name", "license_link"))
+    if license_id == "other" and not said:
+        raise error(
+            f"The licence is `other`, and {CARD} does not say which one.",
+            hint=f"Add `license_name: ...` and `license_link: ...` to the front matter of {where}.",
+        )
 
-    For a repository whose card has no part of regforge's; `files` would be written there.
+
+def card_of(remote: Remote, files: Iterable[str], what: str) -> str | None:
+    """The card that a repository has, before `files` are written there.
+
+    If it has no part of regforge's, then no file is replaced that regforge did not write, nor what
+    lies beside them shadowed.
 
     Raises:
-        RepositoryTaken: It holds a dataset or model.
+        RepositoryTaken: The repository holds a dataset or model of somebody's.
     """
-    ours = set(files)
+    content = remote.read(CARD)
+    card, ours = None if content is None else content.decode(errors="replace"), set(files)
+    if Card.parse(card).ours is not None:
+        return card
     for path in sorted(remote.files):
         if path != CARD and (path in ours or not _NO_CONTENT.fullmatch(path)):
             raise RepositoryTaken(
@@ -186,6 +203,7 @@ def refuse_foreign(remote: Remote, files: Iterable[str], what: str) -> None:
                 f"its {CARD} has no part of regforge's.",
                 hint="Choose another one with --repo-id, or delete those files on the Hub first.",
             )
+    return card
 
 
 def refuse_secrets(
