@@ -142,7 +142,7 @@ def attack(number: int, home: Path, shell: Shell, seed: int = 0) -> None:
     assert after == before, f"{number} ({kind})"
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 7, 8, 10, 14, 16, 17, 19, 20, 29])
+@pytest.mark.parametrize("number", [0, 1, 2, 7, 8, 10, 14, 16, 17, 19, 20, 133])
 def test_some_hostile_datasets(number: int, home: Path, shell: Shell) -> None:
     attack(number, home, shell)
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -148,63 +149,57 @@ def test_a_path_of_this_machine_in_a_column_is_said(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------- what a reader would get
 
 
-def damage(path: Path, at: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[at] ^= 0xFF
-    path.write_bytes(content)
+def flip(at: float) -> Callable[[Path], None]:
+    """Damages the data at this part of it."""
+
+    def change(folder: Path) -> None:
+        content = bytearray((folder / DATA).read_bytes())
+        content[int(at * len(content))] ^= 0xFF
+        (folder / DATA).write_bytes(content)
+
+    return change
 
 
-def drop_rows(path: Path) -> None:
-    table = pq.read_table(path)
-    pq.write_table(table.slice(0, table.num_rows - 1), path)
+def rewrite(edited: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
+    """Writes other rows."""
+    return lambda folder: pq.write_table(edited(pq.read_table(folder / DATA)), folder / DATA)
 
 
-def swap_rows(path: Path) -> None:
-    table = pq.read_table(path)
-    pq.write_table(table.take([1, 0, *range(2, table.num_rows)]), path)
-
-
-def repeat_a_row(path: Path) -> None:
-    table = pq.read_table(path)
-    pq.write_table(table.take([0, 0, *range(2, table.num_rows)]), path)
-
-
-def lose_a_slot(path: Path) -> None:
-    table = pq.read_table(path).drop_columns(["slots"])
-    pq.write_table(table, path)
-
-
-def swap_an_image(path: Path) -> None:
-    table = pq.read_table(path)
-    images = table.column("image").to_pylist()
+def swap_an_image(table: pa.Table) -> pa.Table:
+    images, field = table.column("image").to_pylist(), table.schema.field("image")
     images[1] = {**images[1], "bytes": images[0]["bytes"]}
     at = table.schema.get_field_index("image")
-    import pyarrow as pa
-
-    column = pa.array(images, table.schema.field("image").type)
-    pq.write_table(table.set_column(at, table.schema.field("image"), column), path)
+    return table.set_column(at, field, pa.array(images, field.type))
 
 
-@pytest.mark.parametrize(
-    ("break_it", "says"),
-    [
-        (lambda path: damage(path, len(path.read_bytes()) // 3), "cannot be read|was drawn"),
-        (lambda path: damage(path, -1), "cannot be read"),
-        (lambda path: path.write_bytes(b""), "cannot be read"),
-        (drop_rows, "holds 5 images, and the run says that there are 6"),
-        (swap_rows, "-000000 is there twice, or not in its place"),
-        (repeat_a_row, "-000000 is there twice, or not in its place"),
-        (lose_a_slot, "has other columns"),
-        (swap_an_image, "-000001 is not the one that was drawn"),
-    ],
-)
-def test_data_that_is_not_what_the_run_made_is_refused(
-    dataset: Path, break_it: Callable[[Path], None], says: str
+SPOILT: list[tuple[Callable[[Path], object], str]] = [
+    (flip(1 / 3), "cannot be read|was drawn"),
+    (flip(0.99999), "cannot be read"),
+    (lambda folder: (folder / DATA).write_bytes(b""), "cannot be read"),
+    (rewrite(lambda t: t.slice(0, 5)), "holds 5 images, and the run says that there are 6"),
+    (rewrite(lambda t: t.take([1, 0, 2, 3, 4, 5])), "-000000 is there twice, or not in its place"),
+    (rewrite(lambda t: t.take([0, 0, 2, 3, 4, 5])), "-000000 is there twice, or not in its place"),
+    (rewrite(lambda t: t.drop_columns(["slots"])), "has other columns"),
+    (rewrite(swap_an_image), "-000001 is not the one that was drawn"),
+    (lambda folder: (folder / "README.md").unlink(), "no card"),
+    (
+        lambda folder: shutil.copy(folder / DATA, folder / "data" / "train-extra.parquet"),
+        r"get data/train-extra\.parquet as part",
+    ),
+    (
+        lambda folder: (folder / "teapots.py").write_text("# no script that loads it"),
+        r"could not load the dataset.*teapots\.py",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "says"), SPOILT)
+def test_a_folder_that_is_not_what_the_run_made_is_refused(
+    dataset: Path, spoil: Callable[[Path], object], says: str
 ) -> None:
-    break_it(dataset / DATA)
-    with pytest.raises(RegforgeError, match=says) as caught:
+    spoil(dataset)
+    with pytest.raises((NotPublishable, ParquetError, NoDataset), match=says):
         publish(dataset)
-    assert isinstance(caught.value, NotPublishable | ParquetError)
 
 
 @pytest.mark.slow
@@ -239,12 +234,6 @@ def test_a_damaged_footer_is_a_sentence(built_once: Path, tmp_path: Path) -> Non
     assert len(refused) > 1, refused
 
 
-def test_a_missing_card_is_refused(dataset: Path) -> None:
-    (dataset / "README.md").unlink()
-    with pytest.raises(NoDataset, match="no card"):
-        publish(dataset)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -267,18 +256,6 @@ def test_a_card_that_says_something_else_about_the_files_is_refused(
     with pytest.raises(NotPublishable, match=says) as caught:
         publish(dataset)
     assert "Run the recipe again" in str(caught.value)
-
-
-def test_a_file_that_would_be_read_as_part_of_the_dataset_is_refused(dataset: Path) -> None:
-    (dataset / "data" / "train-extra.parquet").write_bytes((dataset / DATA).read_bytes())
-    with pytest.raises(NotPublishable, match=r"get data/train-extra\.parquet as part"):
-        publish(dataset)
-
-
-def test_what_datasets_would_choke_on_is_refused_in_one_sentence(dataset: Path) -> None:
-    (dataset / "teapots.py").write_text("# not a loading script")
-    with pytest.raises(NotPublishable, match=r"could not load the dataset.*teapots\.py"):
-        publish(dataset)
 
 
 def test_looking_leaves_nothing_behind(

@@ -270,7 +270,7 @@ def _cut_off(hub: LoopbackHub, how: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @STREAMING
-def test_what_is_not_there(hub: LoopbackHub, streaming: bool) -> None:
+def test_what_is_not_there_or_may_not_be_read(hub: LoopbackHub, streaming: bool) -> None:
     with pytest.raises(HubError, match="they/nothing") as error:
         open_dataset("they/nothing", streaming=streaming)
     assert "Nor is there a folder they/nothing on this machine." in str(error.value)
@@ -278,15 +278,11 @@ def test_what_is_not_there(hub: LoopbackHub, streaming: bool) -> None:
     with pytest.raises(HubError, match="no revision 'v9'"):
         open_dataset("they/cats@v9", streaming=streaming)
     hub.put("they/texts", {"a.txt": b"a", "README.md": b"# Texts"})
-    with pytest.raises(CannotOpen, match=r"they/texts holds no images; its files: 1 with .md and"):
-        open_dataset("they/texts", streaming=streaming)
-
-
-@STREAMING
-def test_what_may_not_be_read(hub: LoopbackHub, streaming: bool) -> None:
     hub.put("they/gated", with_text_files(items("a")), gated=True)
     with pytest.raises(HubError, match="they/gated is gated"):
         open_dataset("they/gated", streaming=streaming)
+    with pytest.raises(CannotOpen, match=r"they/texts holds no images; its files: 1 with .md and"):
+        open_dataset("they/texts", streaming=streaming)
 
 
 def test_the_hub_goes_away_while_streaming(hub: LoopbackHub) -> None:
