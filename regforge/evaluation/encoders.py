@@ -82,7 +82,14 @@ class ImageEncoder:
     def __init__(self, name: str, *, device: str | None = None, judge: Path = IDENTITY) -> None:
         self._source = _find(name, judge)
         model, self._processor, lacks_pooler = _load(self._source)
-        self.name = _versioned(self._source, model)
+        source, place = self._source, Path(self._source.place)
+        if source.name == EMBEDDED:
+            self.name = EMBEDDED
+        elif source.address is None:
+            self.name = f"{place.resolve().name}@{revision_of(place)[:19]}"
+        else:
+            commit = getattr(model.config, "_commit_hash", None) or source.options["revision"]
+            self.name = f"{source.place}@{commit}"
         self.notes: list[str] = []
         self._device = pick_device(device, "device")
         self._model = model.to(self._device).eval()
@@ -94,19 +101,18 @@ class ImageEncoder:
 
     def images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Encode images of any size and mode; float32 [N, D], of unit length."""
-        return _joined([self._encoded(part) for part in _parts(images)])
-
-    def _encoded(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         import torch
 
-        rgb = [image.convert("RGB") for image in images]
-        settings = {}
-        if self._crop is not None:
-            rgb = [_cropped(image, *self._crop) for image in rgb]
-            settings = {"do_resize": False, "do_center_crop": False}
-        inputs = self._processor(images=rgb, return_tensors="pt", **settings).to(self._device)
-        with torch.inference_mode():
-            return self._units(self._features(inputs))
+        whole = {"do_resize": False, "do_center_crop": False} if self._crop else {}
+        parts = []
+        for part in _parts(images):
+            rgb = [image.convert("RGB") for image in part]
+            if self._crop:
+                rgb = [_cropped(image, *self._crop) for image in rgb]
+            inputs = self._processor(images=rgb, return_tensors="pt", **whole).to(self._device)
+            with torch.inference_mode():
+                parts.append(self._units(self._features(inputs)))
+        return _joined(parts)
 
     def _features(self, inputs: Any) -> Any:
         """Vectors of prepared images, [N, D]."""
@@ -160,7 +166,11 @@ class TextImageEncoder(ImageEncoder):
                 self._tokenizer = AutoTokenizer.from_pretrained(source.place, **source.options)
             except Exception as error:
                 raise _problem(self._source, error) from error
-        self._tokens = _most_tokens(self._model.config, self._tokenizer)
+        text = getattr(self._model.config, "text_config", self._model.config)
+        longest = getattr(text, "max_position_embeddings", None) or _MOST_TOKENS
+        if "roberta" in text.model_type or text.model_type.startswith("altclip"):
+            longest -= 2  # RoBERTa's positions begin behind that of the padding
+        self._tokens = min(longest, int(self._tokenizer.model_max_length))
         self._siglip = self._model.config.model_type in _SIGLIP
 
     def texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
@@ -196,14 +206,6 @@ def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
-
-
-def _most_tokens(config: Any, tokenizer: Any) -> int:
-    text = getattr(config, "text_config", config)
-    longest = getattr(text, "max_position_embeddings", None) or _MOST_TOKENS
-    if "roberta" in text.model_type or text.model_type.startswith("altclip"):
-        longest -= 2  # RoBERTa's positions begin behind that of the padding
-    return min(longest, int(tokenizer.model_max_length))
 
 
 def _dino_crop(config: Any, processor: Any) -> tuple[int, int] | None:
@@ -290,15 +292,6 @@ def _load(source: _Source) -> tuple[Any, Any, bool]:
             f"{source.name} cannot measure: its file of weights lacks {lacking[0]}{more}."
         )
     return model, processor, bool(missing)
-
-
-def _versioned(source: _Source, model: Any) -> str:
-    if source.name == EMBEDDED:
-        return EMBEDDED
-    if source.address is None:
-        return f"{Path(source.place).resolve().name}@{revision_of(Path(source.place))[:19]}"
-    commit = getattr(model.config, "_commit_hash", None) or source.options["revision"]
-    return f"{source.place}@{commit}"
 
 
 def _problem(source: _Source, error: Exception) -> EvaluationError | HubError:

@@ -45,6 +45,7 @@ from regforge.evaluation.results import (
     worth_comparing,
 )
 from regforge.evaluation.scoring import Scorer, SubjectFeatures
+from regforge.evaluation.wording import shown
 from regforge.lora_files import LORA_NAME
 from regforge.progress import Reporter, duration
 from regforge.recipe import Render
@@ -116,10 +117,8 @@ class _Session:
     def __init__(
         self, folder: EvaluationFolder, plan: Plan, scorer: Scorer, reporter: Reporter
     ) -> None:
-        self._folder = folder
-        self._plan = plan
-        self._scorer = scorer
-        self._reporter = reporter
+        self._folder, self._plan = folder, plan
+        self._scorer, self._reporter = scorer, reporter
         self._seed = int(plan.settings["seed"])
         base, pool = plan.models[0].model.base, plan.pool
         self._render = Render(model=base, steps=pool.steps, device=pool.device)
@@ -290,12 +289,8 @@ class EvaluationFolder(OwnedFolder):
     ) -> bool:
         """Make the folder this evaluation's, or check that it is; whether it goes on with one.
 
-        Args:
-            models: Name of each model -> where it lies.
-            settings: As JSON has them.
-            fresh: Delete what an earlier evaluation made.
-            unchanged: Models with the very weights that images here were drawn with: the same
-                ones, though they may have moved.
+        `models` has where each one lies, by name; those in `unchanged` have the very weights that
+        images here were drawn with, though they may have moved.
 
         Raises:
             EvaluationError: The folder belongs to another evaluation, or to something else.
@@ -304,7 +299,11 @@ class EvaluationFolder(OwnedFolder):
         before = self.state().get("evaluation")
         if not isinstance(before, dict) or not now.keys() <= before.keys():
             before = None
-            if self.holds_others_files() and not self._has_our_images():
+            # Where only state.json is damaged, which said for whom images here were drawn, there is
+            # no harm if it was for others: each says what it was drawn from.
+            is_damaged = self._state.exists() and not self.state()
+            drawn = self.images.glob("*/**/*.png") if is_damaged else ()
+            if self.holds_others_files() and not any(is_made_from(path, {}) for path in drawn):
                 raise EvaluationError(
                     f"{self.path} holds other files than an evaluation's.",
                     hint="Choose another folder with --out.",
@@ -326,15 +325,6 @@ class EvaluationFolder(OwnedFolder):
                 )
         self.remember(evaluation=now)
         return before is not None
-
-    def _has_our_images(self) -> bool:
-        """Whether images were drawn here, though state.json, which said for whom, is damaged.
-
-        No harm if it was for others: each says what it was drawn from.
-        """
-        if self.state() or not self._state.exists():
-            return False
-        return any(is_made_from(path, {}) for path in self.images.glob("*/**/*.png"))
 
 
 def default_folder(models: Sequence[str | Path | PersonalizedModel]) -> Path:
@@ -378,12 +368,4 @@ def _other_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
         old, new = before.get(key), now.get(key)
         grew = key in _GROWING and (new is None or (old is not None and new > old))
         if old != new and not grew:
-            yield f"{key.replace('_', ' ')} {_shown(old)}, not {_shown(new)}"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, dict):
-        return " and ".join(map(str, value.values()))
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield f"{key.replace('_', ' ')} {shown(old)}, not {shown(new)}"

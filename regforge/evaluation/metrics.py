@@ -115,16 +115,10 @@ def interval(
 
     Equal values, or a single one, have an interval without width.
 
-    Args:
-        values: Finite numbers, [N].
-        clusters: The cluster of each value, such as its prompt; a tuple names nested clusters from
-            the outermost to the innermost: `("teapot", 3)` for subject and training seed. Tuples of
-            one call have one length. The outermost units of which there is more than one are
-            resampled. With one cluster only the values themselves are: the interval then says what
-            more images of this prompt would show, and nothing about other prompts.
-        confidence: Share of such intervals that are to hold the truth.
-        resamples: How often to draw.
-        seed: Of the draws; the same call gives the same interval.
+    A cluster is a name, such as a prompt, or a tuple of nested ones from the outermost to the
+    innermost: `("teapot", 3)` for subject and training seed, all of one length. The outermost units
+    of which there is more than one are resampled. With one cluster only the values themselves are:
+    the interval then says what more images of this prompt would show, and nothing about others.
 
     Raises:
         ValueError: There are no values, one is not finite, or there is not one cluster for each.

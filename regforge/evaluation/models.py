@@ -83,13 +83,31 @@ def open_model(
         if address is None or text.startswith((".", "~", "/")):
             raise EvaluationError(f"There is no file or folder {text}.", hint=_A_MODEL)
         found, text = _of_the_hub(address), str(address)
-    model = _assembled(found, text, base, subject, name or _name_of(found))
-    if base is None or model.weights is not None:
-        return model
-    note = (
-        f"{model.name} is a whole pipeline and is drawn with as it is; {base} is not used for it."
+    name = name or _name_of(found)
+    known, notes = find_subject(section_of(found.recipe, "subject"), subject)
+    if base is not None and found.weights is None:
+        notes += (f"{name} is a whole pipeline and is drawn with as it is; {base} is not used.",)
+    below, revision, variant = _base(found, base)
+    # A run that was copied or downloaded may have come without its state.
+    finished, planned = (found.state, "finished"), (found.recipe, "optimizer")
+    steps = section_of(*(finished if found.state else planned)).get("steps")
+    steps = found.step if found.step is not None else steps
+    guidance = section_of(found.recipe, "validation").get("guidance_scale")
+    return PersonalizedModel(
+        name=name,
+        base=below,
+        digest=file_digest(found.weights) if found.weights else base_digest(below, revision),
+        revision=revision,
+        variant=variant,
+        weights=found.weights,
+        subject=known,
+        steps=steps if isinstance(steps, int) else None,
+        prompts=_prompts(found.recipe, found.card, known),
+        guidance_scale=float(guidance) if isinstance(guidance, int | float) else None,
+        recipe=found.recipe,
+        where=text,
+        notes=notes,
     )
-    return replace(model, notes=(*model.notes, note))
 
 
 def base_of(model: PersonalizedModel) -> PersonalizedModel | None:
@@ -127,33 +145,6 @@ def base_digest(base: str, revision: str | None) -> str:
 
 
 # ------------------------------------------------------------------------------- putting together
-
-
-def _assembled(
-    found: ModelFiles,
-    where: str,
-    base: str | Path | None,
-    subject: Subject | str | Path | None,
-    name: str,
-) -> PersonalizedModel:
-    known, notes = find_subject(section_of(found.recipe, "subject"), subject)
-    below, revision, variant = _base(found, base)
-    guidance = section_of(found.recipe, "validation").get("guidance_scale")
-    return PersonalizedModel(
-        name=name,
-        base=below,
-        digest=file_digest(found.weights) if found.weights else base_digest(below, revision),
-        revision=revision,
-        variant=variant,
-        weights=found.weights,
-        subject=known,
-        steps=_steps(found),
-        prompts=_prompts(found.recipe, found.card, known),
-        guidance_scale=float(guidance) if isinstance(guidance, int | float) else None,
-        recipe=found.recipe,
-        where=where,
-        notes=notes,
-    )
 
 
 def _of_the_hub(address: HubAddress) -> ModelFiles:
@@ -221,15 +212,6 @@ def _is_model(name: str) -> bool:
     if name == EMBEDDED or (Path(name) / MODEL_INDEX).is_file():
         return True
     return HubAddress.parse(name) is not None and not name.endswith((".safetensors", ".ckpt"))
-
-
-def _steps(found: ModelFiles) -> int | None:
-    if found.step is not None:
-        return found.step
-    # A run that was copied or downloaded may have come without its state.
-    finished, planned = (found.state, "finished"), (found.recipe, "optimizer")
-    steps = section_of(*(finished if found.state else planned)).get("steps")
-    return steps if isinstance(steps, int) else None
 
 
 def _prompts(

@@ -44,15 +44,8 @@ _QUALITY = 82
 def write_page(evaluation: Evaluation, folder: Path, *, budget: int = BUDGET) -> Path:
     """Write `report.html`, atomically, and return its path.
 
-    Args:
-        evaluation: Its images are read from its own folder; one that is not there any more is
-            said to be missing.
-        folder: Where the page goes.
-        budget: Bytes of all thumbnails; images beyond are left out, the last samples first, and
-            the page says so.
-
-    Raises:
-        StorageError: The file cannot be written.
+    Images are read from the evaluation's own folder, and those that are not there any more named.
+    Beyond so many bytes of thumbnails the last samples are left out, and the page says so.
     """
     source = templates() / "evaluation"
     css = (source / "evaluation.css").read_text(encoding="utf-8")
@@ -119,7 +112,8 @@ def _context(evaluation: Evaluation, budget: int) -> dict[str, Any]:
         "the same prompts from the same noise.",
         "verdicts": _verdicts(evaluation),
         "settings": {
-            str(key).replace("_", " "): _shown(value) for key, value in evaluation.settings.items()
+            str(key).replace("_", " "): wording.shown(value)
+            for key, value in evaluation.settings.items()
         },
         "models": [result.model for result in evaluation.results],
         "notes": evaluation.notes,
@@ -159,16 +153,6 @@ def _verdicts(evaluation: Evaluation) -> list[str]:
                 )
                 break
     return texts
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_shown(each)}" for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_shown, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "not set" if value is None else str(value)
 
 
 def _pairs(evaluation: Evaluation) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -335,12 +319,9 @@ def _plots(
 
 
 class Thumbnails:
-    """Makes thumbnails until the page is full.
+    """Makes thumbnails until the page is full; `count`, the most there will be, decides their size.
 
-    Args:
-        folder: What files are relative to; nothing outside of it is ever shown.
-        count: How many there will be at most, which decides their size.
-        budget: Bytes of all of them.
+    Files are relative to the folder; nothing outside of it is ever shown.
     """
 
     def __init__(self, folder: Path, count: int, budget: int = BUDGET) -> None:

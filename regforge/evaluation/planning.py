@@ -102,11 +102,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """All images of one model, in the order in which they are drawn.
-
-    Attributes:
-        folder: Of its images, relative to that of all images.
-    """
+    """All images of one model in order, and their folder, relative to that of all images."""
 
     model: PersonalizedModel
     subject: Subject
@@ -116,10 +112,9 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole evaluation.
+    """A whole evaluation; nothing is loaded yet.
 
     Attributes:
-        pool: Draws; nothing is loaded yet.
         references: By `Subject.name`.
         settings: What decides it besides models and photos, as `evaluation.json` has it.
         notes: What a reader must know about it, a sentence each.

@@ -75,10 +75,7 @@ def identity_against_alignment(
 ) -> Figure:
     """Models as points: how much they draw the subject, and how well they follow prompts.
 
-    Args:
-        scores: By model name, then `Metric.key`; a model without both metrics is left out.
-        ceiling: What the reference photos score; a dashed line.
-        title: Stands above; empty for none.
+    A model without both metrics is left out. What the reference photos score is a dashed line.
 
     Raises:
         EvaluationError: matplotlib is not installed.
@@ -151,7 +148,7 @@ def curves(
 
     Args:
         series: By name: x and what was found there, such as training steps and a score.
-        title: Stands above; empty for none.
+        title: Empty for none.
         x_label: What x is.
         y_label: What the intervals are of.
         log_x: Whether equal factors of x are equally far apart; the x that occur are its ticks.

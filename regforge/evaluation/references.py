@@ -39,9 +39,8 @@ def find_subject(
 ) -> tuple[Subject | None, tuple[str, ...]]:
     """The subject of a model, and what had to be assumed about it, a sentence each.
 
-    Args:
-        recipe: `subject` of its training recipe.
-        given: Folder of photos, which may have a `subject.json`; or the whole subject.
+    It is given, or follows from `subject` of its training recipe, and from a folder of photos and
+    the `subject.json` in it.
 
     Raises:
         EvaluationError: The given folder is not there, or does not name its class noun.
@@ -124,11 +123,7 @@ class References:
             yield image
 
     def copy_small(self, folder: Path) -> list[Path]:
-        """Write small copies for the page, and return them in order.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Write small copies for the page, and return them in order."""
         made = []
         for number, image in enumerate(self.thumbnails()):
             made.append(folder / f"{number:02d}.webp")
@@ -175,12 +170,9 @@ def find_references(
     *,
     others: Sequence[Subject] = (),
 ) -> References:
-    """The photos to compare with.
+    """The photos to compare with: those in `held_out`, else those that were trained on.
 
-    Args:
-        subject: Whose photos.
-        held_out: Folder of photos that were not trained on; None takes those that were.
-        others: The same subject with the photos that other models learned it from.
+    `others` are the same subject with the photos that other models learned it from.
 
     Raises:
         EvaluationError: There are no photos, or they cannot be used.

@@ -46,13 +46,7 @@ _RANGES = {"matched": (0.0, 1.0), "text": (0.0, 1.0), "div": (0.0, math.inf)}  #
 
 @dataclass
 class ModelResult:
-    """What was found about one model.
-
-    Attributes:
-        scores: By `Metric.key`, over all images.
-        by_suite: Likewise for each benchmark.
-        by_group: Likewise for each kind of prompt, by `suite/group`.
-    """
+    """What was found about one model, in all, by benchmark and by `benchmark/group`."""
 
     model: PersonalizedModel
     images: list[ImageScores]
@@ -126,11 +120,7 @@ class Evaluation:
         return "\n".join(wording.report(tables, self.comparisons, self.notes))
 
     def save(self, path: Path) -> None:
-        """Write `evaluation.json`, whole or not at all; the same results are the same bytes.
-
-        Raises:
-            StorageError: The file cannot be written.
-        """
+        """Write `evaluation.json`, whole or not at all; the same results are the same bytes."""
         text = json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False, indent=1)
         write_atomically(path, (text + "\n").encode("utf-8", errors="replace"))
 
@@ -223,13 +213,11 @@ def summarize(
             suites.setdefault(each.question.suite, []).append(each)
         if each.question and each.question.group:
             groups.setdefault(f"{each.question.suite}/{each.question.group}", []).append(each)
-    return ModelResult(
-        model=model,
-        images=list(images),
-        scores=_scores(images, seed, resamples),
-        by_suite={name: _scores(those, seed, resamples) for name, those in suites.items()},
-        by_group={name: _scores(those, seed, resamples) for name, those in groups.items()},
+    by_suite, by_group = (
+        {name: _scores(those, seed, resamples) for name, those in parts.items()}
+        for parts in (suites, groups)
     )
+    return ModelResult(model, list(images), _scores(images, seed, resamples), by_suite, by_group)
 
 
 def _scores(images: Sequence[ImageScores], seed: int, resamples: int) -> Scores:
@@ -250,10 +238,8 @@ def _scores(images: Sequence[ImageScores], seed: int, resamples: int) -> Scores:
 def _score(image: ImageScores, metric: Metric) -> float | None:
     """What the image says of the metric, if it is one that is to say something of it."""
     value = image.scores.get(metric.key)
-    is_of_class = image.question is None
-    if value is None or not math.isfinite(value) or is_of_class != (metric.key == "pres"):
-        return None
-    return value
+    is_asked = (image.question is None) == (metric.key == "pres")
+    return value if is_asked and value is not None and math.isfinite(value) else None
 
 
 def compare(

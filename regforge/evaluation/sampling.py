@@ -225,7 +225,11 @@ def sample(
                     SampleImage(str(e.file), e.prompt, e.number, e.seed, drawer.name)
                     for e in requests
                 ]
-        footer = _footer(model, pool, seed)
+        trained = f", {model.steps:,} steps" if model.steps else ""
+        guidance = request["guidance_scale"]
+        guided = f", guidance {guidance:g}" if guidance is not None else ""
+        footer = f"{model.name}{trained}, on {model.base}; seed {seed}, "
+        footer += f"{pool.steps} denoising steps{guided}"
         footer += f"; the first {shown} of each {count:,}" if shown < count else ""
         out_bytes = io.BytesIO()
         draw_grid(list(zip(wanted.values(), rows, strict=True)), footer=footer).save(
@@ -323,14 +327,6 @@ def _request_in(folder: Path) -> Any:
 
 GridRow = tuple[str, list[Image.Image]]
 """A label, which may be empty, and the images of a model, as `tile_of` makes them."""
-
-
-def _footer(model: PersonalizedModel, pool: ModelPool, seed: int) -> str:
-    trained = f", {model.steps:,} steps" if model.steps else ""
-    guidance = pool.settings_for(model)["guidance_scale"]
-    guided = f", guidance {guidance:g}" if guidance is not None else ""
-    where = f"{model.name}{trained}, on {model.base}"
-    return f"{where}; seed {seed}, {pool.steps} denoising steps{guided}"
 
 
 def tile_of(image: Image.Image) -> Image.Image:

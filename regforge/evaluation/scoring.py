@@ -64,13 +64,9 @@ class SubjectFeatures:
 class Scorer:
     """Scores images.
 
-    Args:
-        structure: Tells one thing from another: DINO, or what stands for it.
-        alignment: Images and captions: CLIP, or what stands for it.
-        perceptual: Tells how different images of one prompt are; the structure encoder's vectors
-            do by default. The two scales cannot be compared.
-        text_fidelity: Whether to look for text on the subject.
-        lacks: What could not be had, a sentence each.
+    `structure` (DINO, or what stands for it) tells one thing from another, `alignment` (CLIP) knows
+    captions, and `perceptual` tells how different images of one prompt are; without it the vectors
+    of `structure` do, on another scale. `lacks` says what could not be had, a sentence each.
     """
 
     def __init__(
@@ -82,22 +78,14 @@ class Scorer:
         text_fidelity: bool = True,
         lacks: Sequence[str] = (),
     ) -> None:
-        self.lacks = lacks
-        self._structure = structure
-        self._alignment = alignment
-        self._perceptual = perceptual
-        self._text_fidelity = text_fidelity
+        self.lacks, self._text_fidelity = lacks, text_fidelity
+        self._structure, self._alignment, self._perceptual = structure, alignment, perceptual
 
     @classmethod
     def open(
         cls, structure: str, alignment: str, *, device: str | None, text_fidelity: bool
     ) -> Scorer:
-        """Load the encoders.
-
-        Raises:
-            EvaluationError: An encoder is not there or cannot be used.
-            HubError: The Hub has it not, or cannot be reached.
-        """
+        """Load the encoders; see `ImageEncoder` for what it raises."""
         encoders = (
             ImageEncoder(structure, device=device),
             TextImageEncoder(alignment, device=device),
@@ -150,32 +138,35 @@ class Scorer:
     ) -> list[ImageScores]:
         """The scores of all images of a model, which come in the order of its plan."""
         vectors: list[tuple[Vectors, Vectors]] = []
-        texts: list[float | None] = []
+        readings: list[float | None] = []
         distances: dict[int, float] = {}
         for batch in _batches(self._compared(plan.images, images, distances)):
             vectors.append(self._encoded(batch))
-            planned = plan.images[len(texts) : len(texts) + len(batch)]
-            texts += _text_scores(planned, batch, subject.text)
+            planned = plan.images[len(readings) : len(readings) + len(batch)]
+            readings += _text_scores(planned, batch, subject.text)
         structure, alignment = map(np.concatenate, zip(*vectors, strict=True))
+        at = f"images/{plan.folder}"
         scored = [
-            ImageScores(
-                each.question,
-                each.prompt,
-                each.number,
-                f"images/{plan.folder}/{each.file}",
-            )
-            for each in plan.images
+            ImageScores(e.question, e.prompt, e.number, f"{at}/{e.file}") for e in plan.images
         ]
         suites: dict[str | None, list[int]] = defaultdict(list)
         for place, each in enumerate(plan.images):
             suites[each.question.suite if each.question else None].append(place)
         for suite, places in suites.items():
-            own = structure[places]
+            own, aligned = structure[places], alignment[places]
             if suite is None:
                 found = {"pres": identity(own, subject.structure)}
             else:
                 captions = [plan.images[place].caption for place in places]
-                found = self._suite_scores(own, alignment[places], captions, subject)
+                distinct = list(dict.fromkeys(captions))
+                of = [distinct.index(caption) for caption in captions]
+                texts = np.concatenate([self._alignment.texts(part) for part in _batches(distinct)])
+                found = {
+                    "dino": identity(own, subject.structure),
+                    "clip_i": identity(aligned, subject.alignment),
+                    "clip_t": cosine_of_pairs(aligned, texts[of]),
+                    "matched": matched(aligned, texts, of),
+                }
                 pairs = [] if self._perceptual else pairs_within(captions)
                 for number, mean in _means(pairs, diversity(own, pairs)).items():
                     distances[places[number]] = mean
@@ -184,28 +175,10 @@ class Scorer:
                     scored[place].scores[key] = float(value)
         for place, distance in distances.items():
             scored[place].scores["div"] = distance
-        for image, score in zip(scored, texts, strict=True):
+        for image, score in zip(scored, readings, strict=True):
             if score is not None:
                 image.scores["text"] = score
         return scored
-
-    def _suite_scores(
-        self,
-        structure: Vectors,
-        alignment: Vectors,
-        captions: Sequence[str],
-        subject: SubjectFeatures,
-    ) -> dict[str, Scores]:
-        """Scores of the subject's images, one benchmark for itself."""
-        distinct = list(dict.fromkeys(captions))
-        own = [distinct.index(caption) for caption in captions]
-        texts = np.concatenate([self._alignment.texts(batch) for batch in _batches(distinct)])
-        return {
-            "dino": identity(structure, subject.structure),
-            "clip_i": identity(alignment, subject.alignment),
-            "clip_t": cosine_of_pairs(alignment, texts[own]),
-            "matched": matched(alignment, texts, own),
-        }
 
     def _compared(
         self,
@@ -323,14 +296,9 @@ def cosine_of_pairs(images: Vectors, captions: Vectors) -> Scores:
 def matched(images: Vectors, captions: Vectors, own: Sequence[int]) -> Scores:
     """Whether each image's own prompt fits it best of all that were drawn: R-precision.
 
-    Args:
-        images: [N, D].
-        captions: The distinct prompts of one benchmark, [K, D].
-        own: Which of them each image was drawn from, [N].
-
-    Returns:
-        [N]: 1.0 where it is, 0.0 where it is not, a share where several fit equally well, so that
-        an encoder that sees no difference scores 1 / K.
+    `captions`, [K, D], are the distinct prompts of one benchmark; `own`, [N], says which of them
+    each image was drawn from. A score is 1 where it is, 0 where it is not, a share where several
+    fit equally well, so that an encoder that sees no difference scores 1 / K.
     """
     cosines = _cosines(images, captions)
     best = cosines >= cosines.max(axis=1, keepdims=True) - _TIE
@@ -356,12 +324,9 @@ def diversity(images: Vectors, pairs: Sequence[tuple[int, int]]) -> Scores:
 def near_duplicates(images: Sequence[Image.Image]) -> list[tuple[int, int, bool]]:
     """Images that are there twice, also resized, compressed again or mirrored.
 
-    Each is compared with each, by 64-bit perceptual hashes. Reference photos that are copies of one
-    another raise the ceiling and count one view twice.
-
-    Returns:
-        Places of the first and of the later image, and whether one is the other's mirror image.
-        Each later image is named once, with the first one it resembles.
+    By 64-bit perceptual hashes. Reference photos that are copies of one another raise the ceiling
+    and count one view twice. Found are places of the first and of the later image, each once, and
+    whether one is the other's mirror image.
     """
     seen = [int(perceptual_hash_of(image), 16) for image in images]
     mirrored = [int(perceptual_hash_of(ImageOps.mirror(image)), 16) for image in images]

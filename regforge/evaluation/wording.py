@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from regforge.evaluation.metrics import (
     BY_KEY,
@@ -60,6 +61,17 @@ def shortened(name: str, most: int = 32) -> str:
     """On one line; a long name keeps its end, where names of runs differ."""
     shown = printable(name)
     return shown if len(shown) <= most else f"…{shown[1 - most :]}"
+
+
+def shown(value: Any) -> str:
+    """A setting."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {shown(each)}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not set" if value is None else str(value)
 
 
 # -------------------------------------------------------------------------------------- verdicts

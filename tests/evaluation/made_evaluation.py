@@ -1,4 +1,4 @@
-"""An evaluation that nobody ran: drawn teapots and seeded scores, for tests and for looking at."""
+"""An evaluation that nobody ran: seeded scores, and images of no matter."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from regforge.evaluation.definitions import (
-    BenchmarkPrompt,
-    ImageScores,
-    PersonalizedModel,
-    Subject,
-)
+from regforge.evaluation.definitions import BenchmarkPrompt, ImageScores, PersonalizedModel, Subject
 from regforge.evaluation.metrics import Interval
 from regforge.evaluation.results import Evaluation, compare, summarize
 
@@ -72,23 +67,17 @@ def made_evaluation(
                 own = np.random.default_rng([place, asked, number]).normal(size=3)
                 of_prompt = np.random.default_rng([asked, 99]).normal(size=3)
                 values = 0.05 * of_prompt + 0.03 * shared + 0.015 * own
+                scores = {
+                    "dino": identity + values[0],
+                    "clip_i": identity + 0.1 + 0.6 * values[0],
+                    "clip_t": alignment + 0.4 * values[1],
+                    "matched": float(values[1] + alignment > 0.2),
+                    "div": 0.3 + 0.5 * values[2],
+                }
                 file = f"images/{place}/{asked}-{number}.png"
                 _draw(folder / file, color, shift + 25 * number, size)
-                measured.append(
-                    ImageScores(
-                        question,
-                        question.about(noun),
-                        number,
-                        file,
-                        {
-                            "dino": identity + values[0],
-                            "clip_i": identity + 0.1 + 0.6 * values[0],
-                            "clip_t": alignment + 0.4 * values[1],
-                            "matched": float(values[1] + alignment > 0.2),
-                            "div": 0.3 + 0.5 * values[2],
-                        },
-                    )
-                )
+                prompt = question.about(noun)
+                measured.append(ImageScores(question, prompt, number, file, scores))
         for number in range(2 * samples):
             file = f"images/{place}/class-{number}.png"
             _draw(folder / file, "#efe9df", 120 + shift + 37 * number, size)
@@ -118,14 +107,9 @@ def made_evaluation(
 
 
 def _draw(path: Path, background: str, hue: int, size: int) -> None:
-    """A teapot, more or less."""
-    image = Image.new("RGB", (96, 96), background)
-    draw = ImageDraw.Draw(image)
-    body = f"hsl({hue % 360}, 62%, 48%)"
-    draw.rectangle((0, 70, 96, 96), fill="#00000022")
-    draw.polygon([(66, 50), (90, 34), (92, 40), (68, 62)], fill=body)
-    draw.arc((8, 36, 36, 68), 90, 300, fill=body, width=5)
-    draw.ellipse((22, 32, 74, 78), fill=body, outline="#222222")
-    draw.ellipse((38, 24, 58, 36), fill="#f4d35e", outline="#222222")
+    """Something on something."""
+    image = Image.new("RGB", (size, size), background)
+    box = (size // 4, size // 3, size * 3 // 4, size * 3 // 4)
+    ImageDraw.Draw(image).ellipse(box, fill=f"hsl({hue % 360}, 62%, 48%)")
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.resize((size, size), Image.Resampling.LANCZOS).save(path)
+    image.save(path)

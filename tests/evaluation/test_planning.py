@@ -106,12 +106,8 @@ def test_settings_may_be_keywords(tmp_path: Path) -> None:
 
 
 def test_photos_that_are_gone_are_asked_for(tmp_path: Path) -> None:
-    folder = photos(tmp_path / "photos", "00.png")
-    run = run_of(tmp_path / "run", folder)
-    (folder / "0-00.png").unlink()
-    folder.rmdir()
-    error = refusal(tmp_path / "out", run)
-    assert str(folder) in error
+    error = refusal(tmp_path / "out", run_of(tmp_path / "run", tmp_path / "gone"))
+    assert f"not in {tmp_path / 'gone'} any more" in error
     assert "--subject" in error
 
 
@@ -149,18 +145,12 @@ def claimed(
     """Claim the folder, and draw something into it."""
     folder = EvaluationFolder(path)
     with folder.locked():
-        wanted = {**SETTINGS, **settings}
+        wanted = SETTINGS | settings
         known = folder.claim(models or MODELS, wanted, fresh=fresh, unchanged=unchanged)
         if fresh:
             assert not list(folder.images.glob("*/*/*.png"))
         folder.images.mkdir(exist_ok=True)
         return known
-
-
-def test_a_folder_without_images_is_still_anybodys(tmp_path: Path) -> None:
-    claimed(tmp_path)
-    (tmp_path / "images").rmdir()
-    assert claimed(tmp_path, {"c": "/runs/c"}, seed=1)
 
 
 def test_more_of_the_same_is_the_same_evaluation(tmp_path: Path) -> None:
@@ -175,6 +165,8 @@ def test_more_of_the_same_is_the_same_evaluation(tmp_path: Path) -> None:
     for less in ({"samples": 3, "limit": None}, {"samples": 4, "limit": 5}):
         with pytest.raises(EvaluationError, match="holds another evaluation"):
             claimed(tmp_path, THREE, **less)
+    (tmp_path / "images").rmdir()  # a folder without images is still anybody's
+    assert claimed(tmp_path, {"c": "/runs/c"}, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -246,11 +238,17 @@ def test_a_folder_is_named_after_the_models(tmp_path: Path) -> None:
 def test_references_are_the_photos_that_were_trained_on(tmp_path: Path) -> None:
     found = find_references(cat())
     assert [path.name for path in found.photos] == [f"{n:02d}.png" for n in range(5)]
-    assert not found.held_out
-    assert not found.notes
-    assert all(image.mode == "RGB" for image in found.images())
-    small = found.copy_small(tmp_path)
+    assert (found.held_out, found.notes) == (False, [])
+    assert {image.mode for image in found.images()} == {"RGB"}
+    small = found.copy_small(tmp_path / "small")
     assert [path.name for path in small] == [f"{n:02d}.webp" for n in range(5)]
+    twice = find_references(cat(photos(tmp_path / "photos", "00.png", "01.png", "00.png")))
+    assert [path.name for path in twice.photos] == ["0-00.png", "1-01.png"]
+    assert twice.notes == ["2-00.png shows the same as another reference photo and is left out."]
+    (tmp_path / "clear").mkdir()
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear" / "0.png")
+    (image,) = find_references(cat(tmp_path / "clear")).images()
+    assert image.getpixel((0, 0)) == (255, 255, 255)  # transparent photos lie on white
 
 
 def test_held_out_photos_that_were_trained_on_are_named(tmp_path: Path) -> None:
@@ -271,18 +269,6 @@ def test_held_out_photos_that_were_trained_on_are_named(tmp_path: Path) -> None:
         assert found.held_out == held_out
         assert len(found.notes) == (words is not None)
         assert words is None or words in found.notes[0]
-
-
-def test_a_photo_that_is_there_twice_counts_once(tmp_path: Path) -> None:
-    found = find_references(cat(photos(tmp_path / "photos", "00.png", "01.png", "00.png")))
-    assert [path.name for path in found.photos] == ["0-00.png", "1-01.png"]
-    assert found.notes == ["2-00.png shows the same as another reference photo and is left out."]
-
-
-def test_transparent_photos_lie_on_white(tmp_path: Path) -> None:
-    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    (image,) = find_references(cat(tmp_path)).images()
-    assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
 # ----------------------------------------------------------------------------------------- plans
@@ -311,15 +297,13 @@ def test_all_models_draw_the_same_from_the_same_noise(tmp_path: Path) -> None:
     assert len({each.file for each in tuned.images}) == len(tuned.images)
 
 
-def test_another_seed_is_other_noise(tmp_path: Path) -> None:
+def test_another_seed_is_other_noise_and_other_weights_or_settings_another_folder(
+    tmp_path: Path,
+) -> None:
     run = trained_models.run(tmp_path / "run")
     for first, second in zip(planned(run)[1].images, planned(run, seed=1)[1].images, strict=True):
         assert first.seed != second.seed
         assert first.file != second.file
-
-
-def test_images_of_other_weights_or_settings_have_another_folder(tmp_path: Path) -> None:
-    run = trained_models.run(tmp_path / "run")
     folders = [planned(run)[1].folder, planned(run, steps=9)[1].folder]
     trained_models.lora(run / "lora" / trained_models.LORA, value=2.0)
     folders.append(planned(run)[1].folder)
@@ -340,15 +324,13 @@ def test_images_of_the_class_are_spread_over_the_prompts_that_ask_for_it(tmp_pat
     # Benchmarks that are asked together share the images.
     shared = ["a photo of a cat", "a cat in the rain", "an old cat"]
     assert of_class(["tinyworld", mine], 3) == shared
-
-
-def test_a_limit_takes_the_first_prompts_of_each_benchmark(tmp_path: Path) -> None:
-    images = planned(trained_models.run(tmp_path / "run"), limit=2, samples=1)[1].images
+    # A limit takes the first prompts of each benchmark.
+    images = planned(run, limit=2, samples=1)[1].images
     suites = [each.question.suite for each in images if each.question]
     assert suites == ["tinyworld"] * 2 + ["tinyworld-motion"] * 2
 
 
-def test_one_guidance_scale_for_all(tmp_path: Path) -> None:
+def test_one_guidance_scale_for_all_and_a_note_on_other_sizes(tmp_path: Path) -> None:
     runs = [
         trained_models.run(tmp_path / name, validation={"guidance_scale": scale})
         for name, scale in (("a", 4.0), ("b", 7.5))
@@ -359,9 +341,6 @@ def test_one_guidance_scale_for_all(tmp_path: Path) -> None:
     for models, given, scale in ((runs, 3.0, 3.0), (runs[:1], None, 4.0)):
         plan = plan_evaluation(models, EvaluationSettings(guidance_scale=given))
         assert (plan.settings["guidance_scale"], plan.notes) == (scale, [])
-
-
-def test_sizes_that_differ_are_noted(tmp_path: Path) -> None:
     runs = [
         trained_models.run(tmp_path / str(size), data={"resolution": size})
         for size in (64, 96, None)
@@ -391,12 +370,9 @@ def test_snapshots_come_before_what_the_run_became(tmp_path: Path) -> None:
     assert names == ["run-step-5", "run-step-20", "run-step-40", "run"]
     snapshot(run, 60, value=1.0)  # the same weights as the result's
     assert [model.name for model in opened(run)] == names
-
-
-def test_a_run_that_goes_on_is_measured_by_its_snapshots(tmp_path: Path) -> None:
-    run = trained_models.run(tmp_path / "run", finished=None)
-    snapshot(run, 5, value=5)
-    assert [model.steps for model in opened(run)] == [5]
+    going_on = trained_models.run(tmp_path / "going on", finished=None)
+    snapshot(going_on, 5, value=5)
+    assert [model.steps for model in opened(going_on)] == [5]
 
 
 def test_scores_of_snapshots_are_ordered_by_step(tmp_path: Path) -> None:

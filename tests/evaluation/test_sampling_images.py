@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from regforge.progress import Reporter
 QUIET = Reporter(quiet=True)
 
 
-def plain(side: int, color: str = "red", *, wide: int = 0) -> Image.Image:
-    return Image.new("RGB", (wide or side, side), color)
+def tile(color: str = "red") -> Image.Image:
+    return tile_of(Image.new("RGB", (96, 96), color))
 
 
 # ---------------------------------------------------------------------------------------- the grid
@@ -44,8 +45,7 @@ def test_images_of_all_sizes_fit(size: tuple[int, int], shown: tuple[int, int]) 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 4), (8, 8), (9, 5), (10, 5), (17, 6)])
 def test_rows_are_broken_evenly(count: int, columns: int) -> None:
-    tiles = [tile_of(plain(96)) for _ in range(count)]
-    grid = np.asarray(draw_grid([("a prompt", [("", tiles)])]))
+    grid = np.asarray(draw_grid([("a prompt", [("", [tile()] * count)])]))
     red = (grid[..., 0] > 200) & (grid[..., 1] < 60)
     assert red.sum() >= count * 190 * 190
     across = (np.diff(red[red.any(1).nonzero()[0][5]].astype(int)) == 1).sum()
@@ -53,19 +53,15 @@ def test_rows_are_broken_evenly(count: int, columns: int) -> None:
 
 
 def test_each_row_has_its_own_images() -> None:
-    rows = [("mine", [plain(96, "red")] * 2), ("base", [plain(96, "blue")] * 2)]
+    rows = [("mine", [tile("red")] * 2), ("base", [tile("blue")] * 2)]
     grid = np.asarray(draw_grid([("a", rows), ("b", rows)], footer="seed 0"))
-    found = [
-        "red" if line[40, 0] > 200 and line[40, 2] < 60 else "blue"
-        for line in grid
-        if tuple(line[40]) in ((255, 0, 0), (0, 0, 255))
-    ]
-    order = [color for i, color in enumerate(found) if i == 0 or found[i - 1] != color]
-    assert order == ["red", "blue", "red", "blue"]
+    colors = {(255, 0, 0): "red", (0, 0, 255): "blue"}
+    found = [colors[color] for line in grid if (color := tuple(line[40].tolist())) in colors]
+    assert [color for color, _ in groupby(found)] == ["red", "blue", "red", "blue"]
 
 
 def test_long_prompts_are_wrapped_and_not_cut() -> None:
-    rows = [("", [plain(96)])]
+    rows = [("", [tile()])]
     short = draw_grid([("a cat", rows)])
     long = draw_grid([("a very long prompt " * 40 + "x" * 400, rows)])
     assert long.width == short.width
@@ -83,14 +79,14 @@ def refusal(*arguments: Any, **more: Any) -> str:
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
-    alone = lora(tmp_path / "mug.safetensors")
-    assert "--prompt" in refusal(alone, base="embedded/tinyworld")
-    assert "{} stands for" in refusal(alone, ["a {}"], base="embedded/tinyworld")
-    assert "empty" in refusal("embedded/tinyworld", ["  "])
-    assert "1 to" in refusal("embedded/tinyworld", ["a cat"], count=0)
-    assert "1 to" in refusal("embedded/tinyworld", ["a cat"], steps=0)
-    assert "UTF-8" in refusal("embedded/tinyworld", ["a \udcff cat"])
-    assert "no base model" in refusal("embedded/tinyworld", ["a cat"], beside_base=True)
+    alone, tiny = lora(tmp_path / "mug.safetensors"), "embedded/tinyworld"
+    assert "--prompt" in refusal(alone, base=tiny)
+    assert "{} stands for" in refusal(alone, ["a {}"], base=tiny)
+    assert "empty" in refusal(tiny, ["  "])
+    assert "1 to" in refusal(tiny, ["a cat"], count=0)
+    assert "1 to" in refusal(tiny, ["a cat"], steps=0)
+    assert "UTF-8" in refusal(tiny, ["a \udcff cat"])
+    assert "no base model" in refusal(tiny, ["a cat"], beside_base=True)
 
 
 @pytest.mark.parametrize("where", ["x" * 300, "/dev/null", "~nobody-of-this-name/x", "a\0b"])

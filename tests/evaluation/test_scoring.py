@@ -66,10 +66,7 @@ def units(count: int) -> st.SearchStrategy[np.ndarray]:
 )
 def test_scores_by_hand(score: Callable[[], np.ndarray], expected: list[float]) -> None:
     assert score() == pytest.approx(expected)
-
-
-def test_pairs_are_images_of_one_prompt() -> None:
-    assert scoring.pairs_within("abaBac") == [(0, 2), (0, 4), (2, 4)]
+    assert scoring.pairs_within("abaBac") == [(0, 2), (0, 4), (2, 4)]  # images of one prompt
 
 
 def test_the_mean_of_identity_is_that_of_the_whole_matrix() -> None:
@@ -207,15 +204,9 @@ def references(folder: Path, *colors: tuple[int, int, int]) -> References:
 
 def plan(*questions: tuple[BenchmarkPrompt | None, int]) -> ModelPlan:
     requests = [
-        ImageRequest(
-            f"prompt {place}",
-            number,
-            0,
-            f"{place}-{number}.png",
-            question,
-            question.about("cat") if question else "blue cat",
-        )
+        ImageRequest(f"prompt {place}", number, 0, f"{place}-{number}.png", question, caption)
         for place, (question, count) in enumerate(questions)
+        for caption in [question.about("cat") if question else "blue cat"]
         for number in range(count)
     ]
     subject = Subject("sks", "cat", "living", None)
