@@ -44,7 +44,7 @@ def train(
 
     Example: regforge train recipes/train-quickstart.yaml --set optimizer.steps=50
     """
-    from regforge.recipe import load_training_recipe, warnings
+    from regforge.recipe import load_training_recipe, recipe_warnings
 
     wanted = load_training_recipe(recipe, overrides or ())
     folder = out or Path("runs") / wanted.name
@@ -53,7 +53,7 @@ def train(
 
     first = is_first_process()  # `accelerate launch` starts several of us
     reporter = reporter_for(quiet or not first)
-    for warning in warnings(wanted):
+    for warning in recipe_warnings(wanted):
         reporter.say(f"warning: {warning}")
 
     with kept_if_interrupted(folder):

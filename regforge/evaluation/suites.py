@@ -159,22 +159,22 @@ def _of_yaml(text: str, source: str, key: str) -> Iterator[_Prompt]:
         raise EvaluationError(f"{source} has no `prompts:`.", hint=_FORM)
     if key not in content:
         return
-    prompts = content[key].value
+    prompts = content[key]
     if key != "prompts" or not isinstance(prompts.content, dict):
         yield from _of_list(prompts, "both", "")
         return
     for kind, entry in prompts.content.items():
         if kind not in ("both", "object", "living"):
             raise EvaluationError(
-                f"{entry.place}  {kind!r} is no kind of subject: both, object or living.",
+                f"{entry.key}  {kind!r} is no kind of subject: both, object or living.",
                 hint=_FORM,
             )
-        groups = entry.value.content
+        groups = entry.content
         if isinstance(groups, dict):
             for group, each in groups.items():
-                yield from _of_list(each.value, kind, group)
+                yield from _of_list(each, kind, group)
         else:
-            yield from _of_list(entry.value, kind, "")
+            yield from _of_list(entry, kind, "")
 
 
 def _of_list(node: Node, kind: str, group: str) -> Iterator[_Prompt]:

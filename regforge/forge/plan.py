@@ -28,8 +28,8 @@ from regforge.recipe import (
     import_of,
     kind_of,
     recipe_digest,
+    recipe_warnings,
     shares_of,
-    warnings,
 )
 from regforge.runs import RunFolder
 from regforge.words import listed
@@ -226,7 +226,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         captions=captions,
         stand_ins=sorted(stand_ins),
         warnings=[
-            *warnings(recipe),
+            *recipe_warnings(recipe),
             *notes,
             *photo_notes(recipe, photos),
             *_without_key(recipe, asks=calls.calls > 0),

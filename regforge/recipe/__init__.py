@@ -17,8 +17,8 @@ from regforge.recipe.digest import (
     changed_keys,
     checked,
     recipe_digest,
+    recipe_warnings,
     resolved_yaml,
-    warnings,
 )
 from regforge.recipe.loading import (
     AnyRecipe,
@@ -78,6 +78,7 @@ __all__ = [
     "load_training_recipe",
     "match_of",
     "recipe_digest",
+    "recipe_warnings",
     "resolved_yaml",
     "shares_of",
     "slots_of",
@@ -85,6 +86,5 @@ __all__ = [
     "template_file",
     "template_name",
     "uses_regularization",
-    "warnings",
     "write_starter",
 ]

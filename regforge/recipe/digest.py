@@ -98,7 +98,7 @@ def _problems(recipe: AnyRecipe) -> Iterator[Problem]:
         yield Problem.at(None, ("extends",), "works only in recipes that are files")
 
 
-def warnings(recipe: AnyRecipe) -> list[str]:
+def recipe_warnings(recipe: AnyRecipe) -> list[str]:
     """What to tell the user before a run; none of it keeps the recipe from being carried out."""
     found = training_cautions(recipe) if isinstance(recipe, TrainingRecipe) else cautions(recipe)
     return list(found)

@@ -31,7 +31,6 @@ from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import training_findings, uses_regularization
 from regforge.recipe.yaml_nodes import (
     MOST_CHARACTERS,
-    Entry,
     Node,
     apply_setting,
     child,
@@ -219,10 +218,10 @@ class _Reading:
     def _extended(self, root: Node, path: Path, chain: tuple[Path, ...]) -> Node:
         """The root without `extends`, laid over what it names."""
         assert isinstance(root.content, dict)
-        entry = root.content.pop("extends", None)
-        if entry is None or entry.value.content is None:
+        named = root.content.pop("extends", None)
+        if named is None or named.content is None:
             return root
-        value, place = entry.value.content, entry.value.place
+        value, place = named.content, named.place
         if not isinstance(value, str):
             message = f"must be the path of a recipe, not {shown(value)}"
         else:
@@ -344,7 +343,7 @@ def _take_out(root: Node, location: Location, stand_ins: dict[Location, Any]) ->
     Returns:
         What was taken out: the location itself, or the nearest key around it.
     """
-    owner: dict[str, Entry] = {}
+    owner: dict[str, Node] = {}
     cut = location
     for depth, part in enumerate(location):
         holder = child(root, *location[:depth])
@@ -357,8 +356,8 @@ def _take_out(root: Node, location: Location, stand_ins: dict[Location, Any]) ->
     if cut in stand_ins:
         value = stand_ins[cut]
         if isinstance(value, dict):
-            value = {k: Entry(root.place, Node(root.place, v)) for k, v in value.items()}
-        owner[key] = Entry(root.place, Node(root.place, value))
+            value = {k: Node(root.place, v) for k, v in value.items()}
+        owner[key] = Node(root.place, value)
     return cut
 
 
@@ -431,4 +430,4 @@ def _spell_out_loras(node: Node | None) -> None:
 
 def _spell_out(node: Node, key: str) -> None:
     if isinstance(node.content, str):
-        node.content = {key: Entry(node.place, Node(node.place, node.content))}
+        node.content = {key: Node(node.place, node.content)}

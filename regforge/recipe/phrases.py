@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from regforge.embedded import load_vocabulary, phrase_banks
 from regforge.embedded.english import folded, has_words, words_of
@@ -53,6 +54,7 @@ _PROPER = frozenset(
 _OF_AN_IMAGE = re.compile(
     r"^(?:(?:an?|the|my)\s+)?(?:photo|photograph|picture|image|pic|snapshot)s?\s+of\s+", re.I
 )
+_NAMED = re.compile(r"\s(?:named|called)\s.*")
 _VERBS = re.compile(r"\b(?:is|are|was|were)\b", re.I)
 
 _ADVICE = "write what kind of thing the subject is, such as 'cat' or 'robot toy'"
@@ -71,11 +73,13 @@ def noun_fault(noun: str) -> str | None:
     foreign = first in _FOREIGN_ARTICLES and others and not any(map(knows_word, others))
     if foreign or not all(map(_is_latin, unicodedata.normalize("NFKC", text))):
         return "is not English, and captions are: write the English noun, such as 'cat'"
-    for step in _STEPS:
-        better, why = step(text)
-        if better != text:
+    for step, why in _STEPS:
+        before, text = text, step(text)
+        if text != before:
             reasons.append(why)
-            text = better
+    before, (text, why) = text, _without_capitals(text)
+    if text != before:
+        reasons.append(why)
     if len(text) < 2 or folded(text) in _NO_NOUNS or _VERBS.search(text):
         return f"{reasons[0] if reasons else 'is no noun'}: {_ADVICE}"
     return f"{reasons[0]}: write '{text}'" if reasons else None
@@ -105,26 +109,18 @@ def noun_doubts(noun: str) -> Iterator[str]:
         yield f"{noun!r} are two subjects, and a recipe is about one."
 
 
-def _usual_letters(text: str) -> tuple[str, str]:
-    return unicodedata.normalize("NFKC", text), "has letters of an unusual width or form"
-
-
-def _without_tag_count(text: str) -> tuple[str, str]:
+def _without_tag_count(text: str) -> str:
     tag = re.fullmatch(r"\d\+?([a-z]{3,})", text)
-    return (tag[1] if tag and knows_word(tag[1]) else text), "is a tag, and captions are sentences"
+    return tag[1] if tag and knows_word(tag[1]) else text
 
 
-def _without_image(text: str) -> tuple[str, str]:
-    return _OF_AN_IMAGE.sub("", text), "says 'photo of', which captions say themselves"
-
-
-def _first_alternative(text: str) -> tuple[str, str]:
+def _first_alternative(text: str) -> str:
     parts = re.split(r"[|/,;\n]|\s+or\s+", text)
     first = next((part for part in parts if re.search(r"\w", part)), "")
-    return first.strip(" ") if len(parts) > 1 else text, "lists several; a recipe is about one"
+    return first.strip(" ") if len(parts) > 1 else text
 
 
-def _without_punctuation(text: str) -> tuple[str, str]:
+def _without_punctuation(text: str) -> str:
     text = text.replace("’", "'")
     text = re.sub(r":\s*\d*\.?\d+", "", text)
     outside = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", text)
@@ -132,31 +128,38 @@ def _without_punctuation(text: str) -> tuple[str, str]:
     text = re.split(r":|\s-+\s|\s[–—]\s", text)[0]
     text = re.sub(r"[&+]", " and ", text).replace("_", " ")
     text = re.sub(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)", " ", text)
-    return " ".join(text.split()), "has punctuation, which captions would repeat"
+    return " ".join(text.split())
 
 
-def _without_name(text: str) -> tuple[str, str]:
-    why = "says a name, for which the identifier stands"
-    return re.sub(r"\s(?:named|called)\s.*", "", text), why
-
-
-def _without_determiner(text: str) -> tuple[str, str]:
+def _without_determiner(text: str) -> str:
     words = text.split()
     while len(words) > 1 and (
         words[0].lower() in _DETERMINERS or (words[0].isdigit() and words[-1].endswith("s"))
     ):
         words.pop(0)
-    if len(words) == 1 and words[0].lower() in _DETERMINERS:
-        words = []
-    why = "begins with an article, a possessive or a number, which captions put there themselves"
-    return " ".join(words), why
+    return "" if len(words) == 1 and words[0].lower() in _DETERMINERS else " ".join(words)
 
 
-def _without_owner(text: str) -> tuple[str, str]:
+def _without_owner(text: str) -> str:
     owner = re.match(r"(?:[A-Z][\w-]*\s+)*[A-Z][\w-]*'s?\s+(?=\w)", text)
-    if owner and not _is_proper(owner[0].split()[-1].replace("'", "")):
-        text = text[owner.end() :]
-    return text, "names an owner; the class is what the subject shares with others"
+    foreign = owner and not _is_proper(owner[0].split()[-1].replace("'", ""))
+    return text[owner.end() :] if owner and foreign else text
+
+
+_STEPS: tuple[tuple[Callable[[str], str], str], ...] = (
+    (partial(unicodedata.normalize, "NFKC"), "has letters of an unusual width or form"),
+    (_without_tag_count, "is a tag, and captions are sentences"),
+    (partial(_OF_AN_IMAGE.sub, ""), "says 'photo of', which captions say themselves"),
+    (_first_alternative, "lists several; a recipe is about one"),
+    (_without_punctuation, "has punctuation, which captions would repeat"),
+    (partial(_NAMED.sub, ""), "says a name, for which the identifier stands"),
+    (
+        _without_determiner,
+        "begins with an article, a possessive or a number, which captions put there themselves",
+    ),
+    (_without_owner, "names an owner; the class is what the subject shares with others"),
+)
+"""What is taken off a class noun, in this order, and why it is refused then."""
 
 
 def _without_capitals(text: str) -> tuple[str, str]:
@@ -181,19 +184,6 @@ def _without_capitals(text: str) -> tuple[str, str]:
         kept = [word for word in plain if word not in named]
         return " ".join(kept), "is a name; the class is what kind of thing it is"
     return " ".join(plain), "has capitals, which common nouns have not"
-
-
-_STEPS = (
-    _usual_letters,
-    _without_tag_count,
-    _without_image,
-    _first_alternative,
-    _without_punctuation,
-    _without_name,
-    _without_determiner,
-    _without_owner,
-    _without_capitals,
-)
 
 
 def _may_be_capital(word: str) -> bool:

@@ -34,24 +34,17 @@ _TAG = "tag:yaml.org,2002:"
 
 @dataclass(slots=True)
 class Node:
-    """A value and its place."""
+    """A value and its place; what a mapping holds has the place of its key beside."""
 
     place: Place
-    content: Scalar | dict[str, Entry] | list[Node]
-
-
-@dataclass(slots=True)
-class Entry:
-    """A key's place, and its value."""
-
-    place: Place
-    value: Node
+    content: Scalar | dict[str, Node] | list[Node]
+    key: Place | None = None
 
 
 def plain(node: Node) -> Any:
     """The value without places: scalars, dicts and lists."""
     if isinstance(node.content, dict):
-        return {key: plain(entry.value) for key, entry in node.content.items()}
+        return {key: plain(value) for key, value in node.content.items()}
     if isinstance(node.content, list):
         return [plain(item) for item in node.content]
     return node.content
@@ -62,7 +55,7 @@ def child(node: Node | None, *location: str | int) -> Node | None:
     for part in location:
         content = node.content if node else None
         if isinstance(content, dict) and part in content:
-            node = content[str(part)].value
+            node = content[str(part)]
         elif isinstance(content, list) and isinstance(part, int) and part < len(content):
             node = content[part]
         else:
@@ -72,14 +65,13 @@ def child(node: Node | None, *location: str | int) -> Node | None:
 
 def place_of(root: Node, location: Location, *, of_key: bool = False) -> Place:
     """Where a value (or its key) stands; of something missing, where it would have stood."""
-    key_place, node = root.place, root
+    node = root
     for part in location:
         below = child(node, part)
-        if below is None:
-            return key_place  # what is missing in a section is missing at the section's name
-        entry = node.content[str(part)] if isinstance(node.content, dict) else below
-        key_place, node = entry.place, below
-    return key_place if of_key else node.place
+        if below is None:  # what is missing in a section is missing at the section's name
+            return node.key or node.place
+        node = below
+    return (of_key and node.key) or node.place
 
 
 def read_yaml(text: str, place: Place) -> tuple[Node | None, list[Problem]]:
@@ -210,7 +202,7 @@ class _Reader:
             return Node(place, self._scalar(node, location))
         self.active.append(node)
         self._refuse_tag(node, location)
-        content: dict[str, Entry] | list[Node]
+        content: dict[str, Node] | list[Node]
         if isinstance(node, yaml.MappingNode):
             content = self._mapping(node, location)
         else:
@@ -218,8 +210,8 @@ class _Reader:
         self.active.pop()
         return Node(place, content)
 
-    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Entry]:
-        entries: dict[str, Entry] = {}
+    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
         merged: list[yaml.Node] = []
         for key, value in node.value:
             if key.tag == f"{_TAG}merge":
@@ -229,18 +221,19 @@ class _Reader:
             elif _HALVES.search(key.value):
                 self._problem(key.start_mark, location, "half of a character in a key")
             elif key.value in entries:
-                first = entries[key.value].place
-                also = f"; the first is in line {first.line}" if first.line else ""
+                first = entries[key.value].key
+                also = f"; the first is in line {first.line}" if first and first.line else ""
                 self._problem(key.start_mark, (*location, key.value), f"given twice{also}")
             else:
                 below = self._node(value, (*location, key.value))
-                entries[key.value] = Entry(self._of(key.start_mark), below)
+                below.key = self._of(key.start_mark)
+                entries[key.value] = below
         for each in merged:
-            for name, entry in self._merged(each, location):
-                entries.setdefault(name, entry)
+            for name, value in self._merged(each, location):
+                entries.setdefault(name, value)
         return entries
 
-    def _merged(self, node: yaml.Node, location: Location) -> Iterator[tuple[str, Entry]]:
+    def _merged(self, node: yaml.Node, location: Location) -> Iterator[tuple[str, Node]]:
         """The entries that `<<: *anchor` brings; earlier ones win."""
         for each in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if isinstance(each, yaml.MappingNode):
@@ -351,18 +344,14 @@ def laid_over(base: Node, over: Node, location: Location = ()) -> Node:
 
     Mappings merge key by key; lists and single values replace what was there.
     """
-    both = isinstance(base.content, dict) and isinstance(over.content, dict)
-    if location == _REPLACED_WHOLE or not both:
+    below, above = base.content, over.content
+    if location == _REPLACED_WHOLE or not isinstance(below, dict) or not isinstance(above, dict):
         return over
-    assert isinstance(base.content, dict)
-    assert isinstance(over.content, dict)
-    entries = dict(base.content)
-    for key, entry in over.content.items():
-        if key in entries:
-            merged = laid_over(entries[key].value, entry.value, (*location, key))
-            entry = Entry(entry.place, merged)
-        entries[key] = entry
-    return Node(over.place, entries)
+    merged = {
+        key: laid_over(below[key], value, (*location, key)) if key in below else value
+        for key, value in above.items()
+    }
+    return replace(over, content=below | merged)
 
 
 def source_of(setting: str) -> str:
@@ -414,10 +403,9 @@ def _put(node: Node, parts: list[str], value: Node) -> list[Problem]:
         if not isinstance(content, dict):
             message = f"{above} is a single value and has no keys"
             return [Problem.at(value.place, tuple(parts), message)]
-        there = content.get(part)
         if is_last:
-            merged = laid_over(there.value, value, tuple(parts)) if there else value
-            content[part] = Entry(value.place, merged)
+            there = content.get(part)
+            content[part] = laid_over(there, value, tuple(parts)) if there else value
         else:
-            node = content.setdefault(part, Entry(value.place, Node(value.place, {}))).value
+            node = content.setdefault(part, Node(value.place, {}))
     return []

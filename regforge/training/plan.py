@@ -17,8 +17,8 @@ from regforge.recipe import (
     TrainingRecipe,
     dataset_recipe_of,
     recipe_digest,
+    recipe_warnings,
     uses_regularization,
-    warnings,
 )
 from regforge.recipe.model_checks import is_embedded
 from regforge.runs import TrainingFolder
@@ -166,7 +166,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         result=result_path(folder.path, recipe.method),
         needs=list(_needs(recipe)),
         notes=[*photos.notes, *notes],
-        warnings=warnings(recipe),
+        warnings=recipe_warnings(recipe),
     )
 
 

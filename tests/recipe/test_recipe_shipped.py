@@ -29,13 +29,13 @@ from regforge.recipe import (
     kind_of,
     load_recipe,
     recipe_digest,
+    recipe_warnings,
     resolved_yaml,
     shares_of,
     slots_of,
     starter_recipe,
     template_file,
     template_name,
-    warnings,
     write_starter,
 )
 from regforge.recipe.checks import SCHEDULERS
@@ -68,7 +68,7 @@ def test_the_shipped_recipes_are_these_and_the_readme_lists_them() -> None:
 def test_each_shipped_recipe_is_sound_short_and_taught_to_editors(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name
-    assert warnings(recipe) == []
+    assert recipe_warnings(recipe) == []
     assert len(recipe_digest(recipe)) == 64
     assert template_file(recipe).is_file()
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -200,7 +200,7 @@ def test_a_starter_needs_nobody_to_be_asked() -> None:
         assert slot.origin == "list"
         assert set(slot.values or ()) <= set(words[slot.name])
     assert "motion" in [slot.name for slot in slots_of(recipe)]
-    assert warnings(recipe) == []
+    assert recipe_warnings(recipe) == []
     assert "(2) gpt-4o-mini" in starter_recipe("x", "cat")
 
 
@@ -449,17 +449,17 @@ LICENSED = {"dataset": {"license": "other"}}
     ],
 )
 def test_what_is_probably_not_meant_is_said_once(content: dict[str, Any], part: str) -> None:
-    (warning,) = warnings(recipe_of(**{**LICENSED, **content}))
+    (warning,) = recipe_warnings(recipe_of(**{**LICENSED, **content}))
     assert part in warning
 
 
 def test_reading_recipes_loads_no_heavy_library() -> None:
     code = (
         "import sys; from regforge import resources\n"
-        "from regforge.recipe import load_any_recipe, recipe_digest, warnings\n"
+        "from regforge.recipe import load_any_recipe, recipe_digest, recipe_warnings\n"
         "for name in ('quickstart', 'train-quickstart'):\n"
         "    recipe = load_any_recipe(resources.recipes() / f'{name}.yaml')\n"
-        "    recipe_digest(recipe), warnings(recipe)\n"
+        "    recipe_digest(recipe), recipe_warnings(recipe)\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow'}\n"
         "print(sorted(heavy & sys.modules.keys()))"
     )

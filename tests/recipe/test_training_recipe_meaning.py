@@ -22,9 +22,9 @@ from regforge.recipe import (
     load_recipe,
     load_training_recipe,
     recipe_digest,
+    recipe_warnings,
     resolved_yaml,
     uses_regularization,
-    warnings,
 )
 from regforge.recipe.digest import is_runtime
 from regforge.recipe.schema import SCHEMA_LINE, TRAINING_SCHEMA_FILE
@@ -233,7 +233,7 @@ def test_the_resolved_recipe_is_the_same_recipe(photos: Path, content: dict[str,
     assert again == recipe
     assert f"# digest: {recipe_digest(recipe)}" in text.splitlines()
     assert resolved_yaml(again) == text
-    assert warnings(again) == warnings(recipe)
+    assert recipe_warnings(again) == recipe_warnings(recipe)
 
 
 def test_a_portable_recipe_tells_nobody_where_it_lay(photos: Path, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_portable_recipe_tells_nobody_where_it_lay(photos: Path, tmp_path: Pat
 def test_what_is_probably_not_meant_is_said_once(
     photos: Path, content: dict[str, Any], part: str
 ) -> None:
-    (warning,) = warnings(recipe_of(photos, **content))
+    (warning,) = recipe_warnings(recipe_of(photos, **content))
     assert part in warning
 
 
@@ -312,7 +312,7 @@ def test_what_is_probably_not_meant_is_said_once(
 def test_unusual_numbers_of_photos_are_said(tmp_path: Path, count: int) -> None:
     for number in range(count):
         (tmp_path / f"{number}.png").touch()
-    said = " ".join(warnings(recipe_of(tmp_path)))
+    said = " ".join(recipe_warnings(recipe_of(tmp_path)))
     assert (f"has {count} photo" in said) is (count in (1, 2, 21))
     assert ("photos; 3 to 20" in said) is (count in (2, 21))
 
@@ -326,7 +326,7 @@ def test_nothing_is_said_of_usual_recipes(photos: Path) -> None:
         {"optimizer": {"ema": True, "ema_decay": 0.99, "warmup_steps": 5}},
         {"base_model": "me/model", "revision": "v1", "subject": {"class_noun": "skyscraper"}},
     ):
-        assert warnings(recipe_of(photos, **content)) == []
+        assert recipe_warnings(recipe_of(photos, **content)) == []
 
 
 def test_regularization_needs_a_dataset_and_a_weight(photos: Path) -> None:
@@ -347,7 +347,7 @@ def test_the_shipped_training_recipes_are_these() -> None:
 def test_each_shipped_training_recipe_is_sound_and_taught_to_editors(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     recipe = load_training_recipe(path, ["regularization.dataset=me/x"])
-    assert warnings(recipe) == []
+    assert recipe_warnings(recipe) == []
     assert len(recipe_digest(recipe)) == 64
     assert text.splitlines()[0] == SCHEMA_LINE + TRAINING_SCHEMA_FILE
     assert len(text.splitlines()) < 80
