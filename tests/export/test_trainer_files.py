@@ -6,10 +6,11 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from export_samples import SDXL, export, layout, material, ours, photo_folder, theirs
+from export_samples import SDXL, export, layout, material, ours, theirs
 from hypothesis import given
 from hypothesis import strategies as st
 from trainer_rules import (
@@ -21,32 +22,12 @@ from trainer_rules import (
     kohya_config,
     kohya_folders,
     kohya_registered,
-    onetrainer_concepts,
 )
 from trainer_rules import kohya as as_kohya_sees
 
-from regforge.export import ai_toolkit, diffusers_dreambooth, kohya, onetrainer, simpletuner
+from regforge.export import ai_toolkit, diffusers_dreambooth, kohya, simpletuner
 
 # ------------------------------------------------------------------------------------------- kohya
-
-
-@pytest.mark.parametrize(("images", "photos"), [(40, 4), (41, 4), (3, 4), (1, 1), (4, 4)])
-def test_kohya_uses_every_image_with_its_caption(
-    tmp_path: Path, out: Path, images: int, photos: int
-) -> None:
-    folder = photo_folder(tmp_path / "photos", [f"sks teapot {n}" for n in range(photos)])
-    done = export(ours(images), out, subject=folder, check=True)
-    assert not done.differs
-    seen = as_kohya_sees(out)
-    for name, regularization in (("images", True), ("subject", False)):
-        assert {
-            path: caption for path, (caption, is_reg, _) in seen.items() if is_reg is regularization
-        } == {f"{name}/{image}": caption for image, caption in layout(out, name).items()}
-    repeats = [times for _, is_reg, times in seen.values() if is_reg]
-    assert min(repeats) >= 1
-    assert sum(repeats) - images < photos  # hardly more than once each
-    read_back = kohya.TRAINER.read(out, out)
-    assert {one.path: (one.caption, one.regularization, one.repeats) for one in read_back} == seen
 
 
 def test_the_folders_say_the_same_as_the_configuration(photos: Path, out: Path) -> None:
@@ -132,10 +113,7 @@ def test_a_script_that_goes_through_the_photos_repeats_them_until_all_images_are
     assert sorted(shown for _, is_reg, shown in seen.values() if is_reg) == [1] * 6 + [2]
     assert [shown for _, is_reg, shown in seen.values() if not is_reg] == [2] * 4
     read_back = list(diffusers_dreambooth.TRAINER.read(out, out))
-    for regularization in (True, False):
-        assert sorted(
-            each.repeats for each in read_back if each.regularization is regularization
-        ) == (sorted(shown for _, is_reg, shown in seen.values() if is_reg is regularization))
+    assert sorted(one.repeats for one in read_back) == sorted(n for _, _, n in seen.values())
     assert "uses 7 of the 7" in done.targets[0].notes[0]
 
 
@@ -180,67 +158,40 @@ def test_images_that_are_no_squares_keep_their_shape(size: tuple[int, int], aspe
     assert [backend["crop_aspect"] for backend in backends[:2]] == [aspect] * 2
 
 
-@pytest.fixture
-def simple(tmp_path: Path, photos: Path) -> Path:
+def test_its_own_parser_and_reader_read_the_files(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where SimpleTuner is installed; `pip install --no-deps simpletuner` is enough for a part."""
+    image = pytest.importorskip("simpletuner.helpers.data_backend.config.image")
+    json_file = pytest.importorskip("simpletuner.helpers.configuration.json_file")
     out = tmp_path / "it's a $HOME"
     options = {"class_noun": "teapot", "base_model": SDXL, "subject": photos}
     export(theirs(["a teapot", "a red\nteapot"] * 6), out, "simpletuner", **options)
-    return out
-
-
-def test_its_own_parser_reads_the_files(simple: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where SimpleTuner is installed (`pip install --no-deps simpletuner` is enough)."""
-    image = pytest.importorskip("simpletuner.helpers.data_backend.config.image")
-    json_file = pytest.importorskip("simpletuner.helpers.configuration.json_file")
-    monkeypatch.setenv("ENV", str(simple / simpletuner.FOLDER))
+    monkeypatch.setenv("ENV", str(out / simpletuner.FOLDER))
     words = json_file.load_json_config()
-    assert f"--data_backend_config={simple / simpletuner.BACKENDS}" in words
-    config = json.loads((simple / simpletuner.CONFIG).read_text())
-    entries = json.loads((simple / simpletuner.BACKENDS).read_text())
+    assert f"--data_backend_config={out / simpletuner.BACKENDS}" in words
+    config = json.loads((out / simpletuner.CONFIG).read_text())
+    entries = json.loads((out / simpletuner.BACKENDS).read_text())
     for backend, folder, repeats in zip(entries[:2], ("subject", "images"), (2, 0), strict=True):
         parsed = image.ImageBackendConfig.from_dict(backend, config)
         parsed.validate(config)
-        assert parsed.instance_data_dir == str(simple / folder)
+        assert parsed.instance_data_dir == str(out / folder)
         assert parsed.caption_strategy == "textfile"
         assert parsed.repeats == repeats
         assert parsed.is_regularisation_data is False
         assert (parsed.crop, parsed.crop_aspect, parsed.crop_style) == (True, "square", "center")
 
-
-def test_its_own_reader_gives_the_captions(simple: Path) -> None:
     prompts = pytest.importorskip("simpletuner.helpers.prompts", exc_type=ImportError)
     local = pytest.importorskip("simpletuner.helpers.data_backend.local", exc_type=ImportError)
-
-    class Accelerator:
-        is_main_process = True
-
-    backend = local.LocalDataBackend(Accelerator(), id="regularization")
+    accelerator = SimpleNamespace(is_main_process=True)
+    files = local.LocalDataBackend(accelerator, id="regularization")
     read = prompts.PromptHandler.prepare_instance_prompt_from_textfile
-    found = {
-        Path(path).name: read(path, True, False, backend)
-        for _, _, paths in backend.list_files(None, str(simple / "images"))
-        for path in paths
-    }
-    assert found == layout(simple)
+    listed = files.list_files(None, str(out / "images"))
+    found = {Path(p).name: read(p, True, False, files) for _, _, paths in listed for p in paths}
+    assert found == layout(out)
 
 
 # -------------------------------------------------------------------------------------- OneTrainer
-
-
-@pytest.mark.parametrize(("images", "photos"), [(6, 2), (7, 3), (2, 3)])
-def test_an_epoch_has_as_many_images_as_photos_and_leaves_none_out(
-    tmp_path: Path, out: Path, images: int, photos: int
-) -> None:
-    folder = photo_folder(tmp_path / "photos", ["sks"] * photos)
-    export(theirs(["a teapot"] * images), out, "onetrainer", subject=folder, class_noun="teapot")
-    subject, regularization = onetrainer_concepts(out)
-    assert len(subject.epoch()) == len(regularization.epoch())
-    assert len(set(regularization.epoch())) == images
-    read_back = list(onetrainer.TRAINER.read(out, out))
-    for concept, is_reg in ((subject, False), (regularization, True)):
-        loaded = [one for one in read_back if one.regularization is is_reg]
-        assert sum(one.repeats for one in loaded) == pytest.approx(len(concept.epoch()))
-        assert [out / one.path for one in loaded] == concept.paths()
 
 
 @pytest.mark.parametrize(
