@@ -17,8 +17,7 @@ import subprocess
 import sys
 import time
 
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.tokens import token_budget
 from regforge.prompts.vocabulary import Vocabulary

@@ -28,8 +28,7 @@ from regforge.embedded import TINYWORLD, load_vocabulary
 from regforge.embedded.pipeline import quiet_loading
 from regforge.images import open_renderer
 from regforge.images.staging import Staging, render_into
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.recipe.models import Render
 from regforge.records import Prompt, image_jobs
 

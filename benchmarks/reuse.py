@@ -120,7 +120,7 @@ def _rows(count: int, digest: str) -> Iterator:
 
 def publish(work: Path) -> None:
     """regforge's way, with the check that reads everything back first."""
-    from regforge.progress import Reporter
+    from regforge.journal import Reporter
     from regforge.publish.datasets import publish_run
 
     publish_run(work / "run", repo_id="me/ours", tag="v1", reporter=Reporter(quiet=True))
@@ -136,7 +136,7 @@ def publish_with_datasets(work: Path) -> None:
 def export(work: Path) -> None:
     """regforge's way."""
     from regforge.export import export_dataset
-    from regforge.progress import Reporter
+    from regforge.journal import Reporter
 
     export_dataset(
         str(work / "run"), to=["kohya"], out=work / "ours", reporter=Reporter(quiet=True)

@@ -273,7 +273,7 @@ def work_of(setting: Setting) -> tuple[float, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from regforge.devices import pick_device
-    from regforge.progress import Reporter
+    from regforge.journal import Reporter
     from regforge.recipe import TrainingRecipe
     from regforge.training.examples import Examples
     from regforge.training.families import open_family

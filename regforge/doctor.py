@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import typer
 
-from regforge import resources
 from regforge.devices import pick_device
 from regforge.embedded.language_model import INSTALL_COMMAND, LanguageModelMissing
 from regforge.embedded.language_model.smollm import find_weights
+from regforge.files import embedded_folder
 from regforge.version import __version__
 
 State = Literal["ok", "absent", "problem"]
@@ -161,7 +161,7 @@ def _embedded_models() -> Iterator[Check]:
         ("tinyworld", "model_index.json", "diffusion pipeline"),
         ("judge", "*/model.safetensors", "judge"),
     ):
-        folder = resources.embedded(name)
+        folder = embedded_folder(name)
         if any(folder.glob(marker)):
             yield Check(group, title, f"{name}, {_megabytes(folder)}")
         else:

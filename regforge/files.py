@@ -1,4 +1,4 @@
-"""Files that are whole or not there, files that people name, and the cache folder.
+"""Files: whole or not there, read with care, known by their digests; and the folders they are in.
 
 Who is killed while writing leaves the old file or the new one, never a part of one; the rest lies
 beside it under a name that only regforge gives (`UNFINISHED`), to be deleted by the next process.
@@ -8,14 +8,17 @@ Files that a recipe names may be pipes, devices or without end.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -215,3 +218,103 @@ def storage_error(path: Path, error: Exception) -> StorageError:
             hint="Choose another folder with --out, or give yourself the right to write there.",
         )
     return StorageError(f"{path} cannot be written: {error.strerror or error}.")
+
+
+# ---------------------------------------------------------------------------------------- digests
+
+_LARGE = 64 * 2**20
+"""Bytes from which on a file's digest is kept between processes."""
+
+_SETTLED = 2.0
+"""Seconds since a file's last change after which its times tell the next change."""
+
+_MOST_KEPT = 1000
+_OF_A_MODEL = frozenset((".json", ".txt", ".safetensors", ".model", ".py"))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    path = path.resolve()
+    about = path.stat()
+    return _digest(path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+def revision_of(folder: Path) -> str:
+    """Which version of a model lies in a folder.
+
+    Returns:
+        The commit of a repository in the Hub's cache, else `sha256:...` of the names and contents
+        of all files that decide what the model does: configurations, weights, tokenizers, code.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
+        return folder.name
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _OF_A_MODEL and path.is_file():
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+            digest.update(bytes.fromhex(file_digest(path)))
+    return f"sha256:{digest.hexdigest()}"
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, size: int, changed: int, created: int) -> str:
+    key, version = str(path), [size, changed, created]
+    known = _kept().get(key) if size >= _LARGE else None
+    if isinstance(known, list) and known[:-1] == version and isinstance(known[-1], str):
+        return known[-1]
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if size >= _LARGE and time.time() - max(changed, created) / 1e9 > _SETTLED:
+        newest = {**_kept(), key: [*version, digest]}
+        with suppress(StorageError):  # a read-only cache must not stop a run
+            kept = json.dumps(dict(list(newest.items())[-_MOST_KEPT:]))
+            write_atomically(cache_folder() / "digests.json", kept)
+    return digest
+
+
+def _kept() -> dict[str, object]:
+    try:
+        content = json.loads((cache_folder() / "digests.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+# -------------------------------------------------------- what comes with regforge and is not code
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def recipes_folder() -> Path:
+    """The folder of the recipes that come with regforge."""
+    return _shared_folder("recipes")
+
+
+def templates_folder() -> Path:
+    """The folder of the caption and card templates that come with regforge."""
+    return _shared_folder("templates")
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of one embedded model, such as `tinyworld`; it need not exist."""
+    return _PACKAGE / "embedded" / name
+
+
+def _shared_folder(name: str) -> Path:
+    """Of an installed package or of a checkout."""
+    places = (_PACKAGE / f"_{name}", _PACKAGE.parent / name)
+    for folder in places:
+        if folder.is_dir():
+            return folder
+    raise RegforgeError(
+        f"The {name} folder that comes with regforge is missing (looked in {places[0]} and "
+        f"{places[1]}).",
+        hint="Install regforge again: pip install --force-reinstall --no-deps regforge",
+    )

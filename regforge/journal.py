@@ -1,10 +1,11 @@
-"""The log and the ledger of a run, and how keys and tokens are kept out of them.
+"""The log and the ledger of a run, its progress for people, and how secrets are kept out of all.
 
     log.jsonl      calls, tokens, cost, timings: {"time": ..., "event": "llm_call", ...}
     ledger.jsonl   everything that was refused or went wrong, with the reason and the raw reply:
                    {"time": ..., "stage": "prompts", "item": ..., "reason": ...}
 
 Lines are appended and never changed; one that a kill has cut in half is ended before the next one.
+Progress goes to standard error: a live bar on a terminal, plain lines in a log, or nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ import functools
 import json
 import os
 import re
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 
 from regforge.files import parse_json, storage_error
+from regforge.words import duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _RAW_LIMIT = 20_000
 
@@ -227,3 +234,153 @@ def _forms_of(character: str) -> str:
         *("+" if character == " " else ""),
     }
     return f"(?:{'|'.join(map(re.escape, sorted(forms, key=len, reverse=True)))})"
+
+
+# --------------------------------------------------------------------------------------- progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+_CONTROL = {
+    code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
+}
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, as JSON spells them, and without secrets.
+
+    Captions and file names may come from anybody; a terminal obeys what it is sent.
+    """
+    return without_secrets(text).translate(_CONTROL)
+
+
+class Task:
+    """One piece of work with a known or unknown length; made by `Reporter.task`.
+
+    Args:
+        show: Called after each change.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None,
+        unit: str,
+        done: int,
+        show: Callable[[Task], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.total = total
+        self.unit = unit
+        self.done = done
+        self.remark = ""
+        self._show = show
+        self._done_before = done
+        self._start = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        """Count so many more units as done."""
+        self.done += count
+        if self._show is not None:
+            self._show(self)
+
+    def note(self, remark: str) -> None:
+        """Show this beside the numbers, from the next change on."""
+        self.remark = remark
+
+    def extend(self, count: int) -> None:
+        """Raise the total."""
+        if self.total is not None:
+            self.total += count
+
+    def skip(self, count: int) -> None:
+        """Count units that were done before; they do not count in the rate."""
+        self._done_before += count
+        self.advance(count)
+
+    @property
+    def rate(self) -> float:
+        """Units a second in this session; 0.0 before the first."""
+        seconds = time.monotonic() - self._start
+        return (self.done - self._done_before) / seconds if seconds > 0 else 0.0
+
+    def describe(self) -> str:
+        """Such as `rendering: 24 of 64 images, 3.1/s, 13 s left`."""
+        total = f" of {self.total}" if self.total is not None else ""
+        text = f"{self.name}: {self.done}{total} {self.unit}"
+        if self.rate > 0:
+            text += f", {_per_second(self.rate)}"
+            if self.total is not None and self.total > self.done:
+                text += f", {duration((self.total - self.done) / self.rate)} left"
+        return f"{text}, {self.remark}" if self.remark else text
+
+
+class Reporter:
+    """Where progress goes: standard error by default, with a live bar only on a terminal."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._quiet = quiet
+        self._stream = stream or sys.stderr
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        if not self._quiet:
+            print(printable(line), file=self._stream, flush=True)
+
+    @contextmanager
+    def task(
+        self, name: str, total: int | None, unit: str = "items", done: int = 0
+    ) -> Iterator[Task]:
+        """Show a piece of work while the block runs; an earlier session may have `done` units."""
+        if self._quiet:
+            yield Task(name, total, unit, done)
+        elif self._stream.isatty():
+            with _live_bar(self._stream) as bar:
+                number = bar.add_task(name, total=total, completed=done, speed="", unit=unit)
+
+                def show_bar(task: Task) -> None:
+                    speed: Any = ", ".join(filter(None, (_per_second(task.rate), task.remark)))
+                    bar.update(number, total=task.total, completed=task.done, speed=speed)
+
+                yield Task(name, total, unit, done, show_bar)
+        else:
+            shown, last = "", time.monotonic()
+
+            def show_line(task: Task, *, now: bool = False) -> None:
+                nonlocal shown, last
+                if now or time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+                    last = time.monotonic()
+                    if shown != (line := task.describe()):
+                        self.say(line)
+                    shown = line
+
+            task = Task(name, total, unit, done, show_line)
+            try:
+                yield task
+            finally:
+                show_line(task, now=True)
+
+
+@contextmanager
+def _live_bar(stream: TextIO) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=stream)) as progress:
+        yield progress
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate > 0 else ""

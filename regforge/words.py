@@ -1,8 +1,9 @@
-"""Parts of sentences that messages share: lists, counts, suggestions, the gist of an error."""
+"""Parts of sentences that messages share: lists, counts, times, money, suggestions."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterable
 
 
@@ -23,6 +24,26 @@ def listed(names: Collection[str], most: int | None = None, conjunction: str = "
 def counted(number: int, noun: str) -> str:
     """A number and what it counts: `1 image`, `2,000 images`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Such as `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def dollars(amount: float | None) -> str:
+    """US dollars for people: `$12.30`, `$0.000045`; None is unknown."""
+    if amount is None:
+        return "unknown"
+    if amount == 0 or amount >= 0.0995:
+        return f"${amount:,.2f}"
+    digits = 1 - math.floor(math.log10(amount))  # two that count, and no exponent
+    return f"${amount:.{digits}f}".rstrip("0")
 
 
 def nearest(wrong: object, known: Iterable[str]) -> str | None:

@@ -28,10 +28,7 @@ FLOORS = (
     ("prompts", "images", "dataset"),
     ("providers",),
     ("runs",),
-    (
-        *("recipe", "records", "embedded", "journal", "progress", "files", "resources", "hub"),
-        *("digests", "lora_files", "devices"),
-    ),
+    ("recipe", "records", "embedded", "journal", "files", "hub", "devices"),
     ("image_files",),
     ("words",),
     ("errors", "version"),

@@ -91,7 +91,7 @@ def test_doctor_never_shows_a_secret(flags: list[str]) -> None:
 def test_doctor_says_what_to_do_about_a_broken_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(doctor.resources, "embedded", lambda name: tmp_path / name)
+    monkeypatch.setattr(doctor, "embedded_folder", lambda name: tmp_path / name)
     monkeypatch.setattr("regforge.embedded.language_model.smollm._GGUF", "none")
     checks = doctor.examine()
     states = {check.name: check.state for check in checks}

@@ -12,14 +12,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from regforge import resources
+from regforge.files import recipes_folder, templates_folder
 
 MEGABYTE = 1_000_000
 
 
 def test_a_checkout_has_its_recipes_and_templates(repo: Path) -> None:
-    assert resources.recipes() == repo / "recipes"
-    assert resources.templates() == repo / "templates"
+    assert recipes_folder() == repo / "recipes"
+    assert templates_folder() == repo / "templates"
 
 
 def test_every_direct_dependency_is_pinned_within_its_range(repo: Path) -> None:
@@ -110,12 +110,12 @@ def test_wheel_fits_on_a_package_index(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wheel_finds_its_own_resources(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_finds_its_own_folders(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     code = (
-        "from regforge import resources as r; "
-        "print(r.recipes(), r.templates(), r.embedded('tinyworld'), sep='\\n')"
+        "from regforge import files as f; "
+        "print(f.recipes_folder(), f.templates_folder(), f.embedded_folder('tinyworld'), sep='\\n')"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge.progress import dollars
+from regforge.words import dollars
 
 
 @pytest.mark.parametrize(

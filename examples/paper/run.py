@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 def make_set(experiment: Experiment, of: RegularizationSet, until: Until = "report") -> None:
     """Make one regularization set, or what is missing of it; or only its captions."""
     import regforge
-    from regforge.progress import Reporter
+    from regforge.journal import Reporter
 
     recipe = regforge.load_recipe(experiment.regularization, _set_overrides(experiment, of))
     out = set_folder(experiment, of)
@@ -76,7 +76,7 @@ def set_folder(experiment: Experiment, of: RegularizationSet) -> Path:
 
 def train_cell(experiment: Experiment, cell: Cell) -> None:
     """Train one cell; its weights are kept at all its points."""
-    from regforge.progress import Reporter
+    from regforge.journal import Reporter
     from regforge.recipe import load_training_recipe
     from regforge.training import train
 
@@ -104,7 +104,7 @@ def run_folder(experiment: Experiment, cell: Cell) -> Path:
 def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
     """Draw and measure what a cell asks, at its points."""
     from regforge.evaluation import EvaluationSettings, evaluate, open_model
-    from regforge.progress import Reporter
+    from regforge.journal import Reporter
 
     about = experiment.subjects[cell.subject]
     run = run_folder(experiment, cell)

@@ -30,7 +30,7 @@ from regforge.image_files import (
     plain,
 )
 from regforge.images.curation import constant_colour_of, perceptual_hash_of, pixel_digest_of
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.records import Example
 
 Grade = Literal["good", "look", "bad", "unknown"]

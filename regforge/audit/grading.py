@@ -21,7 +21,7 @@ from regforge.audit.captions import caption_checks, word_coverage
 from regforge.audit.gathering import Check, Gathered, gather, has_stored_hashes, printable
 from regforge.dataset.sources import CaptionedDataset
 from regforge.files import parse_json
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.prompts.tokens import EMBEDDED, TokenBudget, estimated_budget, token_budget
 from regforge.recipe import Render
 from regforge.recipe.named_files import content_of

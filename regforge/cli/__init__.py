@@ -22,7 +22,7 @@ from regforge.cli.datasets import check, init, prompts, render, report, run
 from regforge.cli.sharing import audit, export, publish
 from regforge.cli.training import evaluate, sample, train
 from regforge.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Interrupted, RegforgeError
-from regforge.progress import printable
+from regforge.journal import printable
 from regforge.version import __version__
 
 app = typer.Typer(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO, cast
 import typer
 
 from regforge.errors import Interrupted
-from regforge.progress import Reporter, printable
+from regforge.journal import Reporter, printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

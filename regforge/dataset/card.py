@@ -22,11 +22,11 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, OUR_KEYS, Card, front_matter
 from regforge.dataset.store import Rejection
+from regforge.files import templates_folder
 from regforge.journal import without_secrets
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.models import Curate, Recipe
 from regforge.records import ImageRow, arrow_schema, image_seed, without_folders
-from regforge.resources import templates
 from regforge.version import __version__
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def card_environment(folder: str) -> SandboxedEnvironment:
     quotes there.
     """
     environment = SandboxedEnvironment(
-        loader=FileSystemLoader(templates() / folder),
+        loader=FileSystemLoader(templates_folder() / folder),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -27,11 +27,10 @@ from markupsafe import Markup
 from regforge import journal
 from regforge.dataset import report_facts as facts
 from regforge.dataset.card import provenance
-from regforge.files import parse_json, write_atomically
-from regforge.progress import duration
+from regforge.files import parse_json, templates_folder, write_atomically
 from regforge.records import ImageRow
-from regforge.resources import templates
 from regforge.version import __version__
+from regforge.words import duration
 
 if TYPE_CHECKING:
     from regforge.dataset.store import Rejection
@@ -163,7 +162,7 @@ def write_report(path: Path, data: ReportData) -> None:
     Raises:
         StorageError: The file cannot be written.
     """
-    folder = templates() / "report"
+    folder = templates_folder() / "report"
     css = (folder / "report.css").read_text(encoding="utf-8")
     script = (folder / "report.js").read_text(encoding="utf-8")
     payload = _payload(data)
@@ -190,7 +189,7 @@ def write_report(path: Path, data: ReportData) -> None:
 @functools.cache
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(templates() / "report"),
+        loader=FileSystemLoader(templates_folder() / "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from regforge.journal import calls
-from regforge.progress import dollars
 from regforge.records import ImageRow
+from regforge.words import dollars
 
 SET_AXIS = "set"
 """Key of the prompt set among the axes; slots are `slot.NAME`, so that no slot can clash."""

@@ -35,8 +35,7 @@ from regforge.images.loading import EMBEDDED, ModelChoice, load_model
 from regforge.images.loras import load_loras, silent, unload_loras
 from regforge.images.renderer import ModelIdentity, RenderedImage, RenderError
 from regforge.images.schedulers import sampler_name
-from regforge.journal import Journal
-from regforge.progress import Reporter, Task
+from regforge.journal import Journal, Reporter, Task
 from regforge.recipe.models import Render
 from regforge.records import ImageJob, Prompt
 

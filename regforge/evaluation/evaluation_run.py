@@ -46,11 +46,11 @@ from regforge.evaluation.results import (
 )
 from regforge.evaluation.scoring import Scorer, SubjectFeatures
 from regforge.evaluation.wording import shown
-from regforge.lora_files import LORA_NAME
-from regforge.progress import Reporter, duration
+from regforge.journal import Reporter
 from regforge.recipe import Render
+from regforge.recipe.named_files import LORA_NAME
 from regforge.runs import OwnedFolder
-from regforge.words import counted, listed
+from regforge.words import counted, duration, listed
 
 _ENOUGH = 40  # images that say how long one takes, though the first batch is not counted
 _MOST_NAME = 60  # letters of a folder's name

@@ -22,7 +22,6 @@ from typing import Any
 import yaml
 
 from regforge.dataset.card_parts import Card
-from regforge.digests import file_digest, revision_of
 from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.evaluation.definitions import (
     EvaluationError,
@@ -35,12 +34,19 @@ from regforge.evaluation.definitions import (
     snapshot_step,
 )
 from regforge.evaluation.references import find_subject
-from regforge.files import MOST_TEXT, expanded
+from regforge.files import MOST_TEXT, expanded, file_digest, revision_of
 from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED
 from regforge.images.loras import download
-from regforge.lora_files import LORA_NAME, PICKLES, lora_header, lora_in, require_lora
-from regforge.recipe.named_files import MODEL_INDEX, content_of
+from regforge.recipe.named_files import (
+    LORA_NAME,
+    MODEL_INDEX,
+    PICKLES,
+    content_of,
+    lora_header,
+    lora_in,
+    require_lora,
+)
 
 _A_MODEL = (
     "A model is a training run's folder, a LoRA's .safetensors file, a diffusers folder, "

@@ -24,8 +24,7 @@ from regforge.evaluation import plots, wording
 from regforge.evaluation.definitions import EvaluationError, ImageScores
 from regforge.evaluation.metrics import BY_KEY, Interval, is_clear, metrics_of
 from regforge.evaluation.results import Evaluation, ModelResult
-from regforge.files import write_atomically
-from regforge.resources import templates
+from regforge.files import templates_folder, write_atomically
 from regforge.version import __version__
 from regforge.words import counted
 
@@ -47,7 +46,7 @@ def write_page(evaluation: Evaluation, folder: Path, *, budget: int = BUDGET) ->
     Images are read from the evaluation's own folder, and those that are not there any more named.
     Beyond so many bytes of thumbnails the last samples are left out, and the page says so.
     """
-    source = templates() / "evaluation"
+    source = templates_folder() / "evaluation"
     css = (source / "evaluation.css").read_text(encoding="utf-8")
     script = (source / "evaluation.js").read_text(encoding="utf-8")
     environment = Environment(

@@ -29,8 +29,8 @@ from regforge.evaluation.models import base_of, open_model, snapshots_of
 from regforge.evaluation.references import References, references_for
 from regforge.evaluation.suites import class_prompts, default_suites, load_suite
 from regforge.files import expanded
-from regforge.lora_files import LORA_NAME
-from regforge.progress import Reporter
+from regforge.journal import Reporter
+from regforge.recipe.named_files import LORA_NAME
 from regforge.words import listed
 
 BASE = "base model"

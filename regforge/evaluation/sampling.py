@@ -32,7 +32,7 @@ from regforge.evaluation.definitions import (
 from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
 from regforge.evaluation.models import base_of, open_model
 from regforge.files import parse_json, storage_error, write_atomically
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.runs import OwnedFolder
 from regforge.words import counted
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from regforge import resources
 from regforge.embedded.pipeline import TINYWORLD
 from regforge.evaluation.definitions import (
     BenchmarkPrompt,
@@ -19,7 +18,7 @@ from regforge.evaluation.definitions import (
     PersonalizedModel,
     absolute,
 )
-from regforge.files import expanded, read_text
+from regforge.files import expanded, read_text, templates_folder
 from regforge.images.loading import EMBEDDED
 from regforge.recipe import Kind
 from regforge.recipe.models import benchmarks
@@ -107,7 +106,7 @@ class _Prompt(NamedTuple):
 
 def _find(name: str) -> tuple[Path, str, str]:
     """File of a benchmark, its name, and what messages call the file."""
-    shipped = resources.templates() / "benchmarks" / f"{name}.yaml"
+    shipped = templates_folder() / "benchmarks" / f"{name}.yaml"
     own = absolute(name)
     if re.fullmatch(r"[a-z0-9-]+", name) and shipped.is_file():
         return shipped, name, shipped.name

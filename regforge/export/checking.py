@@ -25,7 +25,7 @@ from regforge.export.trainer import (
     Trainer,
 )
 from regforge.image_files import BrokenImage, decode, oddities, patient
-from regforge.progress import Task
+from regforge.journal import Task
 from regforge.words import counted
 
 _SHOWN = 20

@@ -18,14 +18,13 @@ from io import BytesIO
 from pathlib import Path
 
 from regforge.dataset.sources import CaptionedDataset
-from regforge.digests import file_digest
 from regforge.export.common import lines_of
 from regforge.export.scanning import ScannedDataset, cannot_read, metadata_line, odd_notes
 from regforge.export.settings import naming, tidy
 from regforge.export.trainer import IMAGES, METADATA, SUBJECT, ExportedImage, ExportError, Plan
-from regforge.files import open_atomically, storage_errors
+from regforge.files import file_digest, open_atomically, storage_errors
 from regforge.image_files import decode, oddities, patient, plain_png
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.prompts.captions import instance_caption
 from regforge.prompts.photos import captions_of_run, photo_captions, syntax_notes
 from regforge.records import Example

@@ -37,7 +37,7 @@ from regforge.image_files import (
     patient,
     plain,
 )
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.records import Example
 from regforge.words import counted
 

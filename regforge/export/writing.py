@@ -57,7 +57,7 @@ from regforge.export.trainer import (
     Settings,
     Trainer,
 )
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.runs import OwnedFolder
 from regforge.words import counted
 

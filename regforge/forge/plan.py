@@ -18,8 +18,7 @@ from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.forge.prompting import open_import, photos_of
 from regforge.forge.speeds import seconds_per_image
-from regforge.journal import Journal
-from regforge.progress import Reporter, dollars, duration
+from regforge.journal import Journal, Reporter
 from regforge.recipe import (
     Recipe,
     Slot,
@@ -32,7 +31,7 @@ from regforge.recipe import (
     shares_of,
 )
 from regforge.runs import RunFolder
-from regforge.words import listed
+from regforge.words import dollars, duration, listed
 
 if TYPE_CHECKING:
     from regforge.prompts.imported import ImportedCaptions

@@ -15,11 +15,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.digests import file_digest
 from regforge.errors import RegforgeError
-from regforge.files import open_atomically, parse_json, write_atomically
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.files import file_digest, open_atomically, parse_json, write_atomically
+from regforge.journal import Journal, Reporter
 from regforge.recipe import CaptionImport, Recipe, drawn_slots, import_of, shares_of
 from regforge.records import PackedPrompts, Prompt, read_prompts
 from regforge.runs import RunFolder

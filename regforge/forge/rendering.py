@@ -20,8 +20,7 @@ from regforge.errors import RegforgeError
 from regforge.forge import speeds
 from regforge.forge.prompting import PromptStage
 from regforge.images.curation import BLANK, Curator, Verdict
-from regforge.journal import Journal
-from regforge.progress import Reporter, Task
+from regforge.journal import Journal, Reporter, Task
 from regforge.recipe import Recipe
 from regforge.records import ImageJob, ImageRow, Prompt, image_jobs
 from regforge.runs import RunFolder

@@ -17,8 +17,7 @@ from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text
 from regforge.forge.plan import check_price, images_in
 from regforge.forge.prompting import PromptStage, check_import
-from regforge.journal import Journal
-from regforge.progress import Reporter, duration
+from regforge.journal import Journal, Reporter
 from regforge.recipe import (
     Recipe,
     checked,
@@ -30,6 +29,7 @@ from regforge.recipe import (
 from regforge.records import read_prompts
 from regforge.runs import RunFolder, RunFolderError
 from regforge.version import __version__
+from regforge.words import duration
 
 Until = Literal["prompts", "images", "report"]
 

@@ -25,7 +25,7 @@ from regforge.hub.errors import (
     page,
     retry_after,
 )
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.version import __version__
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regforge.images.renderer import Renderer
-    from regforge.journal import Journal
-    from regforge.progress import Reporter
+    from regforge.journal import Journal, Reporter
     from regforge.recipe.models import Render
 
 

@@ -27,8 +27,7 @@ from regforge.images.renderer import (
     is_sent,
     job_size,
 )
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.providers import library
 from regforge.providers.calls import Caller, Clock, Reply, server_arguments
 from regforge.providers.errors import CallFailed, ModelUnusable, UnknownModel, WrongKey, meaning

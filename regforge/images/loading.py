@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.digests import revision_of
 from regforge.embedded.pipeline import TINYWORLD, quiet_loading, require_folder
-from regforge.files import expanded
+from regforge.files import expanded, revision_of
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.recipe.models import Render
 from regforge.recipe.named_files import MODEL_INDEX

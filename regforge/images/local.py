@@ -28,8 +28,7 @@ from regforge.images.renderer import (
     job_size,
 )
 from regforge.images.schedulers import set_scheduler
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.recipe.models import Render
 from regforge.records import ImageJob, without_folders
 from regforge.words import first_line

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.digests import file_digest
 from regforge.embedded.pipeline import quiet_loading
-from regforge.files import expanded
+from regforge.files import expanded, file_digest
 from regforge.hub import HubAddress, HubError, explained
 from regforge.hub.commits import quiet_client
 from regforge.images.renderer import LoraIdentity
-from regforge.lora_files import (
+from regforge.recipe.models import Lora
+from regforge.recipe.named_files import (
     LORA_NAME,
+    MODEL_INDEX,
     PICKLES,
     LoraError,
     layers_in,
@@ -29,8 +30,6 @@ from regforge.lora_files import (
     require_lora,
     several,
 )
-from regforge.recipe.models import Lora
-from regforge.recipe.named_files import MODEL_INDEX
 from regforge.words import first_line
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from regforge.images.renderer import (
     job_size,
 )
 from regforge.images.schedulers import sampler_name
-from regforge.progress import Task
+from regforge.journal import Task
 from regforge.recipe.models import Render
 from regforge.records import ImageJob
 

@@ -19,11 +19,10 @@ from jinja2 import Template, TemplateError
 from jinja2 import nodes as jinja
 from jinja2.meta import find_referenced_templates
 
-from regforge import resources
 from regforge.embedded import phrase_banks
 from regforge.embedded.english import words_of
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.files import read_text
+from regforge.files import read_text, templates_folder
 from regforge.prompts.bounded import BoundedEnvironment, forms_of
 from regforge.recipe.sections import STANDARD_SLOTS
 from regforge.words import did_you_mean, listed
@@ -276,7 +275,7 @@ class CaptionTemplate:
         given = {"class_noun": self._noun, "kind": kind, "that_is": that_is(self._noun)}
         self._blank = dict.fromkeys((*STANDARD_SLOTS, *slots), "") | given
         self._environment = BoundedEnvironment(
-            [file.parent, resources.templates()],
+            [file.parent, templates_folder()],
             {
                 "a": article_for(self._noun),
                 "words": words,

@@ -22,9 +22,9 @@ from typing import Any
 
 import yaml
 
-from regforge import resources
 from regforge.embedded.english import has_words
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import templates_folder
 from regforge.prompts.captions import noun_pattern, word_pattern
 from regforge.prompts.vocabulary import Vocabulary
 from regforge.recipe.named_files import phrases_in
@@ -123,7 +123,7 @@ class Exclusions:
 
 
 def _prompts_of(name: str) -> list[str]:
-    shipped = resources.templates() / "benchmarks" / f"{name}.yaml"
+    shipped = templates_folder() / "benchmarks" / f"{name}.yaml"
     try:
         if re.fullmatch(r"[a-z0-9_-]+", name) and shipped.is_file():
             return _texts_in(yaml.safe_load(shipped.read_text(encoding="utf-8"))["prompts"])

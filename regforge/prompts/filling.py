@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.embedded.phrase_banks import SLOTS
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.prompts.captions import is_photograph
 from regforge.prompts.compatibility import (
     ASKED_ABOUT,

@@ -21,7 +21,7 @@ from typing import Any
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import open_atomically, parse_json
-from regforge.progress import Task
+from regforge.journal import Task
 from regforge.prompts.captions import noun_pattern
 from regforge.prompts.prompt_sets import Caption, Fault, NotEnoughPrompts, PromptSet
 from regforge.recipe.phrases import nonsense

@@ -23,9 +23,9 @@ from typing import Any
 
 import jinja2
 
-from regforge import resources
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import templates_folder
 from regforge.prompts.bounded import BoundedEnvironment
 from regforge.prompts.vocabulary import BankPhrases
 from regforge.recipe import Recipe, kind_of
@@ -87,7 +87,7 @@ class Messages:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        shipped = resources.templates() / "llm"
+        shipped = templates_folder() / "llm"
         own = recipe.prompts.messages
         if own is not None:
             _check_names(own)

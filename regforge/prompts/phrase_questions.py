@@ -18,8 +18,7 @@ from pydantic import BaseModel
 
 from regforge.embedded.english import gist
 from regforge.errors import EXIT_FAILED
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.phrase_rules import PhraseRules, Sifted
 from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed_values, sample

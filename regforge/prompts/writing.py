@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regforge import resources
 from regforge.embedded.english import has_words
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.files import templates_folder
+from regforge.journal import Journal, Reporter
 from regforge.prompts.against import ATTRIBUTES, CutCaption, cut_open, why_unvaried
 from regforge.prompts.captions import CaptionTemplate, article_for, word_pattern
 from regforge.prompts.exclude import Duplicates, ExclusionError, Exclusions, usable
@@ -261,7 +260,7 @@ class _Writer:
             return ImportSet(imported=self.imported, **common)
         if name == "naive":
             template = CaptionTemplate(
-                resources.templates() / "caption" / "naive.j2",
+                templates_folder() / "caption" / "naive.j2",
                 "caption/naive.j2",
                 class_noun=self._noun,
                 kind=self._kind,

@@ -19,10 +19,10 @@ from typing import Any
 
 from regforge.errors import RegforgeError
 from regforge.journal import Journal, calls
-from regforge.progress import dollars, duration
 from regforge.providers.errors import CallFailed, CostLimitReached, ModelUnusable, UnreachableModel
 from regforge.recipe.models import Render
 from regforge.recipe.sections import LanguageModel
+from regforge.words import dollars, duration
 
 MINUTE = 60.0
 SLACK = 0.25

@@ -20,8 +20,7 @@ from typing import Any
 
 from regforge.errors import RegforgeError
 from regforge.files import StorageError
-from regforge.journal import Journal
-from regforge.progress import Reporter, duration
+from regforge.journal import Journal, Reporter
 from regforge.providers import library
 from regforge.providers.calls import MINUTE, Caller, Clock, Reply, Usage
 from regforge.providers.chat import (
@@ -50,6 +49,7 @@ from regforge.providers.replies import (
 )
 from regforge.recipe.sections import LanguageModel
 from regforge.version import __version__
+from regforge.words import duration
 
 __all__ = ["LanguageModelClient", "Question", "estimate_cost"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from regforge.forge.running import RunFailed
 from regforge.hub import publish_files
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.publish.package import check_license, pack
 from regforge.publish.requirements import (
     PublishedRun,

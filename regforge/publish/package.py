@@ -23,7 +23,7 @@ from regforge.dataset.card import DATA_FILES
 from regforge.dataset.card_parts import Card, merged
 from regforge.dataset.parquet import NoDataset, data_files
 from regforge.hub import Contents, Remote
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.publish.reader_check import (
     Expected,
     NotPublishable,

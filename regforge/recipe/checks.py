@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from regforge import resources
 from regforge.embedded.english import has_words
 from regforge.embedded.phrase_banks import SLOTS
+from regforge.files import templates_folder
 from regforge.recipe.licenses import terms_of
 from regforge.recipe.model_checks import (
     Finding,
@@ -154,7 +154,7 @@ def _files(recipe: Recipe) -> Iterator[Finding]:
     prompts = recipe.prompts
     template = prompts.template
     if template is not None and not (shipped_template(template) or is_file(Path(template))):
-        shipped = resources.templates()
+        shipped = templates_folder()
         names = sorted(p.relative_to(shipped).as_posix() for p in shipped.glob("caption/*.j2"))
         meant = suggestion("/".join(Path(template).parts[-2:]), names)
         yield Finding(("prompts", "template"), f"there is no template {template}{meant}")

@@ -31,9 +31,16 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from regforge.digests import file_digest, revision_of
 from regforge.embedded import EMBEDDED_FOLDERS
-from regforge.files import MOST_IMAGE, expanded, parse_json, read_file, read_text
+from regforge.files import (
+    MOST_IMAGE,
+    expanded,
+    file_digest,
+    parse_json,
+    read_file,
+    read_text,
+    revision_of,
+)
 from regforge.hub.address import HubAddress
 from regforge.recipe.checks import cautions, findings
 from regforge.recipe.loading import PATHS, AnyRecipe, dataset_recipe_of, may_be_path

@@ -14,8 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from regforge import resources
-from regforge.files import expanded, read_text
+from regforge.files import expanded, read_text, recipes_folder
 from regforge.hub.address import HubAddress
 from regforge.recipe.checks import findings
 from regforge.recipe.model_checks import Finding, is_embedded
@@ -305,7 +304,7 @@ def _text_of(path: Path, named_at: Place | None) -> str:
 
 def _recipe_near(path: Path) -> str | None:
     """The recipe that may have been meant."""
-    shipped = resources.recipes() / path.with_suffix(".yaml").name
+    shipped = recipes_folder() / path.with_suffix(".yaml").name
     if is_file(shipped):
         return f"regforge comes with one of that name: {shipped}"
     try:

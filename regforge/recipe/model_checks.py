@@ -17,14 +17,18 @@ from regforge.embedded import EMBEDDED_FOLDERS, load_vocabulary, phrase_banks
 from regforge.embedded.english import has_words, without_words
 from regforge.files import expanded, read_text
 from regforge.hub.address import HubAddress
-from regforge.lora_files import PICKLES, LoraError, lora_header, lora_in, require_lora
 from regforge.recipe.named_files import (
     LEADS_OUT,
     MODEL_INDEX,
+    PICKLES,
+    LoraError,
     is_file,
     is_folder,
+    lora_header,
+    lora_in,
     photos_in,
     phrases_in,
+    require_lora,
     strays_in,
 )
 from regforge.recipe.phrases import knows_word, noun_fault

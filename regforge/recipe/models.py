@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from regforge import resources
 from regforge.embedded import phrase_banks
+from regforge.files import templates_folder
 from regforge.recipe.named_files import is_file
 from regforge.recipe.problems import Problem, RecipeError
 from regforge.recipe.sections import (
@@ -369,13 +369,13 @@ def shipped_template(name: str) -> Path | None:
     """The file of a template that comes with regforge, or None if there is none of that name."""
     # "./caption/object.j2" is a path of the user's.
     inside = not Path(name).is_absolute() and not {".", ".."} & set(name.split("/"))
-    path = resources.templates() / name
+    path = templates_folder() / name
     return path if inside and is_file(path) else None
 
 
 def benchmarks() -> list[str]:
     """The names that `prompts.exclude` takes instead of paths."""
-    return sorted(path.stem for path in (resources.templates() / "benchmarks").glob("*.yaml"))
+    return sorted(path.stem for path in (templates_folder() / "benchmarks").glob("*.yaml"))
 
 
 def is_benchmark(name: str) -> bool:

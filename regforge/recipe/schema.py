@@ -16,10 +16,9 @@ from typing import Any
 
 import yaml
 
-from regforge import resources
 from regforge.embedded import load_vocabulary
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.files import write_atomically
+from regforge.files import templates_folder, write_atomically
 from regforge.recipe.model_checks import class_noun as check_noun
 from regforge.recipe.model_checks import drawable, is_embedded
 from regforge.recipe.models import (
@@ -199,7 +198,7 @@ def filled_in(template: str, **values: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resources.templates() / "recipe"),
+        loader=jinja2.FileSystemLoader(templates_folder() / "recipe"),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # it makes YAML and Markdown, which have other rules than HTML
         trim_blocks=True,

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from regforge import resources
 from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.embedded.english import has_words
+from regforge.files import recipes_folder
 from regforge.hub.address import HubAddress
 from regforge.recipe.model_checks import (
     Finding,
@@ -122,7 +122,7 @@ def _how_to_get(path: Path) -> str:
     here = Path("runs") / path.name
     if is_folder(here) and here.absolute() != path:
         return f"; if you mean the run here: --set regularization.dataset={here}"
-    shipped = resources.recipes() / f"{path.name}.yaml"
+    shipped = recipes_folder() / f"{path.name}.yaml"
     if path.parent.name == "runs" and is_file(shipped):
         made = "`make quickstart`" if path.name == "quickstart" else f"`regforge run {shipped}`"
         return f" yet: run {made} first, or train without it: --set regularization.dataset=null"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.files import write_atomically
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.version import __version__
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from regforge.dataset.sources import CaptionedDataset, open_dataset
 from regforge.files import expanded, storage_error
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.prompts.captions import CaptionTemplateError, instance_caption, word_pattern
 from regforge.prompts.photos import PhotosError, captions_of_run, photo_captions, syntax_notes
 from regforge.recipe import Recipe, TrainingRecipe, dataset_recipe_of, recipe_digest

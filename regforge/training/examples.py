@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.files import cache_folder as shared_cache
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.recipe import TrainingRecipe, uses_regularization
 from regforge.training.augmentation import Captioning, Crop, Cropping, decode, pixels_of
 from regforge.training.batches import Batch, Batches, Draw, Embeddings, generator, number_of

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from regforge import journal as journals
 from regforge.files import write_atomically
 from regforge.journal import Journal
-from regforge.progress import duration
 from regforge.training.problems import TrainingSetup
+from regforge.words import duration
 
 if TYPE_CHECKING:
     import torch

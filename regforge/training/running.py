@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.devices import free_memory, is_out_of_memory, pick_device
-from regforge.digests import revision_of
-from regforge.journal import Journal
-from regforge.progress import Reporter, Task
+from regforge.files import revision_of
+from regforge.journal import Journal, Reporter, Task
 from regforge.recipe import TrainingRecipe, checked, recipe_digest
 from regforge.runs import TrainingFolder
 from regforge.training.card import write_card

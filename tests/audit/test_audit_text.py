@@ -10,7 +10,7 @@ import pytest
 from audit_samples import KNOWN, InMemory, audit, checked, closed, example
 
 from regforge.audit import Audit, Check, audit_dataset
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 
 HOSTILE = "sks \x1b[31m\x07 \u202egnp.exe \ud83d </script><script>alert(1)</script>\n" + "x" * 300
 

@@ -18,7 +18,7 @@ from publishable import build, packed
 from regforge.dataset.parquet import NoDataset, ParquetError, read_rows, read_schema
 from regforge.errors import RegforgeError
 from regforge.hub import Remote
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.publish.reader_check import NotPublishable
 from regforge.publish.requirements import RepositoryTaken
 

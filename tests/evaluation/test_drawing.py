@@ -19,8 +19,8 @@ from regforge.evaluation import drawing as drawing_module
 from regforge.evaluation.definitions import EvaluationError, ImageRequest, PersonalizedModel
 from regforge.evaluation.drawing import ModelPool, seed_of
 from regforge.images.renderer import ModelUnavailable, RenderError
-from regforge.lora_files import LoraError
-from regforge.progress import Reporter, Task
+from regforge.journal import Reporter, Task
+from regforge.recipe.named_files import LoraError
 
 NOISE = 2
 """Levels of 255 by which an image may depend on its batch in float32."""

@@ -16,7 +16,7 @@ import trained_models
 from PIL import Image
 
 from regforge.evaluation import Evaluation, EvaluationSettings, evaluate
-from regforge.progress import Reporter, Task
+from regforge.journal import Reporter, Task
 from regforge.recipe import TrainingRecipe
 from regforge.training import train
 

@@ -19,7 +19,7 @@ from regforge.evaluation.models import open_model
 from regforge.evaluation.planning import ModelPlan, open_all, plan_evaluation
 from regforge.evaluation.references import find_references, references_for
 from regforge.evaluation.results import ModelResult, best_steps, over_steps, worth_comparing
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 
 CAT = trained_models.SUBJECTS / "cat"
 

@@ -16,7 +16,7 @@ from PIL import Image
 from regforge.evaluation.definitions import EvaluationError
 from regforge.evaluation.drawing import seed_of
 from regforge.evaluation.sampling import TILE, Samples, draw_grid, sample, tile_of
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 
 QUIET = Reporter(quiet=True)
 

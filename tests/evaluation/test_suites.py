@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from regforge import resources
 from regforge.embedded import TINYWORLD, load_vocabulary
 from regforge.evaluation.definitions import BenchmarkPrompt, EvaluationError, PersonalizedModel
 from regforge.evaluation.suites import class_prompts, default_suites, load_suite
+from regforge.files import templates_folder
 from regforge.recipe import Kind
 
-SHIPPED = sorted(path.stem for path in (resources.templates() / "benchmarks").glob("*.yaml"))
+SHIPPED = sorted(path.stem for path in (templates_folder() / "benchmarks").glob("*.yaml"))
 COUNTS: dict[tuple[str, Kind], int] = {
     ("dreambench", "object"): 25,
     ("dreambench", "living"): 25,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from regforge.dataset.parquet import read_rows
 from regforge.forge import Run, run
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.recipe import Recipe
 from regforge.records import ImageRow
 

@@ -10,11 +10,11 @@ import pytest
 from shell import Shell
 from small_runs import WriteRecipe
 
-from regforge import resources
 from regforge.dataset.parquet import read_rows
+from regforge.files import recipes_folder
 
 SHIPPED = sorted(
-    path for path in resources.recipes().glob("*.yaml") if not path.stem.startswith("train-")
+    path for path in recipes_folder().glob("*.yaml") if not path.stem.startswith("train-")
 )
 
 
@@ -30,7 +30,7 @@ def test_check_finds_the_shipped_recipes_sound_and_touches_nothing(
 
 
 def test_check_for_scripts(shell: Shell) -> None:
-    assert shell("check", resources.recipes() / "quickstart.yaml", "--json") == 0
+    assert shell("check", recipes_folder() / "quickstart.yaml", "--json") == 0
     plan = json.loads(shell.out)
     assert plan["images"] == 64
     assert plan["sets"] == {"against": 16, "amplify": 48}
@@ -39,7 +39,7 @@ def test_check_for_scripts(shell: Shell) -> None:
 
 
 def test_a_price_that_nobody_knows_is_unknown(shell: Shell) -> None:
-    recipe = resources.recipes() / "objects-sdxl.yaml"
+    recipe = recipes_folder() / "objects-sdxl.yaml"
     assert shell("check", recipe, "--set", "prompts.llm.model=openai/nobody-knows-me") == 0
     assert "cost unknown" in shell.out
     assert shell("check", recipe, "--json") == 0

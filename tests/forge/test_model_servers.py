@@ -12,8 +12,8 @@ from shell import Shell
 from small_runs import WriteRecipe, quietly
 
 from regforge.journal import read
-from regforge.progress import dollars
 from regforge.recipe import load_recipe
+from regforge.words import dollars
 
 SLOTS = ["shape", "color", "background"]
 WORDS = (

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file, save_file
 from shell import Shell
 from small_runs import WriteRecipe, quietly, rows_of
 
-from regforge.digests import file_digest, revision_of
 from regforge.embedded import TINYWORLD, load_pipeline
-from regforge.lora_files import LoraError
+from regforge.files import file_digest, revision_of
 from regforge.recipe import load_recipe, recipe_digest
+from regforge.recipe.named_files import LoraError
 from regforge.runs import RunFolderError
 
 
@@ -107,17 +107,17 @@ def test_what_a_model_holds_is_in_the_digest_and_not_where_it_lies(
 def test_digests_of_large_files_are_kept_and_noticed_when_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from regforge import digests
+    from regforge import files
 
-    monkeypatch.setattr(digests, "_LARGE", 10)
-    monkeypatch.setattr(digests, "_SETTLED", -60.0)
+    monkeypatch.setattr(files, "_LARGE", 10)
+    monkeypatch.setattr(files, "_SETTLED", -60.0)
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "x.safetensors").write_bytes(b"0123456789" * 3)
     before = revision_of(folder)
     kept = Path(os.environ["REGFORGE_CACHE"]) / "digests.json"
     assert len(json.loads(kept.read_text())) == 1
-    digests._digest.cache_clear()
+    files._digest.cache_clear()
     reading = Path.open
 
     def refused(self: Path, *args: object, **more: object) -> object:
@@ -130,7 +130,7 @@ def test_digests_of_large_files_are_kept_and_noticed_when_stale(
     (folder / "x.safetensors").write_bytes(b"0123456780" * 3)
     assert revision_of(folder) != before
     kept.write_text("[" * 1000)  # a damaged cache is none
-    digests._digest.cache_clear()
+    files._digest.cache_clear()
     assert revision_of(folder) != before
 
 

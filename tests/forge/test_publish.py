@@ -18,7 +18,7 @@ from shell import Shell
 from regforge.dataset import build
 from regforge.dataset.parquet import read_rows
 from regforge.forge import run
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.recipe import load_recipe
 from regforge.records import ImageRow
 

@@ -20,7 +20,7 @@ from hub_server import LoopbackHub, Status, redirect
 from teapots import NEW, OLD, REPO, publish, with_old_version
 
 from regforge.hub import HubError
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from teapots import NEW, OLD, REPO, from_folder, new_version, publish, with_old_
 
 from regforge.errors import RegforgeError
 from regforge.hub import Contents, HubError, Remote, commits, publish_files
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 
 
 def refusal(hub: LoopbackHub, **options: Any) -> str:

@@ -11,8 +11,7 @@ import numpy as np
 from regforge.embedded import TINYWORLD
 from regforge.images import open_renderer
 from regforge.images.renderer import Pixels, Renderer
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.recipe.models import Render
 from regforge.records import ImageJob, Prompt, image_jobs
 

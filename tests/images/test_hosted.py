@@ -23,8 +23,7 @@ from regforge.images.renderer import (
     RenderSettingError,
 )
 from regforge.images.staging import Staging, render_into
-from regforge.journal import Journal, read
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter, read
 from regforge.recipe.models import Render
 
 _opened: list[HostedRenderer] = []

@@ -18,9 +18,9 @@ from drawing import drawn, jobs, opened
 from regforge.embedded import TINYWORLD
 from regforge.images.loading import draws_from_text
 from regforge.images.renderer import ModelUnavailable
-from regforge.lora_files import LoraError
 from regforge.recipe import Recipe, RecipeError, checked
 from regforge.recipe.models import Render
+from regforge.recipe.named_files import LoraError
 
 
 @pytest.fixture

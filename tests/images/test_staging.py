@@ -14,7 +14,7 @@ from PIL import Image
 from regforge.files import StorageError
 from regforge.images.renderer import LoraIdentity, ModelIdentity, RenderedImage, RenderError
 from regforge.images.staging import Staging, render_into
-from regforge.progress import Task
+from regforge.journal import Task
 from regforge.recipe.models import Render
 from regforge.records import ImageJob
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.photos import PhotoCaption
 from regforge.prompts.tokens import TokenBudget

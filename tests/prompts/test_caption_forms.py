@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from builders import fill, recipe_of
 
-from regforge import resources
+from regforge.files import templates_folder
 from regforge.prompts.captions import CaptionTemplate, CaptionTemplateError, is_photograph
 from regforge.prompts.tokens import token_budget
 from regforge.prompts.writing import write_prompts
@@ -66,7 +66,7 @@ def test_what_a_photograph_is() -> None:
 
 @pytest.mark.parametrize("name", ["object", "living"])
 def test_each_form_leaves_no_trace_of_what_is_empty(name: str) -> None:
-    file = resources.templates() / "caption" / f"{name}.j2"
+    file = templates_folder() / "caption" / f"{name}.j2"
     template = CaptionTemplate(file, name, class_noun="cat", kind="living")
     assert template.forms == 3
     for form in range(3):
@@ -82,7 +82,7 @@ def test_each_form_leaves_no_trace_of_what_is_empty(name: str) -> None:
 
 
 def test_slot_dropout_keeps_each_captions_own_form() -> None:
-    file = resources.templates() / "caption" / "object.j2"
+    file = templates_folder() / "caption" / "object.j2"
     for prompt in captions("teapot", 12):
         composer = Composer(file, "caption.j2", list(prompt.slots))
         said = composer.caption(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge import resources
 from regforge.embedded import load_vocabulary
+from regforge.files import templates_folder
 from regforge.prompts.captions import (
     CaptionTemplate,
     CaptionTemplateError,
@@ -25,7 +25,7 @@ SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
 
 
 def shipped(name: str, class_noun: str = "teapot", **options: object) -> CaptionTemplate:
-    file = resources.templates() / "caption" / f"{name}.j2"
+    file = templates_folder() / "caption" / f"{name}.j2"
     kind = "living" if name == "living" else "object"
     return CaptionTemplate(file, file.name, class_noun=class_noun, kind=kind, **options)
 

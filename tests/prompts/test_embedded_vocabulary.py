@@ -12,8 +12,7 @@ from builders import recipe_of
 from test_filling_over_http import client_of
 
 from regforge.embedded import language_model, phrase_banks
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.prompts.composing import compose_rows
 from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.vocabulary import BankPhrases, Vocabulary, VocabularyError

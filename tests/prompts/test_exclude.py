@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge import resources
+from regforge.files import templates_folder
 from regforge.prompts.exclude import (
     Duplicates,
     ExclusionError,
@@ -22,7 +22,7 @@ from regforge.prompts.exclude import (
 )
 from regforge.prompts.vocabulary import Vocabulary
 
-BENCHMARKS = resources.templates() / "benchmarks"
+BENCHMARKS = templates_folder() / "benchmarks"
 KINDS = yaml.safe_load((BENCHMARKS / "dreambench.yaml").read_text("utf-8"))["prompts"].values()
 DREAMBENCH = [prompt for groups in KINDS for prompts in groups.values() for prompt in prompts]
 

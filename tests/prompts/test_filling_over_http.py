@@ -10,8 +10,7 @@ from builders import recipe_of
 from servers import Answer, Call, Faults, OpenAIServer, Reply, png_of, said
 from test_filling import invented
 
-from regforge.journal import Journal, read
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter, read
 from regforge.prompts.composing import compose_rows
 from regforge.prompts.filling import fill_vocabulary, plan_calls
 from regforge.prompts.photos import describe_photos

@@ -27,10 +27,9 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regforge import resources
 from regforge.errors import RegforgeError
-from regforge.journal import Journal, read
-from regforge.progress import Reporter
+from regforge.files import templates_folder
+from regforge.journal import Journal, Reporter, read
 from regforge.prompts.against import PhotoCaptionUnclear
 from regforge.prompts.captions import CaptionTemplateError
 from regforge.prompts.exclude import ExclusionError
@@ -46,7 +45,7 @@ AGAINST = {"against": 1}
 
 def one_form(folder: Path, kind: str = "object") -> str:
     """A template that has the first form of the shipped one alone."""
-    shipped = (resources.templates() / f"caption/{kind}.j2").read_text(encoding="utf-8")
+    shipped = (templates_folder() / f"caption/{kind}.j2").read_text(encoding="utf-8")
     (folder / f"{kind}.j2").write_text(shipped.partition("\n---\n")[0], encoding="utf-8")
     return str(folder / f"{kind}.j2")
 

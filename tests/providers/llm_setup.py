@@ -9,8 +9,7 @@ from pydantic import BaseModel
 from servers import FlyingTime, OpenAIServer
 
 from regforge import journal
-from regforge.journal import Journal
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter
 from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe.sections import LanguageModel
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from hostile_recipes import hostile, lay_out
 
-from regforge import cli, resources
+from regforge import cli
+from regforge.files import recipes_folder
 
 SECONDS = 10
 """Of this process's own work, so that a busy machine fails nothing; of waiting, six times that."""
@@ -84,8 +85,8 @@ def checked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[object, 
 
 
 def check_all(numbers: range, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipes = sorted(resources.recipes().glob("*.yaml"))
-    checked([str(resources.recipes() / "quickstart.yaml")], monkeypatch)  # loads what is heavy
+    recipes = sorted(recipes_folder().glob("*.yaml"))
+    checked([str(recipes_folder() / "quickstart.yaml")], monkeypatch)  # loads what is heavy
 
     def too_slow(*_: object) -> None:
         raise TooSlowError

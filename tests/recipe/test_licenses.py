@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from regforge import resources
+from regforge.files import recipes_folder
 from regforge.recipe.licenses import IDENTIFIERS, not_an_identifier, terms_of
 
 
@@ -63,7 +63,7 @@ def test_a_wrong_identifier_is_named_with_the_one_that_was_meant(
 
 def test_the_shipped_recipes_name_what_their_renderer_asks_for() -> None:
     seen = 0
-    for path in resources.recipes().glob("*.yaml"):
+    for path in recipes_folder().glob("*.yaml"):
         data = yaml.safe_load(path.read_text())
         license_id = (data.get("dataset") or {}).get("license")
         terms = terms_of((data.get("render") or {}).get("model", "embedded/tinyworld"))

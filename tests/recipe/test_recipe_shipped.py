@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import Shell
 
-from regforge import resources
 from regforge.embedded import load_vocabulary
+from regforge.files import recipes_folder
 from regforge.images import schedulers
 from regforge.recipe import (
     Recipe,
@@ -44,7 +44,7 @@ from regforge.recipe.schema import SCHEMA_FILE, SCHEMA_LINE, StarterError, schem
 
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
 SHIPPED = sorted(
-    path for path in resources.recipes().glob("*.yaml") if not path.name.startswith("train-")
+    path for path in recipes_folder().glob("*.yaml") if not path.name.startswith("train-")
 )
 
 
@@ -60,7 +60,7 @@ def test_the_shipped_recipes_are_these_and_the_readme_lists_them() -> None:
     assert names >= {
         "quickstart", "objects-sdxl", "living-sdxl", "sd15", "naive-baseline", "against-only"
     }  # fmt: skip
-    readme = (resources.recipes() / "README.md").read_text(encoding="utf-8")
+    readme = (recipes_folder() / "README.md").read_text(encoding="utf-8")
     assert names <= set(re.findall(r"\]\(([\w-]+)\.yaml\)", readme))
 
 
@@ -78,7 +78,7 @@ def test_each_shipped_recipe_is_sound_short_and_taught_to_editors(path: Path) ->
 
 
 def test_the_quickstart_says_only_what_the_embedded_pipeline_can_draw() -> None:
-    recipe = load_recipe(resources.recipes() / "quickstart.yaml")
+    recipe = load_recipe(recipes_folder() / "quickstart.yaml")
     words = load_vocabulary()
     assert recipe.subject.class_noun in words["class_noun"]
     for slot in slots_of(recipe):
@@ -90,7 +90,7 @@ def test_the_quickstart_says_only_what_the_embedded_pipeline_can_draw() -> None:
 
 
 def test_the_baselines_differ_from_the_quickstart_in_their_prompt_sets_alone() -> None:
-    folder = resources.recipes()
+    folder = recipes_folder()
     quickstart = load_recipe(folder / "quickstart.yaml").model_dump()
     for name, sets in (("naive-baseline", {"naive": 1.0}), ("against-only", {"against": 1.0})):
         found = load_recipe(folder / f"{name}.yaml").model_dump()
@@ -455,10 +455,10 @@ def test_what_is_probably_not_meant_is_said_once(content: dict[str, Any], part: 
 
 def test_reading_recipes_loads_no_heavy_library() -> None:
     code = (
-        "import sys; from regforge import resources\n"
+        "import sys; from regforge.files import recipes_folder\n"
         "from regforge.recipe import load_any_recipe, recipe_digest, recipe_warnings\n"
         "for name in ('quickstart', 'train-quickstart'):\n"
-        "    recipe = load_any_recipe(resources.recipes() / f'{name}.yaml')\n"
+        "    recipe = load_any_recipe(recipes_folder() / f'{name}.yaml')\n"
         "    recipe_digest(recipe), recipe_warnings(recipe)\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow'}\n"
         "print(sorted(heavy & sys.modules.keys()))"

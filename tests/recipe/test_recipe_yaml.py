@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import Shell
 
-from regforge import resources
+from regforge.files import recipes_folder
 from regforge.recipe import Recipe, RecipeError, load_recipe
 
 GOOD = "name: x\nsubject: {class_noun: teapot, kind: object}\n"
@@ -164,7 +164,7 @@ def test_a_shipped_recipe_or_one_of_a_like_name_is_hinted_at(tmp_path: Path) -> 
         load_recipe(tmp_path / "teapot.yaml")
 
 
-SHIPPED = (resources.recipes() / "objects-sdxl.yaml").read_text(encoding="utf-8")
+SHIPPED = (recipes_folder() / "objects-sdxl.yaml").read_text(encoding="utf-8")
 _scraps = (
     st.text() | st.sampled_from(list("\t\n:-[]{}&*!|>'\"%@`#,?<\x00\x85\ufeff")) | st.just("<<: ")
 )

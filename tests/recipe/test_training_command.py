@@ -11,7 +11,8 @@ import pytest
 from shell import Shell
 from typer.testing import CliRunner
 
-from regforge import cli, resources
+from regforge import cli
+from regforge.files import recipes_folder
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_bad_input_ends_in_a_sentence_and_with_2(
 
 
 def test_recipes_go_to_their_commands(recipe: Path, shell: Shell) -> None:
-    assert shell("train", resources.recipes() / "quickstart.yaml") == 2
+    assert shell("train", recipes_folder() / "quickstart.yaml") == 2
     assert "is a dataset recipe, for `regforge run`; here a training recipe is needed" in shell.err
     recipe.write_text(recipe.read_text() + "optimizer: {steps: 5}\n")
     assert shell("run", "cat.yaml") == 2

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regforge import resources
 from regforge.embedded import load_vocabulary
+from regforge.files import recipes_folder
 from regforge.recipe import (
     RecipeError,
     TrainingRecipe,
@@ -29,7 +29,7 @@ from regforge.recipe import (
 from regforge.recipe.digest import is_runtime
 from regforge.recipe.schema import SCHEMA_LINE, TRAINING_SCHEMA_FILE
 
-SHIPPED = sorted(resources.recipes().glob("train-*.yaml"))
+SHIPPED = sorted(recipes_folder().glob("train-*.yaml"))
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
 
 
@@ -360,9 +360,9 @@ def test_the_quickstart_trains_on_what_the_dataset_quickstart_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipes = Path(shutil.copytree(resources.recipes(), tmp_path / "recipes"))
+    recipes = Path(shutil.copytree(recipes_folder(), tmp_path / "recipes"))
     cat = Path("examples/subjects/cat")
-    shutil.copytree(resources.recipes().parent / cat, tmp_path / cat)
+    shutil.copytree(recipes_folder().parent / cat, tmp_path / cat)
     recipe = load_training_recipe(recipes / "train-quickstart.yaml")  # with nothing made yet
     dataset = yaml.safe_load((recipes / "quickstart.yaml").read_text(encoding="utf-8"))
     made_by = dataset_recipe_of(recipe)

@@ -12,8 +12,7 @@ from training_runs import QUIET, recipe
 
 from regforge.embedded import TINYWORLD
 from regforge.errors import RegforgeError
-from regforge.journal import read
-from regforge.progress import Reporter
+from regforge.journal import Reporter, read
 from regforge.recipe import recipe_digest, resolved_yaml
 from regforge.runs import RunFolderError
 from regforge.training import train

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_data import class_images, draws_of, family, opened, photos, recipe, same, tensors
 
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.training.caching import DiskStore, MemoryStore, Store, identity, key_of
 
 SOME = {

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from made_rows import make_row
 from tiny_data import class_images, color_of, draws_of, make_image, opened, photos, recipe
 
-from regforge import resources
 from regforge.dataset.parquet import RowWriter
+from regforge.files import templates_folder
 from regforge.prompts.captions import CaptionTemplate
 from regforge.recipe import TrainingRecipe
 from regforge.records import ImageRow
@@ -89,7 +89,7 @@ def write_dataset(
         writer.close()
     (folder / "recipe.yaml").write_text("name: x\n")
     if template is not None:
-        file = resources.templates() / "caption" / f"{template}.j2"
+        file = templates_folder() / "caption" / f"{template}.j2"
         shutil.copy(file, folder / "caption.j2")
     return folder
 
@@ -101,7 +101,7 @@ def row(index: int, text: str, slots: Mapping[str, str | None], prompt_set: str)
 
 
 def shipped(kind: str = "object") -> CaptionTemplate:
-    file = resources.templates() / "caption" / f"{kind}.j2"
+    file = templates_folder() / "caption" / f"{kind}.j2"
     return CaptionTemplate(file, f"caption/{kind}.j2", class_noun="teapot", kind="object")
 
 
@@ -169,7 +169,7 @@ def test_a_painting_without_its_style_is_no_photo() -> None:
 
 
 def of_template(slots: Mapping[str, str | None], text: str, prompt_set: str = "amplify") -> Caption:
-    file = resources.templates() / "caption" / "object.j2"
+    file = templates_folder() / "caption" / "object.j2"
     composer = Composer(file, "caption.j2", SLOTS)
     return composer.caption(text, slots, class_noun="teapot", kind="object", prompt_set=prompt_set)
 

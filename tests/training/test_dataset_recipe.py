@@ -12,7 +12,7 @@ import pytest
 import yaml
 from training_runs import QUIET, recipe
 
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.recipe import (
     RecipeError,
     TrainingRecipe,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from training_runs import QUIET, Signalling, recipe
 
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.training import train
 
 LORA = Path("lora", "pytorch_lora_weights.safetensors")

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from regforge.progress import Reporter
+from regforge.journal import Reporter
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Draw
 from regforge.training.examples import Examples

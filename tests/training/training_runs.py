@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from safetensors.numpy import load_file
 
-from regforge.progress import Reporter, Task
+from regforge.journal import Reporter, Task
 from regforge.recipe import TrainingRecipe
 
 SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"

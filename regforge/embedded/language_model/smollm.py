@@ -19,10 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regforge.digests import file_digest
 from regforge.embedded.pipeline import quiet_loading
 from regforge.errors import RegforgeError
-from regforge.files import write_atomically
+from regforge.files import file_digest, write_atomically
 
 logger = logging.getLogger(__name__)
 
