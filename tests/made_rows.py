@@ -1,5 +1,6 @@
 """Image rows for tests: small real images with everything a row has."""
 
+import functools
 import hashlib
 import io
 from typing import Any
@@ -14,6 +15,7 @@ SLOTS = ("color", "background")
 COLORS = ("red", "teal", "olive")
 
 
+@functools.cache
 def make_image(number: int, size: tuple[int, int] = (24, 16)) -> bytes:
     """A noisy image, another one for each number."""
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

@@ -29,7 +29,9 @@ def solid(color: str, size: tuple[int, int]) -> bytes:
 
 def test_every_prompt_set_is_shown_by_its_share() -> None:
     rows = [
-        make_row(n, prompt_set="against" if n == 900 else "naive" if n % 4 == 0 else "amplify")
+        make_row(
+            n, image=b"", prompt_set="against" if n == 900 else "naive" if n % 4 == 0 else "amplify"
+        )
         for n in range(1000)
     ]
     shown = [row.prompt_set for row in choose_samples(rows, 16)]
@@ -40,7 +42,7 @@ def test_every_prompt_set_is_shown_by_its_share() -> None:
 
 def test_rare_phrases_are_shown() -> None:
     rows = [
-        make_row(n, prompt_set="amplify", slots={"color": f"colour {max(0, n - 195)}"})
+        make_row(n, image=b"", prompt_set="amplify", slots={"color": f"colour {max(0, n - 195)}"})
         for n in range(200)
     ]
     shown = {row.slots["color"] for row in choose_samples(rows, 6)}
@@ -60,7 +62,7 @@ def test_they_come_in_their_order_and_are_always_the_same() -> None:
     count=st.integers(0, 20),
 )
 def test_as_many_are_chosen_as_asked_for_if_there_are(sets: list[str], count: int) -> None:
-    rows = [make_row(index, prompt_set=name) for index, name in enumerate(sets)]
+    rows = [make_row(index, image=b"", prompt_set=name) for index, name in enumerate(sets)]
     shown = choose_samples(rows, count)
     assert len(shown) == min(count, len(rows))
     assert count < len(set(sets)) or {row.prompt_set for row in shown} == set(sets)

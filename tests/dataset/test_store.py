@@ -6,6 +6,7 @@ import io
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def test_a_shard_gives_back_what_was_written_in_the_order_of_the_index(store: St
     assert again(store).shards() == [0]
     assert again(store).rows(0) == make_rows(0, 2, 5)
     assert again(store).rejected(0) == [refused[1], refused[0]]
+    assert store.rows(0, images=False) == [replace(row, image=b"") for row in make_rows(0, 2, 5)]
+    store.write(1, [], [rejection(130)])  # all of its images were refused: it is finished
+    assert again(store).shards() == [0, 1]
+    assert again(store).rows(1) == []
 
 
 def test_shards_come_in_order_and_rows_one_after_the_other(store: Store) -> None:
@@ -57,17 +62,6 @@ def test_shards_come_in_order_and_rows_one_after_the_other(store: Store) -> None
     assert [row.index for row in again(store).iter_rows()] == [7, 300, 1500]
     assert [each.index for each in again(store).iter_rejected()] == [8, 301, 1501]
     assert again(store).count() == 3
-
-
-def test_rows_can_be_read_without_their_images(store: Store) -> None:
-    store.write(0, make_rows(0, 1), [])
-    assert store.rows(0, images=False) == [replace(row, image=b"") for row in make_rows(0, 1)]
-
-
-def test_a_shard_whose_images_were_all_refused_is_finished(store: Store) -> None:
-    store.write(0, [], [rejection(0)])
-    assert again(store).shards() == [0]
-    assert again(store).rows(0) == []
 
 
 def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
@@ -109,14 +103,6 @@ def test_an_image_of_another_caption_or_size_does_not_count(changes) -> None:
 # ---------------------------------------------------------------------------------- damage and loss
 
 
-def cut_off(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def make_empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
 def flip_a_bit_in_an_image(path: Path) -> None:
     content = bytearray(path.read_bytes())
     image = make_row(1).image
@@ -131,38 +117,29 @@ def replace_by_another_parquet(path: Path) -> None:
         writer.close()
 
 
-def take_that_of_another_recipe(path: Path) -> None:
-    other = Store(path.parent, SLOTS, "f" * 64)
-    other.write(0, [], [])
-
-
-def take_that_of_other_slots(path: Path) -> None:
-    Store(path.parent, ("shape",), DIGEST).write(0, make_rows(0), [])
-
-
 def take_that_of_another_number(path: Path) -> None:
     store = Store(path.parent, SLOTS, DIGEST)
     store.write(5, make_rows(5 * 128), [])
     (path.parent / "00005.parquet").replace(path)
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        cut_off,
-        make_empty,
-        flip_a_bit_in_an_image,
-        replace_by_another_parquet,
-        take_that_of_another_recipe,
-        take_that_of_other_slots,
-        take_that_of_another_number,
-    ],
-)
-def test_a_bad_shard_is_set_aside_and_said_so(store: Store, tmp_path: Path, spoil) -> None:
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "a bit of an image flipped": flip_a_bit_in_an_image,
+    "another Parquet file": replace_by_another_parquet,
+    "of another recipe": lambda path: Store(path.parent, SLOTS, "f" * 64).write(0, [], []),
+    "of other slots": lambda path: Store(path.parent, ["s"], DIGEST).write(0, make_rows(0), []),
+    "of another number": take_that_of_another_number,
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_bad_shard_is_set_aside_and_said_so(store: Store, tmp_path: Path, how: str) -> None:
     store.write(0, make_rows(0, 1, 2), [])
     store.write(1, make_rows(128), [])
     path = store.folder / "00000.parquet"
-    spoil(path)
+    SPOILT[how](path)
     content = path.read_bytes()
 
     fresh = Store(store.folder, SLOTS, DIGEST, Journal(tmp_path))

@@ -186,18 +186,14 @@ def test_what_other_libraries_raise(hub: LoopbackHub, tmp_path: Path) -> None:
         assert words in problem.message, repo_id
 
 
-def test_what_nobody_has_thought_of() -> None:
+def test_what_nobody_has_thought_of_and_what_is_explained_already() -> None:
     problem = explained(RuntimeError("first line\nsecond line"), "me/teapots")
     assert "first line second line" in problem.message
     assert problem.message.count("\n") == 0
     assert "RuntimeError" in explained(RuntimeError(), "me/teapots").message
-
-
-def test_what_is_explained_already_stays() -> None:
-    problem = HubError("Known.", hint="Do this.")
     outer = RuntimeError("outer")
-    outer.__cause__ = problem
-    assert explained(outer, "me/teapots") is problem
+    outer.__cause__ = HubError("Known.", hint="Do this.")
+    assert explained(outer, "me/teapots") is outer.__cause__
 
 
 def test_no_token_gets_into_the_text(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
