@@ -19,6 +19,7 @@ from regforge.audit.gathering import (
     Check,
     Gathered,
     Grade,
+    graded,
     of,
     percent,
     ratio,
@@ -92,7 +93,7 @@ def _missing(found: Gathered) -> Check:
     emptily = f", {empty:,} of them an empty one" if empty else ""
     return Check(
         "captions",
-        "bad" if len(without) > MANY_WITHOUT * total else "look",
+        graded(len(without), total, MANY_WITHOUT),
         f"{of(len(without), total)} have none{emptily}.",
         "Caption them, or leave them out: kohya trains them on the class alone, OneTrainer on an "
         "empty text, SimpleTuner stops.",
@@ -196,19 +197,15 @@ def _class_noun(found: Gathered) -> Check:
     names = ", ".join(shortened(noun, 40) for noun, _ in nouns.most_common(3))
     if len(nouns) > 3:
         names += f" and {len(nouns) - 3:,} more"
+    finding = f"{of(count, len(pairs), 'captions')} do not name it ({names})."
     if not count:
-        return Check("class noun", "good", f"Every caption names it: {names}.", numbers=numbers)
+        finding = f"Every caption names it: {names}."
     share = count / len(pairs)
     grade: Grade = "bad" if share > ONE_FOR_ALL else "look" if share > OTHER_THINGS else "good"
-    return Check(
-        "class noun",
-        grade,
-        f"{of(count, len(pairs), 'captions')} do not name it ({names}).",
-        "What a caption does not name, its image does not protect: use the subject's class noun."
-        * (grade != "good"),
-        numbers,
-        [shortened(text) for text, _ in silent.most_common(MOST_EXAMPLES)],
-    )
+    advice = "What a caption does not name, its image does not protect: use the subject's class "
+    advice = f"{advice}noun." * (grade != "good")
+    shown = [shortened(text) for text, _ in silent.most_common(MOST_EXAMPLES)]
+    return Check("class noun", grade, finding, advice, numbers, shown)
 
 
 def _naming(noun: str) -> re.Pattern[str]:
@@ -232,18 +229,15 @@ def _form(found: Gathered) -> Check:
             traps[trap] += count
             examples.setdefault(trap, text)
     numbers = {trap.replace(" ", "_"): traps[trap] for trap in _TRAPS}
-    if not traps:
-        return Check("caption format", "good", "One clean line each.", numbers=numbers)
     seen = [trap for trap in _TRAPS if traps[trap]]
+    if not seen:
+        return Check("caption format", "good", "One clean line each.", numbers=numbers)
+    grade: Grade = "good" if seen == ["spaces at an end"] else "look"
     total = found.captions.total()
-    return Check(
-        "caption format",
-        "good" if seen == ["spaces at an end"] else "look",
-        "; ".join(f"{trap}: {of(traps[trap], total, 'captions')}" for trap in seen) + ".",
-        "; ".join(f"{trap}: {_TRAPS[trap]}" for trap in seen) + ".",
-        numbers,
-        [repr(shortened(examples[trap])) for trap in seen],
-    )
+    finding = "; ".join(f"{trap}: {of(traps[trap], total, 'captions')}" for trap in seen)
+    advice = "; ".join(f"{trap}: {_TRAPS[trap]}" for trap in seen)
+    shown = [repr(shortened(examples[trap])) for trap in seen]
+    return Check("caption format", grade, f"{finding}.", f"{advice}.", numbers, shown)
 
 
 def _tokens(found: Gathered, budget: TokenBudget) -> Check:
@@ -261,21 +255,17 @@ def _tokens(found: Gathered, budget: TokenBudget) -> Check:
         "counted_by": budget.source,
         "estimated": budget.estimated,
     }
-    about = "about " if budget.estimated else ""
-    who = f"counted by {budget.source}"
-    if not over:
-        finding = f"The longest caption has {about}{longest} of {budget.limit} tokens, {who}."
-        return Check("token limit", "good", finding, numbers=numbers)
-    many = count > MANY_TOO_LONG * total and not budget.estimated  # that counts rather too many
-    return Check(
-        "token limit",
-        "bad" if many else "look",
-        f"{of(count, total, 'captions')} have more than {budget.limit} tokens, the longest "
-        f"{about}{longest}, {who}.",
-        "The text encoder drops their ends, and nothing says so: shorten them.",
-        numbers,
-        [shortened(text) for text in over[:MOST_EXAMPLES]],
-    )
+    about, limit = "about " if budget.estimated else "", f"{budget.limit} tokens"
+    finding = f"The longest caption has {about}{longest} of {limit}"
+    if over:
+        have = f"{of(count, total, 'captions')} have more than {limit}"
+        finding = f"{have}, the longest {about}{longest}"
+    # An estimate counts rather too many.
+    grade = graded(count, total, 1.0 if budget.estimated else MANY_TOO_LONG)
+    advice = "The text encoder drops their ends, and nothing says so: shorten them." * bool(over)
+    shown = [shortened(text) for text in over[:MOST_EXAMPLES]]
+    finding += f", counted by {budget.source}."
+    return Check("token limit", grade, finding, advice, numbers, shown)
 
 
 def entropy(counts: Iterable[int]) -> float:

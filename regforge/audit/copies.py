@@ -20,6 +20,7 @@ from regforge.audit.gathering import (
     TOO_LARGE,
     Check,
     Gathered,
+    graded,
     of,
     ratio,
 )
@@ -49,18 +50,13 @@ def exact_duplicates(found: Gathered) -> Check:
     groups = _equal([file.digest for file in files], [file.pixels for file in files])
     spare = len(known) - int(np.unique(groups).size)
     numbers = {"compared": len(known), "spare": spare, "share": ratio(spare, total)}
+    finding = f"{of(spare, total)} are copies of another one."
     if not spare:
         what = "file or pixels" if any(file.pixels for file in files) else "file"
         finding = f"No two of {len(known):,} images have the same {what}."
-        return Check(name, "good", finding, numbers=numbers)
-    return Check(
-        name,
-        "bad" if spare > MANY_COPIES * total else "look",
-        f"{of(spare, total)} are copies of another one.",
-        "Keep one of each: a copy only counts its original twice.",
-        numbers,
-        _together(groups, [found.ids[n] for n in known]),
-    )
+    advice = "Keep one of each: a copy only counts its original twice." * bool(spare)
+    shown = _together(groups, [found.ids[n] for n in known])
+    return Check(name, graded(spare, total, MANY_COPIES), finding, advice, numbers, shown)
 
 
 def near_duplicates(found: Gathered) -> Check:
@@ -87,7 +83,7 @@ def near_duplicates(found: Gathered) -> Check:
         return Check(name, "good", finding, numbers=numbers)
     return Check(
         name,
-        "bad" if spare > MANY_NEAR * total else "look",
+        graded(spare, total, MANY_NEAR),
         f"{of(spare, total)} look like another one: {counted(len(clusters), 'group')}, the largest "
         f"of {clusters.max():,}.",
         "Keep one of each group, or draw the others again with other captions or seeds "
@@ -98,14 +94,9 @@ def near_duplicates(found: Gathered) -> Check:
 
 
 def look_alikes(hashes: NDArray[np.uint64], most: int = NEAR) -> NDArray[np.int64]:
-    """Groups of hashes that look alike, also by way of others of the group.
+    """The number of the group of each 64-bit hash, (n,): those alike share one.
 
-    Args:
-        hashes: 64-bit hashes, (n,).
-        most: Bits in which two may differ, at most 4.
-
-    Returns:
-        (n,): the number of the group of each; the same for two hashes of one group.
+    Two hashes are alike if they differ in at most `most` bits (at most 4), or by way of others.
     """
     assert most < len(_PARTS)
     # Equal hashes first: a set of one image 100,000 times has one hash to compare.
@@ -200,10 +191,8 @@ _ADVICE: Mapping[str, str] = {
 def file_problems(found: Gathered, *, curated: bool | None, left_out: Sequence[str]) -> Check:
     """Files that cannot be read, show nothing, are turned, transparent or of poor quality.
 
-    Args:
-        found: The dataset.
-        curated: Whether the run that made it refused what shows nothing; None if not known.
-        left_out: What the reader of the dataset could not read, a sentence each.
+    `curated` is whether the run that made them refused what shows nothing (None: not known),
+    `left_out` what the reader of the dataset could not read, a sentence each.
     """
     name, total = "image files", len(found.ids)
     if not found.opened:

@@ -59,15 +59,10 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """The result of one check: `look` is worth a look, `bad` will harm training.
 
-    Attributes:
-        name: What was checked, in two or three words: `exact duplicates`.
-        grade: `good`, `look` (worth a look), `bad` (will harm training), `unknown`.
-        finding: One sentence with numbers.
-        advice: What to do about it; empty where nothing is to be done.
-        numbers: The same for scripts.
-        examples: A few ids or phrases that show it.
+    The finding is one sentence with numbers; `numbers` are the same for scripts. The advice is
+    empty where nothing is to be done. Examples are a few ids or phrases that show it.
     """
 
     name: str
@@ -96,6 +91,11 @@ def percent(count: float, total: float) -> str:
 def ratio(count: float, total: float) -> float:
     """A share for scripts, 0 to 1, to four digits; 0 of nothing is 0."""
     return round(count / total, 4) if total else 0.0
+
+
+def graded(count: int, total: int, most: float) -> Grade:
+    """`bad` for more than a share `most`, `look` for any, `good` for none."""
+    return "bad" if count > most * total else "look" if count else "good"
 
 
 def worse(*grades: Grade) -> Grade:
@@ -188,20 +188,15 @@ def upright(image: bytes) -> Image.Image | None:
 
 @dataclass
 class Gathered:
-    """What is known about the images, in columns of the same length.
+    """What is known about the images, in columns of the same length; None is not known.
 
     Attributes:
-        ids: Their names.
-        texts: Captions; None where there is none.
         sizes: (width, height) in pixels.
-        nouns: Class nouns; None where not known, as are the next three.
-        sets: Prompt sets.
         slots: Phrases by name of the slot.
         references: Photos whose captions were followed.
-        files: What is known about the files.
-        missing: Images without a column of `PROVENANCE`.
-        models: Images by (model, revision).
-        troubles: Images by what is wrong with their files.
+        missing: Number of images without a column of `PROVENANCE`.
+        models: Number of images by (model, revision).
+        troubles: Number of images by what is wrong with their files.
         trouble_ids: A few of them each.
         opened: Whether the images were opened.
     """
@@ -240,14 +235,10 @@ def gather(
     see: Callable[[Sequence[Example]], None] | None = None,
     reporter: Reporter | None = None,
 ) -> Gathered:
-    """Go through a dataset.
+    """Go through a dataset; images that are not opened have the hashes stored with them.
 
-    Args:
-        dataset: Any.
-        images: Whether to open the images; without, stored hashes are taken at their word.
-        class_noun: What all images show; None takes what the rows say.
-        see: Gets every batch of images too, while they are in memory.
-        reporter: Gets progress.
+    `class_noun` takes the place of what the rows say. `see` gets every batch of images too, while
+    they are in memory.
     """
     found = Gathered(opened=images, slots={name: [] for name in dataset.slots})
     interned: dict[str, str] = {}

@@ -42,8 +42,6 @@ class Audit:
     """What an audit found.
 
     Attributes:
-        dataset: Its name.
-        images: How many.
         checks: In the order in which to read them.
         layout: What the dataset is: `regforge`, `folder`, ...
         revision: Commit on the Hub, or None.
@@ -145,7 +143,7 @@ def audit_dataset(
     have to be compared with the subject's.
 
     Args:
-        dataset: Any.
+        dataset: Ours or anybody's.
         subject: Folder with photos of the subject, to look for it among the images.
         identifier: The token that captions must not say; the run's own if left out.
         class_noun: What the images show, where the dataset does not say it.
@@ -275,13 +273,7 @@ _METADATA = tuple(each.name for each in fields(ImageRow) if each.name not in _CO
 
 
 class StoredRows:
-    """A `CaptionedDataset` of rows that are in memory already, without their images.
-
-    Args:
-        name: The dataset's.
-        rows: All of it.
-        run: The run's folder.
-    """
+    """A `CaptionedDataset` of a run's rows that are in memory already, without their images."""
 
     def __init__(self, name: str, rows: Sequence[ImageRow], run: Path) -> None:
         self.name = name

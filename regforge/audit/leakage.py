@@ -25,6 +25,7 @@ from regforge.audit.gathering import (
     MOST_EXAMPLES,
     Check,
     Gathered,
+    Grade,
     ImageFacts,
     inspect_image,
     of,
@@ -108,21 +109,19 @@ def identifier(found: Gathered, token: str | None) -> Check:
     leaks = {text: match for text in found.captions if (match := pattern.search(text))}
     count, total = sum(found.captions[text] for text in leaks), found.captions.total()
     numbers = {"identifier": token, "captions": count, "share": ratio(count, total)}
+    grade: Grade = "good"
+    finding, advice = f"No caption says {token!r}.", ""
     if leaks:
-        return Check(
-            "identifier",
-            "bad",
-            f"{of(count, total, 'captions')} say {next(iter(leaks.values())).group()!r}.",
-            "Leave it out of regularization captions: with it, they teach that any of the class "
-            "is the subject.",
-            numbers,
-            [shortened(text) for text in list(leaks)[:MOST_EXAMPLES]],
-        )
-    if token is None:
+        grade = "bad"
+        finding = f"{of(count, total, 'captions')} say {next(iter(leaks.values())).group()!r}."
+        advice = "Leave it out of regularization captions: with it, they teach that any of the "
+        advice += "class is the subject."
+    elif token is None:
+        grade = "unknown"
         finding = f"No caption says {', '.join(USUAL[:3])} or the like; yours was not named."
         advice = "Name it: regforge audit ... --identifier sks"
-        return Check("identifier", "unknown", finding, advice, numbers)
-    return Check("identifier", "good", f"No caption says {token!r}.", numbers=numbers)
+    shown = [shortened(text) for text in list(leaks)[:MOST_EXAMPLES]]
+    return Check("identifier", grade, finding, advice, numbers, shown)
 
 
 def subject_copies(found: Gathered, photos: Sequence[Photo] | None) -> Check:
@@ -151,30 +150,23 @@ def subject_copies(found: Gathered, photos: Sequence[Photo] | None) -> Check:
         "nearest": [dict(zip(("id", "photo", "distance"), row, strict=True)) for row in closest],
     }
     shown = [f"{id_} {photo} ({bits} bits)" for id_, photo, bits in closest if bits <= SIMILAR]
-    if copies:
-        return Check(
-            name,
-            "bad",
-            f"{of(copies, total)} are copies of a photo of the subject, or nearly so.",
-            "Remove them: they are the subject, and stand for what it is not.",
-            numbers,
-            shown,
-        )
+    grade: Grade = "unknown"
+    finding, advice = "The images have no hashes.", ""
     photo_count = counted(len(photos), "photo")
-    if similar:
-        return Check(
-            name,
-            "look",
-            f"{of(similar, total)} look much like one of {photo_count} (pHash, {NEAR + 1} to "
-            f"{SIMILAR} of 64 bits).",
-            "Look at them; remove those that show the subject.",
-            numbers,
-            shown,
-        )
-    if not closest:
-        return Check(name, "unknown", "The images have no hashes.", numbers=numbers)
-    finding = f"No image is like any of {photo_count}; the nearest differs in {closest[0][2]}"
-    return Check(name, "good", f"{finding} of 64 bits.", numbers=numbers)
+    if copies:
+        grade = "bad"
+        finding = f"{of(copies, total)} are copies of a photo of the subject, or nearly so."
+        advice = "Remove them: they are the subject, and stand for what it is not."
+    elif similar:
+        grade = "look"
+        bits = f"{NEAR + 1} to {SIMILAR} of 64 bits"
+        finding = f"{of(similar, total)} look much like one of {photo_count} (pHash, {bits})."
+        advice = "Look at them; remove those that show the subject."
+    elif closest:
+        grade = "good"
+        bits = f"{closest[0][2]} of 64 bits"
+        finding = f"No image is like any of {photo_count}; the nearest differs in {bits}."
+    return Check(name, grade, finding, advice, numbers, shown)
 
 
 def _nearest(
@@ -228,21 +220,15 @@ class Likeness:
         }
         if not ranked:
             return Check(name, "unknown", "No image could be read.", numbers=numbers)
-        most = f"the likest has a cosine of {ranked[0][2]:.2f}"
-        if not likely:
-            finding = f"No image shows the subject ({most}, embedded judge)."
-            return Check(name, "good", finding, numbers=numbers)
-        return Check(
-            name,
-            "bad" if sure else "look",
-            f"{of(likely, len(ranked))} show the subject, or may ({most}, embedded judge).",
-            "Remove those that show the subject: they stand for what it is not.",
-            numbers,
-            [
-                f"{image} {photo} ({cosine:.2f})"
-                for image, photo, cosine in ranked[: min(likely, MOST_EXAMPLES)]
-            ],
-        )
+        finding = "No image shows the subject"
+        if likely:
+            finding = f"{of(likely, len(ranked))} show the subject, or may"
+        finding += f" (the likest has a cosine of {ranked[0][2]:.2f}, embedded judge)."
+        advice = "Remove those that show the subject: they stand for what it is not." * bool(likely)
+        grade: Grade = "bad" if sure else "look" if likely else "good"
+        few = ranked[: min(likely, MOST_EXAMPLES)]
+        shown = [f"{image} {photo} ({cosine:.2f})" for image, photo, cosine in few]
+        return Check(name, grade, finding, advice, numbers, shown)
 
     def _embedded(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Unit vectors, float32 (n, 256)."""

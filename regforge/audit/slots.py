@@ -54,9 +54,8 @@ def coverage(found: Gathered, offered: Mapping[str, Sequence[str]]) -> Check:
     numbers = {"slots": slots}
     used = {name: facts for name, facts in slots.items() if facts["distinct"]}
     if not used:
-        return Check(
-            "slot coverage", "look", "No caption has a phrase in any slot.", numbers=numbers
-        )
+        finding = "No caption has a phrase in any slot."
+        return Check("slot coverage", "look", finding, numbers=numbers)
     shown = []
     for name, facts in used.items():
         evenness = "fixed" if facts["evenness"] is None else f"{facts['evenness']:.2f}"
@@ -68,15 +67,10 @@ def coverage(found: Gathered, offered: Mapping[str, Sequence[str]]) -> Check:
     grades = {name: _grade(facts, len(found.ids)) for name, facts in slots.items()}
     poor = [name for name, grade in grades.items() if grade != "good"]
     tops = [(name, Counter(v for v in found.slots[name] if v).most_common(1)) for name in poor]
-    return Check(
-        "slot coverage",
-        worse(*grades.values()),
-        finding + ".",
-        f"Look at {', '.join(poor)}: phrases are few, unused, used unevenly, or left out of most "
-        "captions." * bool(poor),
-        numbers,
-        [f"{name}: {top[0][0]} ({top[0][1]:,})" for name, top in tops[:MOST_EXAMPLES] if top],
-    )
+    shown = [f"{name}: {top[0][0]} ({top[0][1]:,})" for name, top in tops[:MOST_EXAMPLES] if top]
+    why = "phrases are few, unused, used unevenly, or left out of most captions"
+    advice = f"Look at {', '.join(poor)}: {why}." * bool(poor)
+    return Check("slot coverage", worse(*grades.values()), f"{finding}.", advice, numbers, shown)
 
 
 def _facts(values: Sequence[str | None], offered: Sequence[str]) -> dict[str, Any]:
@@ -126,22 +120,17 @@ def followed(found: Gathered, *, plain: bool) -> Check | None:
         if (names := [name for name in attributes if not any(found.slots[name][n] for n in rows)])
     }
     numbers = {"photos": len(photos), "not_varied": kept}
+    finding = f"Of {of(len(kept), len(photos), 'photos')} the captions state what the subject "
+    finding += "looks like, and that was not varied."
+    advice = "What always comes with the class is learned as part of it: shorten these captions to "
+    advice += "what is around the subject."
     if not kept:
-        return Check("followed captions", "good", "All attributes are varied.", numbers=numbers)
+        finding, advice = "All attributes are varied.", ""
     shown = [
         f"{photo}: {', '.join(names)}: {shortened(found.texts[photos[photo][0]] or '', 80)}"
         for photo, names in list(kept.items())[:MOST_EXAMPLES]
     ]
-    return Check(
-        "followed captions",
-        "look",
-        f"Of {of(len(kept), len(photos), 'photos')} the captions state what the subject looks "
-        "like, and that was not varied.",
-        "What always comes with the class is learned as part of it: shorten these captions to what "
-        "is around the subject.",
-        numbers,
-        shown,
-    )
+    return Check("followed captions", "look" if kept else "good", finding, advice, numbers, shown)
 
 
 def pairs(found: Gathered) -> Check:
@@ -163,17 +152,12 @@ def pairs(found: Gathered) -> Check:
     ranked = sorted(dependence.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{names.replace(', ', ' and ')} ({value:.2f} of 1)" for names, value in ranked]
     tied = sum(value >= TOGETHER for value in dependence.values())
-    if not tied:
-        finding = f"No two slots go together; the most dependent are {shown[0]}."
-        return Check("slot pairs", "good", finding, numbers=numbers)
     more = f"; {tied - 3:,} more pairs" if tied > 3 else ""
-    return Check(
-        "slot pairs",
-        "look",
-        f"These go together: {', '.join(shown[: min(tied, 3)])}{more}.",
-        "What always comes together is learned as one thing: combine the phrases freely.",
-        numbers,
-    )
+    finding = f"These go together: {', '.join(shown[: min(tied, 3)])}{more}."
+    advice = "What always comes together is learned as one thing: combine the phrases freely."
+    if not tied:
+        finding, advice = f"No two slots go together; the most dependent are {shown[0]}.", ""
+    return Check("slot pairs", "look" if tied else "good", finding, advice, numbers)
 
 
 def _codes(values: Sequence[str | None]) -> NDArray[np.int64]:

@@ -70,11 +70,8 @@ def sizes(found: Gathered, resolution: int | None) -> Check:
         "not_multiple_of_64": sum(n for (w, h), n in counts.items() if w % 64 or h % 64),
         "unknown": total - counts.total(),
     }
-    finding = f"{percent(most, total)} are {width} x {height}"
-    if most == total:
-        finding = f"All are {width} x {height}"
-    elif len(counts) > 1:
-        finding += f", {counted(len(counts) - 1, 'other size')}"
+    finding = f"{'All' if most == total else percent(most, total)} are {width} x {height}"
+    finding += f", {counted(len(counts) - 1, 'other size')}" if len(counts) > 1 else ""
     findings, advice = [finding], []
     if small:
         findings.append(f"{of(small, total)} have fewer pixels than {resolution} x {resolution}")
@@ -90,8 +87,7 @@ def sizes(found: Gathered, resolution: int | None) -> Check:
         advice.append("Turn bucketing on: batches need images of one size.")
     grade: Grade = "bad" if small > MANY_SMALL * total else "look" if advice else "good"
     shown = [f"{w} x {h}: {n:,}" for (w, h), n in counts.most_common(MOST_EXAMPLES)]
-    finding = "; ".join(findings) + "."
-    several = shown if len(counts) > 1 else []
+    finding, several = "; ".join(findings) + ".", shown if len(counts) > 1 else []
     return Check("image sizes", grade, finding, " ".join(advice), numbers, several)
 
 
@@ -115,26 +111,18 @@ def metadata(found: Gathered) -> Check:
     without = {name: ratio(found.missing[name], total) for name in PROVENANCE}
     numbers = {"without": without, "models": models[:10]}
     incomplete = [name for name in PROVENANCE if found.missing[name]]
-    if all(share == 1 for share in without.values()):
-        return Check(
-            "metadata",
-            "look",
-            "No image says how it was made.",
-            "Regularization images should come from the very model that is trained; ask whoever "
-            "made these.",
-            numbers,
-        )
-    parts = [
-        f"{_WORDS.get(name, name)} {percent(found.missing[name], total)}" for name in incomplete
-    ]
-    finding = f"Unknown: {', '.join(parts)} of the images" if parts else "All of it is known"
+    shares = [f"{_WORDS.get(n, n)} {percent(found.missing[n], total)}" for n in incomplete]
+    finding = f"Unknown: {', '.join(shares)} of the images" if shares else "All of it is known"
     finding += f"; drawn by {models[0]}" if models else ""
-    if len(models) > 1:
-        finding += f" and {len(models) - 1:,} more models"
+    finding += f" and {len(models) - 1:,} more models" if len(models) > 1 else ""
     advice = ""
-    if "seed" in incomplete or "model" in incomplete:
+    if all(share == 1 for share in without.values()):
+        finding = "No image says how it was made"
+        advice = "Regularization images should come from the very model that is trained; ask "
+        advice += "whoever made these."
+    elif "seed" in incomplete or "model" in incomplete:
         advice = "Images without seed and model cannot be made again."
-    elif parts:
+    elif shares:
         advice = "What is unknown cannot be repeated exactly."
     elif len(models) > 1:
         advice = "Train with the images of the model that is trained."
@@ -146,14 +134,10 @@ def licence(name: str | None) -> Check:
     numbers = {"license": name}
     if name and name.strip().lower() not in NO_LICENSE:
         return Check("licence", "good", f"{name}.", numbers=numbers)
-    return Check(
-        "licence",
-        "look",
-        f"Its card says {name!r}." if name else "None is named.",
-        "Without a licence nobody may pass the images on; it usually follows the model that drew "
-        "them (dataset.license in a recipe).",
-        numbers,
-    )
+    finding = f"Its card says {name!r}." if name else "None is named."
+    advice = "Without a licence nobody may pass the images on; it usually follows the model that "
+    advice += "drew them (dataset.license in a recipe)."
+    return Check("licence", "look", finding, advice, numbers)
 
 
 def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
@@ -181,12 +165,11 @@ def suggestions(images: int, photos: int, checks: Mapping[str, Check]) -> Check:
     }
     why = f", not 1 because of {' and '.join(reasons)}" if reasons else ""
     use = "uses" if repeats == 1 else "use"
+    few, times = images < SMALL_SET, USUAL_SIZE / max(1, images)
+    advice = f"Few images: 2,000 steps show each {times:.0f} times. About {USUAL_SIZE:,} is usual."
     finding = (
         f"With {counted(photos, 'photo')}: {counted(repeats, 'repeat')} a photo {use} all "
         f"{images:,} images; prior weight {weight:g}{why}; {images:,} steps of one photo and one "
         "image see all of them."
     )
-    if images >= SMALL_SET:
-        return Check("size and repeats", "good", finding, "", numbers)
-    advice = f"Few images: 2,000 steps show each {USUAL_SIZE / max(1, images):.0f} times. About "
-    return Check("size and repeats", "look", finding, f"{advice}{USUAL_SIZE:,} is usual.", numbers)
+    return Check("size and repeats", "look" if few else "good", finding, advice * few, numbers)
