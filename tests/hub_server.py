@@ -67,9 +67,10 @@ class LoopbackHub:
     read_token = "hf_loopbackReaderTokenOfTheTests"
     user = "me"
 
-    def __init__(self, folder: Path | None = None, *, page_size: int = 1000) -> None:
+    page_size = 1000
+
+    def __init__(self, folder: Path | None = None) -> None:
         self.requests: list[Request] = []
-        self.page_size = page_size
         self.lock = threading.RLock()
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._faults: list[Fault] = []
@@ -163,30 +164,25 @@ class LoopbackHub:
         found = self.repository(repo_id, repo_type=repo_type)
         return {} if found is None else dict(found.tags)
 
-    def tag(
-        self, repo_id: str, tag: str, revision: str = "main", *, repo_type: str = "dataset"
-    ) -> None:
-        """Name a commit as somebody else would."""
-        found = self._repositories[repo_type, repo_id]
+    def tag(self, repo_id: str, tag: str, revision: str = "main") -> None:
+        """Name a dataset's commit as somebody else would."""
+        found = self._repositories["dataset", repo_id]
         sha = found.resolve(revision)
         assert sha is not None
         found.tags[tag] = sha
 
-    def history(
-        self, repo_id: str, revision: str = "main", *, repo_type: str = "dataset"
-    ) -> list[str]:
-        """Titles of the commits, newest first; the last is the Hub's own `initial commit`."""
-        found = self._repositories[repo_type, repo_id]
-        sha, titles = found.resolve(revision), []
+    def history(self, repo_id: str) -> list[str]:
+        """Titles of a dataset's commits, newest first; the last is the Hub's `initial commit`."""
+        found = self._repositories["dataset", repo_id]
+        sha, titles = found.resolve("main"), []
         while sha is not None:
             titles.append(found.commits[sha].title)
             sha = found.commits[sha].parent
         return titles
 
-    def pull_requests(self, repo_id: str, *, repo_type: str = "dataset") -> list[PullRequest]:
-        """All that were ever opened."""
-        found = self.repository(repo_id, repo_type=repo_type)
-        return [] if found is None else found.pull_requests
+    def pull_requests(self, repo_id: str) -> list[PullRequest]:
+        """All that were ever opened for a dataset."""
+        return self._repositories["dataset", repo_id].pull_requests
 
     @property
     def writes(self) -> list[str]:

@@ -150,23 +150,21 @@ def test_the_card_and_the_recipe_are_those_of_a_dataset_built_so(tmp_path: Path)
     changed = {"license": "mit", "repo_id": "me/other", "private": False}
     rows = [make_row(index) for index in (0, 1, 5, 130)]
     one, two = tmp_path / "one", tmp_path / "two"
-    dataset = build(one, rows)
-    data = sorted((dataset / "data").iterdir())
-    before = [path.stat().st_mtime_ns for path in data]
+    dataset, expected = build(one, rows), build(two, rows, recipe(**changed))
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in dataset.rglob("*") if path.is_file()}
+
+    before = times()
+    assert not rewriting.rewrite(dataset, one / "shards", {"license": "cc-by-4.0"})
+    assert times() == before  # nothing changes, nothing is written
     assert rewriting.rewrite(dataset, one / "shards", changed)
-    expected = build(two, rows, recipe(**changed))
     for name in ("README.md", "recipe.yaml", "caption.j2"):
         assert (dataset / name).read_text() == (expected / name).read_text(), name
-    assert [path.stat().st_mtime_ns for path in data] == before
+    data = [path for path in before if path.suffix == ".parquet"]
+    assert data
+    assert [times()[path] for path in data] == [before[path] for path in data]
     assert not rewriting.rewrite(dataset, one / "shards", changed)
-
-
-def test_nothing_is_written_where_nothing_changes(tmp_path: Path) -> None:
-    dataset = build(tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in dataset.iterdir()}
-    settings = {"license": "cc-by-4.0", "repo_id": "me/teapots"}
-    assert not rewriting.rewrite(dataset, tmp_path / "shards", settings)
-    assert {path: path.stat().st_mtime_ns for path in dataset.iterdir()} == times
 
 
 def test_a_licence_changed_by_hand_becomes_the_recipe_s_again_and_words_stay(
