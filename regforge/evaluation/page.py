@@ -145,10 +145,10 @@ def _verdicts(evaluation: Evaluation) -> list[str]:
     for result in evaluation.results:
         for key, ceiling in evaluation.ceiling.get(result.subject_name, {}).items():
             if key in result.scores and key in BY_KEY:
+                reached, most = (wording.number(e.mean) for e in (result.scores[key], ceiling))
                 texts.append(
-                    f"“{result.model.name}” reaches {BY_KEY[key].name} "
-                    f"{wording.number(result.scores[key].mean)}; the photos themselves reach "
-                    f"{wording.number(ceiling.mean)}."
+                    f"“{result.model.name}” reaches {BY_KEY[key].name} {reached}; the photos "
+                    f"themselves reach {most}."
                 )
                 break
     return texts
@@ -269,12 +269,8 @@ def _blocks(results: Sequence[ModelResult], prefix: str, *, of_class: bool) -> l
 
 def _means(images: Iterable[ImageScores]) -> dict[str, float]:
     """By `Metric.key`."""
-    means = {}
-    for key in BY_KEY:
-        values = [each.scores[key] for each in images if key in each.scores]
-        if values:
-            means[key] = sum(values) / len(values)
-    return means
+    values = {key: [each.scores[key] for each in images if key in each.scores] for key in BY_KEY}
+    return {key: sum(found) / len(found) for key, found in values.items() if found}
 
 
 def _extremes(blocks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -200,15 +200,14 @@ def open_all(
             opened.append(each)
             continue
         paths = [path for _, path in snapshots_of(expanded(each))] if settings.snapshots else []
+        known: Any = {"base": settings.base_model, "subject": settings.subject}
         try:
-            final = [open_model(each, base=settings.base_model, subject=settings.subject)]
+            final = [open_model(each, **known)]
         except EvaluationError:
             if not paths:  # of a run that still goes on, its snapshots will do
                 raise
             final = []
-        of_run = [
-            open_model(path, base=settings.base_model, subject=settings.subject) for path in paths
-        ]
+        of_run = [open_model(path, **known) for path in paths]
         digests = {model.digest for model in final}
         opened += [model for model in of_run if model.digest not in digests] + final
     if settings.snapshots and not any(model.is_snapshot for model in opened):
@@ -301,8 +300,14 @@ def distinct_names(models: Sequence[PersonalizedModel]) -> list[PersonalizedMode
     """
     names = [model.name for model in models]
     parents = [_parents_of(Path(model.where or model.base)) for model in models]
-    while longer := [n for n in _confused(names, models) if parents[n]]:
-        for number in longer:
+    while True:
+        places: dict[str, set[str]] = {}
+        for name, model in zip(names, models, strict=True):
+            places.setdefault(name, set()).add(str(model.weights or model.base))
+        confused = [n for n, name in enumerate(names) if len(places[name]) > 1 and parents[n]]
+        if not confused:
+            break
+        for number in confused:
             names[number] = f"{parents[number].pop()}/{names[number]}"
     unique: list[str] = []
     for name in names:
@@ -312,14 +317,6 @@ def distinct_names(models: Sequence[PersonalizedModel]) -> list[PersonalizedMode
             free = f"{name} ({count})"
         unique.append(free)
     return [replace(model, name=name) for model, name in zip(models, unique, strict=True)]
-
-
-def _confused(names: Sequence[str], models: Sequence[PersonalizedModel]) -> list[int]:
-    """Which models share their name with one that lies elsewhere."""
-    places: dict[str, set[str]] = {}
-    for name, model in zip(names, models, strict=True):
-        places.setdefault(name, set()).add(str(model.weights or model.base))
-    return [number for number, name in enumerate(names) if len(places[name]) > 1]
 
 
 def _parents_of(path: Path) -> list[str]:
@@ -355,25 +352,20 @@ def _model_plan(
         prompts[suite] = found
     images: list[ImageRequest] = []
     for prompt in (each for found in prompts.values() for each in found):
-        images += _samples(prompt, prompt, noun, subject, settings.samples, settings.seed)
+        images += _samples(prompt, noun, subject, settings.samples, settings.seed)
     of_class = list(dict.fromkeys(each for name in names for each in class_prompts(name)))
     for number, prompt in enumerate(of_class):
         share = len(range(number, class_samples, len(of_class)))
-        images += _samples(prompt, None, subject.class_noun, subject, share, settings.seed)
+        images += _samples(prompt, subject.class_noun, subject, share, settings.seed)
     facts = json.dumps(pool.settings_for(model), sort_keys=True)
     digest = hashlib.sha256(facts.encode()).hexdigest()
     return ModelPlan(model, subject, f"{_as_file(model.name)}-{digest[:10]}", images)
 
 
 def _samples(
-    prompt: BenchmarkPrompt,
-    question: BenchmarkPrompt | None,
-    noun: str,
-    subject: Subject,
-    count: int,
-    seed: int,
+    prompt: BenchmarkPrompt, noun: str, subject: Subject, count: int, seed: int
 ) -> Iterator[ImageRequest]:
-    """Samples of a prompt.
+    """Samples of a prompt; one of no suite asks for the class.
 
     Their seeds follow from that of the evaluation, from the prompt with the subject left open, and
     from their number; so all models draw from the same noise, and can be compared image by image.
@@ -385,7 +377,7 @@ def _samples(
         # Suites can be edited and seeds changed; a file belongs to one prompt and one seed.
         key = hashlib.sha256(f"{text}\0{own}".encode()).hexdigest()[:8]
         file = f"{_as_file(prompt.suite or 'class')}/{_as_file(text)}-{number}-{key}.png"
-        yield ImageRequest(text, number, own, file, question, caption)
+        yield ImageRequest(text, number, own, file, prompt if prompt.suite else None, caption)
 
 
 def _as_file(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -303,17 +303,12 @@ def over_steps(results: Sequence[ModelResult]) -> dict[str, list[ModelResult]]:
     }
 
 
-def worth_comparing(results: Iterable[ModelResult]) -> list[ModelResult]:
+def worth_comparing(results: Sequence[ModelResult]) -> list[ModelResult]:
     """Without snapshots of which there is a later one: curves compare those."""
-    results = list(results)
     last: dict[Path, int] = {}
     for each in results:
         last[each.model.run] = max(last.get(each.model.run, 0), each.model.steps or 0)
-    return [
-        each
-        for each in results
-        if not each.model.is_snapshot or each.model.steps == last[each.model.run]
-    ]
+    return [e for e in results if not e.model.is_snapshot or e.model.steps == last[e.model.run]]
 
 
 def best_steps(results: Sequence[ModelResult]) -> list[str]:

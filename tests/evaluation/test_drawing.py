@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -186,18 +187,13 @@ def test_a_lora_of_another_model(
 def test_a_base_model_is_loaded_once_and_replaced_by_another(
     model: PersonalizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded: list[str] = []
-    load = drawing_module.load_model
-
-    def counting(choice: Any, dtype: Any) -> Any:
-        loaded.append(choice.model)
-        return load(choice, dtype)
-
-    monkeypatch.setattr(drawing_module, "load_model", counting)
+    load = Mock(side_effect=drawing_module.load_model)
+    monkeypatch.setattr(drawing_module, "load_model", load)
     other = PersonalizedModel("copy", str(TINYWORLD), "4" * 64)
     with ModelPool(**QUICK) as pool:
         for each in (BASE, model, BASE, other, model):
             drawn(pool, each, wanted(1))
+    loaded = [call.args[0].model for call in load.call_args_list]
     assert loaded == [BASE.base, other.base, BASE.base]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from evaluation.trained_models import LORA, SUBJECTS, lora, recipe, run
+from evaluation.trained_models import CAT, LORA, SUBJECTS, lora, recipe, run
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from hub_server import LoopbackHub
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-CAT = Subject("sks", "cat", "living", SUBJECTS / "cat")
 
 
 def refusal(where: Path | str, **more: Any) -> str:
@@ -246,7 +245,7 @@ def test_a_folder_that_does_not_say_it_is_that_of_the_recipe(tmp_path: Path) -> 
     photos = tmp_path / "photos"
     photos.mkdir()
     model = open_model(run(tmp_path / "teapot"), subject=photos)
-    assert model.subject == Subject("sks", "cat", "living", photos)
+    assert model.subject == replace(CAT, images=photos)
     assert "Nothing says what the subject" in refusal("embedded/tinyworld", subject=photos)
     assert "no folder" in refusal("embedded/tinyworld", subject=tmp_path / "nothing")
     for content in ("{", "[]", '{"class_noun": "cat", "kind": "plant"}'):
@@ -271,8 +270,7 @@ def test_its_kind(tmp_path: Path, noun: str, said: str | None, kind: str, notes:
 
 
 def test_photos_that_are_gone(tmp_path: Path) -> None:
-    subject = recipe()["subject"] | {"images": str(tmp_path / "gone")}
-    model = open_model(run(tmp_path / "teapot", subject=subject))
+    model = open_model(run(tmp_path / "teapot", photos=tmp_path / "gone"))
     assert model.subject == replace(CAT, images=None)
     assert str(tmp_path / "gone") in model.notes[0]
 
@@ -318,15 +316,12 @@ def test_names_differ_and_are_short(tmp_path: Path) -> None:
     deep = open_model(run(tmp_path / "c" / "a" / "cat"))
     assert names(a, deep) == [f"{tmp_path.name}/a/cat", "c/a/cat"]
     assert names(open_model(a.where, name="mine"), a) == ["mine", "cat"]
-
-
-def test_names_of_snapshots(tmp_path: Path) -> None:
-    found = []
-    for name in ("a", "b"):
-        snapshot = run(tmp_path / name / "cat") / "snapshots" / "step-000010"
+    snapshots = [tmp_path / name / "cat" / "snapshots" / "step-000010" for name in ("a", "b")]
+    for snapshot in snapshots:
         lora(snapshot / "lora" / LORA)
-        found.append(open_model(snapshot))
-    assert names(*found) == ["a/cat-step-10", "b/cat-step-10"]
+    for below in ("", "lora"):
+        found = [open_model(snapshot / below) for snapshot in snapshots]
+        assert names(*found) == ["a/cat-step-10", "b/cat-step-10"]
 
 
 # --------------------------------------------------------------------------------------- the Hub
@@ -343,7 +338,7 @@ def test_a_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path, monkeypatch: Any)
     hub.put("me/teapot", files, repo_type="model")
     model = open_model("me/teapot")
     assert (model.name, model.where, model.base) == ("teapot", "me/teapot", "embedded/tinyworld")
-    assert model.subject == Subject("sks", "cat", "living", None)
+    assert model.subject == replace(CAT, images=None)
     assert model.digest == open_model(folder).digest
     assert not any("kohya" in request.path for request in hub.requests)
 
@@ -359,7 +354,7 @@ def test_a_recipe_of_the_hub_does_not_choose_photos_of_ours(
     files = {"recipe.yaml": folder / "recipe.yaml", f"lora/{LORA}": folder / "lora" / LORA}
     hub.put("she/teapot", files, repo_type="model")
     model = open_model("she/teapot")
-    assert model.subject == Subject("sks", "cat", "living", None)
+    assert model.subject == replace(CAT, images=None)
     assert model.revision is None
     assert open_model("she/teapot", subject=SUBJECTS / "cat").subject == CAT
 

@@ -1,5 +1,6 @@
 """What an evaluation refuses, plans and keeps, up to the first image."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ CAT = trained_models.SUBJECTS / "cat"
 
 
 def cat(images: Path | None = CAT) -> Subject:
-    return Subject("sks", "cat", "living", images)
+    return replace(trained_models.CAT, images=images)
 
 
 def photos(folder: Path, *names: str) -> Path:
@@ -34,11 +35,6 @@ def photos(folder: Path, *names: str) -> Path:
     for number, name in enumerate(names):
         (folder / f"{number}-{name}").write_bytes((CAT / name).read_bytes())
     return folder
-
-
-def run_of(folder: Path, images: Path) -> Path:
-    subject = {"images": str(images), "identifier": "sks", "class_noun": "cat"}
-    return trained_models.run(folder, subject=subject)
 
 
 # --------------------------------------------------------------------------------------- refusals
@@ -106,14 +102,16 @@ def test_settings_may_be_keywords(tmp_path: Path) -> None:
 
 
 def test_photos_that_are_gone_are_asked_for(tmp_path: Path) -> None:
-    error = refusal(tmp_path / "out", run_of(tmp_path / "run", tmp_path / "gone"))
+    error = refusal(
+        tmp_path / "out", trained_models.run(tmp_path / "run", photos=tmp_path / "gone")
+    )
     assert f"not in {tmp_path / 'gone'} any more" in error
     assert "--subject" in error
 
 
 def test_one_name_for_two_subjects_is_refused(tmp_path: Path) -> None:
     folders = [photos(tmp_path / f"{shown}-photos", f"{shown}.png") for shown in ("00", "01")]
-    runs = [run_of(tmp_path / folder.name[:2], folder) for folder in folders]
+    runs = [trained_models.run(tmp_path / folder.name[:2], photos=folder) for folder in folders]
     error = refusal(tmp_path / "out", *runs)
     assert "learned sks cat from other photos" in error
     assert "--references" in error

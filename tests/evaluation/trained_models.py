@@ -8,13 +8,16 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from regforge.evaluation.definitions import Subject
+
 SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"
+CAT = Subject("sks", "cat", "living", SUBJECTS / "cat")
 LORA = "pytorch_lora_weights.safetensors"
 
 
-def recipe(**more: Any) -> dict[str, Any]:
+def recipe(photos: Path = SUBJECTS / "cat", **more: Any) -> dict[str, Any]:
     """What a run's recipe.yaml says, as far as evaluation reads it."""
-    subject = {"images": str(SUBJECTS / "cat"), "identifier": "sks", "class_noun": "cat"}
+    subject = {"images": str(photos), "identifier": "sks", "class_noun": "cat"}
     return {
         "name": "cat",
         "base_model": "embedded/tinyworld",
@@ -61,30 +64,25 @@ def fitting_lora(pipeline: Any, path: Path, *, kohya: bool = False, scale: float
     denoiser = "unet" if hasattr(pipeline, "unet") else "transformer"
     places = {denoiser: ("to_q", "to_v"), "text_encoder": ("q_proj", "out_proj")}
     for part, ends in places.items():
-        module = getattr(pipeline, part)
-        for name, layer in module.named_modules():
+        for name, layer in getattr(pipeline, part).named_modules():
             if not name.endswith(ends):
                 continue
             outputs, inputs = layer.weight.shape
             down = rng.normal(0, scale, (2, inputs)).astype(np.float32)
             up = rng.normal(0, scale, (outputs, 2)).astype(np.float32)
+            # Files keep the name that text encoders had before transformers 5.
+            if part == "text_encoder" and not name.startswith("text_model."):
+                name = f"text_model.{name}"
             if kohya:
                 short = {"unet": "lora_unet", "text_encoder": "lora_te"}[part]
-                name = f"{short}_{_long(part, name).replace('.', '_')}"
+                name = f"{short}_{name.replace('.', '_')}"
                 tensors[f"{name}.lora_down.weight"] = down
                 tensors[f"{name}.lora_up.weight"] = up
                 tensors[f"{name}.alpha"] = np.array(2.0, np.float32)
             else:
-                tensors[f"{part}.{_long(part, name)}.lora_A.weight"] = down
-                tensors[f"{part}.{_long(part, name)}.lora_B.weight"] = up
+                tensors[f"{part}.{name}.lora_A.weight"] = down
+                tensors[f"{part}.{name}.lora_B.weight"] = up
     assert any(name.startswith(("text_encoder", "lora_te")) for name in tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"format": "pt"})
     return path
-
-
-def _long(part: str, name: str) -> str:
-    """Files keep the name that text encoders had before transformers 5."""
-    if part == "text_encoder" and not name.startswith("text_model."):
-        return f"text_model.{name}"
-    return name
