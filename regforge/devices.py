@@ -26,11 +26,7 @@ class DeviceError(RegforgeError):
 
 
 def pick_device(name: str | None, key: str = "render.device") -> torch.device:
-    """The device that a recipe names, or the best there is.
-
-    Args:
-        name: As torch spells it, such as "cuda:1".
-        key: The recipe's key, for the message.
+    """The device that a recipe names, as torch spells it, or the best there is.
 
     Raises:
         DeviceError: This machine does not have it.
@@ -60,10 +56,7 @@ def pick_dtype(name: str, device: torch.device, key: str = "render.dtype") -> to
     `auto` is bfloat16 on GPUs and CPUs that compute with it natively, float16 on other
     accelerators, and float32 on other CPUs.
 
-    Args:
-        name: "auto", a dtype as torch spells it, or fp32, fp16, bf16.
-        device: Where the model will run.
-        key: The recipe's key, for the message.
+    Other names are dtypes as torch spells them, and fp32, fp16 and bf16.
 
     Raises:
         DeviceError: bfloat16 on a GPU that does not have it, not even emulated.
@@ -91,11 +84,9 @@ def pick_dtype(name: str, device: torch.device, key: str = "render.dtype") -> to
 
 
 def first_batch_size(device: torch.device, pixels: int) -> int:
-    """How many images to begin with; if it is too many, rendering finds out and halves it.
+    """How many images of so many pixels to begin with; rendering halves what is too many.
 
-    Args:
-        device: Where the model lies already.
-        pixels: Of one image.
+    The model lies on the device already.
     """
     import torch
 

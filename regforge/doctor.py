@@ -35,13 +35,7 @@ _MARKS: dict[State, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding.
-
-    Attributes:
-        group: The heading it belongs under.
-        state: `ok`, `absent` (not there, and not needed for the essentials) or `problem`.
-        hint: What to do about it, where something can be done.
-    """
+    """One finding, below its group's heading; `absent` is what the essentials do not need."""
 
     group: str
     name: str
@@ -119,7 +113,7 @@ def _system() -> Iterator[Check]:
 
 
 def _libraries() -> Iterator[Check]:
-    """Every library that regforge's own metadata asks for, so that there is no second list."""
+    # Those that regforge's own metadata asks for, so that there is no second list.
     from packaging.requirements import Requirement
 
     group = "Libraries"

@@ -12,15 +12,10 @@ EXIT_INTERRUPTED = 130
 
 
 class RegforgeError(Exception):
-    """Something the user can put right.
-
-    Attributes:
-        message: One sentence.
-        exit_code: Of the process, when nobody catches the error.
-        hint: What to do about it, or None where the message says it all.
-    """
+    """Something the user can put right: one sentence, and a hint where that does not say it all."""
 
     exit_code: int = EXIT_FAILED
+    """Of the process, when nobody catches the error."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -57,12 +57,7 @@ def decode(content: bytes, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
 
 
 def oddities(content: bytes, image: Image.Image) -> tuple[str, ...]:
-    """Reasons why trainers may see another image than a viewer shows, in the words above.
-
-    Args:
-        content: The file.
-        image: As `decode` returned it.
-    """
+    """Reasons why trainers may see another image than a viewer shows: the file's, decoded."""
     # Of a PNG with 16 bits a colour Pillow keeps 8, and does not say so.
     png = content[:8] == b"\x89PNG\r\n\x1a\n" and content[24] == 16
     found, deep = [], png or image.mode in ("I", "F") or image.mode.startswith("I;16")

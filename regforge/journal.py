@@ -59,11 +59,7 @@ _SPOKEN_OF = r"(?:key|token|secret|password|bearer|basic)\W{1,20}(?:\w+\W{1,3}){
 
 
 class Journal:
-    """The log and the ledger of one run; safe to use from several threads.
-
-    Args:
-        folder: The run's folder, or None to write nothing down.
-    """
+    """The log and the ledger of one run, or of none; safe to use from several threads."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -72,7 +68,7 @@ class Journal:
 
     @property
     def ledger(self) -> Path | None:
-        """The file with everything that was refused; None if nothing is written down."""
+        """None if nothing is written down."""
         return None if self._folder is None else self._folder / "ledger.jsonl"
 
     def events(self) -> Iterator[dict[str, Any]]:
@@ -253,11 +249,7 @@ def printable(text: str) -> str:
 
 
 class Task:
-    """One piece of work with a known or unknown length; made by `Reporter.task`.
-
-    Args:
-        show: Called after each change.
-    """
+    """One piece of work with a known or unknown length; made by `Reporter.task`."""
 
     def __init__(
         self,

@@ -52,14 +52,10 @@ class FolderInUse(RunFolderError):
 
 
 class OwnedFolder:
-    """A folder that regforge writes, one process at a time; it need not exist.
-
-    Attributes:
-        made: Glob patterns of the files that are made in it, relative to it.
-        path: Absolute.
-    """
+    """A folder that regforge writes, one process at a time; it need not exist."""
 
     made: ClassVar[tuple[str, ...]] = ()
+    """Glob patterns of the files that are made in it, relative to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -134,11 +130,7 @@ class OwnedFolder:
         return any(True for _ in self._files(self.made))
 
     def delete_made(self, *patterns: str) -> None:
-        """Delete the files in `made` and of further patterns, and the folders that are empty then.
-
-        Raises:
-            StorageError: Something cannot be deleted.
-        """
+        """Delete the files in `made` and of more patterns, and the folders that are empty then."""
         names = {pattern.partition("/")[0] for pattern in (*self.made, *patterns)}
         for path in list(self._files((*self.made, *patterns))):
             delete(path)
@@ -158,13 +150,10 @@ class OwnedFolder:
 
 
 class RecipeFolder(OwnedFolder):
-    """A folder that belongs to one recipe.
-
-    Attributes:
-        notes: Like `made`, for files that are written before anything is made.
-    """
+    """A folder that belongs to one recipe."""
 
     notes: ClassVar[tuple[str, ...]] = ("recipe.yaml", "log.jsonl", "ledger.jsonl")
+    """Like `made`, for files that are written before anything is made."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -189,12 +178,9 @@ class RecipeFolder(OwnedFolder):
         return None
 
     def own(self, recipe: Recipe | TrainingRecipe, *, fresh: bool) -> bool:
-        """Make the folder a recipe's: write recipe.yaml, or check that it is the same recipe.
+        """Make the folder a recipe's; returns whether an earlier run of it is continued.
 
         With `fresh`, the files of an earlier run are deleted first.
-
-        Returns:
-            Whether an earlier run of this recipe is continued.
 
         Raises:
             RunFolderError: The folder belongs to another recipe, or to something else altogether.

@@ -8,12 +8,9 @@ from collections.abc import Collection, Iterable
 
 
 def listed(names: Collection[str], most: int | None = None, conjunction: str = "and") -> str:
-    """Join names as a sentence does: `a, b and c`.
+    """Join names as a sentence does: `a, b and c`; with `most`, `a, b and 2,000 more`.
 
-    Args:
-        names: Empty ones are left out.
-        most: How many to show; the rest is counted, as in `a, b and 2,000 more`.
-        conjunction: The word before the last.
+    Empty names are left out.
     """
     shown = [name for name in names if name]
     if most is not None and len(shown) > most:

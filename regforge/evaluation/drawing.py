@@ -33,8 +33,8 @@ from regforge.files import parse_json, write_atomically
 from regforge.images.curation import constant_colour_of
 from regforge.images.loading import EMBEDDED, ModelChoice, load_model
 from regforge.images.loras import load_loras, silent, unload_loras
+from regforge.images.pipelines import sampler_name
 from regforge.images.renderer import ModelIdentity, RenderedImage, RenderError
-from regforge.images.schedulers import sampler_name
 from regforge.journal import Journal, Reporter, Task
 from regforge.recipe.models import Render
 from regforge.records import ImageJob, Prompt
@@ -361,7 +361,7 @@ class BaseModel:
     def load(cls, model: PersonalizedModel, pool: ModelPool) -> BaseModel:
         """Load a model's base as a pool says and put it where it computes."""
         from regforge.devices import pick_device, pick_dtype
-        from regforge.images.local import default_size, place
+        from regforge.images.pipelines import default_size, place
 
         choice = ModelChoice(
             model.base, model.revision, model.variant, key="base_model", variant_key="variant"
@@ -381,7 +381,8 @@ class BaseModel:
     def renderer(self, settings: Mapping[str, Any], pool: ModelPool) -> LocalRenderer:
         """A renderer of the pipeline as it is now; it encodes prompts anew."""
         from regforge.devices import first_batch_size
-        from regforge.images.local import LocalRenderer, default_size
+        from regforge.images.local import LocalRenderer
+        from regforge.images.pipelines import default_size
 
         render = Render(
             model=self.name,
@@ -403,7 +404,7 @@ class BaseModel:
 
     def guidance(self, settings: Mapping[str, Any]) -> float:
         """The guidance scale of the settings, else what the pipeline takes by itself."""
-        from regforge.images.local import inputs_of
+        from regforge.images.pipelines import inputs_of
 
         if settings["guidance_scale"] is not None:
             return float(settings["guidance_scale"])

@@ -49,7 +49,6 @@ class Verdict:
 
     Attributes:
         perceptual_hash: 64-bit pHash, 16 hex digits; empty if the image cannot be read.
-        image_digest: SHA-256 of the file, 64 hex digits.
         scores: `alignment`, cosine similarity -1 to 1; `duplicate_distance`, bits in which the
             hash differs from the nearest one accepted before, 0 to 64. None where not measured.
         reasons: Why it was refused, in plain words; empty if it was accepted.
@@ -70,10 +69,6 @@ class Curator:
     Whether one is a duplicate depends on what was accepted before, so images must be judged in an
     order that does not depend on speed: by index, and second attempts after the first ones of their
     shard.
-
-    Args:
-        curate: What to refuse.
-        scorer: Measures the alignment; loaded for `curate.alignment` if left out.
 
     Raises:
         AlignmentModelError: The model that measures the alignment cannot be loaded.
@@ -278,8 +273,6 @@ class AlignmentScorer:
 
     Args:
         model: A repository or folder of a CLIP-like transformers checkpoint, or `embedded/judge`.
-        device: Where to compute; CUDA if there is a GPU, else the CPU.
-        batch_size: Images at a time.
 
     Raises:
         AlignmentModelError: The model cannot be loaded, or is of another sort.

@@ -45,11 +45,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def require_service(render: Render) -> None:
-    """See that a service can be asked, as far as that is known without asking it.
-
-    Raises:
-        ModelUnavailable: There is no key.
-    """
+    """Raise ModelUnavailable if there is no key."""
     if key := library.missing_key(render.model, render.api_base):
         raise ModelUnavailable(
             f"There is no API key for {render.model} (render.model).",
@@ -135,7 +131,6 @@ class HostedRenderer:
             raise RenderError(error.message, hint=error.hint) from error
 
     async def _try_often(self, job: ImageJob, width: int, height: int) -> Pixels:
-        """Ask for an image, again and again if need be."""
         render, attempt = self._render, 1
         limited = render.max_cost is not None
         while True:
@@ -219,7 +214,6 @@ class HostedRenderer:
     # ---------------------------------------------------------------------------------- the file
 
     async def _file_in(self, reply: Reply) -> bytes:
-        """The image file in an answer, or behind the address in it."""
         for entry in reply.content:
             if entry.b64_json:
                 try:

@@ -32,15 +32,9 @@ _OTHER_INPUTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which model a recipe names.
+    """Which model a recipe names: a folder, a repository of the Hub, or `embedded/tinyworld`.
 
-    Attributes:
-        model: A folder, a repository of the Hub, or `embedded/tinyworld`.
-        revision: Branch, tag or commit of the repository.
-        variant: Weights variant, such as `fp16`.
-        trust_remote_code: Whether code of the repository may run.
-        key: The recipe's key of `model`.
-        variant_key: The recipe's key of `variant`.
+    `key` and `variant_key` are the recipe's keys of `model` and `variant`, for messages.
     """
 
     model: str
@@ -131,10 +125,8 @@ def load_model(
 def find_model(choice: ModelChoice, check: Callable[[str], None] | None = None) -> Path:
     """The folder of a text-to-image pipeline, downloaded if need be; nothing is loaded.
 
-    Args:
-        choice: Which one.
-        check: Gets the name of the pipeline's class before anything large is downloaded, and
-            raises if it is of no use.
+    `check` gets the name of the pipeline's class before anything large is downloaded, and raises if
+    it is of no use.
 
     Raises:
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
@@ -176,7 +168,6 @@ def _local_folder(choice: ModelChoice) -> Path | None:
 
 
 def _fetch_index(choice: ModelChoice) -> Path:
-    """Download model_index.json, which tells everything that can go wrong early."""
     from huggingface_hub import hf_hub_download
 
     try:
@@ -205,7 +196,6 @@ def _download(choice: ModelChoice) -> Path:
 def _hub_problem(
     choice: ModelChoice, error: Exception, file: str = MODEL_INDEX
 ) -> ModelUnavailable:
-    """Translate an exception of huggingface_hub."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     from regforge.hub import explained
@@ -234,7 +224,6 @@ def _read_index(model: str, path: Path) -> dict[str, Any]:
 
 
 def _check_class(index: dict[str, Any], choice: ModelChoice) -> None:
-    """Refuse what is no text-to-image model of the installed diffusers."""
     import diffusers
 
     name = index["_class_name"]
@@ -276,7 +265,6 @@ def draws_from_text(pipeline_class: Any) -> bool:
 
 
 def _require_vae(named: str) -> None:
-    """See that an autoencoder is there; of one on the Hub its configuration is downloaded."""
     from huggingface_hub import hf_hub_download
 
     if expanded(named).is_dir():
@@ -288,7 +276,6 @@ def _require_vae(named: str) -> None:
 
 
 def _replace_vae(pipeline: Any, named: str, dtype: torch.dtype) -> None:
-    """Give a pipeline another autoencoder, of the kind that it has."""
     own = getattr(pipeline, "vae", None)
     if own is None:
         raise ModelUnavailable(f"{type(pipeline).__name__} has no VAE to replace (render.vae).")

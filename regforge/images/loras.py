@@ -75,11 +75,8 @@ def _found(lora: Lora) -> tuple[Path, LoraIdentity]:
 def load_loras(pipeline: Any, model: str, weights: Sequence[tuple[Path, float]]) -> list[str]:
     """Put LoRAs on a pipeline, in any format that diffusers takes.
 
-    `weights` are files and their scales. The pipeline has none so far, and is of no use after an
-    error.
-
-    Returns:
-        A sentence for each LoRA of which some layers have no place in the pipeline.
+    The pipeline has none so far, and is of no use after an error. Returns a sentence for each LoRA
+    of which some layers have no place in it.
 
     Raises:
         LoraError: The pipeline takes none, or not these: fewer than half of a LoRA's layers have a
@@ -135,7 +132,6 @@ def unload_loras(pipeline: Any) -> None:
 
 
 def _layers(pipeline: Any, name: str) -> int:
-    """How many layers of a pipeline a LoRA changes."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from torch import nn
 
@@ -170,16 +166,12 @@ def silent() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A repository of the Hub, as far as it is needed here.
-
-    Attributes:
-        folder: Where it lies in the cache.
-        is_pipeline: Whether it is a whole pipeline at its top, whose weights are not here yet.
-    """
+    """A repository of the Hub, as far as it is needed here."""
 
     folder: Path
     commit: str
     is_pipeline: bool
+    """Whether it is a whole pipeline at its top, whose weights are not here yet."""
 
 
 def download(address: HubAddress) -> Downloaded:
@@ -207,7 +199,6 @@ def download(address: HubAddress) -> Downloaded:
 
 
 def _needed(address: HubAddress, info: ModelInfo) -> list[str]:
-    """Files of a repository to download."""
     there = [each.rfilename for each in info.siblings or ()]
     about = [name for name in ("README.md", "recipe.yaml", MODEL_INDEX) if name in there]
     if MODEL_INDEX in there:

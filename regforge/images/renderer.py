@@ -34,12 +34,9 @@ class RenderSettingError(RenderError):
 
 @dataclass(frozen=True)
 class LoraIdentity:
-    """Which LoRA lies over a model, as a dataset records it.
+    """Which LoRA lies over a model, as a dataset records it: a file, a folder or a repository.
 
-    Attributes:
-        name: Of its file or folder, or its repository.
-        revision: `sha256:...` of the file, or the commit of the repository.
-        scale: Factor of its weights.
+    The revision is `sha256:...` of the file, or the commit of the repository.
     """
 
     name: str
@@ -56,9 +53,7 @@ class ModelIdentity:
         revision: Commit of the repository, or `sha256:...` of a local folder's files; None where
             unknown.
         scheduler: As the recipe names it, else the class of the model's own.
-        dtype: Precision of the weights, such as `bfloat16`.
-        width: Pixels of an image whose prompt asks for no size of its own.
-        height: Likewise.
+        width: Pixels of an image whose prompt asks for no size of its own; height likewise.
         vae: Its autoencoder, where it is not its own.
     """
 
@@ -82,7 +77,6 @@ class RenderedImage:
     """An image as it comes from the model.
 
     Attributes:
-        pixels: uint8 [H, W, 3], RGB.
         nsfw: Whether the model's own safety checker, or the image service, objected. The image
             is then black.
         not_finite: Whether some of its numbers overflowed (NaN or infinite); those are black.

@@ -19,6 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from regforge.files import UNFINISHED, delete, parse_json, write_atomically
+from regforge.images.pipelines import sampler_name
 from regforge.images.renderer import (
     ModelIdentity,
     Pixels,
@@ -29,7 +30,6 @@ from regforge.images.renderer import (
     is_sent,
     job_size,
 )
-from regforge.images.schedulers import sampler_name
 from regforge.journal import Task
 from regforge.recipe.models import Render
 from regforge.records import ImageJob
@@ -166,12 +166,7 @@ class Staging:
 
     Encoding and writing happen on background threads while the next images are drawn. An image
     counts only if both files are there and agree, and were made by this model with these settings.
-    Used from one thread.
-
-    Args:
-        folder: Created when the first image comes.
-        render: How images are made and encoded.
-        identity: Which model makes them.
+    Used from one thread. The folder is created when the first image comes.
     """
 
     def __init__(self, folder: Path, render: Render, identity: ModelIdentity) -> None:
@@ -189,11 +184,7 @@ class Staging:
         return [job for job in jobs if self._staged(job) is None]
 
     def read(self, job: ImageJob) -> Staged:
-        """A job's image.
-
-        Raises:
-            RenderError: It is not there; see `missing`.
-        """
+        """A job's image; a RenderError if it is not there (see `missing`)."""
         self.flush()
         staged = self._staged(job)
         if staged is None:
@@ -201,11 +192,7 @@ class Staging:
         return staged
 
     def put(self, image: RenderedImage) -> None:
-        """Hand over an image. It is encoded and written in the background.
-
-        Raises:
-            StorageError: An image before it could not be written.
-        """
+        """Hand over an image to the background; a StorageError is about one before it."""
         while self._bytes >= _WAITING_BYTES:
             self._await_oldest()
         if self._error is not None:
@@ -214,11 +201,7 @@ class Staging:
         self._waiting.append((self._pool.submit(self._write, image), image.pixels.nbytes))
 
     def flush(self) -> None:
-        """Wait until everything is written.
-
-        Raises:
-            StorageError: An image could not be written.
-        """
+        """Wait until everything is written; a StorageError if an image could not be."""
         while self._waiting:
             self._await_oldest()
         if self._error is not None:
@@ -239,11 +222,7 @@ class Staging:
                 delete(path)
 
     def close(self) -> None:
-        """Write the images that wait and stop the threads.
-
-        Raises:
-            StorageError: An image could not be written.
-        """
+        """Write the images that wait and stop the threads; see `flush`."""
         self._pool.shutdown()
         self.flush()
 

@@ -49,7 +49,7 @@ from regforge.recipe.sections import Slot
 SCHEDULERS = tuple(
     "euler_ancestral euler ddim ddpm dpmpp_2m dpmpp_2m_karras unipc lms heun".split()
 )
-"""The names of `images.schedulers`; checked here too, before a model is fetched for nothing."""
+"""As in `images.pipelines`; checked here too, before a model is fetched for nothing."""
 
 
 def findings(recipe: Recipe) -> Iterator[Finding]:

@@ -80,7 +80,7 @@ class ValidationSampler:
         """
         import torch
 
-        from regforge.images.local import not_finite
+        from regforge.images.pipelines import not_finite
 
         def check(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             if stopped():

@@ -11,9 +11,8 @@ import pytest
 from drawing import CAPTIONS, difference, drawn, jobs, opened, prompt
 
 from regforge.devices import DeviceError
-from regforge.images.local import as_uint8
+from regforge.images.pipelines import SCHEDULERS, as_uint8, sampler_name, set_scheduler
 from regforge.images.renderer import Pixels, Renderer, RenderError, RenderSettingError, batches
-from regforge.images.schedulers import NAMES, sampler_name, set_scheduler
 from regforge.journal import read
 from regforge.records import image_jobs
 
@@ -213,18 +212,18 @@ def pipeline() -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_each_scheduler_draws(name: str, pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "scheduler", pipeline.scheduler)  # put back what was there
     assert set_scheduler(pipeline, name) == name
-    assert type(pipeline.scheduler).__name__ == NAMES[name][0]
+    assert type(pipeline.scheduler).__name__ == SCHEDULERS[name][0]
     (image,) = as_uint8(
         pipeline(
             CAPTIONS[0], num_inference_steps=4, width=48, height=48, output_type="pt"
         ).images.detach()
     )
     assert image.std() > 5
-    assert sampler_name(name) == sampler_name(NAMES[name][0]) or name == "dpmpp_2m_karras"
+    assert sampler_name(name) == sampler_name(SCHEDULERS[name][0]) or name == "dpmpp_2m_karras"
 
 
 def test_schedulers_differ(renderer: Renderer) -> None:

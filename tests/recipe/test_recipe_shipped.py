@@ -21,7 +21,7 @@ from shell import Shell
 
 from regforge.embedded import load_vocabulary
 from regforge.files import recipes_folder
-from regforge.images import schedulers
+from regforge.images import pipelines
 from regforge.recipe import (
     Recipe,
     RecipeError,
@@ -103,7 +103,7 @@ def test_the_baselines_differ_from_the_quickstart_in_their_prompt_sets_alone() -
 
 
 def test_recipes_and_renderers_know_the_same_schedulers() -> None:
-    assert set(SCHEDULERS) == set(schedulers.NAMES)
+    assert set(SCHEDULERS) == set(pipelines.SCHEDULERS)
 
 
 # ------------------------------------------------------------------------- schema and reference

@@ -1,0 +1,369 @@
+"""Diffusers pipelines: how they are called and placed, their schedulers, and embeddings of prompts.
+
+A new scheduler keeps everything that the model's own knows about the model (its betas, what it
+predicts, where its steps lie).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from regforge.devices import is_out_of_memory
+from regforge.images.renderer import Pixels, RenderError, RenderSettingError
+from regforge.recipe.models import Render
+from regforge.words import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    Embeddings = dict[str, torch.Tensor]
+
+DENOISERS = ("unet", "transformer", "prior")
+"""Attributes of pipelines that hold the network which takes the most time."""
+
+_SLICE_PIXELS = 512 * 512
+"""Larger images are decoded one by one on a GPU: one keeps it busy, and many need much memory."""
+
+
+def inputs_of(pipeline: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a call of the pipeline."""
+    return inspect.signature(pipeline.__call__).parameters
+
+
+def call_settings(pipeline: Any, render: Render) -> dict[str, Any]:
+    """The arguments that all calls have in common, of those that the pipeline takes.
+
+    Raises:
+        RenderSettingError: The recipe has a negative prompt, and the pipeline takes none.
+    """
+    inputs = inputs_of(pipeline)
+    scale = inputs.get("guidance_scale")
+    absent = scale is None or scale.default is None
+    guidance = "true_cfg_scale" if absent and "true_cfg_scale" in inputs else "guidance_scale"
+    # A distilled model's `guidance_scale` is an input like any other, without a negative side.
+    distilled = guidance == "guidance_scale" and "true_cfg_scale" in inputs
+    if render.negative_prompt and ("negative_prompt" not in inputs or distilled):
+        raise RenderSettingError(
+            f"{render.model} takes no negative prompt ({type(pipeline).__name__}).",
+            hint="Leave render.negative_prompt out.",
+        )
+    settings: dict[str, Any] = {
+        "num_inference_steps": render.steps,
+        guidance: render.guidance_scale,
+        "output_type": "pt",
+    }
+    if render.guidance_scale > 1:
+        if render.negative_prompt:
+            settings["negative_prompt"] = render.negative_prompt
+        elif guidance == "true_cfg_scale":
+            settings["negative_prompt"] = " "  # without one these pipelines do not guide at all
+    return {name: value for name, value in settings.items() if name in inputs}
+
+
+def default_size(pipeline: Any, render: Render) -> tuple[int, int]:
+    """Width and height of an image, in pixels: the recipe's, else the model's own.
+
+    Raises:
+        RenderSettingError: Neither says.
+    """
+    width = render.width or _own_side(pipeline, "width")
+    height = render.height or _own_side(pipeline, "height")
+    if width is None or height is None:
+        raise RenderSettingError(
+            f"{render.model} does not say how large its images are.",
+            hint="Set render.width and render.height.",
+        )
+    return width, height
+
+
+def _own_side(pipeline: Any, name: str) -> int | None:
+    parameter = inputs_of(pipeline).get(name)
+    if parameter is not None and isinstance(parameter.default, int):
+        return parameter.default
+    latents = getattr(pipeline, "default_sample_size", None)
+    for denoiser in DENOISERS:
+        config = getattr(getattr(pipeline, denoiser, None), "config", {})
+        latents = latents or config.get("sample_size")
+    factor = getattr(pipeline, "vae_scale_factor", None)
+    return latents * factor if isinstance(latents, int) and isinstance(factor, int) else None
+
+
+def place(pipeline: Any, render: Render, device: torch.device, pixels: int) -> None:
+    """Put the pipeline where it computes, in the way that is fastest for images of so many pixels.
+
+    Raises:
+        RenderError: It is too large for the device.
+    """
+    import torch
+
+    pipeline.set_progress_bar_config(disable=True)
+    if getattr(pipeline, "watermark", None) is not None:
+        # SDXL marks its images if a certain library happens to be installed. Models that are
+        # trained on the images would learn to draw the mark.
+        pipeline.watermark = None
+    try:
+        if render.offload and device.type != "cpu":
+            pipeline.enable_model_cpu_offload(device=device)
+        else:
+            pipeline.to(device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RenderError(
+            f"{render.model} does not fit into the memory of {device}.",
+            hint="Try render.offload: true or render.dtype: float16.",
+        ) from error
+    if device.type == "cuda":
+        # Convolutions are faster with the channels last there. On a CPU they are slower.
+        for module in (getattr(pipeline, name, None) for name in ("unet", "vae")):
+            if module is not None:
+                module.to(memory_format=torch.channels_last)
+        if pixels > _SLICE_PIXELS and hasattr(getattr(pipeline, "vae", None), "enable_slicing"):
+            pipeline.vae.enable_slicing()
+
+
+def as_uint8(images: Any) -> Pixels:
+    """A pipeline's images as uint8 [N, H, W, 3], with one copy from the device.
+
+    Args:
+        images: A tensor [N, 3, H, W] or an array [N, H, W, 3] with values 0 to 1, or PIL images.
+    """
+    import torch
+
+    pixels: Pixels
+    if isinstance(images, torch.Tensor):
+        # What is not a number becomes black; `not_finite` tells such images from black ones.
+        scaled = torch.nan_to_num(images.float()).clamp(0, 1).mul(255).round()
+        pixels = scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    elif isinstance(images, np.ndarray):
+        pixels = np.rint(np.nan_to_num(images).clip(0, 1) * 255).astype(np.uint8)
+    else:
+        pixels = np.stack([np.asarray(each.convert("RGB"), dtype=np.uint8) for each in images])
+    return pixels
+
+
+def not_finite(images: Any) -> Sequence[bool]:
+    """Of each image, whether some of its numbers overflowed; `images` as in `as_uint8`."""
+    import torch
+
+    if isinstance(images, torch.Tensor):
+        return [not fine for fine in torch.isfinite(images).flatten(1).all(dim=1).tolist()]
+    if isinstance(images, np.ndarray):
+        return [not np.isfinite(image).all() for image in images]
+    return [False] * len(images)
+
+
+# ------------------------------------------------------------------------------------- schedulers
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {"use_karras_sigmas": False}),
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": False}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {"use_karras_sigmas": False}),
+    "lms": ("LMSDiscreteScheduler", {"use_karras_sigmas": False}),
+    "heun": ("HeunDiscreteScheduler", {"use_karras_sigmas": False}),
+}
+"""Friendly name -> diffusers class and what it is set to."""
+
+_SAMPLERS = {
+    "euler_ancestral": "Euler a",
+    "euler": "Euler",
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "unipc": "UniPC",
+    "lms": "LMS",
+    "heun": "Heun",
+    "PNDMScheduler": "PLMS",
+}
+"""Their names in web UIs."""
+
+# Their noise comes from a source of their own that takes no seed.
+_UNREPEATABLE = frozenset({"DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"})
+
+
+def sampler_name(scheduler: str) -> str:
+    """A scheduler's name in a web UI, given its friendly or class name."""
+    by_class = {cls: name for name, (cls, _) in reversed(SCHEDULERS.items())}
+    friendly = by_class.get(scheduler, scheduler)
+    return _SAMPLERS.get(friendly, scheduler.removesuffix("Scheduler"))
+
+
+def set_scheduler(pipeline: DiffusionPipeline, name: str | None) -> str:
+    """Give the pipeline another scheduler, or keep the model's own; returns the name to record.
+
+    The name is one of `SCHEDULERS` or a diffusers class name.
+
+    Raises:
+        RenderSettingError: There is no such scheduler, or it does not go with the model.
+    """
+    own: Any = getattr(pipeline, "scheduler", None)
+    if name is None:
+        return type(own).__name__ if own is not None else "unknown"
+    if own is None:
+        raise RenderSettingError(
+            f"render.scheduler: {type(pipeline).__name__} has no scheduler to replace."
+        )
+    class_name, settings = SCHEDULERS.get(name, (name, {}))
+    scheduler = _scheduler_class(name, class_name)
+    _refuse_mismatch(own, scheduler, name)
+    # The model's own scheduler, asked for by its class name, stays as the model has it.
+    known = inspect.signature(scheduler.__init__).parameters
+    settings = {key: value for key, value in settings.items() if key in known}
+    setattr(pipeline, "scheduler", scheduler.from_config(own.config, **settings))  # noqa: B010
+    return name
+
+
+def _scheduler_class(name: str, class_name: str) -> Any:
+    import diffusers
+
+    if class_name in _UNREPEATABLE:
+        raise RenderSettingError(
+            f"render.scheduler: {name!r} draws its noise without a seed, so that no image could "
+            "be made again.",
+            hint="dpmpp_2m_karras or euler_ancestral come close.",
+        )
+    found = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
+    if not (inspect.isclass(found) and issubclass(found, diffusers.SchedulerMixin)):
+        raise RenderSettingError(
+            f"render.scheduler: {name!r} is no scheduler.{did_you_mean(name, SCHEDULERS)}",
+            hint=f"There are {', '.join(SCHEDULERS)}, and the class names of diffusers.",
+        )
+    return found
+
+
+def _refuse_mismatch(own: Any, scheduler: Any, name: str) -> None:
+    own_class = type(own)
+    flow = "FlowMatch" in own_class.__name__ or bool(own.config.get("use_flow_sigmas"))
+    takes_flow = "FlowMatch" in scheduler.__name__ or (
+        "FlowMatch" not in own_class.__name__
+        and "use_flow_sigmas" in inspect.signature(scheduler.__init__).parameters
+    )
+    fits = takes_flow if flow else "FlowMatch" not in scheduler.__name__
+    if scheduler is own_class or fits:
+        return
+    kind = "a flow-matching model" if flow else "no flow-matching model"
+    raise RenderSettingError(
+        f"render.scheduler: {name!r} does not go with this model, which is {kind} and comes with "
+        f"{own_class.__name__}.",
+        hint="Leave render.scheduler out.",
+    )
+
+
+# ----------------------------------------------------------------------------- prompt embeddings
+
+_MOST_BYTES = 256 * 2**20
+
+
+class _Family(NamedTuple):
+    """Where in `encode_prompt`'s result lies what `__call__` takes under which name."""
+
+    positive: dict[str, int]
+    negative: dict[str, int]
+    together: int  # prompts that are encoded at a time; T5 is larger than CLIP
+
+
+_POSITIVE = {"prompt_embeds": 0, "pooled_prompt_embeds": 2}
+_NEGATIVE = {"negative_prompt_embeds": 1, "negative_pooled_prompt_embeds": 3}
+_FAMILIES = {
+    "StableDiffusionPipeline": _Family({"prompt_embeds": 0}, {"negative_prompt_embeds": 1}, 32),
+    "StableDiffusionXLPipeline": _Family(_POSITIVE, _NEGATIVE, 32),
+    "StableDiffusion3Pipeline": _Family(_POSITIVE, _NEGATIVE, 8),
+    "FluxPipeline": _Family({"prompt_embeds": 0, "pooled_prompt_embeds": 1}, {}, 8),
+}
+
+
+def can_encode(pipeline: Any) -> bool:
+    """Whether `PromptCache` knows the pipeline; others are given their prompts as text."""
+    return type(pipeline).__name__ in _FAMILIES
+
+
+class PromptCache:
+    """Encodes prompts of a pipeline that `can_encode` knows, and remembers them for a while.
+
+    Prompts are encoded many at a time and always as many, so that the embedding of one does not
+    depend on which others there are.
+    """
+
+    def __init__(self, pipeline: Any, negative_prompt: str, *, guided: bool) -> None:
+        self._pipeline = pipeline
+        self._family = _FAMILIES[type(pipeline).__name__]
+        # None, not "": some models have a way of their own to say nothing.
+        self._negative_prompt = [negative_prompt] if negative_prompt else None
+        self._guided = guided and bool(self._family.negative)
+        self._known: OrderedDict[str, Embeddings] = OrderedDict()
+        self._negative: Embeddings | None = None
+        self._expected: dict[str, None] = {}
+
+    def expect(self, texts: Sequence[str]) -> None:
+        """Say which prompts will be asked for, so that they are encoded in large batches."""
+        self._expected = dict.fromkeys(text for text in texts if text not in self._known)
+
+    def arguments(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Arguments in place of `prompt` and `negative_prompt`: tensors [N, ...] on the device."""
+        import torch
+
+        embeddings = [self._embeddings(text) for text in texts]
+        device = self._pipeline._execution_device
+        arguments = {
+            name: torch.stack([each[name] for each in embeddings]).to(device)
+            for name in self._family.positive
+        }
+        if self._guided:
+            if self._negative is None:
+                result, places = self._encode([""], guided=True), self._family.negative
+                self._negative = {name: result[at][0].cpu() for name, at in places.items()}
+            for name, value in self._negative.items():
+                arguments[name] = value.expand(len(texts), *value.shape).to(device)
+        return arguments
+
+    def _embeddings(self, text: str) -> Embeddings:
+        if text not in self._known:
+            self._encode_with_next(text)
+        self._known.move_to_end(text)
+        return self._known[text]
+
+    def _encode_with_next(self, text: str) -> None:
+        """Encode a prompt together with those that come next, filled up with empty ones."""
+        self._expected.pop(text, None)
+        count = self._family.together
+        together = [text, *islice(self._expected, count - 1)]
+        for each in together:
+            self._expected.pop(each, None)
+        result = self._encode(together + [""] * (count - len(together)), guided=False)
+        rows = {name: result[at].cpu() for name, at in self._family.positive.items()}
+        for number, each in enumerate(together):
+            # Copies, or one prompt would keep all of them in memory.
+            self._known[each] = {name: value[number].clone() for name, value in rows.items()}
+        size = sum(value.nbytes for value in self._known[text].values())
+        while len(self._known) > max(2 * count, _MOST_BYTES // size):
+            self._known.popitem(last=False)
+
+    def _encode(self, texts: Sequence[str], *, guided: bool) -> Sequence[Any]:
+        import torch
+
+        encode = self._pipeline.encode_prompt
+        values: dict[str, Any] = {
+            "prompt": list(texts),
+            "prompt_2": None,
+            "prompt_3": None,
+            "device": self._pipeline._execution_device,
+            "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": guided,
+            "negative_prompt": self._negative_prompt,
+        }
+        takes = inspect.signature(encode).parameters
+        with torch.inference_mode():
+            result: Sequence[Any] = encode(**{k: v for k, v in values.items() if k in takes})
+        return result
