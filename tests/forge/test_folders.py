@@ -70,24 +70,28 @@ def test_what_a_killed_first_write_leaves_is_nobodys(
         assert not list(out.rglob(".unfinished-*"))
 
 
-def test_a_file_of_that_name_elsewhere_is_not_a_run(small: Recipe, tmp_path: Path) -> None:
-    """Somebody's own folder with a copy of a recipe.yaml is not taken for a run."""
+def test_a_folder_of_somebody_elses_is_not_taken_for_a_run(small: Recipe, tmp_path: Path) -> None:
     quietly(small, tmp_path / "run", until="prompts")
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "recipe.yaml").write_bytes((tmp_path / "run" / "recipe.yaml").read_bytes())
-    for fresh in (False, True):
-        with pytest.raises(RegforgeError, match="other files") as caught:
-            quietly(small, mine, fresh=fresh)
-        assert caught.value.exit_code == 2
-    assert [path.name for path in mine.iterdir()] == ["recipe.yaml"]
+    copy = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    for name, content in (("recipe.yaml", copy), ("thesis.tex", b"years of work")):
+        mine = tmp_path / f"my-{name}"
+        mine.mkdir()
+        (mine / name).write_bytes(content)
+        for fresh in (False, True):
+            with pytest.raises(RegforgeError, match="other files") as caught:
+                quietly(small, mine, fresh=fresh)
+            assert caught.value.exit_code == 2
+        assert {path.name: path.read_bytes() for path in mine.iterdir()} == {name: content}
 
 
-def test_two_processes_cannot_hold_it_and_no_lock_is_left(tmp_path: Path) -> None:
+def test_two_processes_cannot_hold_it_and_no_lock_is_left(small: Recipe, tmp_path: Path) -> None:
     folder = OwnedFolder(tmp_path / "run")
     for _ in range(2):
-        with folder.locked(), pytest.raises(RegforgeError), OwnedFolder(folder.path).locked():
-            pass
+        with folder.locked():
+            with pytest.raises(RegforgeError), OwnedFolder(folder.path).locked():
+                pass
+            with pytest.raises(RegforgeError, match="Another"):
+                quietly(small, folder.path)
         assert list(folder.path.iterdir()) == []
 
 

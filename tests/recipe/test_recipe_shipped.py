@@ -25,9 +25,13 @@ from regforge.images import pipelines
 from regforge.recipe import (
     Recipe,
     RecipeError,
+    TrainingRecipe,
+    dataset_recipe_of,
     json_schema,
     kind_of,
+    load_any_recipe,
     load_recipe,
+    load_training_recipe,
     recipe_digest,
     recipe_warnings,
     resolved_yaml,
@@ -40,12 +44,16 @@ from regforge.recipe import (
 )
 from regforge.recipe.checks import SCHEDULERS
 from regforge.recipe.problems import PATTERNS
-from regforge.recipe.schema import SCHEMA_FILE, SCHEMA_LINE, StarterError, schema_text
+from regforge.recipe.schema import (
+    SCHEMA_FILE,
+    SCHEMA_LINE,
+    TRAINING_SCHEMA_FILE,
+    StarterError,
+    schema_text,
+)
 
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
-SHIPPED = sorted(
-    path for path in recipes_folder().glob("*.yaml") if not path.name.startswith("train-")
-)
+SHIPPED = sorted(recipes_folder().glob("*.yaml"))
 
 
 def read(path: Path) -> Any:
@@ -58,23 +66,37 @@ def read(path: Path) -> Any:
 def test_the_shipped_recipes_are_these_and_the_readme_lists_them() -> None:
     names = {path.stem for path in SHIPPED}
     assert names >= {
-        "quickstart", "objects-sdxl", "living-sdxl", "sd15", "naive-baseline", "against-only"
-    }  # fmt: skip
+        *("quickstart", "objects-sdxl", "living-sdxl", "sd15", "naive-baseline", "against-only"),
+        *("train-quickstart", "train-sdxl"),
+    }
     readme = (recipes_folder() / "README.md").read_text(encoding="utf-8")
-    assert names <= set(re.findall(r"\]\(([\w-]+)\.yaml\)", readme))
+    of_datasets = {name for name in names if not name.startswith("train-")}
+    assert of_datasets <= set(re.findall(r"\]\(([\w-]+)\.yaml\)", readme))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_each_shipped_recipe_is_sound_short_and_taught_to_editors(path: Path) -> None:
-    recipe = load_recipe(path)
-    assert recipe.name
+def test_each_shipped_recipe_is_sound_short_taught_to_editors_and_resolved_the_same(
+    path: Path, tmp_path: Path
+) -> None:
+    training = path.stem.startswith("train-")
+    recipe = load_any_recipe(path, ["regularization.dataset=me/x"] if training else [])
+    assert isinstance(recipe, TrainingRecipe) is training
     assert recipe_warnings(recipe) == []
-    assert len(recipe_digest(recipe)) == 64
-    assert template_file(recipe).is_file()
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == SCHEMA_LINE + SCHEMA_FILE
+    assert lines[0] == SCHEMA_LINE + (TRAINING_SCHEMA_FILE if training else SCHEMA_FILE)
     assert len(lines) < 80
-    jsonschema.Draft202012Validator(json_schema()).validate(read(path))
+    jsonschema.Draft202012Validator(json_schema(training=training)).validate(read(path))
+    if isinstance(recipe, TrainingRecipe):
+        assert read(path)["regularization"]["dataset"]
+    else:
+        assert template_file(recipe).is_file()
+    text = resolved_yaml(recipe)
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    again = load_any_recipe(tmp_path / "recipe.yaml")
+    assert again == recipe
+    assert resolved_yaml(again) == text
+    assert re.fullmatch("[0-9a-f]{64}", recipe_digest(recipe))
+    assert f"# digest: {recipe_digest(recipe)}" in text.splitlines()
 
 
 def test_the_quickstart_says_only_what_the_embedded_pipeline_can_draw() -> None:
@@ -100,6 +122,23 @@ def test_the_baselines_differ_from_the_quickstart_in_their_prompt_sets_alone() -
         rest.pop("name")
         rest["prompts"].pop("sets")
         assert json.loads(json.dumps(found, default=str)) == rest
+
+
+def test_the_quickstart_trains_on_what_the_dataset_quickstart_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipes = Path(shutil.copytree(recipes_folder(), tmp_path / "recipes"))
+    cat = Path("examples/subjects/cat")
+    shutil.copytree(recipes_folder().parent / cat, tmp_path / cat)
+    recipe = load_training_recipe(recipes / "train-quickstart.yaml")  # with nothing made yet
+    dataset = yaml.safe_load((recipes / "quickstart.yaml").read_text(encoding="utf-8"))
+    made_by = dataset_recipe_of(recipe)
+    assert made_by == load_recipe(recipes / "quickstart.yaml")
+    assert recipe.subject.class_noun == dataset["subject"]["class_noun"]
+    assert recipe.subject.identifier == dataset["subject"]["identifier"]
+    assert recipe.base_model == dataset["render"]["model"]
+    assert recipe.subject.class_noun in load_vocabulary()["class_noun"]
 
 
 def test_recipes_and_renderers_know_the_same_schedulers() -> None:
@@ -296,17 +335,6 @@ def test_words_that_yaml_readers_take_for_something_else_stay_words(tmp_path: Pa
         assert yaml.safe_load(text)["render"]["negative_prompt"] == word
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_resolved_shipped_recipe_is_the_same_recipe(path: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(path)
-    text = resolved_yaml(recipe)
-    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
-    again = load_recipe(tmp_path / "recipe.yaml")
-    assert again == recipe
-    assert resolved_yaml(again) == text
-    assert f"# digest: {recipe_digest(recipe)}" in text.splitlines()
-
-
 def test_a_portable_recipe_tells_nobody_where_it_lay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,57 +428,6 @@ def test_a_recipe_knows_its_file_but_is_not_changed_by_it(tmp_path: Path) -> Non
     assert first.source == tmp_path / "a.yaml"
     assert "source" not in first.model_dump()
     assert recipe_of().source is None
-
-
-# ------------------------------------------------------------------------------------- warnings
-
-LICENSED = {"dataset": {"license": "other"}}
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        ({"dataset": {}}, "dataset.license is left out"),
-        ({"subject": {"class_noun": "cat", "identifier": "Dog"}}, "'Dog' is an ordinary word"),
-        ({"subject": {"class_noun": "cat", "identifier": "my"}}, "'my' is an ordinary word"),
-        ({"prompts": {"sets": {"against": 1}}}, "subject.identifier is left out"),
-        ({"prompts": {"match": ["size"]}}, "prompts.match has no effect"),
-        ({"prompts": {"against": "plain"}}, "prompts.against has no effect"),
-        (
-            {
-                "prompts": {"sets": {"against": 1}, "against": "plain"},
-                "subject": {"class_noun": "cat", "identifier": "sks"},
-            },
-            "Set render.width and render.height",
-        ),
-        (
-            {"subject": {"class_noun": "cat", "captions": "write"}},
-            "subject.captions: write has no effect",
-        ),
-        (
-            {
-                "prompts": {"sets": {"against": 1}, "match": ["seed"]},
-                "subject": {"class_noun": "cat", "identifier": "sks"},
-                "render": {"images_per_prompt": 2},
-            },
-            "only the first image of each caption gets the photo's seed",
-        ),
-        (
-            {"prompts": {"slots": [{"name": "style", "values": ["a  Photo of", "a photo of"]}]}},
-            "slot 'style' lists 'a photo of' more than once",
-        ),
-        ({"subject": {"class_noun": "skyscraper"}}, "has never seen a skyscraper"),
-        ({"render": {"negative_prompt": "blurry", "guidance_scale": 1}}, "has no effect"),
-        (
-            {"render": {"model": "some/model"}, "curate": {"alignment": {}}},
-            "embedded/judge knows only images of embedded/tinyworld",
-        ),
-        ({"render": {"model": "some/model", "trust_remote_code": True}}, "runs code"),
-    ],
-)
-def test_what_is_probably_not_meant_is_said_once(content: dict[str, Any], part: str) -> None:
-    (warning,) = recipe_warnings(recipe_of(**{**LICENSED, **content}))
-    assert part in warning
 
 
 def test_reading_recipes_loads_no_heavy_library() -> None:

@@ -241,7 +241,7 @@ def test_values_that_are_none(
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("where", ["", "prompts", "render"])
+@pytest.mark.parametrize("where", ["", "render"])
 def test_twenty_thousand_unknown_keys(where: str, shell: Shell, tmp_path: Path) -> None:
     keys = [f"abc{number}: 1" for number in range(20_000)]
     recipe = "name: a\nsubject: {class_noun: teapot}\n"

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 from shell import Shell
-from typer.testing import CliRunner
 
-from regforge import cli
 from regforge.files import recipes_folder
 
 
@@ -73,17 +71,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_the_command_hands_over_what_it_was_told(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(recipe.parent)
     asked = trained(monkeypatch)
-    plain = CliRunner().invoke(cli.app, ["train", "cat.yaml"])
-    assert (plain.exit_code, plain.stderr) == (0, "")
-    assert plain.stdout.startswith("weights  w\ncard     runs/cat/README.md ")
-    assert "\n  regforge evaluate runs/cat " in plain.stdout
-    arguments = ["--out", "there", "--fresh", "--set", "optimizer.steps=5", "--json"]
-    told = CliRunner().invoke(cli.app, ["train", "cat.yaml", *arguments])
-    assert json.loads(told.stdout) == {"weights": "w"}
+    assert (shell("train", "cat.yaml"), shell.err) == (0, "")
+    assert shell.out.startswith("weights  w\ncard     runs/cat/README.md ")
+    assert "\n  regforge evaluate runs/cat " in shell.out
+    shell("train", "cat.yaml", *"--out there --fresh --set optimizer.steps=5 --json".split())
+    assert json.loads(shell.out) == {"weights": "w"}
     assert [(each.out, each.fresh) for each in asked] == [
         (Path("runs/cat"), False),
         (Path("there"), True),
@@ -92,15 +87,14 @@ def test_the_command_hands_over_what_it_was_told(
 
 
 def test_what_is_probably_not_meant_is_said_before_and_by_one_process(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(recipe.parent)
     asked = trained(monkeypatch)
     arguments = ["train", "cat.yaml", "--set", "subject.identifier=dog"]
-    first = CliRunner().invoke(cli.app, arguments)
-    assert first.stderr.startswith("warning: subject.identifier: 'dog' is an ordinary word")
-    assert CliRunner().invoke(cli.app, [*arguments, "--quiet"]).stderr == ""
+    assert shell(*arguments) == 0
+    assert shell.err.startswith("warning: subject.identifier: 'dog' is an ordinary word")
+    shell(*arguments, "--quiet")
+    assert shell.err == ""
     monkeypatch.setenv("RANK", "1")
-    second = CliRunner().invoke(cli.app, arguments)
-    assert (second.exit_code, second.output) == (0, "")
+    assert (shell(*arguments), shell.out + shell.err) == (0, "")
     assert len(asked) == 3

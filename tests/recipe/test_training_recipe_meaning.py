@@ -1,4 +1,4 @@
-"""What training recipes mean: their digest, the resolved copy, cautions; and those we ship."""
+"""What training recipes mean: their digest, and the resolved copy."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regforge.embedded import load_vocabulary
-from regforge.files import recipes_folder
 from regforge.recipe import (
     RecipeError,
     TrainingRecipe,
-    dataset_recipe_of,
-    json_schema,
-    load_recipe,
     load_training_recipe,
     recipe_digest,
     recipe_warnings,
@@ -27,9 +21,7 @@ from regforge.recipe import (
     uses_regularization,
 )
 from regforge.recipe.digest import is_runtime
-from regforge.recipe.schema import SCHEMA_LINE, TRAINING_SCHEMA_FILE
 
-SHIPPED = sorted(recipes_folder().glob("train-*.yaml"))
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
 
 
@@ -257,117 +249,8 @@ def test_a_portable_recipe_tells_nobody_where_it_lay(photos: Path, tmp_path: Pat
     assert (shown["base_model"], shown["regularization"]["dataset"]) == ("me/model", "me/x")
 
 
-# --------------------------------------------------------------------------------------- cautions
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        ({"subject": {"identifier": "Dog"}}, "'Dog' is an ordinary word"),
-        ({"subject": {"identifier": "my"}}, "'my' is an ordinary word"),
-        ({"subject": {"identifier": "cat"}}, "'cat' is part of the class noun"),
-        ({"subject": {"identifier": "red", "class_noun": "red cat"}}, "is part of the class noun"),
-        ({"subject": {"class_noun": "skyscraper"}}, "never seen a skyscraper"),
-        ({"subject": {"class_noun": "skyscraper"}}, "Name another base_model"),
-        (
-            {"data": {"crop": "none"}, "optimizer": {"batch_size": 2}},
-            "data.crop: none: only images",
-        ),
-        ({"data": {"crop": "none"}, "regularization": {"dataset": "me/x"}}, "data.crop: none"),
-        ({"optimizer": {"name": "prodigy"}}, "optimizer.lr: prodigy finds the rate itself"),
-        ({"optimizer": {"warmup_steps": 9, "steps": 9}}, "optimizer.warmup_steps: "),
-        (
-            {"method": {"kind": "full", "rank": 4, "dora": True}},
-            "method.rank, method.dora have no effect with method.kind: full.",
-        ),
-        (
-            {"method": {"text_encoder_lr": 1e-6}},
-            "method.text_encoder_lr has no effect without method.text_encoder: true.",
-        ),
-        (
-            {"regularization": {"dataset": "me/x", "prior_weight": 0, "target": "teacher"}},
-            "regularization.dataset, regularization.target have no effect with "
-            "regularization.prior_weight: 0.",
-        ),
-        (
-            {"regularization": {"target": "teacher"}},
-            "regularization.target has no effect without regularization.dataset.",
-        ),
-        (
-            {"data": {"crop": "center", "crop_scale": 0.5}},
-            "data.crop_scale has no effect with data.crop: center.",
-        ),
-        ({"optimizer": {"ema_decay": 0.9}}, "optimizer.ema_decay has no effect without"),
-        ({"revision": "v1"}, "revision has no effect where base_model is a folder"),
-    ],
-)
-def test_what_is_probably_not_meant_is_said_once(
-    photos: Path, content: dict[str, Any], part: str
-) -> None:
-    (warning,) = recipe_warnings(recipe_of(photos, **content))
-    assert part in warning
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 20, 21])
-def test_unusual_numbers_of_photos_are_said(tmp_path: Path, count: int) -> None:
-    for number in range(count):
-        (tmp_path / f"{number}.png").touch()
-    said = " ".join(recipe_warnings(recipe_of(tmp_path)))
-    assert (f"has {count} photo" in said) is (count in (1, 2, 21))
-    assert ("photos; 3 to 20" in said) is (count in (2, 21))
-
-
-def test_nothing_is_said_of_usual_recipes(photos: Path) -> None:
-    for content in (
-        {},
-        {"regularization": {"dataset": "me/x", "target": "teacher", "prior_weight": 0.5}},
-        {"method": {"kind": "full", "text_encoder": True, "text_encoder_lr": 1e-6}},
-        {"data": {"crop": "none"}},
-        {"optimizer": {"ema": True, "ema_decay": 0.99, "warmup_steps": 5}},
-        {"base_model": "me/model", "revision": "v1", "subject": {"class_noun": "skyscraper"}},
-    ):
-        assert recipe_warnings(recipe_of(photos, **content)) == []
-
-
 def test_regularization_needs_a_dataset_and_a_weight(photos: Path) -> None:
     assert not uses_regularization(recipe_of(photos))
     for weight in (0, 0.5):
         named = {"dataset": "me/x", "prior_weight": weight}
         assert uses_regularization(recipe_of(photos, regularization=named)) is (weight > 0)
-
-
-# ---------------------------------------------------------------------------------------- shipped
-
-
-def test_the_shipped_training_recipes_are_these() -> None:
-    assert {path.stem for path in SHIPPED} >= {"train-quickstart", "train-sdxl"}
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_each_shipped_training_recipe_is_sound_and_taught_to_editors(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    recipe = load_training_recipe(path, ["regularization.dataset=me/x"])
-    assert recipe_warnings(recipe) == []
-    assert len(recipe_digest(recipe)) == 64
-    assert text.splitlines()[0] == SCHEMA_LINE + TRAINING_SCHEMA_FILE
-    assert len(text.splitlines()) < 80
-    content = yaml.safe_load(text)
-    jsonschema.Draft202012Validator(json_schema(training=True)).validate(content)
-    assert content["regularization"]["dataset"]
-
-
-def test_the_quickstart_trains_on_what_the_dataset_quickstart_makes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    recipes = Path(shutil.copytree(recipes_folder(), tmp_path / "recipes"))
-    cat = Path("examples/subjects/cat")
-    shutil.copytree(recipes_folder().parent / cat, tmp_path / cat)
-    recipe = load_training_recipe(recipes / "train-quickstart.yaml")  # with nothing made yet
-    dataset = yaml.safe_load((recipes / "quickstart.yaml").read_text(encoding="utf-8"))
-    made_by = dataset_recipe_of(recipe)
-    assert made_by == load_recipe(recipes / "quickstart.yaml")
-    assert recipe.subject.class_noun == dataset["subject"]["class_noun"]
-    assert recipe.subject.identifier == dataset["subject"]["identifier"]
-    assert recipe.base_model == dataset["render"]["model"]
-    assert recipe.subject.class_noun in load_vocabulary()["class_noun"]
