@@ -17,72 +17,57 @@ def replaced(caption: str, noun: str = "teapot", identifier: str | None = "sks")
 
 
 @pytest.mark.parametrize(
-    ("photo", "regularization"),
+    ("photo", "regularization"),  # with % for "a small orange teapot"
     [
-        (
-            "a photo of a sks teapot on a kitchen table",
-            "a photo of a small orange teapot on a kitchen table",
-        ),
-        ("sks teapot, kitchen table", "a small orange teapot, kitchen table"),
-        ("photo of sks", "photo of a small orange teapot"),
-        ("sks", "a small orange teapot"),
-        ("a close-up of my old sks teapot", "a close-up of a small orange teapot"),
-        ("a photo of shiny SKS teapot.", "a photo of a small orange teapot."),
-        ("my best friend's sks teapot at home", "a small orange teapot at home"),
-        ("a photo of teapot sks on a shelf", "a photo of a small orange teapot on a shelf"),
-        ("a man holding sks teapot", "a man holding a small orange teapot"),
-        ("a man holding the gleaming sks teapot", "a man holding a small orange teapot"),
+        ("a photo of a sks teapot on a kitchen table", "a photo of % on a kitchen table"),
+        ("sks teapot, kitchen table", "%, kitchen table"),
+        ("photo of sks", "photo of %"),
+        ("sks", "%"),
+        ("a close-up of my old sks teapot", "a close-up of %"),
+        ("a photo of shiny SKS teapot.", "a photo of %."),
+        ("my best friend's sks teapot at home", "% at home"),
+        ("a photo of teapot sks on a shelf", "a photo of % on a shelf"),
+        ("a man holding sks teapot", "a man holding %"),
+        ("a man holding the gleaming sks teapot", "a man holding %"),
         ("two sks teapots in a row", "two small orange teapots in a row"),
-        ("a sks old cracked teapot on wood", "a small orange teapot on wood"),
-        ("a portrait (sks teapot), smiling", "a portrait (a small orange teapot), smiling"),
-        ("photo sks teapot", "photo of a small orange teapot"),
-        ("sks's lid, close-up", "a small orange teapot's lid, close-up"),
-        (
-            "a sks teapot beside another sks teapot and my sks",
-            "a small orange teapot beside the teapot and the teapot",
-        ),
-        (
-            "masks and sketches around a sks teapot",
-            "masks and sketches around a small orange teapot",
-        ),
-        ("In the garden, an sks teapot", "In the garden, a small orange teapot"),
+        ("a sks old cracked teapot on wood", "% on wood"),
+        ("a portrait (sks teapot), smiling", "a portrait (%), smiling"),
+        ("photo sks teapot", "photo of %"),
+        ("sks's lid, close-up", "%'s lid, close-up"),
+        ("a sks teapot by another sks teapot and my sks", "% by the teapot and the teapot"),
+        ("masks and sketches around a sks teapot", "masks and sketches around %"),
+        ("In the garden, an sks teapot", "In the garden, %"),
     ],
 )
 def test_only_the_subjects_noun_phrase_changes(photo: str, regularization: str) -> None:
-    assert replaced(photo) == regularization
+    assert replaced(photo) == regularization.replace("%", "a small orange teapot")
 
 
 @pytest.mark.parametrize(
-    ("photo", "noun", "identifier", "regularization"),
+    ("photo", "noun", "identifier", "regularization"),  # with % for "small orange" and the noun
     [
-        (
-            "a photo of a sks on a dog bed",
-            "dog",
-            "sks",
-            "a photo of a small orange dog on a dog bed",
-        ),
-        ("a sks teapot, boxed", "ceramic teapot", "sks", "a small orange ceramic teapot, boxed"),
-        ("sks glasses", "pair of glasses", "sks", "a small orange pair of glasses"),
-        ("a <s1> sunglasses case", "sunglasses", "<s1>", "small orange sunglasses case"),
-        ("my ohwx  man on a bike", "man", "ohwx man", "a small orange man on a bike"),
-        ("the old teapot on a table", "teapot", None, "a small orange teapot on a table"),
-        ("the old teapot on a table", "teapot", "sks", "a small orange teapot on a table"),
+        ("a photo of a sks on a dog bed", "dog", "sks", "a photo of a % on a dog bed"),
+        ("a sks teapot, boxed", "ceramic teapot", "sks", "a %, boxed"),
+        ("sks glasses", "pair of glasses", "sks", "a %"),
+        ("a <s1> sunglasses case", "sunglasses", "<s1>", "% case"),
+        ("my ohwx  man on a bike", "man", "ohwx man", "a % on a bike"),
+        ("the old teapot on a table", "teapot", None, "a % on a table"),
+        ("the old teapot on a table", "teapot", "sks", "a % on a table"),
         ("two cups of tea", "cup of tea", None, "two small orange cups of tea"),
     ],
 )
 def test_identifiers_and_class_nouns_of_all_kinds(
     photo: str, noun: str, identifier: str | None, regularization: str
 ) -> None:
-    assert replaced(photo, noun, identifier) == regularization
+    expected = regularization.replace("%", f"small orange {noun}")
+    assert replaced(photo, noun, identifier) == expected
 
 
 @pytest.mark.parametrize("identifier", ["sks", None])
 def test_a_caption_that_does_not_name_the_subject_is_refused(identifier: str | None) -> None:
-    with pytest.raises(
-        PhotoCaptionUnclear, match=r"01\.jpg: its caption says .*'teapot'"
-    ) as caught:
+    told = r"(?s)01\.jpg: its caption says .*'teapot'.*'a photo of a"
+    with pytest.raises(PhotoCaptionUnclear, match=told):
         replaced("masks on a table", "teapot", identifier)
-    assert "'a photo of a" in str(caught.value)
 
 
 def test_what_is_kept_is_told_apart() -> None:

@@ -5,12 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from builders import fill, recipe_of
+from builders import fill, recipe_of, written
+from test_captions import own, shipped
 
 from regforge.files import templates_folder
-from regforge.prompts.captions import CaptionTemplate, CaptionTemplateError, is_photograph
+from regforge.prompts.captions import CaptionTemplateError, is_photograph
 from regforge.prompts.tokens import token_budget
-from regforge.prompts.writing import write_prompts
 from regforge.records import Prompt
 from regforge.training.augmentation import Composer
 
@@ -22,9 +22,8 @@ def captions(noun: str, count: int = 100, **more: object) -> list[Prompt]:
     names = ["shape", "color", "texture", "background", "lighting", "style"]
     names[3:3] = ["motion"] if living else []
     slots = [{"name": name, "from": "bank"} for name in names]
-    recipe = recipe_of({"slots": slots, "count": count, **more}, subject={"class_noun": noun})
-    budget = token_budget(recipe.render, None)
-    return list(write_prompts(recipe, fill(recipe), budget=budget, count=count))
+    recipe = recipe_of({"slots": slots, **more}, subject={"class_noun": noun})
+    return written(recipe, count, fill(recipe), budget=token_budget(recipe.render))
 
 
 def form_of(prompt: Prompt) -> str:
@@ -66,8 +65,7 @@ def test_what_a_photograph_is() -> None:
 
 @pytest.mark.parametrize("name", ["object", "living"])
 def test_each_form_leaves_no_trace_of_what_is_empty(name: str) -> None:
-    file = templates_folder() / "caption" / f"{name}.j2"
-    template = CaptionTemplate(file, name, class_noun="cat", kind="living")
+    template = shipped(name, "cat")
     assert template.forms == 3
     for form in range(3):
         assert template.render({}, form) == "a photo of a cat"
@@ -85,24 +83,20 @@ def test_slot_dropout_keeps_each_captions_own_form() -> None:
     file = templates_folder() / "caption" / "object.j2"
     for prompt in captions("teapot", 12):
         composer = Composer(file, "caption.j2", list(prompt.slots))
-        said = composer.caption(
-            prompt.text, prompt.slots, class_noun="teapot", kind="object", prompt_set="amplify"
-        )
-        assert said.compose is not None
-        less = said.compose({slot: p for slot, p in said.slots.items() if slot != "background"})
-        assert less == prompt.text.replace(f" {prompt.slots['background']},", ",").replace(
-            ",,", ","
-        )
+        about = {"class_noun": "teapot", "kind": "object", "prompt_set": "amplify"}
+        caption = composer.caption(prompt.text, prompt.slots, **about)
+        assert caption.compose is not None
+        kept = {slot: text for slot, text in caption.slots.items() if slot != "background"}
+        without = prompt.text.replace(f" {prompt.slots['background']},", ",")
+        assert caption.compose(kept) == without.replace(",,", ",")
 
 
 def test_a_template_of_ones_own_may_have_forms_too(tmp_path: Path) -> None:
-    file = tmp_path / "mine.j2"
-    file.write_text("{{ color }} {{ class_noun }}\n---\n{{ class_noun }}, {{ color }}\n")
-    template = CaptionTemplate(file, "mine.j2", class_noun="cup", kind="object", slots=["color"])
-    assert [template.render({"color": "red"}, form) for form in (0, 1)] == ["red cup", "cup, red"]
-    file.write_text("{{ color }} {{ class_noun }}\n---\n\n{{ class_noun }} {{ colr }}\n")
+    first = "{{ color }} {{ class_noun }}\n---\n"
+    template = own(tmp_path, first + "{{ class_noun }}, {{ color }}\n", slots=["color"])
+    forms = [template.render({"color": "red"}, form) for form in (0, 1)]
+    assert forms == ["red teapot", "teapot, red"]
     with pytest.raises(CaptionTemplateError, match=r"mine\.j2:4: there is no 'colr'"):
-        CaptionTemplate(file, "mine.j2", class_noun="cup", kind="object", slots=["color"])
-    file.write_text("{{ color }} {{ class_noun }}\n---\n{{ class_noun }}\n")
+        own(tmp_path, first + "\n{{ class_noun }} {{ colr }}\n", slots=["color"])
     with pytest.raises(CaptionTemplateError, match="never uses the recipe's slot 'color'"):
-        CaptionTemplate(file, "mine.j2", class_noun="cup", kind="object", slots=["color"])
+        own(tmp_path, first + "{{ class_noun }}\n", slots=["color"])

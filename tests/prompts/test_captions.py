@@ -22,6 +22,7 @@ from regforge.prompts.captions import (
 )
 
 SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
+DUSK = {"lighting": "at dusk"}
 
 
 def shipped(name: str, class_noun: str = "teapot", **options: object) -> CaptionTemplate:
@@ -43,14 +44,12 @@ def own(folder: Path, text: str, **options: object) -> CaptionTemplate:
         (
             "object",
             "teapot",
-            {"style": "a watercolor painting of", "size": "small", "shape": "round", "color": "red"}
-            | {"texture": "striped", "material": "ceramic", "background": "on a garden bench"}
-            | {"lighting": "in soft light"},
-            "a watercolor painting of a small round red striped ceramic teapot on a garden bench, "
-            "in soft light",
+            {"style": "an ad for", "size": "small", "shape": "round", "color": "red"}
+            | {"texture": "striped", "material": "clay", "background": "on a shelf", **DUSK},
+            "an ad for a small round red striped clay teapot on a shelf, at dusk",
         ),
         ("object", "teapot", {}, "a photo of a teapot"),
-        ("object", "owl figurine", {"lighting": "at dusk"}, "a photo of an owl figurine, at dusk"),
+        ("object", "owl figurine", DUSK, "a photo of an owl figurine, at dusk"),
         ("object", "teapot", {"color": "orange"}, "a photo of an orange teapot"),
         ("object", "glasses", {"color": "red"}, "a photo of red glasses"),
         ("object", "pair of glasses", {"color": "red"}, "a photo of a red pair of glasses"),
@@ -58,16 +57,15 @@ def own(folder: Path, text: str, **options: object) -> CaptionTemplate:
         (
             "object",
             "teapot",
-            {"style": "in the style of Monet", "lighting": "at dusk"},
+            {"style": "in the style of Monet", **DUSK},
             "a picture of a teapot, at dusk, in the style of Monet",
         ),
         ("object", "teapot", {"style": "cinematic"}, "a picture of a teapot, cinematic"),
         (
             "living",
             "dog",
-            {"color": "brown", "motion": "running", "background": "on a beach"}
-            | {"lighting": "at sunset"},
-            "a photo of a brown dog running on a beach, at sunset",
+            {"color": "brown", "motion": "running", "background": "on a beach", **DUSK},
+            "a photo of a brown dog running on a beach, at dusk",
         ),
         ("naive", "ice cream", {}, "a photo of ice cream"),
         ("naive", "teapot", {}, "a photo of a teapot"),
@@ -80,11 +78,9 @@ def test_shipped_templates_write_english(
 
 
 def test_embedded_pipelines_own_words_make_captions_it_knows() -> None:
-    words = load_vocabulary()
-    caption = shipped("living", "dog").render(
-        {slot: words[slot][0] for slot in ("size", "color", "texture", "motion")}
-        | {slot: words[slot][0] for slot in ("background", "lighting", "style")}
-    )
+    slots = ("size", "color", "texture", "motion", "background", "lighting", "style")
+    phrases = {slot: load_vocabulary()[slot][0] for slot in slots}
+    caption = shipped("living", "dog").render(phrases)
     assert caption == "a photo of a small red striped dog running on a beach, at sunset"
 
 
@@ -187,11 +183,10 @@ def test_a_template_that_fails_on_some_phrases_says_where(tmp_path: Path) -> Non
 
 
 def test_a_missing_or_unreadable_template_is_no_traceback(tmp_path: Path) -> None:
-    with pytest.raises(CaptionTemplateError, match=r"gone\.j2"):
-        CaptionTemplate(tmp_path / "gone.j2", "gone.j2", class_noun="cup", kind="object")
     (tmp_path / "bytes.j2").write_bytes(b"\xff\xfe{{ class_noun }}")
-    with pytest.raises(CaptionTemplateError, match=r"bytes\.j2"):
-        CaptionTemplate(tmp_path / "bytes.j2", "bytes.j2", class_noun="cup", kind="object")
+    for name in ("gone.j2", "bytes.j2"):
+        with pytest.raises(CaptionTemplateError, match=name):
+            CaptionTemplate(tmp_path / name, name, class_noun="cup", kind="object")
 
 
 @given(st.dictionaries(st.sampled_from(SLOTS), st.text(max_size=30)))
@@ -203,16 +198,10 @@ def test_phrases_are_words_and_never_code(phrases: dict[str, str]) -> None:
     assert caption == " ".join(caption.split())
 
 
-@pytest.mark.parametrize(
-    ("text", "tidied"),
-    [
-        ("a  cup ,\n , at dusk, ", "a cup, at dusk"),
-        (" a 1,000 dollar cup ", "a 1,000 dollar cup"),
-        ("a cup,, by a lake , ,", "a cup, by a lake"),
-    ],
-)
-def test_empty_slots_leave_no_trace(text: str, tidied: str) -> None:
-    assert tidy(text) == tidied
+def test_empty_slots_leave_no_trace() -> None:
+    assert tidy("a  cup ,\n , at dusk, ") == "a cup, at dusk"
+    assert tidy(" a 1,000 dollar cup ") == "a 1,000 dollar cup"
+    assert tidy("a cup,, by a lake , ,") == "a cup, by a lake"
 
 
 @pytest.mark.parametrize(
@@ -271,35 +260,30 @@ def test_weights_and_commands_are_taken_off(caption: str, plain: str) -> None:
     assert without_syntax(plain.replace("(", "x"), "sks") == plain.replace("(", "x")
 
 
-@pytest.mark.parametrize(
-    "caption",
-    [
+def test_english_is_left_alone() -> None:
+    for caption in (
         "a portrait (sks cat), smiling",
         "a sks cat (my own) at 10:30, 3:2",
         "breaking news: the sks cat",
         "A BREAKFAST for sks; cat-like -- and small",
         "sks_cat, long__tail",
         "",
-    ],
-)
-def test_english_is_left_alone(caption: str) -> None:
-    assert several_texts(caption) is None
-    assert without_syntax(caption, "sks") == caption
+    ):
+        assert several_texts(caption) is None
+        assert without_syntax(caption, "sks") == caption
 
 
-@pytest.mark.parametrize("identifier", ["[V]", "<s1>", "(*)", "{x}", "sks++", "[[new]]"])
-def test_the_identifier_is_no_syntax(identifier: str) -> None:
-    caption = f"a photo of a {identifier} cat"
-    assert without_syntax(caption, identifier) == caption
-    assert without_syntax(f"a photo of a ({identifier} cat:1.3)", identifier) == caption
+def test_the_identifier_is_no_syntax() -> None:
+    for identifier in ("[V]", "<s1>", "(*)", "{x}", "sks++", "[[new]]"):
+        caption = f"a photo of a {identifier} cat"
+        assert without_syntax(caption, identifier) == caption
+        assert without_syntax(f"a photo of a ({identifier} cat:1.3)", identifier) == caption
 
 
-@pytest.mark.parametrize(
-    "part",
-    ["{red|blue}", "{2$$a|b|c}", "[red:blue:0.5]", "[red:10]", "[a|b]", "__color__", "__a/b__"],
-)
-def test_what_stands_for_several_texts_is_found(part: str) -> None:
-    assert several_texts(f"a photo of a {part} sks cat") == part
+def test_what_stands_for_several_texts_is_found() -> None:
+    several = "{red|blue} {2$$a|b|c} [red:blue:0.5] [red:10] [a|b] __color__ __a/b__"
+    for part in several.split():
+        assert several_texts(f"a photo of a {part} sks cat") == part
 
 
 @pytest.mark.parametrize(

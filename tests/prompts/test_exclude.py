@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from builders import vocabulary_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ from regforge.prompts.exclude import (
     content_words,
     usable,
 )
-from regforge.prompts.vocabulary import Vocabulary
 
 BENCHMARKS = templates_folder() / "benchmarks"
 KINDS = yaml.safe_load((BENCHMARKS / "dreambench.yaml").read_text("utf-8"))["prompts"].values()
@@ -54,7 +54,7 @@ def test_every_prompt_of_dreambench_is_kept_out(class_noun: str) -> None:
     exclusions = dreambench(class_noun)
     for prompt in DREAMBENCH:
         for subject in (class_noun, f"sks {class_noun}", f"small {class_noun}"):
-            found = exclusions.forbids("A photo of " + prompt.replace("{}", subject) + ", at dusk")
+            found = exclusions.forbids(f"A photo of {prompt.replace('{}', subject)}, at dusk")
             assert found is not None, prompt
             assert content_words(found) <= content_words(prompt)
 
@@ -122,36 +122,27 @@ def test_without_exclusions_nothing_is_forbidden(caption: str) -> None:
     BENCH.forbids(caption)  # and no text makes it fail
 
 
-def vocabulary(**slots: tuple[str, ...]) -> Vocabulary:
-    return Vocabulary(class_noun="teapot", kind="object", slots=slots)
-
-
 def test_phrases_that_alone_say_too_much_are_taken_out_with_their_weights() -> None:
-    before = Vocabulary(
-        class_noun="teapot",
-        kind="object",
-        slots={"color": ("blue", "red", "sks green"), "style": ("a photo of",)},
-        weights={"color": (3.0, 2.0, 1.0), "style": (1.0,)},
-    )
-    left, removed = usable(before, dreambench(), class_noun="teapot", identifier="sks")
+    slots = {"color": ("blue", "red", "sks green"), "style": ("a photo of",)}
+    before = vocabulary_of(slots, weights={"color": (3.0, 2.0, 1.0), "style": (1.0,)})
+    left, removed = usable(before, BENCH, class_noun="teapot", identifier="sks")
     assert left.slots == {"color": ("blue",), "style": ("a photo of",)}
     assert left.weights == {"color": (3.0,), "style": (1.0,)}
-    assert removed == {
-        "color": {
-            "red": "says what is excluded, 'a red {}'",
-            "sks green": "contains the identifier 'sks'",
-        }
-    }
+    (slot, faults), *others = removed.items()
+    assert (slot, others) == ("color", [])
+    assert faults["red"] == "says what is excluded, 'a red {}'"
+    assert faults["sks green"] == "contains the identifier 'sks'"
 
 
 def test_a_slot_with_nothing_left_to_say_is_refused() -> None:
-    words = vocabulary(color=("dark red", "purple"))
+    words = vocabulary_of({"color": ("dark red", "purple")})
     with pytest.raises(ExclusionError, match=r"(?s)2 phrases of slot 'color'.*'dark red' says"):
         usable(words, BENCH, class_noun="teapot", identifier=None)
 
 
 def test_a_noun_that_names_its_material_takes_no_second_one() -> None:
-    before = vocabulary(texture=("glazed porcelain", "matte", "satin-finish"), material=("clay",))
+    textures = ("glazed porcelain", "matte", "satin-finish")
+    before = vocabulary_of({"texture": textures, "material": ("clay",)})
     about: Any = {"class_noun": "ceramic teapot", "identifier": None}
     left, removed = usable(before, Exclusions(), **about)
     assert left.slots == {"texture": ("matte", "satin-finish")}
@@ -177,18 +168,13 @@ def test_near_duplicates_share_most_of_their_words() -> None:
     assert why == "says nearly the same as 'a photo of one red teapot on some table at dusk'"
     assert said.add("a photo of one blue teapot on the table at dawn") is None  # 7 of 13
 
-
-def test_a_refused_caption_is_not_remembered() -> None:
-    said = Duplicates(near=0.5)
-    assert said.add("a b c d") is None
-    assert said.add("a b c e") is not None  # 3 of 5 words
-    assert said.add("c e f a") is None  # 2 of 6; of the refused one it would be 3 of 5
-
-
-def test_at_one_only_the_same_captions_are_the_same() -> None:
-    said = Duplicates(near=1.0)
-    assert said.add("a cup on a table") is None
-    assert said.add("a table on a cup") is None  # the same words
+    before = Duplicates(near=0.5)
+    assert before.add("a b c d") is None
+    assert before.add("a b c e") is not None  # 3 of 5 words; it is not remembered
+    assert before.add("c e f a") is None  # 2 of 6; of the refused one it would be 3 of 5
+    exact = Duplicates(near=1.0)
+    assert exact.add("a cup on a table") is None
+    assert exact.add("a table on a cup") is None  # the same words
 
 
 WORD_SETS = st.lists(st.sampled_from("a bb ccc dddd eeeee ffffff ggg hh i".split()), max_size=9)
