@@ -1,16 +1,15 @@
 """The prompt sets at work: rows of phrases become captions until one can be used.
 
-    naive      one plain caption, again and again
     amplify    the caption template, over the whole vocabulary
     against    a photo's caption with another thing in the subject's place
 
-(The captions of the `import` set are there already; see `imported`.)
+(The `naive` set has one plain caption, and those of the `import` set are there already; see
+`imported`.)
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -108,23 +107,6 @@ class PromptSet(ABC):
         return listed(
             [f"{count:,} {kind}" for kind, count in self.refused.most_common() if count > 0]
         )
-
-
-@dataclass(kw_only=True)
-class Naive(PromptSet):
-    """One plain caption, the only one that may come twice."""
-
-    name = "naive"
-    template: CaptionTemplate
-
-    def captions(self, _fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
-        """Yield the caption for ever."""
-        slots: dict[str, str | None] = dict.fromkeys(self.slots)
-        return itertools.repeat(Caption(self.template.render({}), slots, self.template.name))
-
-    def not_enough(self, index: int, count: int) -> NotEnoughPrompts:
-        """Never called: there is always one more."""
-        raise AssertionError((index, count))
 
 
 @dataclass(kw_only=True)

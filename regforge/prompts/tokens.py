@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,32 +35,23 @@ _RUNS = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_+")
 _RUN_LETTERS = 5
 
 
+@dataclass(eq=False)
 class TokenBudget:
     """The longest caption, in tokens, start and end tokens included.
 
-    Args:
-        limit: Most tokens.
+    Attributes:
         source: Who counts, for people: "the tokenizer of ..." or "an estimate (...)".
         exact: Counts the tokens of a text.
         special: How many of them are start and end tokens.
         estimated: Whether no tokenizer was there to count.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        source: str,
-        exact: Callable[[str], int],
-        *,
-        special: int = 2,
-        estimated: bool = False,
-    ) -> None:
-        self.limit = limit
-        self.source = source
-        self.estimated = estimated
-        self._exact = exact
-        self._special = special
-        self._words: dict[str, int] = {}
+    limit: int
+    source: str
+    exact: Callable[[str], int]
+    special: int = field(default=2, kw_only=True)
+    estimated: bool = field(default=False, kw_only=True)
+    _words: dict[str, int] = field(default_factory=dict, init=False)
 
     def count(self, text: str) -> int:
         """Count the tokens of a text, start and end included.
@@ -67,13 +59,13 @@ class TokenBudget:
         Tokenizers of text encoders do not join words, so that the counts of the words add up;
         near the limit the tokenizer is asked about the whole text, to be sure.
         """
-        known, total = self._words, self._special
+        known, total = self._words, self.special
         for word in text.split():
             tokens = known.get(word)
             if tokens is None:
-                tokens = known[word] = self._exact(word) - self._special
+                tokens = known[word] = self.exact(word) - self.special
             total += tokens
-        return total if total < _NEAR * self.limit else self._exact(text)
+        return total if total < _NEAR * self.limit else self.exact(text)
 
     def fits(self, text: str) -> bool:
         """Tell whether a text is within the limit."""

@@ -8,6 +8,7 @@ for come out, or an error says what was refused and how many there can be.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,6 @@ from regforge.prompts.prompt_sets import (
     Caption,
     DrawnSet,
     Fault,
-    Naive,
     PromptSet,
     repeated_seed,
     size_like,
@@ -217,15 +217,18 @@ class _Writer:
         self._phrases = self._usable_phrases()
         self._seen = Duplicates(prompts.near_duplicates if self.composed is not None else None)
         self._shares = {str(name): share for name, share in shares_of(self.recipe).items()}
-        self._sets = {name: self._set(name) for name in self._shares}
+        self._slots = tuple(slot.name for slot in slots_of(self.recipe))
+        naive = itertools.repeat(self._naive()) if "naive" in self._shares else iter(())
+        self._sets = {name: self._set(name) for name in self._shares if name != "naive"}
         self._captions = {name: each.captions(self._fault) for name, each in self._sets.items()}
+        self._captions["naive"] = naive
 
     def prompts(self, count: int) -> Iterator[Prompt]:
         for index, name in zip(range(count), apportion(self._shares), strict=False):
             caption = next(self._captions[name], None)
             if caption is None:
                 raise self._sets[name].not_enough(index, count)
-            yield self._prompt(index, self._sets[name], caption)
+            yield self._prompt(index, name, caption)
 
     def _usable_phrases(self) -> dict[str, tuple[str, ...]]:
         """The phrases that a caption can say, by slot of the recipe."""
@@ -251,25 +254,22 @@ class _Writer:
         slots = self.vocabulary.slots
         return {slot: slots[slot] for slot in drawn if slot in slots}
 
+    def _naive(self) -> Caption:
+        """The one plain caption, the only one that may come twice."""
+        file, name = templates_folder() / "caption" / "naive.j2", "caption/naive.j2"
+        about = {"class_noun": self._noun, "kind": self._kind}
+        text = CaptionTemplate(file, name, identifier=self._identifier, **about).render({})
+        self._check_shortest([text])
+        self._seen.add(text)  # no other set may say it too
+        return Caption(text, dict.fromkeys(self._slots), name)
+
     def _set(self, name: str) -> PromptSet:
-        slots = tuple(slot.name for slot in slots_of(self.recipe))
-        common: dict[str, Any] = {"slots": slots, "budget": self.budget, "journal": self.journal}
+        common: dict[str, Any] = {"slots": self._slots, "budget": self.budget}
+        common["journal"] = self.journal
         if name == "import":
             if self.imported is None:
                 raise CannotWrite("The `import` set needs a dataset (`prompts.import.dataset`).")
             return ImportSet(imported=self.imported, **common)
-        if name == "naive":
-            template = CaptionTemplate(
-                templates_folder() / "caption" / "naive.j2",
-                "caption/naive.j2",
-                class_noun=self._noun,
-                kind=self._kind,
-                identifier=self._identifier,
-            )
-            text = template.render({})
-            self._check_shortest([text])
-            self._seen.add(text)  # no other set may say it too
-            return Naive(template=template, **common)
         common["shorten"] = self.recipe.prompts.over_limit == "shorten"
         phrases: dict[str, Sequence[str]] = {}
         made: DrawnSet
@@ -344,7 +344,8 @@ class _Writer:
             return REPEATED, repeats
         return None
 
-    def _prompt(self, index: int, source: PromptSet, caption: Caption) -> Prompt:
+    def _prompt(self, index: int, name: str, caption: Caption) -> Prompt:
+        source = self._sets.get(name)
         width = height = seed = None
         if (photo := caption.photo) is not None:
             if "size" in self._match:
@@ -358,10 +359,10 @@ class _Writer:
             text=caption.text,
             class_noun=self._noun,
             kind=self._kind,
-            prompt_set=source.name,
+            prompt_set=name,
             slots=caption.slots,
             template=caption.template,
-            language_model=caption.language_model or source.language_model,
+            language_model=caption.language_model or (source.language_model if source else None),
             reference=photo.file if photo is not None else None,
             width=width,
             height=height,
