@@ -61,7 +61,7 @@ class FakeClient:
 
 def fill(
     recipe: Recipe,
-    client: FakeClient | None = None,
+    client: Any = None,
     journal: Journal | None = None,
     lines: list[str] | None = None,
 ) -> Vocabulary:
@@ -69,8 +69,7 @@ def fill(
     reporter = Reporter(quiet=True)
     if lines is not None:
         reporter.say = lines.append  # type: ignore[method-assign]
-    asked: Any = client
-    return fill_vocabulary(recipe, asked, journal=journal or Journal(None), reporter=reporter)
+    return fill_vocabulary(recipe, client, journal=journal or Journal(None), reporter=reporter)
 
 
 def text_of(question: Question) -> str:

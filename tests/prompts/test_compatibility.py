@@ -1,6 +1,5 @@
 """Which phrases do not go together, from the banks or from a language model."""
 
-import json
 from typing import Any
 
 import pytest
@@ -124,10 +123,8 @@ def test_settled_phrases_can_all_be_drawn_and_none_of_the_users_is_lost(
         assert set(phrases) <= set(slots[slot])
         for phrase in phrases:
             for other in set(slots) - {slot}:
-                assert any(
-                    go_together(vocabulary, {slot: phrase, other: there})
-                    for there in settled[other]
-                )
+                pairs = ({slot: phrase, other: there} for there in settled[other])
+                assert any(go_together(vocabulary, pair) for pair in pairs)
 
 
 def test_a_phrase_that_goes_nowhere_is_left_out() -> None:
@@ -140,9 +137,8 @@ def test_a_phrase_that_goes_nowhere_is_left_out() -> None:
 @given(st.integers(-2, 5), st.lists(st.integers(-2, 5), max_size=4))
 def test_numbers_out_of_range_never_become_pairs(phrase: int, backgrounds: list[int]) -> None:
     portion = Portion("motion", ("a", "b"), ("x", "y"), 1)
-    reply = Clashes.model_validate_json(
-        json.dumps({"clashes": [{"phrase": phrase, "backgrounds": backgrounds}]})
-    )
+    clash = {"phrase": phrase, "backgrounds": backgrounds}
+    reply = Clashes.model_validate({"clashes": [clash]})
     good = phrase in (1, 2) and set(backgrounds) <= {1, 2}
     assert bool(portion.problems(reply)) == (not good)
     assert len(portion.pairs(reply)) <= 2

@@ -8,36 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import recipe_of
+from builders import fill, recipe_of
 from test_filling_over_http import client_of
 
 from regforge.embedded import language_model, phrase_banks
-from regforge.journal import Journal, Reporter
+from regforge.journal import Journal
 from regforge.prompts.composing import compose_rows
-from regforge.prompts.filling import fill_vocabulary
 from regforge.prompts.vocabulary import BankPhrases, Vocabulary, VocabularyError
 from regforge.recipe import Recipe
 
 EMBEDDED = {"model": language_model.MODEL}
-QUIET = Reporter(quiet=True)
 
 
 def embedded_recipe(noun: str, seed: int = 0, **prompts: Any) -> Recipe:
     return recipe_of({"llm": EMBEDDED, **prompts}, subject={"class_noun": noun}, seed=seed)
 
 
-def fill(recipe: Recipe, cache: Path) -> Vocabulary:
+def choose(recipe: Recipe, cache: Path) -> Vocabulary:
     with client_of(recipe, cache) as client:
-        return fill_vocabulary(recipe, client, journal=Journal(None), reporter=QUIET)
+        return fill(recipe, client)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noun", ["teapot", "dog"])
 def test_the_embedded_model_chooses_a_whole_vocabulary(noun: str, tmp_path: Path) -> None:
-    vocabulary = fill(embedded_recipe(noun), tmp_path / "one")
+    vocabulary = choose(embedded_recipe(noun), tmp_path / "one")
     for slot, phrases in vocabulary.slots.items():
         print(f"{noun}, {slot}: {'; '.join(phrases)}")
-    assert vocabulary == fill(embedded_recipe(noun), tmp_path / "two")
+    assert vocabulary == choose(embedded_recipe(noun), tmp_path / "two")
     assert ("motion" in vocabulary.slots) == (noun == "dog")
     shelf = BankPhrases(noun, phrase_banks.super_category(noun), known=True)
     for slot, phrases in vocabulary.slots.items():
@@ -46,7 +44,7 @@ def test_the_embedded_model_chooses_a_whole_vocabulary(noun: str, tmp_path: Path
         assert set(phrases) <= set(shelf.phrases(slot))
     assert vocabulary.incompatible
     assert vocabulary.language_model == language_model.MODEL
-    other = fill(embedded_recipe(noun, seed=1), tmp_path / "one")
+    other = choose(embedded_recipe(noun, seed=1), tmp_path / "one")
     assert set(other.slots["background"]) != set(vocabulary.slots["background"])
 
 
@@ -59,12 +57,12 @@ def test_the_embedded_model_prefers_what_suits_the_class_noun(tmp_path: Path) ->
     values = [place for both in zip(*places.values(), strict=True) for place in both]
     slots = [{"name": "background", "from": "llm", "values": values}]
     for noun, fitting in places.items():
-        chosen = fill(embedded_recipe(noun, slots=slots), tmp_path).slots["background"]
+        chosen = choose(embedded_recipe(noun, slots=slots), tmp_path).slots["background"]
         print(noun, chosen)
         assert len(chosen) == 4  # the better half
         assert len(set(chosen) & set(fitting)) >= 3
     count = [{**slots[0], "count": 2}]
-    assert len(fill(embedded_recipe("sheep", slots=count), tmp_path).slots["background"]) == 2
+    assert len(choose(embedded_recipe("sheep", slots=count), tmp_path).slots["background"]) == 2
 
 
 @pytest.mark.slow
@@ -87,11 +85,10 @@ def test_the_embedded_model_composes_captions_that_go_together(noun: str, tmp_pa
 
 def test_a_slot_that_no_bank_has_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
     recipe = embedded_recipe("teapot", slots=["era"])
-    journal = Journal(None)
     with client_of(recipe, tmp_path) as client:
         with pytest.raises(VocabularyError, match="only chooses among phrases") as caught:
-            fill_vocabulary(recipe, client, journal=journal, reporter=QUIET)
+            fill(recipe, client)
         with pytest.raises(VocabularyError, match="only chooses among phrases"):
-            next(compose_rows(recipe, client, journal=journal))
+            next(compose_rows(recipe, client, journal=Journal(None)))
         assert client.usage.calls == 0
     assert "values" in str(caught.value)

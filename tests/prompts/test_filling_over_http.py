@@ -6,13 +6,13 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from builders import recipe_of
+from builders import fill, recipe_of
 from servers import Answer, Call, Faults, OpenAIServer, Reply, png_of, said
 from test_filling import invented
 
 from regforge.journal import Journal, Reporter, read
 from regforge.prompts.composing import compose_rows
-from regforge.prompts.filling import fill_vocabulary, plan_calls
+from regforge.prompts.filling import plan_calls
 from regforge.prompts.photos import describe_photos
 from regforge.prompts.vocabulary import Vocabulary
 from regforge.providers.language_model import LanguageModelClient
@@ -47,17 +47,17 @@ def client_of(recipe: Recipe, folder: Path, journal: Journal | None = None) -> L
     )
 
 
-def fill(answer: Answer, folder: Path, at_once: int) -> Vocabulary:
+def filled_by(answer: Answer, folder: Path, at_once: int) -> Vocabulary:
     with OpenAIServer(answer) as server:
         recipe, journal = recipe_for(server, at_once), Journal(folder)
         with client_of(recipe, folder / "cache", journal) as client:
-            return fill_vocabulary(recipe, client, journal=journal, reporter=QUIET)
+            return fill(recipe, client, journal)
 
 
 def test_a_vocabulary_is_the_same_from_a_good_server_and_from_a_bad_one(tmp_path: Path) -> None:
     faults = Faults(phrases, share=0.3, kinds=("prose", "think", "wrong schema"))
-    one = fill(phrases, tmp_path / "one", at_once=1)
-    bad = fill(faults, tmp_path / "bad", at_once=8)
+    one = filled_by(phrases, tmp_path / "one", at_once=1)
+    bad = filled_by(faults, tmp_path / "bad", at_once=8)
     assert faults.made
     assert one == bad
     assert {len(texts) for texts in one.slots.values()} == {90}
@@ -71,7 +71,7 @@ def test_the_same_vocabulary_is_asked_for_only_once(tmp_path: Path) -> None:
         recipe = recipe_for(server)
         for _ in range(2):
             with client_of(recipe, tmp_path) as client:
-                fill_vocabulary(recipe, client, journal=Journal(None), reporter=QUIET)
+                fill(recipe, client)
     assert len(server.calls) == plan_calls(recipe).calls
 
 
@@ -80,10 +80,8 @@ def captions(call: Call) -> Reply:
     used = len(re.findall(r"in hall \d+", call.text))
     theme = re.search(r"In this batch, favor (\w+)", call.text)
     assert theme
-    rows = [
-        {"color": f"{theme[1]} red {number}", "background": f"in hall {number}"}
-        for number in range(used, used + 5)
-    ]
+    numbers = range(used, used + 5)
+    rows = [{"color": f"{theme[1]} red {n}", "background": f"in hall {n}"} for n in numbers]
     return said(json.dumps({"captions": rows}))
 
 

@@ -102,9 +102,6 @@ def test_a_wrong_template_is_told_before_any_call(
         messages_with(folder_with(tmp_path, **{name: text}))
     assert told in str(caught.value)
     assert caught.value.exit_code == EXIT_USAGE
-
-
-def test_a_folder_without_templates_is_told(tmp_path: Path) -> None:
     with pytest.raises(MessageError, match="not a folder with message templates"):
         messages_with(tmp_path / "nowhere")
 

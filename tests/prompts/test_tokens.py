@@ -33,12 +33,9 @@ def test_words_add_up_to_what_the_tokenizer_says_of_the_whole(embedded: TokenBud
 
     tokenizer = AutoTokenizer.from_pretrained(TINYWORLD, subfolder="tokenizer")
     banks = phrase_banks.load()
-    captions = [
-        caption
-        for noun in ("teapot", "dog", "person", "cake")
-        for caption in phrase_banks.example_captions(banks, noun, 50, 0)
-    ]
-    captions += ["Ünïcödé 東京 🙂, it's 3.14 o'clock!!", "half-timbered; (very) old_house"]
+    captions = ["Ünïcödé 東京 🙂, it's 3.14 o'clock!!", "half-timbered; (very) old_house"]
+    for noun in ("teapot", "dog", "person", "cake"):
+        captions += phrase_banks.example_captions(banks, noun, 50, 0)
     for caption in captions:
         assert embedded.count(caption) == len(tokenizer(caption)["input_ids"]), caption
 
@@ -98,9 +95,8 @@ def test_without_a_tokenizer_counts_are_estimates_and_say_so(
 
 def test_estimates_of_words_that_clip_has_one_token_for_are_not_far_off() -> None:
     # 19 tokens by CLIP's own tokenizer.
-    caption = (
-        "a watercolor painting of a small red ceramic teapot on a kitchen table, in soft light"
-    )
+    thing = "small red ceramic teapot"
+    caption = f"a watercolor painting of a {thing} on a kitchen table, in soft light"
     assert 19 <= estimated_tokens(caption) <= 28
 
 
