@@ -94,6 +94,7 @@ def recipe_of(prompts: dict[str, Any] | None = None, **sections: Any) -> Recipe:
 COLORS = ("red", "orange", "blue", "green", "white", "black")
 PLACES = ("on a shelf", "in a garden", "by a lake", "on a bed")
 STYLES = ("a photo of", "a watercolor painting of", "a pencil sketch of")
+AGAINST = {"against": 1}
 SLOTS = {"color": COLORS, "background": PLACES, "style": STYLES}
 
 
@@ -136,3 +137,11 @@ def written(
 ) -> list[Prompt]:
     options.setdefault("budget", by_words())
     return list(write_prompts(recipe, words or vocabulary_of(), count=count, **options))
+
+
+def texts_of(prompts: list[Prompt]) -> list[str]:
+    return [prompt.text for prompt in prompts]
+
+
+def a(color: str | None) -> str:
+    return f"an {color}" if color == "orange" else f"a {color}"

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from builders import AGAINST, SLOTS, a, by_words, drawing, photos_of, texts_of, written
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regforge.journal import Journal, read
+from regforge.progress import Reporter
 from regforge.prompts.against import PhotoCaptionUnclear, Surroundings, cut_open
 from regforge.prompts.captions import article_for
+from regforge.prompts.exclude import ExclusionError
+from regforge.prompts.prompt_sets import NotEnoughPrompts
+from regforge.prompts.vocabulary import Vocabulary
+from regforge.prompts.writing import CannotWrite
 
 
 def replaced(caption: str, noun: str = "teapot", identifier: str | None = "sks") -> str:
@@ -99,3 +109,134 @@ def test_the_identifier_never_stays(words: list[str]) -> None:
         return
     lists = ("small orange teapot", "teapot, small, orange")  # a list of tags stays one
     assert sum(map(caption.count, lists)) == 1
+
+
+def test_against_captions_keep_all_but_the_subject() -> None:
+    shown = photos_of("a photo of a sks teapot on a mat, at dusk", "sks, kitchen table")
+    prompts = written(drawing(sets=AGAINST), 4, photos=shown)
+    assert [prompt.reference for prompt in prompts] == ["00.jpg", "01.jpg", "00.jpg", "01.jpg"]
+    for prompt in prompts:
+        thing = f"{a(prompt.slots['color'])} teapot"
+        expected = {"00.jpg": f"a photo of {thing} on a mat, at dusk"}
+        expected["01.jpg"] = f"{thing}, kitchen table"
+        assert prompt.text == expected[prompt.reference or ""]
+        assert (prompt.template, prompt.prompt_set) == ("", "against")
+    assert prompts[0].slots["style"] == "a photo of"
+    assert prompts[0].slots["background"] == "on a mat, at dusk"
+    assert prompts[1].slots["style"] is None
+    assert len(set(texts_of(prompts))) == 4
+
+
+def test_attributes_that_a_photos_caption_states_are_not_varied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes as often as the others, and the account says why it never changes."""
+    stated = "a sks teapot with a red body on a mat"
+    shown, options = photos_of("a sks teapot in a box", stated), {"reporter": Reporter()}
+    prompts = written(drawing(sets=AGAINST), 8, photos=shown, journal=Journal(tmp_path), **options)
+    kept = [(p.text, p.slots["color"]) for p in prompts if p.reference == "01.jpg"]
+    assert kept == [("a teapot with a red body on a mat", None)] * 4
+    assert len({prompt.text for prompt in prompts if prompt.reference == "00.jpg"}) == 4
+    told = capsys.readouterr().err
+    (entry,) = [each for each in read(tmp_path / "ledger.jsonl") if each["item"] == "01.jpg"]
+    for account in (told, entry["reason"]):
+        assert stated in account
+        assert "'red body'" in account
+    assert "01.jpg" in told
+    assert "00.jpg" not in told
+
+
+def test_a_caption_that_leaves_the_subject_unclear_is_taken_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    woman = {"class_noun": "woman", "kind": "living", "identifier": "ohwx"}
+    shown = photos_of("a girl holding a cup, ohwx woman looking at viewer")
+    prompts = written(drawing(subject=woman, sets=AGAINST), 2, photos=shown, reporter=Reporter())
+    assert texts_of(prompts) == ["a girl holding a cup, a woman looking at viewer"] * 2
+    assert "00.jpg: its caption is used as it is" in capsys.readouterr().err
+
+
+def test_plain_captions_are_the_photos_without_the_identifier() -> None:
+    """kohya_ss 1989: the same words, size and seed; further images have seeds of their own."""
+    recipe = drawing(sets=AGAINST, against="plain", render={"width": 1024, "height": 1024})
+    captions = ("a photo of my old blue sks teapot on a mat", "sks, blue, teapot, mat, 1 cup")
+    shown, nothing = photos_of(*captions), Vocabulary("teapot", "object", {})
+    prompts = written(recipe, 6, nothing, photos=shown)
+    texts = ["a photo of my old blue teapot on a mat", "teapot, blue, mat, 1 cup"]
+    assert texts_of(prompts) == texts * 3
+    assert {(prompt.width, prompt.height) for prompt in prompts} == {(1152, 896)}
+    seeds = [prompt.seed for prompt in prompts]
+    assert seeds[:2] == [7, 7]
+    assert len(set(seeds[::2])) == 3
+    assert written(recipe, 2, nothing, photos=shown) == prompts[:2]
+    assert all(set(prompt.slots) == set(SLOTS) for prompt in prompts)
+    assert {prompt.slots["color"] for prompt in prompts} == {None}
+
+
+PLAIN = {"against": "plain"}
+SQUARE = {"width": 512, "height": 512}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "render", "own"),
+    [
+        (PLAIN, {}, (None, None, 7)),
+        (PLAIN | {"match": []}, SQUARE, (None, None, None)),
+        (PLAIN | {"match": ["size"]}, SQUARE, (576, 448, None)),
+        (PLAIN, SQUARE | {"renderer": "hosted", "model": "gpt-image-1"}, (None, None, 7)),
+        ({}, SQUARE, (None, None, None)),
+    ],
+)
+def test_what_plain_images_share_with_their_photo_can_be_chosen(
+    prompts: dict[str, Any], render: dict[str, Any], own: tuple[int | None, ...]
+) -> None:
+    recipe = drawing(sets=AGAINST, render=render, **prompts)
+    (prompt,) = written(recipe, 1, photos=photos_of("a sks teapot"))
+    assert (prompt.width, prompt.height, prompt.seed) == own
+
+
+def test_against_runs_out_with_a_clear_account() -> None:
+    shown = photos_of("a sks teapot on a mat", "a sks teapot in a box")
+    with pytest.raises(NotEnoughPrompts, match=r"12 ways \(2 photo × 6 color\), and 12 are used"):
+        written(drawing(sets=AGAINST), 13, photos=shown)
+
+
+@pytest.mark.parametrize(
+    ("side", "photo", "size"),
+    [
+        (1024, (3000, 2000), (1280, 832)),
+        (1024, (2000, 3000), (832, 1280)),
+        (512, (500, 500), (512, 512)),
+        (96, (400, 300), (112, 80)),
+        (96, (5000, 10), (2144, 8)),
+    ],
+)
+def test_images_can_have_the_proportions_and_the_seed_of_their_photo(
+    side: int, photo: tuple[int, int], size: tuple[int, int]
+) -> None:
+    render = {"width": side, "height": side}
+    recipe = drawing(sets={"against": 1, "amplify": 1}, match=["size", "seed"], render=render)
+    for prompt in written(
+        recipe, 4, photos=photos_of("sks teapot", width=photo[0], height=photo[1])
+    ):
+        own = (prompt.width, prompt.height, prompt.seed)
+        assert own == ((*size, 7) if prompt.prompt_set == "against" else (None, None, None))
+
+
+def test_photos_whose_captions_are_excluded_are_not_followed(tmp_path: Path) -> None:
+    recipe = drawing(sets=AGAINST, exclude=["dreambench"])
+    shown = photos_of("a sks teapot on the beach", "a sks teapot on a mat")
+    prompts = written(recipe, 3, photos=shown, journal=Journal(tmp_path))
+    assert {prompt.reference for prompt in prompts} == {"01.jpg"}
+    assert "on the beach" in (tmp_path / "ledger.jsonl").read_text()
+    with pytest.raises(ExclusionError, match="every photo"):
+        written(recipe, 1, photos=shown[:1])
+
+
+def test_against_captions_lose_attributes_and_never_words_of_the_photo() -> None:
+    recipe, shown = drawing(sets=AGAINST), photos_of("a photo of a sks teapot on a mat")
+    (prompt,) = written(recipe, 1, photos=shown, budget=by_words(10))
+    assert prompt.text == "a photo of a teapot on a mat"
+    assert prompt.slots["color"] is None
+    with pytest.raises(CannotWrite, match=r"'a photo of a teapot on a mat' has 10 tokens.* 9 "):
+        written(recipe, 1, photos=shown, budget=by_words(9))
