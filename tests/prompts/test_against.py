@@ -10,8 +10,7 @@ from builders import AGAINST, SLOTS, a, by_words, drawing, photos_of, texts_of, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge.journal import Journal, read
-from regforge.progress import Reporter
+from regforge.journal import Journal, Reporter, read
 from regforge.prompts.against import PhotoCaptionUnclear, Surroundings, cut_open
 from regforge.prompts.captions import article_for
 from regforge.prompts.exclude import ExclusionError
