@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 import yaml
-from training import tiny_models
+from training import training_runs
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, 
     # For the processes, and what they are forked from. More threads would wait for one another.
     os.environ |= {"REGFORGE_CACHE": str(top / "cache"), "OMP_NUM_THREADS": "1"}
     cat = str(repo / "examples/subjects/cat")
-    model = tiny_models.sd(top / "model")
+    model = training_runs.sd(top / "model")
     (top / "reg").mkdir()
     for number, photo in enumerate(sorted(Path(cat).glob("*.png"))[:3]):
         shutil.copy(photo, top / "reg" / f"{number}.png")

@@ -15,7 +15,7 @@ host never waits for the device here: losses stay there until `Losses.read`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -39,64 +39,6 @@ if TYPE_CHECKING:
 
 _SHORT = 512
 """Positions of a latent."""
-
-# ---------------------------------------------------------------------------------------- the loss
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised.
-
-    Attributes:
-        prior_weight: Weight of the regularization images' loss.
-        min_snr_gamma: See `Family.weights`.
-        teacher: Opens a context in which the family's modules are the untouched base model; its
-            predictions are then what regularization images teach. None: they teach themselves.
-    """
-
-    prior_weight: float = 1.0
-    min_snr_gamma: float | None = None
-    teacher: Callable[[], AbstractContextManager[object]] | None = None
-
-    def example_losses(self, family: Family, batch: Batch) -> Tensor:
-        """The weighted error of each example, from one forward pass: float32 [N]."""
-        latents = family.latents(batch.moments, batch.sampling_noise)
-        times = family.times(batch.uniform)
-        noisy = family.noisy(latents, batch.noise, times)
-        prediction = _predict(family, batch, noisy, times, 0)
-        target = family.target(latents, batch.noise, times).float()
-        if self.teacher is not None and batch.instances < len(batch):
-            with torch.no_grad(), self.teacher():
-                taught = _predict(family, batch, noisy, times, batch.instances)
-            target = torch.cat([target[: batch.instances], taught.float()])
-        errors = (prediction.float() - target).square().flatten(1).mean(1)
-        return errors * family.weights(times, self.min_snr_gamma).to(errors)
-
-    def parts(
-        self, losses: Tensor, instances: int, of_instances: int, of_regularization: int
-    ) -> Tensor:
-        """What a batch's losses add to the instance and prior loss of its step: float32 [2].
-
-        The first `instances` are instance images'; the whole optimizer step has `of_instances` of
-        these and `of_regularization` regularization images.
-        """
-        instance = losses[:instances].sum() / of_instances
-        prior = losses[instances:].sum() / max(1, of_regularization)
-        return torch.stack([instance, prior])
-
-    def total(self, parts: Tensor) -> Tensor:
-        """The loss whose gradient is followed."""
-        return parts[0] + self.prior_weight * parts[1]
-
-
-def _predict(family: Family, batch: Batch, noisy: Tensor, times: Tensor, start: int) -> Tensor:
-    """The denoiser's prediction for the examples from one on."""
-    if batch.embeddings is None:
-        each = family.encode_captions(batch.captions[start:])
-        embeddings = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-    else:
-        embeddings = {name: values[start:] for name, values in batch.embeddings.items()}
-    return family.predict(noisy[start:], times[start:], embeddings, batch.geometry[start:])
 
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:
@@ -257,11 +199,8 @@ class Loop:
         self._device = device
         self._precision = precision
         self._processes = processes or Processes()
-        self._objective = Objective(
-            prior_weight=prior.prior_weight,
-            min_snr_gamma=settings.min_snr_gamma,
-            teacher=trainable.teacher if prior.target == "teacher" else None,
-        )
+        self._prior_weight = prior.prior_weight
+        self._teacher = trainable.teacher if prior.target == "teacher" else None
         self._optimizer = make_optimizer(trainable.groups, settings, device)
         self._parameters: list[Tensor] = [
             parameter for group in self._optimizer.param_groups for parameter in group["params"]
@@ -309,19 +248,45 @@ class Loop:
 
     def _backward(self, step: int) -> Tensor:
         """Gradients of one step's loss; returns its two parts."""
-        batches, objective = self._examples.batches, self._objective
-        per_step = batches.instances_per_step, batches.regularization_per_step
+        batches = self._examples.batches
+        prior_count = max(1, batches.regularization_per_step)
         sums = torch.zeros(2, device=self._device)
         for draws in batches.step(step):
             for batch in self._examples.tensors(draws):
                 with _attention(batch, self._device, self._precision):
                     with self._precision.autocast(self._device):
-                        here = _on_device(batch, self._device)
-                        losses = objective.example_losses(self._family, here)
-                    parts = objective.parts(losses, batch.instances, *per_step)
-                    self._scaler.scale(objective.total(parts)).backward()
-                sums += parts.detach()
+                        losses = self.example_losses(_on_device(batch, self._device))
+                    instance = losses[: batch.instances].sum() / batches.instances_per_step
+                    prior = losses[batch.instances :].sum() / prior_count
+                    self._scaler.scale(instance + self._prior_weight * prior).backward()
+                sums += torch.stack([instance, prior]).detach()
         return sums
+
+    def example_losses(self, batch: Batch) -> Tensor:
+        """The weighted error of each example, from one forward pass: float32 [N]."""
+        family = self._family
+        latents = family.latents(batch.moments, batch.sampling_noise)
+        times = family.times(batch.uniform)
+        noisy = family.noisy(latents, batch.noise, times)
+        prediction = self._predict(batch, noisy, times, 0)
+        target = family.target(latents, batch.noise, times).float()
+        if self._teacher is not None and batch.instances < len(batch):
+            with torch.no_grad(), self._teacher():
+                taught = self._predict(batch, noisy, times, batch.instances)
+            target = torch.cat([target[: batch.instances], taught.float()])
+        errors = (prediction.float() - target).square().flatten(1).mean(1)
+        return errors * family.weights(times, self._settings.min_snr_gamma).to(errors)
+
+    def _predict(self, batch: Batch, noisy: Tensor, times: Tensor, start: int) -> Tensor:
+        """The denoiser's prediction for the examples from one on."""
+        if batch.embeddings is None:
+            each = self._family.encode_captions(batch.captions[start:])
+            embeddings = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+        else:
+            embeddings = {name: values[start:] for name, values in batch.embeddings.items()}
+        return self._family.predict(
+            noisy[start:], times[start:], embeddings, batch.geometry[start:]
+        )
 
     def _average_gradients(self, parts: Tensor) -> None:
         if self._processes.count == 1:

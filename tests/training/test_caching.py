@@ -3,10 +3,11 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_data import class_images, draws_of, family, opened, photos, recipe, same, tensors
+from small_training import Built, SmallFamily, class_images, photos, same
 
 from regforge.journal import Reporter
 from regforge.training.caching import DiskStore, MemoryStore, Store, identity, key_of
@@ -100,53 +101,49 @@ def sources(tmp_path: Path) -> tuple[Path, Path]:
     return photos(tmp_path / "photos"), class_images(tmp_path / "class")
 
 
+def prepared(sources: tuple[Path, Path], cache: str = "disk", **more: Any) -> Built:
+    """Examples whose cache lies beside the photos."""
+    data = {"cache": cache, "crop": "center"}
+    examples = Built(*sources, cache_folder=sources[0].parent / "cache", data=data, **more)
+    examples.prepare()
+    return examples
+
+
 def test_a_second_run_computes_nothing_unless_the_model_is_another(
-    sources: tuple[Path, Path], tmp_path: Path
+    sources: tuple[Path, Path],
 ) -> None:
-    setup = recipe(*sources, data={"cache": "disk"})
-    first, counted = family()
-    opened(setup, first, cache=tmp_path / "cache").prepare()
-    model, fake = family()
-    again = opened(setup, model, cache=tmp_path / "cache")
-    again.prepare()
-    again.tensors(draws_of(setup, again))
-    assert (fake.images, fake.captions) == ([], [])
-    model, fake = family(weight=2.0)
-    opened(setup, model, cache=tmp_path / "cache").prepare()
-    assert len(fake.images) == len(counted.images) > 0
-    assert len(fake.captions) == len(counted.captions) > 0
+    first = prepared(sources).family
+    again = prepared(sources)
+    again.tensors(again.draws())
+    assert (again.family.images, again.family.captions) == ([], [])
+    other = prepared(sources, model=SmallFamily(weight=2.0)).family
+    assert len(other.images) == len(first.images) > 0
+    assert len(other.captions) == len(first.captions) > 0
 
 
-def test_another_photo_under_the_same_name(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    setup = recipe(*sources, data={"cache": "disk", "crop": "center"})
-    opened(setup, family()[0], cache=tmp_path / "cache").prepare()
+def test_another_photo_under_the_same_name(sources: tuple[Path, Path]) -> None:
+    prepared(sources)
     (sources[0] / "00.png").write_bytes((sources[0] / "01.png").read_bytes())
-    changed = opened(setup, family()[0], cache=tmp_path / "cache")
-    fresh = opened(recipe(*sources, data={"cache": "none", "crop": "center"}))
-    changed.prepare()
-    for draw in draws_of(setup, changed):
-        assert same(tensors(changed, [draw])[0], tensors(fresh, [draw])[0])
+    changed, fresh = prepared(sources), prepared(sources, "none")
+    draws = changed.draws()
+    assert all(map(same, changed.each(draws), fresh.each(draws)))
 
 
-def test_a_damaged_file_is_computed_again(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    setup = recipe(*sources, data={"cache": "disk"})
-    first = opened(setup, family()[0], cache=tmp_path / "cache")
-    first.prepare()
-    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+def test_a_damaged_file_is_computed_again(sources: tuple[Path, Path]) -> None:
+    first = prepared(sources)
+    files = sorted((sources[0].parent / "cache").rglob("*.safetensors"))
     for file in files[::3]:
         file.write_bytes(file.read_bytes()[:-1])
     said = io.StringIO()
-    model, fake = family()
-    again = opened(setup, model, cache=tmp_path / "cache", reporter=Reporter(stream=said))
-    again.prepare()
+    again = prepared(sources, stream=said)
     assert said.getvalue().count("is damaged") == len(files[::3])
-    assert len(fake.images) + len(fake.captions) == len(files[::3])
-    for draw in draws_of(setup, again):
-        assert same(tensors(again, [draw])[0], tensors(first, [draw])[0])
+    assert len(again.family.images) + len(again.family.captions) == len(files[::3])
+    draws = again.draws()
+    assert all(map(same, first.each(draws), again.each(draws)))
 
 
 def test_progress_is_told(sources: tuple[Path, Path]) -> None:
     said = io.StringIO()
-    opened(recipe(*sources), reporter=Reporter(stream=said)).prepare()
+    prepared(sources, "memory", stream=said)
     for line in ("encoding photos: ", "encoding regularization images: ", "encoding captions: "):
         assert line in said.getvalue()

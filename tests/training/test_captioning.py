@@ -13,21 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_rows import make_row
-from tiny_data import class_images, color_of, draws_of, make_image, opened, photos, recipe
+from small_training import Built, class_images, color_of, make_image, photos
 
 from regforge.dataset.parquet import RowWriter
 from regforge.files import templates_folder
 from regforge.prompts.captions import CaptionTemplate
-from regforge.recipe import TrainingRecipe
 from regforge.records import ImageRow
 from regforge.training.augmentation import Caption, Captioning, Composer, close_up
 from regforge.training.batches import Draw, Stream
-from regforge.training.examples import Examples
 
 SLOTS = ("color", "texture", "background", "lighting", "style")
 COLORS, TEXTURES = ("red", "olive green"), ("striped", None)
 PLACES, LIGHTS = ("on a beach", "in an office"), ("at sunset", None)
-OTHER: dict[Stream, Stream] = {"class": "instance", "instance": "class"}
+STREAMS: tuple[Stream, ...] = ("class", "instance")
 STYLES = ("a photo", "an oil painting", "in the style of Monet", None)
 
 
@@ -50,16 +48,19 @@ def within(count: int, trials: int, rate: float) -> bool:
     return abs(count - trials * rate) <= 5 * math.sqrt(trials * rate * (1 - rate))
 
 
-@pytest.mark.parametrize("stream", ["class", "instance"])
+@pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 1.0])
 def test_captions_are_dropped_as_often_as_asked(stream: Stream, rate: float) -> None:
     texts = varied(captioning(rate), Caption("a teapot"), stream)
     assert set(texts) <= {"", "a teapot"}
     assert within(texts.count(""), 4000, rate)
     assert varied(captioning(rate), Caption("a teapot"), stream) == texts
-    if rate == 0.5:  # streams and seeds drop by themselves
-        others = [(captioning(rate, seed=1), stream), (captioning(rate), OTHER[stream])]
-        assert all(varied(of, Caption("a teapot"), its) != texts for of, its in others)
+
+
+def test_streams_and_seeds_drop_by_themselves() -> None:
+    half = [captioning(0.5, seed=seed) for seed in (0, 1)]
+    found = {tuple(varied(of, Caption("a teapot"), stream)) for of in half for stream in STREAMS}
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.7])
@@ -113,23 +114,30 @@ def amplified() -> list[ImageRow]:
     return rows
 
 
-def trained(examples: Examples, setup: TrainingRecipe, steps: int) -> list[tuple[int, str]]:
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return photos(tmp_path / "photos")
+
+
+def dropping(images: Path, dataset: Path, rate: float) -> Built:
+    data = {"slot_dropout": rate, "caption_dropout": 0, "crop": "center"}
+    return Built(images, dataset, data=data)
+
+
+def drawn(examples: Built, steps: int, stream: Stream = "class") -> list[tuple[int, str]]:
     """(index, caption) of regularization images as they are drawn."""
-    mine = [each for each in draws_of(setup, examples, steps) if each.stream == "class"]
+    mine = [each for each in examples.draws(steps) if each.stream == stream]
     (batch,) = examples.tensors(mine)
     return [(each.index, text) for each, text in zip(mine, batch.captions, strict=True)]
 
 
-def test_dropped_slots_leave_a_caption_of_the_template(tmp_path: Path) -> None:
+def test_dropped_slots_leave_a_caption_of_the_template(images: Path, tmp_path: Path) -> None:
     rows = amplified()
-    write_dataset(tmp_path / "set", rows)
-    data = {"slot_dropout": 0.4, "caption_dropout": 0, "crop": "center"}
-    setup = recipe(photos(tmp_path / "photos"), tmp_path / "set", data=data)
-    examples = opened(setup)
-    assert list(examples.notes) == []
+    examples = dropping(images, write_dataset(tmp_path / "set", rows), 0.4)
+    assert examples.notes == []
     possible: dict[int, set[str]] = {}
     shorter = 0
-    for index, text in trained(examples, setup, 200):
+    for index, text in drawn(examples, 200):
         slots = {name: phrase for name, phrase in rows[index].slots.items() if phrase}
         if index not in possible:
             possible[index] = set(all_shorter(slots))
@@ -192,77 +200,63 @@ def test_against_captions_lose_attributes_only() -> None:
         assert of_template(slots, rigid, "against").compose is None
 
 
-def test_captions_that_the_template_does_not_write_are_left_alone(tmp_path: Path) -> None:
+def test_captions_of_others_are_left_alone_and_photos_lose_no_slots(
+    images: Path, tmp_path: Path
+) -> None:
     rows = amplified()
     edited = [replace(each, text=f"{each.text}, edited") for each in rows[:10]] + rows[10:]
-    write_dataset(tmp_path / "set", edited)
-    data = {"slot_dropout": 1.0, "caption_dropout": 0, "crop": "center"}
-    setup = recipe(photos(tmp_path / "photos"), tmp_path / "set", data=data)
-    examples = opened(setup)
+    examples = dropping(images, write_dataset(tmp_path / "set", edited), 1.0)
     (note,) = examples.notes
     assert "10 of 64 captions are not as caption.j2 writes them" in note
-    texts = dict(trained(examples, setup, 128))
+    texts = dict(drawn(examples, 128))
     assert all(texts[index] == edited[index].text for index in range(10))
     assert all(len(texts[index].split()) == 5 for index in range(10, 64))  # "a photo of a teapot"
+    for index, text in drawn(examples, 9, "instance"):
+        assert text == f"a photo of a sks teapot, number {index}"
 
 
-def test_what_cannot_be_composed_again_is_said_once(tmp_path: Path) -> None:
+def test_what_cannot_be_composed_again_is_said_once(images: Path, tmp_path: Path) -> None:
     rows = amplified()
-    images = photos(tmp_path / "photos")
     write_dataset(tmp_path / "bare", rows, template=None)
     write_dataset(tmp_path / "broken", rows)
     (tmp_path / "broken" / "caption.j2").write_text("a photo of {{ class_noun | a }} {{ oops }}")
     class_images(tmp_path / "foreign")
     reasons = {"bare": "no caption.j2", "broken": "caption.j2:1: there is no 'oops'"}
     for name, reason in {**reasons, "foreign": "no slots"}.items():
-        data = {"slot_dropout": 0.5, "caption_dropout": 0, "crop": "center"}
-        setup = recipe(images, tmp_path / name, data=data)
-        examples = opened(setup)
+        examples = dropping(images, tmp_path / name, 0.5)
         (note,) = examples.notes
         assert reason in note
         if name != "foreign":
-            assert all(text == rows[index].text for index, text in trained(examples, setup, 64))
-        silent = recipe(images, tmp_path / name, data={**data, "slot_dropout": 0})
-        assert list(opened(silent).notes) == []
+            assert all(text == rows[index].text for index, text in drawn(examples, 64))
+        assert dropping(images, tmp_path / name, 0).notes == []
 
 
-def test_photos_lose_no_slots(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "set", amplified())
-    data = {"slot_dropout": 1.0, "caption_dropout": 0, "crop": "center"}
-    setup = recipe(photos(tmp_path / "photos"), tmp_path / "set", data=data)
-    examples = opened(setup)
-    mine = [each for each in draws_of(setup, examples, 9) if each.stream == "instance"]
-    (batch,) = examples.tensors(mine)
-    expected = [f"a photo of a sks teapot, number {each.index}" for each in mine]
-    assert list(batch.captions) == expected
+WORDED = {
+    "a photo of sks teapot on a table": "a close-up photo of sks teapot on a table",
+    "A photo of a sks teapot.": "A close-up photo of a sks teapot.",
+    "an oil painting of a cat": "a close-up oil painting of a cat",
+    "An image of a cat": "A close-up image of a cat",
+    "the only picture of it": "the close-up only picture of it",
+    "a watercolor painting of a cat": "a close-up watercolor painting of a cat",
+    "a pixel art picture of a dog at night": "a close-up pixel art picture of a dog at night",
+    "a 35mm film photo of a dog": "a close-up 35mm film photo of a dog",
+    "photo of a dog": "close-up photo of a dog",
+    "Photo of a dog": "Close-up photo of a dog",
+    "a sks teapot on a table": "a close-up of a sks teapot on a table",
+    "A cup of tea": "A close-up of a cup of tea",
+    "the old teapot": "a close-up of the old teapot",
+    "sks teapot, kitchen table": "close-up, sks teapot, kitchen table",
+    "a dog is running on a beach": "close-up, a dog is running on a beach",
+    "A dog. It runs.": "close-up, A dog. It runs.",
+}
+FRAMED = (
+    *("a close-up photo of a dog", "a closeup of a dog", "a macro photo of a bee", ""),
+    *("a wide shot of a dog", "a full-body photo of a dog"),
+)
 
 
 @pytest.mark.parametrize(
-    ("caption", "worded"),
-    [
-        ("a photo of sks teapot on a table", "a close-up photo of sks teapot on a table"),
-        ("A photo of a sks teapot.", "A close-up photo of a sks teapot."),
-        ("an oil painting of a cat", "a close-up oil painting of a cat"),
-        ("An image of a cat", "A close-up image of a cat"),
-        ("the only picture of it", "the close-up only picture of it"),
-        ("a watercolor painting of a cat", "a close-up watercolor painting of a cat"),
-        ("a pixel art picture of a dog at night", "a close-up pixel art picture of a dog at night"),
-        ("a 35mm film photo of a dog", "a close-up 35mm film photo of a dog"),
-        ("photo of a dog", "close-up photo of a dog"),
-        ("Photo of a dog", "Close-up photo of a dog"),
-        ("a sks teapot on a table", "a close-up of a sks teapot on a table"),
-        ("A cup of tea", "A close-up of a cup of tea"),
-        ("the old teapot", "a close-up of the old teapot"),
-        ("sks teapot, kitchen table", "close-up, sks teapot, kitchen table"),
-        ("a dog is running on a beach", "close-up, a dog is running on a beach"),
-        ("A dog. It runs.", "close-up, A dog. It runs."),
-        ("a close-up photo of a dog", "a close-up photo of a dog"),
-        ("a closeup of a dog", "a closeup of a dog"),
-        ("a macro photo of a bee", "a macro photo of a bee"),
-        ("a wide shot of a dog", "a wide shot of a dog"),
-        ("a full-body photo of a dog", "a full-body photo of a dog"),
-        ("", ""),
-    ],
+    ("caption", "worded"), [*WORDED.items(), *zip(FRAMED, FRAMED, strict=True)]
 )
 def test_the_wording_of_a_close_up(caption: str, worded: str) -> None:
     assert close_up(caption) == worded
@@ -304,15 +298,12 @@ def test_only_tight_crops_say_so_and_only_if_asked() -> None:
 
 
 def test_captions_follow_the_crop_that_is_shown(tmp_path: Path) -> None:
-    setup = recipe(
-        photos(tmp_path / "photos", size=(64, 64)),
-        data={"crop_scale": 0.5, "crops_per_image": 8, "caption_dropout": 0, "resolution": 64},
-    )
-    (batch,) = opened(setup).tensors([Draw("instance", n, n % 3) for n in range(60)])
+    data = {"crop_scale": 0.5, "crops_per_image": 8, "caption_dropout": 0, "resolution": 64}
+    examples = Built(photos(tmp_path / "photos", size=(64, 64)), data=data)
     tight = []
-    for text, geometry in zip(batch.captions, batch.geometry, strict=True):
-        tight.append(text.startswith("a close-up photo of a sks teapot"))
-        corner = max(geometry.top_left)
+    for found in examples.each([Draw("instance", n, n % 3) for n in range(60)]):
+        tight.append(found["captions"].startswith("a close-up photo of a sks teapot"))
+        corner = max(found["geometry"].top_left)
         if corner > (1 / 0.75 - 1) * 64 + 1:  # so far off only a tight crop can be
             assert tight[-1]
     assert 5 < sum(tight) < 55

@@ -3,7 +3,6 @@
 import math
 import random
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,35 +12,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_data import (
+from small_training import (
+    PLAIN,
     RESOLUTION,
+    Built,
+    SmallFamily,
     class_images,
     color_of,
-    draws_of,
     embedding_of,
-    family,
     make_image,
     noise,
-    opened,
     parquet,
     photos,
-    recipe,
     same,
-    tensors,
 )
 
 from regforge.dataset.sources import CannotOpen
 from regforge.prompts.photos import PhotosError
-from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Batch, Draw
-from regforge.training.examples import Examples
+from regforge.training.families import open_family
 from regforge.training.families.base import Family
 from regforge.training.problems import ExamplesError
 
 if TYPE_CHECKING:
     from hub_server import LoopbackHub
-
-PLAIN: dict[str, Any] = {"caption_dropout": 0, "slot_dropout": 0, "crop_wording": False}
 
 
 @pytest.fixture
@@ -55,7 +49,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def color_in(moments: torch.Tensor) -> tuple[int, ...]:
-    """The colour of the whole crop, from the fake family's moments."""
+    """The colour of the whole crop, from the small family's moments."""
     return tuple(round(float(value)) for value in (moments[0].mean((1, 2)) + 1) * 127.5)
 
 
@@ -70,21 +64,26 @@ def test_each_latent_meets_its_own_caption(
     folder: Path, dataset: Path, tmp_path: Path, cache: str
 ) -> None:
     """Through shuffling, batches of several, caching and the prior."""
-    model, _ = family()
-    setup = recipe(
+    examples = Built(
         folder,
         dataset,
+        cache_folder=tmp_path / "cache",
         data={"cache": cache, "caption_dropout": 0},
         regularization={"per_instance": 2},
         optimizer={"steps": 12, "batch_size": 3},
     )
-    examples = opened(setup, model, cache=tmp_path / "cache")
     examples.prepare()
     seen = set()
-    draws = draws_of(setup, examples)
+    draws = examples.draws()
+    side = RESOLUTION // 8
     for start in range(0, len(draws), 9):
         (batch,) = examples.tensors(draws[start : start + 9])
         assert (len(batch), batch.instances) == (9, 3)
+        assert batch.moments.shape == (9, 2, 3, side, side)
+        assert batch.sampling_noise.shape == batch.noise.shape == (9, 3, side, side)
+        assert batch.uniform.shape == (9,)
+        tensors = (batch.moments, batch.sampling_noise, batch.noise, batch.uniform)
+        assert {(each.dtype, each.device.type) for each in tensors} == {(torch.float32, "cpu")}
         for n in range(len(batch)):
             number = number_in(batch.captions[n])
             assert color_in(batch.moments[n]) == color_of(number)
@@ -96,24 +95,19 @@ def test_each_latent_meets_its_own_caption(
 
 
 def test_class_images_carry_their_own_sizes(folder: Path, dataset: Path) -> None:
-    setup = recipe(folder, dataset, data={**PLAIN, "crop": "center"})
-    examples = opened(setup)
-    for draw in draws_of(setup, examples):
-        (found,) = tensors(examples, [draw])
-        number = number_in(found["caption"])
+    examples = Built(folder, dataset, data={**PLAIN, "crop": "center"})
+    for found in examples.each(examples.draws()):
+        number, geometry = number_in(found["captions"]), found["geometry"]
         size = (24, 32) if number < 100 else (20 + number % 3 * 8, 28 + number % 2 * 9)
-        assert found["geometry"].original == size
-        assert found["geometry"].target == (RESOLUTION, RESOLUTION)
+        assert (geometry.original, geometry.target) == (size, (RESOLUTION, RESOLUTION))
         left_over = (max(size) - min(size)) / 2 * RESOLUTION / min(size)
-        place = found["geometry"].top_left
-        assert max(place) == pytest.approx(left_over, abs=1)
-        assert min(place) == 0
+        assert max(geometry.top_left) == pytest.approx(left_over, abs=1)
+        assert min(geometry.top_left) == 0
 
 
 def test_images_of_several_shapes_go_into_several_batches(folder: Path, dataset: Path) -> None:
-    setup = recipe(folder, dataset, data={**PLAIN, "crop": "none", "resolution": 48})
-    examples = opened(setup)
-    draws = draws_of(setup, examples, 20)
+    examples = Built(folder, dataset, data={**PLAIN, "crop": "none", "resolution": 48})
+    draws = examples.draws(20)
     batches = examples.tensors(draws)
     assert len(batches) > 1
     assert sum(map(len, batches)) == len(draws)
@@ -126,25 +120,8 @@ def test_images_of_several_shapes_go_into_several_batches(folder: Path, dataset:
             assert color_in(moments) == color_of(number)
 
 
-def test_shapes_of_a_batch(folder: Path, dataset: Path) -> None:
-    setup = recipe(folder, dataset)
-    examples = opened(setup)
-    (batch,) = examples.tensors(draws_of(setup, examples, 3))
-    side = RESOLUTION // 8
-    assert batch.moments.shape == (6, 2, 3, side, side)
-    assert batch.sampling_noise.shape == batch.noise.shape == (6, 3, side, side)
-    assert batch.uniform.shape == (6,)
-    assert all(
-        tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-        for tensor in (batch.moments, batch.sampling_noise, batch.noise, batch.uniform)
-    )
-    assert not torch.equal(batch.noise, batch.sampling_noise)
-
-
 def test_random_numbers_are_well_spread(folder: Path, dataset: Path) -> None:
-    setup = recipe(folder, dataset)
-    examples = opened(setup)
-    examples.prepare()
+    examples = Built(folder, dataset)
     draws = [Draw("instance", n, n % 3) for n in range(500)]
     draws += [Draw("class", n, n % 5) for n in range(500)]
     (batch,) = examples.tensors(draws)
@@ -159,9 +136,9 @@ def test_random_numbers_are_well_spread(folder: Path, dataset: Path) -> None:
     assert len(together) == 2000
 
 
-def varied(folder: Path, dataset: Path, **changes: Any) -> TrainingRecipe:
-    data = {"caption_dropout": 0.2, "flip": True, "crop_scale": 0.3, **changes.pop("data", {})}
-    return recipe(folder, dataset, data=data, **changes)
+def varied(folder: Path, dataset: Path, cache: str = "memory", **more: Any) -> Built:
+    rates = {"caption_dropout": 0.2, "flip": True, "crop_scale": 0.3, "cache": cache}
+    return Built(folder, dataset, data=rates, **more)
 
 
 @settings(max_examples=15, deadline=None)
@@ -170,15 +147,15 @@ def test_a_draw_does_not_depend_on_its_companions(
     tmp_path_factory: pytest.TempPathFactory, seed: int, order: random.Random
 ) -> None:
     top = tmp_path_factory.mktemp("alone")
-    setup = varied(photos(top / "photos"), class_images(top / "class"), seed=seed)
-    examples = opened(setup)
-    draws = draws_of(setup, examples, 5)
-    alone = {draw: tensors(examples, [draw])[0] for draw in draws}
+    sources = photos(top / "photos"), class_images(top / "class")
+    examples = varied(*sources, seed=seed)
+    draws = examples.draws(5)
+    alone = {draw: examples.one(draw) for draw in draws}
     order.shuffle(draws)
     draws = draws[: order.randint(1, len(draws))]
     expected = [d for d in draws if d.stream == "instance"]
     expected += [d for d in draws if d.stream == "class"]
-    together = tensors(opened(setup), draws)
+    together = varied(*sources, seed=seed).each(draws)
     assert all(same(alone[d], found) for d, found in zip(expected, together, strict=True))
 
 
@@ -188,183 +165,148 @@ def test_cached_is_the_same_as_not_cached(
 ) -> None:
     for name in ("00", "01", "02"):
         (folder / f"{name}.png").write_bytes(noise(int(name)))
-    fresh = opened(varied(folder, dataset, data={"cache": "none"}))
-    setup = varied(folder, dataset, data={"cache": cache})
-    model, fake = family()
-    kept = opened(setup, model, cache=tmp_path / "cache")
+    fresh, lazy = varied(folder, dataset, "none"), varied(folder, dataset)
+    kept = varied(folder, dataset, cache, cache_folder=tmp_path / "cache")
     kept.prepare()
-    fake.gone = True  # nothing is computed any more
-    draws, lazy = draws_of(setup, kept), opened(varied(folder, dataset))
+    kept.family.gone = True  # nothing is computed any more
+    draws = kept.draws()
     for draw in draws:
-        (expected,) = tensors(fresh, [draw])
-        assert same(expected, tensors(kept, [draw])[0])
-        assert same(expected, tensors(lazy, [draw])[0])  # never prepared
-    again = opened(setup, model, cache=tmp_path / "cache")
+        expected = fresh.one(draw)
+        assert same(expected, kept.one(draw))
+        assert same(expected, lazy.one(draw))  # never prepared
     if cache == "disk":
+        again = varied(folder, dataset, cache, cache_folder=tmp_path / "cache", model=kept.family)
         again.prepare()
-        assert all(
-            same(*pair) for pair in zip(tensors(kept, draws), tensors(again, draws), strict=True)
-        )
+        assert all(map(same, kept.each(draws), again.each(draws)))
 
 
 def test_the_seed_decides(folder: Path, dataset: Path) -> None:
-    draw = Draw("class", 3, 1)
     first, again, other = (
-        tensors(opened(varied(folder, dataset, seed=seed)), [draw])[0] for seed in (0, 0, 1)
+        varied(folder, dataset, seed=seed).one(Draw("class", 3, 1)) for seed in (0, 0, 1)
     )
     assert same(first, again)
     assert not torch.equal(first["noise"], other["noise"])
     assert not torch.equal(first["uniform"], other["uniform"])
 
 
-def test_renaming_a_photo_changes_no_crop(folder: Path, tmp_path: Path) -> None:
+def test_renaming_a_photo_changes_no_crop(folder: Path) -> None:
     (folder / "00.png").write_bytes(noise(1))
-    one = opened(recipe(folder, data=PLAIN))
-    other = photos(tmp_path / "other")
-    (other / "00.png").write_bytes(noise(1))
-    (other / "00.png").rename(other / "0.png")
-    (other / "00.txt").rename(other / "0.txt")
-    renamed = opened(recipe(other, data=PLAIN))
-    for number in range(10):
-        draw = Draw("instance", number, 0)
-        assert same(tensors(one, [draw])[0], tensors(renamed, [draw])[0])
+    draws = [Draw("instance", number, 0) for number in range(10)]
+    before = Built(folder, data=PLAIN).each(draws)
+    for kind in ("png", "txt"):
+        (folder / f"00.{kind}").rename(folder / f"0.{kind}")
+    assert all(map(same, before, Built(folder, data=PLAIN).each(draws)))
 
 
 def test_nothing_is_encoded_twice(folder: Path, dataset: Path) -> None:
     for number in range(3):
         (folder / f"{number:02d}.png").write_bytes(noise(number))
-    model, fake = family()
-    setup = recipe(folder, dataset, data={"crops_per_image": 2}, optimizer={"steps": 40})
-    examples = opened(setup, model)
+    examples = Built(folder, dataset, data={"crops_per_image": 2}, optimizer={"steps": 40})
+    made = examples.family
     examples.prepare()
-    assert len(fake.images) <= 2 * (3 + 5)
-    assert len(fake.captions) == len(set(fake.captions)) <= 2 * (3 + 5) + 1
-    counts = len(fake.images), len(fake.captions)
-    examples.tensors(draws_of(setup, examples))
+    assert len(made.images) <= 2 * (3 + 5)
+    assert len(made.captions) == len(set(made.captions)) <= 2 * (3 + 5) + 1
+    counts = len(made.images), len(made.captions)
+    examples.tensors(examples.draws())
     examples.prepare()
-    assert (len(fake.images), len(fake.captions)) == counts
+    assert (len(made.images), len(made.captions)) == counts
 
 
-def test_each_process_prepares_its_own_draws_alone(folder: Path, dataset: Path) -> None:
-    setup = recipe(folder, dataset, optimizer={"steps": 1})
-    encoded = []
-    for process in range(2):
-        model, fake = family()
-        opened(setup, model, processes=2, process=process).prepare()
-        assert len(fake.images) == 2
-        encoded.append(fake.captions)
-    assert encoded[0] != encoded[1]
+def test_only_what_a_process_will_draw_is_prepared(folder: Path, dataset: Path) -> None:
+    def prepared(steps: int, **process: int) -> SmallFamily:
+        examples = Built(folder, dataset, optimizer={"steps": steps}, **process)
+        examples.prepare()
+        return examples.family
+
+    assert len(prepared(2).images) == 4
+    one, other = (prepared(1, processes=2, process=process) for process in range(2))
+    assert len(one.images) == len(other.images) == 2
+    assert one.captions != other.captions
 
 
 def test_random_crops_differ(folder: Path) -> None:
-    for number in range(3):
-        (folder / f"{number:02d}.png").write_bytes(noise(number))
-    setup = recipe(folder, data={"crops_per_image": 5})
-    examples = opened(setup)
-    found = {
-        str(tensors(examples, [Draw("instance", number, 0)])[0]["moments"].tolist())
-        for number in range(100)
-    }
-    assert len(found) == 5
+    (folder / "00.png").write_bytes(noise(0))
+    examples = Built(folder, data={"crops_per_image": 5})
+    found = examples.each([Draw("instance", number, 0) for number in range(100)])
+    assert len({str(each["moments"].tolist()) for each in found}) == 5
 
 
 def test_flip_is_off_unless_asked_for(folder: Path) -> None:
     (folder / "00.png").write_bytes(noise(1, (16, 16)))
     draws = [Draw("instance", number, 0) for number in range(200)]
+    pixels = np.asarray(Image.open(folder / "00.png"), dtype=np.float32) / 127.5 - 1
+    left = pixels[:8, :8].mean((0, 1))
 
-    def mirrored(flip: bool) -> int:
-        data = {"crop": "center", "flip": flip}
-        (batch,) = opened(recipe(folder, data=data)).tensors(draws)
-        plain = Image.open(folder / "00.png")
-        assert batch.moments.shape[-1] == 2
-        pixels = np.asarray(plain, dtype=np.float32) / 127.5 - 1
-        left = pixels[:8, :8].mean((0, 1))
-        return sum(
-            not np.allclose(moments[0, :, 0, 0].numpy(), left, atol=1e-3)
-            for moments in batch.moments
-        )
+    def mirrored(**data: Any) -> int:
+        found = Built(folder, data={"crop": "center", **data}).each(draws)
+        assert found[0]["moments"].shape[-1] == 2
+        corners = [each["moments"][0, :, 0, 0].numpy() for each in found]
+        return sum(not np.allclose(corner, left, atol=1e-3) for corner in corners)
 
-    assert "flip" not in recipe(folder).data.model_fields_set
-    assert not recipe(folder).data.flip
-    assert mirrored(flip=False) == 0
+    assert mirrored() == 0
     assert 70 <= mirrored(flip=True) <= 130
 
 
 def test_a_trained_text_encoder_is_asked_each_time(folder: Path, dataset: Path) -> None:
-    model, fake = family()
-    setup = recipe(folder, dataset, method={"text_encoder": True})
-    examples = opened(setup, model)
+    examples = Built(folder, dataset, method={"text_encoder": True})
     examples.prepare()
-    (batch,) = examples.tensors(draws_of(setup, examples, 2))
+    (batch,) = examples.tensors(examples.draws(2))
     assert batch.embeddings is None
     assert len(batch.captions) == 4
-    assert not fake.captions
+    assert not examples.family.captions
 
 
 @pytest.mark.parametrize("none", [{"dataset": None}, {"prior_weight": 0}])
 def test_no_regularization(folder: Path, dataset: Path, none: dict[str, Any]) -> None:
     """A weight of zero is the same as no dataset; then it need not even be there."""
-    setup = recipe(folder, dataset / "nowhere", regularization=none)
-    examples = opened(setup)
+    examples = Built(folder, dataset / "nowhere", regularization=none)
     assert (examples.batches.instances, examples.batches.regularization) == (3, 0)
-    draws = draws_of(setup, examples, 6)
-    assert {draw.stream for draw in draws} == {"instance"}
-    with_prior = recipe(folder, dataset)
-    beside = opened(with_prior)
-    theirs = [d for d in draws_of(with_prior, beside, 6) if d.stream == "instance"]
-    assert theirs == draws
-    for one, other in zip(tensors(examples, draws), tensors(beside, theirs), strict=True):
-        assert same(one, other)
+    draws, beside = examples.draws(6), Built(folder, dataset)
+    assert draws == [draw for draw in beside.draws(6) if draw.stream == "instance"]
+    assert all(map(same, examples.each(draws), beside.each(draws)))
 
 
-def notes(examples: Examples, *words: str) -> list[str]:
-    return [note for note in examples.notes if all(word in note for word in words)]
-
-
-def test_no_photos(tmp_path: Path) -> None:
+def test_photos_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PhotosError, match="has no photos"):
-        opened(recipe(tmp_path / "empty"))
-    with pytest.raises(PhotosError, match="cannot be read"):
-        opened(recipe(tmp_path / "nowhere"))
-
-
-def test_corrupt_photos(folder: Path) -> None:
     (folder / "01.png").write_bytes(noise(1)[:-300])
     (folder / "02.png").write_text("no image")
-    with pytest.raises(PhotosError, match=r"(?s)01.png: cannot be read.*02.png: is not an image"):
-        opened(recipe(folder))
+    for place, problem in (
+        (tmp_path / "empty", "has no photos"),
+        (tmp_path / "nowhere", "cannot be read"),
+        (folder, r"(?s)01.png: cannot be read.*02.png: is not an image"),
+    ):
+        with pytest.raises(PhotosError, match=problem):
+            Built(place)
 
 
 def test_what_people_should_know_of_their_photos(folder: Path, dataset: Path) -> None:
-    assert list(opened(recipe(folder, dataset, data={"slot_dropout": 0})).notes) == []
-    bare = photos(folder / "bare", captions=False)
-    examples = opened(recipe(bare, data=PLAIN))
-    assert len(notes(examples, "00.png, 01.png and 02.png have no caption")) == 1
-    assert tensors(examples, [Draw("instance", 0, 1)])[0]["caption"] == "a photo of a sks teapot"
+    assert list(Built(folder, dataset, data={"slot_dropout": 0}).notes) == []
+    bare = Built(photos(folder / "bare", captions=False), data=PLAIN)
+    assert len(bare.notes_with("00.png, 01.png and 02.png have no caption")) == 1
+    assert bare.one(Draw("instance", 0, 1))["captions"] == "a photo of a sks teapot"
     other = "a photo of a teapot on a mask sksy"
     (folder / "01.txt").write_text(other)
-    examples = opened(recipe(folder, data=PLAIN))
-    assert len(notes(examples, "01.png", "does not name the subject, 'sks'")) == 1
-    assert tensors(examples, [Draw("instance", 0, 1)])[0]["caption"] == other
-    small = opened(recipe(photos(folder / "small", size=(10, 40))))
-    assert len(notes(small, "3 of 3 photos", "less than 16 pixels", "smallest 10")) == 1
-    one = opened(recipe(photos(folder / "one", 1)))
-    assert len(notes(one, "only one photo")) == 1
+    unnamed = Built(folder, data=PLAIN)
+    assert len(unnamed.notes_with("01.png", "does not name the subject, 'sks'")) == 1
+    assert unnamed.one(Draw("instance", 0, 1))["captions"] == other
+    small = Built(photos(folder / "small", size=(10, 40)))
+    assert len(small.notes_with("3 of 3 photos", "less than 16 pixels", "smallest 10")) == 1
+    one = Built(photos(folder / "one", 1))
+    assert len(one.notes_with("only one photo")) == 1
     one.prepare()
 
 
 def test_the_resolution_suits_the_model(folder: Path) -> None:
     with pytest.raises(ExamplesError, match=r"(?s)100 is no multiple of 8.*resolution: (96|104)"):
-        opened(recipe(folder, data={"resolution": 100}))
+        Built(folder, data={"resolution": 100})
 
 
 def test_a_dataset_that_cannot_be_trained_on(folder: Path, dataset: Path) -> None:
     with pytest.raises(CannotOpen, match="is not there"):
-        opened(recipe(folder, folder / "nowhere"))
+        Built(folder, folder / "nowhere")
     (dataset / "metadata.jsonl").unlink()
     with pytest.raises(ExamplesError, match=r"class has no captions(?s:.*)regforge run"):
-        opened(recipe(folder, dataset))
+        Built(folder, dataset)
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
@@ -374,50 +316,44 @@ def test_images_in_parquet_those_without_a_caption_left_out(
     """They are read once in order, or laid aside to be read in any order."""
     texts = [f"number {n}" if n % 3 else None for n in range(9)]
     rows = [(make_image(color_of(n)), text) for n, text in enumerate(texts)]
-    setup = recipe(folder, parquet(tmp_path / "x.parquet", rows), data={**PLAIN, "cache": cache})
-    examples = opened(setup)
+    table = parquet(tmp_path / "x.parquet", rows)
+    examples = Built(folder, table, data={**PLAIN, "cache": cache})
     assert examples.batches.regularization == 6
-    assert len(notes(examples, "3 of 9 images have no caption and are left out")) == 1
+    assert len(examples.notes_with("3 of 9 images have no caption and are left out")) == 1
     assert len(examples.notes) == 1
     examples.prepare()
-    for draw in draws_of(setup, examples):
-        (found,) = tensors(examples, [draw])
-        assert color_in(found["moments"]) == color_of(number_in(found["caption"]))
+    for found in examples.each(examples.draws()):
+        assert color_in(found["moments"]) == color_of(number_in(found["captions"]))
 
 
 def test_the_identifier_in_a_regularization_caption(folder: Path, dataset: Path) -> None:
     file = dataset / "metadata.jsonl"
     file.write_text(file.read_text().replace("red teapot, number 101", "SKS teapot"))
-    examples = opened(recipe(folder, dataset))
-    assert len(notes(examples, "101", "'sks'", "Choose another identifier")) == 1
+    found = Built(folder, dataset).notes_with("101", "'sks'", "Choose another identifier")
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_a_corrupt_regularization_image(folder: Path, dataset: Path, cache: str) -> None:
     (dataset / "102.png").write_bytes(noise(102)[:-300])
-    setup = recipe(folder, dataset, data={"cache": cache})
-    examples = opened(setup)
+    examples = Built(folder, dataset, data={"cache": cache})
     with pytest.raises(ExamplesError, match=r"102\S* of class cannot be decoded(?s:.*)whole copy"):  # noqa: PT012
         examples.prepare()
-        examples.tensors(draws_of(setup, examples))
+        examples.tensors(examples.draws())
 
 
 def test_a_dataset_on_the_hub(hub: "LoopbackHub", folder: Path, dataset: Path) -> None:
     commit = hub.put("me/teapots", {path.name: path for path in dataset.iterdir()})
-    setup = recipe(folder, "me/teapots", data=PLAIN, regularization={"revision": commit})
-    examples = opened(setup)
-    here = opened(recipe(folder, dataset, data=PLAIN))
-    assert (examples.batches.regularization, examples.notes) == (5, [])
-    for draw in draws_of(setup, examples, 6):
-        assert same(tensors(examples, [draw])[0], tensors(here, [draw])[0])
+    there = Built(folder, "me/teapots", data=PLAIN, regularization={"revision": commit})
+    assert (there.batches.regularization, there.notes) == (5, [])
+    draws = there.draws(6)
+    assert all(map(same, there.each(draws), Built(folder, dataset, data=PLAIN).each(draws)))
 
 
 @pytest.fixture(scope="module")
-def tinyworld() -> Family:
-    from regforge.training.families import open_family
-
-    setup = recipe(Path("unused"))
-    return open_family(setup, torch.device("cpu"), torch.float32)
+def tinyworld(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    some = Built(photos(tmp_path_factory.mktemp("photos"))).recipe
+    return open_family(some, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.slow
@@ -425,40 +361,45 @@ def test_the_embedded_pipeline(
     tinyworld: Family, repo: Path, tmp_path: Path, dataset: Path
 ) -> None:
     """Cached, on disk and not cached: the same bits. And the latents are of the right image."""
-    teapot = repo / "examples" / "subjects" / "teapot"
 
-    def of(cache: str) -> tuple[TrainingRecipe, Examples]:
-        data = {"cache": cache, "crops_per_image": 2}
-        setup = recipe(teapot, dataset, data=data, optimizer={"steps": 4})
-        examples = opened(setup, tinyworld, cache=tmp_path / "cache")
+    def of(cache: str) -> Built:
+        examples = Built(
+            repo / "examples" / "subjects" / "teapot",
+            dataset,
+            model=tinyworld,
+            cache_folder=tmp_path / "cache",
+            data={"cache": cache, "crops_per_image": 2},
+            optimizer={"steps": 4},
+        )
         examples.prepare()
-        return setup, examples
+        return examples
 
-    setup, fresh = of("none")
-    draws = draws_of(setup, fresh)
-    expected = [tensors(fresh, [draw])[0] for draw in draws]
+    fresh = of("none")
+    draws = fresh.draws()
+    expected = [fresh.one(draw) for draw in draws]
     for cache in ("memory", "disk", "disk"):
-        found = [tensors(of(cache)[1], [draw])[0] for draw in draws]
-        assert all(same(*pair) for pair in zip(expected, found, strict=True))
+        found = of(cache)
+        assert all(same(each, found.one(draw)) for draw, each in zip(draws, expected, strict=True))
     (batch,) = fresh.tensors(draws)
     _decoded_like_the_dataset(batch, tinyworld)
 
 
-def test_captions_that_are_too_long(tinyworld: Family, folder: Path, dataset: Path) -> None:
-    limit = tinyworld.pipeline.tokenizer.model_max_length
-    setup = recipe(folder, dataset, data={"slot_dropout": 0})
-    assert notes(opened(setup, tinyworld), "tokens") == []
-    (folder / "01.txt").write_text("a photo of a sks teapot" + ", red" * limit)
-    (note,) = notes(opened(setup, tinyworld), "tokens")
-    assert note.startswith(f"1 of 3 captions of photos have more than {limit} tokens")
-
-
 def _decoded_like_the_dataset(batch: Batch, model: Family) -> None:
-    decode: Callable[[torch.Tensor], torch.Tensor] = model.decode
     for n in range(batch.instances, len(batch)):
         if not batch.captions[n]:
             continue
         latents = model.latents(batch.moments[n : n + 1], torch.zeros_like(batch.noise[n : n + 1]))
-        color = (decode(latents)[0].mean((1, 2)) + 1) * 127.5
+        color = (model.decode(latents)[0].mean((1, 2)) + 1) * 127.5
         wanted = {m: math.dist(color.tolist(), color_of(m)) for m in range(100, 105)}
         assert min(wanted, key=lambda m: wanted[m]) == number_in(batch.captions[n])
+
+
+def test_captions_that_are_too_long(tinyworld: Family, folder: Path, dataset: Path) -> None:
+    def notes() -> list[str]:
+        return Built(folder, dataset, model=tinyworld, data=PLAIN).notes_with("tokens")
+
+    limit = tinyworld.pipeline.tokenizer.model_max_length
+    assert notes() == []
+    (folder / "01.txt").write_text("a photo of a sks teapot" + ", red" * limit)
+    (note,) = notes()
+    assert note.startswith(f"1 of 3 captions of photos have more than {limit} tokens")

@@ -1,5 +1,5 @@
+import contextlib
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_training import SmallFamily, small_batch
+from small_training import Built, SmallFamily, class_images, embedding_of, photos
 from torch import Tensor
 from training_runs import QUIET, differences, make_image, recipe, regularization, weights
 
 from regforge.devices import pick_dtype
 from regforge.recipe.training import Optimizer
 from regforge.training import TrainingSetup, train
-from regforge.training.batches import Batch, Batches, Draw
+from regforge.training.batches import Batch, Draw
 from regforge.training.checkpoints import Checkpoints
 from regforge.training.loop import (
     Loop,
@@ -41,7 +41,10 @@ def dogs(tmp_path_factory: pytest.TempPathFactory) -> str:
         ({"steps": 5, "warmup_steps": 3}, [0.25, 0.5, 0.75, 1.0, 1.0]),
         ({"steps": 3, "warmup_steps": 100}, [0.25, 0.5, 0.75]),
         ({"steps": 4, "scheduler": "linear"}, [1.0, 0.75, 0.5, 0.25]),
-        ({"steps": 5, "scheduler": "linear", "warmup_steps": 1}, [0.5, 1.0, 0.75, 0.5, 0.25]),
+        (
+            {"steps": 6, "scheduler": "linear", "warmup_steps": 2},
+            [1 / 3, 2 / 3, 1.0, 0.75, 0.5, 0.25],
+        ),
         ({"steps": 4, "scheduler": "cosine"}, [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),
     ],
 )
@@ -79,12 +82,10 @@ def test_an_optimizer_that_is_not_there_is_named(name: str, problem: str) -> Non
 def test_precision_on_a_cpu() -> None:
     auto = precision_of(recipe(optimizer={"precision": "auto"}), CPU)
     assert auto.weights is pick_dtype("auto", CPU), "what rendering takes"
-    exact = precision_of(recipe(optimizer={"precision": "fp32"}), CPU)
-    assert (exact.weights, exact.forward) == (torch.float32, None)
-    asked = precision_of(recipe(optimizer={"precision": "bf16"}), CPU)
-    assert (asked.weights, asked.forward) == (torch.bfloat16, torch.bfloat16)
-    full = precision_of(recipe(optimizer={"precision": "bf16"}, method={"kind": "full"}), CPU)
-    assert (full.weights, full.forward) == (torch.float32, torch.bfloat16)
+    assert precision_of(recipe(optimizer={"precision": "fp32"}), CPU) == FP32
+    for method, held in (({}, torch.bfloat16), ({"kind": "full"}, torch.float32)):
+        found = precision_of(recipe(optimizer={"precision": "bf16"}, method=method), CPU)
+        assert found == Precision(held, torch.bfloat16)
 
     for dtype in (torch.float32, torch.bfloat16):  # 16 bits already need no autocast
         with Precision(dtype, torch.bfloat16).autocast(CPU):
@@ -112,6 +113,9 @@ def test_ways_to_compute_do_not_change_what_is_learned(dogs: str, tmp_path: Path
     assert {str(value.dtype) for value in half.values()} == {"float32"}
 
 
+# ---------------------------------------------------------------------------- a family of numbers
+
+
 class SmallTrainable:
     """All of a small family's weights."""
 
@@ -123,116 +127,219 @@ class SmallTrainable:
         self.load_state_dict = family.denoiser.load_state_dict
 
 
-class SmallExamples:
-    """Two shapes: even numbers are larger."""
-
-    def __init__(self, size: int = 1, accumulation: int = 1) -> None:
-        self.batches = Batches(5, 3, size, per_instance=2, accumulation=accumulation, seed=0)
-
-    def tensors(self, draws: Sequence[Draw]) -> list[Batch]:
-        shapes = [
-            (6, [d for d in draws if not d.number % 2]),
-            (4, [d for d in draws if d.number % 2]),
-        ]
-        return [small_batch(of_shape, side=side) for side, of_shape in shapes if of_shape]
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    top = tmp_path_factory.mktemp("small")
+    return photos(top / "photos"), class_images(top / "class")
 
 
-def small_loop(
-    precision: Precision = FP32, family: SmallFamily | None = None, **options: Any
-) -> tuple[Loop, SmallTrainable]:
-    torch.manual_seed(0)
-    family = family or SmallFamily()
-    trainable = SmallTrainable(family)
-    each = recipe(optimizer={"steps": 10, **options}, regularization={"per_instance": 2})
-    examples = SmallExamples(each.optimizer.batch_size, each.optimizer.gradient_accumulation)
-    loop = Loop(each, family, trainable, examples, device=CPU, precision=precision)
-    return loop, trainable
+class SmallLoop(Loop):
+    """One over two regularization images beside each photo."""
+
+    def __init__(
+        self,
+        sources: tuple[Path, Path],
+        precision: Precision = FP32,
+        family: SmallFamily | None = None,
+        **sections: Any,
+    ) -> None:
+        torch.manual_seed(0)
+        self.family = family or SmallFamily()
+        self.trainable = SmallTrainable(self.family)
+        sections["regularization"] = {"per_instance": 2} | sections.get("regularization", {})
+        sections["data"] = {"caption_dropout": 0} | sections.get("data", {})
+        self.examples = Built(*sources, model=self.family, **sections)
+        super().__init__(
+            self.examples.recipe,
+            self.family,
+            self.trainable,
+            self.examples,
+            device=CPU,
+            precision=precision,
+        )
+
+    def batch(self) -> Batch:
+        """The examples of the first step, of one shape."""
+        (batch,) = self.examples.tensors(self.examples.draws(1))
+        return batch
+
+    def run(self, steps: range) -> list[list[float]]:
+        return [self.step(step)[0].tolist() for step in steps]
+
+
+def expected_errors(family: SmallFamily, batch: Batch) -> list[float]:
+    """Mean squared errors, one example and one element after the other."""
+    weight = family.denoiser.weight.detach()[:, :, 0, 0]
+    bias = family.denoiser.bias.detach()
+    errors = []
+    for n in range(len(batch)):
+        latent = batch.moments[n, 0] + batch.moments[n, 1] * batch.sampling_noise[n]
+        time = int(batch.uniform[n] * 10)
+        noisy = latent + batch.noise[n] * time / 10
+        words = 0.01 * embedding_of(batch.captions[n]).mean()
+        total = 0.0
+        for y in range(2):
+            for x in range(2):
+                predicted = weight @ noisy[:, y, x] + bias + words
+                wanted = batch.noise[n, :, y, x] - latent[:, y, x]
+                total += float(((predicted - wanted) ** 2).sum())
+        errors.append(total / (3 * 2 * 2))
+    return errors
+
+
+def test_losses_and_gradients_are_what_a_hand_calculation_says(sources: tuple[Path, Path]) -> None:
+    loop = SmallLoop(sources, optimizer={"batch_size": 2}, regularization={"prior_weight": 0.5})
+    batch = loop.batch()
+    assert (len(batch), batch.instances) == (6, 2)
+    losses = loop.example_losses(batch)
+    errors = expected_errors(loop.family, batch)
+    assert torch.allclose(losses, torch.tensor(errors), rtol=1e-5)
+    assert loop.family.forwards == [6]  # instance and regularization images in one forward pass
+    total = losses[:2].mean() + 0.5 * losses[2:].mean()
+    gradients = torch.autograd.grad(total, list(loop.family.denoiser.parameters()))
+    length = torch.cat([each.flatten() for each in gradients]).norm()
+    instance, prior = sum(errors[:2]) / 2, sum(errors[2:]) / 4
+    found, _ = loop.step(0)
+    assert torch.allclose(found, torch.tensor([instance, prior, float(length)]), rtol=1e-5)
+    alone = SmallLoop(sources, optimizer={"batch_size": 2}, regularization={"dataset": None})
+    assert alone.step(0)[0][:2].tolist() == pytest.approx([instance, 0.0], rel=1e-5)
+    assert not alone.has_prior
+
+
+def test_min_snr_weights_every_example_by_its_own_time(sources: tuple[Path, Path]) -> None:
+    loop, weighted = (
+        SmallLoop(sources, optimizer={"batch_size": 2, "min_snr_gamma": gamma})
+        for gamma in (None, 5.0)
+    )
+    batch = loop.batch()
+    times = (batch.uniform * 10).long()
+    assert len(set(times.tolist())) > 2
+    plain = loop.example_losses(batch)
+    assert torch.allclose(weighted.example_losses(batch), plain * 5.0 / (1.0 + times))
+
+
+def test_the_teacher_teaches_regularization_images_only(sources: tuple[Path, Path]) -> None:
+    plain, taught = (
+        SmallLoop(sources, regularization={"target": target}) for target in ("pixels", "teacher")
+    )
+    batch, family = plain.batch(), taught.family
+    losses = taught.example_losses(batch)
+    assert family.forwards == [3, 2]
+    assert torch.equal(losses[0], plain.example_losses(batch)[0])
+    latents = family.latents(batch.moments, batch.sampling_noise)
+    times = family.times(batch.uniform)
+    noisy = family.noisy(latents, batch.noise, times)
+    predicted = family.predict(noisy, times, batch.embeddings, batch.geometry)
+    assert torch.allclose(losses[1:], (predicted[1:] - 7.0).square().flatten(1).mean(1))
+    taught._teacher = contextlib.nullcontext  # teaches itself nothing
+    (prior,) = taught.examples.tensors([Draw("class", 0, 0), Draw("class", 1, 1)])
+    assert taught.example_losses(prior).tolist() == [0.0, 0.0]
+
+
+def test_captions_are_encoded_in_the_step_while_a_text_encoder_is_trained(
+    sources: tuple[Path, Path],
+) -> None:
+    live, cached = (
+        SmallLoop(sources, regularization={"target": "teacher"}, method={"text_encoder": trained})
+        for trained in (True, False)
+    )
+    batch = live.batch()
+    losses = live.example_losses(batch)
+    # The teacher has its own text encoder: regularization captions are encoded again for it.
+    assert live.family.captions == [*batch.captions, *batch.captions[1:]]
+    assert torch.equal(losses, cached.example_losses(cached.batch()))
 
 
 class AttentionFamily(SmallFamily):
-    """Notes for each size of latents whether attention may be fused, forward and backward."""
+    """Notes whether attention may be fused, forward and backward."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fused: set[tuple[int, bool]] = set()
+        self.fused: set[bool] = set()
 
-    def predict(self, noisy: Tensor, *others: Any) -> Tensor:
+    def predict(self, *arguments: Any) -> Tensor:
         def note(*_: Any) -> None:
-            self.fused.add((noisy.shape[-1], torch.backends.cuda.flash_sdp_enabled()))
+            self.fused.add(torch.backends.cuda.flash_sdp_enabled())
 
         note()
-        predicted = super().predict(noisy, *others)
+        predicted = super().predict(*arguments)
         predicted.register_hook(note)
         return predicted
 
 
-class LargeExamples(SmallExamples):
-    """Two shapes, one of which is long for attention."""
-
-    def tensors(self, draws: Sequence[Draw]) -> list[Batch]:
-        return [small_batch(draws, side=side) for side in (4, 32)]
-
-
-def test_short_attention_in_16_bits_is_not_fused_on_a_cpu() -> None:
-    for forward, fused in (
-        (None, {(4, True), (32, True)}),
-        (torch.bfloat16, {(4, False), (32, True)}),
-    ):
-        family = AttentionFamily()
-        loop, _ = small_loop(Precision(torch.float32, forward), family)
-        loop._examples = LargeExamples()
-        loop.step(0)
-        assert family.fused == fused
-        assert torch.backends.cuda.flash_sdp_enabled()
-
-
-def run(loop: Loop, steps: range) -> list[list[float]]:
-    return [loop.step(step)[0].tolist() for step in steps]
+@pytest.mark.parametrize(
+    ("forward", "side", "fused"),
+    [(None, 16, True), (None, 256, True), (torch.bfloat16, 16, False), (torch.bfloat16, 256, True)],
+)
+def test_short_attention_in_16_bits_is_not_fused_on_a_cpu(
+    sources: tuple[Path, Path], forward: torch.dtype | None, side: int, fused: bool
+) -> None:
+    family = AttentionFamily()
+    precision = Precision(torch.float32, forward)
+    SmallLoop(sources, precision, family, data={"resolution": side}).step(0)
+    assert family.fused == {fused}
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 @given(st.integers(1, 6), st.integers(1, 6))
-@settings(max_examples=15, deadline=None)
-def test_how_a_step_is_divided_does_not_matter(one: int, other: int) -> None:
+@settings(max_examples=8, deadline=None)
+def test_how_a_step_is_divided_does_not_matter(
+    sources: tuple[Path, Path], one: int, other: int
+) -> None:
     """Batches times size is the same; shapes differ within batches."""
-    (first, weights), (second, others) = (
-        small_loop(batch_size=size, gradient_accumulation=one * other // size, lr=1e-3)
+    first, second = (
+        SmallLoop(
+            sources,
+            optimizer={
+                "batch_size": size,
+                "gradient_accumulation": one * other // size,
+                "lr": 1e-3,
+                "min_snr_gamma": 3.0,
+            },
+            data={"crop": "none", "resolution": 48},
+            regularization={"prior_weight": 0.7},
+        )
         for size in (one, other)
     )
     assert torch.allclose(first.step(0)[0], second.step(0)[0], rtol=1e-5)
-    for name, value in weights.parameters.items():
-        assert torch.allclose(value, others.parameters[name], atol=1e-6)
+    for name, value in first.trainable.parameters.items():
+        assert torch.allclose(value, second.trainable.parameters[name], atol=1e-6)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9])
 @pytest.mark.parametrize("precision", [FP32, Precision(torch.float32, torch.float16)])
-def test_restored_is_never_stopped(precision: Precision, stop: int, tmp_path: Path) -> None:
-    options = {"ema": True, "scheduler": "cosine", "gradient_accumulation": 2}
-    loop, trainable = small_loop(precision, **options)
-    before = run(loop, range(stop))
+def test_restored_is_never_stopped(
+    sources: tuple[Path, Path], precision: Precision, stop: int, tmp_path: Path
+) -> None:
+    optimizer = {"steps": 10, "ema": True, "scheduler": "cosine", "gradient_accumulation": 2}
+    loop = SmallLoop(sources, precision, optimizer=optimizer)
+    before = loop.run(range(stop))
     checkpoints = Checkpoints(tmp_path, keep=1, digest="d")
     checkpoints.save(loop.state(stop))
-    after = run(loop, range(stop, 10))
+    after = loop.run(range(stop, 10))
     assert all(map(math.isfinite, (number for row in before + after for number in row)))
     checkpoints.wait()
-    again, others = small_loop(precision, **options)
+    again = SmallLoop(sources, precision, optimizer=optimizer)
     again.restore(checkpoints.newest(at_most=10))
-    assert run(again, range(stop, 10)) == after
+    assert again.run(range(stop, 10)) == after
     with loop.result(), again.result():
-        for name, value in trainable.parameters.items():
-            assert torch.equal(value, others.parameters[name])
+        for name, value in loop.trainable.parameters.items():
+            assert torch.equal(value, again.trainable.parameters[name])
 
 
-def test_a_long_gradient_is_shortened() -> None:
+def test_a_long_gradient_is_shortened(sources: tuple[Path, Path]) -> None:
     lengths = []
     for most in (None, 0.01):
-        loop, _ = small_loop(lr=1.0, max_grad_norm=most, betas=(0.0, 0.9), weight_decay=0)
-        lengths.append(loop.step(0)[0][2])
+        optimizer = {"lr": 1.0, "max_grad_norm": most, "betas": (0.0, 0.9), "weight_decay": 0}
+        loop = SmallLoop(sources, optimizer=optimizer)
+        lengths.append(float(loop.step(0)[0][2]))
         moments = loop.state(1).optimizer["state"].values()
         length = torch.cat([each["exp_avg"].flatten() for each in moments]).norm()
-        assert float(length) == pytest.approx(
-            float(lengths[-1]) if most is None else most, rel=1e-3
-        )
+        assert float(length) == pytest.approx(most or lengths[0], rel=1e-3)
     assert lengths[0] == lengths[1] > 0.01  # what is reported is before it was shortened
+
+
+# ------------------------------------------------------------------------------------ whole runs
 
 
 def test_text_encoders_are_trained_too(dogs: str, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from shell import Shell
 
 from regforge.recipe import RecipeError, TrainingRecipe, load_any_recipe, recipe_digest
 from regforge.training import plan
 from regforge.training.plan import TrainingPlan, make_training_plan
-from regforge.training.problems import ExamplesError
 
 REG = {
     "name": "cats",
@@ -152,10 +152,11 @@ def test_warnings_of_the_recipe_are_in_the_plan(here: Path) -> None:
     assert not any("checkpoint" in each for each in planned().warnings)
 
 
-def test_a_dataset_that_cannot_be_trained_on_is_said_now(here: Path) -> None:
+def test_a_dataset_that_cannot_be_trained_on_is_said_now(here: Path, shell: Shell) -> None:
     fill(here / "silent", [None])
-    with pytest.raises(ExamplesError, match="silent has no captions"):
-        planned(str(here / "silent"))
+    (here / "mine.yaml").write_text("name: x\nsubject: {class_noun: cat, images: photos}\n")
+    assert shell("check", "mine.yaml", "--set", "regularization.dataset=silent") == 2
+    assert "silent has no captions" in shell.err
 
 
 def test_what_is_trained_and_what_it_needs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

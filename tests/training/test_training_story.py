@@ -1,6 +1,7 @@
 """Slow: training that is killed, training by several processes, and training that learns."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,8 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_runs import QUIET, SUBJECTS, differences, recipe, regularization, weights
+import torch
+import yaml
+from training_runs import QUIET, SUBJECTS, build, differences, recipe, regularization, weights
+from typer.testing import CliRunner
 
+from regforge import cli
 from regforge.recipe import TrainingRecipe, resolved_yaml
 from regforge.training import train
 from regforge.training.recording import history
@@ -118,8 +123,6 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path, launcher: str) -> None:
-    import torch
-
     # Left out, the best device there is; with a GPU that would be two of them.
     device = "cpu" if launcher == "torchrun" or torch.cuda.is_available() else None
 
@@ -174,8 +177,6 @@ def test_training_makes_the_model_draw_the_subject(tmp_path: Path) -> None:
 
 def drawn(lora: Path | None) -> list[Any]:
     """Eight images of the subject in places where it was never seen."""
-    import torch
-
     from regforge.embedded import load_pipeline
 
     pipeline = load_pipeline()
@@ -208,3 +209,56 @@ def identity(images: list[Any]) -> float:
             for each in (images, photos)
         )
     return float((one @ other.T).mean())
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3"])
+def test_from_a_recipe_to_a_image(kind: str, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    build(kind, tmp_path / "base")
+    shutil.copytree(SUBJECTS / "cat", tmp_path / "photos")
+    regularization(tmp_path / "dogs")
+    content = {
+        "name": "cat",
+        "base_model": "base",
+        "subject": {"images": "photos", "class_noun": "cat"},
+        "regularization": {"dataset": "dogs"},
+        "method": {"rank": 4, "text_encoder": kind == "sdxl"},
+        "data": {"resolution": 32, "crops_per_image": 2},
+        "optimizer": {"steps": 3, "lr": 0.05},
+        "validation": {"every": 2, "steps": 2},
+        "checkpoint": {"every": 2, "snapshots": [2]},
+        "device": "cpu",
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    run = tmp_path / "run"
+    done = CliRunner().invoke(cli.app, ["train", str(path), "--out", str(run), "--quiet"])
+    assert done.exit_code == 0, done.output
+
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "base")
+    pipeline.set_progress_bar_config(disable=True)
+
+    def image() -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+        drawn = pipeline(
+            "a photo of a sks cat",
+            num_inference_steps=2,
+            height=32,
+            width=32,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        )
+        return np.asarray(drawn.images[0])
+
+    plain = image()
+    shown = []
+    for folder in (run / "lora", run / "snapshots" / "step-000002" / "lora"):
+        pipeline.load_lora_weights(folder)
+        shown.append(image())
+        pipeline.unload_lora_weights()
+    assert plain.shape == (32, 32, 3)
+    assert np.isfinite(shown).all()
+    last, before = shown
+    assert abs(last - plain).max() > 1e-3
+    assert abs(last - before).max() > 1e-4
+    assert (run / "lora" / "cat-kohya.safetensors").exists() is (kind == "sdxl")

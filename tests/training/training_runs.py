@@ -1,17 +1,24 @@
-"""Training runs on the embedded pipeline that take a second or two."""
+"""Training runs on the embedded pipeline, and tiny random models of every family."""
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from images import drawing
 from PIL import Image
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from regforge.journal import Reporter, Task
 from regforge.recipe import TrainingRecipe
+from regforge.training.batches import Embeddings, Geometry
+from regforge.training.families import open_family
+from regforge.training.families.base import Family
+from regforge.training.weights import Trainable
 
 SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"
 QUIET = Reporter(quiet=True)
@@ -81,3 +88,97 @@ def make_image(path: Path) -> Image.Image:
     """The image in a file."""
     with Image.open(path) as opened:
         return opened.convert("RGB")
+
+
+# ------------------------------------------------------------------------------------ tiny models
+
+KINDS = ("sd", "sd-v", "sdxl", "sd3")
+"""Stable Diffusion that predicts noise, and velocity (the embedded one); XL; and 3."""
+
+CAPTIONS = ("a photo of a red teapot on a beach", "a blue cat")
+GEOMETRY = (Geometry((100, 80), (3, 4), (32, 32)), Geometry((50, 61), (0, 0), (32, 32)))
+
+
+def build(kind: str, folder: Path) -> str:
+    """What a recipe's `base_model` says for a family."""
+    match kind:
+        case "sd-v":
+            return "embedded/tinyworld"
+        case "sd":
+            return sd(folder)
+        case "sdxl":
+            return drawing.sdxl(folder)
+        case "sd3":
+            return drawing.sd3(folder)
+    raise AssertionError(kind)
+
+
+def sd(folder: Path, *, in_channels: int = 4, **scheduler: Any) -> str:
+    """A Stable Diffusion folder; it predicts noise unless the scheduler is told otherwise."""
+    from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    parts = drawing._parts()
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=16,
+        in_channels=in_channels,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=2,
+        cross_attention_dim=16,
+    )
+    StableDiffusionPipeline(
+        **parts,
+        text_encoder=CLIPTextModel(drawing._text_config(len(parts["tokenizer"]), 16, 16)),
+        unet=unet,
+        scheduler=PNDMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            skip_prk_steps=True,
+            steps_offset=1,
+            **scheduler,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def opened(base: str, dtype: torch.dtype = torch.float32, **sections: Any) -> Family:
+    return open_family(recipe(base_model=base, **sections), torch.device("cpu"), dtype)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    """Normal."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def latents_of(family: Family, count: int = 2) -> Tensor:
+    side = family.resolution // family.pipeline.vae_scale_factor
+    return random(count, family.pipeline.vae.config.latent_channels, side, side)
+
+
+def embedded(family: Family, captions: Sequence[str] = CAPTIONS) -> Embeddings:
+    """Embeddings of captions, with a batch axis."""
+    each = family.encode_captions(captions)
+    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+
+def predicted(family: Family) -> Tensor:
+    """What the family says of two fixed latents with fixed captions."""
+    noisy = latents_of(family)
+    times = family.times(torch.tensor([0.3, 0.8]))
+    return family.predict(noisy, times, embedded(family), GEOMETRY)
+
+
+def move(trainable: Trainable, by: float = 0.05) -> None:
+    """Change all that is trained, as training would."""
+    with torch.no_grad():
+        for number, parameter in enumerate(trainable.parameters.values()):
+            parameter += by * random(*parameter.shape, seed=number)
