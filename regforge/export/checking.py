@@ -57,13 +57,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Target:
-    """What was written for one trainer.
-
-    Attributes:
-        files: Paths of its files but for the README, below the export's folder.
-        command: How to start it.
-        notes: What it will do with the data.
-    """
+    """What was written for one trainer; `files` are all paths but that of the README."""
 
     name: str
     title: str
@@ -95,13 +89,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export was.
+    """What an export was: how many regularization and instance images, and for which trainers.
 
-    Attributes:
-        images: Number of regularization images.
-        photos: Number of instance images.
-        notes: What a person should know about the data, whatever the trainer.
-        targets: What was written for each trainer that was named.
+    The notes say what a person should know about the data, whatever the trainer.
     """
 
     out: Path
@@ -137,8 +127,7 @@ class Exported:
 
 def _relative(path: Path) -> Path:
     """The path as a person in this folder would write it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> list[str]:

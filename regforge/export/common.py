@@ -122,11 +122,8 @@ def json_of(path: Path) -> Any:
 def checked(kind: type[T], value: object, where: Path, title: str) -> T:
     """The content of the configuration `where` as its pydantic model.
 
-    Args:
-        kind: Allows what the trainer reads as it was meant, and forbids other keys.
-        value: What the file holds.
-        where: Which file.
-        title: Of the trainer, which would refuse something, ignore it, or take a default for it.
+    The model allows what the trainer reads as it was meant, and forbids other keys; `title` is that
+    of the trainer, which would refuse them, ignore them, or take a default.
     """
     try:
         return TypeAdapter(kind).validate_python(value)

@@ -37,13 +37,10 @@ _MEMORY = 16 * 10**9  # bytes that repeated photos may take in a script that kee
 
 
 class _Script(NamedTuple):
-    """One training script.
+    """One training script, and what it needs beyond the flags that all take.
 
-    Attributes:
-        name: Its file name.
-        bucketed: Whether its batches come from `BucketBatchSampler`, which goes through the photos
-            alone: it pairs the i-th photo with the i-th class image and uses no further ones.
-        flags: What it needs beyond the flags that all take.
+    If `bucketed`, its batches come from `BucketBatchSampler`, which goes through the photos alone:
+    it pairs the i-th photo with the i-th class image and uses no further ones.
     """
 
     name: str

@@ -164,16 +164,9 @@ def _stems(count: int, digits: int) -> list[str]:
 def write_target(
     folder: ExportFolder, plan: Plan, files: Mapping[str, str], before: Mapping[str, str]
 ) -> list[str]:
-    """Write what one trainer needs and is not there yet.
+    """Write what one trainer needs and is not there yet; the texts left as somebody changed them.
 
-    Args:
-        folder: The export's folder.
-        plan: What the trainer needs.
-        files: All of its texts.
-        before: SHA-256 of the texts as they were written for it before; empty if none were.
-
-    Returns:
-        The texts that were left as somebody has changed them.
+    `files` are all of its texts, `before` their SHA-256 as they were written before, if they were.
     """
     changed = []
     for path, text in files.items():
@@ -207,14 +200,8 @@ def write_images(
 ) -> tuple[list[str], str]:
     """Write images, captions and metadata.jsonl, with one image in memory at a time.
 
-    Args:
-        source: The dataset.
-        scanned: What is known about it.
-        order: Numbers of its images, in the order of the layout.
-        captions: As they are to be written, in that order.
-        folder: Where to.
-        keep: Paths below the folder that are left as they are.
-        reporter: Gets progress.
+    `order` are numbers of images in the order of the layout, `captions` those to be written, in
+    that order. Paths in `keep`, below the folder, are left as they are.
 
     Returns:
         The names of the images in their order; SHA-256 of metadata.jsonl.
@@ -278,13 +265,9 @@ def _see_that_it_is_whole(source: CaptionedDataset, example: Example) -> None:
 
 @dataclass(frozen=True)
 class SubjectPhotos:
-    """The instance images that go into an export.
+    """The instance images that go into an export, and the files they are made from.
 
-    Attributes:
-        images: As they are called there.
-        files: Where each lies now.
-        digests: SHA-256 of each, 64 hex digits.
-        odd: Whether each is written as a plain copy; see `image_files.oddities`.
+    `odd` says which are written as plain copies; see `image_files.oddities`.
     """
 
     images: Sequence[ExportedImage] = ()
@@ -318,11 +301,8 @@ def read_photos(
 ) -> SubjectPhotos:
     """Read the photos of a folder, and describe those that have no caption.
 
-    `run` is the run's folder of the dataset, whose vision model may have described them.
-
-    Raises:
-        PhotosError: There are none, or some cannot be read.
-        ExportError: They are of a type that trainers do not read.
+    `run` is the run's folder of the dataset, whose vision model may have described them. Raises a
+    `PhotosError` for none, or `ExportError` for files of a type that trainers do not read.
     """
     if photos is None:
         return SubjectPhotos()

@@ -52,11 +52,7 @@ def resolve_settings(
     root: str | None,
     limit: int | None,
 ) -> Settings:
-    """Fill in what was left out.
-
-    Raises:
-        ExportError: Something cannot be found out, or makes no sense.
-    """
+    """Fill in what was left out; an `ExportError` for what is not known or makes no sense."""
     notes: list[str] = []
     noun = _class_noun(dataset, class_noun, notes)
     if not (name := tidy(identifier)):
@@ -250,13 +246,7 @@ def _printable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """Which dataset, exported how.
-
-    Attributes:
-        dataset: SHA-256, see `ScannedDataset.digest`.
-        settings: See `Settings.as_dict`.
-        photos: (name, caption, SHA-256) of each instance image.
-    """
+    """Which dataset (SHA-256), exported how, with which photos: (name, caption, SHA-256)."""
 
     dataset: str
     settings: Mapping[str, Any]
@@ -310,10 +300,8 @@ def begin(out: Path, identity: Identity) -> None:
 def existing(out: Path, identity: Identity) -> Manifest | None:
     """What was exported into a folder before; None if nothing was, or not to the end.
 
-    What an export that was killed left half-written is deleted.
-
-    Raises:
-        ExportError: It holds something else.
+    What an export that was killed left half-written is deleted; a folder that holds something else
+    is refused.
     """
     for name in (MANIFEST, UNFINISHED):
         if (out / name).exists():
