@@ -72,19 +72,10 @@ def said(
     wait: float = 0.0,
 ) -> Reply:
     """A chat completion; `tokens` are those of the prompt and of the reply."""
-    body: dict[str, Any] = {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "loopback",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": finish_reason,
-                "message": {"role": "assistant", "content": content},
-            }
-        ],
-    }
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": message}
+    body: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1}
+    body |= {"model": "loopback", "choices": [choice]}
     if tokens is not None:
         names = ("prompt_tokens", "completion_tokens", "total_tokens")
         body["usage"] = dict(zip(names, (*tokens, sum(tokens)), strict=True))
@@ -159,34 +150,25 @@ class Faults:
         self._share = share
         self._seed = seed
         self._kinds = kinds
-        self._hang = hang
+        self._failures = {
+            "429": refused(429, "Rate limit reached, slow down.", retry_after="0.2"),
+            "500": refused(500, "The server had an error."),
+            "hang": said("too late", wait=hang),
+            "prose": said("Certainly! A teapot can have many colors, such as red or blue."),
+            "empty": said(""),
+            "wrong schema": said('{"something": "else"}'),
+        }
         self.made: dict[int, str] = {}
 
     def __call__(self, call: Call) -> Reply:
         rng = random.Random(f"{self._seed}/{call.number}")
         if rng.random() >= self._share:
             return self._good(call)
-        kind = rng.choice(self._kinds)
-        self.made[call.number] = kind
-        return self._fail(kind, call)
-
-    def _fail(self, kind: str, call: Call) -> Reply:  # noqa: PLR0911
-        match kind:
-            case "429":
-                return refused(429, "Rate limit reached, slow down.", retry_after="0.2")
-            case "500":
-                return refused(500, "The server had an error.")
-            case "hang":
-                return said("too late", wait=self._hang)
-            case "prose":
-                return said("Certainly! A teapot can have many colors, such as red or blue.")
-            case "empty":
-                return said("")
-            case "wrong schema":
-                return said('{"something": "else"}')
-        good = self._good(call)
-        assert isinstance(good.body, Mapping)
-        content = good.body["choices"][0]["message"]["content"]
+        kind = self.made[call.number] = rng.choice(self._kinds)
+        if kind in self._failures:
+            return self._failures[kind]
+        body: Any = self._good(call).body
+        content = body["choices"][0]["message"]["content"]
         if kind == "truncated":
             return said(content[: max(1, len(content) * 2 // 3)])
         thought = 'The user wants {JSON}. Perhaps {"a": 1}? No.'

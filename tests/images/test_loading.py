@@ -44,20 +44,16 @@ def rename_class(folder: Path, name: object) -> None:
 
 
 def test_a_folder_is_drawn_from_as_the_embedded_model_is(copy: Path) -> None:
-    renderer = opened(model=str(copy))
+    renderer, embedded = opened(model=str(copy)), opened()
     assert renderer.identity.model == copy.name  # where it lies is nobody's business
-    assert renderer.identity.revision == opened().identity.revision
-    assert np.array_equal(drawn(renderer, jobs(1)), drawn(opened(), jobs(1)))
+    assert renderer.identity.revision == embedded.identity.revision
+    assert np.array_equal(drawn(renderer, jobs(1)), drawn(embedded, jobs(1)))
 
 
-def test_the_revision_of_a_folder_is_that_of_its_files(copy: Path) -> None:
-    before = opened(model=str(copy)).identity.revision
+def test_the_revision_is_that_of_the_files_and_of_a_download_its_commit(copy: Path) -> None:
     config = copy / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace('"trailing"', '"leading"'))
-    assert opened(model=str(copy)).identity.revision != before
-
-
-def test_the_revision_of_a_downloaded_model_is_its_commit(copy: Path) -> None:
+    assert opened(model=str(copy)).identity.revision != opened().identity.revision
     snapshot = copy.parent / "snapshots" / ("0123456789" * 4)
     snapshot.parent.mkdir()
     copy.rename(snapshot)

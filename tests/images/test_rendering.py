@@ -301,10 +301,10 @@ def test_memory_that_holds_no_image_is_an_error(monkeypatch: pytest.MonkeyPatch)
     assert "render.offload" in str(error.value)
 
 
-def test_the_batch_size_of_an_earlier_session_goes_before_auto() -> None:
+def test_the_batch_size_of_an_earlier_session_goes_before_auto(renderer: Renderer) -> None:
     assert opened(earlier=3).batch_size == 3
     assert opened(earlier=3, batch_size=5).batch_size == 5
-    assert opened().batch_size == 8
+    assert renderer.batch_size == 8
 
 
 def test_what_the_safety_checker_flags_is_marked(tmp_path: Path) -> None:

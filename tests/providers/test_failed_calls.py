@@ -1,7 +1,6 @@
 """The language model client when things go wrong: what is tried again, and what is said."""
 
 import json
-import socket
 import threading
 from typing import Any
 
@@ -185,36 +184,31 @@ def one_sentence(error: ModelUnusable) -> str:
     return str(error)
 
 
-def closed_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-
-
-@pytest.mark.parametrize("model", ["openai/local", "hosted_vllm/local", "ollama_chat/local"])
-def test_an_unreachable_server_is_named(bench: Bench, model: str) -> None:
-    base = closed_port()
-    with pytest.raises(UnreachableModel) as stop:
-        bench.client(base, model=model).ask(questions(50))
-    text = one_sentence(stop.value)
-    assert f"{model} cannot be reached at {base}" in text
-    assert "prompts.llm.api_base" in text
-    assert len(bench.ledger) <= 8 * 3  # three tries each of those that ran at the time
-
-
-def test_an_unreachable_provider_is_named(bench: Bench) -> None:
-    with pytest.raises(UnreachableModel) as stop:
-        bench.client("http://no-such-host.invalid/v1").ask(questions(2))
-    assert "no-such-host.invalid" in one_sentence(stop.value)
+NOBODY = "http://127.0.0.1:9/v1"
+MAKERS = ("openai", "hosted_vllm", "ollama_chat")
 
 
 @pytest.mark.parametrize(
-    ("base", "model"), [("127.0.0.1:8000", "openai/local"), (None, "hosted_vllm/local")]
+    ("base", "model", "words"),
+    [
+        *(
+            (NOBODY, f"{each}/local", f"{each}/local cannot be reached at {NOBODY}")
+            for each in MAKERS
+        ),
+        ("http://no-such-host.invalid/v1", "openai/local", "no-such-host.invalid"),
+        ("127.0.0.1:8000", "openai/local", "prompts.llm.api_base"),
+        (None, "hosted_vllm/local", "prompts.llm.api_base"),
+    ],
 )
-def test_an_address_that_is_none_or_missing(bench: Bench, base: str | None, model: str) -> None:
+def test_an_address_that_cannot_be_reached_is_named(
+    bench: Bench, base: str | None, model: str, words: str
+) -> None:
     with pytest.raises(UnreachableModel) as stop:
-        bench.client(base, model=model).ask(questions(2))
-    assert "prompts.llm.api_base" in one_sentence(stop.value)
+        bench.client(base, model=model).ask(questions(50))
+    text = one_sentence(stop.value)
+    assert words in text
+    assert "prompts.llm.api_base" in text
+    assert len(bench.ledger) <= 8 * 3  # three tries each of those that ran at the time
 
 
 def test_what_was_answered_before_the_server_died_is_kept(bench: Bench) -> None:
