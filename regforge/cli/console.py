@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO, cast
 import typer
 
 from regforge.errors import Interrupted
-from regforge.journal import Reporter, printable
+from regforge.journal import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -79,11 +79,6 @@ def show(result: Any, as_json: bool) -> None:
     echo(json_of(result.as_dict()) if as_json else result.as_text())
 
 
-def reporter_for(quiet: bool) -> Reporter:
-    """Progress on stderr, unless `quiet`."""
-    return Reporter(quiet=quiet)
-
-
 @contextmanager
 def kept_if_interrupted(folder: Path) -> Iterator[None]:
     """Say after Ctrl-C that nothing is lost, and how to go on.
@@ -121,11 +116,11 @@ def json_of(value: Any) -> str:
 
 
 @contextmanager
-def lenient_streams() -> Iterator[LenientStream]:
+def lenient_streams() -> Iterator[_LenientStream]:
     """Mend `sys.stdout` and `sys.stderr` while the block runs; yields what stdout writes to."""
     before = sys.stdout, sys.stderr
     _open_closed_descriptors()
-    results, progress = LenientStream(_bytes_of(sys.stdout)), LenientStream(_bytes_of(sys.stderr))
+    results, progress = _LenientStream(_bytes_of(sys.stdout)), _LenientStream(_bytes_of(sys.stderr))
     sys.stdout, sys.stderr = _text_on(results, sys.stdout), _text_on(progress, sys.stderr)
     try:
         yield results
@@ -135,7 +130,7 @@ def lenient_streams() -> Iterator[LenientStream]:
         sys.stdout, sys.stderr = before
 
 
-class LenientStream(io.BufferedIOBase):
+class _LenientStream(io.BufferedIOBase):
     """Bytes on their way to a console, a file or a pipe, which may fail.
 
     Attributes:
@@ -149,19 +144,15 @@ class LenientStream(io.BufferedIOBase):
         self._stream = stream
 
     def writable(self) -> bool:
-        """Yes."""
         return True
 
     def isatty(self) -> bool:
-        """Whether a person is looking."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """That of the stream below."""
         return self._stream.fileno()
 
     def write(self, content: ReadableBuffer, /) -> int:
-        """Write, or lose, all of it."""
         try:
             self._stream.write(content)
         except OSError as error:
@@ -169,7 +160,6 @@ class LenientStream(io.BufferedIOBase):
         return memoryview(content).nbytes
 
     def flush(self) -> None:
-        """Flush, or lose what was not flushed yet."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -188,7 +178,7 @@ class LenientStream(io.BufferedIOBase):
         os.close(nowhere)
 
 
-def _text_on(sink: LenientStream, stream: TextIO | None) -> TextIO:
+def _text_on(sink: _LenientStream, stream: TextIO | None) -> TextIO:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return io.TextIOWrapper(cast(BinaryIO, sink), encoding, errors="replace", line_buffering=True)
 

@@ -20,10 +20,10 @@ from regforge.cli.console import (
     echo,
     json_of,
     kept_if_interrupted,
-    reporter_for,
     shortened,
     show,
 )
+from regforge.journal import Reporter
 
 if TYPE_CHECKING:
     from regforge.forge import Run, Until
@@ -173,7 +173,12 @@ def _run(
     folder = out or Path("runs") / recipe.name
     with kept_if_interrupted(folder):
         done = forge.run(
-            recipe, out=folder, limit=limit, fresh=fresh, until=until, reporter=reporter_for(quiet)
+            recipe,
+            out=folder,
+            limit=limit,
+            fresh=fresh,
+            until=until,
+            reporter=Reporter(quiet=quiet),
         )
     if as_json:
         echo(json_of(done.as_dict()))

@@ -15,10 +15,10 @@ from regforge.cli.console import (
     Quiet,
     Resolution,
     Streaming,
-    reporter_for,
     show,
 )
 from regforge.errors import EXIT_FAILED
+from regforge.journal import Reporter
 
 
 def publish(
@@ -62,7 +62,7 @@ def publish(
         tag=tag,
         license_id=license_id,
         create_pr=create_pr,
-        reporter=reporter_for(quiet),
+        reporter=Reporter(quiet=quiet),
     )
     show(done, as_json)
 
@@ -129,7 +129,7 @@ def export(
         limit=limit,
         caption_column=caption_column,
         check=check,
-        reporter=reporter_for(quiet),
+        reporter=Reporter(quiet=quiet),
     )
     show(done, as_json)
     if done.differs:
@@ -177,6 +177,6 @@ def audit(
         photos=photos,
         resolution=resolution,
         thorough=thorough,
-        reporter=reporter_for(quiet),
+        reporter=Reporter(quiet=quiet),
     )
     show(found, as_json)

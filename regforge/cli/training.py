@@ -19,10 +19,10 @@ from regforge.cli.console import (
     Seed,
     echo,
     kept_if_interrupted,
-    reporter_for,
     shortened,
     show,
 )
+from regforge.journal import Reporter
 
 if TYPE_CHECKING:
     from regforge.training import TrainedModel
@@ -52,7 +52,7 @@ def train(
     from regforge.training.processes import is_first_process
 
     first = is_first_process()  # `accelerate launch` starts several of us
-    reporter = reporter_for(quiet or not first)
+    reporter = Reporter(quiet=quiet or not first)
     for warning in recipe_warnings(wanted):
         reporter.say(f"warning: {warning}")
 
@@ -119,7 +119,7 @@ def sample(
         steps=steps,
         guidance_scale=guidance_scale,
         beside_base=beside_base,
-        reporter=reporter_for(quiet),
+        reporter=Reporter(quiet=quiet),
     )
     show(done, as_json)
 
@@ -220,7 +220,7 @@ def evaluate(
     )
     folder = out or default_folder(models)
     with kept_if_interrupted(folder):
-        done = measure(models, settings, out=folder, fresh=fresh, reporter=reporter_for(quiet))
+        done = measure(models, settings, out=folder, fresh=fresh, reporter=Reporter(quiet=quiet))
     show(done, as_json)
     if not as_json:
         echo(f"\nImages and plots: {shortened(done.folder / 'report.html')}")

@@ -100,41 +100,37 @@ class Plan:
 
     def as_text(self) -> str:
         """For people."""
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        yield f"{self.name} is a sound recipe ({self.digest[:12]})."
-        yield ""
         sets = ", ".join(f"{count} {name}" for name, count in self.sets.items())
-        yield f"  subject          {self.subject}"
-        yield f"  captions         {sum(self.sets.values())}: {sets}"
-        for number, (name, origin) in enumerate(self.slots.items()):
-            yield f"  {'slots' if number == 0 else '':<16} {name:<11} {origin}"
-        if self.imported:
-            yield f"  import           {self.imported}"
-        if self.language_model:
-            yield f"  language model   {self.language_model}"
-            calls = f"{self.calls} calls, about {self.tokens:,} tokens"
-            yield f"                   {calls}, {_money(self.calls_cost)}"
-        yield f"  caption limit    {self.token_limit}"
+        calls = f"{self.calls} calls, about {self.tokens:,} tokens, {_money(self.calls_cost)}"
         steps = "" if self.steps is None else f"{self.steps} steps, "
-        yield f"  rendering        {self.model}, {steps}{self.size}"
         price = f"{_money(self.images_cost)}, " if self.hosted else ""
         time = "time unknown until the first batch"
         if self.seconds is not None:
             time = f"about {duration(self.seconds)}"
-        yield f"                   {self.images} images, {price}{time}"
-        yield f"  run folder       {self.folder}{self.done}"
-        yield ""
-        yield "Sample captions:"
-        yield from (f"  {caption}" for caption in self.captions)
+        rows = [
+            ("subject", self.subject),
+            ("captions", f"{sum(self.sets.values())}: {sets}"),
+            *(("slots", f"{name:<11} {origin}") for name, origin in self.slots.items()),
+            ("import", self.imported),
+            ("language model", self.language_model),
+            ("language model", self.language_model and calls),
+            ("caption limit", self.token_limit),
+            ("rendering", f"{self.model}, {steps}{self.size}"),
+            ("rendering", f"{self.images} images, {price}{time}"),
+            ("run folder", f"{self.folder}{self.done}"),
+        ]
+        lines, before = [f"{self.name} is a sound recipe ({self.digest[:12]}).", ""], ""
+        for label, text in rows:
+            if text:
+                lines.append(f"  {'' if label == before else label:<16} {text}")
+            before = label
+        lines += ["", "Sample captions:", *(f"  {caption}" for caption in self.captions)]
         if self.stand_ins:
-            yield (
+            lines.append(
                 f"  ({listed(self.stand_ins)}: other phrases stand in for those that the language "
                 "model will give)"
             )
-        for warning in self.warnings:
-            yield f"\nwarning: {warning}"
+        return "\n".join((*lines, *(f"\nwarning: {each}" for each in self.warnings)))
 
 
 def _money(cost: float | None) -> str:

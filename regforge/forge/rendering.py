@@ -58,12 +58,8 @@ class _Stored:
     relabelled: bool = False
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """What became of one job: the attempts that were refused, and the row of the accepted one."""
-
-    refused: list[tuple[ImageJob, Verdict]]
-    row: ImageRow | None
+_Refused = list[tuple[ImageJob, Verdict]]
+"""The attempts of one job that were not good enough."""
 
 
 @dataclass
@@ -178,9 +174,9 @@ class ImageStage:
         while True:
             judged = [self._judge(attempts[job.id]) for job in jobs]
             wanted = [
-                each.refused[-1][0].again(self.store.recipe_digest)
-                for each in judged
-                if each.row is None and len(each.refused) < self._most_attempts
+                refused[-1][0].again(self.store.recipe_digest)
+                for refused, row in judged
+                if row is None and len(refused) < self._most_attempts
             ]
             if not wanted:
                 break
@@ -189,12 +185,12 @@ class ImageStage:
             for job in wanted:
                 attempts[job.id].append(job)
             self.curator.forget(before)  # a new image may now be in the way of a later one
-        for each in judged:
-            for job, verdict in each.refused:
+        for refused, _ in judged:
+            for job, verdict in refused:
                 self.journal.failure("images", job.id, "; ".join(verdict.reasons))
         return (
-            [each.row for each in judged if each.row is not None],
-            [self._rejection(each) for each in judged if each.row is None],
+            [row for _, row in judged if row is not None],
+            [self._rejection(refused) for refused, row in judged if row is None],
         )
 
     def _first(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
@@ -254,10 +250,10 @@ class ImageStage:
             self.journal.event("rendered", images=missing, seconds=seconds, batch_size=batch_size)
             speeds.remember(self.recipe.render, missing, seconds)
 
-    def _judge(self, attempts: Sequence[ImageJob]) -> _Judged:
-        """Take the first attempt that is good enough."""
+    def _judge(self, attempts: Sequence[ImageJob]) -> tuple[_Refused, ImageRow | None]:
+        """The attempts that were refused, and the row of the first one that is good enough."""
         staging = self._open()[1]
-        refused: list[tuple[ImageJob, Verdict]] = []
+        refused: _Refused = []
         for job in attempts:
             staged = staging.read(job)
             verdict = self.curator.judge(
@@ -269,18 +265,18 @@ class ImageStage:
             )
             if not verdict.reasons:
                 self.curator.accept(job.id, verdict)
-                return _Judged(refused, self._row(job, staged.image, verdict))
+                return refused, self._row(job, staged.image, verdict)
             refused.append((job, verdict))
-        return _Judged(refused, None)
+        return refused, None
 
-    def _rejection(self, judged: _Judged) -> Rejection:
-        job, verdict = judged.refused[-1]
+    def _rejection(self, refused: _Refused) -> Rejection:
+        job, verdict = refused[-1]
         return Rejection(
             id=job.id,
             index=job.index,
             text=job.prompt.text,
             reasons=verdict.reasons,
-            attempts=len(judged.refused),
+            attempts=len(refused),
             thumbnail=thumbnail(self._open()[1].read(job).image),
         )
 
