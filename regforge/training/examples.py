@@ -41,17 +41,9 @@ _NAMES = {"instance": "photos", "class": "regularization images"}
 class Examples:
     """The instance and regularization images of a recipe, ready to be drawn.
 
-    Opened, all captions are read, and nothing is decoded or encoded yet.
-
-    Args:
-        recipe: Says which, and what is done with them.
-        family: Encodes them.
-        cache_folder: Where `data.cache: disk` keeps files; regforge's cache folder if None. Runs
-            may share it.
-        device: Where the autoencoder lies.
-        reporter: Shows how far `prepare` is.
-        processes: How many train together.
-        process: Which of them this is; `prepare` computes what its own draws need.
+    Opened, all captions are read, and nothing is decoded or encoded yet. Files of `data.cache:
+    disk` lie in `cache_folder` (regforge's own if None), which runs may share; the autoencoder lies
+    on `device`. `prepare` computes what the draws of `process`, one of `processes`, need.
 
     Raises:
         PhotosError: There are no photos, or some cannot be read.

@@ -2,15 +2,17 @@
 
 Every process has the whole model and batches of its own. Once per optimizer step gradients are
 averaged by hand: this needs no wrapper around the modules, so families and pipelines never see
-that there are others, and accumulation costs no traffic.
+that there are others, and accumulation costs no traffic. Signals that end a process are taken here.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regforge.training.problems import TrainingSetup
 
@@ -102,8 +104,7 @@ def _environment(names: Sequence[str], otherwise: int) -> int:
 def start_processes(device: torch.device) -> Processes:
     """Join the processes that `accelerate launch` or `torchrun` started; alone without them.
 
-    Args:
-        device: The recipe's, or the best there is; `accelerate launch --cpu` overrules it.
+    `device` is the recipe's, or the best there is; `accelerate launch --cpu` overrules it.
 
     Raises:
         TrainingSetup: There are others, and no way to talk to them.
@@ -138,3 +139,33 @@ def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
                 buckets[-1].append(tensor)
                 size += tensor.numel()
     return buckets
+
+
+class StopSignals:
+    """SIGTERM and Ctrl-C, taken while the block runs in the main thread.
+
+    Attributes:
+        requested: A first signal came; the loop looks after each step.
+        deferred: There is something to save: a first signal is noted down. Otherwise, and for a
+            second signal, it is a KeyboardInterrupt at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.deferred = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # others get no signals
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, *_: object) -> None:
+        if not self.deferred or self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

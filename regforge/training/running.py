@@ -13,8 +13,6 @@ Knows the order of things and what goes from one to the next, and no part's insi
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +29,7 @@ from regforge.training.data import check_folders, with_dataset
 from regforge.training.examples import Examples
 from regforge.training.families import find_base_model, open_family
 from regforge.training.problems import not_finite, out_of_memory
-from regforge.training.processes import Processes, start_processes
+from regforge.training.processes import Processes, StopSignals, start_processes
 from regforge.training.recording import (
     Record,
     TrainedModel,
@@ -87,40 +85,10 @@ def train(
         reporter = Reporter(quiet=True)
     folder = TrainingFolder(Path(out) if out is not None else Path("runs") / recipe.name)
     check_folders(recipe, folder.path)
-    with _Stop() as stop:
+    with StopSignals() as stop:
         run = _Run(recipe, folder, processes, reporter or Reporter(), stop)
         with run.locked(fresh=fresh):
             return run.carry_out()
-
-
-class _Stop:
-    """SIGTERM and Ctrl-C, taken while the block runs in the main thread.
-
-    Attributes:
-        requested: A first signal came; the loop looks after each step.
-        deferred: There is something to save: a first signal is noted down. Otherwise, and for a
-            second signal, it is a KeyboardInterrupt at once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.deferred = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        if threading.current_thread() is threading.main_thread():  # others get no signals
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, *_: object) -> None:
-        if not self.deferred or self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 class _Run:
@@ -141,7 +109,7 @@ class _Run:
         folder: TrainingFolder,
         processes: Processes,
         reporter: Reporter,
-        stop: _Stop,
+        stop: StopSignals,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -362,11 +330,7 @@ class _Run:
             )
 
     def _interrupt(self, step: int) -> None:
-        """Stop, now that all is saved.
-
-        Raises:
-            KeyboardInterrupt: Always.
-        """
+        """Stop by KeyboardInterrupt, now that all is saved."""
         self.checkpoints.wait()
         self.record.journal.event("stopped", step=step)
         self.reporter.say(f"Stopped after step {step} of {self.steps}; all of it is saved.")

@@ -54,12 +54,8 @@ def save_result(
 ) -> Path:
     """Write what was trained into a run's folder, in place of what an earlier run left there.
 
-    Args:
-        family: What it belongs to.
-        trainable: Its weights as they are now.
-        folder: The run's.
-        name: Of a LoRA file for other programs beside the first; None for none.
-        step: Write the snapshot of that step; one that is there stays as it is.
+    `name` is that of a LoRA file for other programs beside the first. With `step` the snapshot of
+    that step is written; one that is there stays as it is.
 
     Raises:
         StorageError: It cannot be written.
