@@ -104,7 +104,11 @@ def rows_of(sdxl: bool) -> dict[str, Row]:
 
     def ours(**optimizer: Any) -> Row:
         said = "".join(f", {key}: {value}" for key, value in optimizer.items())
-        return Row(f"regforge{said}".replace("True", "true"), None, {"optimizer": optimizer})
+        return Row(
+            f"regforge{said}".replace("True", "true"),
+            None,
+            {"optimizer": {"precision": "fp32"} | optimizer},
+        )
 
     return {
         "theirs": script(),

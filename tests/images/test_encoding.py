@@ -129,7 +129,7 @@ def lines_of(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().split("\n"))
 
 
-@settings(max_examples=100)
+@settings(max_examples=300)
 @given(
     caption=st.text(min_size=1, max_size=200),
     negative=st.text(max_size=60),

@@ -124,7 +124,7 @@ def check_all(numbers: range, work: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.timeout(300)
 def test_a_few_hostile_recipes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_all(range(10), work, monkeypatch)
+    check_all(range(20), work, monkeypatch)
 
 
 @pytest.mark.slow

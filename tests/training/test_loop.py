@@ -282,7 +282,7 @@ def test_short_attention_in_16_bits_is_not_fused_on_a_cpu(
 
 
 @given(st.integers(1, 6), st.integers(1, 6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=15)
 def test_how_a_step_is_divided_does_not_matter(
     sources: tuple[Path, Path], one: int, other: int
 ) -> None:
