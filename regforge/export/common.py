@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -79,6 +81,25 @@ def as_json(value: object) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
+def toml_string(text: str) -> str:
+    """A text as a TOML string in one line.
+
+    Trainers read with the package `toml` 0.10, which stumbles over an escaped quote at the start of
+    a string. So a text with quotes or backslashes stands between single quotes where it can.
+    """
+    if not re.search('["\\\\\x00-\x1f\x7f]', text):
+        return f'"{text}"'
+    if not re.search("['\x00-\x1f\x7f]", text):
+        return f"'{text}'"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + re.sub("[\x00-\x1f\x7f]", lambda found: f"\\u{ord(found[0]):04x}", escaped) + '"'
+
+
+def folder_name(text: str) -> str:
+    """A text as every system can have it in the name of a folder."""
+    return re.sub(r'[<>:"/\\|?*]', " ", text)[:80].strip(" .") or "thing"
+
+
 def links_to(
     folder: str, source: str, images: Sequence[ExportedImage], *, captions: bool = False
 ) -> dict[str, str]:
@@ -117,6 +138,14 @@ def json_of(path: Path) -> Any:
         return json.loads(text_of(path))
     except ValueError as error:
         raise ExportError(f"{path} is not JSON: {error}.") from error
+
+
+def toml_of(path: Path) -> dict[str, Any]:
+    """The tables in a TOML file that was written for a trainer."""
+    try:
+        return tomllib.loads(text_of(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ExportError(f"{path} is no TOML: {error}.") from error
 
 
 def checked(kind: type[T], value: object, where: Path, title: str) -> T:

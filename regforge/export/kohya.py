@@ -8,7 +8,6 @@ files are images, which text is the caption, how many regularization images are 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path, PurePath
@@ -73,7 +72,7 @@ class _Config(BaseModel, extra="forbid", strict=True):
 
 
 def _plan(material: Material) -> Plan:
-    reg = f"{REG}/1_{_folder_name(material.class_noun)}"
+    reg = f"{REG}/1_{common.folder_name(material.class_noun)}"
     links = common.links_to(reg, IMAGES, material.images, captions=True)
     links |= common.links_to(_train_folder(material), SUBJECT, material.photos, captions=True)
     return Plan(
@@ -85,13 +84,8 @@ def _plan(material: Material) -> Plan:
 
 
 def _train_folder(material: Material) -> str:
-    name = _folder_name(f"{material.identifier} {material.class_noun}")
+    name = common.folder_name(f"{material.identifier} {material.class_noun}")
     return f"{TRAIN}/{material.repeats}_{name}"
-
-
-def _folder_name(text: str) -> str:
-    """A text as every system can have it in the name of a folder."""
-    return re.sub(r'[<>:"/\\|?*]', " ", text)[:80].strip(" .") or "thing"
 
 
 def _resolution(material: Material) -> int:
@@ -119,31 +113,17 @@ batch_size = 2
 
   # The subject.
   [[datasets.subsets]]
-  image_dir = {toml_string(material.path(SUBJECT))}
-  class_tokens = {toml_string(subject)}
+  image_dir = {common.toml_string(material.path(SUBJECT))}
+  class_tokens = {common.toml_string(subject)}
   num_repeats = {material.repeats}
 
   # Regularization.
   [[datasets.subsets]]
-  image_dir = {toml_string(material.path(IMAGES))}
+  image_dir = {common.toml_string(material.path(IMAGES))}
   is_reg = true
-  class_tokens = {toml_string(material.class_noun)}
+  class_tokens = {common.toml_string(material.class_noun)}
   num_repeats = 1
 """
-
-
-def toml_string(text: str) -> str:
-    """A text as a TOML string in one line.
-
-    kohya reads with the package `toml` 0.10, which stumbles over an escaped quote at the start of a
-    string. So a text with quotes or backslashes stands between single quotes where it can.
-    """
-    if not re.search('["\\\\\x00-\x1f\x7f]', text):
-        return f'"{text}"'
-    if not re.search("['\x00-\x1f\x7f]", text):
-        return f"'{text}'"
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + re.sub("[\x00-\x1f\x7f]", lambda found: f"\\u{ord(found[0]):04x}", escaped) + '"'
 
 
 def _command(material: Material) -> str:
@@ -222,11 +202,7 @@ def _use(material: Material) -> str:
 def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
     """What `DreamBoothDataset` would register."""
     where = out / CONFIG
-    try:
-        table = tomllib.loads(common.text_of(where))
-    except tomllib.TOMLDecodeError as error:
-        raise ExportError(f"{where} is no TOML: {error}.") from error
-    config = common.checked(_Config, table, where, TRAINER.title)
+    config = common.checked(_Config, common.toml_of(where), where, TRAINER.title)
     for dataset in config.datasets:
         above = dataset if "caption_extension" in dataset.model_fields_set else config.general
         yield from _registered(out, root, dataset.subsets, above.caption_extension)

@@ -25,7 +25,7 @@ from trainer_rules import (
 )
 from trainer_rules import kohya as as_kohya_sees
 
-from regforge.export import ai_toolkit, diffusers_dreambooth, kohya, simpletuner
+from regforge.export import ai_toolkit, common, diffusers_dreambooth, kohya, simpletuner
 
 # ------------------------------------------------------------------------------------------- kohya
 
@@ -98,7 +98,7 @@ def test_any_class_noun_and_folder_survive(tmp_path: Path, photos: Path, noun: s
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
 def test_any_text_is_a_toml_string(text: str) -> None:
-    assert tomllib.loads(f"x = {kohya.toml_string(text)}\ny = 1") == {"x": text, "y": 1}
+    assert tomllib.loads(f"x = {common.toml_string(text)}\ny = 1") == {"x": text, "y": 1}
 
 
 # --------------------------------------------------------------------------------------- diffusers
