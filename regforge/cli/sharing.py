@@ -85,6 +85,9 @@ def export(
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="The model to be trained.")
     ] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", help="What kind of model that is, such as sdxl.")
+    ] = None,
     prior_weight: Annotated[
         float, typer.Option("--prior-weight", min=0, help="Weight of the regularization loss.")
     ] = 1.0,
@@ -124,6 +127,7 @@ def export(
         class_noun=class_noun,
         resolution=resolution,
         base_model=base_model,
+        family=family,
         prior_weight=prior_weight,
         root=root,
         limit=limit,

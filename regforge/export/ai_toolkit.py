@@ -19,7 +19,6 @@ from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
     ExportError,
-    Family,
     LoadedImage,
     Material,
     Plan,
@@ -30,15 +29,17 @@ FOLDER = "ai-toolkit"
 JOB = f"{FOLDER}/train.yaml"
 
 _ARCHITECTURES = {
-    Family.SD1: "sd1",
-    Family.SD2: "sd2",
-    Family.SDXL: "sdxl",
-    Family.SD3: "sd3",
-    Family.FLUX: "flux",
-    Family.FLUX2: "flux2",
-    Family.FLUX2_KLEIN: "flux2_klein_9b",
-    Family.QWEN_IMAGE: "qwen_image",
-    Family.Z_IMAGE: "zimage",
+    "sd1": "sd1",
+    "sd2": "sd2",
+    "sdxl": "sdxl",
+    "sd3": "sd3",
+    "sd3.5": "sd3",
+    "flux1-dev": "flux",
+    "flux2-dev": "flux2",
+    "flux2-klein-base-4b": "flux2_klein_4b",
+    "flux2-klein-base-9b": "flux2_klein_9b",
+    "qwen-image": "qwen_image",
+    "z-image": "zimage",
 }
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _REPLACED = ("[name]", "[trigger]")
@@ -126,11 +127,8 @@ _Dumper.add_representer(str, _quoted)
 
 
 def _job(material: Material) -> dict[str, object]:
-    family = material.family or Family.SD1
-    sampler = "flowmatch" if family.flow else "ddpm"
-    architecture = _ARCHITECTURES[family]
-    if family is Family.FLUX2_KLEIN and "4b" in material.base_model.lower():
-        architecture = "flux2_klein_4b"
+    architecture = material.entry(_ARCHITECTURES)
+    sampler = "flowmatch" if material.flow else "ddpm"
 
     def dataset(folder: str, *, regularization: bool) -> dict[str, object]:
         return {
@@ -169,7 +167,7 @@ def _job(material: Material) -> dict[str, object]:
         "model": {
             "name_or_path": material.base_model,
             "arch": architecture,
-            "quantize": family.flow,
+            "quantize": material.flow,
         },
         "sample": {
             "sampler": sampler,
@@ -178,7 +176,7 @@ def _job(material: Material) -> dict[str, object]:
             "height": material.resolution,
             "prompts": [material.instance_prompt, common.class_caption(material.class_noun)],
             "seed": 0,
-            "guidance_scale": 4 if family.flow else 7,
+            "guidance_scale": 4 if material.flow else 7,
             "sample_steps": 25,
         },
     }
@@ -202,11 +200,7 @@ def _notes(material: Material) -> list[str]:
         "added to the regularization captions.",
         "It keeps latents and image sizes in the folders of the images (_latent_cache, "
         ".aitk_size.json). An image that cannot be opened is skipped with a line on the terminal.",
-        *common.closing_notes(
-            material,
-            f"arch in {JOB} says sd1, Stable Diffusion 1.x. Change it, and noise_scheduler, if "
-            "that is wrong.",
-        ),
+        *common.closing_notes(material),
     ]
 
 
@@ -247,4 +241,4 @@ def _caption(file: Path) -> str:
     return caption.strip()
 
 
-TRAINER = Trainer("ai-toolkit", "ai-toolkit", _plan, _read, _refuses)
+TRAINER = Trainer("ai-toolkit", "ai-toolkit", _plan, _read, _ARCHITECTURES, _refuses)

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from regforge.export.trainer import (
-    NO_BASE_MODEL,
     SUBJECT,
     USUAL_PHOTOS,
     ExportedImage,
@@ -48,19 +47,9 @@ def class_caption(class_noun: str) -> str:
     return f"a photo of {article_for(class_noun)(class_noun)}"
 
 
-def closing_notes(material: Material, guess: str = "", folder: str = SUBJECT) -> list[str]:
-    """What to say of a base model of unknown family, and of photos that are missing.
-
-    `guess` is what was assumed about the model, `folder` where the trainer wants the photos.
-    """
+def closing_notes(material: Material, folder: str = SUBJECT) -> list[str]:
+    """What to say of photos that are missing; `folder` is where the trainer wants them."""
     notes = []
-    if material.family is None and guess:
-        unknown = (
-            "No base model is named"
-            if material.base_model == NO_BASE_MODEL
-            else f"The name {material.base_model} does not tell what kind of model it is"
-        )
-        notes.append(f"{unknown}: {guess}")
     if not material.photos:
         captions = ", each with its caption in a .txt file," if folder == SUBJECT else ""
         notes.append(

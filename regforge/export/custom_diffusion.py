@@ -17,7 +17,6 @@ from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
     ExportError,
-    Family,
     LoadedImage,
     Material,
     Plan,
@@ -35,8 +34,7 @@ INSTANCE_IMAGES = f"{FOLDER}/instance_images"
 MODIFIER_TOKEN = "<new1>"
 """Stands for the subject. The script adds it to the tokenizer, and refuses one that is in it."""
 
-_STAND_IN = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_STAND_IN_RESOLUTION = 512
+_BASE_MODELS = dict.fromkeys(("sd1", "sd2"), "train_custom_diffusion.py")
 
 
 class _Concept(BaseModel):
@@ -73,18 +71,10 @@ def _plan(material: Material) -> Plan:
     )
 
 
-def _base(material: Material) -> tuple[str, int]:
-    """The model that the command names, and the side to train it at."""
-    if material.family in (None, Family.SD1, Family.SD2):
-        return material.base_model, material.resolution
-    return _STAND_IN, min(material.resolution, _STAND_IN_RESOLUTION)
-
-
 def _command(material: Material) -> str:
-    base, resolution = _base(material)
     return common.command_line(
         ["accelerate", "launch", "train_custom_diffusion.py"],
-        [f"--pretrained_model_name_or_path={base}"],
+        [f"--pretrained_model_name_or_path={material.base_model}"],
         [f"--concepts_list={material.path(CONCEPTS)}"],
         [
             "--with_prior_preservation",
@@ -93,7 +83,7 @@ def _command(material: Material) -> str:
             f"--num_class_images={len(material.images)}",
         ],
         [f"--modifier_token={MODIFIER_TOKEN}", "--initializer_token=ktn"],
-        [f"--resolution={resolution}", "--train_batch_size=1", "--gradient_checkpointing"],
+        [f"--resolution={material.resolution}", "--train_batch_size=1", "--gradient_checkpointing"],
         ["--learning_rate=1e-5", "--lr_scheduler=constant", "--lr_warmup_steps=0"],
         [f"--max_train_steps={common.PAIRS}", "--seed=0"],
         [f"--output_dir={material.run_name.removesuffix('lora')}custom-diffusion"],
@@ -103,22 +93,11 @@ def _command(material: Material) -> str:
 def _notes(material: Material) -> list[str]:
     count, noun = len(material.images), material.class_noun
     epoch = max(count, material.photo_count)
-    notes = [
+    return [
         f"train_custom_diffusion.py uses {common.every(count, 'regularization image')}, each with "
         "its own caption: each step takes one photo and one image, so an epoch is "
         f"{counted(epoch, 'step')}, and the {common.PAIRS:,} steps of the command show "
-        f"{common.shown(count)}."
-    ]
-    base, resolution = _base(material)
-    if base != material.base_model:
-        notes.append(
-            f"It trains Stable Diffusion 1.x and 2.x only, so the command names {base} at "
-            f"{resolution} pixels instead of {material.base_model}. Images that another model "
-            "drew keep less of what this one knows: render them with the model you train, or use "
-            "a trainer for yours."
-        )
-    return [
-        *notes,
+        f"{common.shown(count)}.",
         f"The subject is called {MODIFIER_TOKEN}, not {material.identifier}: the script adds a "
         "token of its own to the tokenizer, and refuses one that is in it already. All photos "
         f'share "photo of a {MODIFIER_TOKEN} {noun}", and captions beside them are not read. Ask '
@@ -129,7 +108,7 @@ def _notes(material: Material) -> list[str]:
         "Photos are scaled at random, with words such as 'very small' added to the prompt; "
         "--noaug turns that off. Regularization images are only cropped.",
         "images.txt has absolute paths. If the folder will lie elsewhere, export with --root.",
-        *common.closing_notes(material, folder=INSTANCE_IMAGES),
+        *common.closing_notes(material, INSTANCE_IMAGES),
     ]
 
 
@@ -162,4 +141,4 @@ def _pairs(folder: Path, root: PurePath) -> list[tuple[str, str]]:
     return list(zip(inside, captions, strict=True))
 
 
-TRAINER = Trainer("custom-diffusion", "diffusers Custom Diffusion", _plan, _read)
+TRAINER = Trainer("custom-diffusion", "diffusers Custom Diffusion", _plan, _read, _BASE_MODELS)

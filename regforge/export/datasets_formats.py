@@ -154,7 +154,7 @@ IMAGEFOLDER = Trainer(
     "Hugging Face datasets (ImageFolder)",
     _plan_imagefolder,
     _read_imagefolder,
-    _refuses,
+    refuses=_refuses,
 )
 
 

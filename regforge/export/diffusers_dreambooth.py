@@ -19,7 +19,6 @@ from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
     ExportError,
-    Family,
     LoadedImage,
     Material,
     Plan,
@@ -49,21 +48,26 @@ class _Script(NamedTuple):
 
 
 _GUIDED = ("--guidance_scale=1",)
-_SCRIPTS = {
-    Family.SDXL: _Script("train_dreambooth_lora_sdxl.py"),
-    Family.SD3: _Script("train_dreambooth_lora_sd3.py"),
-    Family.FLUX: _Script("train_dreambooth_lora_flux.py", flags=_GUIDED),
-    Family.FLUX2: _Script("train_dreambooth_lora_flux2.py", True, _GUIDED),
-    Family.FLUX2_KLEIN: _Script("train_dreambooth_lora_flux2_klein.py", True, _GUIDED),
-    Family.QWEN_IMAGE: _Script("train_dreambooth_lora_qwen_image.py", True),
-    Family.Z_IMAGE: _Script("train_dreambooth_lora_z_image.py", True),
-}
 _PLAIN = _Script("train_dreambooth_lora.py")
+_KLEIN = _Script("train_dreambooth_lora_flux2_klein.py", True, _GUIDED)
+_SCRIPTS = {
+    "sd1": _PLAIN,
+    "sd2": _PLAIN,
+    "sdxl": _Script("train_dreambooth_lora_sdxl.py"),
+    "sd3": _Script("train_dreambooth_lora_sd3.py"),
+    "sd3.5": _Script("train_dreambooth_lora_sd3.py"),
+    "flux1-dev": _Script("train_dreambooth_lora_flux.py", flags=_GUIDED),
+    "flux2-dev": _Script("train_dreambooth_lora_flux2.py", True, _GUIDED),
+    "flux2-klein-base-4b": _KLEIN,
+    "flux2-klein-base-9b": _KLEIN,
+    "qwen-image": _Script("train_dreambooth_lora_qwen_image.py", True),
+    "z-image": _Script("train_dreambooth_lora_z_image.py", True),
+}
 _BUCKETED = frozenset(script.name for script in _SCRIPTS.values() if script.bucketed)
 
 
 def _plan(material: Material) -> Plan:
-    script = _SCRIPTS.get(material.family or Family.SD1, _PLAIN)
+    script = material.entry(_SCRIPTS)
     # A bucketed script keeps each repetition of a photo decoded, as 3 channels of float32.
     size = material.resolution**2 * 3 * 4
     most = max(1, _MEMORY // size // material.photo_count)
@@ -80,7 +84,7 @@ def _plan(material: Material) -> Plan:
 
 def _command(material: Material, script: _Script, repeats: int | None) -> str:
     # The older scripts keep the LoRA's weights in full precision with fp16, but not with bf16.
-    precision = "bf16" if material.family is not None and material.family.flow else "fp16"
+    precision = "bf16" if material.flow else "fp16"
     return common.command_line(
         ["accelerate", "launch", script.name],
         [f"--pretrained_model_name_or_path={material.base_model}"],
@@ -125,7 +129,7 @@ def _use(material: Material, script: _Script, repeats: int | None, size: int) ->
 
 
 def _notes(material: Material) -> list[str]:
-    count, family = len(material.images), material.family
+    count, family = len(material.images), material.family and material.family.name
     distinct = len({image.caption for image in material.images})
     lost = (
         f"The {distinct:,} different captions are lost."
@@ -143,24 +147,20 @@ def _notes(material: Material) -> list[str]:
         "opens every file in them as an image and stops in the middle of an epoch at the first "
         "that is none.",
     ]
-    if family is Family.Z_IMAGE:
+    if family == "z-image":
         notes.insert(
             0,
             "At the version that regforge was written for, this script stops before the first step "
             "when it is given regularization images: it joins two lists of prompts as if they "
             "were tensors. Use --to ai-toolkit, onetrainer or simpletuner unless yours is newer.",
         )
-    if family is Family.SDXL:
+    if family == "sdxl":
         notes.append(
             "Leave --train_batch_size at 1: with a larger batch, train_dreambooth_lora_sdxl.py "
             "gives half of it the wrong prompt (diffusers issue 12292). It also gives the "
             "regularization images the photos' size and crop, and --snr_gamma fails with them."
         )
-    guess = (
-        f"{_PLAIN.name} is for Stable Diffusion 1.x and 2.x. For another kind, name the script of "
-        "that kind in the command."
-    )
-    return notes + common.closing_notes(material, guess, INSTANCE_IMAGES)
+    return notes + common.closing_notes(material, INSTANCE_IMAGES)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -224,4 +224,4 @@ def _only_images(out: Path, folder: str, *, required: bool = True) -> list[str]:
     return [f"{folder}/{entry.name}" for entry in entries]
 
 
-TRAINER = Trainer("diffusers-dreambooth", "diffusers DreamBooth", _plan, _read)
+TRAINER = Trainer("diffusers-dreambooth", "diffusers DreamBooth", _plan, _read, _SCRIPTS)

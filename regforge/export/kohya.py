@@ -19,7 +19,6 @@ from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
     ExportError,
-    Family,
     LoadedImage,
     Material,
     Plan,
@@ -33,9 +32,12 @@ TRAIN, REG = "kohya/train", "kohya/reg"
 _STEP = 64  # of bucket sizes; the scripts for Stable Diffusion 1 and 2 take no other
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 _SCRIPTS = {
-    Family.SDXL: "sdxl_train_network.py",
-    Family.SD3: "sd3_train_network.py",
-    Family.FLUX: "flux_train_network.py",
+    "sd1": "train_network.py",
+    "sd2": "train_network.py",
+    "sdxl": "sdxl_train_network.py",
+    "sd3": "sd3_train_network.py",
+    "sd3.5": "sd3_train_network.py",
+    "flux1-dev": "flux_train_network.py",
 }
 
 
@@ -127,30 +129,24 @@ batch_size = 2
 
 
 def _command(material: Material) -> str:
-    family = material.family
-    name = {Family.SD3: "lora_sd3", Family.FLUX: "lora_flux"}.get(family or Family.SD1, "lora")
+    script = material.entry(_SCRIPTS)
+    name = "lora_" + script.partition("_")[0] if material.flow else "lora"
     return common.command_line(
-        ["accelerate", "launch", _script(material)],
+        ["accelerate", "launch", script],
         [f"--pretrained_model_name_or_path={material.base_model}"],
         [f"--dataset_config={material.path(CONFIG)}"],
         [f"--prior_loss_weight={material.prior_weight}"],
         [f"--network_module=networks.{name}", "--network_dim=16", "--network_alpha=16"],
         ["--learning_rate=1e-4", f"--max_train_steps={common.PAIRS}", "--seed=0"],
         ["--mixed_precision=bf16", "--gradient_checkpointing", "--sdpa"],
-        ["--max_token_length=225"] if family is None or not family.flow else [],
-        ["--v2"] if family is Family.SD2 else [],
+        ["--max_token_length=225"] if not material.flow else [],
+        ["--v2"] if material.trained_like("sd2") else [],
         ["--output_dir=output", f"--output_name={material.run_name}"],
     )
 
 
-def _script(material: Material) -> str:
-    if material.family is None and material.resolution >= 1024:
-        return _SCRIPTS[Family.SDXL]
-    return _SCRIPTS.get(material.family or Family.SD1, "train_network.py")
-
-
 def _notes(material: Material) -> list[str]:
-    family, side, script = material.family, _resolution(material), _script(material)
+    side, script = _resolution(material), material.entry(_SCRIPTS)
     photos = material.path(_train_folder(material))
     place = "" if material.photos else f" Put the photos into {photos}."
     notes = [
@@ -170,19 +166,13 @@ def _notes(material: Material) -> list[str]:
             f"kohya's buckets come in steps of {_STEP} pixels, so a square image is trained at "
             f"{bucket} x {bucket}, not {side} x {side}."
         )
-    if family in (Family.SD3, Family.FLUX):
+    if material.flow:
         notes.append(
             f"{script} takes the model as a file on the machine that trains, not as a repository "
             "of the Hub, and needs further files, such as those of the text encoders; "
             f"docs/{script.removesuffix('.py')}.md of sd-scripts lists them."
         )
-    elif family is not None and family.flow:
-        notes.append(
-            f"sd-scripts at the version that regforge was written for has no script for "
-            f"{family.value}; the command names the one for Stable Diffusion 1.x."
-        )
-    guess = f"{script} is a guess by the size of the images; sd-scripts has one for each kind."
-    return notes + common.closing_notes(material, guess)
+    return notes + common.closing_notes(material)
 
 
 def _use(material: Material) -> str:
@@ -253,4 +243,4 @@ def _images(folder: Path, subset: _Subset, extension: str) -> Iterator[tuple[str
         yield path.name, caption
 
 
-TRAINER = Trainer("kohya", "kohya sd-scripts", _plan, _read)
+TRAINER = Trainer("kohya", "kohya sd-scripts", _plan, _read, _SCRIPTS)

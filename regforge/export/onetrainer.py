@@ -20,7 +20,6 @@ from regforge.export import common
 from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
-    Family,
     LoadedImage,
     Material,
     Plan,
@@ -33,15 +32,16 @@ CONCEPTS = f"{FOLDER}/concepts.json"
 CONFIG = f"{FOLDER}/config.json"
 
 _PRESETS = {
-    Family.SD1: "SD1.5/#sd 1.5 LoRA.json",
-    Family.SD2: "SD2.1/#sd 2.1 LoRA.json",
-    Family.SDXL: "SDXL/#sdxl 1.0 LoRA.json",
-    Family.SD3: "SD3/#sd 3 LoRA.json",
-    Family.FLUX: "Flux Dev.1/#flux LoRA.json",
-    Family.FLUX2: "Flux 2/#flux2 LoRA 16GB.json",
-    Family.FLUX2_KLEIN: "Flux 2/#flux2 LoRA 16GB.json",
-    Family.QWEN_IMAGE: "QwenImage/#qwen LoRA 24GB.json",
-    Family.Z_IMAGE: "Z-Image/#z-image LoRA 16GB.json",
+    "sd1": "SD1.5/#sd 1.5 LoRA.json",
+    "sd2": "SD2.1/#sd 2.1 LoRA.json",
+    "sdxl": "SDXL/#sdxl 1.0 LoRA.json",
+    "sd3": "SD3/#sd 3 LoRA.json",
+    "flux1-dev": "Flux Dev.1/#flux LoRA.json",
+    "flux2-dev": "Flux 2/#flux2 LoRA 16GB.json",
+    "flux2-klein-base-4b": "Flux 2/#flux2 LoRA 16GB.json",
+    "flux2-klein-base-9b": "Flux 2/#flux2 LoRA 16GB.json",
+    "qwen-image": "QwenImage/#qwen LoRA 24GB.json",
+    "z-image": "Z-Image/#z-image LoRA 16GB.json",
 }
 _SUFFIXES = frozenset({".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"})
 _LEFT_OUT = ("-masklabel", "-condlabel")  # ends of the names of masks and conditioning images
@@ -78,7 +78,7 @@ def _plan(material: Material) -> Plan:
         },
         command=common.command_line(
             ["python", "scripts/train.py"],
-            ["--preset-path", f"training_presets/{_PRESETS[material.family or Family.SD1]}"],
+            ["--preset-path", f"training_presets/{material.entry(_PRESETS)}"],
             ["--config-path", material.path(CONFIG)],
         ),
         notes=_notes(material),
@@ -132,7 +132,7 @@ def _config(material: Material) -> dict[str, object]:
 def _notes(material: Material) -> list[str]:
     samples, repeats = _samples(material), material.repeats
     count, photos = len(material.images), material.photo_count
-    preset, epochs = _PRESETS[material.family or Family.SD1], ceil(common.PAIRS / samples)
+    preset, epochs = material.entry(_PRESETS), ceil(common.PAIRS / samples)
     return [
         f"OneTrainer uses {common.every(count, 'regularization image')}, each with its own "
         f"caption: an epoch takes {counted(samples, 'image')} (balancing {samples}, SAMPLES) "
@@ -149,10 +149,7 @@ def _notes(material: Material) -> list[str]:
         f"The command takes everything else from the preset {preset!r}. Where "
         "scripts/train.py knows no --preset-path, load the preset in the window and choose "
         f"{CONCEPTS} under Concepts.",
-        *common.closing_notes(
-            material,
-            "the preset is for Stable Diffusion 1.5. Choose another one if that is wrong.",
-        ),
+        *common.closing_notes(material),
     ]
 
 
@@ -184,4 +181,4 @@ def _images(concept: _Concept, out: Path, folder: Path) -> Iterator[LoadedImage]
         yield LoadedImage(name, caption, regularization, shown / len(paths))
 
 
-TRAINER = Trainer("onetrainer", "OneTrainer", _plan, _read)
+TRAINER = Trainer("onetrainer", "OneTrainer", _plan, _read, _PRESETS)

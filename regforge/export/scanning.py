@@ -262,6 +262,8 @@ class ScannedDataset:
         odd: By number of the image, why trainers may see another image than a viewer shows; see
             `image_files.oddities`. They are exported as plain copies.
         traits: What the order goes by.
+        models: Of how many images each model is named; image APIs, which have no scheduler, are
+            `hosted` instead.
         digest: SHA-256 over ids, captions, sizes and the digests of the images; 64 hex digits.
     """
 
@@ -274,6 +276,7 @@ class ScannedDataset:
     traits: Traits = field(default_factory=Traits)
     class_nouns: Counter[str] = field(default_factory=Counter)
     models: Counter[str | None] = field(default_factory=Counter)
+    hosted: set[str] = field(default_factory=set)
     digest: str = ""
 
     def order(self, limit: int | None) -> list[int]:
@@ -289,6 +292,9 @@ class ScannedDataset:
         self.columns.add(example)
         self.class_nouns.update([example.class_noun] if example.class_noun else [])
         model = example.metadata.get("model")
+        if isinstance(model, str) and example.metadata.get("scheduler", "") is None:
+            self.hosted.add(model)
+            model = None
         self.models[model if isinstance(model, str) else None] += 1
         traits: dict[str, Hashable] = {f"slot {name}": v for name, v in example.slots.items()}
         traits |= {"prompt_set": example.prompt_set, "class_noun": example.class_noun}

@@ -20,8 +20,9 @@ from typing import Any
 
 from regforge.embedded import TINYWORLD
 from regforge.export.common import class_caption
+from regforge.export.families import NAMED, family_of
 from regforge.export.scanning import ScannedDataset
-from regforge.export.trainer import NO_BASE_MODEL, ExportError, Settings, Trainer
+from regforge.export.trainer import NO_BASE_MODEL, ExportError, Settings, Trainer, entry_of
 from regforge.files import expanded, parse_json, remove_unfinished, write_atomically
 from regforge.prompts.captions import word_pattern
 from regforge.runs import OwnedFolder
@@ -38,6 +39,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufeff]")  # U+FEFF at the start would be a BOM
 _SHOWN = 5
+_FAMILIES = f"Known are {', '.join(NAMED)}."
 
 
 def resolve_settings(
@@ -48,6 +50,7 @@ def resolve_settings(
     class_noun: str | None,
     resolution: int | None,
     base_model: str | None,
+    family: str | None,
     prior_weight: float,
     root: str | None,
     limit: int | None,
@@ -67,11 +70,17 @@ def resolve_settings(
             "Commands are written for a Unix shell such as Git Bash. For cmd or PowerShell, put "
             "them on one line, with double quotes in place of single ones."
         )
+    model = _base_model(dataset, base_model, notes)
+    if family is not None and family not in NAMED:
+        raise ExportError(
+            f"There is no --family {family!r}.{did_you_mean(family, NAMED)}", hint=_FAMILIES
+        )
     return Settings(
         class_noun=noun,
         identifier=name,
         resolution=resolution or typical_resolution(dataset.sizes),
-        base_model=_base_model(dataset, base_model, notes),
+        base_model=model,
+        family=NAMED[family] if family else family_of(model),
         prior_weight=prior_weight,
         root=seen,
         limit=limit,
@@ -117,11 +126,42 @@ def _base_model(dataset: ScannedDataset, given: str | None, notes: list[str]) ->
         return str(TINYWORLD)
     if len(models) == 1 and (model := models[0]) and _is_model(model):
         return model
+    who = "The dataset does not name one model that made its images."
+    if dataset.hosted:
+        who = f"The images are from an image API, {min(dataset.hosted)}, which nobody can train."
     notes.append(
-        "The dataset does not name one model that made its images. Put the one you train where "
-        f"the files say {NO_BASE_MODEL}, or name it with --base-model."
+        f"{who} Put the one you train where the files say {NO_BASE_MODEL}, or name it with "
+        "--base-model."
     )
     return NO_BASE_MODEL
+
+
+def refuse_what_cannot_be_trained(
+    settings: Settings, trainers: Sequence[Trainer], known: Sequence[Trainer]
+) -> None:
+    """Raise an `ExportError` for a base model that one of the trainers would not train.
+
+    It names those of the `known` ones that do.
+    """
+    for trainer in trainers:
+        if trainer.families is None:
+            continue
+        if (family := settings.family) is None:
+            raise ExportError(
+                f"{trainer.title} trains each kind of base model in its own way, and "
+                + (
+                    "none is named."
+                    if settings.base_model == NO_BASE_MODEL
+                    else f"nothing tells which kind {settings.base_model} is."
+                ),
+                hint="Name the model with --base-model, or its kind with --family. " + _FAMILIES,
+            )
+        if entry_of(trainer.families, family) is None:
+            others = [each.name for each in known if each.trains(family)]
+            raise ExportError(
+                f"{trainer.title} cannot train {family.title} with a regularization set.",
+                hint=f"Trainers that can: --to {', '.join(others)}." if others else None,
+            )
 
 
 def _is_model(name: str) -> bool:

@@ -19,7 +19,6 @@ from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
     ExportError,
-    Family,
     LoadedImage,
     Material,
     Plan,
@@ -32,15 +31,17 @@ BACKENDS = f"{FOLDER}/multidatabackend.json"
 CONFIG = f"{FOLDER}/config.json"
 
 _FAMILIES = {
-    Family.SD1: "sd1x",
-    Family.SD2: "sd2x",
-    Family.SDXL: "sdxl",
-    Family.SD3: "sd3",
-    Family.FLUX: "flux",
-    Family.FLUX2: "flux2",
-    Family.FLUX2_KLEIN: "flux2",
-    Family.QWEN_IMAGE: "qwen_image",
-    Family.Z_IMAGE: "z_image",
+    "sd1": "sd1x",
+    "sd2": "sd2x",
+    "sdxl": "sdxl",
+    "sd3": "sd3",
+    "sd3.5": "sd3",
+    "flux1-dev": "flux",
+    "flux2-dev": "flux2",
+    "flux2-klein-base-4b": "flux2",
+    "flux2-klein-base-9b": "flux2",
+    "qwen-image": "qwen_image",
+    "z-image": "z_image",
 }
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
@@ -146,7 +147,7 @@ def _backends(material: Material) -> list[dict[str, object]]:
 
 def _config(material: Material) -> dict[str, object]:
     return {
-        "model_family": _FAMILIES[material.family or Family.SD1],
+        "model_family": material.entry(_FAMILIES),
         "pretrained_model_name_or_path": material.base_model,
         "model_type": "lora",
         "lora_type": "standard",
@@ -198,8 +199,7 @@ def _notes(material: Material) -> list[str]:
             f"{material.prior_weight:g} is written as the ratio of images in an epoch, which "
             f"comes to {count / (photos * repeats):.2g}."
         )
-    guess = f"model_family in {CONFIG} says sd1x, Stable Diffusion 1.x. Change it if it is wrong."
-    return notes + common.closing_notes(material, guess)
+    return notes + common.closing_notes(material)
 
 
 def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
@@ -227,4 +227,4 @@ def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:
             yield LoadedImage(name, caption, regularization, backend.repeats + 1)
 
 
-TRAINER = Trainer("simpletuner", "SimpleTuner", _plan, _read)
+TRAINER = Trainer("simpletuner", "SimpleTuner", _plan, _read, _FAMILIES)

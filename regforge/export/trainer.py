@@ -14,17 +14,15 @@ it does with captions, and how it would read all of that. It neither writes nor 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from functools import cached_property
 from math import ceil
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.export.families import Family
 from regforge.prompts.captions import instance_caption
 
 IMAGES = "images"
@@ -44,67 +42,12 @@ class ExportError(RegforgeError):
     exit_code = EXIT_USAGE
 
 
-class Family(Enum):
-    """Base models that a trainer treats alike; the value is the name their authors use."""
-
-    SD1 = "Stable Diffusion 1.x"
-    SD2 = "Stable Diffusion 2.x"
-    SDXL = "Stable Diffusion XL"
-    SD3 = "Stable Diffusion 3"
-    FLUX = "FLUX.1"
-    FLUX2 = "FLUX.2"
-    FLUX2_KLEIN = "FLUX.2 klein"
-    QWEN_IMAGE = "Qwen-Image"
-    Z_IMAGE = "Z-Image"
-
-    @property
-    def flow(self) -> bool:
-        """Whether it is trained by flow matching instead of predicting noise."""
-        return self not in (Family.SD1, Family.SD2, Family.SDXL)
+T = TypeVar("T")
 
 
-# The first that is found in the name in small letters decides.
-_PATTERNS: tuple[tuple[str, Family | None], ...] = (
-    (r"pixart|kontext|image[-._ ]?edit", None),  # have scripts of their own, not those below
-    (r"flux[-._ ]?2.*klein", Family.FLUX2_KLEIN),
-    (r"flux[-._ ]?2", Family.FLUX2),
-    (r"flux", Family.FLUX),
-    (r"qwen[-._ ]?image", Family.QWEN_IMAGE),
-    (r"z[-._ ]?image", Family.Z_IMAGE),
-    (r"stable-diffusion-3|(?<!s)sd[-._ ]?v?3", Family.SD3),
-    (r"xl\b|xl[-._v\d]|playground-v2", Family.SDXL),
-    (r"stable-diffusion-v?2|(?<!s)sd[-._ ]?v?2|sd-turbo", Family.SD2),
-    (r"stable-diffusion-v?1|(?<!s)sd[-._ ]?v?1|dreamshaper|stable-diffusion", Family.SD1),
-)
-
-# By the class in a diffusers folder's model_index.json.
-_PIPELINES = {
-    "StableDiffusionPipeline": Family.SD1,  # 2.x has the same class
-    "StableDiffusionXLPipeline": Family.SDXL,
-    "StableDiffusion3Pipeline": Family.SD3,
-    "FluxPipeline": Family.FLUX,
-    "Flux2Pipeline": Family.FLUX2,
-    "Flux2KleinPipeline": Family.FLUX2_KLEIN,
-    "QwenImagePipeline": Family.QWEN_IMAGE,
-    "ZImagePipeline": Family.Z_IMAGE,
-}
-
-
-def family_of(base_model: str) -> Family | None:
-    """The family of a repository or folder, or None if neither its content nor its name tells.
-
-    Nothing is downloaded.
-    """
-    name = base_model.casefold()
-    by_name = next((family for pattern, family in _PATTERNS if re.search(pattern, name)), None)
-    try:
-        index = json.loads((Path(base_model) / "model_index.json").read_text(encoding="utf-8"))
-        by_folder = _PIPELINES.get(str(index["_class_name"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return by_name
-    if by_folder is None or (by_folder is Family.SD1 and by_name is Family.SD2):
-        return by_name
-    return by_folder
+def entry_of(table: Mapping[str, T | None], family: Family) -> T | None:
+    """The entry for a family, else for the one it is like; None if it is not to be trained so."""
+    return table.get(family.name, table.get(family.like))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +67,7 @@ class Settings:
     Attributes:
         resolution: Side of a square of pixels to train at.
         base_model: Repository or folder, or `NO_BASE_MODEL`.
+        family: What kind of model that is; None if nobody said, see `Trainer.families`.
         root: The export's folder on the machine that trains, absolute.
         limit: At most so many images.
         notes: What was decided, as far as a person should know.
@@ -133,6 +77,7 @@ class Settings:
     identifier: str
     resolution: int
     base_model: str
+    family: Family | None = None
     prior_weight: float = 1.0
     root: PurePath
     limit: int | None = None
@@ -141,7 +86,9 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """For comparing with another export."""
         names = ("class_noun", "identifier", "resolution", "base_model", "prior_weight", "limit")
-        return {name: getattr(self, name) for name in names} | {"root": self.root.as_posix()}
+        family = self.family and self.family.name
+        facts = {name: getattr(self, name) for name in names}
+        return facts | {"family": family, "root": self.root.as_posix()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +114,20 @@ class Material(Settings):
         """A path below the export's folder as the trainer will see it, with forward slashes."""
         return self.root.joinpath(*parts).as_posix()
 
-    @cached_property
-    def family(self) -> Family | None:
-        """See `family_of`."""
-        return family_of(self.base_model)
+    def entry(self, table: Mapping[str, T | None]) -> T:
+        """The entry of a trainer's table for the base model; see `Trainer.families`."""
+        if self.family is None or (found := entry_of(table, self.family)) is None:
+            raise ExportError(f"{self.base_model} is none of {', '.join(table)}.")
+        return found
+
+    @property
+    def flow(self) -> bool:
+        """Whether the base model is trained by flow matching instead of predicting noise."""
+        return self.family is not None and self.family.flow
+
+    def trained_like(self, name: str) -> bool:
+        """Whether the base model has the architecture of the family of that name."""
+        return self.family is not None and name in (self.family.name, self.family.like)
 
     @property
     def photo_count(self) -> int:
@@ -236,7 +193,7 @@ class LoadedImage:
     repeats: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trainer:
     """One third-party trainer.
 
@@ -247,6 +204,9 @@ class Trainer:
         read: What it would load, found by reading the written files the way it reads them. Gets
             the folder where it lies now, and as the files name it; raises `ExportError` for what
             the trainer would refuse or ignore.
+        families: The base models that it trains, by `Family.name`: each with what it is called
+            there, or None where it cannot be trained though the one it is like can. None for a
+            trainer whose files name no base model.
         refuses: Why it could not keep a caption, which is one line without white space around it;
             None if it can, or any.
     """
@@ -255,4 +215,9 @@ class Trainer:
     title: str
     plan: Callable[[Material], Plan]
     read: Callable[[Path, PurePath], Iterator[LoadedImage]]
+    families: Mapping[str, Any] | None = None
     refuses: Callable[[str], str | None] | None = None
+
+    def trains(self, family: Family) -> bool:
+        """Whether its files are for a base model of this family."""
+        return self.families is not None and entry_of(self.families, family) is not None

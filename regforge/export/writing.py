@@ -42,6 +42,7 @@ from regforge.export.settings import (
     chosen,
     existing,
     packed,
+    refuse_what_cannot_be_trained,
     refuse_what_is_lost,
     resolve_settings,
     tidy_captions,
@@ -84,6 +85,7 @@ def export_dataset(
     class_noun: str | None = None,
     resolution: int | None = None,
     base_model: str | None = None,
+    family: str | None = None,
     prior_weight: float = 1.0,
     root: str | None = None,
     limit: int | None = None,
@@ -106,6 +108,7 @@ def export_dataset(
         class_noun: What the images show; what most of them say if left out.
         resolution: Side of a square of pixels to train at; that of the images if left out.
         base_model: The model to be trained; the one that made the images if left out.
+        family: What kind of model that is, see `families.FAMILIES`; found out if left out.
         prior_weight: Weight of the regularization loss, 0 or more.
         root: Where the folder will lie on the machine that trains; `out` if left out.
         limit: At most so many images, balanced.
@@ -140,10 +143,12 @@ def export_dataset(
         class_noun=class_noun,
         resolution=resolution,
         base_model=base_model,
+        family=family,
         prior_weight=prior_weight,
         root=root,
         limit=limit,
     )
+    refuse_what_cannot_be_trained(settings, trainers, TRAINERS)
     if subject is not None and absolute(subject).is_relative_to(folder):
         raise ExportError(
             f"{subject} lies in the folder that is written.",

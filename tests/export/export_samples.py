@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from regforge.export import Exported, export_dataset
+from regforge.export.families import NAMED
 from regforge.export.trainer import ExportedImage, Material
 from regforge.records import Example
 
@@ -122,6 +123,9 @@ def image_folder(folder: Path, files: dict[str, bytes], caption: str = "a sks te
 
 
 def export(dataset: Any, out: Path, *to: str, **options: Any) -> Exported:
+    """Without a base model for one that is named nowhere, of the family of SDXL."""
+    if "base_model" not in options:
+        options.setdefault("family", "sdxl")
     return export_dataset(dataset, to=to or ["kohya"], out=out, **options)
 
 
@@ -141,7 +145,9 @@ def material(
     images: int = 6, photos: int = 2, size: tuple[int, int] = (64, 64), **more: Any
 ) -> Material:
     """What a trainer's files are planned from, without any file."""
-    settings = {"class_noun": "teapot", "identifier": "sks", "resolution": 64, "base_model": SDXL}
+    family = NAMED[more.pop("family", "sdxl")]
+    settings = {"class_noun": "teapot", "identifier": "sks", "resolution": 64, "family": family}
+    settings["base_model"] = family.repository
     captions = more.pop("captions", ["a teapot"] * images)
     root = more.pop("root", Path("/data/t"))
     return Material(

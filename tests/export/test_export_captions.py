@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import datasets
-from export_samples import SDXL, export, photo_folder, theirs
+from export_samples import export, photo_folder, theirs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trainer_rules import RULES, without_spaces_after_commas
@@ -53,7 +53,7 @@ TEXTS = st.lists(
 def test_captions_survive(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out, photos = Path(folder) / "out", photo_folder(Path(folder) / "photos", ["sks"])
-        options = {"subject": photos, "class_noun": "teapot", "base_model": SDXL, "check": True}
+        options = {"subject": photos, "class_noun": "teapot", "family": "sd1", "check": True}
         done = export(theirs(texts), out, *RULES, "imagefolder", "webdataset", **options)
         assert not done.differs
         wanted = sorted(tidy(text) or "a photo of a teapot" for text in texts)

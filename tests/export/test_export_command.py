@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_export_and_check(command: Command, folder: Path, photos: Path, out: Path) -> None:
     words = [folder, "--to", "kohya", "--to", "imagefolder", "--out", out]
-    words += ["--subject", photos, "--class-noun", "teapot", "--check"]
+    words += ["--subject", photos, "--class-noun", "teapot", "--family", "sd1", "--check"]
     code, printed, _ = command(*words, "--quiet")
     assert code == 0
     assert "kohya will use all 12 regularization images" in printed
@@ -51,7 +51,8 @@ def test_export_and_check(command: Command, folder: Path, photos: Path, out: Pat
         (["--to", "khoya"], "Did you mean 'kohya'"),
         (["--to", "kohya"], "--class-noun"),
         (["--to", "kohya", "--class-noun", "teapot", "--root", "x"], "no absolute path"),
-        (["--to", "kohya", "--class-noun", "teapot", "--subject", "nowhere"], "nowhere"),
+        (["--to", "kohya", "--class-noun", "teapot"], "--family"),
+        (["--to", "imagefolder", "--class-noun", "teapot", "--subject", "nowhere"], "nowhere"),
         (["--to", "kohya", "--class-noun", "teapot", "--out", "set/out"], "inside of the dataset"),
     ],
 )

@@ -19,6 +19,7 @@ import export_samples as samples
 import pytest
 
 from regforge.export.checking import Target
+from regforge.export.families import NAMED
 from regforge.export.writing import TRAINERS
 
 BEGIN = "<!-- generated:begin -->"
@@ -61,14 +62,16 @@ def generated() -> dict[str, str]:
         photos = samples.photo_folder(Path(temporary) / "photos", captions, "png", (64, 64))
         for trainer in TRAINERS:
             out = Path(temporary) / trainer.name
-            done = samples.export(
-                teapots(), out, trainer.name, subject=photos, root=ROOT, check=True
-            )
-            parts[trainer.name] = _part(done.targets[0], out)
+            # The images are SDXL's, which is named where the trainer has no training for it.
+            families = list(trainer.families or ["sdxl"])
+            model = NAMED["sdxl" if "sdxl" in families else families[0]].repository
+            options = {"subject": photos, "base_model": model, "root": ROOT, "check": True}
+            done = samples.export(teapots(), out, trainer.name, **options)
+            parts[trainer.name] = _part(done.targets[0], out, model)
     return parts
 
 
-def _part(target: Target, out: Path) -> str:
+def _part(target: Target, out: Path, model: str) -> str:
     checked = target.checked.as_text() if target.checked else ""
     shown = [(name, _shown(out / name)) for name in target.files if not name.endswith(".tar")]
     files = [
@@ -81,6 +84,7 @@ def _part(target: Target, out: Path) -> str:
             f"The folder is to lie at\n`{ROOT}` on the machine that trains.\n",
             "```bash",
             f"regforge export teapot-reg --to {target.name} --out teapot --subject photos/ \\",
+            *([] if model == samples.SDXL else [f"  --base-model {model} \\"]),
             f"  --identifier sks --root {ROOT} --check",
             "```\n",
             "```\nteapot/",

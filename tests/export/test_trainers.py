@@ -3,17 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import yaml
-from export_samples import SDXL as BASE
-from export_samples import export, layout, material, ours, photo_folder, theirs
+from export_samples import Memory, export, layout, material, ours, photo_folder, theirs
 from trainer_rules import RULES, Seen, without_spaces_after_commas
 
-from regforge.export import Exported
-from regforge.export.trainer import ExportError, Family, Trainer, family_of
+from regforge.export import Exported, export_dataset
+from regforge.export.families import FAMILIES, NAMED, Family, family_of
+from regforge.export.trainer import ExportError, Trainer
 from regforge.export.writing import TRAINERS
 
 BY_NAME = {trainer.name: trainer for trainer in TRAINERS}
@@ -22,90 +23,149 @@ KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI, *_ = TRAINERS
 # ------------------------------------------------------------------------------------- base models
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_is_known_by_the_model_that_it_is_named_after(family: Family) -> None:
+    assert family_of(family.repository) is family
+    assert not family.like or not NAMED[family.like].like
+
+
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        ("stabilityai/stable-diffusion-xl-base-1.0", Family.SDXL),
-        ("RunDiffusion/Juggernaut-XL-v9", Family.SDXL),
-        ("stabilityai/sdxl-turbo", Family.SDXL),
-        ("stabilityai/stable-diffusion-3.5-medium", Family.SD3),
-        ("stabilityai/stable-diffusion-2-1", Family.SD2),
-        ("runwayml/stable-diffusion-v1-5", Family.SD1),
-        ("/models/SD15/mine.safetensors", Family.SD1),
-        ("black-forest-labs/FLUX.1-dev", Family.FLUX),
-        ("black-forest-labs/FLUX.2-dev", Family.FLUX2),
-        ("black-forest-labs/FLUX.2-klein-4B", Family.FLUX2_KLEIN),
-        ("Qwen/Qwen-Image", Family.QWEN_IMAGE),
-        ("Tongyi-MAI/Z-Image-Turbo", Family.Z_IMAGE),
+        ("RunDiffusion/Juggernaut-XL-v9", "sdxl"),
+        ("SG161222/RealVisXL_V5.0", "sdxl"),
+        ("SG161222/RealVisXL_V5.0_Lightning", "sdxl-turbo"),
+        ("bluepen5805/anima_pencil-XL", "sdxl"),
+        ("stabilityai/stable-diffusion-3.5-large", "sd3.5"),
+        ("runwayml/stable-diffusion-v1-5", "sd1"),
+        ("/models/SD15/mine.safetensors", "sd1"),
+        ("C:\\models\\v1-5-pruned-emaonly.safetensors", "sd1"),
+        ("/models/flux1-dev-fp8.safetensors", "flux1-dev"),
+        ("Qwen/Qwen-Image-2512", "qwen-image"),
+        ("ostris/Z-Image-De-Turbo", "z-image"),
+        ("HiDream-ai/HiDream-I1-Fast", "hidream-dev"),
         # Not what a part of their name says.
         ("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", None),
         ("Qwen/Qwen-Image-Edit", None),
         ("black-forest-labs/FLUX.1-Kontext-dev", None),
         ("segmind/SSD-1B", None),
-        ("HiDream-ai/HiDream-I1-Full", None),
+        ("HiDream-ai/HiDream-O1-Image", None),
+        ("me/my-flux", None),  # 1 or 2?
+        ("/data/sdxl/photos/mine", None),
+        ("openai/gpt-image-1", None),
+        ("BASE-MODEL", None),
     ],
 )
-def test_the_name_tells_the_family_or_nothing(name: str, family: Family | None) -> None:
-    assert family_of(name) is family
-
-
-def test_what_the_folder_says_counts_more_than_its_name(tmp_path: Path) -> None:
-    folder = tmp_path / "flux-or-so"
-    folder.mkdir()
-    assert family_of(str(folder)) is Family.FLUX
-    index = {"_class_name": "StableDiffusionXLPipeline"}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    assert family_of(str(folder)) is Family.SDXL
-
-
-SD15, SD2 = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-2-1"
-SDXL, SD3 = "SG161222/RealVisXL_V5.0", "stabilityai/stable-diffusion-3.5-medium"
-FLUX, FLUX2 = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.2-dev"
-KLEIN, QWEN = "black-forest-labs/FLUX.2-klein-4B", "Qwen/Qwen-Image"
-MINE = "/models/mine"
+def test_the_name_tells_the_family_or_nothing(name: str, family: str | None) -> None:
+    assert (found := family_of(name)) is (NAMED[family] if family else None), found
 
 
 @pytest.mark.parametrize(
-    ("trainer", "base_model", "said"),
+    ("pipeline", "file", "entries", "family"),
     [
-        (KOHYA, SDXL, ["launch sdxl_train_network.py ", "networks.lora "]),
-        (KOHYA, SD15, ["launch train_network.py ", "networks.lora "]),
-        (KOHYA, SD2, ["launch train_network.py ", "--v2"]),
-        (KOHYA, FLUX, ["launch flux_train_network.py ", "networks.lora_flux"]),
-        (KOHYA, SD3, ["launch sd3_train_network.py ", "networks.lora_sd3"]),
-        (KOHYA, MINE, ["launch train_network.py "]),
-        (DREAMBOOTH, SD15, ["launch train_dreambooth_lora.py "]),
-        (DREAMBOOTH, SDXL, ["launch train_dreambooth_lora_sdxl.py "]),
-        (DREAMBOOTH, SD3, ["launch train_dreambooth_lora_sd3.py "]),
-        (DREAMBOOTH, FLUX, ["launch train_dreambooth_lora_flux.py "]),
-        (DREAMBOOTH, KLEIN, ["launch train_dreambooth_lora_flux2_klein.py "]),
-        (DREAMBOOTH, QWEN, ["launch train_dreambooth_lora_qwen_image.py "]),
-        (DREAMBOOTH, MINE, ["launch train_dreambooth_lora.py "]),
-        (SIMPLE, SD15, ['"model_family": "sd1x"']),
-        (SIMPLE, SDXL, ['"model_family": "sdxl"']),
-        (SIMPLE, FLUX2, ['"model_family": "flux2"']),
-        (SIMPLE, "Tongyi-MAI/Z-Image", ['"model_family": "z_image"']),
-        (SIMPLE, MINE, ['"model_family": "sd1x"']),
-        (ONE, SDXL, ["'training_presets/SDXL/#sdxl 1.0 LoRA.json'"]),
-        (ONE, MINE, ["'training_presets/SD1.5/#sd 1.5 LoRA.json'"]),
-        (AI, SD15, ['arch: "sd1"', 'noise_scheduler: "ddpm"', 'sampler: "ddpm"']),
-        (AI, SDXL, ['arch: "sdxl"', 'noise_scheduler: "ddpm"', 'sampler: "ddpm"']),
-        (AI, FLUX, ['arch: "flux"', 'noise_scheduler: "flowmatch"', 'sampler: "flowmatch"']),
-        (AI, KLEIN, ['arch: "flux2_klein_4b"', 'noise_scheduler: "flowmatch"']),
-        (AI, KLEIN.replace("4B", "base-9B"), ['arch: "flux2_klein_9b"']),
-        (AI, QWEN, ['arch: "qwen_image"', 'sampler: "flowmatch"']),
-        (AI, MINE, ['arch: "sd1"', 'noise_scheduler: "ddpm"']),
+        ("StableDiffusionXLPipeline", "unet/config.json", {}, "sdxl"),
+        ("StableDiffusionPipeline", "unet/config.json", {"cross_attention_dim": 768}, "sd1"),
+        ("StableDiffusionPipeline", "unet/config.json", {"cross_attention_dim": 1024}, "sd2"),
+        ("FluxPipeline", "transformer/config.json", {"guidance_embeds": True}, "flux1-dev"),
+        ("FluxPipeline", "transformer/config.json", {"guidance_embeds": False}, "flux1-schnell"),
+        ("Flux2KleinPipeline", "transformer/config.json", {"num_layers": 5}, "flux2-klein-4b"),
+        ("Flux2KleinPipeline", "transformer/config.json", {"num_layers": 7}, None),
+        ("StableDiffusion3Pipeline", "transformer/config.json", {"qk_norm": None}, "sd3"),
+        ("PixArtSigmaPipeline", "transformer/config.json", {}, None),
+    ],
+)
+def test_what_the_folder_says_counts_more_than_its_name(
+    tmp_path: Path, pipeline: str, file: str, entries: dict[str, Any], family: str | None
+) -> None:
+    folder = tmp_path / "z-image"
+    for name, content in {
+        "model_index.json": {"_class_name": pipeline, "is_distilled": True},
+        file: entries,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    assert family_of(str(folder)) is (NAMED[family] if family else None)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "family", "said"),
+    [
+        (KOHYA, "sdxl", ["launch sdxl_train_network.py ", "networks.lora "]),
+        (KOHYA, "sd1", ["launch train_network.py ", "networks.lora "]),
+        (KOHYA, "sd2", ["launch train_network.py ", "--v2"]),
+        (KOHYA, "flux1-dev", ["launch flux_train_network.py ", "networks.lora_flux"]),
+        (KOHYA, "sd3.5", ["launch sd3_train_network.py ", "networks.lora_sd3"]),
+        (DREAMBOOTH, "sd1", ["launch train_dreambooth_lora.py "]),
+        (DREAMBOOTH, "sdxl", ["launch train_dreambooth_lora_sdxl.py "]),
+        (DREAMBOOTH, "sd3", ["launch train_dreambooth_lora_sd3.py "]),
+        (DREAMBOOTH, "flux1-dev", ["launch train_dreambooth_lora_flux.py "]),
+        (DREAMBOOTH, "flux2-klein-4b", ["launch train_dreambooth_lora_flux2_klein.py "]),
+        (DREAMBOOTH, "qwen-image", ["launch train_dreambooth_lora_qwen_image.py "]),
+        (SIMPLE, "sd1", ['"model_family": "sd1x"']),
+        (SIMPLE, "sdxl", ['"model_family": "sdxl"']),
+        (SIMPLE, "flux2-dev", ['"model_family": "flux2"']),
+        (SIMPLE, "z-image", ['"model_family": "z_image"']),
+        (ONE, "sdxl", ["'training_presets/SDXL/#sdxl 1.0 LoRA.json'"]),
+        (AI, "sd1", ['arch: "sd1"', 'noise_scheduler: "ddpm"', 'sampler: "ddpm"']),
+        (AI, "sdxl", ['arch: "sdxl"', 'noise_scheduler: "ddpm"', 'sampler: "ddpm"']),
+        (AI, "flux1-dev", ['arch: "flux"', 'noise_scheduler: "flowmatch"']),
+        (AI, "flux2-klein-4b", ['arch: "flux2_klein_4b"', 'noise_scheduler: "flowmatch"']),
+        (AI, "flux2-klein-base-9b", ['arch: "flux2_klein_9b"']),
+        (AI, "qwen-image", ['arch: "qwen_image"', 'sampler: "flowmatch"']),
     ],
 )
 def test_the_command_and_the_files_go_by_the_base_model(
-    trainer: Trainer, base_model: str, said: list[str]
+    trainer: Trainer, family: str, said: list[str]
 ) -> None:
-    plan = trainer.plan(material(base_model=base_model))
+    plan = trainer.plan(material(family=family))
     text = plan.command + "".join(plan.files.values())
     assert [each for each in said if each not in text] == []
-    assert any("does not tell" in note for note in plan.notes) == (base_model == MINE)
-    needs_a_file = trainer is KOHYA and base_model in (FLUX, SD3)
+    needs_a_file = trainer is KOHYA and family in ("flux1-dev", "sd3.5")
     assert any("not as a repository of the Hub" in note for note in plan.notes) == needs_a_file
+
+
+def hosted() -> Memory:
+    """Images that an API drew."""
+    dataset = ours(4)
+    facts = {"model": "openai/gpt-image-1", "scheduler": None}
+    rows = [replace(row, metadata={**row.metadata, **facts}) for row in dataset.rows]
+    return replace(dataset, rows=rows)
+
+
+@pytest.mark.parametrize("trainer", [each for each in TRAINERS if each.families is not None])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, ["none is named", "--family"]),
+        ({"base_model": "me/mine"}, ["me/mine", "--family", "sdxl"]),
+        ({"family": "sdlx"}, ["Did you mean 'sdxl'"]),
+    ],
+)
+def test_an_unknown_base_model_is_refused_and_never_guessed(
+    out: Path, trainer: Trainer, options: dict[str, Any], said: list[str]
+) -> None:
+    with pytest.raises(ExportError) as refused:
+        export_dataset(hosted(), to=[trainer.name], out=out, resolution=1024, **options)
+    text = f"{refused.value} {refused.value.hint}"
+    assert [each for each in said if each not in text] == []
+    assert not out.exists()
+
+
+def test_an_image_api_is_no_base_model(out: Path) -> None:
+    done = export(hosted(), out, "kohya", "imagefolder", family="sdxl")
+    assert "--pretrained_model_name_or_path=BASE-MODEL" in done.targets[0].command
+    assert "openai/gpt-image-1" in done.notes[0]
+    told = {"base_model": "me/mine", "family": "sdxl"}
+    done = export(hosted(), out.parent / "told", "kohya", **told)
+    assert "sdxl_train_network.py" in done.targets[0].command
+    assert "--pretrained_model_name_or_path=me/mine" in done.targets[0].command
+
+
+def test_a_trainer_that_cannot_train_it_names_those_that_can(out: Path) -> None:
+    with pytest.raises(ExportError, match="kohya sd-scripts cannot train Qwen-Image") as refused:
+        export(ours(4), out, "ai-toolkit", "kohya", base_model="Qwen/Qwen-Image")
+    assert "--to diffusers-dreambooth, simpletuner, onetrainer, ai-toolkit" in refused.value.hint
+    assert not out.exists()
 
 
 # ------------------------------------------------------------------------------------ reading back
@@ -120,7 +180,7 @@ CAPTIONS = (
 )
 PHOTO_CAPTIONS = ("a photo of sks teapot, on a stone", "sks teapot in a garden")
 HARD_FOLDERS = ("with space", "quo'te \"d", "ünï 日本 🫖", "dollar$HOME `x` #1 & co; \\ - %s {x}")
-OPTIONS: dict[str, Any] = {"class_noun": "teapot", "base_model": BASE, "resolution": 64}
+OPTIONS: dict[str, Any] = {"class_noun": "teapot", "family": "sd1", "resolution": 64}
 
 
 @pytest.fixture(scope="module", params=HARD_FOLDERS)
@@ -175,7 +235,7 @@ def test_every_image_is_used_and_about_as_often_as_a_photo(
     tmp_path: Path, out: Path, images: int, photos: int
 ) -> None:
     folder = photo_folder(tmp_path / "photos", [f"sks teapot {n}" for n in range(photos)])
-    done = export(ours(images), out, *RULES, subject=folder, check=True)
+    done = export(ours(images), out, *RULES, subject=folder, check=True, family="sd1")
     assert not done.differs
     for target in done.targets:
         seen, loaded = RULES[target.name](out, target.command), read_back(BY_NAME[target.name], out)
@@ -372,14 +432,8 @@ def test_a_slip_that_the_trainer_would_pass_over_is_found(
             ],
         ),
         (
-            CUSTOM,
-            {"resolution": 1024},
-            1,
-            [f"stable-diffusion-v1-5/stable-diffusion-v1-5 at 512 pixels instead of {BASE}"],
-        ),
-        (
             DREAMBOOTH,  # two photos of 12.6 MB each, 16 GB
-            {"images": 20_000, "base_model": FLUX2, "resolution": 1024},
+            {"images": 20_000, "family": "flux2-dev", "resolution": 1024},
             0,
             [
                 "--repeats=635 makes",
@@ -387,7 +441,7 @@ def test_a_slip_that_the_trainer_would_pass_over_is_found(
                 "Without --repeats it would use only the first 2",
             ],
         ),
-        (DREAMBOOTH, {"base_model": "Tongyi-MAI/Z-Image"}, 1, ["stops before the first step"]),
+        (DREAMBOOTH, {"family": "z-image"}, 1, ["stops before the first step"]),
         (
             DREAMBOOTH,
             {"captions": ["a", "b"] * 600},
@@ -414,9 +468,6 @@ def test_notes_say_what_is_used_and_what_is_lost(
 
 
 def test_notes_are_silent_where_nothing_is_lost() -> None:
-    own = CUSTOM.plan(material(base_model=SD2))
-    assert SD2 in own.command
-    assert not any("instead of" in note for note in own.notes)
     assert not any("stops before" in note for note in DREAMBOOTH.plan(material()).notes)
 
 
