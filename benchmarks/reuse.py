@@ -61,7 +61,7 @@ def make(folder: Path, rows: int) -> None:
     )
     run = RunFolder(folder)
     run.path.mkdir(parents=True)
-    run.claim(recipe, fresh=False)
+    run.own(recipe, fresh=False)
     digest = recipe_digest(recipe)
     store = Store(run.shards, list(PHRASES), digest)
     made = _rows(rows, digest)

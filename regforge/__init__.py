@@ -1,12 +1,14 @@
 """Structured-caption regularization datasets for personalizing text-to-image models.
 
-    recipe = regforge.load_recipe("recipes/quickstart.yaml", overrides=["prompts.count=16"])
-    run = regforge.run(recipe, out="runs/quickstart")
-    datasets.load_dataset(str(run.dataset))
+    run = regforge.run("recipes/quickstart.yaml", out="runs/quickstart")
+    run.dataset()                   # a datasets.Dataset; run.to_pandas() without the images
 
-    recipe = regforge.load_training_recipe("recipes/train-quickstart.yaml")
-    trained = regforge.train(recipe, out="runs/cat")
-    found = regforge.evaluate([trained.folder], out="evaluations/cat")
+    trained = regforge.train("recipes/train-quickstart.yaml", out="runs/cat")
+    regforge.sample(trained, ["a photo of a {} on a beach"])
+    regforge.evaluate([trained], out="evaluations/cat").to_pandas()
+
+A recipe may be a file, a mapping of the same keys, or what `load_recipe` returned; results stand
+for their folders wherever a path is expected, and a notebook shows them as images and tables.
 
 The package's layers, and which of them may import which, are in docs/architecture.md. Importing
 this module costs nothing: what it offers is imported when first used.
@@ -18,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from regforge.version import __version__
 
 if TYPE_CHECKING:
-    from regforge.evaluation import Evaluation, evaluate
+    from regforge.api import check
+    from regforge.errors import RegforgeError
+    from regforge.evaluation import Evaluation, Samples, evaluate, sample
     from regforge.forge import Run, run
     from regforge.recipe import Recipe, TrainingRecipe, load_recipe, load_training_recipe
     from regforge.training import TrainedModel, train
@@ -26,32 +30,45 @@ if TYPE_CHECKING:
 __all__ = [
     "Evaluation",
     "Recipe",
+    "RegforgeError",
     "Run",
+    "Samples",
     "TrainedModel",
     "TrainingRecipe",
     "__version__",
+    "check",
     "evaluate",
     "load_recipe",
     "load_training_recipe",
     "run",
+    "sample",
     "train",
 ]
 
 _HOMES = {
     "Evaluation": "regforge.evaluation",
     "Recipe": "regforge.recipe",
+    "RegforgeError": "regforge.errors",
     "Run": "regforge.forge",
+    "Samples": "regforge.evaluation",
     "TrainedModel": "regforge.training",
     "TrainingRecipe": "regforge.recipe",
+    "check": "regforge.api",
     "evaluate": "regforge.evaluation",
     "load_recipe": "regforge.recipe",
     "load_training_recipe": "regforge.recipe",
     "run": "regforge.forge",
+    "sample": "regforge.evaluation",
     "train": "regforge.training",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'regforge' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'regforge' has no attribute {name!r}")
+    module, _, original = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(module), original or name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,14 +21,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 from urllib.parse import quote
 
 from regforge.files import parse_json, storage_error
 from regforge.words import duration
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 _RAW_LIMIT = 20_000
 
@@ -265,7 +262,7 @@ class Task:
         self.done = done
         self.remark = ""
         self._show = show
-        self._done_before = done
+        self.done_before = done
         self._start = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
@@ -285,14 +282,14 @@ class Task:
 
     def skip(self, count: int) -> None:
         """Count units that were done before; they do not count in the rate."""
-        self._done_before += count
+        self.done_before += count
         self.advance(count)
 
     @property
     def rate(self) -> float:
         """Units a second in this session; 0.0 before the first."""
         seconds = time.monotonic() - self._start
-        return (self.done - self._done_before) / seconds if seconds > 0 else 0.0
+        return (self.done - self.done_before) / seconds if seconds > 0 else 0.0
 
     def describe(self) -> str:
         """Such as `rendering: 24 of 64 images, 3.1/s, 13 s left`."""
@@ -311,11 +308,12 @@ class Reporter:
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._quiet = quiet
         self._stream = stream or sys.stderr
+        self._print: Callable[..., object] = functools.partial(print, flush=True)
 
     def say(self, line: str) -> None:
         """Print one line."""
         if not self._quiet:
-            print(printable(line), file=self._stream, flush=True)
+            self._print(printable(line), file=self._stream)
 
     @contextmanager
     def task(
@@ -324,13 +322,23 @@ class Reporter:
         """Show a piece of work while the block runs; an earlier session may have `done` units."""
         if self._quiet:
             yield Task(name, total, unit, done)
-        elif self._stream.isatty():
-            with _live_bar(self._stream) as bar:
-                number = bar.add_task(name, total=total, completed=done, speed="", unit=unit)
+        elif self._stream.isatty() or _in_notebook():
+            from tqdm.auto import tqdm
+
+            with tqdm(
+                desc=name,
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                file=self._stream,
+                dynamic_ncols=True,
+            ) as bar:
+                self._print = bar.write  # above the bar
 
                 def show_bar(task: Task) -> None:
-                    speed: Any = ", ".join(filter(None, (_per_second(task.rate), task.remark)))
-                    bar.update(number, total=task.total, completed=task.done, speed=speed)
+                    bar.total, bar.initial = task.total, task.done_before
+                    bar.set_postfix_str(task.remark, refresh=False)
+                    bar.update(task.done - bar.n)
 
                 yield Task(name, total, unit, done, show_bar)
         else:
@@ -351,27 +359,11 @@ class Reporter:
                 show_line(task, now=True)
 
 
-@contextmanager
-def _live_bar(stream: TextIO) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(file=stream)) as progress:
-        yield progress
+def _in_notebook() -> bool:
+    """Whether a notebook's kernel runs this; a console's IPython is none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _per_second(rate: float) -> str:

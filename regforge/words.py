@@ -1,10 +1,11 @@
-"""Parts of sentences that messages share: lists, counts, times, money, suggestions."""
+"""Parts of sentences that messages share: lists, counts, times, money, paths, suggestions."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 
 def listed(names: Collection[str], most: int | None = None, conjunction: str = "and") -> str:
@@ -41,6 +42,12 @@ def dollars(amount: float | None) -> str:
         return f"${amount:,.2f}"
     digits = 1 - math.floor(math.log10(amount))  # two that count, and no exponent
     return f"${amount:.{digits}f}".rstrip("0")
+
+
+def from_here(path: Path) -> Path:
+    """The path as a person in this folder would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def nearest(wrong: object, known: Iterable[str]) -> str | None:

@@ -23,13 +23,14 @@ FLOORS = (
     ("",),  # regforge/__init__.py: what a Python user sees, imported when first used
     ("__main__",),
     ("cli",),
+    ("api",),
     ("publish",),
     ("doctor", "forge", "training", "evaluation", "export", "audit"),
     ("prompts", "images", "dataset"),
     ("providers",),
     ("runs",),
     ("recipe", "records", "embedded", "journal", "files", "hub", "devices"),
-    ("image_files",),
+    ("image_files", "display"),
     ("words",),
     ("errors", "version"),
 )

@@ -6,6 +6,7 @@ subject leaks, what the images are like, and last what follows for training.
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ import yaml
 from regforge.audit import copies, leakage, slots, training
 from regforge.audit.captions import caption_checks, word_coverage
 from regforge.audit.gathering import Check, Gathered, gather, has_stored_hashes, printable
-from regforge.dataset.sources import CaptionedDataset
+from regforge.dataset.sources import CaptionedDataset, open_dataset
+from regforge.display import Tabular
 from regforge.files import parse_json
 from regforge.journal import Reporter
 from regforge.prompts.tokens import EMBEDDED, TokenBudget, estimated_budget, token_budget
@@ -38,17 +40,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u202a-\u202
 
 
 @dataclass(frozen=True)
-class Audit:
-    """What an audit found.
+class Audit(Tabular):
+    """What an audit found. Its rows are the checks.
 
     Attributes:
         checks: In the order in which to read them.
+        source: The name of the dataset.
         layout: What the dataset is: `regforge`, `folder`, ...
         revision: Commit on the Hub, or None.
         notes: What the reader of the dataset had to say, a sentence each.
     """
 
-    dataset: str
+    source: str
     images: int
     checks: Sequence[Check]
     layout: str = ""
@@ -71,10 +74,18 @@ class Audit:
             return f"usable; {counted(len(found), 'thing')} worth a look: {', '.join(found)}"
         return "fit for training"
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a check."""
+        facts = ("grade", "finding", "advice")
+        return [
+            {"check": each.name, **{name: getattr(each, name) for name in facts}}
+            for each in self.checks
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """For scripts; the keys stay the same from version to version."""
         return {
-            "dataset": self.dataset,
+            "dataset": self.source,
             "layout": self.layout,
             "revision": self.revision,
             "images": self.images,
@@ -86,7 +97,7 @@ class Audit:
 
     def as_text(self) -> str:
         """For a terminal, a pipe or a log: at most 100 columns, no control characters."""
-        head = f"{self.dataset}: {counted(self.images, 'image')}"
+        head = f"{self.source}: {counted(self.images, 'image')}"
         head += f", {self.layout}" if self.layout else ""
         head += f", revision {self.revision[:12]}" if self.revision else ""
         lines = [_cut(head), *(_wrapped(note, "  ", "  ") for note in self.notes), ""]
@@ -127,9 +138,9 @@ def _cut(line: str) -> str:
 
 
 def audit_dataset(
-    dataset: CaptionedDataset,
+    dataset: str | os.PathLike[str] | CaptionedDataset,
     *,
-    subject: Path | None = None,
+    subject: str | os.PathLike[str] | None = None,
     identifier: str | None = None,
     class_noun: str | None = None,
     photos: int | None = None,
@@ -143,7 +154,7 @@ def audit_dataset(
     have to be compared with the subject's.
 
     Args:
-        dataset: Ours or anybody's.
+        dataset: What `open_dataset` takes, or an opened dataset; ours or anybody's.
         subject: Folder with photos of the subject, to look for it among the images.
         identifier: The token that captions must not say; the run's own if left out.
         class_noun: What the images show, where the dataset does not say it.
@@ -157,8 +168,10 @@ def audit_dataset(
     Raises:
         RegforgeError: The dataset cannot be read, or `subject` has no photos.
     """
+    if isinstance(dataset, str | os.PathLike):
+        dataset = open_dataset(os.fspath(dataset))
     run = read_run(dataset.run)
-    theirs = leakage.photos_of(subject) if subject is not None else None
+    theirs = leakage.photos_of(Path(subject)) if subject is not None else None
     first = next(iter(dataset.examples(images=False)), None)
     likeness = None
     if theirs is not None and first is not None and first.metadata.get("model") == EMBEDDED:
@@ -189,7 +202,7 @@ def audit_dataset(
     by_name = {check.name: check for check in checks}
     checks.append(training.suggestions(len(found.ids), count, by_name))
     return Audit(
-        dataset=printable(dataset.name),
+        source=printable(dataset.name),
         images=len(found.ids),
         checks=checks if found.ids else [],
         layout=dataset.layout,

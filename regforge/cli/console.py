@@ -21,6 +21,7 @@ import typer
 
 from regforge.errors import Interrupted
 from regforge.journal import printable
+from regforge.words import from_here
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -91,15 +92,9 @@ def kept_if_interrupted(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         words = [shlex.quote(word) for word in sys.argv[1:] if word != "--fresh"]
         raise Interrupted(
-            f"Interrupted. What was made is kept in {shortened(folder)}; go on with",
+            f"Interrupted. What was made is kept in {from_here(folder)}; go on with",
             hint=f"  {' '.join(['regforge', *words])}",
         ) from None
-
-
-def shortened(path: Path) -> Path:
-    """The path as a person in this folder would write it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def json_of(value: Any) -> str:

@@ -20,10 +20,10 @@ from regforge.cli.console import (
     echo,
     json_of,
     kept_if_interrupted,
-    shortened,
     show,
 )
 from regforge.journal import Reporter
+from regforge.words import from_here
 
 if TYPE_CHECKING:
     from regforge.forge import Run, Until
@@ -65,17 +65,10 @@ def check(
 
     Example: regforge check recipes/quickstart.yaml --set prompts.count=200
     """
-    from regforge.recipe import Recipe, load_any_recipe
+    from regforge import api
+    from regforge.recipe import load_any_recipe
 
-    found = load_any_recipe(recipe, overrides or ())
-    if isinstance(found, Recipe):
-        from regforge.forge.plan import make_plan
-
-        show(make_plan(found, out=out), as_json)
-    else:
-        from regforge.training.plan import make_training_plan
-
-        show(make_training_plan(found, out=out), as_json)
+    show(api.check(load_any_recipe(recipe, overrides or ()), out), as_json)
 
 
 def prompts(
@@ -96,8 +89,8 @@ def prompts(
         return
     for line in done.captions(10):
         echo(f"  {line}")
-    echo(f"{done.prompts} captions in {shortened(done.folder / 'prompts.jsonl')}")
-    echo(f"Vocabulary in {shortened(done.folder / 'vocabulary.json')}")
+    echo(f"{done.prompts} captions in {from_here(done.folder / 'prompts.jsonl')}")
+    echo(f"Vocabulary in {from_here(done.folder / 'vocabulary.json')}")
 
 
 def render(
@@ -115,7 +108,7 @@ def render(
     done = _run(recipe, overrides, out, limit, False, quiet, as_json, until="images")
     if done is None:
         return
-    echo(f"{done.images} images in {shortened(done.folder / 'shards')}")
+    echo(f"{done.images} images in {from_here(done.folder / 'shards')}")
     if not quiet:
         echo(f"The dataset of them: regforge run {recipe}")
 
@@ -138,7 +131,7 @@ def run(
     done = _run(recipe, overrides, out, limit, fresh, quiet, as_json, until="report")
     if done is None:
         return
-    echo(_what_came_out(done))
+    echo(f"\n{done.as_text()}")
     if not quiet:
         echo(_what_next(done, recipe, overrides or (), out))
 
@@ -152,7 +145,7 @@ def report(
     """
     from regforge.forge import write_report
 
-    echo(f"Wrote {shortened(write_report(folder))}")
+    echo(f"Wrote {from_here(write_report(folder))}")
 
 
 def _run(
@@ -185,19 +178,8 @@ def _run(
     return None if as_json else done
 
 
-def _what_came_out(done: Run) -> str:
-    refused = f", {done.rejected} others refused" if done.rejected else ""
-    return (
-        f"\nDone: {done.images} images{refused}, {done.seconds_in_words}, "
-        f"cost {done.cost_in_words}.\n\n"
-        f"  dataset   {shortened(done.dataset)}\n"
-        f"  grid      {shortened(done.grid)}\n"
-        f"  report    {shortened(done.report)}   (open it in a browser)"
-    )
-
-
 def _what_next(done: Run, recipe: Path, overrides: Sequence[str], out: Path | None) -> str:
-    dataset, run = shortened(done.dataset), shlex.quote(str(shortened(done.folder)))
+    dataset, run = from_here(done.dataset_folder), shlex.quote(str(from_here(done.folder)))
     settings = [each for each in overrides if not each.startswith("prompts.count=")]
     settings.append(f"prompts.count={2 * done.prompts}")
     more = f"regforge run {recipe}" + "".join(f" --set {shlex.quote(each)}" for each in settings)

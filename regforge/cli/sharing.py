@@ -51,11 +51,9 @@ def publish(
 
     Example: regforge publish runs/teapot --repo-id me/teapot-reg --tag v1
     """
-    from regforge.publish.datasets import publish_run
-    from regforge.publish.models import is_training_run, publish_model
+    from regforge import api
 
-    publish_either = publish_model if is_training_run(folder) else publish_run
-    done = publish_either(
+    done = api.publish(
         folder,
         repo_id=repo_id,
         private=private,

@@ -19,10 +19,10 @@ from regforge.cli.console import (
     Seed,
     echo,
     kept_if_interrupted,
-    shortened,
     show,
 )
 from regforge.journal import Reporter
+from regforge.words import from_here
 
 if TYPE_CHECKING:
     from regforge.training import TrainedModel
@@ -61,7 +61,7 @@ def train(
     if first:
         show(done, as_json)
         if not as_json:
-            echo(f"card     {shortened(done.folder / 'README.md')}   (how to use it)")
+            echo(f"card     {from_here(done.folder / 'README.md')}   (how to use it)")
         if not as_json and not quiet:
             echo(_what_next(done))
 
@@ -223,11 +223,11 @@ def evaluate(
         done = measure(models, settings, out=folder, fresh=fresh, reporter=Reporter(quiet=quiet))
     show(done, as_json)
     if not as_json:
-        echo(f"\nImages and plots: {shortened(done.folder / 'report.html')}")
+        echo(f"\nImages and plots: {from_here(done.folder / 'report.html')}")
 
 
 def _what_next(done: TrainedModel) -> str:
-    run = shlex.quote(str(shortened(done.folder)))
+    run = shlex.quote(str(from_here(done.folder)))
     return (
         "\nNext:\n"
         f'  regforge sample {run} --prompt "a {{}} on the moon"\n'

@@ -12,6 +12,7 @@ models, more samples and more prompts are the same evaluation, made larger.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -59,7 +60,7 @@ _GROWING = ("samples", "class_samples", "limit")
 
 
 def evaluate(
-    models: Sequence[str | Path | PersonalizedModel],
+    models: Sequence[str | os.PathLike[str] | PersonalizedModel],
     settings: EvaluationSettings | None = None,
     *,
     out: str | Path | None = None,
@@ -73,7 +74,7 @@ def evaluate(
     the same numbers. More models, samples or prompts can be added later in the same folder.
 
     Args:
-        models: Training runs, LoRAs, pipelines; see `open_model`.
+        models: Training runs, or what `train` returned, LoRAs, pipelines; see `open_model`.
         settings: What is drawn and measured.
         out: The evaluation's folder; `evaluations/<names>` by default.
         fresh: Delete what an earlier evaluation made in the folder.
@@ -85,15 +86,16 @@ def evaluate(
         RegforgeError: Something the user can put right; the message says what.
     """
     settings = replace(settings or EvaluationSettings(), **more)
+    given = [m if isinstance(m, PersonalizedModel) else os.fspath(m) for m in models]
     reporter = reporter or Reporter()
-    plan = plan_evaluation(models, settings, reporter)
+    plan = plan_evaluation(given, settings, reporter)
     # Loaded before anything is drawn: an encoder that cannot be had costs seconds.
     scorer = Scorer.open(
         **plan.settings["encoders"],
         device=settings.device,
         text_fidelity=settings.text_fidelity,
     )
-    folder = EvaluationFolder(Path(out) if out is not None else default_folder(models))
+    folder = EvaluationFolder(Path(out) if out is not None else default_folder(given))
     models_now = {each.model.name: each.model.where or each.model.base for each in plan.models}
     compared_with = str(settings.references or "the photos trained on")
     with folder.locked(), plan.pool:

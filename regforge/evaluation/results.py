@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from regforge.display import Tabular
 from regforge.evaluation import wording
 from regforge.evaluation.definitions import (
     EvaluationError,
@@ -61,8 +62,8 @@ class ModelResult:
 
 
 @dataclass
-class Evaluation:
-    """What `evaluate` made.
+class Evaluation(Tabular):
+    """What `evaluate` made. Its rows are the images, each with its scores.
 
     Attributes:
         folder: Where images, `evaluation.json` and `report.html` lie.
@@ -91,6 +92,46 @@ class Evaluation:
         for result in self.results:
             groups.setdefault(result.subject_name, []).append(result)
         return groups
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an image: what drew it, what was asked for, the scores by `Metric.key`."""
+        metrics = metrics_of(result.scores for result in self.results)
+        return [
+            {
+                "image": str(self.folder / each.file),
+                "model": result.model.name,
+                "subject": result.subject_name,
+                "steps": result.model.steps,
+                "suite": each.question.suite if each.question else "class",
+                "prompt": each.prompt,
+                "number": each.number,
+                **{metric.key: each.scores.get(metric.key) for metric in metrics},
+            }
+            for result in self.results
+            for each in result.images
+        ]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row a model: the mean of each metric and its 95 % interval."""
+        metrics = metrics_of(result.scores for result in self.results)
+        return [
+            {
+                "model": result.model.name,
+                **{
+                    f"{each.name} {each.arrow}": wording.span(found)
+                    for each in metrics
+                    if (found := result.scores.get(each.key)) is not None
+                },
+            }
+            for result in self.results
+        ]
+
+    def shown_image(self) -> Path:
+        """The plots."""
+        return self.folder / "summary.png"
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     def as_dict(self) -> dict[str, Any]:
         """What `evaluation.json` holds: plain values only, the same order each time."""

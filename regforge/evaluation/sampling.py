@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from regforge.dataset.samples import BACKGROUND, LABEL, TEXT, beside, fitted, stacked, text_block
+from regforge.display import Displayed
 from regforge.evaluation.definitions import (
     EvaluationError,
     ImageRequest,
@@ -34,7 +36,7 @@ from regforge.evaluation.models import base_of, open_model
 from regforge.files import parse_json, storage_error, write_atomically
 from regforge.journal import Reporter
 from regforge.runs import OwnedFolder
-from regforge.words import counted
+from regforge.words import counted, from_here
 
 REQUEST = "samples.json"
 GRID = "grid.png"
@@ -62,7 +64,7 @@ class SampleImage:
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Displayed):
     """What `sample` drew, in order of prompts and samples; images of the base model last."""
 
     folder: Path
@@ -74,6 +76,13 @@ class Samples:
     def grid(self) -> Path:
         """All of them in one image."""
         return self.folder / GRID
+
+    def shown_image(self) -> Path:
+        """The grid."""
+        return self.grid
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -97,19 +106,13 @@ class Samples:
         by_base = f", and {beside} by the base model" * bool(beside)
         return (
             f"{counted(len(own), 'image')} of {what}{by_base}\n"
-            f"grid    {_short(self.grid)}\n"
-            f"images  {_short(self.folder)}"
+            f"grid    {from_here(self.grid)}\n"
+            f"images  {from_here(self.folder)}"
         )
 
 
-def _short(path: Path) -> Path:
-    """The path as a person in this folder would write it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
 def sample(
-    model: str | Path | PersonalizedModel,
+    model: str | os.PathLike[str] | PersonalizedModel,
     prompts: Sequence[str] = (),
     *,
     count: int = 8,
@@ -149,7 +152,7 @@ def sample(
             to draw, or the folder is another's.
     """
     if not isinstance(model, PersonalizedModel):
-        model = open_model(model, base=base)
+        model = open_model(os.fspath(model), base=base)
     reporter = reporter or Reporter()
     if not 1 <= count <= _MOST:
         raise EvaluationError(f"{count} images of each prompt? It can be 1 to {_MOST:,}.")

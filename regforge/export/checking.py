@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from regforge.display import Displayed
 from regforge.export.layout import digest_of, metadata_rows, same_content, shard_members
 from regforge.export.trainer import (
     IMAGES,
@@ -88,7 +89,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Displayed):
     """What an export was: how many regularization and instance images, and for which trainers.
 
     The notes say what a person should know about the data, whatever the trainer.

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regforge.display import Displayed
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.forge.prompting import open_import, photos_of
@@ -51,7 +52,7 @@ class PriceUnknown(RegforgeError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Displayed):
     """What a run would do.
 
     Attributes:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from regforge.display import Displayed
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text
 from regforge.forge.plan import check_price, images_in
@@ -20,7 +21,9 @@ from regforge.forge.prompting import PromptStage, check_import
 from regforge.journal import Journal, Reporter
 from regforge.recipe import (
     Recipe,
+    RecipeSource,
     checked,
+    load_recipe,
     recipe_digest,
     resolved_yaml,
     slots_of,
@@ -29,7 +32,11 @@ from regforge.recipe import (
 from regforge.records import read_prompts
 from regforge.runs import RunFolder, RunFolderError
 from regforge.version import __version__
-from regforge.words import duration
+from regforge.words import duration, from_here
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas
 
 Until = Literal["prompts", "images", "report"]
 
@@ -41,8 +48,8 @@ class RunFailed(RegforgeError):
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a run made.
+class Run(Displayed):
+    """What a run made. It stands for its folder wherever a path is expected.
 
     Attributes:
         prompts: How many captions there are.
@@ -68,35 +75,63 @@ class Run:
         return self.folder / "recipe.yaml"
 
     @property
-    def dataset(self) -> Path:
+    def dataset_folder(self) -> Path:
         """The folder for `datasets.load_dataset`."""
         return self.folder / "dataset"
 
     @property
     def grid(self) -> Path:
         """An image of some of the images."""
-        return self.dataset / "samples.webp"
+        return self.dataset_folder / "samples.webp"
 
     @property
     def report(self) -> Path:
         """The report page."""
         return self.folder / "report.html"
 
-    @property
-    def seconds_in_words(self) -> str:
-        """Such as `1 min 20 s`."""
-        return duration(self.seconds)
-
     def captions(self, count: int) -> list[str]:
         """The first captions."""
         prompts = read_prompts(self.folder / "prompts.jsonl")
         return [prompt.text for prompt in islice(prompts, count)]
 
+    def dataset(self) -> datasets.Dataset:
+        """The images with their captions and metadata; docs/dataset.md has the columns."""
+        import datasets
+
+        if not self.dataset_folder.is_dir():
+            raise RunFailed(
+                f"{self.folder} has no dataset yet.",
+                hint="Run the recipe to its end.",
+            )
+        return datasets.load_dataset(str(self.dataset_folder), split="train")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The dataset's rows without the images themselves."""
+        return self.dataset().remove_columns("image").to_pandas()
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def shown_image(self) -> Path:
+        """The grid."""
+        return self.grid
+
+    def as_text(self) -> str:
+        """For a terminal."""
+        refused = f", {self.rejected} others refused" if self.rejected else ""
+        return (
+            f"Done: {self.images} images{refused}, {duration(self.seconds)}, "
+            f"cost {self.cost_in_words}.\n\n"
+            f"  dataset   {from_here(self.dataset_folder)}\n"
+            f"  grid      {from_here(self.grid)}\n"
+            f"  report    {from_here(self.report)}   (open it in a browser)"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
         return {
             "folder": str(self.folder),
-            "dataset": str(self.dataset),
+            "dataset": str(self.dataset_folder),
             "report": str(self.report),
             "grid": str(self.grid),
             "prompts": self.prompts,
@@ -108,7 +143,7 @@ class Run:
 
 
 def run(
-    recipe: Recipe,
+    recipe: Recipe | RecipeSource,
     out: str | Path | None = None,
     *,
     limit: int | None = None,
@@ -122,7 +157,7 @@ def run(
     with the same bytes.
 
     Args:
-        recipe: What to make; see `regforge.load_recipe`.
+        recipe: What to make: a recipe, its file, or a mapping of its keys; see `load_recipe`.
         out: The run's folder; `runs/<name>` if left out.
         limit: Make only the first so many prompts.
         fresh: Delete what an earlier run made in the folder.
@@ -136,7 +171,7 @@ def run(
         RegforgeError: Something the user can put right; the message says what. Nothing that was
             made is lost.
     """
-    recipe = checked(recipe)
+    recipe = checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe))
     folder = RunFolder(Path(out) if out is not None else Path("runs") / recipe.name)
     reporter = reporter or Reporter()
     count = min(recipe.prompts.count, limit or recipe.prompts.count)

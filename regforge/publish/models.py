@@ -6,6 +6,7 @@ On the Hub the weights lie at the top, where `load_lora_weights("user/name")` an
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ _LOADERS = {
 }
 
 
-def is_training_run(folder: str | Path) -> bool:
+def is_training_run(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is that of a training run, finished or not."""
     return "base_model" in _recipe_keys(Path(folder) / "recipe.yaml")
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from regforge.dataset.card_parts import Card
+from regforge.display import Displayed
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.hub import Published, Remote
 from regforge.journal import without_secrets
@@ -33,7 +34,7 @@ class RepositoryTaken(CannotPublish):
 
 
 @dataclass(frozen=True)
-class PublishedRun:
+class PublishedRun(Displayed):
     """A dataset or model of a run as it is on the Hub."""
 
     on_hub: Published

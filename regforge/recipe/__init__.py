@@ -22,6 +22,7 @@ from regforge.recipe.digest import (
 )
 from regforge.recipe.loading import (
     AnyRecipe,
+    RecipeSource,
     dataset_recipe_of,
     load_any_recipe,
     load_recipe,
@@ -62,6 +63,7 @@ __all__ = [
     "Prompts",
     "Recipe",
     "RecipeError",
+    "RecipeSource",
     "Render",
     "Slot",
     "Subject",

@@ -7,11 +7,12 @@ YAML with places in `yaml_nodes`, words in `problems`, what does not fit togethe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from regforge.files import expanded, read_text, recipes_folder
@@ -30,6 +31,7 @@ from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import training_findings, uses_regularization
 from regforge.recipe.yaml_nodes import (
     MOST_CHARACTERS,
+    Dumper,
     Node,
     apply_setting,
     child,
@@ -42,6 +44,8 @@ from regforge.recipe.yaml_nodes import (
 from regforge.words import nearest
 
 AnyRecipe = Recipe | TrainingRecipe
+RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
+"""A YAML file, or what one would say: relative paths in it start at the current directory."""
 
 _MOST_ROUNDS = 20
 _MOST_TOLD = 1000
@@ -104,11 +108,11 @@ _DATASET = _Kind("dataset recipe", "`regforge run`", Recipe, _OBJECT, findings)
 _TRAINING = _Kind("training recipe", "`regforge train`", TrainingRecipe, _PHOTOS, training_findings)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: RecipeSource, overrides: Sequence[str] = ()) -> Recipe:
     """Read a dataset recipe and check all of it.
 
     Args:
-        path: The YAML file.
+        source: The YAML file, or a mapping of the same keys.
         overrides: Settings such as `prompts.count=50`, laid over the file one after the other.
             Their values are YAML, and relative paths in them start at the current directory.
 
@@ -118,24 +122,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: Something is wrong; the error names everything that is, and where.
     """
-    recipe = _load(Path(path), overrides, _DATASET)
+    recipe = _load(source, overrides, _DATASET)
     assert isinstance(recipe, Recipe)
     return recipe
 
 
-def load_training_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainingRecipe:
+def load_training_recipe(source: RecipeSource, overrides: Sequence[str] = ()) -> TrainingRecipe:
     """Read a training recipe and check all of it; see `load_recipe`.
 
     Where `regularization.dataset` is a recipe, what is wrong with that is said afterwards.
     """
-    recipe = _load(Path(path), overrides, _TRAINING)
+    recipe = _load(source, overrides, _TRAINING)
     assert isinstance(recipe, TrainingRecipe)
     return recipe
 
 
-def load_any_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+def load_any_recipe(source: RecipeSource, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read a recipe of either kind, by the keys that it has; see `load_recipe`."""
-    return _load(Path(path), overrides, None)
+    return _load(source, overrides, None)
 
 
 def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
@@ -150,9 +154,13 @@ def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
     return load_recipe(named)
 
 
-def _load(path: Path, overrides: Sequence[str], kind: _Kind | None) -> AnyRecipe:
+def _load(source: RecipeSource, overrides: Sequence[str], kind: _Kind | None) -> AnyRecipe:
     reading = _Reading()
-    root = reading.read_file(path)
+    if isinstance(source, Mapping):
+        path, root = None, reading.read_mapping(source)
+    else:
+        path = Path(source)
+        root = reading.read_file(path)
     keys = set(root.content) if isinstance(root.content, dict) else set()
     if kind is None:
         keys |= {setting.partition("=")[0].partition(".")[0].strip() for setting in overrides}
@@ -171,7 +179,7 @@ def _load(path: Path, overrides: Sequence[str], kind: _Kind | None) -> AnyRecipe
         raise RecipeError(reading.in_order())
     if isinstance(recipe, TrainingRecipe):
         dataset_recipe_of(recipe)
-    return recipe.known(source=Path(os.path.abspath(path)))  # noqa: PTH100 (keeps symbolic links)
+    return recipe.known(source=path and Path(os.path.abspath(path)))  # noqa: PTH100 (keeps symbolic links)
 
 
 def _sections(model: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -199,7 +207,23 @@ class _Reading:
             RecipeError: It is no mapping, or cannot be read at all.
         """
         place = Place(str(path), path.parent, 1, 1)
-        text = _text_of(path, named_at)
+        return self._read(_text_of(path, named_at), place, (*chain, path))
+
+    def read_mapping(self, source: Mapping[str, Any]) -> Node:
+        """The recipe that a mapping says, laid over what it extends.
+
+        Raises:
+            RecipeError: It holds what no recipe can say.
+        """
+        place = Place("", Path.cwd())
+        try:
+            text = yaml.dump(dict(source), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+        except (yaml.YAMLError, RecursionError) as error:
+            message = f"holds what YAML cannot say: {error.args[-1]!r}"
+            raise RecipeError([Problem.at(place, (), message)]) from None
+        return self._read(text, place, ())
+
+    def _read(self, text: str, place: Place, chain: tuple[Path, ...]) -> Node:
         self.sources.append(place.source)
         root, problems = read_yaml(text, place)
         if root is None or not isinstance(root.content, dict):
@@ -212,9 +236,9 @@ class _Reading:
             if section and section.content is None:  # all its lines may be comments
                 section.content = {}
         # Problems of the document as a whole are said of its beginning.
-        return self._extended(Node(place, root.content), path, (*chain, path))
+        return self._extended(Node(place, root.content), chain)
 
-    def _extended(self, root: Node, path: Path, chain: tuple[Path, ...]) -> Node:
+    def _extended(self, root: Node, chain: tuple[Path, ...]) -> Node:
         """The root without `extends`, laid over what it names."""
         assert isinstance(root.content, dict)
         named = root.content.pop("extends", None)
@@ -224,7 +248,7 @@ class _Reading:
         if not isinstance(value, str):
             message = f"must be the path of a recipe, not {shown(value)}"
         else:
-            base = Path(os.path.normpath(path.parent / expanded(value)))
+            base = Path(os.path.normpath(place.folder / expanded(value)))
             if not any(_same_file(base, each) for each in chain):
                 return laid_over(self.read_file(base, place, chain), root)
             message = f"goes round in a circle: {' -> '.join(map(str, (*chain, base)))}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import yaml
@@ -128,6 +128,8 @@ def _text(dumper: Dumper, text: str) -> yaml.ScalarNode:
 
 
 Dumper.add_representer(str, _text)
+Dumper.add_representer(tuple, Dumper.represent_list)
+Dumper.add_multi_representer(PurePath, lambda dumper, path: _text(dumper, str(path)))
 
 _Loader.yaml_implicit_resolvers = {}
 Dumper.yaml_implicit_resolvers = {}

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from regforge.display import Displayed
 from regforge.hub.address import HubAddress
 from regforge.recipe import (
     TrainingRecipe,
@@ -40,7 +41,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", 
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class TrainingPlan(Displayed):
     """What a training would do.
 
     Attributes:

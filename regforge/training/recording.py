@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge import journal as journals
+from regforge.display import Displayed
 from regforge.files import write_atomically
 from regforge.journal import Journal
 from regforge.training.problems import TrainingSetup
@@ -27,8 +28,8 @@ _MEAN_OF = 100
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """What a training run made.
+class TrainedModel(Displayed):
+    """What a training run made. It stands for its folder wherever a path is expected.
 
     Attributes:
         weights: The LoRA's file, or the folder of the whole pipeline.
@@ -50,6 +51,13 @@ class TrainedModel:
     def samples(self) -> Path:
         """An image of what the model draws."""
         return self.folder / "samples.webp"
+
+    def shown_image(self) -> Path:
+        """The samples."""
+        return self.samples
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""

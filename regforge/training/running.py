@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Any
 from regforge.devices import free_memory, is_out_of_memory, pick_device
 from regforge.files import revision_of
 from regforge.journal import Journal, Reporter, Task
-from regforge.recipe import TrainingRecipe, checked, recipe_digest
+from regforge.recipe import (
+    RecipeSource,
+    TrainingRecipe,
+    checked,
+    load_training_recipe,
+    recipe_digest,
+)
 from regforge.runs import TrainingFolder
 from regforge.training.card import write_card
 from regforge.training.data import check_folders, with_dataset
@@ -57,7 +63,7 @@ _IMAGES_ON_THE_WAY, _IMAGES_AT_THE_END = 2, 4
 
 
 def train(
-    recipe: TrainingRecipe,
+    recipe: TrainingRecipe | RecipeSource,
     out: str | Path | None = None,
     *,
     fresh: bool = False,
@@ -70,7 +76,8 @@ def train(
     `accelerate launch` all processes call it; the first one writes.
 
     Args:
-        recipe: What to do; see `regforge.recipe.load_training_recipe`.
+        recipe: What to do: a recipe, its file, or a mapping of its keys; see
+            `load_training_recipe`.
         out: The run's folder; `runs/<name>` if left out.
         fresh: Delete what an earlier run made in the folder.
         reporter: Where progress goes; standard error by default.
@@ -79,6 +86,8 @@ def train(
         KeyboardInterrupt: Interrupted; everything is saved.
         RegforgeError: Something the user can put right; the message says what.
     """
+    if not isinstance(recipe, TrainingRecipe):
+        recipe = load_training_recipe(recipe)
     recipe = checked(recipe)
     processes = start_processes(pick_device(recipe.device, "device"))
     if not processes.is_main:

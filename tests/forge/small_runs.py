@@ -61,7 +61,7 @@ def quietly(recipe: Recipe, out: Path, **options: Any) -> Run:
 
 
 def rows_of(done: Run) -> list[ImageRow]:
-    return list(read_rows(done.dataset))
+    return list(read_rows(done.dataset_folder))
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

@@ -79,9 +79,10 @@ def test_a_folders_captions_are_drawn_by_the_recipes_own_model(
     assert len(made) == 4
     assert all(row.slots["color"] for row in made)
     assert set(fingerprint(done.folder)) > {"imported.jsonl", "prompts.jsonl"}
-    loaded = datasets.load_dataset(str(done.dataset), split="train", cache_dir=str(tmp_path / "hf"))
+    folder, cache = str(done.dataset_folder), str(tmp_path / "hf")
+    loaded = datasets.load_dataset(folder, split="train", cache_dir=cache)
     assert loaded[0]["text"] in {row.text for row in rows}
-    published = (done.dataset / "recipe.yaml").read_text(encoding="utf-8")
+    published = (done.dataset_folder / "recipe.yaml").read_text(encoding="utf-8")
     assert "dataset: reg" in published
     assert str(tmp_path) not in published
 

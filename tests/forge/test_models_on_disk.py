@@ -63,11 +63,12 @@ def test_the_card_and_the_report_name_a_lora(
     )
     (row,) = rows_of(done)
     assert [each["scale"] for each in json.loads(row.lora or "")] == [0.5, 1.0]
-    for made in (done.dataset / "README.md", done.report):
+    for made in (done.dataset_folder / "README.md", done.report):
         text = made.read_text(encoding="utf-8")
         assert "teapot.safetensors at 0.5" in text
         assert file_digest(fitting)[:12] in text
-    assert str(fitting.parent) not in (done.dataset / "README.md").read_text(encoding="utf-8")
+    card = (done.dataset_folder / "README.md").read_text(encoding="utf-8")
+    assert str(fitting.parent) not in card
     assert str(fitting.parent).encode() not in row.image
 
 

@@ -37,7 +37,7 @@ def test_a_run_makes_what_the_recipe_says(small: Recipe, tmp_path: Path) -> None
         assert row.model == "embedded/tinyworld"
     assert done.images == 10
     assert done.cost == 0.0
-    for made in (done.report, done.grid, done.dataset / "README.md", done.recipe):
+    for made in (done.report, done.grid, done.dataset_folder / "README.md", done.recipe):
         assert made.stat().st_size > 100
 
 

@@ -1,0 +1,55 @@
+"""What takes both kinds of recipe, or what both kinds of run made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regforge.recipe import AnyRecipe, Recipe, RecipeSource, TrainingRecipe, load_any_recipe
+
+if TYPE_CHECKING:
+    from regforge.forge.plan import Plan
+    from regforge.publish.requirements import PublishedRun
+    from regforge.training.plan import TrainingPlan
+
+
+def check(
+    recipe: AnyRecipe | RecipeSource, out: str | os.PathLike[str] | None = None
+) -> Plan | TrainingPlan:
+    """Look a recipe of either kind over and say what its run would do; touches nothing.
+
+    Args:
+        recipe: A recipe, its file, or a mapping of its keys.
+        out: The run's folder; `runs/<name>` if left out.
+
+    Raises:
+        RegforgeError: It cannot be carried out.
+    """
+    if not isinstance(recipe, Recipe | TrainingRecipe):
+        recipe = load_any_recipe(recipe)
+    folder = Path(out) if out is not None else None
+    if isinstance(recipe, Recipe):
+        from regforge.forge.plan import make_plan
+
+        return make_plan(recipe, out=folder)
+    from regforge.training.plan import make_training_plan
+
+    return make_training_plan(recipe, out=folder)
+
+
+def publish(run: str | os.PathLike[str], **options: Any) -> PublishedRun:
+    """Put what a run made on the Hugging Face Hub, in one commit: its dataset, or its model.
+
+    Args:
+        run: What `run` or `train` returned, or its folder.
+        options: As of `publish_run` and `publish_model`: repo_id, private, tag, license_id,
+            create_pr, reporter.
+
+    Raises:
+        RegforgeError: It cannot be published; nothing has been uploaded.
+    """
+    from regforge.publish.datasets import publish_run
+    from regforge.publish.models import is_training_run, publish_model
+
+    return (publish_model if is_training_run(run) else publish_run)(Path(run), **options)
