@@ -23,6 +23,7 @@ prompts:
   template: caption.j2
   slots: [{name: color, values: [чёрный, 赤い, crème, brûlé]}]
   sets: {amplify: 1}
+render: {model: nobody/nothing}  # whose tokenizer takes no time to load
 """
 
 

@@ -1,7 +1,7 @@
 """Whatever is killed, wherever, goes on: equal results, no folder locked, nothing left behind.
 
-Commands run in processes that are forked from one that has imported everything already, and kill
-themselves before their N-th operation on a file below --out, or at a random moment. With
+Commands run in processes of their own, and kill themselves before their N-th operation on a file
+below --out, or at a random moment. With
 
     REGFORGE_KILLS=all pytest -n 0 tests/test_kills.py
 
@@ -10,10 +10,8 @@ of `run`, `train`, `export` and `evaluate`; else a sample of them.
 And one that is killed again when it goes on.
 """
 
-import gc
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -22,11 +20,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked import Forked
 from training import training_runs
 
 pytestmark = pytest.mark.slow
@@ -36,21 +36,11 @@ KILLS = [(n,) for n in (range(1, 41) if ALL else (1, 2, 3, 5, 8, 13, 21, 34))] +
 """Before which operations a command is killed, one time after the other."""
 RANDOM = {"run": 100 if ALL else 4, "train": 20 if ALL else 1}
 
-LIBRARIES = {
-    *("regforge", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "PIL"),
-    *("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "imagehash", "jinja2", "yaml", "typer"),
-}
-PREPARED: list[str] = []  # modules that a process has before it starts
-MADE: dict[str, Path] = {}  # by command: where it ran first
-
 # --------------------------------------------------------------------------------- in the process
 
 
-def command(words: Sequence[str], out: str, before: int | None, after: float | None) -> None:
-    """Run `regforge`, and kill it before an operation on a file, or after so many seconds."""
-    for name in (1, 2):
-        os.dup2(os.open(f"{out}.said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), name)
-    gc.freeze()  # what was there before the fork is never garbage
+def kill(out: str, before: int | None, after: float | None) -> None:
+    """Kill this process before an operation on a file, or after so many seconds."""
     counter = [0]
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
@@ -65,13 +55,6 @@ def command(words: Sequence[str], out: str, before: int | None, after: float | N
         timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL))
         timer.daemon = True
         timer.start()
-    sys.argv = ["regforge", *words, "--out", out]
-    from regforge import cli
-
-    try:
-        cli.main()
-    finally:
-        Path(f"{out}.modules").write_text("\n".join(sys.modules))
 
 
 def changes_files(event: str, arguments: tuple[Any, ...], below: str) -> bool:
@@ -96,18 +79,13 @@ def ran(
     words: Sequence[object], out: Path, *, before: int | None = None, after: float | None = None
 ) -> int:
     """Exit code of a command; -9 if it was killed."""
-    context = multiprocessing.get_context("forkserver" if PREPARED else "spawn")
-    process = context.Process(target=command, args=([*map(str, words)], str(out), before, after))
-    process.start()
-    process.join(300)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
+    return Forked(*words, "--out", out, first=partial(kill, str(out), before, after)).wait()
 
 
 def finished(words: Sequence[object], out: Path) -> dict[str, Any]:
     """Run a command to its end; what lies in its folder then."""
-    code = ran(words, out)
-    assert code == 0, Path(f"{out}.said").read_text()
+    session = Forked(*words, "--out", out)
+    assert session.wait() == 0, session.err
     return contents(out)
 
 
@@ -142,8 +120,7 @@ def without_seconds(value: Any) -> Any:
 def commands(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, list[object]]:
     """Small ones, by name, without --out."""
     top = tmp_path_factory.mktemp("commands")
-    # For the processes, and what they are forked from. More threads would wait for one another.
-    os.environ |= {"REGFORGE_CACHE": str(top / "cache"), "OMP_NUM_THREADS": "1"}
+    os.environ["REGFORGE_CACHE"] = str(top / "cache")
     cat = str(repo / "examples/subjects/cat")
     model = training_runs.sd(top / "model")
     (top / "reg").mkdir()
@@ -185,32 +162,23 @@ def commands(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, 
     export = f"export {top}/made --to kohya --to webdataset --root /data --subject {cat}"
     judge = "--structure-encoder embedded/judge --alignment-encoder embedded/judge"
     evaluate = f"evaluate {top}/trained --suite {top}/suite.txt --samples 1 {judge}"
-    found: dict[str, list[object]] = {
+    return {
         "run": ["run", top / "dataset.yaml", "-q"],
         "train": ["train", top / "training.yaml", "-q"],
-        "export": [*export.split()],
         "evaluate": [*evaluate.split(), "--steps", 1, "--no-text", "-q"],
+        "export": [*export.split()],
     }
-    modules = set[str]()
-    for name, place in (("run", "made"), ("train", "trained"), ("evaluate", "e"), ("export", "x")):
-        assert ran(found[name], top / place) == 0, (top / f"{place}.said").read_text()
-        modules |= set((top / f"{place}.modules").read_text().split("\n"))
-        MADE[name] = top / place
-    PREPARED.extend(each for each in sorted(modules) if each.partition(".")[0] in LIBRARIES)
-    multiprocessing.set_forkserver_preload(PREPARED)
-    return found
 
 
 @pytest.fixture(scope="module")
 def whole(
     commands: dict[str, list[object]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[dict[str, Any], float]]:
-    """By command: what it makes if nobody kills it, and in how many seconds if that matters."""
-    top, found = tmp_path_factory.mktemp("whole"), {}
-    for name, words in commands.items():
+    """By command: what it makes if nobody kills it, and in how many seconds."""
+    top, found = Path(str(commands["run"][1])).parent, {}
+    for name, place in (("run", "made"), ("train", "trained"), ("evaluate", "e"), ("export", "x")):
         start = time.monotonic()
-        made = finished(words, top / name) if name in RANDOM else contents(MADE[name])
-        found[name] = made, time.monotonic() - start
+        found[name] = finished(commands[name], top / place), time.monotonic() - start
     return found
 
 

@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import trained_models
+from forked import Forked
 from PIL import Image
 
 from regforge.evaluation import Evaluation, EvaluationSettings, evaluate
@@ -171,18 +170,16 @@ def test_the_command_and_its_page(runs: tuple[Path, Path], tmp_path: Path) -> No
     for name in ("00.png", "01.png"):
         (others / name).write_bytes((trained_models.SUBJECTS / "owl" / name).read_bytes())
     numbers = ["--samples", "1", "--limit", "1", "--steps", "2", "--no-base"]
-    command = [sys.executable, "-m", "regforge", "evaluate", str(runs[0]), *numbers]
-    command += ["--references", str(others), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "10 images of one model" in done.stderr
-    assert "DINO" in done.stdout
-    assert done.stdout.rstrip().endswith(str(tmp_path / "out" / "report.html"))
+    words = ["evaluate", runs[0], *numbers, "--references", others, "--out", tmp_path / "out"]
+    done = Forked(*words)
+    assert done.wait() == 0, done.err
+    assert "10 images of one model" in done.err
+    assert "DINO" in done.out
+    assert done.out.rstrip().endswith(str(tmp_path / "out" / "report.html"))
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert result["held_out"] is True
-    wrong = [*command, "--seed", "1"]
-    refused = subprocess.run(wrong, capture_output=True, text=True, check=False, timeout=300)
-    assert refused.returncode == 2
-    assert "seed 0, not 1" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = Forked(*words, "--seed", "1")
+    assert refused.wait() == 2
+    assert "seed 0, not 1" in refused.err
+    assert "Traceback" not in refused.err
     assert os.listdir(tmp_path / "out" / "images")  # noqa: PTH208

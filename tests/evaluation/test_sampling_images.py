@@ -1,7 +1,6 @@
 """Images to look at: which are drawn, where they go, and that none is lost or replaced."""
 
 import json
-import os
 import subprocess
 import sys
 from itertools import groupby
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluation.trained_models import LORA, fitting_lora, lora, run
+from forked import Forked
 from PIL import Image
 
 from regforge.evaluation.definitions import EvaluationError
@@ -170,26 +170,17 @@ def test_the_same_request_goes_on_and_another_one_has_its_own_folder(folder: Pat
 
 
 @pytest.mark.slow
-def test_the_command(folder: Path, tmp_path: Path) -> None:
-    def regforge(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "regforge", "sample", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-
-    asked = [str(folder), "-n", "1", "--steps", "1", "--out", "mine"]
-    done = regforge(*asked, "--json", "--quiet")
+def test_the_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    asked = ["sample", str(folder), "-n", "1", "--steps", "1", "--out", "mine"]
+    command = [sys.executable, "-m", "regforge", *asked, "--json", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    prompts = [each["prompt"] for each in found["images"]]
+    prompts = [each["prompt"] for each in json.loads(done.stdout)["images"]]
     assert prompts == ["a photo of a sks cat", "a photo of a cat"]  # the model's own
     assert done.stderr == ""
     assert (tmp_path / "mine" / "grid.png").is_file()
-    refused = regforge(*asked, "--seed", "1")
-    assert (refused.returncode, "other samples" in refused.stderr) == (2, True)
-    assert "Traceback" not in refused.stderr
+    refused = Forked(*asked, "--seed", 1)
+    assert (refused.wait(), "other samples" in refused.err) == (2, True)
+    assert "Traceback" not in refused.err

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import datasets
 import pytest
+from forked import Forked
 from servers import Call, OpenAIServer, Reply, drawn, refused, said
 from shell import Shell
 from small_runs import WriteRecipe, quietly, rows_of
@@ -179,15 +178,14 @@ def test_calls_that_were_under_way_when_a_session_ended_count_in_the_next_one(
             prompts = {"count": 10, "slots": ["color", "style"], "llm": llm | base}
             recipe = write_recipe(prompts=prompts)
         for end, sent in ((signal.SIGINT, 2), (signal.SIGKILL, 4), (None, 4)):
-            command = [sys.executable, "-m", "regforge", "run", str(recipe), "--out", "made"]
-            session = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+            session = Forked("run", recipe, "--out", tmp_path / "made")
             if end is not None:
                 wait_until(lambda sent=sent: len(server.calls) == sent)  # type: ignore[misc]
                 session.send_signal(end)
-            said_last = session.communicate(timeout=150)[1]
+            session.wait()
             assert len(server.calls) == sent
-    assert "max_cost" in said_last
-    assert "$0.40 spent" in said_last
+    assert "max_cost" in session.err
+    assert "$0.40 spent" in session.err
     name = "image_call" if stage == "images" else "llm_call"
     (spent,) = spending(read(tmp_path / "made/log.jsonl"), name)
     assert (spent.calls, spent.failed, spent.unanswered) == (4, 4, 4)

@@ -1,6 +1,5 @@
 """A run that is killed, anywhere, and started again ends with the bytes of one that was not."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from small_runs import fingerprint, write_captioned, write_small
 
 
@@ -30,21 +30,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Path:
     )
 
 
-def start(recipe: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "regforge", "run", str(recipe), "--out", str(out)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+def start(recipe: Path, out: Path) -> Forked:
+    return Forked("run", recipe, "--out", out)
 
 
 def finish(recipe: Path, out: Path) -> None:
-    process = start(recipe, out)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    session = start(recipe, out)
+    assert session.wait() == 0, session.err
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +67,23 @@ KILL_WHEN: dict[str, Callable[[Path], bool]] = {
 }
 
 
+def end(
+    session: "Forked | subprocess.Popen[str]", number: int, as_soon_as: Callable[[], bool]
+) -> None:
+    """Send a session a signal when something is so."""
+    limit = time.monotonic() + 120
+    while session.poll() is None and time.monotonic() < limit and not as_soon_as():
+        time.sleep(0.002)
+    session.send_signal(number)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", KILL_WHEN)
 def test_killed_when(moment: str, recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(recipe, out)
-    limit = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < limit and not KILL_WHEN[moment](out):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    session = start(recipe, out)
+    end(session, signal.SIGKILL, lambda: KILL_WHEN[moment](out))
+    assert session.wait() == -signal.SIGKILL, "it ended before it could be killed"
     finish(recipe, out)
     assert fingerprint(out) == whole
 
@@ -93,15 +91,13 @@ def test_killed_when(moment: str, recipe: Path, whole: dict[str, str], tmp_path:
 @pytest.mark.slow
 def test_interrupted_from_the_keyboard(recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(recipe, out)
-    limit = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < limit and not some_staged(out):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert "Interrupted. What was made is kept" in output
-    assert "Traceback" not in output
-    assert f"regforge run {recipe} --out {out}" in output
+    command = [sys.executable, "-m", "regforge", "run", str(recipe), "--out", str(out)]
+    session = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    end(session, signal.SIGINT, lambda: some_staged(out))
+    _, said = session.communicate(timeout=60)
+    assert session.returncode == 130, said
+    assert "Interrupted. What was made is kept" in said
+    assert "Traceback" not in said
+    assert f"regforge run {recipe} --out {out}" in said
     finish(recipe, out)
     assert fingerprint(out) == whole

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import Forked
 from training_runs import QUIET, SUBJECTS, build, differences, recipe, regularization, weights
 from typer.testing import CliRunner
 
@@ -25,31 +26,18 @@ from regforge.training.recording import history
 pytestmark = pytest.mark.slow
 
 
-def started(
-    each: TrainingRecipe, folder: Path, *launcher: str, path: Path | None = None
-) -> subprocess.Popen[str]:
-    """`regforge train` in a process of its own; programs in `path` are found first."""
+def command(each: TrainingRecipe, folder: Path) -> list[str]:
+    """The words that train a recipe."""
     file = folder.with_suffix(".yaml")
     file.write_text(resolved_yaml(each))
-    command = [sys.executable, *(launcher or ["-m"]), "regforge", "train", str(file)]
-    return subprocess.Popen(
-        [*command, "--out", str(folder)],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PATH": os.pathsep.join([*([str(path)] if path else []), os.environ["PATH"]]),
-        },
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return ["train", str(file), "--out", str(folder)]
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, session: Forked) -> None:
     for _ in range(1200):
         if path.exists():
             return
-        assert process.poll() is None, process.stderr.read()
+        assert session.poll() is None
         time.sleep(0.05)
     raise AssertionError(f"{path} did not appear")
 
@@ -72,20 +60,20 @@ def test_killed_and_started_again_ends_the_same(
 ) -> None:
     each, whole = forty
     folder = tmp_path / "run"
-    process = started(each, folder)
-    wait_for(folder / "checkpoints" / "step-000008", process)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    words = command(each, folder)
+    session = Forked(*words)
+    wait_for(folder / "checkpoints" / "step-000008", session)
+    session.send_signal(number)
+    code = session.wait()
     assert not (folder / "lora").exists(), "killed too late to show anything"
     if number == signal.SIGTERM:
-        assert process.returncode == 130
-        assert "Stopped after step" in said
-        assert "go on with\n  regforge train" in said
-        assert "Traceback" not in said
-    process = started(each, folder)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "Going on after step" in said
+        assert code == 130
+        assert "Stopped after step" in session.err
+        assert "go on with\n  regforge train" in session.err
+        assert "Traceback" not in session.err
+    session = Forked(*words)
+    assert session.wait() == 0, session.err
+    assert "Going on after step" in session.err
     assert differences(weights(folder), weights(whole)) == 0
     assert [entry["step"] for entry in history(folder)][-1] == 40
 
@@ -141,10 +129,20 @@ def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path, launcher: 
     words = list(LAUNCHERS[launcher])
     if "MPI" in launcher:
         words.insert(-1, f"--main_process_port={free_port()}")
-    process = started(of(1), tmp_path / "two", *words, path=mpirun.parent)
-    _, said = process.communicate(timeout=400)
-    assert process.returncode == 0, said
-    assert said.count("3 of 3 steps") == 1  # the first process alone speaks
+    done = subprocess.run(
+        [sys.executable, *words, "regforge", *command(of(1), tmp_path / "two")],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PATH": os.pathsep.join([str(mpirun.parent), os.environ["PATH"]]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("3 of 3 steps") == 1  # the first process alone speaks
     train(of(2), tmp_path / "one", reporter=QUIET)
     train(of(1), tmp_path / "alone", reporter=QUIET)
     assert differences(weights(tmp_path / "two"), weights(tmp_path / "one")) < 1e-5
