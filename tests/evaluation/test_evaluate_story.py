@@ -14,7 +14,7 @@ import trained_models
 from forked import Forked
 from PIL import Image
 
-from regforge.evaluation import Evaluation, EvaluationSettings, evaluate
+from regforge.evaluation import Evaluation, EvaluationSettings, evaluate, text_fidelity
 from regforge.journal import Reporter, Task
 from regforge.recipe import TrainingRecipe
 from regforge.training import train
@@ -22,6 +22,22 @@ from regforge.training import train
 pytestmark = pytest.mark.slow
 
 QUICK = EvaluationSettings(samples=2, class_samples=3, limit=3, steps=2, device="cpu", batch_size=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def equal_images_are_read_once() -> Iterator[None]:
+    """Reading writing takes most of the time, and finds the same in the same pixels."""
+    read, found = text_fidelity._read, {}
+
+    def remembered(image: Image.Image) -> list[tuple[str, float]]:
+        pixels = (image.mode, image.size, image.tobytes())
+        if pixels not in found:
+            found[pixels] = read(image)
+        return found[pixels]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_fidelity, "_read", remembered)
+        yield
 
 
 @pytest.fixture(scope="module")
