@@ -41,7 +41,7 @@ def written(tmp_path: Path) -> Path:
 COMMANDS = {
     "check": ["check", "tea.yaml"],
     "prompts": ["prompts", "tea.yaml", "--fresh"],
-    "export": "export set --to kohya --out crème-красный --class-noun teapot".split(),
+    "export": "export set --to kohya --family sdxl --out crème-красный --class-noun teapot".split(),
     "audit": ["audit", "set", "--class-noun", "чайник"],
     "init": ["init", "a crème чайник ☃.yaml", "--force"],
 }

@@ -159,7 +159,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, 
     }
     (top / "training.yaml").write_text(yaml.safe_dump(training))
     (top / "suite.txt").write_text("a {} on a beach\n")
-    export = f"export {top}/made --to kohya --to webdataset --root /data --subject {cat}"
+    to = "--to kohya --family sdxl --to webdataset --root /data"
+    export = f"export {top}/made {to} --subject {cat}"
     judge = "--structure-encoder embedded/judge --alignment-encoder embedded/judge"
     evaluate = f"evaluate {top}/trained --suite {top}/suite.txt --samples 1 {judge}"
     return {

@@ -99,22 +99,12 @@ def commands(named: Path) -> Iterator[list[object]]:
     good = Path("good")
     yield ["audit", named, "--class-noun", "cat", "--identifier", "sks", "--json"]
     to = [word for name in ("imagefolder", "webdataset", "kohya") for word in ("--to", name)]
-    yield ["export", named, *to, "--out", "out", "--class-noun", "cat", "--check"]
+    cat = ["--class-noun", "cat", "--family", "sdxl"]
+    yield ["export", named, *to, "--out", "out", *cat, "--check"]
     Path("taken.yaml").write_text(IMPORTING.format(dataset=f'"{named}"'), errors="surrogateescape")
     yield ["prompts", "taken.yaml", "--out", "taken"]
     yield ["audit", good, "--class-noun", "cat", "--subject", named]
-    yield [
-        "export",
-        good,
-        "--to",
-        "kohya",
-        "--out",
-        "own",
-        "--class-noun",
-        "cat",
-        "--subject",
-        named,
-    ]
+    yield ["export", good, "--to", "kohya", "--out", "own", *cat, "--subject", named]
 
 
 def attack(number: int, home: Path, shell: Shell, seed: int = 0) -> None:
