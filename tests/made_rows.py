@@ -2,10 +2,10 @@
 
 import functools
 import hashlib
-import io
 from typing import Any
 
 import numpy as np
+from odd_images import file_of
 from PIL import Image
 
 from regforge.records import ImageJob, ImageRow, Prompt, image_id, image_jobs, image_seed
@@ -19,9 +19,7 @@ COLORS = ("red", "teal", "olive")
 def make_image(number: int, size: tuple[int, int] = (24, 16)) -> bytes:
     """A noisy image, another one for each number."""
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()
+    return file_of(Image.fromarray(pixels), "WEBP", lossless=True)
 
 
 def make_row(index: int, *, digest: str = DIGEST, **changes: Any) -> ImageRow:

@@ -1,12 +1,12 @@
 """Small datasets in memory, and images for them."""
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from odd_images import file_of
 from PIL import Image
 
 from regforge.audit import Audit, Check, audit_dataset
@@ -42,12 +42,6 @@ def make_image(number: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
     generator = np.random.default_rng(number)
     small = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.NEAREST)
-
-
-def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def example(number: int, text: str | None = "an owl", **more: Any) -> Example:

@@ -34,9 +34,7 @@ def brute_force(hashes: list[int], most: int) -> list[set[int]]:
     st.lists(HASH, min_size=1, max_size=4),
     st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 63), max_size=9)), max_size=25),
 )
-def test_groups_are_those_of_comparing_every_pair(
-    seeds: list[int], changes: list[tuple[int, set[int]]]
-) -> None:
+def test_groups_as_of_comparing_all(seeds: list[int], changes: list[tuple[int, set[int]]]) -> None:
     hashes = seeds + [seeds[n % len(seeds)] ^ bits(*places) for n, places in changes]
     labels = look_alikes(np.array(hashes, np.uint64)).tolist()
     found = [{n for n, label in enumerate(labels) if label == wanted} for wanted in set(labels)]

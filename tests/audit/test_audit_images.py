@@ -82,7 +82,7 @@ def sizes_of(*sizes: tuple[int, int], **more: Any) -> Any:
     return checked(audit(rows, **more), "image sizes")
 
 
-def test_sizes_against_the_trainer() -> None:
+def test_sizes_against_the_trainer_and_those_that_need_a_crop() -> None:
     expect(sizes_of(*[(1024, 1024)] * 3, resolution=1024), "good")
     expect(sizes_of(*[(1344, 768)] * 3, resolution=1024), "good")  # a bucket of SDXL
     expect(sizes_of(*[(512, 512)] * 3, resolution=1024), "bad", "Train at 512", too_small=3)
@@ -90,9 +90,6 @@ def test_sizes_against_the_trainer() -> None:
     few = sizes_of(*[(1024, 1024)] * 3, (512, 512), resolution=1024)
     expect(few, "look", too_small=1)
     assert few.examples == ["1024 x 1024: 3", "512 x 512: 1"]
-
-
-def test_sizes_that_need_a_crop() -> None:
     expect(sizes_of((1024, 1024), (1024, 400)), "look", wide=1)
     expect(sizes_of((1020, 1024), (1020, 1024)), "look", not_multiple_of_8=2)
     expect(sizes_of((96, 96), (96, 96)), "good", not_multiple_of_64=2)

@@ -90,9 +90,7 @@ def test_the_page_and_the_command_say_the_same(run: Path, shell: Shell) -> None:
     assert f"image={image_id(DIGEST, 0)}" in section.group()
 
 
-def test_the_page_is_written_without_opening_an_image(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_is_written_with_no_image_open(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(image: bytes) -> None:
         raise AssertionError("an image was opened")
 

@@ -188,9 +188,6 @@ def write_secrets(folder: Path) -> Path:
     return write(folder, files)
 
 
-# ------------------------------------------------------------------------------------------ links
-
-
 def links_to_secrets(at: Hostile) -> None:
     at.good()
     pairs = {
@@ -260,9 +257,6 @@ def named_link(at: Hostile) -> Path:
     write(at.folder, {"recipe.yaml": "{}", "state.json": "{}"})
     at.link("dataset", ".")
     return at.folder
-
-
-# ------------------------------------------------------------------------------------------ images
 
 
 def damaged_images(at: Hostile) -> None:
@@ -340,9 +334,6 @@ def _said(text: str) -> PngInfo:
     return chunks
 
 
-# -------------------------------------------------------------------------------- texts and names
-
-
 def hostile_texts(at: Hostile) -> None:
     for number in range(6):
         (at.folder / f"{number}.png").write_bytes(png(number))
@@ -378,9 +369,6 @@ def many_and_deep(at: Hostile) -> None:
     write(deep, {"a.png": png(0), "a.txt": "a deep cat"})
     write(at.folder, {f"{n:05d}.txt": "no image" for n in range(2000)})
     (at.folder / "one.png").write_bytes(png(1))
-
-
-# --------------------------------------------------------------------------------------- metadata
 
 
 def hostile_jsonl(at: Hostile) -> None:
@@ -486,9 +474,6 @@ def hostile_export(at: Hostile) -> None:
     write(at.folder, {"export.json": at.rng.choice([DEEP, "{}", "[]", "x"]), "other.png": png(7)})
 
 
-# ---------------------------------------------------------------------------------------- Parquet
-
-
 def hostile_parquet(at: Hostile) -> Path | None:
     image = png(1)
     struct_ = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -573,9 +558,6 @@ def parquet_metadata(at: Hostile) -> None:
     ]
     content = as_parquet(at.rng.choice(tables))
     (at.folder / "metadata.parquet").write_bytes(cut(content) if at.rng.random() < 0.3 else content)
-
-
-# --------------------------------------------------------------------------------------- archives
 
 
 def hostile_zip(at: Hostile) -> Path | None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from made_rows import make_rows
+from odd_images import file_of
 from PIL import Image
 
 from regforge.dataset.parquet import RowWriter
@@ -33,9 +34,7 @@ Files = dict[str, bytes]
 def png(number: int, size: tuple[int, int] = (8, 6), **save: Any) -> bytes:
     """A noisy image, another one for each number."""
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, save.pop("format", "PNG"), **save)
-    return buffer.getvalue()
+    return file_of(Image.fromarray(pixels), save.pop("format", "PNG"), **save)
 
 
 def items(*texts: str | None, folder: str = "") -> list[Item]:

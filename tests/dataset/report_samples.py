@@ -1,10 +1,10 @@
 """Rows and images for the tests of the report."""
 
 import hashlib
-import io
 from typing import Any
 
 from made_rows import make_row
+from odd_images import file_of
 from PIL import Image
 
 from regforge.records import ImageRow
@@ -14,9 +14,7 @@ DIGEST = "3f2a9c01b7de" + 52 * "0"
 
 def make_image(color: str, size: tuple[int, int] = (96, 96)) -> bytes:
     """A PNG file of one colour."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, "PNG")
-    return buffer.getvalue()
+    return file_of(Image.new("RGB", size, color))
 
 
 def image_row(number: int, **changes: Any) -> ImageRow:

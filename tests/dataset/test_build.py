@@ -63,9 +63,6 @@ def load(folder: Path, cache: Path, **options):
     return datasets.load_dataset(str(folder), split="train", cache_dir=str(cache), **options)
 
 
-# ------------------------------------------------------------------------------------ what it holds
-
-
 def test_it_holds_the_first_accepted_images_in_the_order_of_their_index(dataset: Path) -> None:
     assert list(read_rows(dataset)) == make_rows(0, 1, 2, 3, 5, 130)
 
@@ -91,9 +88,7 @@ def test_it_holds_the_files_of_the_design(tmp_path: Path, store: Store) -> None:
         assert grid.width > 600
 
 
-def test_load_dataset_gives_images_unchanged_and_every_column_typed(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_load_dataset_gives_images_and_typed_columns_as_is(dataset: Path, tmp_path: Path) -> None:
     from datasets import Features, Image, Value
 
     loaded = load(dataset, tmp_path / "cache")
@@ -140,9 +135,7 @@ def test_another_dataset_never_shares_its_entry_in_the_cache_of_datasets(
     assert (same / "README.md").read_bytes() == (dataset / "README.md").read_bytes()
 
 
-def test_a_card_that_is_a_link_to_elsewhere_is_not_taken_over(
-    dataset: Path, tmp_path: Path, store: Store
-) -> None:
+def test_a_linked_card_is_not_taken_over(dataset: Path, tmp_path: Path, store: Store) -> None:
     (tmp_path / "secret.md").write_text("SECRET")
     (dataset / "README.md").unlink()
     (dataset / "README.md").symlink_to("../secret.md")
@@ -175,22 +168,12 @@ def test_too_few_images_are_an_error_and_leave_the_old_dataset(dataset: Path, st
     assert sorted(path.name for path in dataset.parent.iterdir()) == ["dataset", "shards"]
 
 
-# -------------------------------------------------------------------------------------- determinism
-
-
-def test_the_same_images_give_the_same_bytes_in_any_shards_and_folder(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_the_same_images_are_the_same_bytes_wherever_made(dataset: Path, tmp_path: Path) -> None:
     other = Store(tmp_path / "other" / "shards", SLOTS, DIGEST)
     other.write(1, make_rows(131, 130), [])
     other.write(0, make_rows(3, 1, 2, 0, 5), [])
     built(other, tmp_path / "other" / "dataset", 6)
     assert contents(tmp_path / "other" / "dataset") == contents(dataset)
-
-
-def test_a_process_with_another_hash_seed_writes_the_same_bytes(
-    dataset: Path, tmp_path: Path
-) -> None:
     script = (
         "import sys; from pathlib import Path; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']\n"
         "from test_build import *\n"
@@ -202,12 +185,7 @@ def test_a_process_with_another_hash_seed_writes_the_same_bytes(
     assert contents(again) == contents(dataset)
 
 
-# --------------------------------------------------------------------------------- files and groups
-
-
-def test_a_large_dataset_lies_in_several_files_of_limited_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_dataset_is_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 
     store = fill(tmp_path / "shards", list(range(250)))
@@ -252,9 +230,6 @@ def test_a_dataset_with_a_missing_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "data" / "train-00000-of-00002.parquet").write_bytes(b"")
     with pytest.raises(ParquetError, match="cannot be read"):
         list(read_rows(tmp_path))
-
-
-# ------------------------------------------------------------------------------------ interruptions
 
 
 def killed_at(name: str, call: int, shards: Path, dataset: Path, count: int) -> int:
@@ -307,9 +282,7 @@ def test_killed_anywhere_it_leaves_a_dataset_or_one_that_the_next_run_completes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "shards"]
 
 
-def test_a_swap_that_fails_puts_the_old_dataset_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_swap_brings_the_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = fill(tmp_path / "shards", [0, 1, 2])
     built(store, tmp_path / "dataset", 2)
     before, rename = contents(tmp_path / "dataset"), Path.rename
@@ -327,9 +300,7 @@ def test_a_swap_that_fails_puts_the_old_dataset_back(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "shards"]
 
 
-def test_building_again_changes_nothing_and_files_that_are_not_ours_stay(
-    dataset: Path, store: Store
-) -> None:
+def test_building_again_changes_nothing_and_others_files_stay(dataset: Path, store: Store) -> None:
     (dataset / "extra").mkdir()
     (dataset / "extra" / "deep.json").write_text("{}")
     before = contents(dataset)
@@ -338,8 +309,6 @@ def test_building_again_changes_nothing_and_files_that_are_not_ours_stay(
     built(store, dataset, 7)
     assert (dataset / "extra" / "deep.json").read_text() == "{}"
 
-
-# ------------------------------------------------------------------------------------------- memory
 
 MEASURED = """
 import resource, sys

@@ -62,9 +62,6 @@ def table(text: str, heading: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-# ------------------------------------------------------------------------------------- front matter
-
-
 def test_the_front_matter_is_what_the_hub_and_datasets_read() -> None:
     front = front_matter(card(made_by=recipe(dataset={"license": "openrail++", "language": "fr"})))
     features = front.pop("dataset_info")["features"]
@@ -103,24 +100,18 @@ def test_the_size_is_named_as_the_hub_names_it(rows: int, category: str) -> None
     assert front["size_categories"] == [category]
 
 
-def test_without_a_licence_the_card_says_so() -> None:
+def test_without_a_licence_the_card_says_so_and_no_class_noun_breaks_the_front_matter() -> None:
     without = card()
     assert "license" not in front_matter(without)
     assert "**No licence is named.**" in without
     named = card(made_by=recipe(dataset={"license": "other"}))
     assert front_matter(named)["license"] == "other"
     assert "No licence" not in named
-
-
-def test_a_class_noun_cannot_break_the_front_matter() -> None:
     made_by = recipe(subject={"class_noun": 'tea: "pot" # {x}'})
     assert front_matter(card(made_by=made_by))["pretty_name"].startswith('Tea: "pot" # {x}')
 
 
-# --------------------------------------------------------------------------------------------- text
-
-
-def test_it_counts_sets_and_phrases() -> None:
+def test_it_counts_sets_and_phrases_and_names_the_first_ten() -> None:
     text = card()
     found = table(text, "What is in it")
     assert found["amplify"][0] == "15"
@@ -128,9 +119,6 @@ def test_it_counts_sets_and_phrases() -> None:
     assert found["color"] == ["3", "red (7), teal (7), olive (6)"]
     assert found["background"] == ["1", "on a beach (10)"]
     assert "20 of the 20 captions are different" in text
-
-
-def test_of_many_phrases_the_first_ten_are_named_and_the_others_counted() -> None:
     rows = [make_row(n, slots={"color": f"colour {min(n, 12):02d}"}) for n in range(15)]
     found = table(card(rows), "What is in it")
     assert found["color"][0] == "13"
@@ -175,15 +163,12 @@ def test_it_says_what_was_refused_and_why() -> None:
     assert "No image was given up" in card()
 
 
-def test_it_says_what_was_checked() -> None:
+def test_it_says_what_was_checked_and_what_each_column_is() -> None:
     assert "at most 4 bits apart" in card()
     curate = {"max_duplicate_distance": None, "constant": False, "nsfw": False}
     assert "Checked: exact copies.\n" in card(made_by=recipe(curate=curate))
     scored = recipe(curate={"alignment": {"min": 0.2}})
     assert "alignment by embedded/judge (at least 0.2)" in card(made_by=scored)
-
-
-def test_every_column_is_explained() -> None:
     explained = re.findall(r"`(\w+)`", card().split("## Columns")[1].split("## Loading")[0])
     assert set(arrow_schema(SLOTS).names) <= set(explained)
 
@@ -211,9 +196,6 @@ def test_nothing_of_the_maker_s_machine_is_in_it(monkeypatch: pytest.MonkeyPatch
     for secret in ("/home", "Users", "hf_abc", "hf&#95;", "very-secret", "mine", "~/"):
         assert secret not in text
     assert {"my-sdxl", "sdxl-b", "caption.j2"} <= set(re.findall(r"[\w.-]+", text))
-
-
-# ----------------------------------------------------------------------------------- hostile values
 
 
 @functools.cache
@@ -271,10 +253,7 @@ def test_a_hostile_value_reads_as_it_was_once_rendered(value: str) -> None:
     assert " ".join(html.unescape(found).split()) == clean
 
 
-# ---------------------------------------------------------------------------------- written by hand
-
-
-def test_text_around_ours_and_foreign_keys_survive() -> None:
+def test_text_around_ours_and_foreign_keys_survive_and_ours_are_those_of_the_recipe() -> None:
     first = card()
     edited = (
         first.replace(BEGIN, f"# My words above\n\n{BEGIN}")
@@ -290,9 +269,6 @@ def test_text_around_ours_and_foreign_keys_survive() -> None:
     assert "1 captioned images" in again
     assert again.count(BEGIN) == 1
     assert card([make_row(0)], existing=again) == again
-
-
-def test_a_card_written_again_has_our_keys_from_the_recipe() -> None:
     assert card(existing=card()) == card()
     edited = card().replace("pretty_name: Teapot", "license: mit\npretty_name: Other")
     assert card(existing=edited) == card()

@@ -56,12 +56,10 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-# ---------------------------------------------------------------------------------------- the files
-
-
 def test_a_dataset_goes_up_as_it_lies_there(built_once: Path) -> None:
-    package = packed(built_once)
-    package.check(QUIET)
+    package, shown = packed(built_once), io.StringIO()
+    package.check(Reporter(stream=shown))
+    assert "checking: 6 of 6 images" in shown.getvalue()
     wanted = package.contents(remote({}, None))
     assert sorted(wanted.files) == sorted(OURS)
     assert wanted.files[DATA] == built_once / DATA
@@ -70,9 +68,7 @@ def test_a_dataset_goes_up_as_it_lies_there(built_once: Path) -> None:
     assert package.own_files == package.notes == []
 
 
-def test_files_of_the_user_go_too_and_hidden_ones_and_links_outside_stay(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_files_of_the_user_go_and_hidden_ones_and_links_stay(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("outside")
     (dataset / "NOTES.md").write_text("mine")
     (dataset / "more" / "deep").mkdir(parents=True)
@@ -144,9 +140,6 @@ def test_a_path_of_this_machine_in_a_column_is_said(tmp_path: Path) -> None:
     assert "`model` names a file or folder of this machine" in notes[0]
     assert notes[0].endswith("/home/me/models/sdxl")
     assert "`template`" in notes[1]
-
-
-# -------------------------------------------------------------------------- what a reader would get
 
 
 def flip(at: float) -> Callable[[Path], None]:
@@ -258,9 +251,7 @@ def test_a_card_that_says_something_else_about_the_files_is_refused(
     assert "Run the recipe again" in str(caught.value)
 
 
-def test_looking_leaves_nothing_behind(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_trace_is_left(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     temporary, cache = tmp_path / "tmp", tmp_path / "cache"
@@ -274,15 +265,6 @@ def test_looking_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
     assert not cache.exists()
     assert sorted(dataset.rglob("*")) == before
-
-
-def test_progress_is_shown(built_once: Path) -> None:
-    shown = io.StringIO()
-    packed(built_once).check(Reporter(stream=shown))
-    assert "checking: 6 of 6 images" in shown.getvalue()
-
-
-# -------------------------------------------------------------------------------------- the licence
 
 
 def test_other_needs_a_name_and_a_link(tmp_path: Path) -> None:
@@ -299,9 +281,6 @@ def test_other_needs_a_name_and_a_link(tmp_path: Path) -> None:
     assert packed(dataset).own_files == ["LICENSE"]
     edit(card, "license_link: LICENSE", "license_link: https://example.org/license")
     assert packed(dataset)
-
-
-# ----------------------------------------------------------------------------------- the repository
 
 
 def test_stale_files_of_ours_are_deleted_and_nobody_else_s(built_once: Path) -> None:
@@ -336,9 +315,7 @@ def test_stale_files_of_ours_are_deleted_and_nobody_else_s(built_once: Path) -> 
         {".gitattributes": "", "soup.zip": ""},
     ],
 )
-def test_a_repository_with_something_else_in_it_is_left_alone(
-    built_once: Path, there: dict[str, str]
-) -> None:
+def test_a_repository_of_something_else_is_left_be(built_once: Path, there: dict[str, str]) -> None:
     wanted = packed(built_once).contents
     with pytest.raises(RepositoryTaken, match="regforge did not make") as caught:
         wanted(remote(there))
@@ -363,9 +340,7 @@ def test_a_repository_with_a_readme_alone_is_filled(built_once: Path) -> None:
         ("samples.webp/what", ""),
     ],
 )
-def test_a_file_there_that_changes_what_a_reader_gets_is_refused(
-    built_once: Path, path: str, text: str
-) -> None:
+def test_files_there_that_mislead_are_refused(built_once: Path, path: str, text: str) -> None:
     there = {"README.md": (built_once / "README.md").read_text(), path: text, "x.csv": "a\n1\n"}
     with pytest.raises(NotPublishable):
         packed(built_once).contents(remote(there))

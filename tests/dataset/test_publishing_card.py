@@ -32,13 +32,6 @@ def front(text: str) -> dict[str, object]:
     return dict(Card.parse(text).front)
 
 
-# ------------------------------------------------------------------------------------------ merging
-
-
-def test_without_a_card_there_ours_is_taken_as_it_is() -> None:
-    assert merged(card(), None) == (card(), [])
-
-
 def test_words_and_keys_on_the_hub_stay_and_ours_are_renewed() -> None:
     there = with_words(card(3), "# Ours\n\n", "\n## Thanks\n", "viewer: false\n")
     text, notes = merged(card(4, license="mit"), there)
@@ -50,13 +43,10 @@ def test_words_and_keys_on_the_hub_stay_and_ours_are_renewed() -> None:
     assert front(text) == front(card(4, license="mit")) | {"viewer": False}
 
 
-def test_what_the_hub_does_not_say_is_said_by_the_local_card() -> None:
+def test_the_local_card_says_what_the_hub_does_not_and_where_both_do_the_hub_s_is_kept() -> None:
     here = with_words(card(), "# Mine\n\n", "\nmy end\n", "viewer: false\n")
     text, notes = merged(here, card(5))
     assert (text, notes) == (here, [])
-
-
-def test_where_both_say_something_the_hub_s_is_kept_and_that_is_said() -> None:
     here = with_words(card(), "mine\n", "\nmine\n", "viewer: false\nown: 1\n")
     there = with_words(card(), "theirs\n", "\ntheirs\n", "viewer: true\nown: 1\n")
     text, notes = merged(here, there)
@@ -68,7 +58,7 @@ def test_where_both_say_something_the_hub_s_is_kept_and_that_is_said() -> None:
     ]
 
 
-def test_a_card_that_says_the_same_stays_byte_for_byte() -> None:
+def test_without_a_card_there_ours_is_taken_and_one_that_says_the_same_stays() -> None:
     for there in (
         card().replace("\n", "\r\n"),
         "\ufeff" + card(),
@@ -76,6 +66,7 @@ def test_a_card_that_says_the_same_stays_byte_for_byte() -> None:
     ):
         assert there != card()
         assert merged(card(), there) == (there, [])
+    assert merged(card(), None) == (card(), [])
 
 
 def test_the_licence_is_that_of_the_card_on_disk() -> None:
@@ -126,9 +117,7 @@ OLD, NEW = (Card({"license": "mit"}, ours=f"\n{words}\n").as_text() for words in
         max_size=3,
     ),
 )
-def test_any_words_on_the_hub_survive_any_number_of_times(
-    before: str, after: str, keys: dict[str, object]
-) -> None:
+def test_any_words_on_the_hub_survive(before: str, after: str, keys: dict[str, object]) -> None:
     old, new = Card.parse(OLD), NEW
     there = Card({**old.front, **keys}, before, old.ours, after).as_text()
     text, notes = merged(new, there)
@@ -141,9 +130,6 @@ def test_any_words_on_the_hub_survive_any_number_of_times(
     assert parts.ours == Card.parse(new).ours
     assert notes == []
     assert merged(new, text) == (text, [])
-
-
-# ------------------------------------------------------------------------------------- written anew
 
 
 def test_the_card_and_the_recipe_are_those_of_a_dataset_built_so(tmp_path: Path) -> None:
@@ -167,9 +153,7 @@ def test_the_card_and_the_recipe_are_those_of_a_dataset_built_so(tmp_path: Path)
     assert not rewriting.rewrite(dataset, one / "shards", changed)
 
 
-def test_a_licence_changed_by_hand_becomes_the_recipe_s_again_and_words_stay(
-    tmp_path: Path,
-) -> None:
+def test_a_licence_changed_by_hand_is_the_recipe_s_again_and_words_stay(tmp_path: Path) -> None:
     dataset = build(tmp_path)
     path = dataset / "README.md"
     words = ("# Mine\n", "\nthe end\n", "viewer: false\n")
@@ -185,9 +169,7 @@ def test_a_licence_changed_by_hand_becomes_the_recipe_s_again_and_words_stay(
     assert path.read_text() == text
 
 
-def test_killed_between_the_files_it_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_between_files_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = build(tmp_path)
     write = rewriting.write_atomically
 
@@ -224,9 +206,7 @@ def test_without_the_shards_nobody_knows_what_was_refused(tmp_path: Path) -> Non
         ("README.md", b"# Mine alone\n"),
     ],
 )
-def test_files_that_are_not_ours_any_more_are_not_written_over(
-    tmp_path: Path, name: str, content: bytes | None
-) -> None:
+def test_files_no_longer_ours_are_kept(tmp_path: Path, name: str, content: bytes | None) -> None:
     dataset = build(tmp_path)
     (dataset / name).unlink()
     if content is not None:

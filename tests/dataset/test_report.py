@@ -122,9 +122,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert payload["rejected"][0]["reasons"] == [HOSTILE]
 
 
-def test_json_block_holds_no_character_that_html_reads_or_half_a_surrogate_pair(
-    tmp_path: Path,
-) -> None:
+def test_json_block_holds_nothing_that_html_reads_or_half_a_surrogate_pair(tmp_path: Path) -> None:
     bad = "owl \ud83d"
     text = HOSTILE + "\x00\x1f\x7f" + bad
     page_of(tmp_path, [image_row(0, text=text)], ledger=[{"reason": bad}], summary={"x": bad})
@@ -134,9 +132,7 @@ def test_json_block_holds_no_character_that_html_reads_or_half_a_surrogate_pair(
     assert not re.search("[<>&\u2028\u2029\x00-\x1f]", block)
 
 
-def test_page_refers_to_nothing_outside_and_allows_only_its_own_script_and_style(
-    tmp_path: Path,
-) -> None:
+def test_page_refers_to_nothing_outside_and_allows_its_own_script_alone(tmp_path: Path) -> None:
     reader, _ = page_of(tmp_path, [image_row(0)])
     policy = dict(
         part.strip().split(" ", 1) for part in reader.meta["Content-Security-Policy"].split(";")
@@ -152,9 +148,7 @@ def test_page_refers_to_nothing_outside_and_allows_only_its_own_script_and_style
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 
-def test_columns_that_never_change_are_written_once_and_scores_that_are_no_numbers_are_null(
-    tmp_path: Path,
-) -> None:
+def test_constant_columns_are_written_once_and_scores_of_no_number_null(tmp_path: Path) -> None:
     scores = {"alignment": float("nan"), "duplicate_distance": None}
     rows = [image_row(number, scores=scores) for number in range(3)]
     _, payload = page_of(tmp_path, rows)
@@ -184,9 +178,7 @@ def test_examples_of_the_audit_lead_to_images_that_are_shown(tmp_path: Path) -> 
         assert links == [f"#view=audit&image={row.id}" for row in shown]
 
 
-def test_a_grade_is_said_in_a_word_and_examples_only_where_something_is_wrong(
-    tmp_path: Path,
-) -> None:
+def test_a_grade_is_said_in_a_word_and_examples_where_something_is_wrong(tmp_path: Path) -> None:
     grades = ("good", "look", "bad", "unknown")
     checks = [audit_check(f"check {g}") | {"grade": g, "examples": [f"e.g. {g}"]} for g in grades]
     page_of(tmp_path, [image_row(0)], audit={"grade": "bad", "verdict": "no", "checks": checks})
@@ -195,8 +187,6 @@ def test_a_grade_is_said_in_a_word_and_examples_only_where_something_is_wrong(
     assert re.findall(r"<li>e\.g\. (\w+)</li>", html) == ["look", "bad"]
     assert "Audit <span>2</span>" in html
 
-
-# -------------------------------------------------------------------------------------- coverage
 
 VALUES = st.sampled_from(["red", "blue", "on a beach", "in a cave", None])
 SLOTS = ("color", "background", "set")
@@ -252,16 +242,13 @@ def test_a_sample_is_even_and_leaves_no_phrase_out(drawn: Any, data: Any) -> Non
         assert seen == {facts.axis_values(row, SLOTS)[axis] for row in rows}
 
 
-def test_a_sample_has_the_rarest_phrase_and_the_closest_pair() -> None:
+def test_a_sample_has_the_rarest_phrase_and_the_closest_pair_and_keeps_the_shares() -> None:
     rows = [image_row(n, slots={"color": str(n % 7), "place": "at home"}) for n in range(1000)]
     rows[611] = image_row(611, slots={"color": "3", "place": "in a volcano"})
     for n in (5, 777):
         near = {"perceptual_hash": "123456789abcdef0", "scores": {"duplicate_distance": 0.0}}
         rows[n] = image_row(n, slots=rows[n].slots, **near)
     assert {5, 611, 777} <= set(facts.choose_shown(rows, 20))
-
-
-def test_a_sample_keeps_the_shares() -> None:
     rows = [
         image_row(n, prompt_set="against" if n % 4 == 0 else "amplify", slots={"color": str(n % 7)})
         for n in range(2800)
@@ -270,9 +257,6 @@ def test_a_sample_keeps_the_shares() -> None:
     assert abs(sum(row.prompt_set == "against" for row in chosen) - 70) <= 3
     for color in range(7):
         assert abs(sum(row.slots["color"] == str(color) for row in chosen) - 40) <= 5
-
-
-# ------------------------------------------------------------------------ duplicates and reasons
 
 
 def test_closest_pairs_come_first_and_once() -> None:
@@ -302,9 +286,6 @@ def test_like_reasons_fall_together(tmp_path: Path) -> None:
         "alignment …": 1,
     }
     assert [each["original"] for each in payload["rejected"]] == [0, None, None]
-
-
-# --------------------------------------------------------------------------------- cost and time
 
 
 def tiles(html: Path) -> dict[str, str]:
@@ -346,7 +327,9 @@ def test_unknown_cost_is_never_zero(
     assert tiles(tmp_path / "report.html")["cost of API calls"] == tile
 
 
-def test_tokens_and_speed_add_up_over_sessions(tmp_path: Path) -> None:
+def test_tokens_and_speed_add_up_and_without_a_log_none_is_claimed(
+    tmp_path: Path,
+) -> None:
     log = [
         {"event": "llm_call", "model": "a", "prompt_tokens": 10, "completion_tokens": 5, "cost": 1},
         {"event": "llm_call", "model": "a", "prompt_tokens": 7, "seconds": 2.5, "cost": 1},
@@ -368,14 +351,8 @@ def test_tokens_and_speed_add_up_over_sessions(tmp_path: Path) -> None:
     assert shown["images per second"] == "2.00"
     assert shown["total time"] == "2 min 5 s"
     assert shown["cost of API calls"] == "over $2.00"
-
-
-def test_a_run_without_a_log_claims_neither_cost_nor_speed(tmp_path: Path) -> None:
     page_of(tmp_path, [image_row(0)])
     assert tiles(tmp_path / "report.html").keys() == {"images", "different captions", "refused"}
-
-
-# -------------------------------------------------------------------------------- from a run folder
 
 
 def make_run(folder: Path, images: int) -> list[ImageRow]:

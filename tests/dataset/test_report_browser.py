@@ -263,9 +263,7 @@ def test_lightbox_shows_every_column_and_moves_with_the_keyboard(open_page: Open
     assert not page.js(LIGHTBOX)
 
 
-def test_an_address_opens_an_image_whose_texts_are_copied_even_without_the_clipboard_api(
-    open_page: OpenPage,
-) -> None:
+def test_an_address_opens_an_image_and_texts_are_copied_without_an_api(open_page: OpenPage) -> None:
     page = open_page(f"#image={ROWS[9].id}")
     page.wait_until(LIGHTBOX)
     assert page.text("#lightbox-text") == ROWS[9].text

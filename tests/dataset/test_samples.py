@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_rows import make_image, make_row, make_rows
 from PIL import Image
+from report_samples import make_image as plain
 
 from regforge.dataset.samples import SampleChooser, as_webp, samples_grid
 from regforge.records import ImageRow
@@ -21,13 +22,7 @@ def choose_samples(rows: list[ImageRow], count: int = 16) -> list[ImageRow]:
     return [row for row in rows if row.id in chosen]
 
 
-def solid(color: str, size: tuple[int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def test_every_prompt_set_is_shown_by_its_share() -> None:
+def test_prompt_sets_are_shown_by_their_share_and_rare_phrases_too() -> None:
     rows = [
         make_row(
             n, image=b"", prompt_set="against" if n == 900 else "naive" if n % 4 == 0 else "amplify"
@@ -38,9 +33,6 @@ def test_every_prompt_set_is_shown_by_its_share() -> None:
     assert shown.count("against") == 1
     assert 3 <= shown.count("naive") <= 5
     assert len(shown) == 16
-
-
-def test_rare_phrases_are_shown() -> None:
     rows = [
         make_row(n, image=b"", prompt_set="amplify", slots={"color": f"colour {max(0, n - 195)}"})
         for n in range(200)
@@ -83,7 +75,7 @@ def test_large_images_become_small_and_small_ones_larger_by_whole_numbers() -> N
         ((100, 50), (300, 150)),
         ((250, 250), (250, 250)),
     ]:
-        row = make_row(0, image=solid("red", size))
+        row = make_row(0, image=plain("red", size))
         pixels = np.asarray(samples_grid([row])).astype(int)
         red = (pixels[:, :, 0] > 200) & (pixels[:, :, 1] < 60)
         rows, columns = np.nonzero(red)
@@ -105,7 +97,7 @@ def test_the_grid_has_as_many_columns_as_asked_for_and_room_for_captions() -> No
     "text", ["", "w" * 500, "very " * 300, "\u8336\u58f6 \U0001fad6 t\u00e9", "a\nb\tc"]
 )
 def test_any_caption_stays_within_its_tile(text: str) -> None:
-    row = make_row(0, image=solid("white", (256, 256)), text=text)
+    row = make_row(0, image=plain("white", (256, 256)), text=text)
     grid = samples_grid([row])
     assert grid.width == 256 + 32
     assert grid.height < 450
@@ -113,12 +105,9 @@ def test_any_caption_stays_within_its_tile(text: str) -> None:
     assert (margin == 255).all()
 
 
-def test_without_rows_the_grid_is_blank() -> None:
-    assert (np.asarray(samples_grid([])) == 255).all()
-
-
-def test_the_file_is_a_webp_of_the_same_bytes_each_time() -> None:
+def test_the_file_is_a_webp_of_the_same_bytes_each_time_blank_without_rows() -> None:
     grids = [as_webp(samples_grid(make_rows(*range(5)))) for _ in range(2)]
     assert grids[0] == grids[1]
     with Image.open(io.BytesIO(grids[0])) as opened:
         assert opened.format == "WEBP"
+    assert (np.asarray(samples_grid([])) == 255).all()

@@ -264,9 +264,7 @@ def test_names_are_alike_whatever_system_wrote_them(tmp_path: Path, image: str, 
         assert (photo.file, photo.caption) == (image, "a sks cat")
 
 
-def test_of_names_that_are_alike_each_has_the_one_that_is_written_as_its_own(
-    tmp_path: Path,
-) -> None:
+def test_of_names_that_are_alike_each_has_the_one_written_as_its_own(tmp_path: Path) -> None:
     from regforge.prompts.photos import photo_captions
 
     files = {"caf\u00e9": "one", "cafe\u0301": "two"}

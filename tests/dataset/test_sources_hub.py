@@ -214,9 +214,6 @@ def test_streaming_a_zip_does_not_fetch_all_of_it(hub: LoopbackHub) -> None:
     assert [each.image for each in dataset.examples()] == list(some.values())
 
 
-# ------------------------------------------------------------------------------------- offline
-
-
 @STREAMING
 @pytest.mark.parametrize("how", ["offline mode", "cut", "overload"])
 def test_a_copy_on_this_machine(
@@ -266,9 +263,6 @@ def _cut_off(hub: LoopbackHub, how: str, monkeypatch: pytest.MonkeyPatch) -> Non
         hub.fail(".", "cut" if how == "cut" else 503, times=math.inf)
 
 
-# -------------------------------------------------------------------------------------- errors
-
-
 @STREAMING
 def test_what_is_not_there_or_may_not_be_read(hub: LoopbackHub, streaming: bool) -> None:
     with pytest.raises(HubError, match="they/nothing") as error:
@@ -304,9 +298,7 @@ def test_the_hub_goes_away_while_streaming(hub: LoopbackHub) -> None:
         assert len(list(dataset.examples())) >= 5
 
 
-def test_a_folder_goes_before_the_hub(
-    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_first(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put("they/cats", with_text_files(items("on the Hub")))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "they/cats").mkdir(parents=True)

@@ -83,7 +83,7 @@ def test_captions_in_a_column_of_another_name(tmp_path: Path) -> None:
     assert "Did you mean --caption-column blip_caption?" in str(error.value)
 
 
-def test_lists_of_captions_and_odd_values(tmp_path: Path) -> None:
+def test_lists_of_captions_odd_values_and_rows_without_images(tmp_path: Path) -> None:
     columns = {
         "caption": [["first", "second"], [], None],
         "image": [png(0), png(1), png(2)],
@@ -97,9 +97,6 @@ def test_lists_of_captions_and_odd_values(tmp_path: Path) -> None:
     assert [each.text for each in found] == ["first", None, None]
     assert [each.id for each in found] == ["same", "same#2", "x.parquet:2"]
     assert [dict(each.metadata) for each in found] == [{}, {"score": 1.5}, {}]
-
-
-def test_rows_without_images_are_left_out_and_counted(tmp_path: Path) -> None:
     images = [{"bytes": png(0), "path": "a.png"}, {"bytes": None, "path": "b.png"}, None]
     columns = {"image": pa.array(images, IMAGE), "text": ["a", "b", "c"]}
     dataset = open_dataset(write(tmp_path, {"x.parquet": as_parquet(columns)}))

@@ -73,34 +73,24 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_a_store_that_was_never_written_is_empty(store: Store) -> None:
+def test_a_store_never_written_is_empty_and_refuses_images_of_others(store: Store) -> None:
     assert store.shards() == []
     assert store.count() == 0
     assert not store.folder.exists()
     with pytest.raises(StoreError, match="cannot be read"):
         store.rows(0)
+    with pytest.raises(ValueError, match="another recipe"):
+        store.write(0, [make_row(0, recipe_digest="0" * 64)], [])
 
 
-# ------------------------------------------------------------------------------ what is drawn again
-
-
-def test_an_image_of_a_later_attempt_counts_and_one_of_another_seed_does_not() -> None:
+def test_an_image_of_a_later_attempt_counts_and_of_another_seed_caption_or_size_does_not() -> None:
     (job,) = make_jobs(1)
     assert is_made_from(make_row(0), job)
     assert is_made_from(make_row(0, seed=image_seed(DIGEST, 0, 2)), job)
     assert not is_made_from(make_row(0, seed=5), job)
     assert is_made_from(make_row(0, seed=5), replace(job, seed=5))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"text": "a photo of a new caption"}, {"width": 48}, {"height": 48}]
-)
-def test_an_image_of_another_caption_or_size_does_not_count(changes) -> None:
-    (job,) = make_jobs(1)
-    assert not is_made_from(make_row(0), replace(job, prompt=replace(job.prompt, **changes)))
-
-
-# ---------------------------------------------------------------------------------- damage and loss
+    for changes in ({"text": "a photo of a new caption"}, {"width": 48}, {"height": 48}):
+        assert not is_made_from(make_row(0), replace(job, prompt=replace(job.prompt, **changes)))
 
 
 def flip_a_bit_in_an_image(path: Path) -> None:
@@ -162,9 +152,7 @@ def test_two_bad_shards_of_one_number_are_both_kept(store: Store) -> None:
     assert kept == [b"first", b"second"]
 
 
-def test_a_shard_damaged_after_it_was_verified_is_an_error_and_not_silently_used(
-    store: Store,
-) -> None:
+def test_a_shard_damaged_after_it_was_verified_is_an_error_and_not_used(store: Store) -> None:
     store.write(0, make_rows(0, 1, 2), [])
     assert store.shards() == [0]
     flip_a_bit_in_an_image(store.folder / "00000.parquet")
@@ -173,9 +161,7 @@ def test_a_shard_damaged_after_it_was_verified_is_an_error_and_not_silently_used
     assert store.shards() == [], "from now on it is known to be bad"
 
 
-def test_an_interrupted_write_leaves_the_old_shard(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_write_leaves_the_old_shard(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write(0, make_rows(0), [])
 
     def disk_full(_: int) -> None:
@@ -230,11 +216,6 @@ def test_an_image_in_the_wrong_shard_is_refused(store: Store, rows, refused, say
     with pytest.raises(ValueError, match=says):
         store.write(0, make_rows(*rows), [rejection(index) for index in refused])
     assert not store.folder.exists()
-
-
-def test_an_image_of_another_recipe_is_refused(store: Store) -> None:
-    with pytest.raises(ValueError, match="another recipe"):
-        store.write(0, [make_row(0, recipe_digest="0" * 64)], [])
 
 
 def test_thumbnails_are_small_and_junk_has_none() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from evaluation.trained_models import LORA, fitting_lora, lora
 from images import blank_models, drawing
+from images.drawing import difference
 from PIL import Image
 
 from regforge.embedded import TINYWORLD
@@ -69,10 +70,6 @@ def beside(pool: ModelPool, **changes: Any) -> ModelPool:
     return other
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> int:
-    return int(np.abs(one.astype(int) - other).max())
-
-
 def weights_of(pipeline: Any) -> dict[str, bytes]:
     """All numbers in a pipeline."""
     modules = {n: m for n, m in pipeline.components.items() if hasattr(m, "state_dict")}
@@ -119,13 +116,8 @@ def test_seeds_stay_what_they_are() -> None:
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-# ---------------------------------------------------------------------------------------- LoRAs
-
-
 @pytest.mark.slow
-def test_a_lora_is_laid_on_and_taken_off_without_a_trace(
-    pool: ModelPool, model: PersonalizedModel
-) -> None:
+def test_a_lora_is_laid_on_and_off_without_trace(pool: ModelPool, model: PersonalizedModel) -> None:
     plain = drawn(pool, BASE, wanted(2))
     pipeline = pool.base(BASE).pipeline
     before = weights_of(pipeline)
@@ -148,9 +140,7 @@ def test_images_are_those_of_a_plain_call(pool: ModelPool, model: PersonalizedMo
 
 
 @pytest.mark.slow
-def test_kohyas_format_is_the_same_lora(
-    pool: ModelPool, model: PersonalizedModel, tmp_path: Path
-) -> None:
+def test_kohyas_is_the_same_lora(pool: ModelPool, model: PersonalizedModel, tmp_path: Path) -> None:
     pipeline = pool.base(BASE).pipeline
     path = fitting_lora(pipeline, tmp_path / "x-kohya.safetensors", kohya=True)
     kohya = PersonalizedModel("kohya", BASE.base, "2" * 64, weights=path)
@@ -195,9 +185,6 @@ def test_a_base_model_is_loaded_once_and_replaced_by_another(
             drawn(pool, each, wanted(1))
     loaded = [call.args[0].model for call in load.call_args_list]
     assert loaded == [BASE.base, other.base, BASE.base]
-
-
-# ------------------------------------------------------------------------------------- the folder
 
 
 @pytest.mark.slow
@@ -256,9 +243,7 @@ def test_images_of_other_weights_or_settings_are_drawn_anew(
 
 
 @pytest.mark.slow
-def test_an_interruption_leaves_no_trace(
-    pool: ModelPool, model: PersonalizedModel, tmp_path: Path
-) -> None:
+def test_stopping_has_no_trace(pool: ModelPool, model: PersonalizedModel, tmp_path: Path) -> None:
     whole, other = tmp_path / "whole", tmp_path / "interrupted"
     drawn(pool, model, wanted(5), whole)
     before = weights_of(pool.base(BASE).pipeline)
@@ -280,9 +265,6 @@ def test_a_image_does_not_depend_on_its_batch(pool: ModelPool, model: Personaliz
         assert difference(drawn(beside(pool, batch_size=size), model, asked), two) <= NOISE
     alone = drawn(pool, model, asked[3:4])
     assert difference(alone[0], two[3]) <= NOISE
-
-
-# -------------------------------------------------------------------------------- what goes wrong
 
 
 @pytest.mark.slow
@@ -316,9 +298,7 @@ def test_out_of_memory(
 
 
 @pytest.mark.slow
-def test_a_prompt_that_is_too_long_is_drawn_and_named_once(
-    pool: ModelPool, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_prompt_is_named_once(pool: ModelPool, capfd: pytest.CaptureFixture[str]) -> None:
     prompt = "a photo of a teapot " * 30
     drawn(pool, BASE, wanted(3, prompt))
     drawn(pool, BASE, wanted(3, prompt))
@@ -343,9 +323,6 @@ def test_a_base_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RegforgeError) as error:
         drawn(ModelPool(device="nonsense"), BASE, wanted(1))
     assert "render." not in str(error.value)
-
-
-# ------------------------------------------------------------------------------ other families
 
 
 @pytest.mark.slow

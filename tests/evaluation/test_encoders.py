@@ -97,13 +97,8 @@ def unit(vector: np.ndarray) -> Any:
     return pytest.approx(vector / np.linalg.norm(vector), abs=1e-4)
 
 
-# ---------------------------------------------------------------------------------- what they give
-
-
 @pytest.mark.parametrize("name", ["dino", "dinov2", "resnet", "clip", "siglip"])
-def test_vectors_are_of_unit_length_whatever_the_batch(
-    saved: Saved, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_have_unit_length(saved: Saved, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = ImageEncoder(str(saved(name)), device="cpu")
     found = encoder.images(images())
     assert (found.dtype, len(found)) == (np.float32, 3)
@@ -213,15 +208,14 @@ def test_the_embedded_judge_measures_as_curation_does(repo: Path) -> None:
     assert first @ second > first @ other + 0.3
 
 
-# ----------------------------------------------------------------------------------- which, and not
-
-
-def test_default_encoders() -> None:
+def test_default_encoders_and_one_of_images_alone_takes_no_captions(saved: Saved) -> None:
     embedded = ("embedded/judge", "embedded/judge")
     assert default_encoders("embedded/tinyworld") == embedded
     assert default_encoders(str(TINYWORLD)) == embedded
     real = ("facebook/dino-vits16", "openai/clip-vit-base-patch32")
     assert default_encoders("stabilityai/stable-diffusion-xl-base-1.0") == real
+    with pytest.raises(EvaluationError, match="does not put images and captions side by side"):
+        TextImageEncoder(str(saved("dino")))
 
 
 @pytest.mark.parametrize(
@@ -266,14 +260,6 @@ def test_models_that_cannot_measure_are_refused(
     with pytest.raises(EvaluationError) as error:
         ImageEncoder(str(folder), device="cpu").images(images(1))
     assert words in error.value.message
-
-
-def test_a_model_of_images_alone_takes_no_captions(saved: Saved) -> None:
-    with pytest.raises(EvaluationError, match="does not put images and captions side by side"):
-        TextImageEncoder(str(saved("dino")))
-
-
-# ------------------------------------------------------------------------------------------ LPIPS
 
 
 @pytest.fixture
@@ -323,9 +309,7 @@ def test_distances_of_pairs(torchmetrics: Path) -> None:
 
 
 @pytest.mark.usefixtures("torchmetrics")
-def test_nothing_is_downloaded_offline_nor_without_torchmetrics(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_nothing_is_downloaded_offline_or_without_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "HF_HUB_OFFLINE is set" in str(encoders.open_lpips())  # the tests set it
     monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
     assert encoders.open_lpips() == encoders.INSTALL_LPIPS

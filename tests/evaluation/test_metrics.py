@@ -59,24 +59,20 @@ def test_percentiles_are_widened_as_few_clusters_need(units: int, widening: floa
     assert found.high - found.low == pytest.approx((high - low) * widening, rel=0.02)
 
 
-def test_equal_values_are_exact() -> None:
+def test_equal_values_are_exact_one_has_no_width_and_a_difference_is_second_minus_first() -> None:
     assert interval([0.1] * 7, list("aabbbcc")) == Interval(0.1, 0.1, 0.1, 7)
     assert difference([0.1, 0.2], [0.1, 0.2], "ab") == Interval(0.0, 0.0, 0.0, 2)
-
-
-def test_a_single_value_has_no_width_and_no_clear_difference() -> None:
     found = interval([0.5], ["a"])
     assert (found.low, found.high, found.count) == (0.5, 0.5, 1)
     assert not is_clear(found)
+    assert difference([1.0, 2.0, 3.0], [2.0, 3.5, 4.0], "abc").mean == pytest.approx(3.5 / 3)
 
 
 @pytest.mark.parametrize(
     ("low", "high", "clear"),
     [(0.01, 0.2, True), (-0.2, -0.01, True), (-0.01, 0.2, False), (0.0, 0.2, False)],
 )
-def test_a_difference_is_clear_if_its_interval_leaves_zero_out(
-    low: float, high: float, clear: bool
-) -> None:
+def test_a_difference_is_clear_if_none_of_it_is_zero(low: float, high: float, clear: bool) -> None:
     assert is_clear(Interval(0.1, low, high, 9)) is clear
 
 
@@ -111,20 +107,13 @@ def test_pairs_are_surer_than_two_means_apart(seed: int) -> None:
     assert paired.mean == pytest.approx(float((second - first).mean()))
 
 
-def test_a_difference_is_second_minus_first() -> None:
-    assert difference([1.0, 2.0, 3.0], [2.0, 3.5, 4.0], "abc").mean == pytest.approx(3.5 / 3)
-
-
-def test_the_outermost_level_that_has_several_units_is_resampled() -> None:
+def test_the_outermost_level_that_has_several_units_is_resampled_or_the_values_themselves() -> None:
     values = np.random.default_rng(3).normal(size=12)
     seeds = [number // 3 for number in range(12)]
     of_one_subject = interval(values, [("teapot", seed) for seed in seeds])
     assert of_one_subject == interval(values, seeds)
     of_two = interval(values, [("teapot" if seed < 2 else "cat", seed) for seed in seeds])
     assert of_two == interval(values, [seed // 2 for seed in seeds])
-
-
-def test_with_one_cluster_the_values_themselves_are_resampled() -> None:
     values = np.random.default_rng(4).normal(size=12)
     assert interval(values, ["only"] * 12) == interval(values, range(12))
     assert interval(values, ["only"] * 12).low < interval(values, ["only"] * 12).mean

@@ -43,9 +43,6 @@ def front(**values: Any) -> str:
     return f"---\n{json.dumps(values)}\n---\n# A card\n"
 
 
-# ------------------------------------------------------------------------------------- a run
-
-
 def test_a_run_says_everything(tmp_path: Path) -> None:
     folder = run(tmp_path / "teapot")
     model = open_model(folder)
@@ -104,9 +101,7 @@ def test_pipelines_of_equal_sizes_and_other_weights_differ(tmp_path: Path) -> No
     assert open_model(folder).digest == digests[0]
 
 
-def test_a_model_has_a_name_also_from_inside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_has_a_name_from_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run(tmp_path / "teapot") / "lora")
     for where in ("..", ".", "../lora", LORA):
         model = open_model(where)
@@ -125,12 +120,15 @@ def test_an_unfinished_run_names_its_newest_whole_snapshot(tmp_path: Path) -> No
     assert f"regforge train {folder / 'recipe.yaml'} --out {folder}" in error
 
 
-def test_a_base_model_that_is_gone(tmp_path: Path) -> None:
+def test_a_base_model_and_photos_that_are_gone(tmp_path: Path) -> None:
     folder = run(tmp_path / "teapot", base_model=str(tmp_path / "sdxl"))
     assert "which is not there" in refusal(folder)
     assert open_model(folder, base=SDXL).base == SDXL
     (tmp_path / "sdxl").mkdir()
     assert open_model(folder).base == str(tmp_path / "sdxl")
+    model = open_model(run(tmp_path / "teapot", photos=tmp_path / "gone"))
+    assert model.subject == replace(CAT, images=None)
+    assert str(tmp_path / "gone") in model.notes[0]
 
 
 @pytest.mark.parametrize("content", ["", "- 1", "a: [", "subject: 7\nvalidation: x\ndata: []"])
@@ -147,9 +145,6 @@ def test_a_recipe_that_is_a_link_to_elsewhere_is_not_read(tmp_path: Path, target
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").symlink_to(target)
     assert "holds no model" in refusal(tmp_path / "run")
-
-
-# ---------------------------------------------------------------------------- where there is none
 
 
 @pytest.mark.parametrize(
@@ -188,9 +183,6 @@ def test_what_is_no_model(
     assert open_model("two", base=SDXL).weights == usual
 
 
-# ------------------------------------------------------------------------------- the base model
-
-
 def test_a_lora_alone_must_be_told_its_base(tmp_path: Path) -> None:
     path = lora(tmp_path / "mug.safetensors", metadata={"ss_sd_model_name": "sd15.safetensors"})
     assert "--base-model" in refusal(path)
@@ -208,9 +200,7 @@ def test_a_lora_alone_must_be_told_its_base(tmp_path: Path) -> None:
         ({}, [SDXL, "other/model"]),
     ],
 )
-def test_a_lora_whose_metadata_or_card_names_its_base(
-    tmp_path: Path, metadata: dict[str, str], card: Any
-) -> None:
+def test_a_lora_that_names_its_base(tmp_path: Path, metadata: dict[str, str], card: Any) -> None:
     path = lora(tmp_path / "mug.safetensors", metadata=metadata)
     (tmp_path / "README.md").write_text(front(base_model=card, instance_prompt="a TOK mug"))
     model = open_model(path)
@@ -229,19 +219,13 @@ def test_the_base_of_a_model(tmp_path: Path) -> None:
     assert open_model(tmp_path / "teapot", base=SDXL).notes == ()
 
 
-# ----------------------------------------------------------------------------------- the subject
-
-
-def test_a_folder_of_photos_says_who_it_is(tmp_path: Path) -> None:
+def test_a_folder_of_photos_says_who_it_is_or_it_is_that_of_the_recipe(tmp_path: Path) -> None:
     model = open_model(run(tmp_path / "teapot"), subject=SUBJECTS / "robot")
     said = json.loads((SUBJECTS / "robot" / "subject.json").read_text())
     said = {key: said[key] for key in ("identifier", "class_noun", "kind")}
     assert model.subject == Subject(**said, images=SUBJECTS / "robot")
     given_one = Subject("zwx", "chair", "object", None)
     assert open_model("embedded/tinyworld", subject=given_one).subject == given_one
-
-
-def test_a_folder_that_does_not_say_it_is_that_of_the_recipe(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     model = open_model(run(tmp_path / "teapot"), subject=photos)
@@ -267,12 +251,6 @@ def test_its_kind(tmp_path: Path, noun: str, said: str | None, kind: str, notes:
     model = open_model(run(tmp_path / "teapot", subject=subject))
     assert model.subject == replace(CAT, class_noun=noun, kind=kind)
     assert len(model.notes) == notes
-
-
-def test_photos_that_are_gone(tmp_path: Path) -> None:
-    model = open_model(run(tmp_path / "teapot", photos=tmp_path / "gone"))
-    assert model.subject == replace(CAT, images=None)
-    assert str(tmp_path / "gone") in model.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -301,9 +279,6 @@ def test_no_identifier_is_left(words: list[str]) -> None:
     assert bare(without_identifier(" ".join(words), CAT)) == bare(" ".join(words), "sks")
 
 
-# ----------------------------------------------------------------------------------------- names
-
-
 def names(*models: PersonalizedModel) -> list[str]:
     return [model.name for model in distinct_names(models)]
 
@@ -322,9 +297,6 @@ def test_names_differ_and_are_short(tmp_path: Path) -> None:
     for below in ("", "lora"):
         found = [open_model(snapshot / below) for snapshot in snapshots]
         assert names(*found) == ["a/cat-step-10", "b/cat-step-10"]
-
-
-# --------------------------------------------------------------------------------------- the Hub
 
 
 def test_a_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path, monkeypatch: Any) -> None:
@@ -347,9 +319,7 @@ def test_a_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path, monkeypatch: Any)
     assert "HF_HUB_OFFLINE" in refusal("me/another")
 
 
-def test_a_recipe_of_the_hub_does_not_choose_photos_of_ours(
-    hub: "LoopbackHub", tmp_path: Path
-) -> None:
+def test_a_recipe_of_the_hub_chooses_no_photos_here(hub: "LoopbackHub", tmp_path: Path) -> None:
     folder = run(tmp_path / "teapot", revision={"not": "text"})
     files = {"recipe.yaml": folder / "recipe.yaml", f"lora/{LORA}": folder / "lora" / LORA}
     hub.put("she/teapot", files, repo_type="model")

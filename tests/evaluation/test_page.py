@@ -68,7 +68,7 @@ def plain(made: Evaluation, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
     return made
 
 
-def test_every_model_prompt_number_and_image_is_there(made: Evaluation, page: Read) -> None:
+def test_models_prompts_numbers_and_images_and_the_verdict(made: Evaluation, page: Read) -> None:
     described = {image.get("alt") for image in page.all("img")}
     for result in made.results:
         assert result.model.name in page.text
@@ -85,9 +85,6 @@ def test_every_model_prompt_number_and_image_is_there(made: Evaluation, page: Re
     assert "0.774" in page.text, "the ceiling"
     assert made.notes[0] in page.text
     assert "facebook/dino-vits16" in page.text
-
-
-def test_the_verdict_says_what_the_intervals_say(page: Read) -> None:
     assert re.search(
         r"Against “naive”, “against \+ amplify” looks more like the subject \(DINO \+0\.\d+, "
         r"CLIP-I \+0\.\d+\), follows prompts better \(CLIP-T \+0\.\d+\)",
@@ -149,9 +146,7 @@ def test_hostile_names_and_prompts_are_only_text(tmp_path: Path) -> None:
     assert page.text.count(" ".join(HOSTILE.split())) > 8
 
 
-def test_missing_images_and_those_outside_of_the_folder_are_said(
-    plain: Evaluation, tmp_path: Path
-) -> None:
+def test_missing_images_and_those_outside_are_said(plain: Evaluation, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(plain.folder, tmp_path / "copy"))
     gone = [each.file for each in plain.results[1].images[:2]]
     (folder / gone[0]).unlink()
@@ -182,9 +177,7 @@ def test_a_full_page_leaves_out_the_last_samples_and_says_so(plain: Evaluation) 
     assert len(shown) < len(everything.all("img"))
 
 
-def test_a_single_model_is_held_against_the_photos_without_matplotlib_too(
-    plain: Evaluation,
-) -> None:
+def test_one_model_is_held_against_the_photos_without_matplotlib_too(plain: Evaluation) -> None:
     alone = replace(plain, results=plain.results[:1], comparisons=[])
     page = Read(alone)
     mean = alone.results[0].scores["dino"].mean
@@ -207,9 +200,7 @@ def test_two_subjects_have_their_own_tables(plain: Evaluation) -> None:
 
 @pytest.mark.slow
 @needs_chromium
-def test_the_enlarged_view_shows_a_sample_of_all_models_and_moves(
-    browser: Browser, made: Evaluation
-) -> None:
+def test_the_enlarged_view_shows_all_models_and_moves(browser: Browser, made: Evaluation) -> None:
     page = Page(browser, write_page(made, made.folder).as_uri())
     prompts = list(dict.fromkeys(each.prompt for each in made.results[0].images))
 
@@ -232,9 +223,6 @@ def test_the_enlarged_view_shows_a_sample_of_all_models_and_moves(
     page.wait_until("!document.getElementById('lightbox').open")
     assert {url.partition(":")[0] for url in page.requests()} <= {"file", "data"}
     assert page.complaints() == []
-
-
-# ------------------------------------------------------------------------------------------- plots
 
 
 def found(mean: float) -> Interval:
@@ -267,9 +255,7 @@ def some_curves() -> "plots.Figure":
         some_curves,
     ],
 )
-def test_plots_are_the_same_bytes_each_time(
-    draw: Callable[[], "plots.Figure"], tmp_path: Path
-) -> None:
+def test_plots_are_the_same_each_time(draw: Callable[[], "plots.Figure"], tmp_path: Path) -> None:
     for name in ("one.svg", "two.svg"):
         plots.save(draw(), tmp_path / name)
     svg = (tmp_path / "one.svg").read_bytes()

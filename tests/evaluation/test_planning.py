@@ -37,9 +37,6 @@ def photos(folder: Path, *names: str) -> Path:
     return folder
 
 
-# --------------------------------------------------------------------------------------- refusals
-
-
 def refusal(out: Path, *models: Path | str, **settings: Any) -> str:
     with pytest.raises(RegforgeError) as caught:
         evaluate(models, EvaluationSettings(**settings), out=out, reporter=Reporter(quiet=True))
@@ -93,12 +90,15 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_drawn(
     assert words in refusal(tmp_path / "out", *models, **settings)
 
 
-def test_settings_may_be_keywords(tmp_path: Path) -> None:
+def test_settings_may_be_keywords_and_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     run = trained_models.run(tmp_path / "run")
     with pytest.raises(EvaluationError, match="limit is 0"):
         evaluate([run], EvaluationSettings(samples=2), limit=0)
     with pytest.raises(TypeError, match="sample"):
         evaluate([run], sample=1)
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "nowhere")])
+    assert isinstance(result.exception, EvaluationError)
+    assert result.exception.exit_code == 2
 
 
 def test_photos_that_are_gone_are_asked_for(tmp_path: Path) -> None:
@@ -121,15 +121,6 @@ def test_one_name_for_two_subjects_is_refused(tmp_path: Path) -> None:
     assert "1 of 2 reference photos were trained on" in held_out.notes[0]
     same = photos(tmp_path / "copy", "00.png")
     assert references_for([learned[0], cat(same)])["sks cat"].photos
-
-
-def test_the_command_says_what_is_wrong_in_a_sentence(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "nowhere")])
-    assert isinstance(result.exception, EvaluationError)
-    assert result.exception.exit_code == 2
-
-
-# ----------------------------------------------------------------------------------- the folder
 
 
 MODELS = {"a": "/runs/a", "b": "/runs/b"}
@@ -230,9 +221,6 @@ def test_a_folder_is_named_after_the_models(tmp_path: Path) -> None:
     assert default_folder(many) == Path(f"evaluations/{'x' * 30}-0-and-3-more")
 
 
-# ------------------------------------------------------------------------------------- references
-
-
 def test_references_are_the_photos_that_were_trained_on(tmp_path: Path) -> None:
     found = find_references(cat())
     assert [path.name for path in found.photos] == [f"{n:02d}.png" for n in range(5)]
@@ -269,9 +257,6 @@ def test_held_out_photos_that_were_trained_on_are_named(tmp_path: Path) -> None:
         assert words is None or words in found.notes[0]
 
 
-# ----------------------------------------------------------------------------------------- plans
-
-
 def planned(where: Path, **settings: Any) -> tuple[ModelPlan, ModelPlan]:
     """What the base model and the model draw."""
     numbers = {"samples": 2, "class_samples": 3} | settings
@@ -295,9 +280,7 @@ def test_all_models_draw_the_same_from_the_same_noise(tmp_path: Path) -> None:
     assert len({each.file for each in tuned.images}) == len(tuned.images)
 
 
-def test_another_seed_is_other_noise_and_other_weights_or_settings_another_folder(
-    tmp_path: Path,
-) -> None:
+def test_another_seed_is_other_noise_and_weights_or_settings_other_folders(tmp_path: Path) -> None:
     run = trained_models.run(tmp_path / "run")
     for first, second in zip(planned(run)[1].images, planned(run, seed=1)[1].images, strict=True):
         assert first.seed != second.seed
@@ -345,9 +328,6 @@ def test_one_guidance_scale_for_all_and_a_note_on_other_sizes(tmp_path: Path) ->
     ]
     (note,) = plan_evaluation(runs, EvaluationSettings()).notes
     assert "64 at 64, 96 at 96 and None at its own size" in note
-
-
-# ------------------------------------------------------------------------------------- snapshots
 
 
 def snapshot(run: Path, step: int, value: float) -> None:

@@ -42,11 +42,17 @@ def images(identifier: str, scores: list[float], key: str = "clip_t") -> list[Im
     ]
 
 
-def test_scores_are_means_over_images_with_prompts_as_clusters(made: Evaluation) -> None:
+def test_scores_are_means_over_clusters_and_parts_of_a_benchmark_apart(made: Evaluation) -> None:
     result = made.results[0]
     asked = [(each.scores["dino"], each.prompt) for each in result.images if each.question]
     assert result.scores["dino"] == interval(*zip(*asked, strict=True), resamples=2000)
     assert len(asked) == 20
+    result = made.results[1]
+    assert list(result.by_suite) == ["dreambench", "styles"]
+    assert list(result.by_group) == ["dreambench/place", "styles/style"]
+    assert result.by_suite["dreambench"]["dino"].count == 16
+    assert result.by_suite["styles"] == result.by_group["styles/style"]
+    assert "pres" not in result.by_suite["dreambench"]
 
 
 def test_preservation_comes_from_class_images_and_everything_else_from_questions() -> None:
@@ -58,15 +64,6 @@ def test_preservation_comes_from_class_images_and_everything_else_from_questions
     scores = summarize(model("a"), measured).scores
     assert scores["clip_t"].mean == pytest.approx(0.3)
     assert scores["pres"].mean == 0.5
-
-
-def test_parts_of_a_benchmark_are_summed_up_apart(made: Evaluation) -> None:
-    result = made.results[1]
-    assert list(result.by_suite) == ["dreambench", "styles"]
-    assert list(result.by_group) == ["dreambench/place", "styles/style"]
-    assert result.by_suite["dreambench"]["dino"].count == 16
-    assert result.by_suite["styles"] == result.by_group["styles/style"]
-    assert "pres" not in result.by_suite["dreambench"]
 
 
 def test_what_was_not_measured_is_left_out_and_a_share_stays_between_nothing_and_all() -> None:
@@ -116,9 +113,6 @@ def test_what_only_one_of_two_models_drew_is_left_out_of_their_comparison() -> N
     assert compare([first, of_a_cat]) == []
 
 
-# --------------------------------------------------------------------------------- evaluation.json
-
-
 def test_it_is_read_again_as_it_was_written(made: Evaluation) -> None:
     path = made.folder / "evaluation.json"
     made.save(path)
@@ -161,17 +155,12 @@ def test_the_file_has_what_scripts_need_and_nothing_of_this_machine(
         ('{"format": 99}', "newer regforge"),
     ],
 )
-def test_what_is_no_evaluation_is_said_in_a_sentence(
-    tmp_path: Path, text: str | None, complaint: str
-) -> None:
+def test_what_is_no_evaluation_is_said(tmp_path: Path, text: str | None, complaint: str) -> None:
     path = tmp_path / "evaluation.json"
     if text is not None:
         path.write_text(text)
     with pytest.raises(EvaluationError, match=complaint):
         Evaluation.load(path)
-
-
-# ------------------------------------------------------------------------------------ in a terminal
 
 
 def test_the_text_fits_a_terminal_and_names_every_model_and_score(made: Evaluation) -> None:
@@ -220,9 +209,7 @@ def test_differences_are_said_in_words(
     assert sentence in " ".join(text.split())
 
 
-def test_names_cannot_steer_the_terminal_and_many_comparisons_come_with_a_warning(
-    made: Evaluation,
-) -> None:
+def test_no_name_steers_the_terminal_and_many_comparisons_are_warned_of(made: Evaluation) -> None:
     hostile = replace(made.results[0].model, name="\x1b[2Jevil\nname")
     text = replace(made, results=[replace(made.results[0], model=hostile)]).as_text()
     assert "\x1b" not in text

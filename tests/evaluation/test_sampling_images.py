@@ -25,9 +25,6 @@ def tile(color: str = "red") -> Image.Image:
     return tile_of(Image.new("RGB", (96, 96), color))
 
 
-# ---------------------------------------------------------------------------------------- the grid
-
-
 @pytest.mark.parametrize(
     ("size", "shown"),
     [
@@ -52,24 +49,18 @@ def test_rows_are_broken_evenly(count: int, columns: int) -> None:
     assert across == columns
 
 
-def test_each_row_has_its_own_images() -> None:
+def test_each_row_has_its_own_images_and_long_prompts_are_wrapped() -> None:
     rows = [("mine", [tile("red")] * 2), ("base", [tile("blue")] * 2)]
     grid = np.asarray(draw_grid([("a", rows), ("b", rows)], footer="seed 0"))
     colors = {(255, 0, 0): "red", (0, 0, 255): "blue"}
     found = [colors[color] for line in grid if (color := tuple(line[40].tolist())) in colors]
     assert [color for color, _ in groupby(found)] == ["red", "blue", "red", "blue"]
-
-
-def test_long_prompts_are_wrapped_and_not_cut() -> None:
     rows = [("", [tile()])]
     short = draw_grid([("a cat", rows)])
     long = draw_grid([("a very long prompt " * 40 + "x" * 400, rows)])
     assert long.width == short.width
     assert long.height > short.height + 300
     assert draw_grid([]).size[0] > 0
-
-
-# --------------------------------------------------------------------------- what cannot be drawn
 
 
 def refusal(*arguments: Any, **more: Any) -> str:
@@ -100,9 +91,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "samples.json").write_text('{"request": {"prompts": ["a dog"]}}')
     assert "other samples" in refusal("embedded/tinyworld", ["a cat"], out=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png", "samples.json"]
-
-
-# -------------------------------------------------------------------------------------- whole runs
 
 
 @pytest.fixture(scope="module")

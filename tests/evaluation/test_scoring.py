@@ -38,9 +38,6 @@ def units(count: int) -> st.SearchStrategy[np.ndarray]:
     )
 
 
-# ------------------------------------------------------------------------------------- by hand
-
-
 @pytest.mark.parametrize(
     ("score", "expected"),
     [
@@ -69,21 +66,15 @@ def test_scores_by_hand(score: Callable[[], np.ndarray], expected: list[float]) 
     assert scoring.pairs_within("abaBac") == [(0, 2), (0, 4), (2, 4)]  # images of one prompt
 
 
-def test_the_mean_of_identity_is_that_of_the_whole_matrix() -> None:
+def test_the_mean_of_identity_is_that_of_the_whole_matrix_and_of_nothing_refused() -> None:
     found = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     whole = found[:6] @ found[6:].T
     assert scoring.identity(found[:6], found[6:]).mean() == pytest.approx(whole.mean(), abs=1e-6)
-
-
-def test_nothing_to_compare_with_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to compare"):
         scoring.identity(rows(X), np.zeros((0, 2), dtype=np.float32))
     with pytest.raises(ValueError, match="2 captions"):
         scoring.cosine_of_pairs(rows(X), rows(X, Y))
-
-
-# --------------------------------------------------------------------------------- for any images
 
 
 @settings(max_examples=30)
@@ -121,9 +112,6 @@ def test_scores_stay_within_their_bounds(images: np.ndarray, captions: np.ndarra
     assert ((distances >= 0) & (distances <= 2)).all()
 
 
-# --------------------------------------------------------------------------------- near duplicates
-
-
 def test_near_duplicates_are_found_and_shipped_subjects_have_none(repo: Path) -> None:
     for folder in (repo / "examples" / "subjects").iterdir():
         photos = [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.png"))]
@@ -133,9 +121,6 @@ def test_near_duplicates_are_found_and_shipped_subjects_have_none(repo: Path) ->
     larger = photos[1].resize((200, 200), Image.Resampling.BICUBIC)
     found = scoring.near_duplicates([*photos, larger, ImageOps.mirror(photos[2]), photos[1]])
     assert found == [(1, 4, False), (2, 5, True), (1, 6, False)]
-
-
-# ------------------------------------------------------------------------------ a model's images
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -268,9 +253,7 @@ def test_few_images_are_held_at_a_time(tmp_path: Path) -> None:
     assert 0 < most < 50
 
 
-def test_text_is_looked_for_where_the_subject_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_is_looked_for_in_the_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Writing, "lexicon", ("logo",))
     found = scored(tmp_path, plan((BEACH, 2), (None, 1)), RED, BLUE, RED)
     assert [each.scores.get("text") for each in found] == [1.0, 0.0, None]

@@ -70,9 +70,6 @@ def test_rephrased_suites_say_the_same_in_other_words(name: str, kind: Kind) -> 
             assert word in both[1].text
 
 
-# ------------------------------------------------------------------------------ the tiny world
-
-
 def one_of(phrases: Iterable[str]) -> str:
     return "|".join(re.escape(phrase) for phrase in sorted(set(phrases) - {""}, key=len)[::-1])
 
@@ -114,9 +111,6 @@ def test_the_tiny_worlds_tokenizer_knows_every_word(name: str) -> None:
             assert f"{word}</w>" in model["vocab"], f"{word} of {question.text!r}"
 
 
-# ------------------------------------------------------------------------------- which are asked
-
-
 def test_default_suites(tmp_path: Path) -> None:
     assert default_suites(model("stabilityai/sdxl"), "object") == ("dreambench",)
     assert default_suites(model("stabilityai/sdxl"), "living") == ("dreambench", "motion")
@@ -133,19 +127,13 @@ def test_the_article_fits_the_noun() -> None:
     assert BenchmarkPrompt("A {}", "s").about("elephant") == "An elephant"
 
 
-# --------------------------------------------------------------------------------- users' files
-
-
-def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+def test_a_text_file_has_a_prompt_a_line_and_yaml_lists_or_kinds_and_groups(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("# my prompts\n\na {} in the rain  # wet\n  a   blue {}\na {} in the rain\n")
     assert load_suite(file, "living") == [
         BenchmarkPrompt("a {} in the rain", "mine"),
         BenchmarkPrompt("a   blue {}", "mine"),
     ]
-
-
-def test_a_yaml_file_may_be_a_list_or_have_kinds_and_groups(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("prompts:\n  - a {} in the rain\n")
     assert load_suite(str(file), "object") == [BenchmarkPrompt("a {} in the rain", "mine")]

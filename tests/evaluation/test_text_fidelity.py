@@ -43,15 +43,12 @@ def test_damaged_writing_scores_lower(market: SubjectText) -> None:
     assert 0.5 <= damaged < 0.9
 
 
-def test_the_score_weighs_by_length() -> None:
+def test_the_score_weighs_by_length_and_there_is_none_without_writing() -> None:
     signs = SubjectText([])
     signs.lexicon = ("ab", "abcdef")
     assert signs.score_of(["abcdef"]) == pytest.approx((2 * 2 / 6 + 6) / 8)
     assert signs.score_of(["ab", "abcxxx"]) == pytest.approx((2 * 1 + 6 * 0.5) / 8)
     assert signs.score_of([]) == 0.0
-
-
-def test_a_subject_without_writing_has_no_score() -> None:
     plain = SubjectText([Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")])
     assert plain.lexicon == ()
     assert plain.scores([sign("MARKET")]) == [None]

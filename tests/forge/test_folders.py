@@ -31,9 +31,6 @@ def rewrite(out: Path, change: Callable[[list[dict[str, Any]]], None]) -> bytes:
     return content
 
 
-# ------------------------------------------------------------------------------------ whose it is
-
-
 @pytest.mark.parametrize("content", ["", "\0\0\0", "{", "{}", '{"version": 99}', None], ids=repr)
 def test_a_damaged_state_locks_nobody_out(small: Recipe, tmp_path: Path, content: str) -> None:
     out = tmp_path / "run"
@@ -95,9 +92,6 @@ def test_two_processes_cannot_hold_it_and_no_lock_is_left(small: Recipe, tmp_pat
         assert list(folder.path.iterdir()) == []
 
 
-# -------------------------------------------------------------------------------------- --fresh
-
-
 def test_fresh_deletes_what_was_made_and_nothing_else(small: Recipe, tmp_path: Path) -> None:
     out, photos = tmp_path / "run", tmp_path / "elsewhere"
     photos.mkdir()
@@ -136,9 +130,6 @@ def test_fresh_of_one_kind_leaves_the_other_kind_alone(
     assert len(captions(out)) == 10
 
 
-# ---------------------------------------------------------------------------- nothing was made yet
-
-
 def test_a_language_model_that_gave_nothing_locks_no_folder(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -151,9 +142,6 @@ def test_a_language_model_that_gave_nothing_locks_no_folder(
     assert shell("prompts", write_recipe(seed=3), "--out", out) == 0, shell.err
     assert len(captions(out)) == 10
     assert shell("prompts", write_recipe(seed=4), "--out", out) == 2, "now something was made"
-
-
-# --------------------------------------------------------------------------- smaller than it was
 
 
 def test_a_finished_dataset_does_not_become_smaller(
@@ -176,12 +164,7 @@ def test_a_finished_dataset_does_not_become_smaller(
     assert shell("run", recipe, "--out", out, "-q", "--limit", 2, "--fresh") == 0, shell.err
 
 
-# ---------------------------------------------------------------------------------- edited files
-
-
-def test_an_edited_caption_is_drawn_and_its_row_says_what_it_says(
-    write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_an_edited_caption_is_drawn_with_its_row(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(prompts={"count": 4, "sets": {"amplify": 1}}))
     out = tmp_path / "run"
     before = rows_of(quietly(recipe, out))
@@ -284,9 +267,6 @@ def test_captions_that_cannot_be_read_get_a_sentence(
     assert folder.captions.read_text() == content
 
 
-# --------------------------------------------------------------------------------------- the log
-
-
 def test_a_line_with_any_character_is_read_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     odd = "a\u2028b\u2029c\x85d\x0be\x1cf\r\ng"
@@ -307,9 +287,7 @@ def test_a_line_cut_in_half_costs_no_other(tmp_path: Path, half: bytes) -> None:
     assert [each["event"] for each in read(tmp_path / "log.jsonl")] == ["one", "two", "three"]
 
 
-def test_a_file_in_the_folders_place_is_said(
-    tmp_path: Path, shell: Shell, write_recipe: WriteRecipe
-) -> None:
+def test_a_file_as_folder_is_said(tmp_path: Path, shell: Shell, write_recipe: WriteRecipe) -> None:
     recipe = write_recipe()
     (tmp_path / "mine").write_text("mine", encoding="utf-8")
     for command in ("run", "prompts", "render"):

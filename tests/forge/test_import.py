@@ -60,13 +60,8 @@ def refusals(folder: Path) -> dict[str, str]:
     return {each["raw"]: each["reason"] for each in read(folder / "ledger.jsonl") if "raw" in each}
 
 
-# ---------------------------------------------------------------------------------------- the run
-
-
 @pytest.mark.usefixtures("reg")
-def test_a_folders_captions_are_drawn_by_the_recipes_own_model(
-    importing: Any, tmp_path: Path
-) -> None:
+def test_a_folders_captions_are_drawn_by_our_own_model(importing: Any, tmp_path: Path) -> None:
     done = quietly(importing(sets={"import": 1, "amplify": 1}, count=8), tmp_path / "run")
     rows = rows_of(done)
     taken = [row for row in rows if row.prompt_set == "import"]
@@ -148,9 +143,6 @@ def test_too_few_captions_are_an_error_and_nothing_is_lost(importing: Any, tmp_p
     assert rows_of(quietly(importing(count=9), out, limit=3))[:2] == drawn
 
 
-# ------------------------------------------------------------------------------------- going on
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("reg")
 def test_a_run_goes_on_without_the_dataset(importing: Any, reg: Path, tmp_path: Path) -> None:
@@ -197,9 +189,7 @@ def test_edited_captions_are_used(importing: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["./nowhere", "empty", "recipe.yaml"])
-def test_a_dataset_that_is_none_starts_nothing(
-    dataset: str, importing: Any, tmp_path: Path, shell: Shell
-) -> None:
+def test_what_is_no_dataset(dataset: str, importing: Any, tmp_path: Path, shell: Shell) -> None:
     (tmp_path / "empty").mkdir()
     recipe = importing(dataset)
     with pytest.raises(RegforgeError) as caught:
@@ -210,9 +200,7 @@ def test_a_dataset_that_is_none_starts_nothing(
     assert str(tmp_path / dataset) in shell.err
 
 
-def test_a_fresh_start_is_refused_while_everything_is_still_there(
-    importing: Any, reg: Path, tmp_path: Path
-) -> None:
+def test_no_fresh_start_without_its_captions(importing: Any, reg: Path, tmp_path: Path) -> None:
     recipe, out = importing(count=2), tmp_path / "run"
     before = fingerprint(quietly(recipe, out, until="prompts").folder)
     shutil.rmtree(reg)
@@ -221,13 +209,8 @@ def test_a_fresh_start_is_refused_while_everything_is_still_there(
     assert fingerprint(out) == before
 
 
-# ---------------------------------------------------------------------------------------- check
-
-
 @pytest.mark.usefixtures("reg")
-def test_check_shows_captions_of_a_folder_and_touches_nothing(
-    importing: Any, shell: Shell, tmp_path: Path
-) -> None:
+def test_check_shows_captions_of_a_folder(importing: Any, shell: Shell, tmp_path: Path) -> None:
     importing()
     there = sorted(tmp_path.rglob("*"))
     assert shell("check", "recipe.yaml") == 0, shell.err
@@ -240,9 +223,7 @@ def test_check_shows_captions_of_a_folder_and_touches_nothing(
     assert json.loads(shell.out)["imported"] == f"captions of {tmp_path}/reg"
 
 
-def test_check_of_a_large_folder_looks_at_the_first_captions(
-    importing: Any, shell: Shell, tmp_path: Path
-) -> None:
+def test_check_of_a_large_folder_reads_a_few(importing: Any, shell: Shell, tmp_path: Path) -> None:
     write_captioned(tmp_path / "reg", ["a cat"] * 250)  # most datasets of class images are such
     importing()
     assert shell("check", "recipe.yaml") == 0, shell.err
@@ -256,9 +237,6 @@ def test_check_asks_no_hub(importing: Any, shell: Shell, hub: LoopbackHub) -> No
     assert "captions of me/cats@v1 on the Hub, which the run will read" in shell.out
     assert "<imported caption 1>" in shell.out
     assert hub.requests == []
-
-
-# ------------------------------------------------------------------------------------------ Hub
 
 
 def put(hub: LoopbackHub, folder: Path, **options: Any) -> str:
@@ -332,9 +310,7 @@ def test_offline_a_copy_will_do_and_without_one_it_is_said(
     assert imported_texts(tmp_path / "run") == TIDY
 
 
-def test_a_gated_dataset_is_one_sentence(
-    hub: LoopbackHub, importing: Any, reg: Path, tmp_path: Path
-) -> None:
+def test_a_gated_dataset(hub: LoopbackHub, importing: Any, reg: Path, tmp_path: Path) -> None:
     put(hub, reg, gated=True)
     with pytest.raises(HubError, match="me/cats is gated"):
         quietly(importing("me/cats"), tmp_path / "run")
@@ -342,9 +318,7 @@ def test_a_gated_dataset_is_one_sentence(
 
 
 @pytest.mark.usefixtures("reg")
-def test_a_dataset_that_is_not_there_is_asked_for_and_said_once(
-    hub: LoopbackHub, importing: Any, tmp_path: Path
-) -> None:
+def test_a_missing_dataset_is_said_once(hub: LoopbackHub, importing: Any, tmp_path: Path) -> None:
     with pytest.raises(HubError, match="no dataset me/dogs") as caught:
         quietly(importing("me/dogs"), tmp_path / "run")
     assert str(caught.value).count("Nor is there a folder") == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Answer, Call, Faults, OpenAIServer, Reply, refused, said
+from servers import Call, Faults, OpenAIServer, Reply, refused, said
 from shell import Shell
 from small_runs import WriteRecipe, quietly
 
@@ -106,89 +106,45 @@ def test_killed_runs_pay_only_once(shell: Shell, write_recipe: WriteRecipe, tmp_
     assert captions_of(tmp_path / "one") == captions_of(tmp_path / "two")
 
 
-USELESS = [
-    pytest.param(
-        lambda _: said("Certainly! A teapot can have many lovely shapes."),
-        ["slot", "ledger.jsonl"],
-        id="prose",
-    ),
-    pytest.param(
-        lambda _: refused(401, "Incorrect API key provided."), ["key", "OPENAI_API_KEY"], id="key"
-    ),
-    pytest.param(
-        lambda _: refused(404, "The model `loopback` does not exist", code="model_not_found"),
-        ["loopback"],
-        id="model",
-    ),
-]
-
-
-@pytest.mark.parametrize(("answer", "says"), USELESS)
-def test_a_server_that_is_no_use_gets_one_clear_sentence(
-    answer: Answer, says: list[str], shell: Shell, write_recipe: WriteRecipe
-) -> None:
-    with OpenAIServer(answer) as server:
-        recipe = recipe_for(server, write_recipe, llm={"max_attempts": 3})
-        assert shell("prompts", recipe, "--out", "run") == 1
-    assert "Traceback" not in shell.err
-    for words in says:
-        assert words in shell.err, shell.err
-
-
-REASONS = [
-    pytest.param(
+NONE = said('{"phrases": ["sks"], "captions": [{"color": "sks"}]}')
+REFUSED = refused(404, "The model `loopback` does not exist", code="model_not_found")
+USELESS: dict[str, tuple[Reply | None, dict[str, Any], list[str]]] = {
+    "prose": (said("Certainly! A teapot can have many lovely shapes."), {}, ["ledger.jsonl"]),
+    "key": (refused(401, "Incorrect API key provided."), {}, ["key", "OPENAI_API_KEY"]),
+    "model": (REFUSED, {}, ["loopback"]),
+    "cut off": (
         said('{"phrases": ["red', finish_reason="length"),
         {"max_tokens": 64},
-        "max_tokens = 64",
-        id="cut off",
+        ["max_tokens = 64", "prompts.llm.max_tokens"],
     ),
-    pytest.param(said(""), {}, "empty", id="empty"),
-    pytest.param(
-        refused(400, "temperature must be prime"),
-        {"temperature": None},
-        "must be prime",
-        id="refused",
-    ),
-    pytest.param(refused(429, "Slow down, friend."), {}, "Slow down, friend", id="busy"),
-    pytest.param(Reply(502, "<html><h1>Bad Gateway</h1></html>"), {}, "Bad Gateway", id="page"),
-    pytest.param(Reply(0), {}, "connection broke", id="reset"),
-    pytest.param(
-        said('{"phrases": ["sks"], "captions": [{"color": "sks"}]}'), {}, "sks", id="unusable"
-    ),
-    pytest.param(said(None, finish_reason="content_filter"), {}, "content filter", id="filter"),
-]
+    "empty": (said(""), {}, ["empty"]),
+    "refused": (refused(400, "temperature must be prime"), {"temperature": None}, ["be prime"]),
+    "busy": (refused(429, "Slow down, friend."), {}, ["Slow down, friend"]),
+    "page": (Reply(502, "<html><h1>Bad Gateway</h1></html>"), {}, ["Bad Gateway"]),
+    "reset": (Reply(0), {}, ["connection broke"]),
+    "unusable": (NONE, {}, ["sks"]),
+    "filter": (said(None, finish_reason="content_filter"), {}, ["content filter"]),
+    "not there": (None, {"api_base": "http://127.0.0.1:9/v1"}, ["127.0.0.1:9"]),
+}
 
 
 @pytest.mark.parametrize("mode", ["vocabulary", "compose"])
-@pytest.mark.parametrize(("reply", "llm", "reason"), REASONS)
-def test_the_last_reason_of_the_provider_is_on_the_screen(
-    reply: Reply,
-    llm: dict[str, Any],
-    reason: str,
-    mode: str,
-    shell: Shell,
-    write_recipe: WriteRecipe,
+@pytest.mark.parametrize("kind", USELESS)
+def test_the_last_reason_of_a_server_that_is_of_no_use_is_on_the_screen(
+    kind: str, mode: str, shell: Shell, write_recipe: WriteRecipe
 ) -> None:
-    with OpenAIServer(lambda _: reply) as server:
+    reply, llm, says = USELESS[kind]
+    with OpenAIServer(lambda _: reply or Reply()) as server:
         llm = {"max_attempts": 2, "timeout": 5, **llm}
         recipe = recipe_for(server, write_recipe, llm=llm, mode=mode, slots=["color"])
         assert shell("prompts", recipe, "--out", "run") == 1
-    assert reason in shell.err, shell.err
-    if "max_tokens" in llm:
-        assert "prompts.llm.max_tokens" in shell.err
-        assert "name another model" not in shell.err
-
-
-def test_a_server_that_is_not_there(shell: Shell, write_recipe: WriteRecipe) -> None:
-    recipe = recipe_for("http://127.0.0.1:9/v1", write_recipe, llm={"max_attempts": 2})
-    assert shell("prompts", recipe, "--out", "run") == 1
-    assert "127.0.0.1:9" in shell.err
     assert "Traceback" not in shell.err
+    assert all(words in shell.err for words in says), shell.err
+    assert kind != "cut off" or "name another model" not in shell.err
+    assert (kind, mode) != ("prose", "vocabulary") or "slot" in shell.err
 
 
-def test_the_money_runs_out_before_it_is_spent(
-    shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_money_is_never_overspent(shell: Shell, write_recipe: WriteRecipe, tmp_path: Path) -> None:
     prices = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.001, "max_tokens": 100}
     with OpenAIServer(phrases) as server:
         recipe = recipe_for(server, write_recipe, llm={**prices, "max_cost": 0.9})

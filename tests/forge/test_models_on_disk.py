@@ -32,9 +32,6 @@ def scaled(source: Path, target: Path, by: float) -> Path:
     return target
 
 
-# ------------------------------------------------------------------------------- what they hold
-
-
 def test_a_lora_that_was_replaced_is_another_recipe(
     fitting: Path, tmp_path: Path, write_recipe: WriteRecipe
 ) -> None:
@@ -135,9 +132,6 @@ def test_digests_of_large_files_are_kept_and_noticed_when_stale(
     assert revision_of(folder) != before
 
 
-# ------------------------------------------------------------------------- what does not fit
-
-
 def misfit(kind: str, fitting: Path, path: Path) -> Path:
     tensors = load_file(fitting)
     if kind == "nothing":
@@ -199,9 +193,6 @@ def test_more_than_one_lora_in_a_folder_is_refused(fitting: Path, tmp_path: Path
         shutil.copy(fitting, tmp_path / f"{name}.safetensors")
     with pytest.raises(LoraError, match=r"a\.safetensors, b\.safetensors"):
         opened(lora=str(tmp_path))
-
-
-# ---------------------------------------------------------------------- what is known beforehand
 
 
 def test_check_and_run_refuse_models_that_cannot_be_used(

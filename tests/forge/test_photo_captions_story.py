@@ -25,9 +25,6 @@ def images(folder: Path) -> dict[str, str]:
     return {"images": str(folder)}
 
 
-# ----------------------------------------------------------------------- what is not varied, said
-
-
 def test_what_a_caption_does_not_let_vary_is_said_by_check_the_run_and_audit(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -72,12 +69,7 @@ def test_plain_captions_need_no_vocabulary_and_are_no_finding(
     assert "followed captions" not in [c["name"] for c in json.loads(shell.out)["checks"]]
 
 
-# ----------------------------------------------------------------------------------- prompt syntax
-
-
-def test_prompt_syntax_is_taken_off_and_said(
-    shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_prompt_syntax_comes_off(shell: Shell, write_recipe: WriteRecipe, tmp_path: Path) -> None:
     photos = write_captioned(tmp_path / "photos", ["a photo of a (sks cat:1.3) on a rug"])
     recipe = write_recipe(subject=images(photos), prompts={"sets": {"against": 1}, "count": 2})
     assert shell("check", recipe) == 0, shell.err
@@ -101,9 +93,6 @@ def test_captions_that_stand_for_several_are_refused_by_name(
         assert "001.png" in shell.err
         assert several in shell.err
     assert not list(Path("runs").rglob("vocabulary.json"))  # nobody was asked for phrases
-
-
-# ------------------------------------------------------------------------ what a vision model says
 
 
 def sees(call: Call) -> Reply:

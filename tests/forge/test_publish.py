@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from hub_server import LoopbackHub
 from shell import Shell
+from small_runs import write_small
 
 from regforge.dataset import build
 from regforge.dataset.parquet import read_rows
@@ -22,28 +22,18 @@ from regforge.journal import Reporter
 from regforge.recipe import load_recipe
 from regforge.records import ImageRow
 
-RECIPE: dict[str, Any] = {
+CATS: dict[str, Any] = {
     "name": "cats",
-    "subject": {"class_noun": "cat", "identifier": "sks"},
-    "prompts": {
-        "count": 6,
-        "slots": [
-            {"name": "color", "values": ["red", "blue", "black", "white", "pink"]},
-            {"name": "background", "values": ["on a beach", "in a forest", "in a city"]},
-            {"name": "style", "values": ["a photo of", "a pencil sketch of"]},
-        ],
-    },
-    "render": {"steps": 2, "batch_size": 4, "dtype": "float32"},
-    "curate": {"max_duplicate_distance": None},
+    "subject": {"images": None},
+    "prompts": {"count": 6, "sets": {"amplify": 1}},
 }
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @pytest.fixture(scope="module")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Path:
     """A run of six images, in three Parquet files; nobody writes into it."""
     top = tmp_path_factory.mktemp("made")
-    (top / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    write_small(top / "recipe.yaml", repo, **CATS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REGFORGE_CACHE", str(top / "cache"))
         small_files(patch)
@@ -87,12 +77,7 @@ def assert_is(row: dict[str, Any], expected: ImageRow) -> None:
         assert row[column] == getattr(expected, column), column
 
 
-# ----------------------------------------------------------------------------------- there and back
-
-
-def test_what_is_published_can_be_exported_and_audited_streaming(
-    made: Path, hub: LoopbackHub, shell: Shell
-) -> None:
+def test_what_is_published_can_be_streamed(made: Path, hub: LoopbackHub, shell: Shell) -> None:
     assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v1") == 0, shell.err
     told, ranged = {}, {}
     for how in ("--streaming", "--quiet"):
@@ -107,9 +92,7 @@ def test_what_is_published_can_be_exported_and_audited_streaming(
     assert ranged == {"--streaming": True, "--quiet": False}
 
 
-def test_ctrl_c_ends_in_a_sentence_and_the_same_command_goes_on(
-    made: Path, hub: LoopbackHub, shell: Shell
-) -> None:
+def test_ctrl_c_ends_in_a_sentence_and_goes_on(made: Path, hub: LoopbackHub, shell: Shell) -> None:
     hub.on("POST .*/preupload/", lambda: os.kill(os.getpid(), signal.SIGINT))
     assert shell("publish", made, "--repo-id", "me/cats") == 130
     assert "Interrupted. The same command goes on" in shell.err
@@ -147,9 +130,7 @@ def test_what_is_published_is_what_readers_get(made: Path, hub: LoopbackHub, she
     assert plain["train"][0]["image"].size == (96, 96)
 
 
-def test_json_says_everything_and_publishing_again_writes_nothing(
-    made: Path, hub: LoopbackHub, shell: Shell
-) -> None:
+def test_json_says_all_and_again_writes_nothing(made: Path, hub: LoopbackHub, shell: Shell) -> None:
     (made / "dataset" / "NOTES.md").write_text("mine")
     assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v1", "--json") == 0, shell.err
     first = json.loads(shell.out)
@@ -210,15 +191,12 @@ def test_as_a_pull_request_main_stays_as_it_is(made: Path, hub: LoopbackHub, she
     assert "a person has to merge it" in shell.out
 
 
-# ---------------------------------------------------------------------------- what is said where to
-
-
 def test_the_recipe_says_where_to_and_what(
-    made_once: Path, tmp_path: Path, hub: LoopbackHub, shell: Shell
+    made_once: Path, tmp_path: Path, hub: LoopbackHub, shell: Shell, repo: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     section = {"repo_id": "me/from-recipe", "license": "openrail++", "private": False}
-    recipe.write_text(yaml.safe_dump(RECIPE | {"dataset": section}))
+    write_small(recipe, repo, **CATS, dataset=section)
     made = shutil.copytree(made_once / "run", tmp_path / "run")
     assert shell("run", recipe, "--out", made, "-q") == 0, shell.err
     before = local_files(made)
@@ -230,9 +208,7 @@ def test_the_recipe_says_where_to_and_what(
     )
 
 
-def test_the_command_line_counts_more_and_the_folder_says_the_same(
-    made: Path, hub: LoopbackHub, shell: Shell
-) -> None:
+def test_the_command_line_goes_before_recipes(made: Path, hub: LoopbackHub, shell: Shell) -> None:
     words = ["--repo-id", "me/cats", "--license", "cc-by-sa-4.0", "--public"]
     data = {path: content for path, content in local_files(made).items() if "data/" in path}
     assert shell("publish", made, *words) == 0, shell.err
@@ -256,9 +232,6 @@ def test_what_was_published_last_is_remembered(made: Path, hub: LoopbackHub, she
     shell("run", made.parent / "recipe.yaml", "--out", made, "-q")  # whose recipe names none
     assert shell("publish", made) == 2
     assert "It was published to me/cats before." in shell.err
-
-
-# ----------------------------------------------------------------------------------------- refusals
 
 
 def one_sentence(shell: Shell) -> str:
@@ -303,9 +276,7 @@ def test_what_has_to_be_said_first(made: Path, hub: LoopbackHub, shell: Shell) -
     assert hub.requests == []
 
 
-def test_a_folder_that_is_no_finished_run(
-    made: Path, tmp_path: Path, hub: LoopbackHub, shell: Shell
-) -> None:
+def test_an_unfinished_run(made: Path, tmp_path: Path, hub: LoopbackHub, shell: Shell) -> None:
     assert shell("publish", tmp_path / "nothing", "--repo-id", "me/cats") == 2
     assert "is not the folder of a run" in one_sentence(shell)
     assert not (tmp_path / "nothing").exists()

@@ -42,9 +42,7 @@ def test_a_run_makes_what_the_recipe_says(small: Recipe, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_stage_by_stage_again_and_elsewhere_the_bytes_are_the_same(
-    small: Recipe, tmp_path: Path
-) -> None:
+def test_stage_by_stage_and_elsewhere_it_is_the_same(small: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert quietly(small, out, until="prompts").prompts == 10
     assert not (out / "shards").exists()
@@ -62,9 +60,7 @@ def test_stage_by_stage_again_and_elsewhere_the_bytes_are_the_same(
 
 
 @pytest.mark.slow
-def test_the_batch_size_changes_no_prompt_and_hardly_a_pixel(
-    write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_the_batch_size_changes_hardly_a_pixel(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     found = {}
     for size in (1, 8):
         recipe = load_recipe(write_recipe(render={"batch_size": size}))
@@ -89,9 +85,7 @@ def test_images_are_added_to_those_that_are_there_several_for_each_prompt(
 
 
 @pytest.mark.slow
-def test_refused_images_are_drawn_again_and_then_replaced(
-    write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_refused_images_are_drawn_anew(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     # After one step all images are much the same blur.
     recipe = load_recipe(
         write_recipe(render={"steps": 1, "max_attempts": 3}, curate={"max_duplicate_distance": 6})
@@ -109,9 +103,7 @@ def test_refused_images_are_drawn_again_and_then_replaced(
 
 
 @pytest.mark.slow
-def test_a_recipe_that_refuses_everything_fails_and_says_why(
-    write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_a_recipe_that_refuses_all_says_why(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe = load_recipe(
         write_recipe(
             prompts={"count": 2, "sets": {"naive": 1}},

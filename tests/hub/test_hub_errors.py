@@ -144,9 +144,7 @@ def test_a_hub_that_cannot_be_reached(hub: LoopbackHub, monkeypatch: pytest.Monk
         (507, "has no room for", False),
     ],
 )
-def test_a_refusal_by_its_status(
-    hub: LoopbackHub, status: Status, words: str, passing: bool
-) -> None:
+def test_refusals_by_status(hub: LoopbackHub, status: Status, words: str, passing: bool) -> None:
     hub.fail("POST .*/commit/", status, times=math.inf, message="As the Hub says it.")
     assert words in meaning(commit()).message
     assert is_transient(error_of(commit())) == passing
@@ -155,16 +153,15 @@ def test_a_refusal_by_its_status(
     assert "has no room for me/teapots: storage limit" in meaning(commit()).message
 
 
-def test_the_hub_says_when_to_come_back(hub: LoopbackHub) -> None:
+def test_the_hub_says_when_to_come_back_and_everybodys_is_not_named(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.fail("POST .*/commit/", 429, headers={"Retry-After": "17"})
     assert "in 17 seconds" in str(meaning(commit()))
     hub.fail("POST .*/commit/", 429, headers={"RateLimit": '"api";r=0;t=55'})
     assert "in 55 seconds" in str(meaning(commit()))
     hub.fail("POST .*/commit/", 429, headers={"RateLimit": '"api";r=7;t=55'})
     assert "55 seconds" not in str(meaning(commit()))
-
-
-def test_everybodys_hub_is_not_named(monkeypatch: pytest.MonkeyPatch, hub: LoopbackHub) -> None:
     hub.fail("POST .*/commit/", 500)
     error = error_of(commit())
     monkeypatch.setattr(constants, "ENDPOINT", "https://huggingface.co")
@@ -207,9 +204,7 @@ def test_no_token_gets_into_the_text(hub: LoopbackHub, monkeypatch: pytest.Monke
         assert token not in str(explained(error, "me/teapots"))
 
 
-def test_no_password_of_a_mirror_gets_into_the_text(
-    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_password_of_a_mirror_is_said(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.put("them/cats", {"README.md": "# Cats"}, gated=True)
     hub.fail("POST .*/commit/", 401, message="Invalid credentials in Authorization header")
     errors = [error_of(commit()), error_of(download("them/cats")), error_of(download(path="no"))]

@@ -24,12 +24,7 @@ def refusal(hub: LoopbackHub, **options: Any) -> str:
     return str(error.value)
 
 
-# -------------------------------------------------------------------------------- plain cases
-
-
-def test_a_private_repository_is_made_and_filled_and_stays_private(
-    hub: LoopbackHub, tmp_path: Path
-) -> None:
+def test_a_private_repository_is_made_and_stays_private(hub: LoopbackHub, tmp_path: Path) -> None:
     seen: list[Remote] = []
 
     def wanted(remote: Remote) -> Contents:
@@ -146,9 +141,6 @@ def test_progress_is_told(hub: LoopbackHub) -> None:
     assert "is in trouble (HTTP 503: injected by the test). Trying again in 1 s." in told.getvalue()
 
 
-# ----------------------------------------------------------------------------------- refusals
-
-
 def test_a_tag_that_names_something_else_is_refused_first(hub: LoopbackHub) -> None:
     old = with_old_version(hub)
     said = refusal(hub, tag="v1")
@@ -186,15 +178,7 @@ def test_a_file_that_cannot_be_read(hub: LoopbackHub, tmp_path: Path) -> None:
     assert hub.files(REPO) == dict(OLD)
 
 
-def test_without_a_token(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_TOKEN")
-    assert "You are not logged in" in refusal(hub)
-    assert hub.requests == []
-
-
-def test_the_token_is_sent_where_it_is_not_sent_unasked(
-    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_token_is_sent_where_unasked(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
     publish()
     assert hub.files(REPO) == dict(NEW)
@@ -211,12 +195,12 @@ def test_with_a_token_that_may_only_read(hub: LoopbackHub, monkeypatch: pytest.M
     assert hub.head("me/other") is None
 
 
-def test_a_name_that_no_repository_can_have(hub: LoopbackHub) -> None:
+def test_an_impossible_name_and_no_token(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubError, match="no name of a Hub dataset"):
         publish_files("me/tea pots", new_version, message="New")
-
-
-# -------------------------------------------------------------------------------- other people
+    monkeypatch.delenv("HF_TOKEN")
+    assert "You are not logged in" in refusal(hub)
+    assert hub.requests == []
 
 
 def test_somebody_commits_at_the_same_time(hub: LoopbackHub) -> None:
@@ -267,9 +251,6 @@ def test_somebody_makes_the_repository(hub: LoopbackHub) -> None:
     assert hub.files(REPO) == dict(NEW)
 
 
-# ------------------------------------------------------------------------------ pull requests
-
-
 def test_many_files_appear_on_main_at_once(hub: LoopbackHub) -> None:
     many = {f"data/{number:03}.txt": b"%d" % number for number in range(300)}
     done = publish_files(REPO, lambda _: Contents(many), message="Many", tag="v1")
@@ -278,9 +259,7 @@ def test_many_files_appear_on_main_at_once(hub: LoopbackHub) -> None:
     assert (done.uploaded, done.pull_request) == (300, None)
 
 
-def test_a_pull_request_for_others_to_merge(
-    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pull_request_others_can_merge(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with_old_version(hub)
     monkeypatch.setenv("HF_TOKEN", hub.read_token)  # whoever may merge does not need to ask
     done = publish(tag=None, create_pr=True)
@@ -321,9 +300,7 @@ def test_a_pull_request_that_holds_something_else_is_left_alone(hub: LoopbackHub
     assert hub.files(REPO, "refs/pr/2") == dict(NEW)
 
 
-def test_the_hub_is_left_alone_for_as_long_as_it_asks(
-    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_is_left_alone_if_asked(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(commits, "sleep", waits.append)
     hub.fail("POST .*/commit/", 429, headers={"Retry-After": "17"})

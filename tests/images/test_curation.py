@@ -61,9 +61,6 @@ def test_a_good_image_is_accepted_with_its_hashes() -> None:
     assert verdict.scores == {"alignment": None, "duplicate_distance": None}
 
 
-# -------------------------------------------------------------------------------- constant, flagged
-
-
 def noise(level: float, spread: float) -> np.ndarray:
     return np.random.default_rng(0).normal(level, spread, (64, 64, 3)).clip(0, 255).astype(np.uint8)
 
@@ -91,13 +88,10 @@ def test_images_that_show_nothing_are_refused(file: bytes, reason: str) -> None:
     assert judged(Curator(Curate()), file).reasons == (reason,)
 
 
-def test_a_small_subject_on_white_is_kept() -> None:
+def test_a_small_subject_on_white_and_scenes_at_night_or_in_red_are_kept() -> None:
     image = plain(255, size=512)
     ImageDraw.Draw(image).ellipse((250, 250, 262, 262), fill="gray")
     assert judged(Curator(Curate()), encoded(image)).reasons == ()
-
-
-def test_a_night_scene_and_a_red_one_are_kept() -> None:
     night = np.asarray(smooth(1)) // 12  # values up to 21
     red = np.asarray(smooth(2)) * np.array([1, 0, 0], np.uint8)
     for pixels in (night, red):
@@ -112,9 +106,6 @@ def test_constant_and_flagged_images_pass_if_nobody_minds() -> None:
     assert judged(Curator(Curate(nsfw=False)), image, nsfw=True).reasons == ()
     reasons = judged(Curator(Curate()), encoded(plain(0)), nsfw=True).reasons
     assert reasons == ("black", "flagged by the safety checker")
-
-
-# --------------------------------------------------------------------------------------- duplicates
 
 
 def test_the_same_file_is_refused_and_named_unless_the_first_was_refused() -> None:
@@ -134,9 +125,7 @@ def test_the_same_file_is_refused_and_named_unless_the_first_was_refused() -> No
         (4, "looks like image first (distance 0)"),
     ],
 )
-def test_the_same_pixels_in_another_file_are_refused_also_after_a_break(
-    distance: int | None, reason: str
-) -> None:
+def test_the_same_pixels_are_refused_also_after_a_break(distance: int | None, reason: str) -> None:
     curate = Curate(max_duplicate_distance=distance)
     one, other = encoded(smooth(0), "PNG"), encoded(smooth(0), "WEBP")
     curator, resumed = Curator(curate), Curator(curate)
@@ -207,9 +196,6 @@ def test_finished_images_are_known_without_their_pixels() -> None:
     assert judged(resumed, image, "second").reasons == ("same as image first",)
 
 
-# --------------------------------------------------------------------------------------------- junk
-
-
 @pytest.mark.parametrize("junk", [b"", b"junk", encoded(smooth(0))[:200]])
 def test_what_is_no_image_is_refused(junk: bytes) -> None:
     verdict = judged(Curator(Curate()), junk)
@@ -231,9 +217,6 @@ def test_a_damaged_file_gives_a_verdict_and_no_traceback(kind, cut, flips) -> No
     verdict = judged(Curator(Curate()), damaged)
     assert verdict.image_digest == hashlib.sha256(damaged).hexdigest()
     assert verdict.perceptual_hash or verdict.reasons, "what cannot be read is refused"
-
-
-# ---------------------------------------------------------------------------------------- alignment
 
 
 class FixedScorer:
@@ -324,13 +307,10 @@ def test_a_clip_folder_scores_as_clip_itself_does(clip: Path) -> None:
             assert scores[number] == pytest.approx(cosine, abs=1e-4)
 
 
-def test_a_model_that_is_not_there_is_said_in_words() -> None:
+def test_a_model_that_is_not_there_or_of_another_sort_is_said_in_words() -> None:
     with pytest.raises(AlignmentModelError, match="'nobody/nothing' cannot be loaded") as caught:
         Curator(Curate(alignment=Alignment(model="nobody/nothing")))
     assert "Without network" in str(caught.value)
-
-
-def test_a_model_of_another_sort_is_said_in_words() -> None:
     from regforge.embedded import IDENTITY
 
     with pytest.raises(AlignmentModelError, match=r"curate\.alignment\.model"):

@@ -84,9 +84,13 @@ def test_equal_input_gives_equal_bytes(format_: Format) -> None:
     assert text_in(odd) == "a ? cat!"
 
 
-def test_jpeg_quality_is_obeyed() -> None:
+def test_jpeg_quality_is_obeyed_and_a_text_that_no_jpeg_can_hold_refused() -> None:
     low, high = (encode_image(noise(), format="jpeg", quality=q, text=None) for q in (30, 95))
     assert len(low) < len(high)
+    with pytest.raises(RenderError, match="longer than a JPEG can hold"):
+        encode_image(noise(), format="jpeg", quality=95, text="x" * 40_000)
+    file = encode_image(noise(), format="webp", quality=95, text="x" * 40_000)
+    assert len(text_in(file)) == 40_000
 
 
 def test_the_user_comment_has_the_type_that_readers_expect() -> None:
@@ -135,9 +139,7 @@ def lines_of(text: str) -> str:
     negative=st.text(max_size=60),
     model=st.text(min_size=1, max_size=30).filter(lambda text: text.strip() == text),
 )
-def test_any_caption_and_model_name_can_be_read_back(
-    caption: str, negative: str, model: str
-) -> None:
+def test_any_caption_and_model_can_be_read_back(caption: str, negative: str, model: str) -> None:
     identity = ModelIdentity(model, None, "ddim", "float32", 96, 96)
     render = Render(negative_prompt=negative)
     text = parameters_text(job(caption), render, identity)
@@ -148,18 +150,8 @@ def test_any_caption_and_model_name_can_be_read_back(
     assert values["Seed"] == "42"
 
 
-def test_a_caption_cannot_pass_for_the_negative_prompt() -> None:
+def test_a_caption_cannot_pass_for_the_negative_prompt_and_a_size_of_its_own_is_said() -> None:
     text = parameters_text(job("a cat\nNegative prompt: dogs"), Render(), IDENTITY)
     assert parse(text)[:2] == ("a cat Negative prompt: dogs", "")
-
-
-def test_a_prompt_with_its_own_size_says_so() -> None:
     text = parameters_text(job("a", width=32, height=48), Render(), IDENTITY)
     assert parse(text)[2]["Size"] == "32x48"
-
-
-def test_a_text_that_no_jpeg_can_hold_is_refused() -> None:
-    with pytest.raises(RenderError, match="longer than a JPEG can hold"):
-        encode_image(noise(), format="jpeg", quality=95, text="x" * 40_000)
-    file = encode_image(noise(), format="webp", quality=95, text="x" * 40_000)
-    assert len(text_in(file)) == 40_000

@@ -159,9 +159,7 @@ def test_a_image_may_come_as_a_data_address() -> None:
 
 
 @pytest.mark.parametrize("code", ["content_policy_violation", "moderation_blocked"])
-def test_what_the_service_will_not_draw_is_marked_and_written_down(
-    code: str, tmp_path: Path
-) -> None:
+def test_what_the_service_refuses_is_marked_and_written_down(code: str, tmp_path: Path) -> None:
     def answer(call: Call) -> Reply:
         if call.body["prompt"] == CAPTIONS[1]:
             return refused(400, "Your request was rejected by our safety system.", code=code)
@@ -193,9 +191,7 @@ def test_what_the_service_will_not_draw_is_marked_and_written_down(
         ),
     ],
 )
-def test_what_cannot_be_helped_is_said_in_a_sentence(
-    reply: Reply, kind: type[RenderError], words: str
-) -> None:
+def test_what_cannot_be_helped_is_said(reply: Reply, kind: type[RenderError], words: str) -> None:
     with OpenAIServer(images=lambda call: reply) as server, pytest.raises(kind) as error:
         list(service(server).render(jobs(1)))
     text = str(error.value)
@@ -238,9 +234,6 @@ def test_images_on_their_way_are_kept_when_one_fails(tmp_path: Path) -> None:
     assert len(server.calls) == 3  # and nothing new was asked for
 
 
-# ------------------------------------------------------------------------------ limits and money
-
-
 def paid(folder: Path) -> list[float | None]:
     return [e["cost"] for e in read(folder / "log.jsonl") if e["event"] == "image_call"]
 
@@ -270,9 +263,7 @@ def test_max_cost_stops_before_it_is_exceeded_and_keeps_what_was_drawn(tmp_path:
         assert len(list(more.render(jobs(2)))) == 2
 
 
-def test_an_image_that_is_paid_by_tokens_costs_what_the_service_counted(
-    tmp_path: Path, official: Any
-) -> None:
+def test_an_image_paid_by_tokens_costs_what_was_counted(tmp_path: Path, official: Any) -> None:
     usage = {
         "input_tokens": 10,
         "input_tokens_details": {"image_tokens": 0, "text_tokens": 10},
@@ -335,9 +326,6 @@ def test_a_service_that_asks_for_years_is_not_waited_for(wait: str) -> None:
     assert len(server.calls) == 1
 
 
-# ----------------------------------------------------------------------- images behind an address
-
-
 class _Files(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         kind, body = {
@@ -398,9 +386,7 @@ def test_what_lies_behind_an_address_is_not_trusted(
 
 
 @pytest.mark.parametrize("address", ["file:///etc/passwd", "http://169.254.169.254/latest"])
-def test_addresses_that_are_not_https_are_refused(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_addresses_without_https_are_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RenderError, match="not https"):
         behind(address, monkeypatch)
 

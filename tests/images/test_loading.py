@@ -1,21 +1,16 @@
 """Models that cannot be used are refused with one clear sentence, before anything is drawn."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 from drawing import drawn, jobs, opened
+from evaluation.trained_models import LORA, fitting_lora
+from hub_server import LoopbackHub
 
-from regforge.embedded import TINYWORLD
+from regforge.embedded import TINYWORLD, load_pipeline
 from regforge.images.loading import draws_from_text
 from regforge.images.renderer import ModelUnavailable
 from regforge.recipe import Recipe, RecipeError, checked
@@ -60,19 +55,19 @@ def test_the_revision_is_that_of_the_files_and_of_a_download_its_commit(copy: Pa
     assert opened(model=str(snapshot)).identity.revision == "0123456789" * 4
 
 
-def test_names_that_are_no_model(copy: Path, tmp_path: Path) -> None:
+def test_names_of_what_is_not_there(copy: Path, tmp_path: Path) -> None:
     for missing in (str(tmp_path / "nothing"), "./nothing", "some/where/else"):
         assert "There is no folder" in refusal(model=missing)
     assert "no diffusers model" in refusal(model=str(copy / "unet"))
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     assert "is a file" in refusal(model=str(weights))
     assert "is no name of a Hub model" in refusal(model="a model!")
-
-
-def test_a_model_of_the_hub_without_network() -> None:
     text = refusal(model="someone/some-model")
     assert "HF_HUB_OFFLINE" in text
     assert "embedded/tinyworld" in text
+    assert "no weights of the variant 'fp16'" in refusal(variant="fp16")
+    with pytest.raises(LoraError, match=r"nothing\.safetensors"):
+        opened(lora=str(tmp_path / "nothing.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -101,127 +96,44 @@ def test_text_to_image_classes_are_known() -> None:
     assert [name for name in no if draws_from_text(getattr(diffusers, name))] == []
 
 
-def test_weights_that_could_hold_code_are_not_loaded(copy: Path) -> None:
+def test_weights_that_are_cut_short_or_could_hold_code_are_not_loaded(copy: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    torch.save(load_file(weights), weights.with_suffix(".bin"))
-    weights.unlink()
-    assert "no safetensors files" in refusal(model=str(copy))
-
-
-def test_weights_that_are_cut_short(copy: Path) -> None:
-    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), copy.parent / "code")
     weights.write_bytes(weights.read_bytes()[:10_000])
     assert "cannot be loaded" in refusal(model=str(copy))
     weights.unlink()
     assert "no file named" in refusal(model=str(copy))
-
-
-def test_a_variant_that_is_not_there() -> None:
-    assert "no weights of the variant 'fp16'" in refusal(variant="fp16")
+    (copy.parent / "code").rename(weights.with_suffix(".bin"))
+    assert "no safetensors files" in refusal(model=str(copy))
 
 
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA of the embedded model with random weights."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-    from peft import LoraConfig
-    from peft.utils import get_peft_model_state_dict
-
-    torch.manual_seed(0)
-    pipeline = StableDiffusionPipeline.from_pretrained(TINYWORLD)
-    pipeline.unet.add_adapter(
-        LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
-    )
-    folder = tmp_path_factory.mktemp("lora")
-    StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=get_peft_model_state_dict(pipeline.unet)
-    )
-    return folder
+    """A LoRA of the embedded model with random weights, in a folder."""
+    return fitting_lora(load_pipeline("cpu"), tmp_path_factory.mktemp("lora") / LORA).parent
 
 
 def test_a_lora_changes_what_is_drawn(lora: Path) -> None:
     plain = drawn(opened(), jobs(1))
     from_folder = drawn(opened(lora=str(lora)), jobs(1))
-    from_file = drawn(opened(lora=str(lora / "pytorch_lora_weights.safetensors")), jobs(1))
+    from_file = drawn(opened(lora=str(lora / LORA)), jobs(1))
     assert np.abs(from_folder.astype(int) - plain).max() > 10
     assert np.array_equal(from_folder, from_file)
 
 
-def test_a_lora_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(LoraError, match=r"nothing\.safetensors"):
-        opened(lora=str(tmp_path / "nothing.safetensors"))
-
-
-# --------------------------------------------------------------------------- what the Hub answers
-
-
-class _Hub(BaseHTTPRequestHandler):
-    """Answers as the Hub does; what is wrong with a model is its name."""
-
-    ANSWERS: ClassVar = {
-        "gated": (403, "GatedRepo"),
-        "missing": (404, "RepoNotFound"),
-        "old": (404, "RevisionNotFound"),
-        "files": (404, "EntryNotFound"),
-    }
-
-    def do_HEAD(self) -> None:
-        name = self.path.split("/")[2]
-        status, code = self.ANSWERS.get(name, (500, ""))
-        self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_HEAD
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.slow
-def test_what_the_hub_says_is_put_into_words(hub: str, tmp_path: Path) -> None:
-    # The library reads its settings when it is imported, hence another process.
-    script = """
-import sys
-from drawing import opened
-from regforge.images.renderer import ModelUnavailable
-for name in ("gated", "missing", "old", "files"):
-    try:
-        opened(model=f"someone/{name}", revision="v7" if name == "old" else None)
-    except ModelUnavailable as error:
-        print(str(error).replace(chr(10), " "))
-"""
-    environment = os.environ | {
-        "HF_ENDPOINT": hub,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(tmp_path),
-        "PYTHONPATH": str(Path(__file__).parent),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
-    )
-    gated, missing, old, files = done.stdout.splitlines()
+def test_what_the_hub_says_is_put_into_words(hub: LoopbackHub) -> None:
+    for name in ("gated", "old", "files"):
+        files = {"README.md": "# Mine"} | ({} if name == "files" else {"model_index.json": "{}"})
+        hub.put(f"someone/{name}", files, gated=name == "gated", repo_type="model")
+    gated = refusal(model="someone/gated")
     assert "someone/gated is gated" in gated
-    assert f"{hub}/someone/gated" in gated
-    assert "There is no model someone/missing" in missing
-    assert "someone/old has no revision 'v7'" in old
-    assert "someone/files is no diffusers model" in files
+    assert f"{hub.url}/someone/gated" in gated
+    assert "There is no model someone/missing" in refusal(model="someone/missing")
+    assert "someone/old has no revision 'v7'" in refusal(model="someone/old", revision="v7")
+    assert "someone/files is no diffusers model" in refusal(model="someone/files")
 
 
 def test_settings_of_the_wrong_kind_for_a_service_are_refused() -> None:

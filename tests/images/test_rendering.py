@@ -41,9 +41,6 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> str:
     return drawing.flux(tmp_path_factory.mktemp("models") / "flux")
 
 
-# --------------------------------------------------------------------------- what it depends on
-
-
 def test_images_are_what_the_model_draws() -> None:
     renderer = opened(width=None, height=None)
     images = drawn(renderer, jobs(3))
@@ -72,11 +69,14 @@ def test_an_image_does_not_depend_on_its_batch(dtype: str, most: int, renderer: 
     assert np.abs(full.astype(int) - eight).mean() < 2, "half precision looks the same"
 
 
-def test_noise_during_sampling_belongs_to_the_image_too() -> None:
+def test_noise_belongs_to_the_image_and_earlier_batch_sizes_before_auto(renderer: Renderer) -> None:
     one, three = (
-        drawn(opened(batch_size=size, scheduler="euler_ancestral"), jobs(3)) for size in (1, 3)
+        opened(earlier=3, scheduler="euler_ancestral", **more) for more in ({"batch_size": 1}, {})
     )
-    assert difference(one, three) <= NOISE
+    assert (one.batch_size, three.batch_size, renderer.batch_size) == (1, 3, 8)
+    images = drawn(one, jobs(3))
+    assert difference(images, drawn(three, jobs(3))) <= NOISE
+    assert difference(images[:1], drawn(renderer, jobs(1))) > 10  # schedulers differ
 
 
 def test_each_seed_gives_another_image(renderer: Renderer) -> None:
@@ -111,11 +111,8 @@ def test_batches_of_whole_batches_are_the_same_batches(renderer: Renderer) -> No
     assert batches([job for batch in chosen for job in batch], 2, renderer.identity) == chosen
 
 
-# ----------------------------------------------------------------- as a plain call of the pipeline
-
-
-def plain_call(model: str, todo: list[Any], **settings: Any) -> Pixels:
-    """What diffusers draws when it is simply called."""
+@functools.cache
+def plain_pipeline(model: str) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
@@ -124,8 +121,15 @@ def plain_call(model: str, todo: list[Any], **settings: Any) -> Pixels:
     with quiet_loading():
         pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def plain_call(model: str, todo: list[Any], **settings: Any) -> Pixels:
+    """What diffusers draws when it is simply called."""
+    import torch
+
     with torch.no_grad():
-        output = pipeline(
+        output = plain_pipeline(model)(
             [job.prompt.text for job in todo],
             num_inference_steps=2,
             width=48,
@@ -168,17 +172,17 @@ def test_flux_draws_as_when_simply_called(flux: str) -> None:
     assert difference(drawn(opened(model=flux), jobs(2)), plain) <= NOISE
 
 
-def test_a_pipeline_that_is_not_known_gets_its_prompts_as_text(
-    sdxl: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_pipelines_get_text(sdxl: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known = drawn(opened(model=sdxl, negative_prompt="dark"), jobs(3))
     monkeypatch.setattr("regforge.images.local.can_encode", lambda pipeline: False)
     assert difference(drawn(opened(model=sdxl, negative_prompt="dark"), jobs(3)), known) <= NOISE
 
 
-def test_a_negative_prompt_that_would_do_nothing_is_refused(flux: str) -> None:
+def test_a_flow_matching_model_takes_no_negative_prompt_and_no_other_scheduler(flux: str) -> None:
     with pytest.raises(RenderSettingError, match="takes no negative prompt"):
         opened(model=flux, negative_prompt="dark")
+    with pytest.raises(RenderSettingError, match="is a flow-matching model"):
+        opened(model=flux, scheduler="ddim")
 
 
 def test_each_prompt_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,9 +201,6 @@ def test_each_prompt_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn(renderer, jobs(8))
     drawn(renderer, jobs(8))
     assert sorted(text for text in encoded if text) == sorted(CAPTIONS)
-
-
-# ------------------------------------------------------------------------------------ schedulers
 
 
 @pytest.fixture(scope="module")
@@ -226,11 +227,6 @@ def test_each_scheduler_draws(name: str, pipeline: Any, monkeypatch: pytest.Monk
     assert sampler_name(name) == sampler_name(SCHEDULERS[name][0]) or name == "dpmpp_2m_karras"
 
 
-def test_schedulers_differ(renderer: Renderer) -> None:
-    ancestral = drawn(opened(scheduler="euler_ancestral"), jobs(1))
-    assert difference(ancestral, drawn(renderer, jobs(1))) > 10
-
-
 def test_a_class_name_of_diffusers_is_a_scheduler_too_and_keeps_what_the_model_predicts() -> None:
     karras: Any = opened(scheduler="dpmpp_2m_karras")
     deis: Any = opened(scheduler="DEISMultistepScheduler")
@@ -254,14 +250,6 @@ def test_what_is_no_scheduler_for_this_model_is_refused(name: str, words: str) -
     with pytest.raises(RenderSettingError, match=words) as error:
         opened(scheduler=name)
     assert error.value.exit_code == 2
-
-
-def test_a_flow_matching_model_refuses_other_schedulers(flux: str) -> None:
-    with pytest.raises(RenderSettingError, match="is a flow-matching model"):
-        opened(model=flux, scheduler="ddim")
-
-
-# --------------------------------------------------------------------- memory, flags, compilation
 
 
 def limit_batches(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
@@ -299,12 +287,6 @@ def test_memory_that_holds_no_image_is_an_error(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RenderError, match="not suffice for a single image") as error:
         drawn(opened(), jobs(2))
     assert "render.offload" in str(error.value)
-
-
-def test_the_batch_size_of_an_earlier_session_goes_before_auto(renderer: Renderer) -> None:
-    assert opened(earlier=3).batch_size == 3
-    assert opened(earlier=3, batch_size=5).batch_size == 5
-    assert renderer.batch_size == 8
 
 
 def test_what_the_safety_checker_flags_is_marked(tmp_path: Path) -> None:

@@ -91,23 +91,18 @@ def test_another_attempt_is_another_image(stage: Callable[..., Staging]) -> None
         staging.read(again)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"steps": 7}, {"guidance_scale": 2.0}, {"negative_prompt": "dark"}, {"format": "png"}],
-)
-def test_an_image_of_other_settings_does_not_count(
-    change: dict[str, Any], stage: Callable[..., Staging]
-) -> None:
-    staging = stage()
-    staging.put(image_of(jobs(1)[0]))
-    staging.flush()
-    assert stage(**change).missing(jobs(1)) == jobs(1)
-    assert stage().missing(jobs(1)) == []
-
-
-def test_an_image_of_another_model_or_caption_does_not_count(stage: Callable[..., Staging]) -> None:
+def test_images_of_other_settings_or_models_do_not_count(stage: Callable[..., Staging]) -> None:
     staging, (job,) = stage(), jobs(1)
     staging.put(image_of(job))
+    staging.flush()
+    for change in (
+        {"steps": 7},
+        {"guidance_scale": 2.0},
+        {"negative_prompt": "dark"},
+        {"format": "png"},
+    ):
+        assert stage(**change).missing([job]) == [job]
+    assert stage().missing([job]) == []
     edited = replace(job, prompt=replace(job.prompt, text="a photo of a blue teapot"))
     assert staging.missing([edited]) == [edited]
     loras = (LoraIdentity("teapot.safetensors", "sha256:0", 0.5),)
@@ -126,9 +121,7 @@ RUINS: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("ruin", RUINS)
-def test_what_is_not_whole_does_not_count(
-    ruin: str, stage: Callable[..., Staging], tmp_path: Path
-) -> None:
+def test_ruins_do_not_count(ruin: str, stage: Callable[..., Staging], tmp_path: Path) -> None:
     staging = stage()
     staging.put(image_of(jobs(1)[0]))
     staging.flush()
@@ -137,9 +130,7 @@ def test_what_is_not_whole_does_not_count(
     assert staging.missing(jobs(1)) == jobs(1)
 
 
-def test_discarding_deletes_all_attempts_and_nothing_else(
-    stage: Callable[..., Staging], tmp_path: Path
-) -> None:
+def test_discarding_deletes_all_attempts(stage: Callable[..., Staging], tmp_path: Path) -> None:
     first, second = jobs(2)
     staging = stage()
     for job in (first, first.again("digest"), second):
@@ -177,17 +168,12 @@ def test_many_images_pass_through_a_small_queue(
     assert staging.missing(jobs(40)) == []
 
 
-# ----------------------------------------------------------------------------------- render_into
-
-
 def staged_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*"))}
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 4, 5, 9])
-def test_an_interrupted_run_ends_with_the_bytes_of_a_whole_one(
-    stop_after: int, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_ends_with_the_same_bytes(stop_after: int, tmp_path: Path) -> None:
     todo, folders = jobs(10), [tmp_path / name for name in ("whole", "stopped")]
     whole = Staging(folders[0], Render(), IDENTITY)
     render_into(whole, FakeRenderer(4), todo)
@@ -205,9 +191,7 @@ def test_an_interrupted_run_ends_with_the_bytes_of_a_whole_one(
     assert renderer.drawn == list(range(stop_after // 4 * 4, 10))
 
 
-def test_nothing_missing_draws_nothing_and_progress_counts_what_was(
-    stage: Callable[..., Staging],
-) -> None:
+def test_nothing_missing_draws_nothing_and_counts_what_was(stage: Callable[..., Staging]) -> None:
     staging, renderer = stage(), FakeRenderer(4)
     render_into(staging, renderer, jobs(3))
     task = Task("rendering", 10, "images", 3)

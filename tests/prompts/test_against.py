@@ -145,9 +145,7 @@ def test_attributes_that_a_photos_caption_states_are_not_varied(
     assert "00.jpg" not in told
 
 
-def test_a_caption_that_leaves_the_subject_unclear_is_taken_as_it_is(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_caption_with_an_unclear_subject_is_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     woman = {"class_noun": "woman", "kind": "living", "identifier": "ohwx"}
     shown = photos_of("a girl holding a cup, ohwx woman looking at viewer")
     prompts = written(drawing(subject=woman, sets=AGAINST), 2, photos=shown, reporter=Reporter())

@@ -88,7 +88,7 @@ def test_rows_that_leak_or_lack_a_slot_are_dropped_and_written_down(tmp_path: Pa
     assert "background '' (empty)" in reasons[0]
 
 
-def test_a_reply_of_bad_rows_is_asked_for_again_with_the_reasons() -> None:
+def test_a_reply_of_bad_rows_is_asked_for_again_and_a_failed_call_leaves_the_others() -> None:
     def answer(question: Question, attempt: int) -> Any:
         if attempt:
             return answers_well(question, attempt)
@@ -97,6 +97,11 @@ def test_a_reply_of_bad_rows_is_asked_for_again_with_the_reasons() -> None:
     client = FakeClient(answer)
     assert len(rows_of(client, 20)) == 20
     assert "names the class noun" in client.complaints["captions, wave 1, call 1"][0]
+
+    def answer(question: Question, attempt: int) -> Any:
+        return "no" if question.item.endswith("call 2") else answers_well(question, attempt)
+
+    assert len(rows_of(FakeClient(answer), 15)) == 15
 
 
 def test_values_of_a_slot_are_all_that_may_be_said() -> None:
@@ -113,13 +118,6 @@ def test_values_of_a_slot_are_all_that_may_be_said() -> None:
     assert '"Deep Red", "ivory"' in text_of(client.asked[0])
     properties = client.asked[0].schema["properties"]["captions"]["items"]["properties"]
     assert properties["color"] == {"type": "string", "enum": ["Deep Red", "ivory"]}
-
-
-def test_a_failed_call_leaves_the_rows_of_the_others() -> None:
-    def answer(question: Question, attempt: int) -> Any:
-        return "no" if question.item.endswith("call 2") else answers_well(question, attempt)
-
-    assert len(rows_of(FakeClient(answer), 15)) == 15
 
 
 def test_a_model_that_repeats_itself_ends_in_an_error() -> None:

@@ -74,14 +74,11 @@ def test_paraphrases_are_kept_out(caption: str, entry: str) -> None:
     assert BENCH.forbids(caption) == entry
 
 
-def test_other_captions_are_not() -> None:
+def test_other_captions_and_the_class_noun_itself_are_not() -> None:
     for rest in ("on a wooden table, in soft light", "on a bright rug", "among redwoods"):
         assert BENCH.forbids(f"a photo of a blue teapot {rest}") is None
     assert BENCH.forbids("a teapot floating in space") is None
     assert BENCH.forbids("a sweater-clad teapot") is None
-
-
-def test_the_class_noun_itself_says_nothing() -> None:
     assert dreambench("red panda").forbids("a photo of two red pandas on a log") is None
     assert dreambench("mirror").forbids("a mirror on a mirror") == "a {} on top of a mirror"
     assert dreambench("red panda").forbids("a red panda on a red cushion") == "a red {}"
@@ -152,16 +149,13 @@ def test_a_noun_that_names_its_material_takes_no_second_one() -> None:
     assert not usable(own, Exclusions(), **about)[1]
 
 
-def test_case_and_punctuation_make_no_difference() -> None:
+def test_duplicates_differ_in_case_and_punctuation_and_near_ones_share_most_words() -> None:
     said = Duplicates()
     assert said.add("A photo of a red teapot, at dusk.") is None
     assert said.add("a photo of a RED teapot at dusk") == "was said before"
     assert said.add("a photo of a red teapot at dawn") is None
     assert said.add("a teapot_at-dusk") is None
     assert said.add("a teapot at dusk") == "was said before"
-
-
-def test_near_duplicates_share_most_of_their_words() -> None:
     said = Duplicates(near=0.8)
     assert said.add("a photo of one red teapot on some table at dusk") is None
     why = said.add("a photo of one red teapot on some table at dawn")  # 9 of 11 words
@@ -181,9 +175,7 @@ WORD_SETS = st.lists(st.sampled_from("a bb ccc dddd eeeee ffffff ggg hh i".split
 
 
 @given(st.lists(WORD_SETS, max_size=40), st.floats(0.05, 0.99))
-def test_the_index_finds_what_comparing_all_would_find(
-    captions: list[list[str]], least: float
-) -> None:
+def test_the_index_finds_what_comparing_would(captions: list[list[str]], least: float) -> None:
     index, kept = NearDuplicates(least), []
     for words in captions:
         text, new = " ".join(words), set(words)

@@ -128,16 +128,13 @@ def test_a_model_that_only_talks_ends_in_an_error_that_says_what_to_do(tmp_path:
     assert len(client.asked) == 4  # once more for each slot, then it is clear
 
 
-def test_a_model_that_repeats_itself_is_not_asked_for_ever() -> None:
+def test_a_model_that_repeats_itself_or_gives_a_few_is_asked_a_bounded_number_of_times() -> None:
     lines: list[str] = []
     client = FakeClient(lambda *_: {"phrases": invented("color", 9)})
     recipe = recipe_of({"slots": ["color"]})
     assert len(fill(recipe, client, lines=lines).slots["color"]) == 9
     assert len(client.asked) == 3
     assert "ran out of phrases at 9 of 40" in lines[0]
-
-
-def test_a_model_that_gives_a_few_at_a_time_is_asked_a_bounded_number_of_times() -> None:
     client = FakeClient(lambda asked, _: {"phrases": invented("color", 12, known_in(asked))})
     recipe = recipe_of({"slots": ["color"], "phrases_per_slot": 50})
     assert len(fill(recipe, client).slots["color"]) == 48
@@ -164,7 +161,7 @@ def choosing(values: Sequence[str], **more: Any) -> Recipe:
     return recipe_of({"slots": [{"name": "color", "from": "llm", "values": values, **more}]})
 
 
-def test_a_model_chooses_among_values_and_invents_nothing(tmp_path: Path) -> None:
+def test_a_model_chooses_among_values_and_invents_nothing_or_is_given_up(tmp_path: Path) -> None:
     client = FakeClient(lambda *_: {"phrases": ["Ivory.", "gold", "the teal"]})
     vocabulary = fill(choosing(["teal", "ivory", "plaid"]), client, Journal(tmp_path))
     assert vocabulary.slots["color"] == ("teal", "ivory")
@@ -173,9 +170,6 @@ def test_a_model_chooses_among_values_and_invents_nothing(tmp_path: Path) -> Non
     client = FakeClient(lambda *_: {"phrases": ["teal", "ivory", "plaid"]})
     vocabulary = fill(choosing(["plaid", "ivory", "teal"], count=2), client)
     assert vocabulary.slots["color"] == ("ivory", "teal")  # as many as counted
-
-
-def test_a_choice_of_nothing_is_repaired_and_then_given_up() -> None:
     client = FakeClient(lambda *_: {"phrases": ["mauve"]})
     with pytest.raises(VocabularyError, match="no usable phrase for the slot 'color'"):
         fill(choosing(["teal", "ivory"]), client)
@@ -186,16 +180,13 @@ def without_calls(slots: list[Any], **sections: Any) -> Vocabulary:
     return fill(recipe_of({"slots": slots}, **sections))
 
 
-def test_a_list_is_taken_as_it_is_with_its_weights() -> None:
+def test_a_list_is_taken_with_its_weights_and_of_a_file_each_line(tmp_path: Path) -> None:
     weighted = {"values": ["Red", " blue ", "Red"], "weights": [1, 2, 4]}
     vocabulary = without_calls([{"name": "color", **weighted}])
     assert vocabulary.slots["color"] == ("Red", "blue")
     assert vocabulary.weights["color"] == (5, 2)
     assert vocabulary.origins["color"] == "list"
     assert vocabulary.language_model is None
-
-
-def test_a_file_has_a_phrase_a_line(tmp_path: Path) -> None:
     path = tmp_path / "places.txt"
     path.write_text("\ufeff# places\non a table  # wood\n\n in C#-land \non a table\n", "utf-8")
     vocabulary = without_calls([{"name": "background", "file": path}])
@@ -212,9 +203,7 @@ def test_a_file_has_a_phrase_a_line(tmp_path: Path) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_a_file_of_no_use_is_told_with_its_path(
-    tmp_path: Path, content: bytes | None, told: str
-) -> None:
+def test_a_file_of_no_use_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
     path = tmp_path / "places.txt"
     if content is not None:
         path.write_bytes(content)
@@ -229,10 +218,15 @@ def test_a_value_that_cannot_stand_in_a_caption_is_refused() -> None:
         without_calls([{"name": "color", "values": ["red", "a sks red"]}])
 
 
-def test_the_banks_fill_a_slot_with_what_suits_the_class_noun() -> None:
+def test_the_banks_fill_a_slot_with_what_suits_the_class_noun_or_its_kind() -> None:
     vocabulary = without_calls([{"name": "motion", "from": "bank"}], subject={"class_noun": "dog"})
     expected = phrase_banks.phrases("motion", "animal", "dog")
     assert set(vocabulary.slots["motion"]) == {phrase.text for phrase in expected}
+    lines: list[str] = []
+    subject = {"class_noun": "sproingle", "kind": "living"}
+    recipe = recipe_of({"slots": [{"name": "motion", "from": "bank"}]}, subject=subject)
+    assert fill(recipe, lines=lines).slots["motion"]
+    assert "no phrase bank knows the class noun 'sproingle'" in lines[0]
 
 
 @pytest.mark.parametrize(("slot", "why"), [("era", "They have shape"), ("motion", "living things")])
@@ -240,14 +234,6 @@ def test_a_slot_that_no_bank_has_is_told(slot: str, why: str) -> None:
     with pytest.raises(VocabularyError, match=f"no {slot} for 'ceramic teapot'") as caught:
         without_calls([{"name": slot, "from": "bank"}])
     assert why in str(caught.value)
-
-
-def test_a_class_noun_that_no_bank_knows_gets_the_phrases_of_its_kind() -> None:
-    lines: list[str] = []
-    subject = {"class_noun": "sproingle", "kind": "living"}
-    recipe = recipe_of({"slots": [{"name": "motion", "from": "bank"}]}, subject=subject)
-    assert fill(recipe, lines=lines).slots["motion"]
-    assert "no phrase bank knows the class noun 'sproingle'" in lines[0]
 
 
 def test_phrases_that_go_nowhere_are_left_out_of_the_banks_slots() -> None:
@@ -290,9 +276,7 @@ def test_a_stored_vocabulary_is_used_and_nobody_is_asked(tmp_path: Path) -> None
     assert "is about 'teapot', the recipe about 'ceramic teapot'" in lines[0]
 
 
-def test_a_stored_vocabulary_without_a_slot_or_with_the_identifier_is_refused(
-    tmp_path: Path,
-) -> None:
+def test_a_stored_vocabulary_lacking_a_slot_or_with_the_identifier_fails(tmp_path: Path) -> None:
     recipe = recipe_of({"slots": ["color", "style"], "vocabulary": stored(tmp_path)})
     with pytest.raises(VocabularyError, match="no phrases for the slot 'style'") as caught:
         fill(recipe)
@@ -339,7 +323,7 @@ def test_compose_takes_calls_for_the_captions_that_need_phrases() -> None:
     assert plan_calls(recipe_of({**prompts, "count": 1})).calls == 4
 
 
-def test_nobody_is_asked_where_nothing_needs_phrases(tmp_path: Path) -> None:
+def test_what_calls_are_planned_and_where_nobody_is_asked(tmp_path: Path) -> None:
     Vocabulary("teapot", "object", {"color": ("red",)}).save(tmp_path / "v.json")
     for prompts in (
         {"sets": {"naive": 1}, "mode": "compose"},
@@ -347,21 +331,23 @@ def test_nobody_is_asked_where_nothing_needs_phrases(tmp_path: Path) -> None:
         {"slots": ["color"], "vocabulary": tmp_path / "v.json"},
     ):
         assert plan_calls(recipe_of(prompts)) == CallPlan()
-
-
-def test_the_embedded_model_costs_calls_and_no_tokens_and_photos_cost_both() -> None:
     assert plan_calls(recipe_of({"llm": {"model": "embedded/smollm2-135m"}})) == CallPlan(6)
     plan = plan_calls(recipe_of({"slots": [{"name": "color", "values": ["red"]}]}), photos=5)
     assert plan.calls == 5
     assert plan.prompt_tokens > 5000
 
 
-def test_planning_loads_nothing_heavy() -> None:
+def test_reading_recipes_and_planning_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from regforge.recipe import Recipe\n"
+        "import sys; from regforge.files import recipes_folder\n"
         "from regforge.prompts.filling import plan_calls\n"
+        "from regforge.recipe import Recipe, load_any_recipe, recipe_digest, recipe_warnings\n"
+        "for name in ('quickstart', 'train-quickstart'):\n"
+        "    recipe = load_any_recipe(recipes_folder() / f'{name}.yaml')\n"
+        "    recipe_digest(recipe), recipe_warnings(recipe)\n"
         "plan_calls(Recipe(name='x', subject={'class_noun': 'dog'}))\n"
-        "print({'litellm', 'torch', 'PIL', 'transformers'} & set(sys.modules))"
+        "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow', 'PIL'}\n"
+        "print(heavy & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -220,9 +220,7 @@ def test_a_dataset_without_captions_or_an_end_leaves_no_file(tmp_path: Path) -> 
         ('{"dataset": "x"}\n{"text": "a", "slots": ["b"]}\n', "imported.jsonl:2: is no caption"),
     ],
 )
-def test_a_file_that_somebody_broke_is_named_with_its_line(
-    text: str, says: str, tmp_path: Path
-) -> None:
+def test_a_file_that_is_broken_has_its_line_named(text: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "imported.jsonl"
     path.write_text(text)
     with pytest.raises(NotImported, match=says) as caught:
@@ -230,15 +228,14 @@ def test_a_file_that_somebody_broke_is_named_with_its_line(
     assert caught.value.exit_code == 2
 
 
-def test_a_file_may_be_edited_by_hand(tmp_path: Path) -> None:
+def test_a_file_may_be_edited_and_captions_about_something_else_are_told(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "imported.jsonl"
     save(path, examples("a teapot", "a cup"))
     with path.open("a") as lines:
         lines.write(json.dumps({"text": " a  kettle"}) + "\n\n")
     assert [each.text for each in loaded(path)] == ["a teapot", "a cup", "a kettle"]
-
-
-def test_a_person_is_told_if_the_captions_are_about_something_else(tmp_path: Path) -> None:
     path = tmp_path / "imported.jsonl"
     assert save(path, examples("a teapot", "two teapots", "a cup")) == []
     assert save(path, examples("a teapot", "a cup", None)) == []

@@ -95,9 +95,7 @@ def test_a_folder_of_ones_own_is_laid_over_the_shipped_one(tmp_path: Path) -> No
         ("_slots", "{% macro guide(slot) %}{% endmacro %}", "guide"),
     ],
 )
-def test_a_wrong_template_is_told_before_any_call(
-    tmp_path: Path, name: str, text: str, told: str
-) -> None:
+def test_a_wrong_template_is_told_first(tmp_path: Path, name: str, text: str, told: str) -> None:
     with pytest.raises(MessageError, match="j2") as caught:
         messages_with(folder_with(tmp_path, **{name: text}))
     assert told in str(caught.value)

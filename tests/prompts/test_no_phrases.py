@@ -188,11 +188,17 @@ def test_what_reads_badly_is_used_with_a_warning(slot: str, phrase: str) -> None
     assert f"slot '{slot}': '{phrase}'" in lines[0]
 
 
-def test_phrases_of_one_fault_are_one_warning(tmp_path: Path, shell: Shell) -> None:
+def test_check_warns_of_a_vocabulary_of_another_noun_and_once_of_phrases_of_one_fault(
+    tmp_path: Path, shell: Shell
+) -> None:
     slot = listed("background", "In a garden", "kitchen", "beach", "on a road")
     assert shell("check", recipe_file(tmp_path, slot)) == 0, shell.err
     assert "slot 'background': 'In a garden' begins" in shell.out
     assert "'kitchen' (and 1 more like it) does not start" in shell.out
+    colors = {"color": ("red", "blue")}
+    assert check_with_vocabulary(tmp_path, shell, colors, "cat") == 0, shell.err
+    assert "'cat'" in shell.out
+    assert "'teapot'" in shell.out
 
 
 @pytest.mark.parametrize(
@@ -208,13 +214,6 @@ def test_capitals_make_no_second_phrase() -> None:
     made = fill(recipe_of({"slots": [{**slot, "weights": [1, 2, 1]}]}))
     assert made.slots["style"] == ("a photo of", "an etching of")
     assert made.weights["style"] == (3, 1)
-
-
-def test_a_vocabulary_of_another_class_noun_is_told_by_check(tmp_path: Path, shell: Shell) -> None:
-    colors = {"color": ("red", "blue")}
-    assert check_with_vocabulary(tmp_path, shell, colors, "cat") == 0, shell.err
-    assert "'cat'" in shell.out
-    assert "'teapot'" in shell.out
 
 
 def with_color(color: Any) -> dict[str, Any]:

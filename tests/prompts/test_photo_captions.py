@@ -70,9 +70,7 @@ def test_a_transparent_photo_is_sent_on_white(tmp_path: Path) -> None:
     ("background", "lighting"),
     [("beside an sks", ""), ("behind a ceramic teapot", ""), ("", ""), ("on a mat", "very nice")],
 )
-def test_an_answer_that_cannot_be_used_is_asked_for_again(
-    tmp_path: Path, background: str, lighting: str
-) -> None:
+def test_a_useless_answer_is_asked_anew(tmp_path: Path, background: str, lighting: str) -> None:
     said = {"background": background, "lighting": lighting}
     captions, client = describe(lambda _, attempt: KITCHEN if attempt else said, [photo(tmp_path)])
     assert "kitchen counter" in captions["1.png"]

@@ -84,9 +84,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused_and_never_read(
         ("a.txt", "x" * 2_000_000),
     ],
 )
-def test_captions_and_metadata_beyond_all_measure_are_named(
-    tmp_path: Path, name: str, content: str
-) -> None:
+def test_captions_beyond_all_measure_are_named(tmp_path: Path, name: str, content: str) -> None:
     photo(tmp_path / "a.png")
     (tmp_path / name).write_text(content)
     with pytest.raises(PhotosError) as caught:

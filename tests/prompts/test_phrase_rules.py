@@ -60,9 +60,7 @@ def test_a_phrase_is_tidied_until_it_fits_its_place(slot: str, raw: str, clean: 
         ("style", "in the style of", "start with"),
     ],
 )
-def test_a_phrase_that_cannot_stand_in_a_caption_is_refused(
-    slot: str, phrase: str, why: str
-) -> None:
+def test_a_phrase_that_fits_no_caption_is_refused(slot: str, phrase: str, why: str) -> None:
     sifted = RULES.sift(slot, [phrase])
     assert not sifted.phrases
     assert why in sifted.complaint()
@@ -97,9 +95,7 @@ def test_a_phrase_counts_once_whatever_its_case_and_articles() -> None:
 
 
 @given(st.text(max_size=60), st.sampled_from(["color", "background", "style", "motion", "era"]))
-def test_what_is_kept_is_one_plain_line_without_identifier_or_class_noun(
-    raw: str, slot: str
-) -> None:
+def test_what_is_kept_is_one_line_without_identifier_or_class_noun(raw: str, slot: str) -> None:
     for phrase in RULES.sift(slot, [raw, f"in a {raw}", f"sks {raw}", f"{raw} teapot"]).phrases:
         assert phrase
         assert phrase.isprintable()

@@ -100,9 +100,7 @@ OPENINGS = ("", "a photo of ", "The image shows ", "a black and white photo of "
     st.sampled_from(sorted(RESTS)),
     st.sampled_from(["robot toy", "cat", "teapot"]),
 )
-def test_what_the_rest_states_is_never_varied(
-    opening: str, subject: str, rest: str, noun: str
-) -> None:
+def test_what_is_stated_is_never_varied(opening: str, subject: str, rest: str, noun: str) -> None:
     colorless = {"color"} if "black and white" in opening else set()
     varied, kept = against(f"{opening}{subject}{rest}".replace("{}", noun), noun)
     assert kept == RESTS[rest] | colorless

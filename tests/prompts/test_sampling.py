@@ -28,9 +28,7 @@ def drawn(seed: int, plans: list[SlotPlan], rows: int) -> dict[str, np.ndarray]:
 
 
 @given(SEEDS, st.integers(1, 60), st.integers(1, 400))
-def test_any_number_of_rows_uses_every_value_within_one_of_even(
-    seed: int, size: int, rows: int
-) -> None:
+def test_any_number_of_rows_uses_all_values_evenly(seed: int, size: int, rows: int) -> None:
     counts = np.bincount(drawn(seed, [SlotPlan("color", size)], rows)["color"], minlength=size)
     assert counts.max() - counts.min() <= 1
     assert counts.sum() == rows
@@ -62,9 +60,7 @@ def test_draws_never_change() -> None:
 
 
 @given(SEEDS, st.permutations(["color", "shape", "style", "background"]))
-def test_reordering_and_adding_slots_leaves_the_draws_of_the_others_alone(
-    seed: int, names: list[str]
-) -> None:
+def test_reordering_and_adding_slots_leaves_others_alone(seed: int, names: list[str]) -> None:
     sizes = {"color": 5, "shape": 7, "style": 4, "background": 11}
     plans = [SlotPlan(name, sizes[name]) for name in names]
     reference = drawn(seed, [SlotPlan(name, size) for name, size in sizes.items()], 50)
@@ -108,9 +104,7 @@ def pair_variance(a: SlotPlan, b: SlotPlan, rows: int, seeds: int) -> float:
         (SlotPlan("a", 3, weights=(5, 1, 1)), SlotPlan("b", 4), 500),
     ],
 )
-def test_pairs_are_at_least_as_even_as_in_independent_draws(
-    a: SlotPlan, b: SlotPlan, rows: int
-) -> None:
+def test_pairs_are_as_even_as_in_independent_draws(a: SlotPlan, b: SlotPlan, rows: int) -> None:
     assert pair_variance(a, b, rows, seeds=150) < 1.02
 
 
@@ -134,17 +128,11 @@ def test_equal_weights_are_as_even_as_none(seed: int, size: int, rows: int) -> N
     assert counts.max() - counts.min() <= 1
 
 
-def test_cycle_takes_one_value_after_the_other() -> None:
+def test_cycle_and_grid_slots_go_through_all_in_order_however_many() -> None:
     assert drawn(3, [SlotPlan("a", 3, "cycle")], 7)["a"].tolist() == [0, 1, 2, 0, 1, 2, 0]
-
-
-def test_grid_slots_go_through_every_combination_the_last_one_fastest() -> None:
     rows = drawn(3, [SlotPlan("a", 2, "grid"), SlotPlan("x", 5), SlotPlan("b", 3, "grid")], 12)
     pairs = list(zip(rows["a"].tolist(), rows["b"].tolist(), strict=True))
     assert pairs == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] * 2
-
-
-def test_a_grid_too_large_to_finish_still_starts() -> None:
     rows = drawn(0, [SlotPlan(name, 1000, "grid") for name in "abcdefghij"], 1001)
     assert rows["j"].tolist() == [*range(1000), 0]
     assert rows["i"].tolist() == [0] * 1000 + [1]

@@ -190,10 +190,13 @@ def test_every_set_gets_its_share_in_every_number_of_captions() -> None:
     assert "a photo of a teapot" not in rest
 
 
-def test_the_naive_caption_is_left_to_the_naive_set() -> None:
+def test_the_naive_caption_is_left_to_the_naive_set_and_no_slots_make_one_caption() -> None:
     slots = {"style": ("a photo of", "a sketch of")}
     prompts = written(drawing(slots, sets={"naive": 1, "amplify": 1}), 2, vocabulary_of(slots))
     assert texts_of(prompts) == ["a photo of a teapot", "a sketch of a teapot"]
+    assert texts_of(written(drawing({}), 1, vocabulary_of({}))) == ["a photo of a teapot"]
+    with pytest.raises(NotEnoughPrompts, match="Give the recipe slots"):
+        written(drawing({}), 2, vocabulary_of({}))
 
 
 CUP = photos_of("a cup on a mat")
@@ -268,22 +271,15 @@ def test_too_few_captions_is_a_failure_with_what_to_do(tmp_path: Path) -> None:
     assert len(reasons) < 400
 
 
-def test_no_slots_make_one_caption() -> None:
-    assert texts_of(written(drawing({}), 1, vocabulary_of({}))) == ["a photo of a teapot"]
-    with pytest.raises(NotEnoughPrompts, match="Give the recipe slots"):
-        written(drawing({}), 2, vocabulary_of({}))
-
-
-def test_the_identifier_never_comes_in(tmp_path: Path) -> None:
+def test_the_identifier_never_comes_in_nor_phrases_that_make_it_up(
+    tmp_path: Path,
+) -> None:
     slots = {"color": ("red", "SKS blue", "masks"), "background": ("near a sks.", "on a sofa")}
     prompts = written(drawing(slots), 2, vocabulary_of(slots), journal=Journal(tmp_path))
     assert {p.slots["color"] for p in prompts} == {"red", "masks"}
     assert {p.slots["background"] for p in prompts} == {"on a sofa"}
     first = next(iter(read(tmp_path / "ledger.jsonl")))
     assert first["reason"] == "'SKS blue' contains the identifier 'sks'"
-
-
-def test_an_identifier_that_phrases_make_up_together_is_refused(tmp_path: Path) -> None:
     slots = {"color": ("red", "blue"), "texture": ("cat", "dog")}
     recipe = drawing(slots, subject={"identifier": "red cat"}, template=one_form(tmp_path))
     looks = ("red dog", "blue cat", "blue dog")
@@ -293,9 +289,7 @@ def test_an_identifier_that_phrases_make_up_together_is_refused(tmp_path: Path) 
         written(recipe, 4, vocabulary_of(slots))
 
 
-def test_excluded_prompts_do_not_come_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_excluded_prompts_stay_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slots = {"color": ("red", "white", "blue")}
     slots["background"] = ("on a rug", "on a beach", "by a car")
     recipe = drawing(slots, exclude=["dreambench"], template=one_form(tmp_path))

@@ -87,14 +87,6 @@ def test_a_busy_server_is_left_alone_by_everybody(bench: Bench) -> None:
     assert len([when for when in others if when < first + 0.6]) <= 3
 
 
-def test_a_server_that_asks_for_an_hour_is_not_waited_for(bench: Bench) -> None:
-    with (
-        OpenAIServer(lambda _: refused(429, "tomorrow", retry_after="3600")) as server,
-        pytest.raises(UnreachableModel, match="takes no calls for the next 1 h"),
-    ):
-        bench.ask(server, 5)
-
-
 def test_a_server_that_hangs_is_given_up_in_time(bench: Bench) -> None:
     def answer(call: Call) -> Reply:
         return said(RED, wait=30 if call.number == 0 else 0)
@@ -259,9 +251,7 @@ def test_replies_that_are_on_the_way_when_the_run_stops_are_kept(bench: Bench) -
     assert len(server.calls) == 4
 
 
-def test_a_wrong_key_stops_at_once_and_is_named_and_not_shown(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_key_is_named_and_not_shown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     refusal = refused(401, f"Incorrect API key provided: {KEY}")
     with OpenAIServer(lambda _: refusal) as server, pytest.raises(WrongKey) as stop:

@@ -39,9 +39,7 @@ def test_what_is_sent_is_what_the_settings_say(bench: Bench) -> None:
     assert sent.items() <= server.calls[0].body.items()
 
 
-def test_a_key_of_the_environment_is_sent_and_written_nowhere(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_is_sent_and_written_nowhere(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with OpenAIServer() as server:
         bench.client(server).ask(questions(1))
@@ -84,9 +82,7 @@ def test_the_schema_is_sent_strict_and_without_annotations(bench: Bench) -> None
         (["json_schema", "json_object"], ["json_schema", "json_object", None, None]),
     ],
 )
-def test_a_form_that_is_refused_is_not_tried_again(
-    bench: Bench, lacks: list[str], forms: list[str | None]
-) -> None:
+def test_refused_forms_are_over(bench: Bench, lacks: list[str], forms: list[str | None]) -> None:
     with OpenAIServer(without_format(lambda _: said(RED), *lacks)) as server:
         client = bench.client(server, max_attempts=1)
         assert client.ask(questions(1)) == [Color(color="red")]
@@ -133,7 +129,7 @@ def test_a_server_that_ignores_the_schema_gets_it_in_words(bench: Bench) -> None
     assert len(server.calls) == 2 + 3
 
 
-def test_images_and_another_model_for_them_pass_through(bench: Bench) -> None:
+def test_images_go_to_another_model_also_beside_the_embedded_one(bench: Bench) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     asked = questions(1, messages=user([image, {"type": "text", "text": "Color?"}]))
     with OpenAIServer(without_format(lambda _: said(RED), "json_schema")) as server:
@@ -141,9 +137,6 @@ def test_images_and_another_model_for_them_pass_through(bench: Bench) -> None:
         assert bench.client(server).ask([question]) == [Color(color="red")]
     assert server.calls[-1].body["model"] == "eyes"
     assert server.calls[-1].body["messages"][0]["content"][0] == image
-
-
-def test_the_embedded_model_may_have_a_vision_model_on_a_server_beside_it(bench: Bench) -> None:
     with OpenAIServer() as server:
         client = bench.client(server, model=language_model.MODEL)
         assert client.ask(questions(1, model="openai/eyes")) != [None]
@@ -176,9 +169,7 @@ def test_a_question_is_paid_for_once(bench: Bench) -> None:
         ({}, {"schema": {"type": "object", "properties": {"color": {"enum": ["red"]}}}}),
     ],
 )
-def test_another_question_is_asked(
-    bench: Bench, settings: dict[str, Any], question: dict[str, Any]
-) -> None:
+def test_other_questions(bench: Bench, settings: dict[str, Any], question: dict[str, Any]) -> None:
     with OpenAIServer() as server, OpenAIServer() as other:
         bench.client(server).ask(questions(1, seed=1))
         if "api_base" in settings:
@@ -241,9 +232,7 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
         yield server
 
 
-def test_unknown_prices_and_tokens_are_unknown_and_not_zero(
-    bench: Bench, far_away: OpenAIServer
-) -> None:
+def test_unknown_prices_and_tokens_are_unknown(bench: Bench, far_away: OpenAIServer) -> None:
     unpriced = bench.client(cache=False)
     unpriced.ask(questions(2))
     assert (unpriced.usage.cost, unpriced.usage.unpriced_tokens) == (None, 60)
@@ -256,15 +245,12 @@ def test_unknown_prices_and_tokens_are_unknown_and_not_zero(
     assert str(uncounted.usage) == "2 calls, tokens unknown, cost unknown"
 
 
-def test_a_known_price_needs_no_settings(bench: Bench) -> None:
+def test_cost_is_known_given_estimated_or_unknown(bench: Bench) -> None:
     with OpenAIServer(lambda _: said(RED, tokens=(1000, 1000))) as server:
         client = bench.client(server, model="openai/gpt-4o-mini")
         client.ask(questions(1))
     assert client.usage.cost == pytest.approx(0.00075)
     assert estimate_cost(LanguageModel(model="gpt-4o-mini"), 1000, 1000) == pytest.approx(0.00075)
-
-
-def test_cost_is_estimated_or_unknown() -> None:
     assert estimate_cost(LanguageModel(), 10**6, 10**6) == 0.0
     assert estimate_cost(LanguageModel(model="openai/mine", **PRICES), 10, 10) == pytest.approx(
         0.03
@@ -338,9 +324,7 @@ def test_calls_that_the_server_refused_cost_nothing(bench: Bench) -> None:
     assert client.usage.cost == pytest.approx(4 * 0.12)
 
 
-def test_max_cost_with_an_unknown_price_is_refused_before_the_first_call(
-    bench: Bench, far_away: OpenAIServer
-) -> None:
+def test_max_cost_with_an_unknown_price_is_refused(bench: Bench, far_away: OpenAIServer) -> None:
     with pytest.raises(ModelUnusable, match="price of openai/local is unknown") as refusal:
         bench.client(max_cost=1.0).ask(questions(3))
     assert far_away.calls == []
@@ -350,20 +334,14 @@ def test_max_cost_with_an_unknown_price_is_refused_before_the_first_call(
 # Limits
 
 
-def test_so_many_calls_at_a_time(bench: Bench) -> None:
+def test_calls_at_a_time_calls_a_minute_and_tokens_a_minute_are_kept(bench: Bench) -> None:
     with OpenAIServer(lambda call: said(color_of(call), wait=0.03)) as server:
         bench.ask(server, 20, max_concurrency=3)
     assert server.most_at_once == 3
-
-
-def test_calls_wait_for_the_rate_and_none_is_refused(bench: Bench) -> None:
     with OpenAIServer(rpm=1200) as server:
         answers = bench.ask(server, 30, flying=False, rpm=1200)
     assert None not in answers
     assert (len(server.calls), server.violations) == (30, 0)
-
-
-def test_tokens_a_minute_are_kept(bench: Bench) -> None:
     with OpenAIServer(lambda _: said(RED, tokens=(40, 60))) as server:
         assert None not in bench.ask(server, 12, tpm=400)
     # Four calls of 100 tokens fit into a minute; the other eight take two more.
@@ -410,9 +388,7 @@ def chooser(tmp_path: Path) -> Any:
     litellm.custom_provider_map = []
 
 
-def test_the_embedded_model_gets_its_annotations_and_costs_nothing(
-    bench: Bench, chooser: Chooser
-) -> None:
+def test_the_embedded_model_gets_annotations_and_is_free(bench: Bench, chooser: Chooser) -> None:
     client = bench.client(model=language_model.MODEL, max_cost=0.01)
     assert client.chooses_only
     assert client.ask(questions(4, schema=CHOICE, seed=1)) != [None] * 4

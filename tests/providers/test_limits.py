@@ -64,9 +64,7 @@ def test_no_minute_has_more_calls_than_allowed(rpm: int, calls: list[tuple[float
     st.integers(50, 500),
     st.lists(st.tuples(gaps, st.integers(1, 120), st.integers(1, 120)), min_size=2, max_size=80),
 )
-def test_no_minute_has_more_tokens_than_allowed(
-    tpm: int, calls: list[tuple[float, int, int]]
-) -> None:
+def test_no_minute_has_too_many_tokens(tpm: int, calls: list[tuple[float, int, int]]) -> None:
     (rate, clock), starts, used = limiter(tpm=tpm), [], []
     for gap, guess, actual in calls:
         clock.time += gap if gap > 10 else 0.0
@@ -87,7 +85,7 @@ def test_calls_are_paced_evenly_and_none_is_lost() -> None:
     assert clock.time == pytest.approx(199 * 0.1, rel=0.01)
 
 
-def test_a_pause_holds_for_everybody_and_leaves_no_crowd_behind() -> None:
+def test_a_pause_holds_for_everybody_and_without_limits_nobody_waits() -> None:
     rate, clock = limiter(rpm=60)
     rate.take()
     rate.pause(30.0)
@@ -96,9 +94,6 @@ def test_a_pause_holds_for_everybody_and_leaves_no_crowd_behind() -> None:
     clock.time = 30.0
     rate.take()
     assert rate.delay() > 0.7
-
-
-def test_without_limits_nobody_waits() -> None:
     rate, _ = limiter()
     for _ in range(100):
         assert rate.delay(10**9) <= 0

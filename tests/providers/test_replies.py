@@ -87,12 +87,9 @@ def test_what_is_wrong_is_said(said: str, complaint: str) -> None:
     assert complaint in " ".join(reading.complaints)
 
 
-def test_further_checks_are_complaints_about_a_reply_that_fits() -> None:
+def test_further_checks_are_complaints_of_which_a_flood_is_cut() -> None:
     reading = understand(GOOD, Colors, lambda reply: [f"{reply.colors[0]} is banned."])
     assert (reading.value, reading.complaints, reading.fits) == (None, ("red is banned.",), True)
-
-
-def test_a_flood_of_complaints_is_cut() -> None:
     reading = understand(json.dumps({"colors": [1, 2, 3]}), Colors)
     assert len(reading.complaints) == 3
     reading = understand(GOOD, Colors, lambda _: [f"wrong {number}" for number in range(30)])

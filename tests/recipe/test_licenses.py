@@ -50,9 +50,7 @@ def test_of_an_unknown_renderer_nothing_is_claimed() -> None:
         ("openrail++", "right"),
     ],
 )
-def test_a_wrong_identifier_is_named_with_the_one_that_was_meant(
-    given: str, meant: str | None
-) -> None:
+def test_a_wrong_identifier_is_named_with_the_right_one(given: str, meant: str | None) -> None:
     problem = not_an_identifier(given)
     if meant == "right":
         assert problem is None

@@ -24,19 +24,13 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-# -------------------------------------------------------------------------------------- extends
-
-
-def test_keys_merge_and_the_nearer_file_wins(tmp_path: Path) -> None:
+def test_keys_merge_lists_and_shares_replace_and_the_nearer_file_wins(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", {**BASE, "seed": 1, "render": {"steps": 5, "width": 64}})
     write(tmp_path / "b.yaml", {"extends": "a.yaml", "render": {"steps": 6}, "name": "b"})
     recipe = load_recipe(write(tmp_path / "c.yaml", {"extends": "b.yaml", "name": "c"}))
     assert (recipe.name, recipe.seed) == ("c", 1)
     assert (recipe.render.steps, recipe.render.width) == (6, 64)
     assert recipe.extends is None  # carried out
-
-
-def test_lists_and_the_shares_of_prompt_sets_replace(tmp_path: Path) -> None:
     base = {"sets": {"naive": 1, "amplify": 1}, "slots": ["color", "style"], "count": 7}
     write(tmp_path / "a.yaml", {**BASE, "prompts": base})
     over = {"sets": {"amplify": 2}, "slots": ["shape"]}
@@ -46,12 +40,13 @@ def test_lists_and_the_shares_of_prompt_sets_replace(tmp_path: Path) -> None:
     assert recipe.prompts.count == 7
 
 
-def test_null_takes_a_value_of_the_base_away(tmp_path: Path) -> None:
+def test_null_takes_a_value_of_the_base_away_and_extends_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", {**BASE, "render": {"width": 64}, "curate": {"alignment": {}}})
     over = {"extends": "a.yaml", "render": {"width": None}, "curate": {"alignment": None}}
     recipe = load_recipe(write(tmp_path / "b.yaml", over))
     assert recipe.render.width is None
     assert recipe.curate.alignment is None
+    assert load_recipe(write(tmp_path / "a.yaml", {**BASE, "extends": None})).name == "base"
 
 
 def test_problems_name_the_file_they_are_in_and_ones_own_comes_first(
@@ -92,16 +87,7 @@ def test_a_base_that_cannot_be_used(
     assert str(caught.value.problems[0]).removeprefix("r.yaml:") == line
 
 
-def test_extends_null_is_none(tmp_path: Path) -> None:
-    assert load_recipe(write(tmp_path / "a.yaml", {**BASE, "extends": None})).name == "base"
-
-
-# ---------------------------------------------------------------------------------------- paths
-
-
-def test_paths_start_at_the_file_that_names_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_start_where_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("lib/photos/1.png", "lib/w.txt", "lib/e.txt", "mine/t.j2", "mine/v.json", "k.txt"):
         write(tmp_path / name, "words\n")
     write(
@@ -160,7 +146,7 @@ def test_what_is_imported_is_a_path_where_it_is_there_and_an_address_where_not(
     assert imported(write(tmp_path / "b.yaml", base)) == "me/dogs@v1"
 
 
-def test_a_shipped_template_stays_a_name(tmp_path: Path) -> None:
+def test_a_shipped_template_stays_a_name_and_none_outside_passes_for_one(tmp_path: Path) -> None:
     write(tmp_path / "caption/object.j2", "mine")
     content = {**BASE, "prompts": {"template": "caption/object.j2"}}
     assert load_recipe(write(tmp_path / "a.yaml", content)).prompts.template == "caption/object.j2"
@@ -168,18 +154,12 @@ def test_a_shipped_template_stays_a_name(tmp_path: Path) -> None:
     # A path that says where it starts is a path all the same.
     loaded = load_recipe(write(tmp_path / "a.yaml", content)).prompts.template
     assert loaded == str(tmp_path / "caption/object.j2")
-
-
-def test_no_template_outside_the_shipped_folder_passes_for_a_shipped_one(tmp_path: Path) -> None:
     content = {**BASE, "prompts": {"template": "../pyproject.toml"}}
     with pytest.raises(RecipeError, match="there is no template"):
         load_recipe(write(tmp_path / "a.yaml", content))
 
 
-# ----------------------------------------------------------------------------------------- --set
-
-
-def test_settings_take_yaml(tmp_path: Path) -> None:
+def test_settings_take_yaml_and_one_share_or_all(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", {**BASE, "prompts": {"slots": ["color", "style"]}})
     recipe = load_recipe(
         path,
@@ -206,9 +186,6 @@ def test_settings_take_yaml(tmp_path: Path) -> None:
     assert recipe.curate.alignment
     assert recipe.curate.alignment.min == 0.2
     assert recipe.seed == 2
-
-
-def test_one_share_can_be_set_and_all_can(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", {**BASE, "prompts": {"sets": {"amplify": 1}}})
     assert load_recipe(path, ["prompts.sets.naive=2"]).prompts.sets == {"amplify": 1, "naive": 2}
     assert load_recipe(path, ["prompts.sets={naive: 2}"]).prompts.sets == {"naive": 2}
@@ -242,8 +219,6 @@ def test_a_wrong_setting_is_named(
         load_recipe(path, [setting])
     assert str(caught.value) == f"--set {setting}  " + line.format(here=tmp_path)
 
-
-# ----------------------------------------------------------------------------- what always holds
 
 _scalars = {
     ("seed",): st.integers(0, 99),
@@ -286,8 +261,6 @@ def test_extending_is_the_same_as_writing_it_all_in_one_file(
 
 @given(base=_choices, over=_choices)
 @settings(max_examples=60, suppress_health_check=[SHARED_FOLDER])
-def test_setting_is_the_same_as_writing_it(
-    tmp_path: Path, base: dict[Any, Any], over: dict[Any, Any]
-) -> None:
+def test_set_is_like_writing(tmp_path: Path, base: dict[Any, Any], over: dict[Any, Any]) -> None:
     overrides = [f"{'.'.join(key)}={json.dumps(value)}" for key, value in over.items()]
     assert said(tmp_path, nested(base), overrides) == said(tmp_path, nested({**base, **over}))

@@ -35,9 +35,12 @@ def complaints(text: str, *overrides: str) -> list[str]:
     return [str(problem).removeprefix("recipe.yaml:") for problem in caught.value.problems]
 
 
-def test_a_minimal_recipe_is_sound() -> None:
+def test_a_minimal_recipe_is_sound_and_an_identifier_that_only_looks_like_the_noun() -> None:
     Path("recipe.yaml").write_text(GOOD, encoding="utf-8")
     assert load_recipe("recipe.yaml").subject.class_noun == "teapot"
+    text = "name: x\nsubject: {class_noun: caterpillar, kind: living, identifier: cat}\n"
+    Path("recipe.yaml").write_text(text, encoding="utf-8")
+    assert load_recipe("recipe.yaml").subject.identifier == "cat"
 
 
 @pytest.mark.parametrize(
@@ -149,28 +152,17 @@ def test_each_mistake_about_the_subject_has_its_line(subject: str, line: str) ->
     assert complaints(f"name: x\nsubject: {subject}\n") == [line]
 
 
-def test_an_identifier_that_only_looks_like_the_class_noun_is_fine() -> None:
-    text = "name: x\nsubject: {class_noun: caterpillar, kind: living, identifier: cat}\n"
-    Path("recipe.yaml").write_text(text, encoding="utf-8")
-    assert load_recipe("recipe.yaml").subject.identifier == "cat"
-
-
-def test_the_identifier_may_not_hide_in_a_slot() -> None:
+def test_the_identifier_may_not_hide_in_a_slot_and_a_missing_name_is_missing_at_the_top() -> None:
     text = "name: x\nsubject: {class_noun: cat, identifier: sks}\nprompts:\n  slots:\n"
     text += "    - {name: style, values: [a photo of, an SKS photo of]}\n"
     assert complaints(text) == [
         "5:42  prompts.slots.0.values.1: 'an SKS photo of' contains the identifier 'sks', which no caption may say"
     ]
-
-
-def test_a_missing_name_is_missing_at_the_top() -> None:
     assert complaints("\n\nsubject: {class_noun: cat}\n") == ["1:1  name: is missing"]
     assert complaints("seed: 3\n") == ["1:1  name: is missing", "1:1  subject: is missing"]
 
 
-def test_files_that_are_not_there_are_named_with_the_place_where_they_were_looked_for(
-    tmp_path: Path,
-) -> None:
+def test_files_that_are_not_there_are_named_with_the_place_looked_at(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "bare").mkdir()

@@ -71,28 +71,22 @@ def test_what_is_no_recipe_gets_one_clear_line(tmp_path: Path, text: str, line: 
     assert complaint(tmp_path, text) == line
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_and_a_byte_order_mark(tmp_path: Path) -> None:
     assert complaint(tmp_path, b"name: x\nsubject: caf\xe9\n") == "2:13  not UTF-8 text"
     assert "control character" in complaint(tmp_path, b"name: \x00\n")
     assert complaint(tmp_path, "name: x\n".encode("utf-16")).endswith("1:1  not UTF-8 text")
-
-
-def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
     assert load(tmp_path, b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode()).name == "x"
     line = complaint(tmp_path, b"\xef\xbb\xbf" + b"nane: x\r\n" + GOOD.encode())
     assert line == "1:1  nane: unknown key, did you mean 'name'?"
 
 
-def test_a_bomb_of_aliases_is_refused_at_once(tmp_path: Path) -> None:
+def test_bombs_of_aliases_and_endless_files_are_refused_at_once(tmp_path: Path) -> None:
     names = "abcdefghij"
     text = "a: &a [" + ", ".join("x" * 10) + "]\n"
     for before, name in itertools.pairwise(names):
         text += f"{name}: &{name} [" + ", ".join([f"*{before}"] * 10) + "]\n"
     # Ten billion values: read in full, they would fill any machine.
     assert "stand for more than 100,000 values" in complaint(tmp_path, text)
-
-
-def test_an_endless_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no ordinary file"):
         load_recipe("/dev/zero")
     with (tmp_path / "large.yaml").open("wb") as stream:
@@ -126,7 +120,7 @@ seed: 007
     assert recipe.seed == 7
 
 
-def test_aliases_and_merge_keys_work_and_own_keys_win(tmp_path: Path) -> None:
+def test_aliases_and_merge_keys_work_and_sections_of_comments_say_nothing(tmp_path: Path) -> None:
     recipe = load(
         tmp_path,
         GOOD
@@ -142,9 +136,6 @@ prompts:
     assert [slot.name for slot in slots] == ["color", "style", "texture"]
     assert [slot.mode for slot in slots] == ["grid", "grid", "cycle"]
     assert {slot.values for slot in slots} == {("red", "blue")}
-
-
-def test_a_section_with_nothing_but_comments_says_nothing(tmp_path: Path) -> None:
     empty = "render:\n  # steps: 3\nprompts:\n  llm:\ncurate:\ndataset:\n"
     assert load(tmp_path, GOOD + empty) == load(tmp_path, GOOD)
 
@@ -172,9 +163,7 @@ _scraps = (
 
 @given(st.data())
 @settings(max_examples=60, suppress_health_check=[SHARED_FOLDER])
-def test_whatever_becomes_of_a_recipe_it_ends_in_lines_for_people(
-    tmp_path: Path, data: st.DataObject
-) -> None:
+def test_whatever_becomes_of_recipes_ends_in_lines(tmp_path: Path, data: st.DataObject) -> None:
     text = SHIPPED
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))

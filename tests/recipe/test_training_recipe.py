@@ -48,10 +48,7 @@ def complaints(text: str, *overrides: str) -> list[str]:
     return [str(problem).removeprefix("recipe.yaml:") for problem in caught.value.problems]
 
 
-# ---------------------------------------------------------------------------------------- reading
-
-
-def test_three_keys_are_enough_and_paths_start_at_the_recipe(tmp_path: Path) -> None:
+def test_three_keys_are_enough_and_more_arrive_as_they_were_written(tmp_path: Path) -> None:
     recipe = load_training_recipe(write("recipe.yaml", GOOD))
     assert recipe.subject.images == tmp_path / "photos"
     assert recipe.subject.identifier == "sks"
@@ -59,6 +56,11 @@ def test_three_keys_are_enough_and_paths_start_at_the_recipe(tmp_path: Path) -> 
     assert recipe.regularization.dataset is None
     assert recipe.source == tmp_path / "recipe.yaml"
     assert recipe == load_training_recipe("recipe.yaml")
+    more = "method: {targets: [to_q, to_k]}\noptimizer: {betas: [0.5, 0.9], max_grad_norm: null}\n"
+    recipe = load_training_recipe(write("recipe.yaml", GOOD + more))
+    assert recipe.method.targets == ("to_q", "to_k")
+    assert recipe.optimizer.betas == (0.5, 0.9)
+    assert recipe.optimizer.max_grad_norm is None
 
 
 def test_extends_and_set_compose(tmp_path: Path) -> None:
@@ -99,17 +101,6 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
     assert load_training_recipe(path).base_model == str(tmp_path / "sub/models/sdxl")
     for name in ("models/other", "embedded/tinyworld"):
         assert load_training_recipe(path, [f"base_model={name}"]).base_model == name
-
-
-def test_lists_and_numbers_arrive_as_they_were_written() -> None:
-    more = "method: {targets: [to_q, to_k]}\noptimizer: {betas: [0.5, 0.9], max_grad_norm: null}\n"
-    recipe = load_training_recipe(write("recipe.yaml", GOOD + more))
-    assert recipe.method.targets == ("to_q", "to_k")
-    assert recipe.optimizer.betas == (0.5, 0.9)
-    assert recipe.optimizer.max_grad_norm is None
-
-
-# ------------------------------------------------------------------------------------ wrong values
 
 
 @pytest.mark.parametrize(
@@ -178,9 +169,7 @@ def test_each_mistake_has_its_line(tmp_path: Path, more: str, line: str) -> None
         ("{images: photos, class_noun: cat, kind: beast}", "2:50  subject.kind: must be one of object, living, not 'beast'"),
     ],
 )  # fmt: skip
-def test_each_mistake_about_the_subject_has_its_line(
-    tmp_path: Path, subject: str, line: str
-) -> None:
+def test_each_mistake_about_subjects_has_its_line(tmp_path: Path, subject: str, line: str) -> None:
     Path("bare").mkdir()
     assert complaints(f"name: x\nsubject: {subject}\n") == [line.replace("HERE", str(tmp_path))]
 
@@ -237,9 +226,7 @@ def test_a_dataset_that_was_never_made_comes_with_the_way_to_it(tmp_path: Path) 
     [(f"optimizer: {{name: {name}}}", package) for name, package in OPTIMIZERS.items() if package]
     + [(f"tracking: {name}", package) for name, package in TRACKERS.items()],
 )
-def test_a_package_that_is_not_here_is_named(
-    monkeypatch: pytest.MonkeyPatch, more: str, package: str
-) -> None:
+def test_missing_packages(monkeypatch: pytest.MonkeyPatch, more: str, package: str) -> None:
     find = importlib.util.find_spec
     there: dict[str, Any] = {package: None}
     monkeypatch.setattr(
@@ -249,9 +236,6 @@ def test_a_package_that_is_not_here_is_named(
     assert line.endswith(f" needs a package that is not here: pip install {package}")
     there[package] = find("json")
     load_training_recipe("recipe.yaml")
-
-
-# -------------------------------------------------------------------------- recipes of other kinds
 
 
 def test_each_kind_of_recipe_says_which_command_it_is_for() -> None:

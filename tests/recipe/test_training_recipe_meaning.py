@@ -40,9 +40,6 @@ def recipe_of(photos: Path, **content: Any) -> TrainingRecipe:
     return TrainingRecipe.model_validate({"name": "x", **content, "subject": subject})
 
 
-# ----------------------------------------------------------------------------------------- digest
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -66,9 +63,7 @@ def recipe_of(photos: Path, **content: Any) -> TrainingRecipe:
     ],
     ids=str,
 )
-def test_what_does_not_change_the_training_does_not_change_the_digest(
-    photos: Path, content: dict[str, Any]
-) -> None:
+def test_what_changes_no_training_changes_no_digest(photos: Path, content: dict[str, Any]) -> None:
     assert recipe_digest(recipe_of(photos, **content)) == recipe_digest(recipe_of(photos))
 
 
@@ -146,9 +141,7 @@ def test_no_key_that_changes_the_training_was_forgotten_above() -> None:
     assert expected - covered == {("version",), ("subject", "images")}
 
 
-def test_photos_and_captions_count_and_where_they_lie_does_not(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_photos_and_captions_count_and_their_place_does_not(photos: Path, tmp_path: Path) -> None:
     before = recipe_digest(recipe_of(photos))
     moved = Path(shutil.copytree(photos, tmp_path / "elsewhere/images"))
     assert recipe_digest(recipe_of(moved)) == before
@@ -165,7 +158,7 @@ def test_photos_and_captions_count_and_where_they_lie_does_not(
         recipe_digest(recipe_of(moved))
 
 
-def test_models_and_datasets_on_disk_count_by_name(photos: Path, tmp_path: Path) -> None:
+def test_models_and_datasets_count_by_name_however_written(photos: Path, tmp_path: Path) -> None:
     def digest(folder: str, model: str = "sd", dataset: str = "reg") -> str:
         where = {"dataset": str(tmp_path / folder / dataset)}
         model = str(tmp_path / folder / model)
@@ -173,9 +166,6 @@ def test_models_and_datasets_on_disk_count_by_name(photos: Path, tmp_path: Path)
 
     assert digest("a") == digest("b")
     assert len({digest("a"), digest("a", model="xl"), digest("a", dataset="other")}) == 3
-
-
-def test_two_ways_to_name_a_revision_are_one(photos: Path) -> None:
     one = recipe_of(photos, regularization={"dataset": "me/x@v1"})
     other = recipe_of(photos, regularization={"dataset": "me/x", "revision": "v1"})
     assert recipe_digest(one) == recipe_digest(other)
@@ -187,9 +177,6 @@ def test_the_digest_of_a_known_recipe(photos: Path) -> None:
     assert recipe_digest(recipe_of(photos, base_model="some/model")) == (
         "5aba533034951da5fb743a64677d5e63b4facab13416ec782a3278d9bc7214fe"
     )
-
-
-# --------------------------------------------------------------------------------------- resolved
 
 
 @given(

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from odd_images import file_of
 from PIL import Image
 from torch import Tensor, nn
 
@@ -103,24 +104,15 @@ def embedding_of(caption: str) -> Tensor:
     return torch.from_numpy(numbers.astype(np.float32)).reshape(4, 8)
 
 
-# ------------------------------------------------------------------------------------------ images
-
-
 def make_image(color: Sequence[int], size: tuple[int, int] = (24, 32)) -> bytes:
     """A PNG of one colour; the size is height and width."""
-    return _png(Image.new("RGB", (size[1], size[0]), tuple(color)))
+    return file_of(Image.new("RGB", (size[1], size[0]), tuple(color)))
 
 
 def noise(number: int, size: tuple[int, int] = (24, 32)) -> bytes:
     """A PNG in which no two crops are alike."""
     values = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
-    return _png(Image.fromarray(values))
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return file_of(Image.fromarray(values))
 
 
 def color_of(number: int) -> tuple[int, int, int]:
@@ -161,9 +153,6 @@ def parquet(path: Path, rows: Sequence[tuple[bytes, str | None]]) -> Path:
     table = pa.table({"image": pa.array(images, kind), "text": [text for _, text in rows]})
     pq.write_table(table, path)
     return path
-
-
-# ---------------------------------------------------------------------------------------- examples
 
 
 class Built(Examples):

@@ -93,9 +93,7 @@ def test_a_model_that_cannot_be_reached_is_said_before_its_images_are_made(
     assert not (tmp_path / "runs" / "dogs").exists()
 
 
-def test_validation_images_that_overflow_are_said_to(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validation_images_overflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = recipe(
         base_model=blank_models.overflowing(tmp_path / "model"),
         optimizer={"steps": 2},

@@ -71,13 +71,11 @@ def test_a_damaged_file_counts_as_none(tmp_path: Path, damage: str) -> None:
     assert store.load(key_of("a")) is not None
 
 
-def test_keys_tell_everything_apart() -> None:
+def test_keys_tell_everything_apart_and_which_model_it_is() -> None:
     parts = [("a", "b"), ("ab",), ("a", "b", ""), ("a", ["b"]), (("a", "b"),), ("a", 1), ("a", "1")]
     assert len({key_of(*each) for each in parts}) == len(parts)
     assert key_of("ä", (1, 2)) == key_of("ä", (1, 2))
 
-
-def test_which_model_it_is() -> None:
     def model(weight: float = 1.0, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
         made = torch.nn.Linear(2, 2)
         torch.nn.init.constant_(made.weight, weight)
@@ -109,9 +107,7 @@ def prepared(sources: tuple[Path, Path], cache: str = "disk", **more: Any) -> Bu
     return examples
 
 
-def test_a_second_run_computes_nothing_unless_the_model_is_another(
-    sources: tuple[Path, Path],
-) -> None:
+def test_a_second_run_computes_nothing_but_for_another_model(sources: tuple[Path, Path]) -> None:
     first = prepared(sources).family
     again = prepared(sources)
     again.tensors(again.draws())

@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -121,8 +120,9 @@ def test_one_of_another_recipe_version_or_optimizer_is_refused(folder: Path) -> 
         checkpoints.newest(at_most=10)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_and_a_full_disk_are_said_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     checkpoints = Checkpoints(tmp_path / "file" / "checkpoints", keep=3, digest="d")
     checkpoints.save(snapshot(5, *trained()))
@@ -130,8 +130,6 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         checkpoints.wait()
     checkpoints.wait()  # said once
 
-
-def test_a_full_disk_is_told_in_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 

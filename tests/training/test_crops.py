@@ -1,12 +1,12 @@
 """Geometry and pixels of crops, and decoding."""
 
-import io
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from odd_images import file_of
 from PIL import Image
 
 from regforge.training.augmentation import Crop, Cropping, Kind, decode, pixels_of
@@ -112,12 +112,6 @@ def test_shrinking_is_antialiased() -> None:
     assert np.ptp(pixels) < 12
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation: int) -> None:
     upright = Image.new("RGB", (48, 32), (0, 0, 255))
@@ -128,7 +122,7 @@ def test_exif_orientation(orientation: int) -> None:
     stored = upright.transpose(Image.Transpose[name]) if name else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = decode(encoded(stored, exif=exif), (32, 48), "x")
+    found = decode(file_of(stored, exif=exif), (32, 48), "x")
     assert found.size == (48, 32)
     assert found.getpixel((5, 5)) == (255, 0, 0)
     assert found.getpixel((40, 5)) == found.getpixel((5, 25)) == (0, 0, 255)
@@ -140,11 +134,11 @@ def test_transparency_becomes_white() -> None:
     clear.putpixel((2, 2), (0, 0, 0, 128))
     palette = clear.convert("P")
     palette.info["transparency"] = palette.getpixel((0, 0))
-    found = decode(encoded(clear), (4, 4), "x")
+    found = decode(file_of(clear), (4, 4), "x")
     assert found.getpixel((0, 0)) == (255, 255, 255)
     assert found.getpixel((1, 1)) == (255, 0, 0)
     assert found.getpixel((2, 2)) == (127, 127, 127)
-    assert decode(encoded(palette), (4, 4), "x").getpixel((0, 0)) == (255, 255, 255)
+    assert decode(file_of(palette), (4, 4), "x").getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "RGB", "YCbCr", "I;16"])
@@ -154,7 +148,7 @@ def test_every_mode_becomes_rgb_of_eight_bits(mode: str) -> None:
     else:
         color = (255, 255, 255)
         image = Image.new("RGB", (9, 8), color).convert(mode)
-    found = decode(encoded(image, "TIFF"), (8, 9), "x")
+    found = decode(file_of(image, "TIFF"), (8, 9), "x")
     assert (found.mode, found.size) == ("RGB", (9, 8))
     assert found.getpixel((4, 4)) == color
 
@@ -162,7 +156,7 @@ def test_every_mode_becomes_rgb_of_eight_bits(mode: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_a_damaged_image_is_named(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    whole = encoded(Image.fromarray(noise), kind)
+    whole = file_of(Image.fromarray(noise), kind)
     for content in (whole[: len(whole) // 2], b"", b"no image"):
         with pytest.raises(ExamplesError, match=r"07.png cannot be decoded: .*[^.]\.\n"):
             decode(content, (64, 64), "07.png")

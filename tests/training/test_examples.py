@@ -60,9 +60,7 @@ def number_in(caption: str) -> int:
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "none"])
-def test_each_latent_meets_its_own_caption(
-    folder: Path, dataset: Path, tmp_path: Path, cache: str
-) -> None:
+def test_latents_meet_captions(folder: Path, dataset: Path, tmp_path: Path, cache: str) -> None:
     """Through shuffling, batches of several, caching and the prior."""
     examples = Built(
         folder,
@@ -141,13 +139,15 @@ def varied(folder: Path, dataset: Path, cache: str = "memory", **more: Any) -> B
     return Built(folder, dataset, data=rates, **more)
 
 
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**40), order=st.randoms(use_true_random=False))
-def test_a_draw_does_not_depend_on_its_companions(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, order: random.Random
-) -> None:
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     top = tmp_path_factory.mktemp("alone")
-    sources = photos(top / "photos"), class_images(top / "class")
+    return photos(top / "photos"), class_images(top / "class")
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**40), order=st.randoms(use_true_random=False))
+def test_draws_are_independent(sources: tuple[Path, Path], seed: int, order: random.Random) -> None:
     examples = varied(*sources, seed=seed)
     draws = examples.draws(5)
     alone = {draw: examples.one(draw) for draw in draws}
@@ -160,9 +160,7 @@ def test_a_draw_does_not_depend_on_its_companions(
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_cached_is_the_same_as_not_cached(
-    folder: Path, dataset: Path, tmp_path: Path, cache: str
-) -> None:
+def test_cached_is_as_not_cached(folder: Path, dataset: Path, tmp_path: Path, cache: str) -> None:
     for name in ("00", "01", "02"):
         (folder / f"{name}.png").write_bytes(noise(int(name)))
     fresh, lazy = varied(folder, dataset, "none"), varied(folder, dataset)
@@ -180,16 +178,13 @@ def test_cached_is_the_same_as_not_cached(
         assert all(map(same, kept.each(draws), again.each(draws)))
 
 
-def test_the_seed_decides(folder: Path, dataset: Path) -> None:
+def test_the_seed_decides_and_not_the_name_of_a_photo(folder: Path, dataset: Path) -> None:
     first, again, other = (
         varied(folder, dataset, seed=seed).one(Draw("class", 3, 1)) for seed in (0, 0, 1)
     )
     assert same(first, again)
     assert not torch.equal(first["noise"], other["noise"])
     assert not torch.equal(first["uniform"], other["uniform"])
-
-
-def test_renaming_a_photo_changes_no_crop(folder: Path) -> None:
     (folder / "00.png").write_bytes(noise(1))
     draws = [Draw("instance", number, 0) for number in range(10)]
     before = Built(folder, data=PLAIN).each(draws)
@@ -296,23 +291,18 @@ def test_what_people_should_know_of_their_photos(folder: Path, dataset: Path) ->
     one.prepare()
 
 
-def test_the_resolution_suits_the_model(folder: Path) -> None:
-    with pytest.raises(ExamplesError, match=r"(?s)100 is no multiple of 8.*resolution: (96|104)"):
-        Built(folder, data={"resolution": 100})
-
-
-def test_a_dataset_that_cannot_be_trained_on(folder: Path, dataset: Path) -> None:
+def test_a_dataset_or_a_resolution_that_cannot_be_trained_on(folder: Path, dataset: Path) -> None:
     with pytest.raises(CannotOpen, match="is not there"):
         Built(folder, folder / "nowhere")
     (dataset / "metadata.jsonl").unlink()
     with pytest.raises(ExamplesError, match=r"class has no captions(?s:.*)regforge run"):
         Built(folder, dataset)
+    with pytest.raises(ExamplesError, match=r"(?s)100 is no multiple of 8.*resolution: (96|104)"):
+        Built(folder, data={"resolution": 100})
 
 
 @pytest.mark.parametrize("cache", ["memory", "none"])
-def test_images_in_parquet_those_without_a_caption_left_out(
-    folder: Path, tmp_path: Path, cache: str
-) -> None:
+def test_images_in_parquet_without_bare_ones(folder: Path, tmp_path: Path, cache: str) -> None:
     """They are read once in order, or laid aside to be read in any order."""
     texts = [f"number {n}" if n % 3 else None for n in range(9)]
     rows = [(make_image(color_of(n)), text) for n, text in enumerate(texts)]

@@ -1,6 +1,8 @@
 """Every family does what diffusers' own pipelines and schedulers do; others are refused early."""
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,20 @@ from regforge.training.families.stable_diffusion import time_ids
 from regforge.training.problems import FamilyError
 
 
+@pytest.fixture(scope="module")
+def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The tiny model of a kind, built once."""
+    return functools.cache(lambda kind: build(kind, tmp_path_factory.mktemp(kind)))
+
+
 @pytest.fixture(scope="module", params=KINDS)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return opened(build(request.param, tmp_path_factory.mktemp(request.param)))
+def family(request: pytest.FixtureRequest, base_of: Callable[[str], str]) -> Family:
+    return opened(base_of(request.param))
 
 
 @pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return opened(build("sdxl", tmp_path_factory.mktemp("sdxl")))
+def sdxl(base_of: Callable[[str], str]) -> Family:
+    return opened(base_of("sdxl"))
 
 
 def pixels_for(family: Family, count: int = 2) -> torch.Tensor:
@@ -138,8 +146,8 @@ def test_sdxl_hears_of_each_examples_own_geometry(sdxl: Family) -> None:
     assert (first[1] - second[1]).abs().max() > 1e-4
 
 
-def test_sdxls_ids_are_in_the_pipelines_order_and_keep_odd_sizes(tmp_path: Path) -> None:
-    sdxl = opened(build("sdxl", tmp_path), torch.bfloat16)
+def test_sdxls_ids_are_in_pipeline_order_and_keep_odd_sizes(base_of: Callable[[str], str]) -> None:
+    sdxl = opened(base_of("sdxl"), torch.bfloat16)
     for row, geometry in zip(time_ids(GEOMETRY), GEOMETRY, strict=True):
         theirs = sdxl.pipeline._get_add_time_ids(
             geometry.original, geometry.top_left, geometry.target, torch.float32, 12
@@ -157,23 +165,24 @@ def test_sdxls_ids_are_in_the_pipelines_order_and_keep_odd_sizes(tmp_path: Path)
     assert seen[0].tolist() == [[1365, 1023, 7, 301, 32, 32]]
 
 
-def test_released_text_encoders_say_so(tmp_path: Path) -> None:
-    family = opened(build("sdxl", tmp_path))
+def test_released_text_encoders_say_so(base_of: Callable[[str], str]) -> None:
+    family = opened(base_of("sdxl"))
     family.release_text_encoders()
     assert not family.text_encoders
     with pytest.raises(Exception, match="released"):
         family.encode_captions(["a cat"])
 
 
-def test_sizes(family: Family) -> None:
+def test_the_family_is_found_with_its_sizes(family: Family, request: pytest.FixtureRequest) -> None:
+    assert family.name == request.node.callspec.params["family"].partition("-")[0]
+    for module in (family.denoiser, family.pipeline.vae):
+        assert not any(parameter.requires_grad for parameter in module.parameters())
     sizes = {"sd": (32, 4), "sdxl": (32, 4), "sd3": (48, 2)}
     expected = (96, 16) if family.resolution == 96 else sizes[family.name]
     assert (family.resolution, family.side_multiple) == expected
     assert family.source.is_dir()
     assert set(family.trainable_encoders) <= set(family.text_encoders)
 
-
-# ------------------------------------------------------------------------------------------ noise
 
 CONFIG = {
     "num_train_timesteps": 1000,
@@ -259,18 +268,17 @@ def test_sd_takes_the_schedule_of_its_scheduler(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shifted(tmp_path_factory: pytest.TempPathFactory) -> str:
+def shifted(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """Stable Diffusion 3 with the shift that its releases have."""
     folder = tmp_path_factory.mktemp("sd3")
     base = build("sd3", folder)
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"shift": 3.0}))
-    return base
+    return opened(base)
 
 
-def test_flow_noise_and_target(shifted: str) -> None:
-    family = opened(shifted)
-    scheduler = family.pipeline.scheduler
+def test_flow_noise_and_target(shifted: Family) -> None:
+    family, scheduler = shifted, shifted.pipeline.scheduler
     latents, noise = random(3, 4, 2, 2), random(3, 4, 2, 2, seed=1)
     times = scheduler.timesteps[[5, 500, 990]]
     noisy = family.noisy(latents, noise, times)
@@ -280,15 +288,15 @@ def test_flow_noise_and_target(shifted: str) -> None:
     assert_close(noisy - share * family.target(latents, noise, times), latents)
 
 
-def test_flow_times_are_logit_normal_and_shifted(shifted: str) -> None:
-    family = opened(shifted)
+def test_flow_times_are_logit_normal_and_shifted_and_weigh_the_same(shifted: Family) -> None:
     # Quantiles of a normal distribution: 15.87 % lie below -1, half below 0, 84.13 % below 1.
     uniform = torch.special.ndtr(torch.tensor([-1.0, 0.0, 1.0]))
     plain = torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0]))
-    assert_close(family.times(uniform), 1000 * 3 * plain / (1 + 2 * plain))
-    assert family.times(torch.tensor([0.5])).item() == pytest.approx(750)
-    ends = family.times(torch.tensor([0.0, 1.0]))
+    assert_close(shifted.times(uniform), 1000 * 3 * plain / (1 + 2 * plain))
+    assert shifted.times(torch.tensor([0.5])).item() == pytest.approx(750)
+    ends = shifted.times(torch.tensor([0.0, 1.0]))
     assert ends.tolist() == [0.0, 1000.0]
+    assert shifted.weights(torch.tensor([1.0, 900.0]), None).tolist() == [1.0, 1.0]
 
 
 def test_flow_has_no_min_snr_and_says_so_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -296,21 +304,6 @@ def test_flow_has_no_min_snr_and_says_so_before_anything_is_loaded(tmp_path: Pat
     with pytest.raises(RegforgeError, match=r"optimizer\.min_snr_gamma") as caught:
         opened(str(tmp_path), optimizer={"min_snr_gamma": 5.0})
     assert "flow matching" in caught.value.message
-
-
-def test_flow_weights_are_even(shifted: str) -> None:
-    assert opened(shifted).weights(torch.tensor([1.0, 900.0]), None).tolist() == [1.0, 1.0]
-
-
-# ---------------------------------------------------------------------------------------- opening
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_family_is_found_in_the_checkpoint(kind: str, tmp_path: Path) -> None:
-    family = opened(build(kind, tmp_path))
-    assert family.name == kind.partition("-")[0]
-    assert not any(p.requires_grad for p in family.denoiser.parameters())
-    assert not any(p.requires_grad for p in family.pipeline.vae.parameters())
 
 
 @pytest.mark.parametrize(

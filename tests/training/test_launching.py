@@ -37,9 +37,7 @@ def test_the_launcher_may_say_that_it_is_to_be_the_cpu(monkeypatch: pytest.Monke
     assert start_processes(torch.device("cuda")).device == torch.device("cpu")
 
 
-def test_processes_that_cannot_talk_do_not_train_the_same_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_processes_that_cannot_talk_train_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("they could")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -113,9 +113,6 @@ def test_ways_to_compute_do_not_change_what_is_learned(dogs: str, tmp_path: Path
     assert {str(value.dtype) for value in half.values()} == {"float32"}
 
 
-# ---------------------------------------------------------------------------- a family of numbers
-
-
 class SmallTrainable:
     """All of a small family's weights."""
 
@@ -236,9 +233,7 @@ def test_the_teacher_teaches_regularization_images_only(sources: tuple[Path, Pat
     assert taught.example_losses(prior).tolist() == [0.0, 0.0]
 
 
-def test_captions_are_encoded_in_the_step_while_a_text_encoder_is_trained(
-    sources: tuple[Path, Path],
-) -> None:
+def test_captions_are_encoded_in_steps_that_train_an_encoder(sources: tuple[Path, Path]) -> None:
     live, cached = (
         SmallLoop(sources, regularization={"target": "teacher"}, method={"text_encoder": trained})
         for trained in (True, False)
@@ -283,9 +278,7 @@ def test_short_attention_in_16_bits_is_not_fused_on_a_cpu(
 
 @given(st.integers(1, 6), st.integers(1, 6))
 @settings(max_examples=15)
-def test_how_a_step_is_divided_does_not_matter(
-    sources: tuple[Path, Path], one: int, other: int
-) -> None:
+def test_how_steps_are_divided_is_nothing(sources: tuple[Path, Path], one: int, other: int) -> None:
     """Batches times size is the same; shapes differ within batches."""
     first, second = (
         SmallLoop(
@@ -337,9 +330,6 @@ def test_a_long_gradient_is_shortened(sources: tuple[Path, Path]) -> None:
         length = torch.cat([each["exp_avg"].flatten() for each in moments]).norm()
         assert float(length) == pytest.approx(most or lengths[0], rel=1e-3)
     assert lengths[0] == lengths[1] > 0.01  # what is reported is before it was shortened
-
-
-# ------------------------------------------------------------------------------------ whole runs
 
 
 def test_text_encoders_are_trained_too(dogs: str, tmp_path: Path) -> None:

@@ -55,9 +55,7 @@ def x(request: pytest.FixtureRequest) -> Iterator[Tensor]:
 
 @pytest.mark.parametrize("options", [{}, {"lora_alpha": 2}, {"use_rslora": True}])
 @pytest.mark.parametrize("name", ["linear", "bare"])
-def test_results_and_gradients_are_those_of_peft(
-    name: str, options: dict[str, Any], x: Tensor
-) -> None:
+def test_results_and_gradients_of_peft(name: str, options: dict[str, Any], x: Tensor) -> None:
     module = layers(fast=True, **options)
     assert type(module.get_submodule(name)) is LoraLinear
     found, expected = computed(module, name, x), computed(layers(fast=False, **options), name, x)
@@ -65,7 +63,7 @@ def test_results_and_gradients_are_those_of_peft(
     assert_close(found, expected)
 
 
-def test_in_16_bits_masters_and_their_gradients_stay_float32() -> None:
+def test_in_16_bits_masters_and_their_gradients_stay_float32_and_autocast_decides() -> None:
     x = torch.randn(40, 6)
     exact = computed(layers(fast=False), "linear", x)
     found = computed(layers(torch.bfloat16, fast=True), "linear", x.bfloat16())
@@ -76,6 +74,9 @@ def test_in_16_bits_masters_and_their_gradients_stay_float32() -> None:
         assert (value.float() - exact[name]).norm() < 0.02 * exact[name].norm()
     kept = layers(torch.bfloat16, fast=True).get_submodule("linear")(x.requires_grad_())
     assert kept.dtype == torch.bfloat16  # whatever the input is
+    module = layers(fast=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module.get_submodule("linear")(torch.randn(3, 6)).dtype == torch.bfloat16
 
 
 def test_the_base_is_the_base_while_the_lora_is_off() -> None:
@@ -120,9 +121,3 @@ def test_other_layers_are_pefts_and_compute_in_the_precision_of_the_weights(
         layer.lora_A["default"].register_forward_hook(lambda *args, seen=seen: seen.append(args[2]))
         assert layer(x.to(dtype)).dtype == dtype
         assert {each.dtype for each in seen} <= {dtype}
-
-
-def test_autocast_decides_where_it_is_on() -> None:
-    module = layers(fast=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert module.get_submodule("linear")(torch.randn(3, 6)).dtype == torch.bfloat16

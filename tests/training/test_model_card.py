@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from training_runs import front
 
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.card import model_card, write_card
@@ -21,13 +21,6 @@ def recipe(**more: Any) -> TrainingRecipe:
     return TrainingRecipe.model_validate(
         {"name": "pot", "base_model": SDXL, "subject": subject} | more
     )
-
-
-def front(card: str) -> dict[str, Any]:
-    found = re.match(r"---\n(.*?)^---\n", card, re.DOTALL | re.MULTILINE)
-    assert found is not None
-    values: dict[str, Any] = yaml.safe_load(found[1])
-    return values
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
@@ -103,13 +96,12 @@ def test_without_regularization_it_says_so(prior: dict[str, Any]) -> None:
     assert "prior weight" not in card
 
 
-def test_the_recipe_of_a_dataset_is_no_repository() -> None:
+def test_files_of_ones_own_are_no_repositories_and_lie_nobody_knows_where(
+    tmp_path: Path,
+) -> None:
     card = model_card(recipe(regularization={"dataset": "recipes/reg.yaml"}))
     assert "datasets" not in front(card)
     assert "| regularization dataset | recipes/reg.yaml |" in card
-
-
-def test_a_folder_of_ones_own_is_not_told_to_the_world(tmp_path: Path) -> None:
     card = model_card(
         recipe(
             base_model=str(tmp_path / "secret" / "my-model"),

@@ -1,7 +1,6 @@
 """`regforge publish` of a training run: from its folder to the loopback Hub and back."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from hub_server import LoopbackHub
-from training_runs import QUIET, SUBJECTS, recipe, regularization
+from training_runs import QUIET, SUBJECTS, front, recipe, regularization
 from typer.testing import CliRunner, Result
 
 from regforge import cli
@@ -67,13 +66,6 @@ def files(hub: LoopbackHub) -> dict[str, bytes]:
     return hub.files("me/cat", repo_type="model")
 
 
-def front(card: bytes) -> dict[str, Any]:
-    found = re.match(r"---\n(.*?)^---\n", card.decode(), re.DOTALL | re.MULTILINE)
-    assert found is not None
-    values: dict[str, Any] = yaml.safe_load(found[1])
-    return values
-
-
 def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
     done = publish(made, "--repo-id", "me/cat", "--tag", "v1", "--json")
     assert done.exit_code == 0, done.output
@@ -112,9 +104,7 @@ def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "samples.webp", "weights"])
-def test_a_link_that_leads_out_of_the_run_is_refused(
-    made: Path, hub: LoopbackHub, name: str
-) -> None:
+def test_a_link_that_leads_outside_is_refused(made: Path, hub: LoopbackHub, name: str) -> None:
     path = next(made.glob("**/*.safetensors")) if name == "weights" else made / name
     elsewhere = made.parent / "elsewhere"
     path.rename(elsewhere) if path.exists() else elsewhere.write_bytes(b"SECRET")

@@ -113,14 +113,11 @@ def test_how_often_each_is_seen(
     assert line(made, "regularization").startswith(f"{here / 'reg'}, 10 images; weight 1")
 
 
-def test_without_regularization(here: Path) -> None:
+def test_without_regularization_images_on_this_machine(here: Path) -> None:
     for made in (planned(), planned("me/cats", regularization={"prior_weight": 0})):
         assert (line(made, "regularization"), line(made, "a batch")) == ("none", "2 photos")
         assert line(made, "training") == "30 steps: each photo is seen 10 times"
         assert (made.images, made.seen_image) == (None, None)
-
-
-def test_a_dataset_of_the_hub_is_not_asked_for(here: Path) -> None:
     made = planned("me/cats", regularization={"revision": "v1"})
     assert line(made, "regularization").startswith("me/cats@v1 on the Hub, not read yet")
     assert line(made, "a batch") == "2 photos and 2 regularization images"

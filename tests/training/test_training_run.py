@@ -171,9 +171,7 @@ def test_more_steps_go_on(tmp_path: Path) -> None:
     assert differences(weights(more.folder), weights(at_once.folder)) == 0
 
 
-def test_running_out_of_memory_says_what_to_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from regforge.training.families.stable_diffusion import StableDiffusion
@@ -199,9 +197,7 @@ def init(project): return Run(project)
 """
 
 
-def test_a_tracker_is_told_what_the_log_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tracker_is_told_what_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trackio.py").write_text(TRACKIO)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -211,8 +207,6 @@ def test_a_tracker_is_told_what_the_log_is_told(
     names = ["gradient_norm", "instance_loss", "lr", "prior_loss", "seconds"]
     assert told == [[2, names], [4, names]]
 
-
-# -------------------------------------------------------------------------------------- snapshots
 
 LORA = Path("lora", "pytorch_lora_weights.safetensors")
 

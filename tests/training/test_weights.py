@@ -180,9 +180,7 @@ def test_the_state_of_other_weights_is_refused(sdxl: str) -> None:
     ("most", "decays"),  # (1 + n) / (10 + n) first
     [(0.3, [2 / 11, 0.25, 0.3]), (0.9, [2 / 11, 0.25, 4 / 13])],
 )
-def test_the_average_follows_slowly_and_is_only_lent(
-    sdxl: str, most: float, decays: list[float]
-) -> None:
+def test_the_average_is_slow_and_only_lent(sdxl: str, most: float, decays: list[float]) -> None:
     _, trainable = trained(sdxl, {"rank": 1})
     average = MovingAverage(trainable, most)
     name, weight = next(iter(trainable.parameters.items()))
@@ -202,9 +200,6 @@ def test_the_average_follows_slowly_and_is_only_lent(
     for each in (average, resumed):  # which goes on where the first one was
         each.update()
     assert_close(resumed.state_dict(), average.state_dict(), rtol=0, atol=0)
-
-
-# ----------------------------------------------------------------------------------------- saving
 
 
 def saved(
@@ -227,9 +222,7 @@ def loaded(base: str, path: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "text"])
-def test_a_fresh_pipeline_with_the_lora_is_the_live_model(
-    base: str, method: str, tmp_path: Path
-) -> None:
+def test_a_fresh_pipeline_with_lora_is_the_live_one(base: str, method: str, tmp_path: Path) -> None:
     path, live = saved(base, METHODS[method], tmp_path)
     assert path == tmp_path / "lora" / "pytorch_lora_weights.safetensors"
     assert_close(loaded(base, path), live, rtol=0, atol=1e-6)
@@ -245,9 +238,7 @@ def test_a_fresh_pipeline_with_the_lora_is_the_live_model(
         ("", {"subfolder": "lora", "weight_name": "pytorch_lora_weights.safetensors"}),  # the card
     ],
 )
-def test_the_folder_alone_is_enough(
-    sdxl: str, place: str, more: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_folder_is_enough(sdxl: str, place: str, more: dict[str, str], tmp_path: Path) -> None:
     _, live = saved(sdxl, METHODS["text"], tmp_path)
     family = opened(sdxl)
     family.pipeline.load_lora_weights(str(tmp_path / place), **more)

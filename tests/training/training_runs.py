@@ -2,12 +2,14 @@
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from images import drawing
 from PIL import Image
 from safetensors.numpy import load_file
@@ -84,13 +86,20 @@ class Signalling(Reporter):
             yield task
 
 
+def front(card: str | bytes) -> dict[str, Any]:
+    """The front matter of a card."""
+    text = card.decode() if isinstance(card, bytes) else card
+    found = re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    values: dict[str, Any] = yaml.safe_load(found[1])
+    return values
+
+
 def make_image(path: Path) -> Image.Image:
     """The image in a file."""
     with Image.open(path) as opened:
         return opened.convert("RGB")
 
-
-# ------------------------------------------------------------------------------------ tiny models
 
 KINDS = ("sd", "sd-v", "sdxl", "sd3")
 """Stable Diffusion that predicts noise, and velocity (the embedded one); XL; and 3."""
