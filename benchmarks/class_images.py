@@ -24,8 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regforge.embedded import TINYWORLD, load_vocabulary
-from regforge.embedded.pipeline import quiet_loading
+from regforge.embedded import TINYWORLD, load_vocabulary, quiet_loading
 from regforge.images import open_renderer
 from regforge.images.staging import Staging, render_into
 from regforge.journal import Journal, Reporter

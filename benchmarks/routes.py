@@ -50,12 +50,14 @@ class Route:
             return
         if code.co_name == "<module>" or not code.co_flags & 2:  # a class body has no fast locals
             return
-        self.functions.add(code)
-        if code.co_name in COUNTED:
-            self.calls[code.co_name] += 1
         caller = frame.f_back
         while caller and not caller.f_code.co_filename.startswith(PACKAGE):
             caller = caller.f_back
+        if caller and (caller.f_code.co_name == "<module>" or not caller.f_code.co_flags & 2):
+            return  # while a module is imported, to make a constant
+        self.functions.add(code)
+        if code.co_name in COUNTED:
+            self.calls[code.co_name] += 1
         if caller and caller.f_code.co_filename != code.co_filename:
             self.hops += 1
 

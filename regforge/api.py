@@ -10,7 +10,7 @@ from regforge.recipe import AnyRecipe, Recipe, RecipeSource, TrainingRecipe, loa
 
 if TYPE_CHECKING:
     from regforge.forge.plan import Plan
-    from regforge.publish.requirements import PublishedRun
+    from regforge.publish import PublishedRun
     from regforge.training.plan import TrainingPlan
 
 

@@ -51,7 +51,6 @@ TENSOR_MODULES = frozenset(
     for name in (
         "training.checkpoints",
         "training.families.base",
-        "training.families.noise",
         "training.families.stable_diffusion",
         "training.loop",
         "training.weights",

@@ -27,8 +27,8 @@ from regforge.audit.gathering import (
     worse,
 )
 from regforge.embedded import phrase_banks
-from regforge.prompts.exclude import plain_words
 from regforge.prompts.tokens import TokenBudget
+from regforge.words import plain_words
 
 ONE_FOR_ALL = 0.5
 """Share of the most frequent caption above which the set counts as having one caption."""

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from regforge.audit import copies, leakage, slots, training
+from regforge.audit import images as files
+from regforge.audit import leakage, slots
 from regforge.audit.captions import caption_checks, word_coverage
 from regforge.audit.gathering import Check, Gathered, gather, has_stored_hashes, printable
 from regforge.dataset.sources import CaptionedDataset, open_dataset
@@ -186,21 +187,21 @@ def audit_dataset(
     notes = [printable(note) for note in dataset.notes]
     left_out = [note for note in notes if note.startswith("Left out") and " read" in note]
     checks = [
-        copies.exact_duplicates(found),
-        copies.near_duplicates(found),
+        files.exact_duplicates(found),
+        files.near_duplicates(found),
         *caption_checks(found, _budget(found)),
         *_slot_checks(found, run),
-        training.metadata(found),
-        training.licence(dataset.license or run.license),
+        files.metadata(found),
+        files.licence(dataset.license or run.license),
         leakage.identifier(found, identifier or run.identifier),
         leakage.subject_copies(found, theirs),
         *([likeness.check()] if likeness else [leakage.NO_ENCODER] if theirs else []),
-        training.sizes(found, resolution),
-        copies.file_problems(found, curated=run.curated, left_out=left_out),
+        files.sizes(found, resolution),
+        files.file_problems(found, curated=run.curated, left_out=left_out),
     ]
-    count = photos or (len(theirs) if theirs else training.PHOTOS)
+    count = photos or (len(theirs) if theirs else files.PHOTOS)
     by_name = {check.name: check for check in checks}
-    checks.append(training.suggestions(len(found.ids), count, by_name))
+    checks.append(files.suggestions(len(found.ids), count, by_name))
     return Audit(
         source=printable(dataset.name),
         images=len(found.ids),

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from regforge.audit.copies import NEAR
 from regforge.audit.gathering import (
     MOST_EXAMPLES,
     Check,
@@ -33,6 +32,7 @@ from regforge.audit.gathering import (
     shortened,
     upright,
 )
+from regforge.audit.images import NEAR
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import MOST_IMAGE
 from regforge.images.curation import perceptual_hash_of

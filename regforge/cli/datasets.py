@@ -159,13 +159,13 @@ def _run(
     until: Until,
 ) -> Run | None:
     """Run a recipe; None if the result has been printed as JSON."""
-    from regforge import forge
+    from regforge.forge import run
     from regforge.recipe import load_recipe
 
     recipe = load_recipe(path, overrides or ())
     folder = out or Path("runs") / recipe.name
     with kept_if_interrupted(folder):
-        done = forge.run(
+        done = run(
             recipe,
             out=folder,
             limit=limit,

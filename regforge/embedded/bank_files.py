@@ -8,9 +8,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from regforge.embedded.english import gist, plain
 from regforge.errors import RegforgeError
-from regforge.words import did_you_mean
+from regforge.words import did_you_mean, gist, plain
 
 Kind = Literal["living", "object"]
 Location = tuple[int | str, ...]

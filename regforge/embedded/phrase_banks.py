@@ -33,16 +33,17 @@ from regforge.embedded.bank_files import (
     compatible,
     read_folder,
 )
-from regforge.embedded.english import (
+from regforge.errors import RegforgeError
+from regforge.words import (
     MASS_NOUNS,
     Number,
+    did_you_mean,
     indefinite_article,
+    listed,
     number_of,
     plain,
     words_of,
 )
-from regforge.errors import RegforgeError
-from regforge.words import did_you_mean, listed
 
 __all__ = [
     "SLOTS",

@@ -6,12 +6,12 @@
 Knows nothing about how a model was trained beyond what its run's folder says.
 """
 
-from regforge.evaluation.definitions import PersonalizedModel
 from regforge.evaluation.evaluation_run import evaluate
 from regforge.evaluation.models import open_model
 from regforge.evaluation.planning import EvaluationSettings
 from regforge.evaluation.results import Evaluation
 from regforge.evaluation.sampling import Samples, sample
+from regforge.evaluation.suites import PersonalizedModel
 
 __all__ = [
     "Evaluation",

@@ -26,9 +26,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from regforge.embedded.pipeline import quiet_loading
-from regforge.evaluation.definitions import EvaluationError, ImageRequest, PersonalizedModel
+from regforge.embedded import quiet_loading
 from regforge.evaluation.models import base_digest
+from regforge.evaluation.suites import EvaluationError, ImageRequest, PersonalizedModel
 from regforge.files import parse_json, write_atomically
 from regforge.images.curation import constant_colour_of
 from regforge.images.loading import EMBEDDED, ModelChoice, load_model

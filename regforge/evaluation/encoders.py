@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regforge.devices import pick_device
-from regforge.embedded import ALIGNMENT, IDENTITY
-from regforge.embedded.pipeline import quiet_loading, require_folder
-from regforge.evaluation.definitions import EvaluationError, absolute
-from regforge.evaluation.suites import is_tinyworld
+from regforge.embedded import ALIGNMENT, IDENTITY, quiet_loading, require_folder
+from regforge.evaluation.suites import EvaluationError, absolute, is_tinyworld
 from regforge.files import revision_of
 from regforge.hub import HubAddress, HubError, explained
 from regforge.words import first_line

@@ -22,12 +22,6 @@ from typing import Any
 
 from PIL import Image
 
-from regforge.evaluation.definitions import (
-    EvaluationError,
-    PersonalizedModel,
-    absolute,
-    home_of,
-)
 from regforge.evaluation.drawing import is_made_from
 from regforge.evaluation.planning import (
     SAMPLES,
@@ -46,6 +40,12 @@ from regforge.evaluation.results import (
     worth_comparing,
 )
 from regforge.evaluation.scoring import Scorer, SubjectFeatures
+from regforge.evaluation.suites import (
+    EvaluationError,
+    PersonalizedModel,
+    absolute,
+    home_of,
+)
 from regforge.evaluation.wording import shown
 from regforge.journal import Reporter
 from regforge.recipe import Render
@@ -161,7 +161,7 @@ class _Session:
 
     def _announce(self) -> None:
         """Say what is to come, and about how long it takes where this machine has drawn before."""
-        from regforge.forge.speeds import seconds_per_image
+        from regforge.forge.rendering import seconds_per_image
 
         plans = self._plan.models
         missing = sum(map(self._missing, plans))
@@ -177,7 +177,7 @@ class _Session:
 
     def _evaluated(self, plan: ModelPlan, features: SubjectFeatures) -> ModelResult:
         """Draw and score one model."""
-        from regforge.forge.speeds import remember
+        from regforge.forge.rendering import remember
 
         missing, before = self._missing(plan), self._drawing
         folder = self._folder.images / plan.folder

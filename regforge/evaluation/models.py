@@ -23,7 +23,8 @@ import yaml
 
 from regforge.dataset.card_parts import Card
 from regforge.embedded import EMBEDDED_FOLDERS
-from regforge.evaluation.definitions import (
+from regforge.evaluation.references import find_subject
+from regforge.evaluation.suites import (
     EvaluationError,
     PersonalizedModel,
     Subject,
@@ -33,7 +34,6 @@ from regforge.evaluation.definitions import (
     section_of,
     snapshot_step,
 )
-from regforge.evaluation.references import find_subject
 from regforge.files import MOST_TEXT, expanded, file_digest, revision_of
 from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED
@@ -223,7 +223,7 @@ def _is_model(name: str) -> bool:
 def _prompts(
     recipe: Mapping[str, Any] | None, card: Mapping[str, Any], subject: Subject | None
 ) -> tuple[str, ...]:
-    """Those of its own validation; see `regforge.training.validation.prompts_of`."""
+    """Those of its own validation; see `regforge.training.recording.prompts_of`."""
     prompts = section_of(recipe, "validation").get("prompts")
     if isinstance(prompts, list) and prompts:
         return tuple(map(str, prompts))

@@ -21,9 +21,9 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from regforge.evaluation import plots, wording
-from regforge.evaluation.definitions import EvaluationError, ImageScores
 from regforge.evaluation.metrics import BY_KEY, Interval, is_clear, metrics_of
 from regforge.evaluation.results import Evaluation, ModelResult
+from regforge.evaluation.suites import EvaluationError, ImageScores
 from regforge.files import templates_folder, write_atomically
 from regforge.version import __version__
 from regforge.words import counted

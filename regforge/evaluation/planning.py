@@ -13,21 +13,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regforge.evaluation.definitions import (
+from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
+from regforge.evaluation.encoders import default_encoders
+from regforge.evaluation.models import base_of, open_model, snapshots_of
+from regforge.evaluation.references import References, references_for
+from regforge.evaluation.suites import (
     BenchmarkPrompt,
     EvaluationError,
     ImageRequest,
     PersonalizedModel,
     Subject,
     absolute,
+    class_prompts,
+    default_suites,
+    load_suite,
     run_of,
     without_identifier,
 )
-from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
-from regforge.evaluation.encoders import default_encoders
-from regforge.evaluation.models import base_of, open_model, snapshots_of
-from regforge.evaluation.references import References, references_for
-from regforge.evaluation.suites import class_prompts, default_suites, load_suite
 from regforge.files import expanded
 from regforge.journal import Reporter
 from regforge.recipe.named_files import LORA_NAME

@@ -18,9 +18,9 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from regforge.evaluation.definitions import EvaluationError
 from regforge.evaluation.metrics import BY_KEY, Interval, Metric, metrics_of
 from regforge.evaluation.results import ModelResult, over_steps
+from regforge.evaluation.suites import EvaluationError
 from regforge.evaluation.wording import number, shortened
 from regforge.files import write_atomically
 

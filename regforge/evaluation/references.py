@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from regforge.dataset.samples import as_webp
-from regforge.evaluation.definitions import EvaluationError, Subject, absolute
+from regforge.dataset.card_parts import as_webp
+from regforge.evaluation.suites import EvaluationError, Subject, absolute
 from regforge.files import MOST_CAPTION, write_atomically
 from regforge.image_files import decode, plain
 from regforge.images.curation import pixel_digest_of

@@ -16,12 +16,6 @@ from typing import Any
 
 from regforge.display import Tabular
 from regforge.evaluation import wording
-from regforge.evaluation.definitions import (
-    EvaluationError,
-    ImageScores,
-    PersonalizedModel,
-    Subject,
-)
 from regforge.evaluation.metrics import (
     METRICS,
     RESAMPLES,
@@ -32,6 +26,12 @@ from regforge.evaluation.metrics import (
     difference,
     interval,
     metrics_of,
+)
+from regforge.evaluation.suites import (
+    EvaluationError,
+    ImageScores,
+    PersonalizedModel,
+    Subject,
 )
 from regforge.files import write_atomically
 from regforge.version import __version__

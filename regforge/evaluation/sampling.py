@@ -22,17 +22,17 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from regforge.dataset.samples import BACKGROUND, LABEL, TEXT, beside, fitted, stacked, text_block
+from regforge.dataset.card_parts import BACKGROUND, LABEL, TEXT, beside, fitted, stacked, text_block
 from regforge.display import Displayed
-from regforge.evaluation.definitions import (
+from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
+from regforge.evaluation.models import base_of, open_model
+from regforge.evaluation.suites import (
     EvaluationError,
     ImageRequest,
     PersonalizedModel,
     home_of,
     without_identifier,
 )
-from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
-from regforge.evaluation.models import base_of, open_model
 from regforge.files import parse_json, storage_error, write_atomically
 from regforge.journal import Reporter
 from regforge.runs import OwnedFolder

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from regforge.evaluation.definitions import ImageRequest, ImageScores
 from regforge.evaluation.encoders import (
     EMBEDDED,
     ImageEncoder,
@@ -24,10 +23,10 @@ from regforge.evaluation.encoders import (
     TextImageEncoder,
     open_lpips,
 )
-from regforge.evaluation.metrics import Interval, interval
+from regforge.evaluation.metrics import Interval, SubjectText, interval
 from regforge.evaluation.planning import ModelPlan
 from regforge.evaluation.references import References
-from regforge.evaluation.text_fidelity import SubjectText
+from regforge.evaluation.suites import ImageRequest, ImageScores
 from regforge.images.curation import perceptual_hash_of
 
 Vectors = NDArray[np.float32]

@@ -3,7 +3,6 @@
     prompting   vocabulary.json and prompts.jsonl
     rendering   shards of accepted images
     plan        what a run would do, without doing it
-    speeds      how long an image took on this machine
 
 Knows the order of the stages and what is handed from one to the next, and no stage's inside.
 """

@@ -18,7 +18,7 @@ from regforge.display import Displayed
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.forge.prompting import open_import, photos_of
-from regforge.forge.speeds import seconds_per_image
+from regforge.forge.rendering import seconds_per_image
 from regforge.journal import Journal, Reporter
 from regforge.recipe import (
     Recipe,

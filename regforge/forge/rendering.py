@@ -8,26 +8,30 @@ ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.dataset.store import SHARD_SIZE, Rejection, Store, is_made_from, thumbnail
 from regforge.errors import RegforgeError
-from regforge.forge import speeds
+from regforge.files import StorageError, cache_folder, parse_json, write_atomically
 from regforge.forge.prompting import PromptStage
 from regforge.images.curation import BLANK, Curator, Verdict
 from regforge.journal import Journal, Reporter, Task
-from regforge.recipe import Recipe
+from regforge.recipe import Recipe, Render
 from regforge.records import ImageJob, ImageRow, Prompt, image_jobs
 from regforge.runs import RunFolder
 
 if TYPE_CHECKING:
     from regforge.images.renderer import Renderer
     from regforge.images.staging import Staging
+
 
 _MOST_SPARE = 1.0
 """At most so many further prompts, relative to those asked for, make up for refused images."""
@@ -248,7 +252,7 @@ class ImageStage:
             seconds = round(time.monotonic() - start, 3)
             batch_size = renderer.batch_size
             self.journal.event("rendered", images=missing, seconds=seconds, batch_size=batch_size)
-            speeds.remember(self.recipe.render, missing, seconds)
+            remember(self.recipe.render, missing, seconds)
 
     def _judge(self, attempts: Sequence[ImageJob]) -> tuple[_Refused, ImageRow | None]:
         """The attempts that were refused, and the row of the first one that is good enough."""
@@ -373,3 +377,45 @@ class ImageStage:
             hint=f"The reasons are in {self.folder.report} and {self.folder.path}/ledger.jsonl. "
             + (self._about_blank() if blank > len(rejected) / 2 else often),
         )
+
+
+# ----------------------------------------------------------------------------- how long images take
+
+
+_EMBEDDED_SECONDS_PER_STEP = 0.012
+"""Of the embedded pipeline on two ordinary cores, until this machine has tried it."""
+
+
+# One small JSON file in the cache folder, by model, size and steps. Deleting it is safe.
+
+
+def seconds_per_image(render: Render) -> float | None:
+    """What an image took here the last time; None for a model that was not tried yet."""
+    known = _speeds().get(_speed_key(render))
+    if known is None and render.model == "embedded/tinyworld":
+        return _EMBEDDED_SECONDS_PER_STEP * render.steps
+    return known
+
+
+def remember(render: Render, images: int, seconds: float) -> None:
+    """Note what some images took, all in all."""
+    speeds = _speeds() | {_speed_key(render): round(seconds / images, 4)}
+    with suppress(StorageError):  # a read-only cache must not stop a run
+        write_atomically(_speeds_file(), json.dumps(speeds, indent=1))
+
+
+def _speed_key(render: Render) -> str:
+    size = f"{render.width or 'own'}x{render.height or 'own'}"
+    return f"{render.model} {size} {render.steps} steps, {render.device or 'best device'}"
+
+
+def _speeds() -> dict[str, float]:
+    try:
+        content = parse_json(_speeds_file().read_bytes())
+        return {str(key): float(value) for key, value in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _speeds_file() -> Path:
+    return cache_folder() / "speeds.json"

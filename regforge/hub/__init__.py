@@ -3,9 +3,8 @@
 Knows repositories, files and commits; knows nothing about what the files hold.
 """
 
-from regforge.hub.address import HubAddress
 from regforge.hub.commits import Contents, Published, Remote, publish_files, quiet_client
-from regforge.hub.errors import HubError, explained
+from regforge.hub.errors import HubAddress, HubError, explained
 
 __all__ = [
     "Contents",

@@ -1,4 +1,4 @@
-"""What an exception of the Hub's client means, in one sentence.
+"""Addresses on the Hub, and what an exception of its client means, in one sentence.
 
 Knows huggingface_hub's exceptions and the Hub's HTTP answers; knows nothing about what was being
 done with the repository.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +19,43 @@ from regforge.words import first_line
 
 if TYPE_CHECKING:
     from httpx import Response
+
+
+# ---------------------------------------------------------------------------------------- addresses
+
+_REPOSITORY = re.compile(r"(?:datasets/)?(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^\s@]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class HubAddress:
+    """A repository of the Hub at a branch, tag or commit; None is the main branch."""
+
+    repo_id: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubAddress | None:
+        """Parse `user/name`, `user/name@v1`, the same after `datasets/`, or the page's URL.
+
+        Returns None for any other text.
+        """
+        text = re.sub(r"^(?:https?://[^/\s]+/(?=datasets/)|hf://)", "", text.strip()).rstrip("/")
+        found = _REPOSITORY.fullmatch(re.sub(r"/tree/(?=[^/]+$)", "@", text))
+        if found is None or any(set(part) <= {"."} for part in found["id"].split("/")):
+            return None
+        return cls(found["id"], found["revision"])
+
+    def at(self, revision: str | None) -> HubAddress:
+        """The same repository at another revision; unchanged for None."""
+        return self if revision is None else replace(self, revision=revision)
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
+
+
+# ------------------------------------------------------------------------------------------- errors
+
 
 RepoType = Literal["dataset", "model"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.embedded.pipeline import TINYWORLD, quiet_loading, require_folder
+from regforge.embedded import TINYWORLD, quiet_loading, require_folder
 from regforge.files import expanded, revision_of
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.recipe.models import Render

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.embedded.pipeline import quiet_loading
+from regforge.embedded import quiet_loading
 from regforge.files import expanded, file_digest
 from regforge.hub import HubAddress, HubError, explained
 from regforge.hub.commits import quiet_client

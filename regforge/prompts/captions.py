@@ -20,12 +20,11 @@ from jinja2 import nodes as jinja
 from jinja2.meta import find_referenced_templates
 
 from regforge.embedded import phrase_banks
-from regforge.embedded.english import words_of
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text, templates_folder
 from regforge.prompts.bounded import BoundedEnvironment, forms_of
 from regforge.recipe.sections import STANDARD_SLOTS
-from regforge.words import did_you_mean, listed
+from regforge.words import did_you_mean, listed, words_of
 
 _MOST_CHARACTERS = 2000
 _MOST_OPERATIONS = 2000

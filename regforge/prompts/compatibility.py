@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from regforge.embedded.english import HUES, words_of
 from regforge.embedded.phrase_banks import compatible
 from regforge.journal import Journal, Reporter
 from regforge.prompts.messages import Messages, question_seed
 from regforge.prompts.vocabulary import BankPhrases, Pair, VocabularyError, pair_of
 from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe.phrases import BEFORE_NOUN
+from regforge.words import HUES, words_of
 
 PLACE = "background"
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from regforge.embedded.english import gist
 from regforge.embedded.phrase_banks import Phrase, compatible
 from regforge.journal import Journal
 from regforge.prompts.compatibility import contradictions, repetitions
@@ -34,6 +33,7 @@ from regforge.prompts.phrase_rules import PhraseRules, tidy
 from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed_values
 from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe import Recipe, Slot, slots_of
+from regforge.words import gist
 
 CALLS_PER_WAVE = 4
 MOST_USED_SHOWN = 40

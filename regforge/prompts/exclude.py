@@ -22,12 +22,12 @@ from typing import Any
 
 import yaml
 
-from regforge.embedded.english import has_words
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import templates_folder
 from regforge.prompts.captions import noun_pattern, word_pattern
 from regforge.prompts.vocabulary import Vocabulary
 from regforge.recipe.named_files import phrases_in
+from regforge.words import has_words, plain_words
 
 _SMALL_WORDS = frozenset(
     # Words of place, and "background" with them: "in a city" is "with a city in the background".
@@ -45,7 +45,6 @@ _MATERIALS = frozenset(
     "wicker wood wooden wool woolen".split()
 )
 _MATERIAL_SLOTS = ("texture", "material")
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 class ExclusionError(RegforgeError):
@@ -200,11 +199,6 @@ def _materials_in(text: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------- duplicates
-
-
-def plain_words(text: str) -> str:
-    """List the words of a caption in lower case, with single spaces; equal for duplicates."""
-    return _BETWEEN_WORDS.sub(" ", text.casefold()).strip()
 
 
 class Duplicates:

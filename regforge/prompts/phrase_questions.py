@@ -16,7 +16,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from regforge.embedded.english import gist
 from regforge.errors import EXIT_FAILED
 from regforge.journal import Journal, Reporter
 from regforge.prompts.messages import Messages, question_seed
@@ -24,7 +23,7 @@ from regforge.prompts.phrase_rules import PhraseRules, Sifted
 from regforge.prompts.vocabulary import BankPhrases, VocabularyError, listed_values, sample
 from regforge.providers.language_model import LanguageModelClient, Question
 from regforge.recipe import Recipe, Slot, slots_of
-from regforge.words import listed
+from regforge.words import gist, listed
 
 EXTRA_ROUNDS = 3
 """Rounds beyond those that a model needs if all its phrases are usable."""

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from regforge.embedded import phrase_banks
-from regforge.embedded.english import MEDIA, gist, has_words
 from regforge.embedded.phrase_banks import indefinite_article
 from regforge.prompts.captions import TAKES_NOUN, plurals
 from regforge.recipe import Recipe
 from regforge.recipe.phrases import BEFORE_NOUN, no_phrase, without_shouting
+from regforge.words import MEDIA, gist, has_words
 
 MOST_WORDS = 12
 _MOST_CHARACTERS = 120

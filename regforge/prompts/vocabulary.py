@@ -16,13 +16,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from regforge.embedded import phrase_banks
-from regforge.embedded.english import folded, plain
 from regforge.embedded.phrase_banks import Phrase
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import parse_json, read_text, write_atomically
 from regforge.recipe import Recipe, Slot, Subject, kind_of
 from regforge.recipe.named_files import phrases_in
 from regforge.recipe.phrases import cut, no_phrase
+from regforge.words import folded, plain
 
 FORMAT = 1
 

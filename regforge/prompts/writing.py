@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regforge.embedded.english import has_words
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import templates_folder
 from regforge.journal import Journal, Reporter
@@ -50,6 +49,7 @@ from regforge.recipe import (
     template_name,
 )
 from regforge.records import Prompt
+from regforge.words import has_words
 
 
 class CannotWrite(RegforgeError):

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from regforge.dataset.card_parts import Card, merged
 from regforge.hub import Contents, Remote, publish_files
 from regforge.journal import Reporter
-from regforge.publish.requirements import (
+from regforge.publish import (
     CARD,
     CannotPublish,
     PublishedRun,

@@ -10,10 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from regforge.embedded.english import has_words
 from regforge.embedded.phrase_banks import SLOTS
 from regforge.files import templates_folder
-from regforge.recipe.licenses import terms_of
 from regforge.recipe.model_checks import (
     Finding,
     class_noun,
@@ -29,6 +27,7 @@ from regforge.recipe.model_checks import (
     photo_folder,
     pipeline,
     single_model,
+    terms_of,
     text_file,
 )
 from regforge.recipe.models import (
@@ -45,6 +44,7 @@ from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.sections import Slot
+from regforge.words import has_words
 
 SCHEDULERS = tuple(
     "euler_ancestral euler ddim ddpm dpmpp_2m dpmpp_2m_karras unipc lms heun".split()

@@ -41,7 +41,7 @@ from regforge.files import (
     read_text,
     revision_of,
 )
-from regforge.hub.address import HubAddress
+from regforge.hub.errors import HubAddress
 from regforge.recipe.checks import cautions, findings
 from regforge.recipe.loading import PATHS, AnyRecipe, dataset_recipe_of, may_be_path
 from regforge.recipe.models import (

@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from regforge.files import expanded, read_text, recipes_folder
-from regforge.hub.address import HubAddress
+from regforge.hub.errors import HubAddress
 from regforge.recipe.checks import findings
 from regforge.recipe.model_checks import Finding, is_embedded
 from regforge.recipe.models import (

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from regforge.embedded import load_vocabulary, phrase_banks
-from regforge.embedded.english import folded, has_words, words_of
 from regforge.recipe.models import bank_kind
+from regforge.words import folded, has_words, words_of
 
 # ------------------------------------------------------------------------------- class nouns
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from regforge.hub.address import HubAddress
+from regforge.hub.errors import HubAddress
 
 T = TypeVar("T")
 Runtime = Annotated[T, Field(json_schema_extra={"x-runtime": True})]

@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from regforge.embedded import EMBEDDED_FOLDERS
-from regforge.embedded.english import has_words
 from regforge.files import recipes_folder
-from regforge.hub.address import HubAddress
+from regforge.hub.errors import HubAddress
 from regforge.recipe.model_checks import (
     Finding,
     class_noun,
@@ -36,7 +35,7 @@ from regforge.recipe.named_files import (
 from regforge.recipe.phrases import noun_doubts
 from regforge.recipe.problems import Location, one_of
 from regforge.recipe.training import TrainingRecipe
-from regforge.words import counted
+from regforge.words import counted, has_words
 
 OPTIMIZERS: dict[str, str | None] = {
     "adamw": None,

@@ -7,10 +7,10 @@ batches     what is trained on at which step      families   what differs betwee
 data        the images and captions               weights    what of a model is trained
 examples    the tensors of any draw               loop       one optimizer step after another
 running     all of these in their order           plan       what it would do, for `check`
-checkpoints, validation, recording, saving, card             what is written on the way and after
+checkpoints, recording, saving, card                         what is written on the way and after
 """
 
-from regforge.training.problems import TrainingFailed, TrainingSetup
+from regforge.training.batches import TrainingFailed, TrainingSetup
 from regforge.training.recording import TrainedModel
 from regforge.training.running import train
 

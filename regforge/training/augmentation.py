@@ -38,8 +38,7 @@ from regforge.prompts.captions import (
     word_pattern,
     words,
 )
-from regforge.training.batches import Draw, Geometry, generator
-from regforge.training.problems import ExamplesError
+from regforge.training.batches import Draw, ExamplesError, Geometry, generator
 
 TIGHT = 0.75
 """A crop whose side is less than this share of the image's shorter side is a close-up."""

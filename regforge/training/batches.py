@@ -3,21 +3,34 @@
 Every example has a number, counted through the whole training, from 0 for instance examples and
 for regularization examples alike. What an example is (image, crop, dropped words, time step, noise)
 follows from (seed, stream, number) and nothing else. So a resumed run goes on exactly, and one
-batch of 8 sees what 8 batches of 1 accumulate to.
+batch of 8 sees what 8 batches of 1 accumulate to. Latents and text embeddings are computed once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import write_atomically
+from regforge.journal import Reporter
+from regforge.version import __version__
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from regforge.recipe.training import TrainingRecipe
+
+    Tensors = dict[str, Tensor]
+
 
 Stream = Literal["instance", "class"]
 """Instance images, or regularization images (class images, as DreamBooth calls them)."""
@@ -157,3 +170,198 @@ def number_of(seed: int, *names: str | int) -> int:
     """A number of 63 bits that follows from a seed and some names."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+
+
+# -------------------------------------------------------------------------------- what can go wrong
+
+
+class TrainingFailed(RegforgeError):
+    """Training that cannot go on. What was saved before is kept."""
+
+
+class TrainingSetup(RegforgeError):
+    """Training that cannot begin: the recipe asks for what is not there."""
+
+    exit_code = EXIT_USAGE
+
+
+class ExamplesError(RegforgeError):
+    """Instance or regularization images that cannot be trained on."""
+
+    exit_code = EXIT_USAGE
+
+
+class FamilyError(RegforgeError):
+    """A base model that cannot be trained."""
+
+
+def out_of_memory(recipe: TrainingRecipe, when: str) -> TrainingFailed:
+    """What to change, most useful first, leaving out what the recipe has already."""
+    optimizer = recipe.optimizer
+    at_once, anew = [], []
+    if not optimizer.gradient_checkpointing:
+        at_once.append("optimizer.gradient_checkpointing=true")
+    if recipe.data.cache == "memory":
+        at_once.append("data.cache=disk")
+    if optimizer.batch_size > 1:
+        accumulated = optimizer.batch_size * optimizer.gradient_accumulation
+        anew.append(
+            f"optimizer.batch_size=1 with optimizer.gradient_accumulation={accumulated}, which "
+            "learns the same"
+        )
+    if optimizer.precision == "fp32":
+        anew.append("optimizer.precision=bf16")
+    if recipe.method.kind == "full":
+        anew.append("method.kind=lora")
+    elif recipe.method.text_encoder:
+        anew.append("method.text_encoder=false")
+    if optimizer.name == "adamw":
+        anew.append("optimizer.name=adamw8bit")
+    anew.append("a smaller data.resolution")
+    hint = f"Start over (--fresh) with {', or '.join(anew)}."
+    if at_once:
+        hint = (
+            f"Set {' and '.join(at_once)} and go on from what is saved. If that is not enough: "
+            + (hint[0].lower() + hint[1:])
+        )
+    return TrainingFailed(f"Out of memory {when}.", hint=hint)
+
+
+def not_finite(recipe: TrainingRecipe, step: int, saved: Path | None) -> TrainingFailed:
+    """The loss has become infinite or not a number; `saved` is the last checkpoint before that."""
+    ways = [f"a lower optimizer.lr (it is {recipe.optimizer.lr:g})"]
+    if recipe.optimizer.precision == "fp16":
+        ways.append("optimizer.precision=bf16")
+    if recipe.optimizer.warmup_steps == 0:
+        ways.append("optimizer.warmup_steps=100")
+    if recipe.optimizer.max_grad_norm is None:
+        ways.append("optimizer.max_grad_norm=1.0")
+    kept = f" The last good checkpoint is kept: {saved}." if saved else ""
+    return TrainingFailed(
+        f"The loss is not a number any more at step {step}; training has stopped.{kept}",
+        hint="Start over (--fresh, or another --out) with " + ", or ".join(ways) + ".",
+    )
+
+
+# ------------------------------------------------------------------------------------- kept tensors
+
+# Kept is what the models returned, bit for bit, so that a cached run and one that is not come to
+# the same numbers. Names on disk follow from the model's weights and from its input, so that a
+# cache never has the answers of another model.
+
+
+_CHECKSUM = "crc32"
+
+
+class Store:
+    """Keeps nothing: every tensor is computed again."""
+
+    keeps = False
+
+    def load(self, key: str) -> Tensors | None:
+        """Tensors that were saved under a key, on the CPU; None if there are none."""
+        del key
+        return None
+
+    def save(self, key: str, tensors: Tensors) -> None:
+        """Keep tensors of the CPU under a key."""
+
+
+class MemoryStore(Store):
+    """Keeps tensors in main memory, until the process ends."""
+
+    keeps = True
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensors] = {}
+
+    def load(self, key: str) -> Tensors | None:
+        """See `Store`."""
+        return self._kept.get(key)
+
+    def save(self, key: str, tensors: Tensors) -> None:
+        """See `Store`."""
+        self._kept[key] = tensors
+
+
+class DiskStore(Store):
+    """Keeps tensors in a safetensors file each, where later runs find them.
+
+    A damaged file counts as none, and is reported: what it held is computed and written again.
+    """
+
+    keeps = True
+
+    def __init__(self, folder: Path, reporter: Reporter) -> None:
+        self._folder = folder
+        self._reporter = reporter
+
+    def load(self, key: str) -> Tensors | None:
+        """See `Store`."""
+        from safetensors import safe_open
+
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                written = (file.metadata() or {}).get(_CHECKSUM)
+            if written != _checksum(tensors):
+                raise ValueError("its checksum is wrong")
+        except Exception as error:  # whatever safetensors raises on a damaged file
+            self._reporter.say(f"{path} is damaged and is made again ({error}).")
+            return None
+        return tensors
+
+    def save(self, key: str, tensors: Tensors) -> None:
+        """See `Store`.
+
+        Raises:
+            StorageError: The disk is full or cannot be written.
+        """
+        from safetensors.torch import save
+
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomically(self._path(key), save(whole, {_CHECKSUM: _checksum(whole)}))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.safetensors"
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    number = 0
+    for name in sorted(tensors):
+        number = zlib.crc32(_bytes(tensors[name]), zlib.crc32(name.encode(), number))
+    return f"{number:08x}"
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def key_of(*parts: object) -> str:
+    """A name of 64 hex digits that follows from some parts; different parts, different names."""
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def identity(modules: Mapping[str, nn.Module], *about: object) -> str:
+    """Which models these are: a digest of their classes, configurations and weights.
+
+    Weights of some GB take seconds. The same model under another name or revision is the same.
+    `about` is what else the modules' outputs depend on.
+    """
+    digest = hashlib.sha256(key_of(__version__, *about).encode())
+    for name, module in sorted(modules.items()):
+        config: Any = getattr(module, "config", None) or {}
+        plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        # Where a model was loaded from, which begins with "_", does not count.
+        facts = {key: str(value) for key, value in sorted(plain.items()) if key[:1] != "_"}
+        digest.update(key_of(name, type(module).__name__, facts).encode())
+        for place, tensor in sorted(module.state_dict().items()):
+            digest.update(key_of(place, tensor.dtype, tuple(tensor.shape)).encode())
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()

@@ -13,15 +13,15 @@ from typing import Any
 from regforge.dataset.card import card_environment
 from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, Card, front_matter
 from regforge.files import expanded, write_atomically
-from regforge.hub.address import HubAddress
+from regforge.hub.errors import HubAddress
 from regforge.journal import without_secrets
 from regforge.prompts.captions import instance_caption
 from regforge.recipe import TrainingRecipe, uses_regularization
-from regforge.recipe.licenses import terms_of
+from regforge.recipe.model_checks import terms_of
 from regforge.recipe.named_files import names_recipe
 from regforge.records import without_folders
+from regforge.training.recording import IMAGES, prompts_of
 from regforge.training.saving import LORA_FILE, kohya_file
-from regforge.training.validation import IMAGES, prompts_of
 from regforge.version import __version__
 
 OUR_KEYS = frozenset(

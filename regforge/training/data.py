@@ -23,7 +23,7 @@ from regforge.recipe.training import Regularization, TrainingSubject
 from regforge.records import Example
 from regforge.runs import FolderInUse, RunFolder, RunFolderError
 from regforge.training.augmentation import Caption, Composer
-from regforge.training.problems import ExamplesError, TrainingSetup
+from regforge.training.batches import ExamplesError, TrainingSetup
 from regforge.words import listed
 
 _TURNED = frozenset((5, 6, 7, 8))  # EXIF orientations with width and height exchanged

@@ -20,10 +20,21 @@ from regforge.files import cache_folder as shared_cache
 from regforge.journal import Reporter
 from regforge.recipe import TrainingRecipe, uses_regularization
 from regforge.training.augmentation import Captioning, Crop, Cropping, decode, pixels_of
-from regforge.training.batches import Batch, Batches, Draw, Embeddings, generator, number_of
-from regforge.training.caching import DiskStore, MemoryStore, Store, identity, key_of
+from regforge.training.batches import (
+    Batch,
+    Batches,
+    DiskStore,
+    Draw,
+    Embeddings,
+    ExamplesError,
+    MemoryStore,
+    Store,
+    generator,
+    identity,
+    key_of,
+    number_of,
+)
 from regforge.training.data import InstanceImages, RegularizationImages, run_of
-from regforge.training.problems import ExamplesError
 
 if TYPE_CHECKING:
     import torch

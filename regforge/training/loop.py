@@ -25,9 +25,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from regforge.devices import pick_dtype
-from regforge.training.batches import Batch, number_of
+from regforge.training.batches import Batch, TrainingSetup, number_of
 from regforge.training.checkpoints import TrainingState, restore_optimizer
-from regforge.training.problems import TrainingSetup
 from regforge.training.processes import Processes
 from regforge.training.weights import MovingAverage, Trainable
 from regforge.words import did_you_mean

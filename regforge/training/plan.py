@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regforge.display import Displayed
-from regforge.hub.address import HubAddress
+from regforge.hub.errors import HubAddress
 from regforge.recipe import (
     TrainingRecipe,
     dataset_recipe_of,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regforge.training.problems import TrainingSetup
+from regforge.training.batches import TrainingSetup
 
 if TYPE_CHECKING:
     import torch

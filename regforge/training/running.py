@@ -30,22 +30,24 @@ from regforge.recipe import (
     recipe_digest,
 )
 from regforge.runs import TrainingFolder
+from regforge.training.batches import not_finite, out_of_memory
 from regforge.training.card import write_card
 from regforge.training.data import check_folders, with_dataset
 from regforge.training.examples import Examples
 from regforge.training.families import find_base_model, open_family
-from regforge.training.problems import not_finite, out_of_memory
 from regforge.training.processes import Processes, StopSignals, start_processes
 from regforge.training.recording import (
     Record,
     TrainedModel,
+    ValidationSampler,
     final_loss,
     history,
     peak_memory,
     write_curve,
+    write_grid,
+    write_images,
 )
 from regforge.training.saving import result_path, save_result
-from regforge.training.validation import ValidationSampler, write_grid, write_images
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from regforge.training.checkpoints import Checkpoints
     from regforge.training.families.base import Family
     from regforge.training.loop import Loop, StepLosses
-    from regforge.training.validation import Sample
+    from regforge.training.recording import Sample
     from regforge.training.weights import Trainable
 
 _READ_EVERY = 10

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regforge.embedded.pipeline import quiet_loading
+from regforge.embedded import quiet_loading
 from regforge.files import storage_error, unfinished_folder, write_atomically
 
 if TYPE_CHECKING:

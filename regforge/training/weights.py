@@ -20,9 +20,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from regforge.recipe.training import Method
+from regforge.training.batches import TrainingSetup
 from regforge.training.checkpoints import CheckpointError
 from regforge.training.families.base import Family, in_precision
-from regforge.training.problems import TrainingSetup
 from regforge.words import did_you_mean
 
 _ADAPTER = "default"

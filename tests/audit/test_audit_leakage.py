@@ -18,7 +18,7 @@ from audit_samples import (
 from PIL import Image, ImageOps
 
 from regforge.audit.gathering import inspect_image
-from regforge.audit.training import suggestions
+from regforge.audit.images import suggestions
 from regforge.errors import RegforgeError
 
 SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"

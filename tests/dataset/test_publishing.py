@@ -19,8 +19,8 @@ from regforge.dataset.parquet import NoDataset, ParquetError, read_rows, read_sc
 from regforge.errors import RegforgeError
 from regforge.hub import Remote
 from regforge.journal import Reporter
-from regforge.publish.reader_check import NotPublishable
-from regforge.publish.requirements import RepositoryTaken
+from regforge.publish import RepositoryTaken
+from regforge.publish.package import NotPublishable
 
 DATA = "data/train-00000-of-00001.parquet"
 OURS = ["README.md", "caption.j2", DATA, "recipe.yaml", "samples.webp"]

@@ -13,7 +13,7 @@ from publishable import build, recipe
 from regforge.dataset.build import DatasetError
 from regforge.dataset.card import Refusals, Survey, write_card
 from regforge.dataset.card_parts import BEGIN, END, OUR_KEYS, Card, merged
-from regforge.publish import rewriting
+from regforge.publish import datasets
 
 
 def card(rows: int = 3, existing: str | None = None, **dataset: str) -> str:
@@ -142,15 +142,15 @@ def test_the_card_and_the_recipe_are_those_of_a_dataset_built_so(tmp_path: Path)
         return {path: path.stat().st_mtime_ns for path in dataset.rglob("*") if path.is_file()}
 
     before = times()
-    assert not rewriting.rewrite(dataset, one / "shards", {"license": "cc-by-4.0"})
+    assert not datasets.rewrite(dataset, one / "shards", {"license": "cc-by-4.0"})
     assert times() == before  # nothing changes, nothing is written
-    assert rewriting.rewrite(dataset, one / "shards", changed)
+    assert datasets.rewrite(dataset, one / "shards", changed)
     for name in ("README.md", "recipe.yaml", "caption.j2"):
         assert (dataset / name).read_text() == (expected / name).read_text(), name
     data = [path for path in before if path.suffix == ".parquet"]
     assert data
     assert [times()[path] for path in data] == [before[path] for path in data]
-    assert not rewriting.rewrite(dataset, one / "shards", changed)
+    assert not datasets.rewrite(dataset, one / "shards", changed)
 
 
 def test_a_licence_changed_by_hand_is_the_recipe_s_again_and_words_stay(tmp_path: Path) -> None:
@@ -158,33 +158,33 @@ def test_a_licence_changed_by_hand_is_the_recipe_s_again_and_words_stay(tmp_path
     path = dataset / "README.md"
     words = ("# Mine\n", "\nthe end\n", "viewer: false\n")
     path.write_text(with_words(path.read_text(), *words).replace("cc-by-4.0", "mit"))
-    assert rewriting.rewrite(dataset, tmp_path / "shards", {"license": "apache-2.0"})
+    assert datasets.rewrite(dataset, tmp_path / "shards", {"license": "apache-2.0"})
     text = path.read_text()
     assert f"# Mine\n{BEGIN}" in text
     assert text.endswith("\nthe end\n")
     assert (front(text)["license"], front(text)["viewer"]) == ("apache-2.0", False)
     assert "Licence: apache-2.0, chosen" in text
     path.write_text(text.replace("license: apache-2.0", "license: mit"))
-    assert rewriting.rewrite(dataset, tmp_path / "shards", {"license": "apache-2.0"})
+    assert datasets.rewrite(dataset, tmp_path / "shards", {"license": "apache-2.0"})
     assert path.read_text() == text
 
 
 def test_killed_between_files_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = build(tmp_path)
-    write = rewriting.write_atomically
+    write = datasets.write_atomically
 
     def killed(path: Path, content: str) -> None:
         if path.name == "recipe.yaml":
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(rewriting, "write_atomically", killed)
+    monkeypatch.setattr(datasets, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
-        rewriting.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
+        datasets.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
     monkeypatch.undo()
-    assert rewriting.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
-    assert rewriting.recipe_of(dataset).dataset.license == "mit"
-    assert not rewriting.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
+    assert datasets.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
+    assert datasets.recipe_of(dataset).dataset.license == "mit"
+    assert not datasets.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
 
 
 def test_without_the_shards_nobody_knows_what_was_refused(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_without_the_shards_nobody_knows_what_was_refused(tmp_path: Path) -> Non
     for shard in (tmp_path / "shards").glob("*.parquet"):
         shard.unlink()
     with pytest.raises(DatasetError, match=r"cannot be written anew.*00000\.parquet"):
-        rewriting.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
+        datasets.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_files_no_longer_ours_are_kept(tmp_path: Path, name: str, content: bytes
     if content is not None:
         (dataset / name).write_bytes(content)
     with pytest.raises(DatasetError, match=re.escape(name)):
-        rewriting.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
+        datasets.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
     assert not (dataset / name).exists() or (dataset / name).read_bytes() == content
 
 
@@ -229,5 +229,5 @@ def test_a_licence_that_is_known_names_itself(tmp_path: Path) -> None:
     assert front(text)["license_name"] == "flux-1-dev-non-commercial-license"
     assert str(front(text)["license_link"]).startswith("https://huggingface.co/black-forest-labs/")
     assert "Licence: other (flux-1-dev-non-commercial-license), chosen" in text
-    rewriting.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
+    datasets.rewrite(dataset, tmp_path / "shards", {"license": "mit"})
     assert not {"license_name", "license_link"} & set(front((dataset / "README.md").read_text()))

@@ -10,7 +10,7 @@ from made_rows import make_image, make_row, make_rows
 from PIL import Image
 from report_samples import make_image as plain
 
-from regforge.dataset.samples import SampleChooser, as_webp, samples_grid
+from regforge.dataset.card_parts import SampleChooser, as_webp, samples_grid
 from regforge.records import ImageRow
 
 

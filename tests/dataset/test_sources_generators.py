@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from layouts import everywhere, png
 from PIL import Image, PngImagePlugin
 
-from regforge.dataset.sources.image_headers import read_header
-from regforge.image_files import BrokenImage
+from regforge.image_files import BrokenImage, read_header
 
 TEXT = (
     "a photo of a man, (smiling:1.2)\nin two lines\n"

@@ -159,7 +159,7 @@ def test_odd_names(hub: LoopbackHub, streaming: bool) -> None:
 
 def test_many_files(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """More files than `snapshot_download` should be given patterns."""
-    monkeypatch.setattr("regforge.dataset.sources.remote._MOST_PATTERNS", 5)
+    monkeypatch.setattr("regforge.dataset.sources.trees._MOST_PATTERNS", 5)
     some = items("a", "b", "c", folder="[x]/")
     hub.put("they/cats", {**with_text_files(some), "x.bin": b"..."})
     assert read(open_dataset("they/cats")) == written(some)

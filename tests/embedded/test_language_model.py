@@ -18,8 +18,13 @@ from hypothesis import strategies as st
 
 from regforge.embedded import language_model
 from regforge.embedded.language_model import LanguageModel, LanguageModelMissing
-from regforge.embedded.language_model.scoring import ScoreTable, fill, stems_for
-from regforge.embedded.language_model.smollm import SmolLM, find_weights
+from regforge.embedded.language_model.smollm import (
+    ScoreTable,
+    SmolLM,
+    fill,
+    find_weights,
+    stems_for,
+)
 
 COLORS = [f"color {number}" for number in range(40)]
 

@@ -15,7 +15,6 @@ import yaml
 
 import regforge
 from regforge.embedded import phrase_banks
-from regforge.embedded.english import HUES, gist, words_of
 from regforge.embedded.phrase_banks import (
     SLOTS,
     Phrase,
@@ -29,6 +28,7 @@ from regforge.embedded.phrase_banks import (
     phrases,
     super_category,
 )
+from regforge.words import HUES, gist, words_of
 
 BANKS = load()
 SHIPPED = Path(regforge.__file__).parent / "embedded" / "banks"
@@ -606,8 +606,7 @@ def test_they_work_from_a_zip_without_heavy_imports(tmp_path: Path) -> None:
         archive.writestr("regforge/embedded/__init__.py", "")
         for name in ("errors.py", "words.py"):
             archive.write(package.parent / name, f"regforge/{name}")
-        modules = [*package.glob("*bank*.py"), package / "english.py"]
-        for path in [*modules, *SHIPPED.glob("*.yaml")]:
+        for path in [*package.glob("*bank*.py"), *SHIPPED.glob("*.yaml")]:
             archive.write(path, Path("regforge/embedded") / path.relative_to(package))
     script = (
         "import sys; sys.path.insert(0, 'regforge.zip')\n"

@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regforge.embedded import IDENTITY, TINYWORLD, load_pipeline, load_vocabulary
-from regforge.embedded.pipeline import EmbeddedModelMissing, require_folder
+from regforge.embedded import (
+    IDENTITY,
+    TINYWORLD,
+    EmbeddedModelMissing,
+    load_pipeline,
+    load_vocabulary,
+    require_folder,
+)
 
 PROMPTS = ["a photo of a red teapot on a beach", "a pencil sketch of an owl in the snow"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from regforge.evaluation.definitions import BenchmarkPrompt, ImageScores, PersonalizedModel, Subject
 from regforge.evaluation.metrics import Interval
 from regforge.evaluation.results import Evaluation, compare, summarize
+from regforge.evaluation.suites import BenchmarkPrompt, ImageScores, PersonalizedModel, Subject
 
 PLACES = (
     ("in the jungle", "#2f7d4f"),

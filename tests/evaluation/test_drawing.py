@@ -18,8 +18,8 @@ from PIL import Image
 from regforge.embedded import TINYWORLD
 from regforge.errors import RegforgeError
 from regforge.evaluation import drawing as drawing_module
-from regforge.evaluation.definitions import EvaluationError, ImageRequest, PersonalizedModel
 from regforge.evaluation.drawing import ModelPool, seed_of
+from regforge.evaluation.suites import EvaluationError, ImageRequest, PersonalizedModel
 from regforge.images.renderer import ModelUnavailable, RenderError
 from regforge.journal import Reporter, Task
 from regforge.recipe.named_files import LoraError

@@ -21,8 +21,8 @@ from PIL import Image
 from regforge.embedded import TINYWORLD
 from regforge.errors import RegforgeError
 from regforge.evaluation import encoders
-from regforge.evaluation.definitions import EvaluationError
 from regforge.evaluation.encoders import ImageEncoder, TextImageEncoder, default_encoders
+from regforge.evaluation.suites import EvaluationError
 
 SIDE = 32
 SMALL: dict[str, Any] = {

@@ -16,13 +16,13 @@ from safetensors.numpy import save_file
 
 from regforge.embedded import TINYWORLD
 from regforge.errors import RegforgeError
-from regforge.evaluation.definitions import (
+from regforge.evaluation.models import base_of, open_model
+from regforge.evaluation.planning import distinct_names
+from regforge.evaluation.suites import (
     PersonalizedModel,
     Subject,
     without_identifier,
 )
-from regforge.evaluation.models import base_of, open_model
-from regforge.evaluation.planning import distinct_names
 from regforge.hub import HubError
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from made_evaluation import MODELS, PLACES, made_evaluation
 from PIL import Image
 
 from regforge.evaluation import plots
-from regforge.evaluation.definitions import EvaluationError, Subject
 from regforge.evaluation.metrics import Interval
 from regforge.evaluation.page import write_page
 from regforge.evaluation.results import Evaluation
+from regforge.evaluation.suites import EvaluationError, Subject
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}$x^{ --> </svg>"
 

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from regforge.cli import app
 from regforge.errors import RegforgeError
 from regforge.evaluation import EvaluationSettings, evaluate
-from regforge.evaluation.definitions import EvaluationError, PersonalizedModel, Subject
 from regforge.evaluation.evaluation_run import EvaluationFolder, default_folder
 from regforge.evaluation.metrics import Interval
 from regforge.evaluation.models import open_model
 from regforge.evaluation.planning import ModelPlan, open_all, plan_evaluation
 from regforge.evaluation.references import find_references, references_for
 from regforge.evaluation.results import ModelResult, best_steps, over_steps, worth_comparing
+from regforge.evaluation.suites import EvaluationError, PersonalizedModel, Subject
 from regforge.journal import Reporter
 
 CAT = trained_models.SUBJECTS / "cat"

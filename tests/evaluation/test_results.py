@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from made_evaluation import MODELS, SUBJECT, made_evaluation
 
-from regforge.evaluation.definitions import (
+from regforge.evaluation.metrics import BY_KEY, Comparison, Interval, interval
+from regforge.evaluation.results import Evaluation, compare, summarize
+from regforge.evaluation.suites import (
     BenchmarkPrompt,
     EvaluationError,
     ImageScores,
     PersonalizedModel,
     Subject,
 )
-from regforge.evaluation.metrics import BY_KEY, Comparison, Interval, interval
-from regforge.evaluation.results import Evaluation, compare, summarize
 
 
 @pytest.fixture(scope="module")

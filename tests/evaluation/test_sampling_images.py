@@ -13,9 +13,9 @@ from evaluation.trained_models import LORA, fitting_lora, lora, run
 from forked import Forked
 from PIL import Image
 
-from regforge.evaluation.definitions import EvaluationError
 from regforge.evaluation.drawing import seed_of
 from regforge.evaluation.sampling import TILE, Samples, draw_grid, sample, tile_of
+from regforge.evaluation.suites import EvaluationError
 from regforge.journal import Reporter
 
 QUIET = Reporter(quiet=True)

@@ -12,16 +12,16 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
 from regforge.evaluation import scoring
-from regforge.evaluation.definitions import (
+from regforge.evaluation.planning import ModelPlan
+from regforge.evaluation.references import References
+from regforge.evaluation.scoring import Scorer
+from regforge.evaluation.suites import (
     BenchmarkPrompt,
     ImageRequest,
     ImageScores,
     PersonalizedModel,
     Subject,
 )
-from regforge.evaluation.planning import ModelPlan
-from regforge.evaluation.references import References
-from regforge.evaluation.scoring import Scorer
 
 X, Y = np.float32([1, 0]), np.float32([0, 1])
 BETWEEN = np.float32([0.6, 0.8])  # 0.6 of X, 0.8 of Y

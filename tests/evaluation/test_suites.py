@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 from regforge.embedded import TINYWORLD, load_vocabulary
-from regforge.evaluation.definitions import BenchmarkPrompt, EvaluationError, PersonalizedModel
-from regforge.evaluation.suites import class_prompts, default_suites, load_suite
+from regforge.evaluation.suites import (
+    BenchmarkPrompt,
+    EvaluationError,
+    PersonalizedModel,
+    class_prompts,
+    default_suites,
+    load_suite,
+)
 from regforge.files import templates_folder
 from regforge.recipe import Kind
 

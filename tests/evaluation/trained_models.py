@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from regforge.evaluation.definitions import Subject
+from regforge.evaluation.suites import Subject
 
 SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"
 CAT = Subject("sks", "cat", "living", SUBJECTS / "cat")

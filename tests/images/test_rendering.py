@@ -116,7 +116,7 @@ def plain_pipeline(model: str) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
-    from regforge.embedded.pipeline import quiet_loading
+    from regforge.embedded import quiet_loading
 
     with quiet_loading():
         pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)

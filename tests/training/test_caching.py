@@ -10,7 +10,7 @@ import torch
 from small_training import Built, SmallFamily, class_images, photos, same
 
 from regforge.journal import Reporter
-from regforge.training.caching import DiskStore, MemoryStore, Store, identity, key_of
+from regforge.training.batches import DiskStore, MemoryStore, Store, identity, key_of
 
 SOME = {
     "moments": torch.arange(6, dtype=torch.float32).reshape(1, 2, 3),

@@ -10,7 +10,7 @@ from odd_images import file_of
 from PIL import Image
 
 from regforge.training.augmentation import Crop, Cropping, Kind, decode, pixels_of
-from regforge.training.problems import ExamplesError
+from regforge.training.batches import ExamplesError
 
 SIDES = st.integers(1, 3000)
 

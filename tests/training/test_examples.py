@@ -29,10 +29,9 @@ from small_training import (
 
 from regforge.dataset.sources import CannotOpen
 from regforge.prompts.photos import PhotosError
-from regforge.training.batches import Batch, Draw
+from regforge.training.batches import Batch, Draw, ExamplesError
 from regforge.training.families import open_family
 from regforge.training.families.base import Family
-from regforge.training.problems import ExamplesError
 
 if TYPE_CHECKING:
     from hub_server import LoopbackHub

@@ -15,11 +15,9 @@ from torch.testing import assert_close
 from training_runs import CAPTIONS, GEOMETRY, KINDS, build, embedded, latents_of, opened, random, sd
 
 from regforge.errors import RegforgeError
-from regforge.training.batches import Geometry
-from regforge.training.families.base import Family
-from regforge.training.families.noise import DiscreteNoise
+from regforge.training.batches import FamilyError, Geometry
+from regforge.training.families.base import DiscreteNoise, Family
 from regforge.training.families.stable_diffusion import time_ids
-from regforge.training.problems import FamilyError
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regforge.dataset.sources.image_headers import Header
 from regforge.dataset.sources.trees import CannotOpen
+from regforge.image_files import Header
 from regforge.records import Example
 from regforge.words import counted, listed, nearest
 

@@ -18,8 +18,10 @@ from typing import Any, Literal
 import yaml
 
 from regforge.dataset.sources.caption_columns import SIDECARS
-from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from regforge.dataset.sources.trees import (
+    CARD,
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
     UNREADABLE,
     CannotOpen,
     Tree,
@@ -32,7 +34,6 @@ from regforge.words import counted, listed
 
 Kind = Literal["parquet", "images", "tar", "zip"]
 
-CARD = "README.md"
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Files that say something about the images in their folder and below, as `datasets` reads them."""

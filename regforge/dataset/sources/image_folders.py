@@ -28,7 +28,6 @@ from regforge.dataset.sources.caption_columns import (
     whole,
 )
 from regforge.dataset.sources.choosing import METADATA, Choice
-from regforge.dataset.sources.image_headers import Header, read_header
 from regforge.dataset.sources.trees import (
     UNREADABLE,
     CannotOpen,
@@ -38,7 +37,7 @@ from regforge.dataset.sources.trees import (
     suffix_of,
 )
 from regforge.files import MOST_CAPTION, MOST_IMAGE
-from regforge.image_files import BrokenImage
+from regforge.image_files import BrokenImage, Header, read_header
 from regforge.recipe.named_files import ByName, csv_rows, json_rows
 from regforge.records import Example
 from regforge.words import listed

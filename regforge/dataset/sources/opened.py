@@ -8,13 +8,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from regforge.dataset.sources import remote
 from regforge.dataset.sources.caption_columns import Findings
 from regforge.dataset.sources.choosing import Choice, DeclaredData, choose, read_card
 from regforge.dataset.sources.image_folders import FolderReader
 from regforge.dataset.sources.tables import TableReader
 from regforge.dataset.sources.tars import TarReader
-from regforge.dataset.sources.trees import CannotOpen, LocalTree, Tree, ZipTree
+from regforge.dataset.sources.trees import (
+    CannotOpen,
+    HubTree,
+    LocalTree,
+    Tree,
+    ZipTree,
+    download,
+    look_up,
+)
 from regforge.files import expanded
 from regforge.hub import HubAddress, HubError
 from regforge.recipe.named_files import LEADS_OUT, inside, is_file, is_folder
@@ -175,15 +182,15 @@ def _open_file(path: Path, caption_column: str | None) -> _Opened:
 def _open_on_hub(address: HubAddress, streaming: bool, caption_column: str | None) -> _Opened:
     # Without streaming, the files that are needed go into the cache of huggingface_hub. When the
     # Hub cannot be reached, a copy there is used.
-    folder, files, cached = remote.look_up(address)
+    folder, files, cached = look_up(address)
     commit = folder.name
-    streamed = remote.HubTree(address, commit, files)
+    streamed = HubTree(address, commit, files)
     card = read_card(LocalTree(folder) if folder.is_dir() else streamed)
     choice = choose(files, card, address.repo_id)
     tree: Tree = streamed
     if cached or not streaming:
         wanted = [*choice.data, *choice.beside]
-        remote.download(address, commit, wanted, cached=cached)
+        download(address, commit, wanted, cached=cached)
         tree = LocalTree(folder, only=wanted)
     note = f"The Hub cannot be reached; read the copy of commit {commit[:8]} on this machine."
     notes = [note] if cached else []

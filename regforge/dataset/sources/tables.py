@@ -21,10 +21,9 @@ from regforge.dataset.sources.caption_columns import (
     no_captions,
 )
 from regforge.dataset.sources.choosing import Choice
-from regforge.dataset.sources.image_headers import Header, read_header
 from regforge.dataset.sources.trees import CannotOpen, Tree
 from regforge.files import MOST_IMAGE
-from regforge.image_files import BrokenImage
+from regforge.image_files import BrokenImage, Header, read_header
 from regforge.records import Example, arrow_schema
 from regforge.words import first_line, listed
 

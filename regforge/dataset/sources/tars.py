@@ -22,11 +22,10 @@ from regforge.dataset.sources.caption_columns import (
     columns_in,
 )
 from regforge.dataset.sources.choosing import METADATA, Choice
-from regforge.dataset.sources.image_headers import IMAGE_SUFFIXES, Header, read_header
-from regforge.dataset.sources.trees import CannotOpen, Tree, is_visible, suffix_of
+from regforge.dataset.sources.trees import IMAGE_SUFFIXES, CannotOpen, Tree, is_visible, suffix_of
 from regforge.errors import RegforgeError
 from regforge.files import MOST_CAPTION, MOST_IMAGE
-from regforge.image_files import BrokenImage
+from regforge.image_files import BrokenImage, Header, read_header
 from regforge.records import Example
 
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")

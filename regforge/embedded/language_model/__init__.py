@@ -27,13 +27,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.embedded.language_model.scoring import ScoreTable, stems_for
 from regforge.embedded.language_model.smollm import (
     INSTALL_COMMAND,
     LanguageModelError,
     LanguageModelMissing,
+    ScoreTable,
     SmolLM,
     find_weights,
+    stems_for,
 )
 from regforge.files import cache_folder
 

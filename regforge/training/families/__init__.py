@@ -1,7 +1,7 @@
 """The kinds of text-to-image models that can be trained.
 
 A family is a subclass of `base.Family`: its modules, text embeddings, noise and how its denoiser is
-called. To add one, write it in a module here, with a noise process of `noise`; name its pipeline's
+called. To add one, write it in a module here, with a noise process of `base`; name its pipeline's
 class below and in `regforge.recipe.training_checks.TRAINABLE`.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from regforge.images.loading import ModelChoice, find_model, load_model
 from regforge.recipe.training_checks import TRAINABLE, TRAINS
-from regforge.training.problems import FamilyError
+from regforge.training.batches import FamilyError
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from regforge.training.batches import Embeddings, Geometry
-from regforge.training.families.base import Family
-from regforge.training.families.noise import DiscreteNoise, FlowMatching
-from regforge.training.problems import FamilyError
+from regforge.training.batches import Embeddings, FamilyError, Geometry
+from regforge.training.families.base import DiscreteNoise, Family, FlowMatching
 
 if TYPE_CHECKING:
     from regforge.recipe.training import TrainingRecipe
