@@ -42,6 +42,10 @@ os.fsync = lambda _: None
 typer.main.get_command = functools.cache(typer.main.get_command)
 
 
+# Processes that end soon need not look for garbage often.
+gc.set_threshold(50_000)
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
 

@@ -93,6 +93,7 @@ def _command(
     first: Callable[[], object] | None,
 ) -> None:
     gc.freeze()  # what was there before the fork is never garbage
+    gc.set_threshold(50_000)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

@@ -439,8 +439,28 @@ MATERIALS = {
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def first_use(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Where the first process that uses it keeps what it makes, and how that process ended."""
+    folder = tmp_path_factory.mktemp("cache")
+    code = f"""
+import socket
+def refuse(*arguments): raise AssertionError(f"network: {{arguments}}")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from regforge.embedded import language_model
+language_model.register()
+import litellm
+litellm.completion(**{ask(response_format=as_format(SCHEMA))!r})
+"""
+    root = Path(__file__).resolve().parents[2]
+    environment = {"REGFORGE_CACHE": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return folder / "language-model", done
+
+
+@pytest.fixture(scope="module")
+def cache(first_use: tuple[Path, Any]) -> Path:
+    return first_use[0]
 
 
 @pytest.fixture(scope="module")
@@ -528,23 +548,7 @@ def test_tree_scoring_is_what_transformers_says_word_by_word(cache: Path) -> Non
 
 @real
 @pytest.mark.slow
-def test_first_use_is_quiet_and_needs_no_network(tmp_path: Path) -> None:
-    code = f"""
-import socket
-def refuse(*arguments): raise AssertionError(f"network: {{arguments}}")
-socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from regforge.embedded import language_model
-language_model.register()
-import litellm
-litellm.completion(**{ask(response_format=as_format(SCHEMA))!r})
-"""
-    environment = {"REGFORGE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment | {"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_first_use_is_quiet_and_needs_no_network(first_use: tuple[Path, Any]) -> None:
+    cache, done = first_use
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(cache.glob("weights/*/model.safetensors"))
