@@ -22,8 +22,9 @@ WORDS = (
 
 
 @pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_key_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("regforge.providers.calls.FIRST_WAIT", 0.01)
 
 
 STARTS = {"background": "in a hall of ", "style": "a picture in ", "lighting": "in light of "}
