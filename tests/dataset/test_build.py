@@ -263,9 +263,7 @@ built(Store(Path(sys.argv[2]), SLOTS, DIGEST), Path(sys.argv[3]), int(sys.argv[6
         ),
     ],
 )
-def test_killed_anywhere_it_leaves_a_dataset_or_one_that_the_next_run_completes(
-    tmp_path: Path, name: str, call: int
-) -> None:
+def test_killed_anywhere_the_next_run_completes_it(tmp_path: Path, name: str, call: int) -> None:
     store = fill(tmp_path / "shards", [0, 1, 2])
     dataset = tmp_path / "dataset"
     built(store, dataset, 2)

@@ -240,9 +240,7 @@ def test_a_damaged_footer_is_a_sentence(built_once: Path, tmp_path: Path) -> Non
         ("<!-- regforge:end -->", "", "lost one of regforge's markers"),
     ],
 )
-def test_a_card_that_says_something_else_about_the_files_is_refused(
-    dataset: Path, old: str, new: str, says: str
-) -> None:
+def test_a_card_wrong_about_files_is_refused(dataset: Path, old: str, new: str, says: str) -> None:
     edit(dataset / "README.md", old, new)
     for number in range(20):
         (dataset / f"{number}.txt").write_text("a caption that would shadow the images")

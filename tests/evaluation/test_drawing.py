@@ -188,9 +188,7 @@ def test_a_base_model_is_loaded_once_and_replaced_by_another(
 
 
 @pytest.mark.slow
-def test_images_say_what_made_them_and_are_not_drawn_again(
-    pool: ModelPool, model: PersonalizedModel, tmp_path: Path
-) -> None:
+def test_images_are_drawn_once(pool: ModelPool, model: PersonalizedModel, tmp_path: Path) -> None:
     prompt = 'a red teapot, "日本" on a beach'
     images = drawn(pool, model, wanted(3, prompt), tmp_path)
     with Image.open(tmp_path / "000.png") as image:
@@ -386,9 +384,7 @@ def test_a_model_that_overflows_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_black_images_are_named_when_drawn_and_when_read(
-    tmp_path: Path, build: Callable[[Path], str], words: str
-) -> None:
+def test_black_images_are_named(tmp_path: Path, build: Callable[[Path], str], words: str) -> None:
     model = PersonalizedModel("y", build(tmp_path / "y"), "b" * 64)
     for _ in range(2):
         with ModelPool(**QUICK) as pool:

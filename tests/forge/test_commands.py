@@ -93,9 +93,7 @@ def test_every_command_shows_an_example(command: str, shell: Shell) -> None:
     assert f"Example: regforge {command}" in shell.out
 
 
-def test_bad_recipes_folders_and_templates_are_named(
-    shell: Shell, tmp_path: Path, write_recipe: WriteRecipe
-) -> None:
+def test_bad_recipes_and_folders(shell: Shell, tmp_path: Path, write_recipe: WriteRecipe) -> None:
     (tmp_path / "bad.yaml").write_text(
         "name: x\nsubject: {class_noun: cat}\nprompts:\n  conut: 5\nrender:\n  steps: none\n"
     )

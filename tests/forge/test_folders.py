@@ -120,9 +120,7 @@ def test_fresh_deletes_what_was_made_and_nothing_else(small: Recipe, tmp_path: P
     assert (out / "dataset" / "notes.md").read_text() == "mine"
 
 
-def test_fresh_of_one_kind_leaves_the_other_kind_alone(
-    small: Recipe, tmp_path: Path, shell: Shell, repo: Path
-) -> None:
+def test_fresh_is_for_its_own_kind(small: Recipe, tmp_path: Path, shell: Shell, repo: Path) -> None:
     out = tmp_path / "run"
     quietly(small, out, until="prompts")
     training = repo / "recipes" / "train-quickstart.yaml"
@@ -130,9 +128,7 @@ def test_fresh_of_one_kind_leaves_the_other_kind_alone(
     assert len(captions(out)) == 10
 
 
-def test_a_language_model_that_gave_nothing_locks_no_folder(
-    shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_nothing_locks_no_folder(shell: Shell, write_recipe: WriteRecipe, tmp_path: Path) -> None:
     out, slots = tmp_path / "run", [{"name": "color"}, {"name": "style", "values": ["a photo of"]}]
     with OpenAIServer(lambda _: refused(404, "no such model")) as server:
         llm = {"model": "openai/none", "api_base": server.url, "max_attempts": 2}
@@ -144,9 +140,7 @@ def test_a_language_model_that_gave_nothing_locks_no_folder(
     assert shell("prompts", write_recipe(seed=4), "--out", out) == 2, "now something was made"
 
 
-def test_a_finished_dataset_does_not_become_smaller(
-    shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_datasets_do_not_shrink(shell: Shell, write_recipe: WriteRecipe, tmp_path: Path) -> None:
     out, recipe = tmp_path / "run", write_recipe(prompts={"count": 6})
     assert shell("run", recipe, "--out", out, "-q") == 0, shell.err
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}

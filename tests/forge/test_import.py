@@ -83,9 +83,7 @@ def test_a_folders_captions_are_drawn_by_our_own_model(importing: Any, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_runs_captions_bring_their_slots_along(
-    write_recipe: WriteRecipe, importing: Any, tmp_path: Path
-) -> None:
+def test_a_runs_slots_come_along(write_recipe: WriteRecipe, importing: Any, tmp_path: Path) -> None:
     first = {"count": 4, "sets": {"amplify": 1}}
     before = rows_of(quietly(load_recipe(write_recipe(prompts=first)), tmp_path / "one"))
     # Of the slots that are asked for here, the first run has two. Nobody is asked for the third.
@@ -273,9 +271,7 @@ def test_a_hub_address_is_on_the_hub_whatever_lies_in_the_current_directory(
     assert imported_texts(tmp_path / "run") == TIDY[:2]
 
 
-def test_a_cut_connection_leaves_nothing_half_read(
-    hub: LoopbackHub, importing: Any, reg: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_half_read(hub: LoopbackHub, importing: Any, reg: Path, tmp_path: Path) -> None:
     put(hub, reg)
     recipe, out = importing("me/cats"), tmp_path / "run"
     hub.fail("GET .*/004.txt", "cut", times=1000)

@@ -32,9 +32,7 @@ def peak(count: int, write_recipe: WriteRecipe, out: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_million_captions_would_need_less_than_a_gigabyte(
-    write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_a_million_captions_need_no_gigabyte(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     peak(500, write_recipe, tmp_path / "first")  # what is loaded once
     few, many = (peak(n, write_recipe, tmp_path / str(n)) for n in (1000, 6000))
     assert (many - few) / 5000 < 500

@@ -32,9 +32,7 @@ def scaled(source: Path, target: Path, by: float) -> Path:
     return target
 
 
-def test_a_lora_that_was_replaced_is_another_recipe(
-    fitting: Path, tmp_path: Path, write_recipe: WriteRecipe
-) -> None:
+def test_another_lora_is_a_change(fitting: Path, tmp_path: Path, write_recipe: WriteRecipe) -> None:
     shutil.copy(fitting, tmp_path / "x.safetensors")
     render = {"lora": "x.safetensors"}
     path = write_recipe(prompts={"count": 2, "sets": {"amplify": 1}}, render=render)
@@ -50,9 +48,7 @@ def test_a_lora_that_was_replaced_is_another_recipe(
     assert quietly(load_recipe(path, ["prompts.count=3"]), tmp_path / "run").images == 3
 
 
-def test_the_card_and_the_report_name_a_lora(
-    fitting: Path, tmp_path: Path, write_recipe: WriteRecipe
-) -> None:
+def test_card_and_report_name_it(fitting: Path, tmp_path: Path, write_recipe: WriteRecipe) -> None:
     loras = [{"path": str(fitting), "scale": 0.5}, str(fitting)]
     prompts = {"count": 1, "sets": {"amplify": 1}}
     done = quietly(
@@ -102,9 +98,7 @@ def test_what_a_model_holds_is_in_the_digest_and_not_where_it_lies(
     assert digest(f"{there}") != before
 
 
-def test_digests_of_large_files_are_kept_and_noticed_when_stale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digests_of_large_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from regforge import files
 
     monkeypatch.setattr(files, "_LARGE", 10)

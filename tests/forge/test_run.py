@@ -71,9 +71,7 @@ def test_the_batch_size_changes_hardly_a_pixel(write_recipe: WriteRecipe, tmp_pa
 
 
 @pytest.mark.slow
-def test_images_are_added_to_those_that_are_there_several_for_each_prompt(
-    write_recipe: WriteRecipe, tmp_path: Path
-) -> None:
+def test_images_are_added_several_for_a_prompt(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     twice = {"images_per_prompt": 2}
     few = rows_of(quietly(load_recipe(write_recipe(render=twice)), tmp_path / "run", limit=2))
     recipe = load_recipe(write_recipe(prompts={"count": 6}, render=twice))

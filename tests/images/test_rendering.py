@@ -306,9 +306,7 @@ def test_what_is_not_a_number_becomes_black() -> None:
     assert as_uint8(values)[0, :, :, 0].tolist() == [[255, 0], [0, 0]]
 
 
-def test_a_compiler_that_fails_is_done_without(
-    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_no_compiler(renderer: Renderer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
     def broken(module: torch.nn.Module) -> torch.nn.Module:

@@ -126,9 +126,7 @@ def test_against_captions_keep_all_but_the_subject() -> None:
     assert len(set(texts_of(prompts))) == 4
 
 
-def test_attributes_that_a_photos_caption_states_are_not_varied(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stated_attributes_do_not_vary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It comes as often as the others, and the account says why it never changes."""
     stated = "a sks teapot with a red body on a mat"
     shown, options = photos_of("a sks teapot in a box", stated), {"reporter": Reporter()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
 DUSK = {"lighting": "at dusk"}
 
 
+@functools.cache
 def shipped(name: str, class_noun: str = "teapot", **options: object) -> CaptionTemplate:
     file = templates_folder() / "caption" / f"{name}.j2"
     kind = "living" if name == "living" else "object"

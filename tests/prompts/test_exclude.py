@@ -103,9 +103,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         (b"caf\xe9\n", "is not UTF-8"),
     ],
 )
-def test_a_file_that_excludes_nothing_or_everything_is_refused(
-    tmp_path: Path, content: bytes, complaint: str
-) -> None:
+def test_files_that_exclude_all_or_nothing(tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "no.txt").write_bytes(content)
     with pytest.raises(ExclusionError, match=complaint):
         Exclusions.load([str(tmp_path / "no.txt")], class_noun="teapot", identifier="sks")

@@ -91,7 +91,8 @@ def test_many_phrases_are_asked_for_in_rounds_that_show_what_is_there() -> None:
 
 
 def test_the_result_does_not_depend_on_how_many_calls_are_open_at_once() -> None:
-    recipe = recipe_of({"phrases_per_slot": 100})
+    slots = ["background", "lighting", "color"]
+    recipe = recipe_of({"phrases_per_slot": 100, "slots": slots})
     one, eight = FakeClient(answers_well), FakeClient(answers_well, at_once=8)
     assert fill(recipe, one) == fill(recipe, eight)
     assert [question.seed for question in one.asked] == [question.seed for question in eight.asked]

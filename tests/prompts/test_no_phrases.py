@@ -188,9 +188,7 @@ def test_what_reads_badly_is_used_with_a_warning(slot: str, phrase: str) -> None
     assert f"slot '{slot}': '{phrase}'" in lines[0]
 
 
-def test_check_warns_of_a_vocabulary_of_another_noun_and_once_of_phrases_of_one_fault(
-    tmp_path: Path, shell: Shell
-) -> None:
+def test_check_warns_of_other_vocabularies_and_of_faults_once(tmp_path: Path, shell: Shell) -> None:
     slot = listed("background", "In a garden", "kitchen", "beach", "on a road")
     assert shell("check", recipe_file(tmp_path, slot)) == 0, shell.err
     assert "slot 'background': 'In a garden' begins" in shell.out

@@ -117,9 +117,7 @@ def test_sizes_are_those_that_a_viewer_shows(tmp_path: Path) -> None:
         ("Comment", "made with love", None),
     ],
 )
-def test_a_generated_image_keeps_its_seed_and_others_get_one(
-    tmp_path: Path, key: str, text: str, seed: int | None
-) -> None:
+def test_generated_images_keep_seeds(tmp_path: Path, key: str, text: str, seed: int | None) -> None:
     info = PngInfo()
     info.add_text(key, text)
     photo(tmp_path / "a.png", pnginfo=info).with_suffix(".txt").write_text("sks")

@@ -83,9 +83,7 @@ def test_the_encoder_that_reads_most_decides(tmp_path: Path, embedded: TokenBudg
         ({"model": "FOLDER"}, "no tokenizer here"),
     ],
 )
-def test_without_a_tokenizer_counts_are_estimates_and_say_so(
-    tmp_path: Path, render: dict[str, str], reason: str
-) -> None:
+def test_no_tokenizer_means_estimates(tmp_path: Path, render: dict[str, str], reason: str) -> None:
     settings = {key: value.replace("FOLDER", str(tmp_path)) for key, value in render.items()}
     budget = token_budget(Render(**settings))
     assert (budget.limit, budget.estimated) == (77, True)

@@ -192,9 +192,7 @@ MAKERS = ("openai", "hosted_vllm", "ollama_chat")
         (None, "hosted_vllm/local", "prompts.llm.api_base"),
     ],
 )
-def test_an_address_that_cannot_be_reached_is_named(
-    bench: Bench, base: str | None, model: str, words: str
-) -> None:
+def test_an_unreachable_address(bench: Bench, base: str | None, model: str, words: str) -> None:
     with pytest.raises(UnreachableModel) as stop:
         bench.client(base, model=model).ask(questions(50))
     text = one_sentence(stop.value)

@@ -120,9 +120,7 @@ def test_the_baselines_differ_from_the_quickstart_in_their_prompt_sets_alone() -
         assert json.loads(json.dumps(found, default=str)) == rest
 
 
-def test_the_quickstart_trains_on_what_the_dataset_quickstart_makes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_quickstarts_fit_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipes = Path(shutil.copytree(recipes_folder(), tmp_path / "recipes"))
     cat = Path("examples/subjects/cat")

@@ -35,9 +35,7 @@ def recipe(tmp_path: Path) -> Path:
         (["photos"], "is a folder, not a recipe"),
     ],
 )
-def test_bad_input_ends_in_a_sentence_and_with_2(
-    recipe: Path, shell: Shell, arguments: list[str], said: str
-) -> None:
+def test_bad_input_ends_with_2(recipe: Path, shell: Shell, arguments: list[str], said: str) -> None:
     assert shell("train", *arguments) == 2
     assert said in shell.err
     assert shell.out == ""
@@ -70,9 +68,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def test_the_command_hands_over_what_it_was_told(
-    recipe: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_tells_all(recipe: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = trained(monkeypatch)
     assert (shell("train", "cat.yaml"), shell.err) == (0, "")
     assert shell.out.startswith("weights  w\ncard     runs/cat/README.md ")

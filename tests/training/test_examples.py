@@ -346,9 +346,7 @@ def tinyworld(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 
 @pytest.mark.slow
-def test_the_embedded_pipeline(
-    tinyworld: Family, repo: Path, tmp_path: Path, dataset: Path
-) -> None:
+def test_embedded_pipeline(tinyworld: Family, repo: Path, tmp_path: Path, dataset: Path) -> None:
     """Cached, on disk and not cached: the same bits. And the latents are of the right image."""
 
     def of(cache: str) -> Built:

@@ -18,9 +18,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("count", "index"), [("WORLD_SIZE", "RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")]
 )
-def test_launchers_say_it_in_their_own_words(
-    monkeypatch: pytest.MonkeyPatch, count: str, index: str
-) -> None:
+def test_launchers_in_their_words(monkeypatch: pytest.MonkeyPatch, count: str, index: str) -> None:
     assert processes.launched() == 1
     assert processes.is_first_process()
     monkeypatch.setenv(count, "2")

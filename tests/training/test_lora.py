@@ -110,9 +110,7 @@ def test_merged_is_as_before_and_two_loras_add_up() -> None:
     ("name", "options"),
     [("linear", {"use_dora": True}), ("linear", {"lora_dropout": 0.5}), ("conv", {})],
 )
-def test_other_layers_are_pefts_and_compute_in_the_precision_of_the_weights(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_other_layers_are_pefts_in_their_own_precision(name: str, options: dict[str, Any]) -> None:
     x = torch.randn(2, 3, 6, 6)
     for dtype in (torch.float32, torch.bfloat16):
         layer: Any = layers(dtype, fast=True, **options).get_submodule(name)

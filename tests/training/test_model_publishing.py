@@ -172,9 +172,7 @@ def test_words_of_the_run_s_own_card_are_published_too(made: Path, hub: Loopback
     assert front(files(hub)["README.md"])["license_name"] == "ours"
 
 
-def test_what_is_missing_or_wrong_is_said_and_nothing_is_uploaded(
-    made: Path, hub: LoopbackHub, tmp_path: Path
-) -> None:
+def test_what_is_wrong_is_said_and_stays_here(made: Path, hub: LoopbackHub, tmp_path: Path) -> None:
     for words, says in (
         ((), "nor the recipe's hub.repo_id is given"),
         (("--repo-id", "cat"), "user/name, not 'cat'"),
