@@ -20,6 +20,7 @@ from regforge.devices import pick_device
 from regforge.embedded.language_model import INSTALL_COMMAND, LanguageModelMissing
 from regforge.embedded.language_model.smollm import find_weights
 from regforge.files import embedded_folder
+from regforge.journal import printable
 from regforge.version import __version__
 
 State = Literal["ok", "absent", "problem"]
@@ -64,16 +65,17 @@ def as_dict(checks: Sequence[Check]) -> dict[str, Any]:
 
 
 def as_text(checks: Sequence[Check]) -> str:
-    """The findings as a table for people."""
+    """The findings as a table for people, in colors."""
     width = max(len(check.name) for check in checks)
     lines = [f"regforge {__version__}"]
     for group, members in groupby(checks, key=lambda check: check.group):
         lines += ["", typer.style(group, bold=True)]
         for check in members:
             mark, color = _MARKS[check.state]
-            lines.append(f"  {typer.style(mark, fg=color)}  {check.name:<{width}}  {check.value}")
+            found = f"{check.name:<{width}}  {printable(check.value)}"
+            lines.append(f"  {typer.style(mark, fg=color)}  {found}")
             if check.hint:
-                lines.append(f"      {'':<{width}}  -> {check.hint}")
+                lines.append(f"      {'':<{width}}  -> {printable(check.hint)}")
     problems = [check.name for check in checks if check.state == "problem"]
     verdict = typer.style("All essentials are in place.", fg=typer.colors.GREEN)
     if problems:

@@ -76,7 +76,10 @@ def doctor(as_json: AsJson = False) -> None:
     from regforge import doctor
 
     checks = doctor.examine()
-    echo(json_of(doctor.as_dict(checks)) if as_json else doctor.as_text(checks))
+    if as_json:
+        echo(json_of(doctor.as_dict(checks)))
+    else:
+        typer.echo(doctor.as_text(checks))  # takes colors off where no terminal shows them
     if not doctor.is_healthy(checks):
         raise typer.Exit(EXIT_FAILED)
 
