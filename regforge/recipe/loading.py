@@ -143,7 +143,7 @@ def load_any_recipe(source: RecipeSource, overrides: Sequence[str] = ()) -> AnyR
 
 
 def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
-    """The dataset recipe that `regularization.dataset` names; None if it names a dataset.
+    """The dataset recipe that `regularization.dataset` names, read once; None if it is a dataset.
 
     Raises:
         RecipeError: Something is wrong with it; the places are those in its own file.
@@ -151,7 +151,10 @@ def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
     named = recipe.regularization.dataset
     if named is None or not uses_regularization(recipe) or not names_recipe(named):
         return None
-    return load_recipe(named)
+    if recipe._dataset is None or recipe._dataset[0] != named:
+        recipe._dataset = named, load_recipe(named)
+    made_by: Recipe = recipe._dataset[1]
+    return made_by
 
 
 def _load(source: RecipeSource, overrides: Sequence[str], kind: _Kind | None) -> AnyRecipe:

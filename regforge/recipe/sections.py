@@ -77,13 +77,15 @@ class Section(BaseModel):
 class RecipeDocument(Section):
     """A whole recipe of some kind.
 
-    It also knows the file it was read from, whether it was checked, and in a run its digest, so
-    that each is found out once. None of that is part of what it says.
+    It also knows the file it was read from, whether it was checked, the dataset recipe that it
+    names, and in a run its digest, so that each is found out once. None of that is part of what it
+    says.
     """
 
     _source: Path | None = PrivateAttr(default=None)
     _checked: bool = PrivateAttr(default=False)
     _digest: str | None = PrivateAttr(default=None)
+    _dataset: tuple[str, Any] | None = PrivateAttr(default=None)  # its name, and the recipe
 
     @property
     def source(self) -> Path | None:

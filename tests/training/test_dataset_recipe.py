@@ -17,6 +17,7 @@ from regforge.recipe import (
     RecipeError,
     TrainingRecipe,
     checked,
+    dataset_recipe_of,
     load_recipe,
     load_training_recipe,
     recipe_digest,
@@ -100,6 +101,16 @@ def test_the_digest_is_of_what_the_dataset_is(reg: Path) -> None:
     resolved = resolved_yaml(trained_beside(os.path.relpath(reg)))
     assert yaml.safe_load(resolved)["regularization"]["dataset"] == str(reg)
     assert str(reg.parent) not in resolved_yaml(trained_beside(reg), portable=True)
+
+
+def test_the_dataset_recipe_is_read_once(reg: Path) -> None:
+    recipe = load_training_recipe(training_file(reg.parent, "reg.yaml"))
+    assert dataset_recipe_of(checked(recipe)) is dataset_recipe_of(recipe) is not None
+    other = written(reg.with_name("other.yaml"), name="other")
+    prior = recipe.regularization.model_copy(update={"dataset": str(other)})
+    named = dataset_recipe_of(recipe.model_copy(update={"regularization": prior}))
+    assert named is not None
+    assert named.name == "other"
 
 
 def test_a_folder_of_another_dataset_is_left_alone(reg: Path) -> None:
