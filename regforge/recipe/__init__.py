@@ -9,7 +9,6 @@ Training recipes are read alike: `load_training_recipe`; what takes a recipe tak
     sections, models, training      what recipes can say; the keys, in pydantic
     checks, training_checks         what does not fit together or is probably not meant
     digest           which recipe it is, written out in full, and what makes it another one
-    defaults         what it means where it says nothing
     schema           for editors, and the recipe to start from
 """
 
