@@ -46,6 +46,23 @@ def test_export_and_check(command: Command, folder: Path, photos: Path, out: Pat
 
 
 @pytest.mark.parametrize(
+    ("used", "said"), [("{dataset: runs/teapot-reg}", "runs/teapot-reg"), ("null", "evaluate")]
+)
+def test_a_training_is_no_dataset(
+    command: Command, tmp_path: Path, out: Path, used: str, said: str
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "state.json").write_text("{}")
+    (run / "recipe.yaml").write_text(f"base_model: me/sdxl\nregularization: {used}\n")
+    code, _, told = command(run, "--to", "kohya", "--out", out)
+    assert code == 2
+    assert "training of me/sdxl" in told
+    assert said in told
+    assert "regforge run" not in told
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--to", "khoya"], "Did you mean 'kohya'"),

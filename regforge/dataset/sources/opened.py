@@ -147,6 +147,7 @@ def _open_folder(folder: Path, caption_column: str | None) -> _Opened:
         if inside(data, folder) is None:
             raise CannotOpen(f"{data} {LEADS_OUT}.", hint="Or name the folder that it leads to.")
     elif run == folder:
+        _refuse_training(folder)
         raise CannotOpen(
             f"The run {folder} has no dataset yet.",
             hint=f"Finish it: regforge run {folder / 'recipe.yaml'} --out {folder}",
@@ -239,6 +240,23 @@ def _open(
     )
     next(opened.examples(images=False), None)  # so that what cannot be read is reported at once
     return opened
+
+
+def _refuse_training(run: Path) -> None:
+    """Raise `CannotOpen` for the folder of a training, which has a model and no dataset."""
+    import yaml
+
+    try:
+        recipe = yaml.safe_load((run / "recipe.yaml").read_bytes())
+        base_model, used = recipe["base_model"], (recipe.get("regularization") or {}).get("dataset")
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return
+    raise CannotOpen(
+        f"{run} is a training of {base_model}: it holds a model, and no dataset.",
+        hint=f"It was trained with the regularization images of {used}; name those."
+        if used
+        else f"Of the model: regforge evaluate {run}",
+    )
 
 
 def _run_of(folder: Path) -> Path | None:
