@@ -14,9 +14,6 @@ from export_samples import SDXL, export, layout, material, ours, theirs
 from hypothesis import given
 from hypothesis import strategies as st
 from trainer_rules import (
-    Balancing,
-    Concept,
-    Kind,
     ai_toolkit_job,
     dreambooth,
     kohya_config,
@@ -189,23 +186,6 @@ def test_its_own_parser_and_reader_read_the_files(
     listed = files.list_files(None, str(out / "images"))
     found = {Path(p).name: read(p, True, False, files) for _, _, paths in listed for p in paths}
     assert found == layout(out)
-
-
-# -------------------------------------------------------------------------------------- OneTrainer
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "becomes"),
-    [
-        ("type", "PRIOR", Kind.STANDARD),
-        ("balancing_strategy", "SAMPLE", Balancing.REPEATS),
-        ("balancing", "many", 1.0),
-        ("loss_weight", None, 1.0),
-    ],
-)
-def test_a_slip_becomes_the_default_there(key: str, value: object, becomes: object) -> None:
-    """Why reading back has to find it."""
-    assert Concept({key: value}).values[key] == becomes
 
 
 # -------------------------------------------------------------------------------------- ai-toolkit
