@@ -28,18 +28,25 @@ from regforge.export.trainer import (
 FOLDER = "ai-toolkit"
 JOB = f"{FOLDER}/train.yaml"
 
-_ARCHITECTURES = {
-    "sd1": "sd1",
-    "sd2": "sd2",
-    "sdxl": "sdxl",
-    "sd3": "sd3",
-    "sd3.5": "sd3",
-    "flux1-dev": "flux",
-    "flux2-dev": "flux2",
-    "flux2-klein-base-4b": "flux2_klein_4b",
-    "flux2-klein-base-9b": "flux2_klein_9b",
-    "qwen-image": "qwen_image",
-    "z-image": "zimage",
+_ARCHITECTURES = {  # with timestep_type, both as ui/src/app/jobs/new/options.tsx sets them
+    "sd1": ("sd1", ""),
+    "sd2": ("sd2", ""),
+    "sdxl": ("sdxl", ""),
+    "sd3": ("sd3", ""),
+    "sd3.5": ("sd3", ""),
+    "flux1-dev": ("flux", "sigmoid"),
+    "flux2-dev": ("flux2", "weighted"),
+    "flux2-klein-base-4b": ("flux2_klein_4b", "weighted"),
+    "flux2-klein-base-9b": ("flux2_klein_9b", "weighted"),
+    "qwen-image": ("qwen_image", "weighted"),
+    "z-image": ("zimage", "weighted"),
+    "chroma": ("chroma", "sigmoid"),
+    "lumina2": ("lumina2", "sigmoid"),
+    "hidream": ("hidream", "shift"),
+    "krea2": ("krea2", "linear"),
+    "anima": ("anima", "weighted"),
+    "ernie-image": ("ernie_image", "weighted"),
+    "ideogram4": ("ideogram4", "linear"),
 }
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _REPLACED = ("[name]", "[trigger]")
@@ -127,8 +134,17 @@ _Dumper.add_representer(str, _quoted)
 
 
 def _job(material: Material) -> dict[str, object]:
-    architecture = material.entry(_ARCHITECTURES)
-    sampler = "flowmatch" if material.flow else "ddpm"
+    family = material.kind
+    architecture, times = material.entry(_ARCHITECTURES)
+    sampler = "flowmatch" if family.flow else "ddpm"
+    network: dict[str, object] = {"type": "lora", "linear": 16, "linear_alpha": 16}
+    if architecture == "hidream":
+        network["network_kwargs"] = {"ignore_if_contains": ["ff_i.experts", "ff_i.gate"]}
+    model = {"name_or_path": material.base_model, "arch": architecture, "quantize": family.flow}
+    if family.adapter:
+        model["assistant_lora_path"] = family.adapter
+    if material.predicts_v:
+        model["is_v_pred"] = True
 
     def dataset(folder: str, *, regularization: bool) -> dict[str, object]:
         return {
@@ -145,7 +161,7 @@ def _job(material: Material) -> dict[str, object]:
         "type": "sd_trainer",
         "training_folder": material.path(FOLDER, "output"),
         "device": "cuda:0",
-        "network": {"type": "lora", "linear": 16, "linear_alpha": 16},
+        "network": network,
         "save": {"dtype": "float16", "save_every": _SAVE_EVERY, "max_step_saves_to_keep": 4},
         "datasets": [
             dataset(SUBJECT, regularization=False),
@@ -160,15 +176,12 @@ def _job(material: Material) -> dict[str, object]:
             "train_text_encoder": False,
             "gradient_checkpointing": True,
             "noise_scheduler": sampler,
+            **({"timestep_type": times} if times else {}),
             "optimizer": "adamw8bit",
             "lr": 0.0001,
             "dtype": "bf16",
         },
-        "model": {
-            "name_or_path": material.base_model,
-            "arch": architecture,
-            "quantize": material.flow,
-        },
+        "model": model,
         "sample": {
             "sampler": sampler,
             "sample_every": _SAVE_EVERY,
@@ -176,8 +189,8 @@ def _job(material: Material) -> dict[str, object]:
             "height": material.resolution,
             "prompts": [material.instance_prompt, common.class_caption(material.class_noun)],
             "seed": 0,
-            "guidance_scale": 4 if material.flow else 7,
-            "sample_steps": 25,
+            "guidance_scale": family.guidance,
+            "sample_steps": family.steps,
         },
     }
     config = {"name": material.run_name, "process": [process]}
@@ -185,7 +198,7 @@ def _job(material: Material) -> dict[str, object]:
 
 
 def _notes(material: Material) -> list[str]:
-    count = len(material.images)
+    count, adapter = len(material.images), material.kind.adapter
     return [
         f"ai-toolkit uses {common.every(count, 'regularization image')}, each with its own "
         "caption: every second step takes the next one at random, however many there are, except "
@@ -200,6 +213,9 @@ def _notes(material: Material) -> list[str]:
         "added to the regularization captions.",
         "It keeps latents and image sizes in the folders of the images (_latent_cache, "
         ".aitk_size.json). An image that cannot be opened is skipped with a line on the terminal.",
+        *common.distillation_notes(
+            material, adapter and f"assistant_lora_path names {adapter} for the training"
+        ),
         *common.closing_notes(material),
     ]
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from regforge.export.families import NAMED
 from regforge.export.trainer import (
     SUBJECT,
     USUAL_PHOTOS,
@@ -58,6 +59,22 @@ def closing_notes(material: Material, folder: str = SUBJECT) -> list[str]:
             "them. Exporting again with --subject does it for you."
         )
     return notes
+
+
+def distillation_notes(material: Material, how: str = "") -> list[str]:
+    """What to say of a base model that was distilled; `how` is how the trainer keeps it so."""
+    family = material.kind
+    if not family.distilled:
+        return []
+    title = f"{family.title} is distilled to few steps"
+    if how:
+        sampled = f"Sample with {family.steps} steps and guidance {family.guidance:g}."
+        return [f"{title}; {how}, so that training does not undo it. {sampled}"]
+    return [
+        f"{title}, and training undoes that: with the LoRA it needs more steps and guidance. "
+        f"Rather train {NAMED[family.like].repository}, whose LoRAs mostly work with it too, on "
+        "regularization images which that model drew."
+    ]
 
 
 def command_line(*groups: Sequence[str]) -> str:

@@ -8,11 +8,13 @@ Read in examples/custom_diffusion/train_custom_diffusion.py of huggingface/diffu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePath
 
 from pydantic import BaseModel
 
 from regforge.export import common
+from regforge.export.families import read_json
 from regforge.export.trainer import (
     IMAGES,
     SUBJECT,
@@ -71,6 +73,20 @@ def _plan(material: Material) -> Plan:
     )
 
 
+def _initializer(material: Material) -> str:
+    """A word that is one token: the script refuses others.
+
+    CLIP's rare "ktn" is the script's own; a tokenizer that does not have it has the class noun, or
+    "photo".
+    """
+    read = partial(read_json, material.base_model)
+    vocabulary = read("tokenizer/vocab.json") or read("tokenizer/tokenizer.json").get(
+        "model", {}
+    ).get("vocab", {})
+    words = ("ktn", *reversed(material.class_noun.lower().split()), "photo")
+    return next((word for word in words if f"{word}</w>" in vocabulary), "ktn")
+
+
 def _command(material: Material) -> str:
     return common.command_line(
         ["accelerate", "launch", "train_custom_diffusion.py"],
@@ -82,7 +98,7 @@ def _command(material: Material) -> str:
             f"--prior_loss_weight={material.prior_weight}",
             f"--num_class_images={len(material.images)}",
         ],
-        [f"--modifier_token={MODIFIER_TOKEN}", "--initializer_token=ktn"],
+        [f"--modifier_token={MODIFIER_TOKEN}", f"--initializer_token={_initializer(material)}"],
         [f"--resolution={material.resolution}", "--train_batch_size=1", "--gradient_checkpointing"],
         ["--learning_rate=1e-5", "--lr_scheduler=constant", "--lr_warmup_steps=0"],
         [f"--max_train_steps={common.PAIRS}", "--seed=0"],
@@ -108,6 +124,7 @@ def _notes(material: Material) -> list[str]:
         "Photos are scaled at random, with words such as 'very small' added to the prompt; "
         "--noaug turns that off. Regularization images are only cropped.",
         "images.txt has absolute paths. If the folder will lie elsewhere, export with --root.",
+        *common.distillation_notes(material),
         *common.closing_notes(material, INSTANCE_IMAGES),
     ]
 

@@ -61,7 +61,14 @@ _SCRIPTS = {
     "flux2-klein-base-4b": _KLEIN,
     "flux2-klein-base-9b": _KLEIN,
     "qwen-image": _Script("train_dreambooth_lora_qwen_image.py", True),
-    "z-image": _Script("train_dreambooth_lora_z_image.py", True),
+    # Not Z-Image: with class images, its script joins two lists of prompts as if they were tensors.
+    "lumina2": _Script("train_dreambooth_lora_lumina2.py"),
+    "hidream": _Script("train_dreambooth_lora_hidream.py"),
+    "krea2": _Script("train_dreambooth_lora_krea2.py", True),
+    "sana": _Script("train_dreambooth_lora_sana.py"),
+    "ideogram4": _Script(
+        "train_dreambooth_lora_ideogram4.py", True, (*_GUIDED, "--disable_training_autocast")
+    ),
 }
 _BUCKETED = frozenset(script.name for script in _SCRIPTS.values() if script.bucketed)
 
@@ -84,7 +91,7 @@ def _plan(material: Material) -> Plan:
 
 def _command(material: Material, script: _Script, repeats: int | None) -> str:
     # The older scripts keep the LoRA's weights in full precision with fp16, but not with bf16.
-    precision = "bf16" if material.flow else "fp16"
+    precision = "bf16" if material.kind.flow else "fp16"
     return common.command_line(
         ["accelerate", "launch", script.name],
         [f"--pretrained_model_name_or_path={material.base_model}"],
@@ -129,7 +136,7 @@ def _use(material: Material, script: _Script, repeats: int | None, size: int) ->
 
 
 def _notes(material: Material) -> list[str]:
-    count, family = len(material.images), material.family and material.family.name
+    count = len(material.images)
     distinct = len({image.caption for image in material.images})
     lost = (
         f"The {distinct:,} different captions are lost."
@@ -147,19 +154,13 @@ def _notes(material: Material) -> list[str]:
         "opens every file in them as an image and stops in the middle of an epoch at the first "
         "that is none.",
     ]
-    if family == "z-image":
-        notes.insert(
-            0,
-            "At the version that regforge was written for, this script stops before the first step "
-            "when it is given regularization images: it joins two lists of prompts as if they "
-            "were tensors. Use --to ai-toolkit, onetrainer or simpletuner unless yours is newer.",
-        )
-    if family == "sdxl":
+    if "sdxl" in (material.kind.name, material.kind.like):
         notes.append(
             "Leave --train_batch_size at 1: with a larger batch, train_dreambooth_lora_sdxl.py "
             "gives half of it the wrong prompt (diffusers issue 12292). It also gives the "
             "regularization images the photos' size and crop, and --snr_gamma fails with them."
         )
+    notes += common.distillation_notes(material)
     return notes + common.closing_notes(material, INSTANCE_IMAGES)
 
 

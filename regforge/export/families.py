@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -124,8 +124,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("sd3.5-turbo", "Stable Diffusion 3.5 Turbo",
            "stabilityai/stable-diffusion-3.5-large-turbo", (_SD + r"3[-._]?5", _FEW),
            "StableDiffusion3Pipeline", 4, 1, like="sd3.5", distilled=True),
-    Family("sd3.5", "Stable Diffusion 3.5", "stabilityai/stable-diffusion-3.5-medium",
-           (_SD + r"3[-._]?5",), "StableDiffusion3Pipeline", 28, 4.5,
+    Family("sd3.5", "Stable Diffusion 3.5", "stabilityai/stable-diffusion-3.5-large",
+           (_SD + r"3[-._]?5",), "StableDiffusion3Pipeline", 28, 3.5,
            facts=(("transformer/config.json", "qk_norm", "rms_norm"),)),
     Family("sd3", "Stable Diffusion 3", "stabilityai/stable-diffusion-3-medium-diffusers",
            (_SD + r"3(?!\d)",), "StableDiffusion3Pipeline", 28, 7),
@@ -149,6 +149,8 @@ FAMILIES: tuple[Family, ...] = (
 NAMED: Mapping[str, Family] = {family.name: family for family in FAMILIES}
 """What `--family` takes."""
 
+KNOWN = f"Known are {', '.join(NAMED)}."
+
 
 def family_of(base_model: str) -> Family | None:
     """The family of a repository, folder or file; None if neither its content nor its name tells.
@@ -157,14 +159,13 @@ def family_of(base_model: str) -> Family | None:
     downloaded.
     """
     named = _by_name(base_model)
-    read = _reader(base_model)
-    if not (index := read("model_index.json")):
+    if not (index := read_json(base_model, "model_index.json")):
         return named
     found = [
         family
         for family in FAMILIES
         if family.pipeline == index.get("_class_name")
-        and all(read(file).get(key) == value for file, key, value in family.facts)
+        and all(read_json(base_model, file).get(key) == value for file, key, value in family.facts)
     ]
     if named in found:
         return named
@@ -183,18 +184,29 @@ def _by_name(base_model: str) -> Family | None:
     return None
 
 
-def _reader(base_model: str) -> Callable[[str], Mapping[str, Any]]:
-    """A function that gives the content of a JSON file of a model; nothing if there is none."""
+def predicts_v(base_model: str, family: Family | None) -> bool:
+    """Whether a model with a discrete noise schedule predicts the velocity instead of the noise.
+
+    Its scheduler says so; where there is only a name, Stable Diffusion 2.x does but for `-base`.
+    """
+    if family is None or family.flow:
+        return False
+    if kind := read_json(base_model, "scheduler/scheduler_config.json").get("prediction_type"):
+        return bool(kind == "v_prediction")
+    name = base_model.casefold()
+    named = re.search(r"v[-_. ]?pred", name) or (family.name == "sd2" and not name.endswith("base"))
+    return bool(named)
+
+
+def read_json(base_model: str, file: str) -> Mapping[str, Any]:
+    """The content of a JSON file of a folder, or of a repository in the Hub's cache; else none."""
     from huggingface_hub import try_to_load_from_cache
 
-    def read(file: str) -> Mapping[str, Any]:
-        try:
-            path = Path(base_model).expanduser() / file
-            if not path.is_file():
-                path = Path(str(try_to_load_from_cache(base_model, file)))
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RuntimeError):  # HFValidationError is a ValueError
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    return read
+    try:
+        path = Path(base_model).expanduser() / file
+        if not path.is_file():
+            path = Path(str(try_to_load_from_cache(base_model, file)))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError):  # the Hub's errors of names are ValueErrors
+        return {}
+    return content if isinstance(content, dict) else {}

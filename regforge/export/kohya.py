@@ -2,7 +2,8 @@
 
 Rules as in kohya-ss/sd-scripts at commit 48d368f: `library/config_util.py` (what a configuration
 may say, what a folder's name means), `library/train_util.py`, class `DreamBoothDataset` (which
-files are images, which text is the caption, how many regularization images are used).
+files are images, which text is the caption, how many regularization images are used), and for the
+arguments `setup_parser` of each script with its page in `docs/`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
 from regforge.export import common
 from regforge.export.trainer import (
     IMAGES,
+    NO_BASE_MODEL,
     SUBJECT,
     ExportError,
     LoadedImage,
@@ -31,15 +34,78 @@ TRAIN, REG = "kohya/train", "kohya/reg"
 
 _STEP = 64  # of bucket sizes; the scripts for Stable Diffusion 1 and 2 take no other
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-_SCRIPTS = {
-    "sd1": "train_network.py",
-    "sd2": "train_network.py",
-    "sdxl": "sdxl_train_network.py",
-    "sd3": "sd3_train_network.py",
-    "sd3.5": "sd3_train_network.py",
-    "flux1-dev": "flux_train_network.py",
-}
 
+
+class _Script(NamedTuple):
+    """One training script: the module of its networks, other flags, and further files it needs.
+
+    The defaults of FLUX.1 are not what its models were trained with, so its page gives others.
+    """
+
+    name: str
+    network: str = "lora"
+    flags: tuple[str, ...] = ("--max_token_length=225",)
+    files: tuple[str, ...] = ()
+
+
+# Text encoders are not trained, so that what they say can be cached.
+_FLOW = ("--network_train_unet_only", "--cache_text_encoder_outputs")
+_FLUX = (*_FLOW, "--model_prediction_type=raw")
+_CLIP_L, _T5, _AE = "--clip_l=clip_l", "--t5xxl=t5xxl_fp16", "--ae=ae"
+_SD3 = _Script("sd3_train_network.py", "lora_sd3", _FLOW, (_CLIP_L, "--clip_g=clip_g", _T5))
+_SCRIPTS = {
+    "sd1": _Script("train_network.py"),
+    "sd2": _Script("train_network.py", flags=("--max_token_length=225", "--v2")),
+    "sdxl": _Script("sdxl_train_network.py"),
+    "sd3": _SD3,
+    "sd3.5": _SD3,
+    "flux1-dev": _Script(
+        "flux_train_network.py",
+        "lora_flux",
+        (*_FLUX, "--guidance_scale=1.0", "--timestep_sampling=flux_shift"),
+        (_CLIP_L, _T5, _AE),
+    ),
+    "chroma": _Script(
+        "flux_train_network.py",
+        "lora_flux",
+        (
+            *_FLUX,
+            "--guidance_scale=0.0",
+            "--timestep_sampling=sigmoid",
+            "--model_type=chroma",
+            "--apply_t5_attn_mask",
+        ),
+        (_T5, _AE),
+    ),
+    "lumina2": _Script(
+        "lumina_train_network.py",
+        "lora_lumina",
+        (
+            *_FLUX,
+            "--timestep_sampling=nextdit_shift",
+            "--discrete_flow_shift=6.0",
+            "--system_prompt=You are an assistant designed to generate high-quality images based "
+            "on user prompts.",
+        ),
+        ("--gemma2=gemma_2_2b_fp16", _AE),
+    ),
+    "hunyuan-image": _Script(
+        "hunyuan_image_train_network.py",
+        "lora_hunyuan_image",
+        (*_FLUX, "--discrete_flow_shift=5.0", "--attn_mode=torch", "--split_attn"),
+        (
+            "--text_encoder=qwen_2.5_vl_7b",
+            "--byt5=byt5_small_glyphxl_fp16",
+            "--vae=hunyuan_image_2.1_vae_fp16",
+        ),
+    ),
+    "anima": _Script(
+        "anima_train_network.py",
+        "lora_anima",
+        (*_FLOW, "--timestep_sampling=sigmoid", "--discrete_flow_shift=1.0"),
+        ("--qwen3=qwen_3_06b_base", "--vae=qwen_image_vae"),
+    ),
+}
 
 # What our configuration uses of what kohya allows; it refuses keys that it does not know, and what
 # others of its keys do to captions is not restated here. A subset has from the tables above it what
@@ -130,19 +196,27 @@ batch_size = 2
 
 def _command(material: Material) -> str:
     script = material.entry(_SCRIPTS)
-    name = "lora_" + script.partition("_")[0] if material.flow else "lora"
     return common.command_line(
-        ["accelerate", "launch", script],
-        [f"--pretrained_model_name_or_path={material.base_model}"],
+        ["accelerate", "launch", script.name],
+        [f"--pretrained_model_name_or_path={_base_model(material)}"],
+        *([f"{file}.safetensors"] for file in script.files),
         [f"--dataset_config={material.path(CONFIG)}"],
         [f"--prior_loss_weight={material.prior_weight}"],
-        [f"--network_module=networks.{name}", "--network_dim=16", "--network_alpha=16"],
+        [f"--network_module=networks.{script.network}", "--network_dim=16", "--network_alpha=16"],
         ["--learning_rate=1e-4", f"--max_train_steps={common.PAIRS}", "--seed=0"],
         ["--mixed_precision=bf16", "--gradient_checkpointing", "--sdpa"],
-        ["--max_token_length=225"] if not material.flow else [],
-        ["--v2"] if material.trained_like("sd2") else [],
+        *([flag] for flag in script.flags),
+        ["--v_parameterization"] if material.predicts_v else [],
         ["--output_dir=output", f"--output_name={material.run_name}"],
     )
+
+
+def _base_model(material: Material) -> str:
+    """The scripts with files for the text encoders take a file for the model too."""
+    name = material.base_model
+    if not material.entry(_SCRIPTS).files or name.endswith((".safetensors", ".sft")):
+        return name
+    return f"{NO_BASE_MODEL}.safetensors"
 
 
 def _notes(material: Material) -> list[str]:
@@ -166,13 +240,17 @@ def _notes(material: Material) -> list[str]:
             f"kohya's buckets come in steps of {_STEP} pixels, so a square image is trained at "
             f"{bucket} x {bucket}, not {side} x {side}."
         )
-    if material.flow:
+    if script.files:
+        files = [
+            _base_model(material),
+            *(f"{file.partition('=')[2]}.safetensors" for file in script.files),
+        ]
         notes.append(
-            f"{script} takes the model as a file on the machine that trains, not as a repository "
-            "of the Hub, and needs further files, such as those of the text encoders; "
-            f"docs/{script.removesuffix('.py')}.md of sd-scripts lists them."
+            f"{script.name} takes weights as files on the machine that trains, not as a "
+            f"repository of the Hub. Put their paths where the command says {', '.join(files)}; "
+            f"docs/{script.name.removesuffix('.py')}.md of sd-scripts tells where to get them."
         )
-    return notes + common.closing_notes(material)
+    return notes + common.distillation_notes(material) + common.closing_notes(material)
 
 
 def _use(material: Material) -> str:

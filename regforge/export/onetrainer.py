@@ -24,6 +24,7 @@ from regforge.export.trainer import (
     Material,
     Plan,
     Trainer,
+    entry_of,
 )
 from regforge.words import counted
 
@@ -36,12 +37,26 @@ _PRESETS = {
     "sd2": "SD2.1/#sd 2.1 LoRA.json",
     "sdxl": "SDXL/#sdxl 1.0 LoRA.json",
     "sd3": "SD3/#sd 3 LoRA.json",
+    "sd3.5": "SD3/#sd 3 LoRA.json",
     "flux1-dev": "Flux Dev.1/#flux LoRA.json",
     "flux2-dev": "Flux 2/#flux2 LoRA 16GB.json",
     "flux2-klein-base-4b": "Flux 2/#flux2 LoRA 16GB.json",
     "flux2-klein-base-9b": "Flux 2/#flux2 LoRA 16GB.json",
     "qwen-image": "QwenImage/#qwen LoRA 24GB.json",
     "z-image": "Z-Image/#z-image LoRA 16GB.json",
+    # Trains a copy of it whose distillation was undone.
+    "z-image-turbo": "Z-Image/#z-image DeTurbo LoRA 16GB.json",
+    "chroma": "Chroma/#chroma LoRA 24GB.json",
+    "hidream": "HiDream Full/#hidream LoRA.json",
+    "krea2": "Krea 2/#krea2 LoRA 24GB.json",
+    "sana": "Sana/#sana 1.6b.json",
+    "anima": "Anima/#anima LoRA.json",
+    "ernie-image": "Ernie Image/#ernie LoRA 16GB.json",
+    "ideogram4": "Ideogram 4/#ideogram LoRA 24GB.json",
+}
+_NOT_IN_PRESET: dict[str, dict[str, object]] = {
+    "sd3.5": {"model_type": "STABLE_DIFFUSION_35"},
+    "sana": {"training_method": "LORA", "output_model_format": "DIFFUSERS_LORA"},
 }
 _SUFFIXES = frozenset({".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"})
 _LEFT_OUT = ("-masklabel", "-condlabel")  # ends of the names of masks and conditioning images
@@ -68,6 +83,7 @@ class _Concept(BaseModel, extra="forbid", strict=True):
 
 class _Config(BaseModel):
     concept_file_name: str
+    samples: list[object]
 
 
 def _plan(material: Material) -> Plan:
@@ -116,7 +132,10 @@ def _concepts(material: Material) -> list[dict[str, object]]:
 
 
 def _config(material: Material) -> dict[str, object]:
-    """What differs from the preset. Without a version: with a preset, neither is migrated."""
+    """What differs from the preset. Without a version: with a preset, neither is migrated.
+
+    Samples are written because the file that has them by default is not there in a fresh checkout.
+    """
     output = material.path(FOLDER, "output", f"{material.run_name}.safetensors")
     return {
         "base_model_name": material.base_model,
@@ -126,12 +145,16 @@ def _config(material: Material) -> dict[str, object]:
         "workspace_dir": material.path(FOLDER, "workspace"),
         "cache_dir": material.path(FOLDER, "cache"),
         "output_model_destination": output,
+        "samples": [],
+        **({"force_v_prediction": True} if material.predicts_v else {}),
+        **(entry_of(_NOT_IN_PRESET, material.kind) or {}),
     }
 
 
 def _notes(material: Material) -> list[str]:
     samples, repeats = _samples(material), material.repeats
     count, photos = len(material.images), material.photo_count
+    how = "the preset trains a copy of it whose distillation was undone"
     preset, epochs = material.entry(_PRESETS), ceil(common.PAIRS / samples)
     return [
         f"OneTrainer uses {common.every(count, 'regularization image')}, each with its own "
@@ -149,6 +172,7 @@ def _notes(material: Material) -> list[str]:
         f"The command takes everything else from the preset {preset!r}. Where "
         "scripts/train.py knows no --preset-path, load the preset in the window and choose "
         f"{CONCEPTS} under Concepts.",
+        *common.distillation_notes(material, how if material.kind.name in _PRESETS else ""),
         *common.closing_notes(material),
     ]
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from regforge.embedded import TINYWORLD
 from regforge.export.common import class_caption
-from regforge.export.families import NAMED, family_of
+from regforge.export.families import KNOWN, NAMED, family_of, predicts_v
 from regforge.export.scanning import ScannedDataset
-from regforge.export.trainer import NO_BASE_MODEL, ExportError, Settings, Trainer, entry_of
+from regforge.export.trainer import NO_BASE_MODEL, ExportError, Settings, Trainer
 from regforge.files import expanded, parse_json, remove_unfinished, write_atomically
 from regforge.prompts.captions import word_pattern
 from regforge.runs import OwnedFolder
@@ -39,7 +39,6 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufeff]")  # U+FEFF at the start would be a BOM
 _SHOWN = 5
-_FAMILIES = f"Known are {', '.join(NAMED)}."
 
 
 def resolve_settings(
@@ -73,14 +72,16 @@ def resolve_settings(
     model = _base_model(dataset, base_model, notes)
     if family is not None and family not in NAMED:
         raise ExportError(
-            f"There is no --family {family!r}.{did_you_mean(family, NAMED)}", hint=_FAMILIES
+            f"There is no --family {family!r}.{did_you_mean(family, NAMED)}", hint=KNOWN
         )
+    kind = NAMED[family] if family else family_of(model)
     return Settings(
         class_noun=noun,
         identifier=name,
         resolution=resolution or typical_resolution(dataset.sizes),
         base_model=model,
-        family=NAMED[family] if family else family_of(model),
+        family=kind,
+        predicts_v=predicts_v(model, kind),
         prior_weight=prior_weight,
         root=seen,
         limit=limit,
@@ -93,6 +94,19 @@ def typical_resolution(sizes: Sequence[tuple[int, int]]) -> int:
     side = math.sqrt(statistics.median(width * height for width, height in sizes))
     step = 64 if side >= 512 else 8
     return max(step, round(side / step) * step)
+
+
+def scaled_up(resolution: int, sizes: Sequence[tuple[int, int]], noun: str) -> list[str]:
+    """What to say of images that are much smaller than they are trained at."""
+    sides = [side for size in sizes if 1.5 * (side := math.sqrt(math.prod(size))) < resolution]
+    if not sides:
+        return []
+    side = statistics.median(sides)
+    return [
+        f"{counted(len(sides), noun)} of about {side:.0f} pixels a side: at {resolution}, most "
+        f"trainers scale such up {resolution / side:.3g} times without a word, and the model "
+        "learns their blur. Name a smaller --resolution, or leave it out."
+    ]
 
 
 def _class_noun(dataset: ScannedDataset, given: str | None, notes: list[str]) -> str:
@@ -134,34 +148,6 @@ def _base_model(dataset: ScannedDataset, given: str | None, notes: list[str]) ->
         "--base-model."
     )
     return NO_BASE_MODEL
-
-
-def refuse_what_cannot_be_trained(
-    settings: Settings, trainers: Sequence[Trainer], known: Sequence[Trainer]
-) -> None:
-    """Raise an `ExportError` for a base model that one of the trainers would not train.
-
-    It names those of the `known` ones that do.
-    """
-    for trainer in trainers:
-        if trainer.families is None:
-            continue
-        if (family := settings.family) is None:
-            raise ExportError(
-                f"{trainer.title} trains each kind of base model in its own way, and "
-                + (
-                    "none is named."
-                    if settings.base_model == NO_BASE_MODEL
-                    else f"nothing tells which kind {settings.base_model} is."
-                ),
-                hint="Name the model with --base-model, or its kind with --family. " + _FAMILIES,
-            )
-        if entry_of(trainer.families, family) is None:
-            others = [each.name for each in known if each.trains(family)]
-            raise ExportError(
-                f"{trainer.title} cannot train {family.title} with a regularization set.",
-                hint=f"Trainers that can: --to {', '.join(others)}." if others else None,
-            )
 
 
 def _is_model(name: str) -> bool:
@@ -379,8 +365,8 @@ def _difference(before: Identity, now: Identity) -> str | None:
     """How two exports differ, or None. Photos may be added where there were none."""
     if before.dataset != now.dataset:
         return "another dataset, or of an older state of this one"
-    for name in (*before.settings, *now.settings):
-        old, new = before.settings.get(name), now.settings.get(name)
+    for name in (name for name in now.settings if name in before.settings):  # of an older version
+        old, new = before.settings[name], now.settings[name]
         if old != new:
             return f"this dataset with --{name.replace('_', '-')} {old}, not {new}"
     if before.photos and before.photos != now.photos:

@@ -30,18 +30,35 @@ FOLDER = "simpletuner"
 BACKENDS = f"{FOLDER}/multidatabackend.json"
 CONFIG = f"{FOLDER}/config.json"
 
-_FAMILIES = {
-    "sd1": "sd1x",
-    "sd2": "sd2x",
-    "sdxl": "sdxl",
-    "sd3": "sd3",
-    "sd3.5": "sd3",
-    "flux1-dev": "flux",
-    "flux2-dev": "flux2",
-    "flux2-klein-base-4b": "flux2",
-    "flux2-klein-base-9b": "flux2",
-    "qwen-image": "qwen_image",
-    "z-image": "z_image",
+# Without the flavour, SimpleTuner loads the text encoder, the assistant adapter and the guidance of
+# its default flavour, or none.
+_FAMILIES: dict[str, dict[str, object]] = {
+    "sd1": {"model_family": "sd1x"},
+    "sd2": {"model_family": "sd2x"},
+    "sdxl": {"model_family": "sdxl"},
+    "sd3": {"model_family": "sd3"},
+    "sd3.5": {"model_family": "sd3"},
+    "flux1-dev": {"model_family": "flux", "model_flavour": "dev"},
+    "flux1-krea": {"model_family": "flux", "model_flavour": "krea"},
+    "flux1-schnell": {
+        "model_family": "flux",
+        "model_flavour": "schnell",
+        "flux_fast_schedule": True,
+    },
+    "flux2-dev": {"model_family": "flux2", "model_flavour": "dev"},
+    "flux2-klein-base-4b": {"model_family": "flux2", "model_flavour": "klein-4b"},
+    "flux2-klein-base-9b": {"model_family": "flux2", "model_flavour": "klein-9b"},
+    "qwen-image": {"model_family": "qwen_image"},
+    "z-image": {"model_family": "z_image", "model_flavour": "base"},
+    "z-image-turbo": {"model_family": "z_image", "model_flavour": "turbo-ostris-v2"},
+    "chroma": {"model_family": "chroma"},
+    "lumina2": {"model_family": "lumina2"},
+    "hidream": {"model_family": "hidream"},
+    "krea2": {"model_family": "krea2"},
+    "sana": {"model_family": "sana"},
+    "anima": {"model_family": "anima"},
+    "ernie-image": {"model_family": "ernie"},
+    "ideogram4": {"model_family": "ideogram"},
 }
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
@@ -146,9 +163,11 @@ def _backends(material: Material) -> list[dict[str, object]]:
 
 
 def _config(material: Material) -> dict[str, object]:
+    prediction = "v_prediction" if material.predicts_v else "epsilon"
     return {
-        "model_family": material.entry(_FAMILIES),
+        **material.entry(_FAMILIES),
         "pretrained_model_name_or_path": material.base_model,
+        **({} if material.kind.flow else {"prediction_type": prediction}),
         "model_type": "lora",
         "lora_type": "standard",
         "lora_rank": 16,
@@ -171,8 +190,10 @@ def _config(material: Material) -> dict[str, object]:
         "validation_step_interval": 500,
         "validation_prompt": material.instance_prompt,
         "validation_resolution": f"{material.resolution}x{material.resolution}",
+        "validation_guidance": material.kind.guidance,
+        "validation_num_inference_steps": material.kind.steps,
         "report_to": "none",
-        "seed": 0,
+        "seed": 1,  # 0 stands for the clock
     }
 
 
@@ -199,6 +220,8 @@ def _notes(material: Material) -> list[str]:
             f"{material.prior_weight:g} is written as the ratio of images in an epoch, which "
             f"comes to {count / (photos * repeats):.2g}."
         )
+    how = f"for this flavour SimpleTuner loads {material.kind.adapter} while it trains"
+    notes += common.distillation_notes(material, how if material.kind.name in _FAMILIES else "")
     return notes + common.closing_notes(material)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.export.families import Family
+from regforge.export.families import KNOWN, Family
 from regforge.prompts.captions import instance_caption
 
 IMAGES = "images"
@@ -68,6 +68,7 @@ class Settings:
         resolution: Side of a square of pixels to train at.
         base_model: Repository or folder, or `NO_BASE_MODEL`.
         family: What kind of model that is; None if nobody said, see `Trainer.families`.
+        predicts_v: Whether it predicts the velocity; see `families.predicts_v`.
         root: The export's folder on the machine that trains, absolute.
         limit: At most so many images.
         notes: What was decided, as far as a person should know.
@@ -78,6 +79,7 @@ class Settings:
     resolution: int
     base_model: str
     family: Family | None = None
+    predicts_v: bool = False
     prior_weight: float = 1.0
     root: PurePath
     limit: int | None = None
@@ -116,18 +118,16 @@ class Material(Settings):
 
     def entry(self, table: Mapping[str, T | None]) -> T:
         """The entry of a trainer's table for the base model; see `Trainer.families`."""
-        if self.family is None or (found := entry_of(table, self.family)) is None:
-            raise ExportError(f"{self.base_model} is none of {', '.join(table)}.")
+        if (found := entry_of(table, self.kind)) is None:
+            raise ExportError(f"{self.kind.title} is none of {', '.join(table)}.")
         return found
 
     @property
-    def flow(self) -> bool:
-        """Whether the base model is trained by flow matching instead of predicting noise."""
-        return self.family is not None and self.family.flow
-
-    def trained_like(self, name: str) -> bool:
-        """Whether the base model has the architecture of the family of that name."""
-        return self.family is not None and name in (self.family.name, self.family.like)
+    def kind(self) -> Family:
+        """The base model's family, for trainers that have `Trainer.families`."""
+        if self.family is None:
+            raise ExportError(f"{self.base_model} is of no known family.")
+        return self.family
 
     @property
     def photo_count(self) -> int:
@@ -221,3 +221,28 @@ class Trainer:
     def trains(self, family: Family) -> bool:
         """Whether its files are for a base model of this family."""
         return self.families is not None and entry_of(self.families, family) is not None
+
+
+def refuse_untrainable(
+    settings: Settings, trainers: Sequence[Trainer], known: Sequence[Trainer]
+) -> None:
+    """Raise an `ExportError` for a base model that one of the trainers would not train.
+
+    It names those of the `known` ones that do.
+    """
+    named = settings.base_model != NO_BASE_MODEL
+    unknown = f"nothing tells which {settings.base_model} is" if named else "none is named"
+    for trainer in trainers:
+        if trainer.families is None:
+            continue
+        if (family := settings.family) is None:
+            raise ExportError(
+                f"{trainer.title} trains each kind of base model in its own way, and {unknown}.",
+                hint=f"Name the model with --base-model, or its kind with --family. {KNOWN}",
+            )
+        if entry_of(trainer.families, family) is None:
+            others = [each.name for each in known if each.trains(family)]
+            raise ExportError(
+                f"{trainer.title} cannot train {family.title} with a regularization set.",
+                hint=f"Trainers that can: --to {', '.join(others)}." if others else None,
+            )

@@ -42,9 +42,9 @@ from regforge.export.settings import (
     chosen,
     existing,
     packed,
-    refuse_what_cannot_be_trained,
     refuse_what_is_lost,
     resolve_settings,
+    scaled_up,
     tidy_captions,
 )
 from regforge.export.trainer import (
@@ -57,6 +57,7 @@ from regforge.export.trainer import (
     Plan,
     Settings,
     Trainer,
+    refuse_untrainable,
 )
 from regforge.journal import Reporter
 from regforge.runs import OwnedFolder
@@ -148,7 +149,7 @@ def export_dataset(
         root=root,
         limit=limit,
     )
-    refuse_what_cannot_be_trained(settings, trainers, TRAINERS)
+    refuse_untrainable(settings, trainers, TRAINERS)
     if subject is not None and absolute(subject).is_relative_to(folder):
         raise ExportError(
             f"{subject} lies in the folder that is written.",
@@ -163,6 +164,8 @@ def export_dataset(
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{folder} is a file.", hint="Name a folder with --out.")
     notes = [*source.notes, *settings.notes, *notes, *scanned.notes]
+    notes += scaled_up(settings.resolution, [scanned.sizes[index] for index in order], "image")
+    notes += scaled_up(settings.resolution, [(p.width, p.height) for p in photos.images], "photo")
     notes += odd_notes((scanned.odd.get(index, ()) for index in order), "image")
     job = _Job(source, scanned, settings, photos, folder, order, captions, reporter)
     read_only = check and (folder / MANIFEST).exists()  # perhaps the disk is, too

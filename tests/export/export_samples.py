@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from regforge.export import Exported, export_dataset
-from regforge.export.families import NAMED
+from regforge.export.families import NAMED, predicts_v
 from regforge.export.trainer import ExportedImage, Material
 from regforge.records import Example
 
@@ -148,6 +148,7 @@ def material(
     family = NAMED[more.pop("family", "sdxl")]
     settings = {"class_noun": "teapot", "identifier": "sks", "resolution": 64, "family": family}
     settings["base_model"] = family.repository
+    settings["predicts_v"] = predicts_v(family.repository, family)
     captions = more.pop("captions", ["a teapot"] * images)
     root = more.pop("root", Path("/data/t"))
     return Material(

@@ -237,6 +237,21 @@ def test_base_model_is_the_renderers_if_it_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("resolution", "side", "said"),
+    [(1024, 96, ["8 images of about 96 pixels", "10.7 times"]), (96, 96, []), (None, 96, [])],
+)
+def test_images_that_would_be_scaled_up_are_told(
+    out: Path, photos: Path, resolution: int | None, side: int, said: list[str]
+) -> None:
+    dataset = theirs(["a teapot"] * 8, size=(side, side))
+    options = {"class_noun": "teapot", "subject": photos, "resolution": resolution}
+    notes = " ".join(export(dataset, out, **options).notes)
+    assert [each for each in said if each not in notes] == []
+    assert ("images of about" in notes) == bool(said)
+    assert "4 photos of about 14 pixels" in notes  # 20 x 10
+
+
+@pytest.mark.parametrize(
     ("root", "seen"),
     [("/workspace/tea pot", "/workspace/tea pot/images"), (r"D:\data", "D:/data/images")],
 )

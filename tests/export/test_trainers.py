@@ -3,170 +3,20 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import yaml
-from export_samples import Memory, export, layout, material, ours, photo_folder, theirs
+from export_samples import export, layout, material, ours, photo_folder, theirs
 from trainer_rules import RULES, Seen, without_spaces_after_commas
 
-from regforge.export import Exported, export_dataset
-from regforge.export.families import FAMILIES, NAMED, Family, family_of
+from regforge.export import Exported
 from regforge.export.trainer import ExportError, Trainer
 from regforge.export.writing import TRAINERS
 
 BY_NAME = {trainer.name: trainer for trainer in TRAINERS}
 KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI, *_ = TRAINERS
-
-# ------------------------------------------------------------------------------------- base models
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_family_is_known_by_the_model_that_it_is_named_after(family: Family) -> None:
-    assert family_of(family.repository) is family
-    assert not family.like or not NAMED[family.like].like
-
-
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("RunDiffusion/Juggernaut-XL-v9", "sdxl"),
-        ("SG161222/RealVisXL_V5.0", "sdxl"),
-        ("SG161222/RealVisXL_V5.0_Lightning", "sdxl-turbo"),
-        ("bluepen5805/anima_pencil-XL", "sdxl"),
-        ("stabilityai/stable-diffusion-3.5-large", "sd3.5"),
-        ("runwayml/stable-diffusion-v1-5", "sd1"),
-        ("/models/SD15/mine.safetensors", "sd1"),
-        ("C:\\models\\v1-5-pruned-emaonly.safetensors", "sd1"),
-        ("/models/flux1-dev-fp8.safetensors", "flux1-dev"),
-        ("Qwen/Qwen-Image-2512", "qwen-image"),
-        ("ostris/Z-Image-De-Turbo", "z-image"),
-        ("HiDream-ai/HiDream-I1-Fast", "hidream-dev"),
-        # Not what a part of their name says.
-        ("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", None),
-        ("Qwen/Qwen-Image-Edit", None),
-        ("black-forest-labs/FLUX.1-Kontext-dev", None),
-        ("segmind/SSD-1B", None),
-        ("HiDream-ai/HiDream-O1-Image", None),
-        ("me/my-flux", None),  # 1 or 2?
-        ("/data/sdxl/photos/mine", None),
-        ("openai/gpt-image-1", None),
-        ("BASE-MODEL", None),
-    ],
-)
-def test_the_name_tells_the_family_or_nothing(name: str, family: str | None) -> None:
-    assert (found := family_of(name)) is (NAMED[family] if family else None), found
-
-
-@pytest.mark.parametrize(
-    ("pipeline", "file", "entries", "family"),
-    [
-        ("StableDiffusionXLPipeline", "unet/config.json", {}, "sdxl"),
-        ("StableDiffusionPipeline", "unet/config.json", {"cross_attention_dim": 768}, "sd1"),
-        ("StableDiffusionPipeline", "unet/config.json", {"cross_attention_dim": 1024}, "sd2"),
-        ("FluxPipeline", "transformer/config.json", {"guidance_embeds": True}, "flux1-dev"),
-        ("FluxPipeline", "transformer/config.json", {"guidance_embeds": False}, "flux1-schnell"),
-        ("Flux2KleinPipeline", "transformer/config.json", {"num_layers": 5}, "flux2-klein-4b"),
-        ("Flux2KleinPipeline", "transformer/config.json", {"num_layers": 7}, None),
-        ("StableDiffusion3Pipeline", "transformer/config.json", {"qk_norm": None}, "sd3"),
-        ("PixArtSigmaPipeline", "transformer/config.json", {}, None),
-    ],
-)
-def test_what_the_folder_says_counts_more_than_its_name(
-    tmp_path: Path, pipeline: str, file: str, entries: dict[str, Any], family: str | None
-) -> None:
-    folder = tmp_path / "z-image"
-    for name, content in {
-        "model_index.json": {"_class_name": pipeline, "is_distilled": True},
-        file: entries,
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content))
-    assert family_of(str(folder)) is (NAMED[family] if family else None)
-
-
-@pytest.mark.parametrize(
-    ("trainer", "family", "said"),
-    [
-        (KOHYA, "sdxl", ["launch sdxl_train_network.py ", "networks.lora "]),
-        (KOHYA, "sd1", ["launch train_network.py ", "networks.lora "]),
-        (KOHYA, "sd2", ["launch train_network.py ", "--v2"]),
-        (KOHYA, "flux1-dev", ["launch flux_train_network.py ", "networks.lora_flux"]),
-        (KOHYA, "sd3.5", ["launch sd3_train_network.py ", "networks.lora_sd3"]),
-        (DREAMBOOTH, "sd1", ["launch train_dreambooth_lora.py "]),
-        (DREAMBOOTH, "sdxl", ["launch train_dreambooth_lora_sdxl.py "]),
-        (DREAMBOOTH, "sd3", ["launch train_dreambooth_lora_sd3.py "]),
-        (DREAMBOOTH, "flux1-dev", ["launch train_dreambooth_lora_flux.py "]),
-        (DREAMBOOTH, "flux2-klein-4b", ["launch train_dreambooth_lora_flux2_klein.py "]),
-        (DREAMBOOTH, "qwen-image", ["launch train_dreambooth_lora_qwen_image.py "]),
-        (SIMPLE, "sd1", ['"model_family": "sd1x"']),
-        (SIMPLE, "sdxl", ['"model_family": "sdxl"']),
-        (SIMPLE, "flux2-dev", ['"model_family": "flux2"']),
-        (SIMPLE, "z-image", ['"model_family": "z_image"']),
-        (ONE, "sdxl", ["'training_presets/SDXL/#sdxl 1.0 LoRA.json'"]),
-        (AI, "sd1", ['arch: "sd1"', 'noise_scheduler: "ddpm"', 'sampler: "ddpm"']),
-        (AI, "sdxl", ['arch: "sdxl"', 'noise_scheduler: "ddpm"', 'sampler: "ddpm"']),
-        (AI, "flux1-dev", ['arch: "flux"', 'noise_scheduler: "flowmatch"']),
-        (AI, "flux2-klein-4b", ['arch: "flux2_klein_4b"', 'noise_scheduler: "flowmatch"']),
-        (AI, "flux2-klein-base-9b", ['arch: "flux2_klein_9b"']),
-        (AI, "qwen-image", ['arch: "qwen_image"', 'sampler: "flowmatch"']),
-    ],
-)
-def test_the_command_and_the_files_go_by_the_base_model(
-    trainer: Trainer, family: str, said: list[str]
-) -> None:
-    plan = trainer.plan(material(family=family))
-    text = plan.command + "".join(plan.files.values())
-    assert [each for each in said if each not in text] == []
-    needs_a_file = trainer is KOHYA and family in ("flux1-dev", "sd3.5")
-    assert any("not as a repository of the Hub" in note for note in plan.notes) == needs_a_file
-
-
-def hosted() -> Memory:
-    """Images that an API drew."""
-    dataset = ours(4)
-    facts = {"model": "openai/gpt-image-1", "scheduler": None}
-    rows = [replace(row, metadata={**row.metadata, **facts}) for row in dataset.rows]
-    return replace(dataset, rows=rows)
-
-
-@pytest.mark.parametrize("trainer", [each for each in TRAINERS if each.families is not None])
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({}, ["none is named", "--family"]),
-        ({"base_model": "me/mine"}, ["me/mine", "--family", "sdxl"]),
-        ({"family": "sdlx"}, ["Did you mean 'sdxl'"]),
-    ],
-)
-def test_an_unknown_base_model_is_refused_and_never_guessed(
-    out: Path, trainer: Trainer, options: dict[str, Any], said: list[str]
-) -> None:
-    with pytest.raises(ExportError) as refused:
-        export_dataset(hosted(), to=[trainer.name], out=out, resolution=1024, **options)
-    text = f"{refused.value} {refused.value.hint}"
-    assert [each for each in said if each not in text] == []
-    assert not out.exists()
-
-
-def test_an_image_api_is_no_base_model(out: Path) -> None:
-    done = export(hosted(), out, "kohya", "imagefolder", family="sdxl")
-    assert "--pretrained_model_name_or_path=BASE-MODEL" in done.targets[0].command
-    assert "openai/gpt-image-1" in done.notes[0]
-    told = {"base_model": "me/mine", "family": "sdxl"}
-    done = export(hosted(), out.parent / "told", "kohya", **told)
-    assert "sdxl_train_network.py" in done.targets[0].command
-    assert "--pretrained_model_name_or_path=me/mine" in done.targets[0].command
-
-
-def test_a_trainer_that_cannot_train_it_names_those_that_can(out: Path) -> None:
-    with pytest.raises(ExportError, match="kohya sd-scripts cannot train Qwen-Image") as refused:
-        export(ours(4), out, "ai-toolkit", "kohya", base_model="Qwen/Qwen-Image")
-    assert "--to diffusers-dreambooth, simpletuner, onetrainer, ai-toolkit" in refused.value.hint
-    assert not out.exists()
-
 
 # ------------------------------------------------------------------------------------ reading back
 
@@ -441,7 +291,6 @@ def test_a_slip_that_the_trainer_would_pass_over_is_found(
                 "Without --repeats it would use only the first 2",
             ],
         ),
-        (DREAMBOOTH, {"family": "z-image"}, 1, ["stops before the first step"]),
         (
             DREAMBOOTH,
             {"captions": ["a", "b"] * 600},
@@ -465,10 +314,6 @@ def test_notes_say_what_is_used_and_what_is_lost(
 ) -> None:
     note = trainer.plan(material(**options)).notes[number]
     assert [each for each in said if each not in note] == []
-
-
-def test_notes_are_silent_where_nothing_is_lost() -> None:
-    assert not any("stops before" in note for note in DREAMBOOTH.plan(material()).notes)
 
 
 @pytest.mark.parametrize(

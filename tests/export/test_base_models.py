@@ -1,0 +1,253 @@
+"""Base models: how one is recognized, and what each trainer makes of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from export_samples import Memory, export, material, ours
+from tokenizers import Tokenizer
+from trainer_arguments import READERS, custom_diffusion, kohya
+
+from regforge.embedded import TINYWORLD
+from regforge.export import export_dataset
+from regforge.export.families import FAMILIES, NAMED, Family, family_of, predicts_v
+from regforge.export.trainer import ExportError, Trainer
+from regforge.export.writing import TRAINERS
+
+KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI, *_ = TRAINERS
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_is_known_by_the_model_that_it_is_named_after(family: Family) -> None:
+    assert family_of(family.repository) is family
+    assert not family.like or not NAMED[family.like].like
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("RunDiffusion/Juggernaut-XL-v9", "sdxl"),
+        ("SG161222/RealVisXL_V5.0", "sdxl"),
+        ("SG161222/RealVisXL_V5.0_Lightning", "sdxl-turbo"),
+        ("bluepen5805/anima_pencil-XL", "sdxl"),
+        ("stabilityai/stable-diffusion-3.5-medium", "sd3.5"),
+        ("runwayml/stable-diffusion-v1-5", "sd1"),
+        ("/models/SD15/mine.safetensors", "sd1"),
+        ("C:\\models\\v1-5-pruned-emaonly.safetensors", "sd1"),
+        ("/models/flux1-dev-fp8.safetensors", "flux1-dev"),
+        ("Qwen/Qwen-Image-2512", "qwen-image"),
+        ("ostris/Z-Image-De-Turbo", "z-image"),
+        ("HiDream-ai/HiDream-I1-Fast", "hidream-dev"),
+        # Not what a part of their name says.
+        ("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", None),
+        ("Qwen/Qwen-Image-Edit", None),
+        ("black-forest-labs/FLUX.1-Kontext-dev", None),
+        ("segmind/SSD-1B", None),
+        ("HiDream-ai/HiDream-O1-Image", None),
+        ("me/my-flux", None),  # 1 or 2?
+        ("/data/sdxl/photos/mine", None),
+        ("openai/gpt-image-1", None),
+        ("BASE-MODEL", None),
+    ],
+)
+def test_the_name_tells_the_family_or_nothing(name: str, family: str | None) -> None:
+    assert (found := family_of(name)) is (NAMED[family] if family else None), found
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "file", "entries", "family"),
+    [
+        ("StableDiffusionXLPipeline", "unet/config.json", {}, "sdxl"),
+        ("StableDiffusionPipeline", "unet/config.json", {"cross_attention_dim": 768}, "sd1"),
+        ("StableDiffusionPipeline", "unet/config.json", {"cross_attention_dim": 1024}, "sd2"),
+        ("FluxPipeline", "transformer/config.json", {"guidance_embeds": True}, "flux1-dev"),
+        ("FluxPipeline", "transformer/config.json", {"guidance_embeds": False}, "flux1-schnell"),
+        ("Flux2KleinPipeline", "transformer/config.json", {"num_layers": 5}, "flux2-klein-4b"),
+        ("Flux2KleinPipeline", "transformer/config.json", {"num_layers": 7}, None),
+        ("StableDiffusion3Pipeline", "transformer/config.json", {"qk_norm": None}, "sd3"),
+        ("PixArtSigmaPipeline", "transformer/config.json", {}, None),
+    ],
+)
+def test_what_the_folder_says_counts_more_than_its_name(
+    tmp_path: Path, pipeline: str, file: str, entries: dict[str, Any], family: str | None
+) -> None:
+    folder = tmp_path / "z-image"
+    for name, content in {
+        "model_index.json": {"_class_name": pipeline, "is_distilled": True},
+        file: entries,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    assert family_of(str(folder)) is (NAMED[family] if family else None)
+
+
+TRAINED = [
+    (trainer, family)
+    for trainer in TRAINERS
+    for family in FAMILIES
+    if trainer.trains(family) and trainer.name in READERS
+]
+
+
+@pytest.mark.parametrize(("trainer", "family"), TRAINED, ids=lambda value: value.name)
+def test_the_trainer_takes_what_is_printed_and_written(trainer: Trainer, family: Family) -> None:
+    plan = trainer.plan(material(family=family.name))
+    READERS[trainer.name](plan)
+    text = plan.command + "".join(plan.files.values())
+    named = family.repository in text or "BASE-MODEL.safetensors" in plan.command
+    assert named
+    told = [note for note in plan.notes if "distilled to few steps" in note]
+    assert len(told) == family.distilled
+
+
+FLUX, RAW = {"guidance_scale": "1.0"}, {"model_prediction_type": "raw"}
+QWEN3 = {"text_encoder": "Qwen3"}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "family", "read"),
+    [
+        (KOHYA, "sdxl", {"script": "sdxl_train_network.py", "v_parameterization": False}),
+        (KOHYA, "sd1", {"script": "train_network.py", "v2": False}),
+        (KOHYA, "sd2", {"script": "train_network.py", "v2": True, "v_parameterization": True}),
+        (KOHYA, "sd3.5", {"script": "sd3_train_network.py"}),
+        *(
+            (KOHYA, f"flux1-{name}", {**FLUX, "timestep_sampling": "flux_shift"} | RAW)
+            for name in ("dev", "krea", "schnell")
+        ),
+        (KOHYA, "chroma", {"guidance_scale": "0.0", "model_type": "chroma"} | RAW),
+        (DREAMBOOTH, "sd1", {"script": "train_dreambooth_lora.py"}),
+        (DREAMBOOTH, "sdxl", {"script": "train_dreambooth_lora_sdxl.py"}),
+        (DREAMBOOTH, "flux1-dev", {"guidance_scale": "1"}),
+        (DREAMBOOTH, "flux2-klein-4b", {"script": "train_dreambooth_lora_flux2_klein.py"}),
+        (SIMPLE, "sd1", {"model_family": "sd1x", "prediction_type": "epsilon"}),
+        (SIMPLE, "sd2", {"model_family": "sd2x", "prediction_type": "v_prediction"}),
+        (SIMPLE, "flux2-dev", {"model_family": "flux2", "text_encoder": "Mistral"}),
+        (SIMPLE, "flux2-klein-base-4b", {"model_flavour": "klein-4b", "seed": 1} | QWEN3),
+        (SIMPLE, "flux2-klein-9b", {"model_flavour": "klein-9b", "validation_guidance": 1} | QWEN3),
+        (SIMPLE, "z-image", {"model_family": "z_image", "adapter": None}),
+        (SIMPLE, "z-image-turbo", {"adapter": "ostris/zimage_turbo_training_adapter"}),
+        (SIMPLE, "flux1-schnell", {"adapter": "ostris/FLUX.1-schnell-training-adapter"}),
+        (ONE, "sdxl", {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "samples": []}),
+        (ONE, "sd3.5", {"model_type": "STABLE_DIFFUSION_35"}),
+        (ONE, "sd2", {"force_v_prediction": True}),
+        (ONE, "sana", {"model_type": "SANA", "training_method": "LORA"}),
+        (ONE, "z-image-turbo", {"preset": "Z-Image/#z-image DeTurbo LoRA 16GB"}),
+        (AI, "sd1", {"arch": "sd1", "noise_scheduler": "ddpm", "guidance_scale": 7.5}),
+        (AI, "sd2", {"arch": "sd2", "is_v_pred": True}),
+        (AI, "flux2-klein-4b", {"arch": "flux2_klein_4b", "guidance_scale": 1}),
+        (AI, "hidream", {"ignored": {"ignore_if_contains": ["ff_i.experts", "ff_i.gate"]}}),
+        *(
+            (
+                AI,
+                name,
+                {"assistant_lora_path": NAMED[name].adapter, "guidance_scale": 1},
+            )
+            for name in ("flux1-schnell", "z-image-turbo", "krea2-turbo")
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", value if isinstance(value, str) else ""),
+)
+def test_the_command_and_the_files_go_by_the_base_model(
+    trainer: Trainer, family: str, read: dict[str, Any]
+) -> None:
+    found = READERS[trainer.name](trainer.plan(material(family=family)))
+    assert {key: found.get(key) for key in read} == read
+    if trainer is AI and not NAMED[family].adapter:
+        assert "assistant_lora_path" not in found
+
+
+@pytest.mark.parametrize(
+    ("base_model", "files", "velocity"),
+    [
+        ("stabilityai/stable-diffusion-2-1", {}, True),
+        ("stabilityai/stable-diffusion-2-1-base", {}, False),
+        ("stabilityai/sd-turbo", {}, False),
+        ("Laxhar/noobai-XL-Vpred-1.0", {}, True),
+        ("stabilityai/stable-diffusion-xl-base-1.0", {}, False),
+        ("sdxl", {"prediction_type": "v_prediction"}, True),
+        ("sd2", {"prediction_type": "epsilon"}, False),
+    ],
+)
+def test_the_scheduler_or_the_name_tells_what_is_predicted(
+    tmp_path: Path, base_model: str, files: dict[str, str], velocity: bool
+) -> None:
+    if files:
+        base_model = str(tmp_path / base_model)
+        config = Path(base_model) / "scheduler" / "scheduler_config.json"
+        config.parent.mkdir(parents=True)
+        config.write_text(json.dumps(files))
+    assert predicts_v(base_model, family_of(base_model)) == velocity
+
+
+@pytest.mark.parametrize(
+    ("base_model", "noun", "token"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "robot toy", "ktn"),
+        (str(TINYWORLD), "robot toy", "toy"),
+        (str(TINYWORLD), "zyxwvu", "photo"),
+    ],
+)
+def test_the_initializer_is_one_token_of_the_tokenizer(
+    base_model: str, noun: str, token: str
+) -> None:
+    made = replace(material(family="sd1", class_noun=noun), base_model=base_model)
+    assert custom_diffusion(CUSTOM.plan(made))["initializer_token"] == token
+    if base_model == str(TINYWORLD):
+        tokenizer = Tokenizer.from_file(str(TINYWORLD / "tokenizer" / "tokenizer.json"))
+        assert len(tokenizer.encode(token, add_special_tokens=False).ids) == 1
+        assert len(tokenizer.encode("ktn", add_special_tokens=False).ids) > 1
+
+
+def test_a_file_of_weights_stays_where_kohya_wants_files() -> None:
+    made = replace(material(family="flux1-dev"), base_model="/models/flux1-dev.safetensors")
+    found = kohya(KOHYA.plan(made))
+    assert found["pretrained_model_name_or_path"] == "/models/flux1-dev.safetensors"
+
+
+def hosted() -> Memory:
+    """Images that an API drew."""
+    dataset = ours(4)
+    facts = {"model": "openai/gpt-image-1", "scheduler": None}
+    rows = [replace(row, metadata={**row.metadata, **facts}) for row in dataset.rows]
+    return replace(dataset, rows=rows)
+
+
+@pytest.mark.parametrize("trainer", [each for each in TRAINERS if each.families is not None])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, ["none is named", "--family"]),
+        ({"base_model": "me/mine"}, ["me/mine", "--family", "sdxl"]),
+        ({"family": "sdlx"}, ["Did you mean 'sdxl'"]),
+    ],
+)
+def test_an_unknown_base_model_is_refused_and_never_guessed(
+    out: Path, trainer: Trainer, options: dict[str, Any], said: list[str]
+) -> None:
+    with pytest.raises(ExportError) as refused:
+        export_dataset(hosted(), to=[trainer.name], out=out, resolution=1024, **options)
+    text = f"{refused.value} {refused.value.hint}"
+    assert [each for each in said if each not in text] == []
+    assert not out.exists()
+
+
+def test_an_image_api_is_no_base_model(out: Path) -> None:
+    done = export(hosted(), out, "kohya", "imagefolder", family="sdxl")
+    assert "--pretrained_model_name_or_path=BASE-MODEL" in done.targets[0].command
+    assert "openai/gpt-image-1" in done.notes[0]
+    told = {"base_model": "me/mine", "family": "sdxl"}
+    done = export(hosted(), out.parent / "told", "kohya", **told)
+    assert "sdxl_train_network.py" in done.targets[0].command
+    assert "--pretrained_model_name_or_path=me/mine" in done.targets[0].command
+
+
+def test_a_trainer_that_cannot_train_it_names_those_that_can(out: Path) -> None:
+    with pytest.raises(ExportError, match="kohya sd-scripts cannot train Qwen-Image") as refused:
+        export(ours(4), out, "ai-toolkit", "kohya", base_model="Qwen/Qwen-Image")
+    assert "--to diffusers-dreambooth, simpletuner, onetrainer, ai-toolkit" in refused.value.hint
+    assert not out.exists()
+    with pytest.raises(ExportError, match="DreamBooth cannot train Z-Image with a regularization"):
+        export(ours(4), out, "diffusers-dreambooth", base_model="Tongyi-MAI/Z-Image")
