@@ -33,7 +33,7 @@ LIBRARIES = [
     *(
         ".".join(path.relative_to(HERE.parent).with_suffix("").parts)
         for path in sorted(HERE.rglob("*.py"))
-        if path.name != "__main__.py"
+        if not path.stem.startswith("__")
     ),
 ]
 
