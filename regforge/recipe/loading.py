@@ -172,7 +172,8 @@ def _load(source: RecipeSource, overrides: Sequence[str], kind: _Kind | None) ->
     if keys & other.telling and not keys & kind.telling:  # before each of its keys is found wrong
         message = f"is a {other.name}, for {other.command}; here a {kind.name} is needed"
         raise RecipeError([Problem.at(root.place, (), message)])
-    _spell_out_slots(root)
+    for slot in _nodes(root, ("prompts", "slots", "*")):  # for `--set prompts.slots.0.values=...`
+        _spell_out(slot, "name")
     for setting in overrides:
         reading.sources.append(source_of(setting))
         reading.problems += apply_setting(root, setting)
@@ -436,12 +437,6 @@ def _nodes(node: Node | None, location: Sequence[str]) -> Iterator[Node]:
     elif isinstance(node.content, list):
         for each in node.content:
             yield from _nodes(each, location[1:])
-
-
-def _spell_out_slots(root: Node) -> None:
-    """Make `color` into `{name: color}`, so that `--set prompts.slots.0.values=...` works."""
-    for slot in _nodes(root, ("prompts", "slots", "*")):
-        _spell_out(slot, "name")
 
 
 def _spell_out_loras(node: Node | None) -> None:
