@@ -69,7 +69,12 @@ def export(
     dataset: DatasetName,
     to: Annotated[
         list[str],
-        typer.Option("--to", help="kohya, diffusers-dreambooth, ...; may be given several times."),
+        typer.Option(
+            "--to",
+            help="kohya, diffusers-dreambooth, custom-diffusion, simpletuner, onetrainer, "
+            "ai-toolkit, musubi-tuner, diffusion-pipe, zip, diffsynth, comfyui, imagefolder or "
+            "webdataset; may be given several times.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     subject: Annotated[

@@ -7,6 +7,7 @@ tar file, each configuration. Then what the trainer makes of them, as its module
 from __future__ import annotations
 
 import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -204,6 +205,8 @@ def _written(out: Path, plan: Plan) -> Iterator[str]:
     rows = metadata_rows(out) if plan.shards else {}
     for name, images in plan.shards.items():
         yield from _shard(out, name, images, rows)
+    for name, members in plan.zips.items():
+        yield from _zip(out, name, members)
 
 
 def _shard(out: Path, name: str, images: Sequence[str], rows: Mapping[str, bytes]) -> Iterator[str]:
@@ -224,6 +227,22 @@ def _shard(out: Path, name: str, images: Sequence[str], rows: Mapping[str, bytes
         yield f"{name}: cannot be read: {error}"
 
 
+def _zip(out: Path, name: str, members: Mapping[str, str]) -> Iterator[str]:
+    try:
+        with zipfile.ZipFile(out / name) as archive:
+            held = archive.namelist()
+            if len(held) > len(members):
+                yield f"{name}: holds more than it should"
+            for member, source in members.items():
+                if member not in held or archive.read(member) != (out / source).read_bytes():
+                    yield f"{name}: {member} is not in it as it should be"
+                    return
+    except FileNotFoundError as error:
+        yield f"{Path(error.filename).relative_to(out)}: missing"
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        yield f"{name}: cannot be read: {error}"
+
+
 # ---------------------------------------------------------------------------------------- trainer
 
 
@@ -237,6 +256,7 @@ def _loaded(trainer: Trainer, material: Material, plan: Plan) -> Iterator[str]:
         folder, _, name = loaded.path.rpartition("/")
         source = plan.links.get(loaded.path, loaded.path)
         source = f"{IMAGES}/{name}" if folder in plan.shards else source
+        source = plan.zips.get(folder, {}).get(name, source)
         if source not in expected:
             if loaded.regularization or photos:  # else one that the user has put there
                 yield f"{loaded.path}: is loaded, but was not exported"

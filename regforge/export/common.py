@@ -29,6 +29,8 @@ PAIRS = 2000
 """Of one photo and one regularization image, that a command trains on. That many steps of one and
 one are the default of regforge's own trainer too."""
 
+_SMALLEST = 32  # half of it is the smallest side of a bucket
+
 
 def every(number: int, noun: str) -> str:
     """All of so many, such as "all 2,000 images"."""
@@ -41,6 +43,54 @@ def shown(images: int) -> str:
         return f"{PAIRS:,} of the images"
     times = round(PAIRS / images)
     return "each image about once" if times == 1 else f"each image about {counted(times, 'time')}"
+
+
+def mixture(material: Material, title: str) -> tuple[float, float]:
+    """How often an epoch has to show a photo, and a regularization image.
+
+    For trainers that train on all images alike: then only the numbers of the two can weigh one
+    against the other. Neither comes less than once, or some of them would never be shown.
+    """
+    if material.prior_weight == 0:
+        raise ExportError(
+            f"{title} has no loss weight for a set of images, so a prior weight of 0 would mean to "
+            "leave the regularization images out.",
+            hint="Give another --prior-weight, or train without a regularization set.",
+        )
+    ratio = len(material.images) / material.photo_count / material.prior_weight
+    return max(1.0, ratio), max(1.0, 1 / ratio)
+
+
+def side(material: Material, title: str) -> int:
+    """The side of a square of pixels to train at, for trainers whose sizes come in steps of 16."""
+    if material.resolution < _SMALLEST:
+        raise ExportError(
+            f"{title} cannot train at {material.resolution} pixels.",
+            hint=f"Give --resolution {_SMALLEST} or more.",
+        )
+    return material.resolution
+
+
+def mixing_notes(material: Material, title: str, photo: float, image: float) -> list[str]:
+    """What to say of a `mixture`: what comes of it in an epoch, and what that is of the weight."""
+    count, photos = len(material.images), material.photo_count
+    shown, others = round(count * image), round(photos * photo)
+    notes = [
+        f"{title} trains on photos and regularization images alike, each with its own caption, "
+        f"and uses {every(count, 'regularization image')}. An epoch shows each photo "
+        f"{_often(photo)} and each of them {_often(image)}, so the two mix {others:,} to {shown:,}."
+    ]
+    if material.prior_weight != 1:
+        notes.append(
+            f"{title} has no loss weight for a set of images. Prior weight "
+            f"{material.prior_weight:g} is written as the ratio of images in an epoch, which comes "
+            f"to {shown / others:.2g}."
+        )
+    return notes
+
+
+def _often(times: float) -> str:
+    return "once" if times == 1 else f"{times:.4g} times"
 
 
 def class_caption(class_noun: str) -> str:
@@ -59,6 +109,12 @@ def closing_notes(material: Material, folder: str = SUBJECT) -> list[str]:
             "them. Exporting again with --subject does it for you."
         )
     return notes
+
+
+def adapter_file(material: Material) -> str:
+    """Where the adapter lies that keeps a distilled base model so; empty if there is none."""
+    adapter = material.kind.adapter
+    return f"weights/{adapter.rpartition('/')[2]}" if adapter else ""
 
 
 def distillation_notes(material: Material, how: str = "") -> list[str]:
@@ -80,6 +136,11 @@ def distillation_notes(material: Material, how: str = "") -> list[str]:
 def command_line(*groups: Sequence[str]) -> str:
     """A command as it is typed in a shell, one group of words a line."""
     return " \\\n  ".join(shlex.join(group) for group in groups if group)
+
+
+def python_string(text: str) -> str:
+    """A text as a string of Python in double quotes."""
+    return json.dumps(text, ensure_ascii=False)  # Python does not join the halves of a \ud83e\uded6
 
 
 def as_json(value: object) -> str:

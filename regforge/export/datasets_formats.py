@@ -66,7 +66,8 @@ def card(material: Material, config: Mapping[str, Any], text: str, **front: Any)
 
 def load_command(folder: str) -> str:
     """Python that loads a folder and shows what it is."""
-    code = f'import datasets; print(datasets.load_dataset({json.dumps(folder)}, split="train"))'
+    name = common.python_string(folder)
+    code = f'import datasets; print(datasets.load_dataset({name}, split="train"))'
     return common.command_line(["python", "-c", code])
 
 

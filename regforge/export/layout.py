@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -96,6 +97,19 @@ class ExportFolder:
                 info = tarfile.TarInfo(member)
                 info.size, info.mode = len(content), 0o644
                 tar.addfile(info, BytesIO(content))
+
+    def write_zip(self, name: str, members: Mapping[str, str]) -> None:
+        """Write a zip file: name in it -> file below the folder; always with the same bytes."""
+        path = self.path(name)
+        with (
+            storage_errors(path),
+            open_atomically(path, sync=False) as stream,
+            zipfile.ZipFile(stream, "w") as archive,
+        ):
+            for member, source in members.items():
+                info = zipfile.ZipInfo(member)
+                info.create_system, info.external_attr = 3, 0o644 << 16
+                archive.writestr(info, (self.top / source).read_bytes())
 
 
 def shard_members(
@@ -183,6 +197,9 @@ def write_target(
     rows = metadata_rows(folder.top) if missing else {}
     for path in missing:
         folder.write_shard(path, plan.shards[path], rows)
+    for path, members in plan.zips.items():
+        if not (folder.top / path).exists():
+            folder.write_zip(path, members)
     return changed
 
 

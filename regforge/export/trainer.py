@@ -167,6 +167,7 @@ class Plan:
         links: Path -> file of the layout that it is a hard link to.
         shards: Path of a tar file -> names of the regularization images in it, each with its
             caption and its line of metadata.jsonl.
+        zips: Path of a zip file -> name in it -> file of the layout.
     """
 
     files: Mapping[str, str]
@@ -174,6 +175,7 @@ class Plan:
     notes: Sequence[str]
     links: Mapping[str, str] = field(default_factory=dict)
     shards: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    zips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

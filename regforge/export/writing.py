@@ -16,10 +16,15 @@ from pathlib import Path, PurePosixPath
 from regforge.dataset.sources import CaptionedDataset, open_dataset
 from regforge.export import (
     ai_toolkit,
+    comfyui,
     custom_diffusion,
     datasets_formats,
+    diffsynth,
     diffusers_dreambooth,
+    diffusion_pipe,
+    hosted,
     kohya,
+    musubi,
     onetrainer,
     simpletuner,
 )
@@ -70,6 +75,11 @@ TRAINERS: Sequence[Trainer] = (
     simpletuner.TRAINER,
     onetrainer.TRAINER,
     ai_toolkit.TRAINER,
+    musubi.TRAINER,
+    diffusion_pipe.TRAINER,
+    hosted.TRAINER,
+    diffsynth.TRAINER,
+    comfyui.TRAINER,
     datasets_formats.IMAGEFOLDER,
     datasets_formats.WEBDATASET,
 )
@@ -215,7 +225,7 @@ class _Job:
                 name=trainer.name,
                 title=trainer.title,
                 readme=self.out / name,
-                files=[*plan.files, *plan.shards],
+                files=[*plan.files, *plan.shards, *plan.zips],
                 command=plan.command,
                 notes=[*plan.notes, *kept_notes],
             )
@@ -291,12 +301,14 @@ def readme(trainer: Trainer, material: Material, plan: Plan, notes: Sequence[str
         str(PurePosixPath(path).parent): "the same files once more, as hard links"
         for path in plan.links
     }
+    own = [path for path in plan.files if str(PurePosixPath(path).parent) not in folders]
     table = {
         f"{IMAGES}/": f"the images, {first} to {last}, each with its caption in a .txt file; any "
         "first part of them is balanced",
         f"{SUBJECT}/": photos,
         METADATA: "everything known about each image",
-        **dict.fromkeys(plan.files, "read by the trainer"),
+        **dict.fromkeys(own, "read by the trainer"),
+        **dict.fromkeys(plan.zips, "for uploading"),
         **{f"{folder}/": what for folder, what in folders.items()},
         MANIFEST: "what was exported, from which dataset",
     }

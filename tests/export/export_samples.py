@@ -23,6 +23,17 @@ COLORS = ("red", "green", "blue")
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 OWN = "its own"
 
+CAPTIONS = (
+    "a photo of a red teapot, on a table",
+    'a teapot, made of glass; "quoted", it\'s {braced} [brackets] <angled> & 100% _under_score_',
+    "ein schöner Teekännchen-Traum aus 日本 🫖, naïve façade",
+    "1,000 tiny teapots",
+    "- # a: teapot | 'single' \\n backslash ${HOME} $(pwd) `id` !x *star ~tilde",
+    "teapot " * 120 + "end",
+)
+PHOTO_CAPTIONS = ("a photo of sks teapot, on a stone", "sks teapot in a garden")
+HARD_FOLDERS = ("with space", "quo'te \"d", "ünï 日本 🫖", "dollar$HOME `x` #1 & co; \\ - %s {x}")
+
 
 @dataclass
 class Memory:

@@ -11,7 +11,8 @@ from typing import Any
 
 import datasets
 import pytest
-from export_samples import Memory, example, export, ours, theirs
+from export_samples import HARD_FOLDERS, Memory, example, export, ours, theirs
+from trainer_rules import calls_of
 
 from regforge.export import datasets_formats
 from regforge.export.trainer import ExportError
@@ -26,6 +27,15 @@ def load(tmp_path: Path, out: Path) -> Load:
         return datasets.load_dataset(str(folder), split="train", cache_dir=where, **more)
 
     return load
+
+
+@pytest.mark.parametrize("folder", HARD_FOLDERS)
+def test_the_command_names_any_folder(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, split: found.append(path))
+    ((_, _, code),) = calls_of(datasets_formats.load_command(f"/data/{folder}"))
+    exec(code)
+    assert found == [f"/data/{folder}"]
 
 
 # ------------------------------------------------------------------------------------- ImageFolder

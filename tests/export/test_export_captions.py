@@ -10,6 +10,7 @@ import datasets
 from export_samples import export, photo_folder, theirs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from mixing_rules import MIXING
 from trainer_rules import RULES, without_spaces_after_commas
 
 from regforge.export.settings import tidy
@@ -45,6 +46,23 @@ TEXTS = st.lists(
     min_size=1,
     max_size=6,
 )
+
+
+@settings(max_examples=10)
+@example(HARD)
+@given(TEXTS)
+def test_captions_survive_where_images_are_mixed(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        out, photos = Path(folder) / "out", photo_folder(Path(folder) / "photos", ["sks (mine)"])
+        options = {"subject": photos, "class_noun": "teapot", "family": "z-image", "check": True}
+        options |= {"resolution": 64}
+        done = export(theirs(texts), out, *MIXING, **options)
+        assert not done.differs
+        wanted = sorted(tidy(text) or "a photo of a teapot" for text in texts)
+        for target in done.targets:
+            seen = MIXING[target.name](out, target.command).values()
+            assert sorted(caption or "" for caption, is_reg, _ in seen if is_reg) == wanted
+            assert [caption for caption, is_reg, _ in seen if not is_reg] == ["sks (mine)"]
 
 
 @settings(max_examples=20)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from export_samples import image_folder, layout, make_image
 from shell import Shell
+
+from regforge.export.writing import TRAINERS
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -43,6 +46,13 @@ def test_export_and_check(command: Command, folder: Path, photos: Path, out: Pat
     assert code == 1
     checked = json.loads(printed)["targets"][0]["checked"]
     assert "images/00005.txt: missing" in checked["differences"]
+
+
+def test_the_help_names_all_trainers(command: Command) -> None:
+    code, printed, _ = command("--help")
+    assert code == 0
+    said = re.sub(r"[\s│]", "", printed)  # it breaks lines within names, too
+    assert [trainer.name for trainer in TRAINERS if trainer.name not in said] == []
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,14 @@ ROOT = "/data/teapot"
 PAGES = Path(__file__).parents[2] / "docs" / "trainers"
 EXPORTING = PAGES.parent / "exporting.md"
 
-_LANGUAGES = {".toml": "toml", ".json": "json", ".yaml": "yaml", ".sh": "bash", ".md": "yaml"}
+_LANGUAGES = {
+    ".toml": "toml",
+    ".json": "json",
+    ".yaml": "yaml",
+    ".sh": "bash",
+    ".md": "yaml",
+    ".jsonl": "json",
+}
 _LONGEST = 60
 
 
@@ -73,7 +80,9 @@ def generated() -> dict[str, str]:
 
 def _part(target: Target, out: Path, model: str) -> str:
     checked = target.checked.as_text() if target.checked else ""
-    shown = [(name, _shown(out / name)) for name in target.files if not name.endswith(".tar")]
+    shown = [
+        (name, _shown(out / name)) for name in target.files if not name.endswith((".tar", ".zip"))
+    ]
     files = [
         f"`{name}`:\n\n```{_LANGUAGES.get(Path(name).suffix, '')}\n{text}\n```\n"
         for name, text in shown
@@ -140,9 +149,11 @@ def test_the_pages_show_what_comes_out() -> None:
 
 
 OWN_CODE = frozenset(
-    {"kohya", "diffusers-dreambooth", "custom-diffusion", "onetrainer", "ai-toolkit"}
+    "kohya diffusers-dreambooth custom-diffusion onetrainer ai-toolkit musubi-tuner diffusion-pipe "
+    "diffsynth".split()
 )
-"""Trainers whose own parsers, at the commits of trainer_arguments.py, were given every command."""
+"""Trainers whose own parsers were given every command, at the commits of trainer_arguments.py and
+mixing_arguments.py."""
 
 
 def base_models() -> str:

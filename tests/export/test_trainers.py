@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
-from export_samples import export, layout, material, ours, photo_folder, theirs
+from export_samples import (
+    CAPTIONS,
+    HARD_FOLDERS,
+    PHOTO_CAPTIONS,
+    export,
+    layout,
+    material,
+    ours,
+    photo_folder,
+    theirs,
+)
 from trainer_rules import RULES, Seen, without_spaces_after_commas
 
 from regforge.export import Exported
@@ -20,16 +30,6 @@ KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI, *_ = TRAINERS
 
 # ------------------------------------------------------------------------------------ reading back
 
-CAPTIONS = (
-    "a photo of a red teapot, on a table",
-    'a teapot, made of glass; "quoted", it\'s {braced} [brackets] <angled> & 100% _under_score_',
-    "ein schöner Teekännchen-Traum aus 日本 🫖, naïve façade",
-    "1,000 tiny teapots",
-    "- # a: teapot | 'single' \\n backslash ${HOME} $(pwd) `id` !x *star ~tilde",
-    "teapot " * 120 + "end",
-)
-PHOTO_CAPTIONS = ("a photo of sks teapot, on a stone", "sks teapot in a garden")
-HARD_FOLDERS = ("with space", "quo'te \"d", "ünï 日本 🫖", "dollar$HOME `x` #1 & co; \\ - %s {x}")
 OPTIONS: dict[str, Any] = {"class_noun": "teapot", "family": "sd1", "resolution": 64}
 
 

@@ -46,17 +46,25 @@ from PIL import Image
 Seen = dict[str, tuple[str | None, bool, float]]
 
 
-def words_of(command: str) -> list[str]:
-    """The words after `accelerate launch`, as a shell hands them over."""
+def calls_of(command: str) -> list[list[str]]:
+    """The programs that a command calls, each with its arguments as the shell hands them over."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        accelerate, words = folder / "accelerate", folder / "words"
-        accelerate.write_text('#!/bin/sh\nprintf "%s\\0" "$@" > "$WORDS"\n')
-        accelerate.chmod(0o755)
+        words = folder / "words"
+        for program in ("accelerate", "python", "deepspeed", "cp", "simpletuner"):
+            words_and_end = 'printf "%s\\0" "${0##*/}" "$@" "\001" >> "$WORDS"'
+            (folder / program).write_text(f"#!/bin/sh\n{words_and_end}\n")
+            (folder / program).chmod(0o755)
         environment = {"PATH": f"{folder}:/usr/bin:/bin", "WORDS": str(words)}
         subprocess.run(["sh", "-c", command], env=environment, check=True, cwd=folder)
-        launch, *rest = words.read_bytes().decode().split("\0")[:-1]
-    assert launch == "launch"
+        calls = words.read_bytes().decode().removesuffix("\1\0").split("\1\0")
+    return [call.split("\0")[:-1] for call in calls]
+
+
+def words_of(command: str) -> list[str]:
+    """The words after `accelerate launch`."""
+    ((program, launch, *rest),) = calls_of(command)
+    assert (program, launch) == ("accelerate", "launch")
     return rest
 
 
