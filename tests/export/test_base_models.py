@@ -1,12 +1,16 @@
 """Base models: how one is recognized, and what each trainer makes of it."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from export_samples import Memory, export, material, ours
+from own_code import PARSERS
 from tokenizers import Tokenizer
 from trainer_arguments import READERS, custom_diffusion, kohya
 
@@ -100,6 +104,31 @@ def test_the_trainer_takes_what_is_printed_and_written(trainer: Trainer, family:
     assert named
     told = [note for note in plan.notes if "distilled to few steps" in note]
     assert len(told) == family.distilled
+
+
+CHECKOUTS = os.environ.get("REGFORGE_TRAINERS", "")
+FOLDERS = {"kohya": "sd-scripts", "simpletuner": "SimpleTuner", "onetrainer": "OneTrainer"}
+FOLDERS |= {"ai-toolkit": "ai-toolkit"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHECKOUTS, reason="REGFORGE_TRAINERS names no folder with checkouts")
+@pytest.mark.parametrize("name", PARSERS)
+def test_the_trainers_own_code_reads_the_same(name: str) -> None:
+    """Of the commits that trainer_arguments.py names, whose rules it restates."""
+    plans = {each.name: t.plan(material(family=each.name)) for t, each in TRAINED if t.name == name}
+    given = {key: {"command": p.command, "files": dict(p.files)} for key, p in plans.items()}
+    folder = Path(CHECKOUTS) / FOLDERS.get(name, "diffusers")
+    words = [sys.executable, str(Path(__file__).parent / "own_code.py"), name, str(folder)]
+    ran = subprocess.run(
+        words, input=json.dumps(given), text=True, capture_output=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    for key, own in json.loads(ran.stdout).items():
+        restated = READERS[name](plans[key])
+        same = {k: type(own[k])(v) for k, v in restated.items() if k in own and v is not None}
+        assert len(same) > 3
+        assert {k: own[k] for k in same} == same
 
 
 FLUX, RAW = {"guidance_scale": "1.0"}, {"model_prediction_type": "raw"}

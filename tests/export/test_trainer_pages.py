@@ -16,6 +16,7 @@ from itertools import islice, product
 from pathlib import Path
 
 import export_samples as samples
+from own_code import PARSERS
 
 from regforge.export.checking import Target
 from regforge.export.families import FAMILIES, NAMED
@@ -148,12 +149,9 @@ def test_the_pages_show_what_comes_out() -> None:
         assert page(text, part) == text, "run python tests/export/test_trainer_pages.py --write"
 
 
-OWN_CODE = frozenset(
-    "kohya diffusers-dreambooth custom-diffusion onetrainer ai-toolkit musubi-tuner diffusion-pipe "
-    "diffsynth".split()
-)
-"""Trainers whose own parsers were given every command, at the commits of trainer_arguments.py and
-mixing_arguments.py."""
+OWN_CODE = {*PARSERS, "musubi-tuner", "diffusion-pipe", "diffsynth"}
+"""Trainers whose own parsers were given every command: the first by own_code.py, the others by hand
+at the commits of mixing_arguments.py."""
 
 
 def base_models() -> str:
