@@ -149,8 +149,6 @@ FAMILIES: tuple[Family, ...] = (
 NAMED: Mapping[str, Family] = {family.name: family for family in FAMILIES}
 """What `--family` takes."""
 
-KNOWN = f"Known are {', '.join(NAMED)}."
-
 
 def family_of(base_model: str) -> Family | None:
     """The family of a repository, folder or file; None if neither its content nor its name tells.

@@ -20,7 +20,7 @@ from typing import Any
 
 from regforge.embedded import TINYWORLD
 from regforge.export.common import class_caption
-from regforge.export.families import KNOWN, NAMED, family_of, predicts_v
+from regforge.export.families import NAMED, family_of, predicts_v
 from regforge.export.scanning import ScannedDataset
 from regforge.export.trainer import NO_BASE_MODEL, ExportError, Settings, Trainer
 from regforge.files import expanded, parse_json, remove_unfinished, write_atomically
@@ -72,7 +72,8 @@ def resolve_settings(
     model = _base_model(dataset, base_model, notes)
     if family is not None and family not in NAMED:
         raise ExportError(
-            f"There is no --family {family!r}.{did_you_mean(family, NAMED)}", hint=KNOWN
+            f"There is no --family {family!r}.{did_you_mean(family, NAMED)}",
+            hint=f"Known are {', '.join(sorted(NAMED))}.",
         )
     kind = NAMED[family] if family else family_of(model)
     return Settings(

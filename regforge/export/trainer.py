@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.export.families import KNOWN, Family
+from regforge.export.families import NAMED, Family
 from regforge.prompts.captions import instance_caption
 
 IMAGES = "images"
@@ -226,21 +226,23 @@ class Trainer:
 
 
 def refuse_untrainable(
-    settings: Settings, trainers: Sequence[Trainer], known: Sequence[Trainer]
+    settings: Settings, trainers: Sequence[Trainer], known: Sequence[Trainer], drawn_by: str
 ) -> None:
     """Raise an `ExportError` for a base model that one of the trainers would not train.
 
-    It names those of the `known` ones that do.
+    It names those of the `known` ones that do, and the image API that drew the images, if one did.
     """
-    named = settings.base_model != NO_BASE_MODEL
-    unknown = f"nothing tells which {settings.base_model} is" if named else "none is named"
+    unknown = f"{drawn_by}, which drew the images, is an image API" if drawn_by else "none is named"
+    if settings.base_model != NO_BASE_MODEL:
+        unknown = f"nothing tells which {settings.base_model} is"
     for trainer in trainers:
         if trainer.families is None:
             continue
         if (family := settings.family) is None:
             raise ExportError(
                 f"{trainer.title} trains each kind of base model in its own way, and {unknown}.",
-                hint=f"Name the model with --base-model, or its kind with --family. {KNOWN}",
+                hint="Name the model with --base-model, or its kind with --family: "
+                f"{', '.join(name for name in sorted(NAMED) if trainer.trains(NAMED[name]))}.",
             )
         if entry_of(trainer.families, family) is None:
             others = [each.name for each in known if each.trains(family)]

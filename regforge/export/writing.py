@@ -159,7 +159,7 @@ def export_dataset(
         root=root,
         limit=limit,
     )
-    refuse_untrainable(settings, trainers, TRAINERS)
+    refuse_untrainable(settings, trainers, TRAINERS, min(scanned.hosted, default=""))
     if subject is not None and absolute(subject).is_relative_to(folder):
         raise ExportError(
             f"{subject} lies in the folder that is written.",

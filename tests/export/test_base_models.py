@@ -248,8 +248,8 @@ def hosted() -> Memory:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, ["none is named", "--family"]),
-        ({"base_model": "me/mine"}, ["me/mine", "--family", "sdxl"]),
+        ({}, ["openai/gpt-image-1, which drew", "--family"]),
+        ({"base_model": "me/mine"}, ["me/mine", "--family"]),
         ({"family": "sdlx"}, ["Did you mean 'sdxl'"]),
     ],
 )
