@@ -74,7 +74,14 @@ _BUCKETED = frozenset(script.name for script in _SCRIPTS.values() if script.buck
 
 
 def _plan(material: Material) -> Plan:
-    script = material.entry(_SCRIPTS)
+    script, family = material.entry(_SCRIPTS), material.kind
+    step = 32 if family.name == "sana" else 16  # of the VAE times that of the patches
+    if family.flow and material.resolution % step:
+        raise ExportError(
+            f"{script.name} crops to {material.resolution} pixels, and {family.title} takes "
+            f"multiples of {step}.",
+            hint=f"Name one with --resolution {material.resolution // step * step or step}.",
+        )
     # A bucketed script keeps each repetition of a photo decoded, as 3 channels of float32.
     size = material.resolution**2 * 3 * 4
     most = max(1, _MEMORY // size // material.photo_count)

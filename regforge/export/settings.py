@@ -91,9 +91,12 @@ def resolve_settings(
 
 
 def typical_resolution(sizes: Sequence[tuple[int, int]]) -> int:
-    """Side of the square with the images' median area, in steps of 64, or of 8 below 512."""
+    """Side of the square with the images' median area, in steps of 64, or of 16 below 512.
+
+    Models that pack latents two by two, such as FLUX.1, take multiples of 16 only.
+    """
     side = math.sqrt(statistics.median(width * height for width, height in sizes))
-    step = 64 if side >= 512 else 8
+    step = 64 if side >= 512 else 16
     return max(step, round(side / step) * step)
 
 

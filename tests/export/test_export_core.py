@@ -219,7 +219,8 @@ def test_class_noun_is_the_most_common_or_given_or_asked_for(tmp_path: Path) -> 
         ([(512, 512), (512, 512), (2048, 2048)], 512),
         ([(96, 96)], 96),
         ([(100, 100)], 96),
-        ([(1, 1)], 8),
+        ([(500, 500)], 496),
+        ([(1, 1)], 16),
     ],
 )
 def test_resolution_is_that_of_the_images(sizes: list[tuple[int, int]], side: int) -> None:

@@ -326,6 +326,8 @@ def test_notes_say_what_is_used_and_what_is_lost(
             for separator in ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\n")
         ),
         (SIMPLE, {"prior_weight": 0.0}, "prior weight of 0"),
+        (DREAMBOOTH, {"family": "flux1-dev", "resolution": 1000}, "takes multiples of 16"),
+        (DREAMBOOTH, {"family": "sana", "resolution": 1008}, "takes multiples of 32"),
     ],
 )
 def test_what_a_trainer_cannot_do_is_refused(
