@@ -255,6 +255,19 @@ class RecipeFolder(OwnedFolder):
         return {}
 
 
+def is_training_run(folder: Path) -> bool:
+    """Whether a folder is a training run's, which has a model and no dataset."""
+    there = TrainingFolder(folder)._recipe_there()
+    return "base_model" in there and "prompts" not in there
+
+
+def identifier_in(folder: Path | None) -> str | None:
+    """The subject's identifier by the recipe in a run's folder; None if nobody says."""
+    subject = RunFolder(folder)._recipe_there().get("subject") if folder is not None else None
+    found = subject.get("identifier") if isinstance(subject, dict) else None
+    return found if isinstance(found, str) and found.strip() else None
+
+
 class RunFolder(RecipeFolder):
     """The folder of a dataset recipe's run."""
 

@@ -7,6 +7,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -75,6 +76,26 @@ def first_line(error: BaseException, most: int = 300) -> str:
     """The first line of an error's message without its full stop; its type if it has none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:most].rstrip(".:")
+
+
+# How libraries say that a package is missing, the surest first.
+_PACKAGE = (
+    r"pip install (?:-\S+ )*['\"`]?([\w-]+)",
+    r"No module named '(\w+)",
+    r"requires the (\w+) library",
+    r"need to have (\w+)[^.]* installed",
+)
+
+
+def missing_package(error: BaseException) -> str | None:
+    """The package that an error is about because it is not installed; None if it is about more."""
+    causes = (error, error.__cause__, error.__context__)
+    for pattern in _PACKAGE:
+        for cause in filter(None, causes):
+            found = re.search(pattern, str(cause), re.IGNORECASE)
+            if found and find_spec(found[1].lower().replace("-", "_")) is None:
+                return found[1].lower()
+    return None
 
 
 # ------------------------------------------------------------------------------------------ English

@@ -156,7 +156,8 @@ def pairs(found: Gathered) -> Check:
     finding = f"These go together: {', '.join(shown[: min(tied, 3)])}{more}."
     advice = "What always comes together is learned as one thing: combine the phrases freely."
     if not tied:
-        finding, advice = f"No two slots go together; the most dependent are {shown[0]}.", ""
+        finding = f"The slots vary freely of one another; the most dependent are {shown[0]}."
+        advice = ""
     return Check("slot pairs", "look" if tied else "good", finding, advice, numbers)
 
 

@@ -98,6 +98,7 @@ def render(
     overrides: Overrides = None,
     out: Out = None,
     limit: Limit = None,
+    fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -105,12 +106,12 @@ def render(
 
     Example: regforge render recipes/quickstart.yaml --limit 8
     """
-    done = _run(recipe, overrides, out, limit, False, quiet, as_json, until="images")
+    done = _run(recipe, overrides, out, limit, fresh, quiet, as_json, until="images")
     if done is None:
         return
     echo(f"{done.images} images in {from_here(done.folder / 'shards')}")
     if not quiet:
-        echo(f"The dataset of them: regforge run {recipe}")
+        echo(f"The dataset of them: {_run_command(recipe, overrides or (), out)}")
 
 
 def run(
@@ -178,12 +179,16 @@ def _run(
     return None if as_json else done
 
 
+def _run_command(recipe: Path, overrides: Sequence[str], out: Path | None) -> str:
+    words = ["regforge", "run", str(recipe), *(w for each in overrides for w in ("--set", each))]
+    return shlex.join([*words, *(("--out", str(out)) if out else ())])
+
+
 def _what_next(done: Run, recipe: Path, overrides: Sequence[str], out: Path | None) -> str:
     dataset, run = from_here(done.dataset_folder), shlex.quote(str(from_here(done.folder)))
     settings = [each for each in overrides if not each.startswith("prompts.count=")]
     settings.append(f"prompts.count={2 * done.prompts}")
-    more = f"regforge run {recipe}" + "".join(f" --set {shlex.quote(each)}" for each in settings)
-    more += f" --out {out}" if out else ""
+    more = _run_command(recipe, settings, out)
     lines = [
         "",
         "Next:",

@@ -81,8 +81,12 @@ def export(
         Path | None, typer.Option("--subject", help="Folder with the photos of the subject.")
     ] = None,
     identifier: Annotated[
-        str, typer.Option("--identifier", help="The token that stands for the subject.")
-    ] = "sks",
+        str | None,
+        typer.Option(
+            "--identifier",
+            help="The token that stands for the subject; the run's own, else sks, by default.",
+        ),
+    ] = None,
     class_noun: ClassNoun = None,
     resolution: Resolution = None,
     base_model: Annotated[

@@ -25,7 +25,7 @@ from regforge.embedded import ALIGNMENT, IDENTITY, quiet_loading, require_folder
 from regforge.evaluation.suites import EvaluationError, absolute, is_tinyworld
 from regforge.files import revision_of
 from regforge.hub import HubAddress, HubError, explained
-from regforge.words import first_line
+from regforge.words import first_line, missing_package
 
 EMBEDDED = "embedded/judge"
 DINO = "facebook/dino-vits16"
@@ -304,6 +304,11 @@ def _problem(source: _Source, error: Exception) -> EvaluationError | HubError:
     if source.address is not None and _comes_from_the_hub(error):
         found = explained(error, source.place, repo_type="model", revision=source.address.revision)
         return HubError(found.message, hint=f"{found.hint or ''} {_LOCAL}".strip())
+    if package := missing_package(error):
+        return EvaluationError(
+            f"{source.name} needs a package that is not here: {package}.",
+            hint=f"pip install {package}",
+        )
     return EvaluationError(
         f"{source.name} cannot be loaded: {text}.",
         hint=f"It must be a transformers model of images, such as {DINO} or {CLIP}.",

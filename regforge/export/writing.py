@@ -65,7 +65,7 @@ from regforge.export.trainer import (
     refuse_untrainable,
 )
 from regforge.journal import Reporter
-from regforge.runs import OwnedFolder
+from regforge.runs import OwnedFolder, identifier_in
 from regforge.words import counted
 
 TRAINERS: Sequence[Trainer] = (
@@ -92,7 +92,7 @@ def export_dataset(
     to: Sequence[str],
     out: Path,
     subject: Path | None = None,
-    identifier: str = "sks",
+    identifier: str | None = None,
     class_noun: str | None = None,
     resolution: int | None = None,
     base_model: str | None = None,
@@ -115,7 +115,8 @@ def export_dataset(
         to: Names of trainers, see `TRAINERS`.
         out: The folder to write.
         subject: Folder with the photos of the subject.
-        identifier: The token that stands for the subject.
+        identifier: The token that stands for the subject; that of the run's recipe, else `sks`, if
+            left out.
         class_noun: What the images show; what most of them say if left out.
         resolution: Side of a square of pixels to train at; that of the images if left out.
         base_model: The model to be trained; the one that made the images if left out.
@@ -150,7 +151,7 @@ def export_dataset(
     settings = resolve_settings(
         scanned,
         out=folder,
-        identifier=identifier,
+        identifier=identifier if identifier is not None else identifier_in(source.run) or "sks",
         class_noun=class_noun,
         resolution=resolution,
         base_model=base_model,

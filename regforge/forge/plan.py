@@ -31,6 +31,7 @@ from regforge.recipe import (
     recipe_warnings,
     shares_of,
 )
+from regforge.recipe.pipelines import Usual, cached_folder, folder_of
 from regforge.runs import RunFolder
 from regforge.words import dollars, duration, listed
 
@@ -65,7 +66,7 @@ class Plan(Displayed):
         cost: About how much calls and images come to in US dollars; None if unknown.
         images_cost: What the images of an image service are of it, refused ones left out.
         size: Such as `96 x 96`, or in words.
-        steps: Denoising steps; None if the model is not told.
+        steps: Denoising steps; None if the model is not told. `guidance_scale` likewise.
         seconds: About how long rendering takes; None if unknown.
         stand_ins: Slots whose sample phrases are not the language model's yet.
     """
@@ -89,6 +90,7 @@ class Plan(Displayed):
     size: str
     hosted: bool
     steps: int | None
+    guidance_scale: float | None
     seconds: float | None
     token_limit: str
     captions: list[str]
@@ -104,6 +106,8 @@ class Plan(Displayed):
         sets = ", ".join(f"{count} {name}" for name, count in self.sets.items())
         calls = f"{self.calls} calls, about {self.tokens:,} tokens, {_money(self.calls_cost)}"
         steps = "" if self.steps is None else f"{self.steps} steps, "
+        if self.guidance_scale is not None:
+            steps = f"{Usual(self.steps or 0, self.guidance_scale)}, "
         price = f"{_money(self.images_cost)}, " if self.hosted else ""
         time = "time unknown until the first batch"
         if self.seconds is not None:
@@ -151,6 +155,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         RegforgeError: Something in it cannot work: a template, a photo, a slot that can only say
             what is excluded.
     """
+    from regforge.images.loading import look_over
     from regforge.images.renderer import is_sent
     from regforge.prompts.captions import instance_caption
     from regforge.prompts.filling import plan_calls
@@ -160,6 +165,11 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     from regforge.providers.language_model import estimate_cost
 
     recipe = checked(recipe)
+    here = folder_of(recipe.render.model) or cached_folder(
+        recipe.render.model, recipe.render.revision
+    )
+    if recipe.render.renderer == "local" and here is not None:
+        look_over(recipe.render, here)
     folder = RunFolder(out or Path("runs") / recipe.name)
     render, llm, subject = recipe.render, recipe.prompts.llm, recipe.subject
     vocabulary, stand_ins, notes = _vocabulary(recipe, folder)
@@ -217,6 +227,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         size=_size(recipe),
         hosted=render.renderer == "hosted",
         steps=render.steps if is_sent(render, "steps") else None,
+        guidance_scale=render.guidance_scale if is_sent(render, "guidance_scale") else None,
         seconds=None if speed is None else speed * images,
         token_limit=f"{budget.limit} tokens, counted by {budget.source}",
         captions=captions,
@@ -225,7 +236,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
             *recipe_warnings(recipe),
             *notes,
             *photo_notes(recipe, photos),
-            *_without_key(recipe, asks=calls.calls > 0),
+            *_not_ready(recipe, asks=calls.calls > 0),
             *_about_money(recipe, calls_cost, images_cost),
         ],
     )
@@ -362,24 +373,23 @@ def _about_money(
             yield f"{key} is {dollars(most)}, and the run needs {needed}."
 
 
-def _without_key(recipe: Recipe, *, asks: bool) -> Iterator[str]:
-    """Models that are asked over the network, and the keys that are not set for them."""
-    from regforge.providers.library import missing_key
+def _not_ready(recipe: Recipe, *, asks: bool) -> Iterator[str]:
+    """Models that are asked over the network, and what keeps them from being asked."""
+    from regforge.providers.chat import ChatModel
+    from regforge.providers.library import not_ready
 
     llm, render = recipe.prompts.llm, recipe.render
-    named = {}
+    named = []
     if asks:
-        named["prompts.llm.model"] = llm.model, llm.api_base
-    if asks and recipe.subject.captions == "auto" and llm.vision_model:
-        named["prompts.llm.vision_model"] = llm.vision_model, llm.api_base
+        named.append(("prompts.llm", "model", llm.model))
+    if asks and recipe.subject.captions != "files" and llm.vision_model:
+        named.append(("prompts.llm", "vision_model", llm.vision_model))
     if render.renderer == "hosted":
-        named["render.model"] = render.model, render.api_base
-    for key, (model, api_base) in named.items():
-        if variable := missing_key(model, api_base):
-            yield (
-                f"{key}: there is no API key for {model}; set the environment variable "
-                f"{variable} before the run."
-            )
+        named.append(("render", "model", render.model))
+    for section, key, model in named:
+        base = render.api_base if section == "render" else ChatModel(llm).base_of(model)
+        if problem := not_ready(section, model, base):
+            yield f"{section}.{key}: {problem[0]} {problem[1]}"
 
 
 # ------------------------------------------------------------------------------------- the folder

@@ -86,7 +86,8 @@ class PromptStage(AbstractContextManager["PromptStage"]):
             if before != now:
                 raise PromptsChanged(
                     f"Prompt {before.index} was {before.text!r} and would now be {now.text!r}.",
-                    hint="The language model answered differently this time. Start over with "
+                    hint="What captions are made of is not what it was: a language model that "
+                    "answered differently, or another version of regforge. Start over with "
                     "--fresh, or choose another folder with --out.",
                 )
         if not edited:  # first: whichever of the two a kill leaves there, it is ours

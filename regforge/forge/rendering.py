@@ -305,7 +305,9 @@ class ImageStage:
             model_revision=identity.revision,
             scheduler=identity.scheduler if is_sent(render, "scheduler") else None,
             steps=render.steps if is_sent(render, "steps") else None,
-            guidance_scale=render.guidance_scale if is_sent(render, "guidance_scale") else None,
+            guidance_scale=render.guidance_scale
+            if is_sent(render, "guidance_scale", identity)
+            else None,
             language_model=job.prompt.language_model,
             template=job.prompt.template,
             recipe_digest=self.store.recipe_digest,

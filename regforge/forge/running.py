@@ -30,7 +30,7 @@ from regforge.recipe import (
     template_file,
 )
 from regforge.records import read_prompts
-from regforge.runs import RunFolder, RunFolderError
+from regforge.runs import RunFolder, RunFolderError, is_training_run
 from regforge.version import __version__
 from regforge.words import duration, from_here
 
@@ -261,6 +261,11 @@ def write_report(folder: str | Path) -> Path:
     from regforge.dataset.report import write_report as write
 
     run_folder = RunFolder(Path(folder))
+    if is_training_run(run_folder.path):
+        raise RunFailed(
+            f"{folder} is a training run: it has a card and no report page.",
+            hint=f"Read {Path(folder) / 'README.md'}; `regforge evaluate` makes a page of models.",
+        )
     if run_folder.digest is None:
         raise RunFailed(
             f"{folder} is not the folder of a run.", hint="Such as runs/quickstart, after `run`."

@@ -18,6 +18,7 @@ from regforge.errors import RegforgeError
 from regforge.files import expanded
 from regforge.recipe.models import Curate
 from regforge.records import SCORES, ImageRow
+from regforge.words import first_line, missing_package
 
 if TYPE_CHECKING:
     import torch
@@ -345,9 +346,13 @@ def _load(model: str) -> tuple[Any, Any, Any]:
         processor = AutoImageProcessor.from_pretrained(where)
         tokenizer = AutoTokenizer.from_pretrained(where)
     except Exception as error:  # whatever a broken file makes the parts of transformers raise
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if package := missing_package(error):
+            raise AlignmentModelError(
+                f"curate.alignment.model: {model!r} needs a package that is not here: {package}.",
+                hint=f"pip install {package}",
+            ) from error
         raise AlignmentModelError(
-            f"curate.alignment.model: {model!r} cannot be loaded: {reason}",
+            f"curate.alignment.model: {model!r} cannot be loaded: {first_line(error)}.",
             hint="Name a CLIP-like transformers repository or folder, such as "
             "openai/clip-vit-base-patch32, or embedded/judge for images of the embedded "
             "pipeline. Without network, the model must be in the Hub's cache or in a folder.",

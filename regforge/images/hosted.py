@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import io
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
@@ -40,17 +41,25 @@ TRIES = 6
 """How often an image is asked for when the service is busy, fails or sends something else."""
 
 _TIMEOUT = 180.0
+_TO_CONNECT = 10.0
 _MOST_BYTES = 64 * 2**20
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def require_service(render: Render) -> None:
-    """Raise ModelUnavailable if there is no key."""
-    if key := library.missing_key(render.model, render.api_base):
-        raise ModelUnavailable(
-            f"There is no API key for {render.model} (render.model).",
-            hint=f"Set the environment variable {key}.",
-        )
+    """Raise ModelUnavailable if the service cannot be asked: no key, no provider, no server."""
+    if problem := library.not_ready("render", render.model, render.api_base):
+        raise ModelUnavailable(problem[0], hint=problem[1])
+    if (base := render.api_base) is not None:
+        address = urlsplit(base)
+        port = address.port or (443 if address.scheme == "https" else 80)
+        try:
+            socket.create_connection((address.hostname, port), timeout=_TO_CONNECT).close()
+        except OSError as error:
+            raise ModelUnavailable(
+                f"{render.model} cannot be reached at {base}.",
+                hint="Start the server, or correct render.api_base.",
+            ) from error
 
 
 def image_price(render: Render, width: int, height: int) -> float | None:

@@ -10,15 +10,19 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from regforge.embedded import TINYWORLD, quiet_loading, require_folder
-from regforge.files import expanded, revision_of
+from regforge.files import expanded, parse_json, revision_of
+from regforge.images.pipelines import require_negative_prompt, set_scheduler
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
+from regforge.recipe.model_checks import is_embedded
 from regforge.recipe.models import Render
 from regforge.recipe.named_files import MODEL_INDEX
-from regforge.words import first_line
+from regforge.words import first_line, missing_package
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +59,7 @@ def require_model(render: Render) -> None:
     Raises:
         ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
         LoraError: A LoRA is not there, or is none.
+        RenderSettingError: The scheduler or the negative prompt does not go with the model.
     """
     if render.lora:
         from regforge.images.loras import find_loras
@@ -62,7 +67,29 @@ def require_model(render: Render) -> None:
         find_loras(render.lora)
     if render.vae is not None:
         _require_vae(render.vae)
-    find_model(_choice_of(render))
+    look_over(render, find_model(_choice_of(render)))
+
+
+def look_over(render: Render, folder: Path) -> None:
+    """See what can be seen of a pipeline's folder without its weights; raises as `require_model`.
+
+    Does not need the weights to be there.
+    """
+    import diffusers
+
+    if is_embedded(render.model) and render.scheduler is None:
+        return  # it takes all there is
+    index = _read_index(render.model, folder / MODEL_INDEX)
+    _check_class(index, _choice_of(render))
+    require_negative_prompt(getattr(diffusers, str(index["_class_name"]), None), render)
+    file = folder / "scheduler" / "scheduler_config.json"
+    if render.scheduler is not None and file.is_file():
+        config = parse_json(file.read_bytes())
+        own = getattr(diffusers, str(config.get("_class_name")), None)
+        if own is not None:
+            # set_scheduler asks a pipeline for nothing else
+            stand_in: Any = SimpleNamespace(scheduler=own.from_config(config))
+            set_scheduler(stand_in, render.scheduler)
 
 
 def load_pipeline(
@@ -115,11 +142,19 @@ def load_model(
                 trust_remote_code=choice.trust_remote_code,
             )
         except Exception as error:
+            if package := missing_package(error):
+                raise _needs_package(choice.model, package) from error
             raise _weights_problem(choice, error, folder) or ModelUnavailable(
                 f"{choice.model} cannot be loaded: {first_line(error)}.",
                 hint="If files are missing or cut short, delete the model and download it again.",
             ) from error
     return loaded, folder
+
+
+def _needs_package(model: str, package: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{model} needs a package that is not here: {package}.", hint=f"pip install {package}"
+    )
 
 
 def find_model(choice: ModelChoice, check: Callable[[str], None] | None = None) -> Path:
@@ -225,6 +260,7 @@ def _read_index(model: str, path: Path) -> dict[str, Any]:
 
 def _check_class(index: dict[str, Any], choice: ModelChoice) -> None:
     import diffusers
+    from diffusers.utils.import_utils import DummyObject
 
     name = index["_class_name"]
     if not isinstance(name, str):
@@ -235,6 +271,10 @@ def _check_class(index: dict[str, Any], choice: ModelChoice) -> None:
             hint="Read it, and if you trust it set render.trust_remote_code: true",
         )
     found = getattr(diffusers, name, None)
+    if isinstance(found, DummyObject):  # in place of a class whose packages are missing
+        raise _needs_package(
+            choice.model, next(each for each in found._backends if find_spec(each) is None)
+        )
     if found is None:
         raise ModelUnavailable(
             f"{choice.model} needs the pipeline {name}, which diffusers {diffusers.__version__} "

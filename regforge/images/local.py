@@ -21,6 +21,7 @@ from regforge.images.pipelines import (
     call_settings,
     can_encode,
     default_size,
+    guidance_input,
     inputs_of,
     not_finite,
     place,
@@ -62,6 +63,7 @@ def open_local(
         height,
         loras,
         render.vae and without_folders(render.vae),
+        guidance_input(pipeline) is not None,
     )
     place(pipeline, render, device, width * height)
     journal.event(

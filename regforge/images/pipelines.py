@@ -17,6 +17,7 @@ import numpy as np
 from regforge.devices import is_out_of_memory
 from regforge.images.renderer import Pixels, RenderError, RenderSettingError
 from regforge.recipe.models import Render
+from regforge.recipe.pipelines import GUIDED_FROM_ZERO, UNDISTILLED, usual
 from regforge.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 DENOISERS = ("unet", "transformer", "prior")
 """Attributes of pipelines that hold the network which takes the most time."""
 
+# Nothing rewrites prompts, neither a language model nor a package that may or may not be here: they
+# would not be the captions that are recorded. And one guidance scale holds for all steps.
+_PLAIN = {
+    "clean_caption": False,
+    "use_pe": False,
+    "enable_prompt_rewrite": False,
+    "prompt_upsampling": False,
+    "guidance_schedule": None,
+}
+
 _SLICE_PIXELS = 512 * 512
 """Larger images are decoded one by one on a GPU: one keeps it busy, and many need much memory."""
 
@@ -37,29 +48,68 @@ def inputs_of(pipeline: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(pipeline.__call__).parameters
 
 
+def guidance_input(pipeline: Any) -> str | None:
+    """The argument of a call that classifier-free guidance depends on; None if there is none.
+
+    Some pipelines keep their guidance in a part of their own (HunyuanImage 2.1).
+    """
+    inputs = inputs_of(pipeline)
+    scale = inputs.get("guidance_scale")
+    if scale is not None and (scale.default is not None or "guidance_schedule" in inputs):
+        return "guidance_scale"
+    names = ["true_cfg_scale", "prior_guidance_scale", "guidance_scale"]
+    transformer = getattr(pipeline, "transformer", None)
+    if transformer is not None and getattr(transformer.config, "guidance_embeds", False):
+        names.append("distilled_guidance_scale")
+    return next((name for name in names if name in inputs), None)
+
+
+def require_negative_prompt(pipeline_class: type | None, render: Render) -> None:
+    """See that a recipe's negative prompt reaches the model; None is a class that nobody knows.
+
+    Raises:
+        RenderSettingError: The pipeline takes none.
+    """
+    if pipeline_class is None or not render.negative_prompt:
+        return
+    inputs = inspect.signature(pipeline_class.__call__).parameters
+    scale = inputs.get("guidance_scale")
+    # A distilled model's `guidance_scale` is an input like any other, without a negative side.
+    distilled = scale is not None and scale.default is not None and "true_cfg_scale" in inputs
+    if "negative_prompt" not in inputs or distilled:
+        raise RenderSettingError(
+            f"{render.model} takes no negative prompt ({pipeline_class.__name__}).",
+            hint="Leave render.negative_prompt out.",
+        )
+
+
 def call_settings(pipeline: Any, render: Render) -> dict[str, Any]:
     """The arguments that all calls have in common, of those that the pipeline takes.
 
     Raises:
-        RenderSettingError: The recipe has a negative prompt, and the pipeline takes none.
+        RenderSettingError: The recipe has a negative prompt, and the pipeline takes none; or a
+            guidance scale likewise.
     """
-    inputs = inputs_of(pipeline)
-    scale = inputs.get("guidance_scale")
-    absent = scale is None or scale.default is None
-    guidance = "true_cfg_scale" if absent and "true_cfg_scale" in inputs else "guidance_scale"
-    # A distilled model's `guidance_scale` is an input like any other, without a negative side.
-    distilled = guidance == "guidance_scale" and "true_cfg_scale" in inputs
-    if render.negative_prompt and ("negative_prompt" not in inputs or distilled):
+    inputs, kind, scale = inputs_of(pipeline), type(pipeline).__name__, render.guidance_scale
+    guidance = guidance_input(pipeline)
+    require_negative_prompt(type(pipeline), render)
+    if guidance is None and scale not in (
+        UNDISTILLED.guidance_scale,
+        (usual(render.model) or UNDISTILLED).guidance_scale,
+    ):
         raise RenderSettingError(
-            f"{render.model} takes no negative prompt ({type(pipeline).__name__}).",
-            hint="Leave render.negative_prompt out.",
+            f"{render.model} takes no guidance scale: it guides as it was configured ({kind}).",
+            hint="Leave render.guidance_scale out.",
         )
     settings: dict[str, Any] = {
         "num_inference_steps": render.steps,
-        guidance: render.guidance_scale,
-        "output_type": "pt",
+        # Without a processor of images, "pt" is what the decoder gave, from -1 to 1.
+        "output_type": "pt" if hasattr(pipeline, "image_processor") else "np",
+        **_PLAIN,
     }
-    if render.guidance_scale > 1:
+    if guidance is not None:
+        settings[guidance] = max(0.0, scale - 1) if kind in GUIDED_FROM_ZERO else scale
+    if scale > 1:
         if render.negative_prompt:
             settings["negative_prompt"] = render.negative_prompt
         elif guidance == "true_cfg_scale":
@@ -221,7 +271,10 @@ def set_scheduler(pipeline: DiffusionPipeline, name: str | None) -> str:
     # The model's own scheduler, asked for by its class name, stays as the model has it.
     known = inspect.signature(scheduler.__init__).parameters
     settings = {key: value for key, value in settings.items() if key in known}
-    setattr(pipeline, "scheduler", scheduler.from_config(own.config, **settings))  # noqa: B010
+    made = scheduler.from_config(own.config, **settings)
+    if own.config.get("rescale_betas_zero_snr") and scheduler is not type(own):
+        _refuse_zero_snr(made, name)
+    setattr(pipeline, "scheduler", made)  # noqa: B010
     return name
 
 
@@ -258,6 +311,24 @@ def _refuse_mismatch(own: Any, scheduler: Any, name: str) -> None:
         f"render.scheduler: {name!r} does not go with this model, which is {kind} and comes with "
         f"{own_class.__name__}.",
         hint="Leave render.scheduler out.",
+    )
+
+
+def _refuse_zero_snr(scheduler: Any, name: str) -> None:
+    """See that a model whose last time step is pure noise is drawn with from there.
+
+    Lin et al., "Common Diffusion Noise Schedules and Sample Steps Are Flawed" (arXiv 2305.08891).
+    """
+    if "rescale_betas_zero_snr" not in inspect.signature(scheduler.__init__).parameters:
+        why = "does not begin there, and its images would be gray"
+    elif scheduler.config.get("use_karras_sigmas"):
+        why = "spaces steps by noise levels, which have no end there (Karras)"
+    else:
+        return
+    raise RenderSettingError(
+        f"render.scheduler: {name!r} does not go with this model, which was trained down to pure "
+        f"noise (zero terminal SNR): it {why}.",
+        hint="ddim, euler, euler_ancestral, dpmpp_2m and unipc do, or leave render.scheduler out.",
     )
 
 

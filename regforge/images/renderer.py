@@ -55,6 +55,7 @@ class ModelIdentity:
         scheduler: As the recipe names it, else the class of the model's own.
         width: Pixels of an image whose prompt asks for no size of its own; height likewise.
         vae: Its autoencoder, where it is not its own.
+        takes_guidance: Whether a recipe's guidance scale reaches it; some guide as they were made.
     """
 
     model: str
@@ -65,6 +66,7 @@ class ModelIdentity:
     height: int
     loras: tuple[LoraIdentity, ...] = ()
     vae: str | None = None
+    takes_guidance: bool = True
 
     @property
     def loras_as_json(self) -> str | None:
@@ -112,14 +114,15 @@ class Renderer(Protocol):
         ...
 
 
-def is_sent(render: Render, setting: str) -> bool:
+def is_sent(render: Render, setting: str, identity: ModelIdentity | None = None) -> bool:
     """Whether the model gets a setting, such as `steps`, `scheduler` or `seed`.
 
-    Services get none, and servers of one's own some: what was not sent must be in no record.
+    Services get none, and servers of one's own some: what was not sent must be in no record. The
+    `identity` of a model that is open says what it takes.
     """
-    return render.renderer == "local" or (
-        render.api_base is not None and setting in ("seed", "steps", "negative_prompt")
-    )
+    if render.renderer == "hosted":
+        return render.api_base is not None and setting in ("seed", "steps", "negative_prompt")
+    return setting != "guidance_scale" or identity is None or identity.takes_guidance
 
 
 def job_size(job: ImageJob, identity: ModelIdentity) -> tuple[int, int]:

@@ -95,7 +95,9 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
     values: dict[str, object] = {
         "Steps": render.steps if is_sent(render, "steps") else None,
         "Sampler": sampler_name(identity.scheduler) if is_sent(render, "scheduler") else None,
-        "CFG scale": f"{render.guidance_scale:g}" if is_sent(render, "guidance_scale") else None,
+        "CFG scale": f"{render.guidance_scale:g}"
+        if is_sent(render, "guidance_scale", identity)
+        else None,
         "Seed": job.seed if is_sent(render, "seed") else None,
         "Size": f"{width}x{height}",
         "Model": identity.model,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from regforge.embedded import TINYWORLD
 from regforge.files import expanded
 from regforge.recipe.models import Render
+from regforge.recipe.pipelines import READS
 from regforge.words import first_line
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ def _longest(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:
 
 
 def _sequence_length(index: Mapping[str, Any]) -> int | None:
-    """How many tokens the pipeline passes to encoders that could take more, if it says so."""
+    """How many tokens the pipeline passes to encoders that could take more, if that is known."""
+    if (known := READS.get(str(index.get("_class_name")))) is not None:
+        return known
     with suppress(Exception):  # an unknown pipeline class has no opinion
         import diffusers
 

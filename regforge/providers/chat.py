@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,6 @@ from regforge.providers.errors import CallFailed, UnknownModel, UnreachableModel
 from regforge.providers.replies import Message, Rung, Schema, json_values, without_thoughts
 from regforge.recipe.sections import LanguageModel
 
-_VLLM = "hosted_vllm/"
 _TOKENS_OF_AN_IMAGE = 2000
 _FIRST_REPLY_GUESS = 1000
 FRESH_STARTS = 2
@@ -151,7 +149,7 @@ class ChatModel:
         written = self._settings.output_cost_per_token
         if read is None or written is None:
             listed = library.listed_price(model)
-            if listed is None and library.is_local(model, self._base(model)):
+            if listed is None and library.is_local(model, self.base_of(model)):
                 listed = library.Price(0.0, 0.0)
             if listed is None:
                 return None
@@ -198,16 +196,14 @@ class ChatModel:
         }
         if call.response_format is not None:
             arguments["response_format"] = dict(call.response_format)
-        server = server_arguments("prompts.llm", call.model, self._base(call.model))
-        known = server or os.environ.get("HOSTED_VLLM_API_BASE")
-        if call.model.startswith(_VLLM) and not known:
-            raise UnreachableModel(  # LiteLLM would send it to OpenAI
-                f"There is no address for {call.model}.",
-                hint="Put the server's URL into prompts.llm.api_base: http://127.0.0.1:8000/v1.",
-            )
+        server = server_arguments("prompts.llm", call.model, self.base_of(call.model))
+        if call.model.startswith(library.SELF_HOSTED) and (
+            problem := library.not_ready("prompts.llm", call.model, self.base_of(call.model))
+        ):
+            raise UnreachableModel(problem[0], hint=problem[1])  # LiteLLM would ask OpenAI
         return arguments | server
 
-    def _base(self, model: str) -> str | None:
+    def base_of(self, model: str) -> str | None:
         """The settings' address, unless it belongs to another provider than this model's."""
         main, base = self._settings.model, self._settings.api_base
         same = chooses_only(main) or main.partition("/")[0] == model.partition("/")[0]
@@ -243,7 +239,7 @@ class ChatModel:
                 error,
                 section="prompts.llm",
                 model=call.model,
-                base=self._base(call.model),
+                base=self.base_of(call.model),
                 answered=call.model in self._answered,
                 timeout=self._settings.timeout,
                 parameters=frozenset(call.parameters),

@@ -98,6 +98,7 @@ class LanguageModelClient:
         self._quiet_until = float("-inf")
         self._stopping = False
         self._silence = (0, 0)  # answers there were, questions given up since
+        self._enough = _SILENT_QUESTIONS
 
     @property
     def usage(self) -> Usage:
@@ -131,6 +132,7 @@ class LanguageModelClient:
 
     async def _answer_all(self, questions: Sequence[Question]) -> list[Any | None]:
         self._stopping = False
+        self._enough = min(_SILENT_QUESTIONS, len(questions))
         tasks = [asyncio.ensure_future(self._answer(question)) for question in questions]
         try:
             # Unlike gather, it leaves the tasks alone when this one is cancelled.
@@ -273,10 +275,10 @@ class LanguageModelClient:
         answers, silent = self._silence
         silent = silent + 1 if answers == self._caller.answers else 1
         self._silence = (self._caller.answers, silent)
-        if silent >= _SILENT_QUESTIONS:
+        if silent >= self._enough:
+            asked = f"{silent} questions in a row" if silent > 1 else "a question, often as it came"
             raise UnreachableModel(
-                f"{model} did not answer {silent} questions in a row. The last time: "
-                f"{failure.message}",
+                f"{model} did not answer {asked}. The last time: {failure.message}",
                 hint="Run the same command again later.",
             )
 

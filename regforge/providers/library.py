@@ -34,6 +34,9 @@ _INSTEAD = {
     "HUGGINGFACE_API_KEY": "HF_TOKEN",
     "REPLICATE_API_KEY": "REPLICATE_API_TOKEN",
 }
+SELF_HOSTED = ("hosted_vllm/", "lm_studio/", "openai_like/")
+"""Providers that are nowhere unless an address says where."""
+
 _MOST_TOKENS = 100_000_000
 
 
@@ -128,16 +131,23 @@ async def close_clients() -> None:
 
 def is_local(model: str, base: str | None) -> bool:
     """Whether a model runs on this machine or in its network, where nobody sends a bill."""
-    if base is None and model.startswith(("ollama/", "ollama_chat/")):
-        base = os.environ.get("OLLAMA_API_BASE") or "http://localhost:11434"
     try:
-        host = urlsplit(base or "").hostname or ""
+        host = urlsplit(base or _own_base(model) or "").hostname or ""
         if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
             return True
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
     return address.is_loopback or address.is_private
+
+
+def _own_base(model: str) -> str | None:
+    """Where LiteLLM looks for a server of one's own that the recipe gives no address of."""
+    provider = model.partition("/")[0].removesuffix("_chat")
+    if provider != "ollama" and not model.startswith(SELF_HOSTED):
+        return None  # a proxy of a service may be here too, and its bill comes all the same
+    base = os.environ.get(f"{provider.upper()}_API_BASE")
+    return base or ("http://localhost:11434" if provider == "ollama" else None)
 
 
 def key_of(model: str) -> tuple[str, bool]:
@@ -151,13 +161,33 @@ def key_of(model: str) -> tuple[str, bool]:
     return (" or ".join(keys) or f"{provider.upper()}_API_KEY", bool(keys))
 
 
-def missing_key(model: str, base: str | None) -> str | None:
-    """The environment variable that has to hold the provider's key, and does not.
+def not_ready(section: str, model: str, base: str | None) -> tuple[str, str] | None:
+    """Why a model cannot be asked, as far as is known before, and what to do; None if it can.
 
-    None too where that is unknown: most servers of one's own (`base`) need no key.
+    `section` of the recipe names the model, and may name its server, `base`. Most servers of one's
+    own need no key.
     """
-    if base is not None or model.startswith("embedded/"):
+    if model.startswith("embedded/"):
         return None
+    if (base or _own_base(model)) is None and model.startswith(SELF_HOSTED):
+        return (
+            f"There is no address for {model}.",
+            f"Put the server's URL into {section}.api_base: http://127.0.0.1:8000/v1.",
+        )
+    try:
+        litellm().get_llm_provider(model)
+    except Exception:  # it raises plain exceptions for models it does not know
+        return (
+            f"{model!r} names no provider that LiteLLM knows.",
+            f"Write provider/model in {section}.model, such as ollama_chat/llama3.1, or "
+            f"openai/my-model with {section}.api_base.",
+        )
+    if base is None and (key := _missing_key(model)) is not None:
+        return f"There is no API key for {model}.", f"Set the environment variable {key}."
+    return None
+
+
+def _missing_key(model: str) -> str | None:
     key, missing = key_of(model)
     names = key.split(" or ")
     set_elsewhere = any(os.environ.get(_INSTEAD.get(name, "")) for name in names)

@@ -42,6 +42,7 @@ from regforge.recipe.models import (
 )
 from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
+from regforge.recipe.pipelines import Usual, mismatch
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.sections import Slot
 from regforge.words import has_words
@@ -288,6 +289,11 @@ def _about_prompts(recipe: Recipe) -> Iterator[str]:
 def _about_images(recipe: Recipe) -> Iterator[str]:
     render, alignment = recipe.render, recipe.curate.alignment
     yield from not_drawable(render.model, recipe.subject.class_noun, "render.model")
+    if render.renderer == "local" and (
+        made_for := mismatch(render.model, render.revision, render.steps, render.guidance_scale)
+    ):
+        name, now = Path(render.model).name, Usual(render.steps, render.guidance_scale)
+        yield f"render.steps and render.guidance_scale: {name} is made for {made_for}, not {now}."
     if render.negative_prompt and render.guidance_scale <= 1:
         yield "render.negative_prompt has no effect where render.guidance_scale is 1 or less."
     if alignment is not None and is_embedded(alignment.model) and not is_embedded(render.model):

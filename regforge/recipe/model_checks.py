@@ -35,6 +35,7 @@ from regforge.recipe.named_files import (
 )
 from regforge.recipe.phrases import knows_word, noun_fault
 from regforge.recipe.problems import Location, shown
+from regforge.recipe.sections import RARE
 from regforge.words import did_you_mean, has_words, without_words
 
 _EMBEDDED: dict[Location, str] = {
@@ -89,7 +90,7 @@ def in_noun(identifier: str, noun: str) -> str:
     """What to say of an identifier that stands in the class noun: "sks" in "sks cat"."""
     rest = without_words(noun, identifier)
     rare = rest and not knows_word(identifier)
-    advice = f"take it out there: {rest!r}" if rare else "choose a rare token: sks"
+    advice = f"take it out there: {rest!r}" if rare else f"choose a rare token: {RARE}"
     return f"is part of the class noun {noun!r}; {advice}"
 
 
@@ -99,7 +100,7 @@ def ordinary_identifier(identifier: str) -> Iterator[str]:
     if word in _ORDINARY or any(word in banks.class_nouns(n) for n in banks.super_categories):
         yield (
             f"subject.identifier: {identifier!r} is an ordinary word, and models already know "
-            "what it means. A rare token such as 'sks' learns faster and spoils less."
+            f"what it means. A rare token such as {RARE!r} learns faster and spoils less."
         )
 
 
@@ -246,8 +247,9 @@ def pipeline(
     if is_file(folder):
         yield Finding(
             at,
-            f"{model} is a file, and a folder in diffusers' layout is needed; diffusers makes one "
-            "with `StableDiffusionPipeline.from_single_file(...).save_pretrained(...)`",
+            f"{model} is a file, and a folder in diffusers' layout is needed. A pipeline's class "
+            "makes one: for SDXL `StableDiffusionXLPipeline.from_single_file(...)`, then "
+            "`save_pretrained(...)`",
         )
     elif not is_folder(folder):
         if _names_path(model):

@@ -7,13 +7,14 @@ recipe nor the phrase banks know it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from regforge.embedded import phrase_banks
 from regforge.files import templates_folder
 from regforge.recipe.named_files import is_file
+from regforge.recipe.pipelines import UNDISTILLED, usual
 from regforge.recipe.problems import Problem, RecipeError
 from regforge.recipe.sections import (
     CaptionImport,
@@ -168,10 +169,13 @@ class Render(Section):
     """Pixels; the model's own size if left out."""
     height: int | None = Field(default=None, ge=8, le=8192)
     """Pixels; the model's own size if left out."""
-    steps: int = Field(default=30, ge=1, le=1000)
-    """Denoising steps."""
-    guidance_scale: float = Field(default=5.0, ge=0, le=50)
-    """Classifier-free guidance; 1 or less turns it off."""
+    steps: int = Field(default=UNDISTILLED.steps, ge=1, le=1000)
+    """Denoising steps. Left out, 30, or what a distilled model is made for, where its name on the
+    Hub or its folder says that it is one: 4 for SDXL-Turbo or FLUX.1-schnell, 8 for
+    Z-Image-Turbo."""
+    guidance_scale: float = Field(default=UNDISTILLED.guidance_scale, ge=0, le=50)
+    """Classifier-free guidance; 1 or less turns it off. Left out, 5.0, or what a distilled model is
+    made for: mostly none."""
     scheduler: str | None = None
     """`euler_ancestral`, `euler`, `ddim`, `ddpm`, `dpmpp_2m`, `dpmpp_2m_karras`, `unipc`, `lms`,
     `heun`, or a diffusers class name; the model's own if left out."""
@@ -211,6 +215,15 @@ class Render(Section):
     cost_per_image: Runtime[float | None] = Field(default=None, ge=0)
     """Price in US dollars, for `renderer: hosted` and models that LiteLLM has no price of. A server
     on this machine or in its network is free unless one is given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_model_is_made(cls, given: Any) -> Any:
+        model = given.get("model") if isinstance(given, dict) else None
+        if not isinstance(model, str) or given.get("renderer") == "hosted":
+            return given
+        made_for = usual(model)
+        return {**made_for._asdict(), **given} if made_for else given
 
 
 class Alignment(Section):

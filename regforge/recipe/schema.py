@@ -28,7 +28,7 @@ from regforge.recipe.models import (
     bank_kind,
 )
 from regforge.recipe.named_files import is_folder
-from regforge.recipe.sections import Kind
+from regforge.recipe.sections import RARE, Kind
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.yaml_nodes import Dumper
 
@@ -124,7 +124,7 @@ def starter_recipe(
             `object` if they do not know it.
         images: Folder with photos of the subject, from where the recipe will lie; without it,
             the recipe has no `against` set.
-        identifier: The subject's rare token; `sks` if left out.
+        identifier: The subject's rare token; `RARE` if left out.
         model: What draws the images.
         language_model: What fills the slots; if left out, nobody needs to be asked.
     """
@@ -140,7 +140,7 @@ def starter_recipe(
         kind=kind,
         kind_is_guessed=known is None,
         images=str(images) if images is not None else None,
-        identifier=identifier or "sks",
+        identifier=identifier or RARE,
         model=model,
         embedded=is_embedded(model),
         drawable=not is_embedded(model) or drawable(class_noun),

@@ -31,6 +31,10 @@ Runtime = Annotated[T, Field(json_schema_extra={"x-runtime": True})]
 PROBLEM = "recipe_problem"
 """Type of the validation errors that have their own words; their context names the key."""
 
+RARE = "ohwx"
+"""An identifier to begin with: a single token of CLIP, and no word. `sks`, which DreamBooth made
+usual, is a rifle to Stable Diffusion."""
+
 Kind = Literal["object", "living"]
 PromptSet = Literal["naive", "against", "amplify", "import"]
 
@@ -132,7 +136,7 @@ class Subject(Section):
     """Whether it is alive. Living things get a motion slot, objects do not. Left out, the phrase
     banks decide from the class noun."""
     identifier: str | None = Field(default=None, max_length=40)
-    """The rare token that will stand for the subject, such as 'sks'. It is kept out of every
+    """The rare token that will stand for the subject, such as 'ohwx'. It is kept out of every
     regularization caption."""
     images: Path | None = None
     """Folder with the photos of the subject, needed for the `against` set. Relative paths start at

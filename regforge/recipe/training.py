@@ -6,11 +6,19 @@ The descriptions are the reference documentation and the JSON schema; see `secti
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from regforge.recipe.sections import Kind, RecipeDocument, Runtime, Section, not_truth, problem_of
+from regforge.recipe.pipelines import usual
+from regforge.recipe.sections import (
+    Kind,
+    RecipeDocument,
+    Runtime,
+    Section,
+    not_truth,
+    problem_of,
+)
 
 Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(not_truth)]
 
@@ -167,9 +175,10 @@ class Validation(Section):
     every: Runtime[int] = Field(default=500, ge=0)
     """Every so many steps; 0 only at the end."""
     steps: Runtime[int] = Field(default=25, ge=1, le=1000)
-    """Denoising steps."""
+    """Denoising steps. Left out, 25, or what a distilled base model is made for."""
     guidance_scale: Runtime[float] = Field(default=5.0, ge=0, le=50)
-    """Classifier-free guidance; 1 or less turns it off."""
+    """Classifier-free guidance; 1 or less turns it off. Left out, 5.0, or what a distilled base
+    model is made for: mostly none."""
 
 
 class Checkpoint(Section):
@@ -236,3 +245,13 @@ class TrainingRecipe(RecipeDocument):
     """As torch spells it, such as `cuda` or `mps`; the best there is if left out."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Everything random follows from it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_model_is_made(cls, given: Any) -> Any:
+        model = given.get("base_model") if isinstance(given, dict) else None
+        made_for = usual(model) if isinstance(model, str) else None
+        said = given.get("validation", {}) if made_for else None
+        if made_for is None or not isinstance(said, dict):
+            return given
+        return {**given, "validation": {**made_for._asdict(), **said}}

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.files import recipes_folder
 from regforge.hub.errors import HubAddress
 from regforge.recipe.model_checks import (
@@ -33,6 +32,16 @@ from regforge.recipe.named_files import (
     pipeline_class,
 )
 from regforge.recipe.phrases import noun_doubts
+from regforge.recipe.pipelines import (
+    MOST_OF_DISTILLED,
+    TRAINABLE,
+    TRAINS,
+    cached_folder,
+    folder_of,
+    likely_class,
+    mismatch,
+    usual,
+)
 from regforge.recipe.problems import Location, one_of
 from regforge.recipe.training import TrainingRecipe
 from regforge.words import counted, has_words
@@ -49,11 +58,6 @@ TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"
 
 FEWEST_PHOTOS, MOST_PHOTOS = 3, 20
 """How many photos of a subject are usual (DreamBooth, arXiv 2208.12242: 3 to 5)."""
-
-TRAINABLE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
-"""The classes of pipelines that can be trained, as model_index.json names them."""
-
-TRAINS = "Stable Diffusion 1.x, 2.x, XL and 3 can be trained, and embedded/tinyworld"
 
 
 def uses_regularization(recipe: TrainingRecipe) -> bool:
@@ -89,13 +93,11 @@ def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
     at = ("base_model",)
     wrong = list(pipeline(recipe.base_model, recipe.variant, at, ("variant",)))
     yield from wrong
-    folder = EMBEDDED_FOLDERS.get(recipe.base_model) or Path(recipe.base_model)
-    if not wrong and is_folder(folder):
-        kind = pipeline_class(folder)
-        if kind not in TRAINABLE:
-            what = kind or "pipeline of its own kind"
-            message = f"{recipe.base_model} is a {what}, which cannot be trained; {TRAINS}"
-            yield Finding(at, message)
+    folder = folder_of(recipe.base_model) or cached_folder(recipe.base_model, recipe.revision)
+    if not wrong and folder is not None and (kind := pipeline_class(folder)) not in TRAINABLE:
+        what = kind or "pipeline of its own kind"
+        message = f"{recipe.base_model} is a {what}, which cannot be trained; {TRAINS}"
+        yield Finding(at, message)
 
 
 def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
@@ -152,6 +154,7 @@ def _needs(package: str | None, name: str, at: Location) -> Iterator[Finding]:
 def training_cautions(recipe: TrainingRecipe) -> Iterator[str]:
     """What a training recipe may say but probably does not mean."""
     yield from _about_the_subject(recipe)
+    yield from _about_the_base_model(recipe)
     yield from _about_the_steps(recipe)
     yield from _without_effect(recipe)
     name = recipe.regularization.dataset or ""
@@ -161,6 +164,28 @@ def training_cautions(recipe: TrainingRecipe) -> Iterator[str]:
         yield (
             f"regularization.dataset: there is no run {name} here, so the Hub is asked for a "
             "dataset of that name."
+        )
+
+
+def _about_the_base_model(recipe: TrainingRecipe) -> Iterator[str]:
+    model, validation = recipe.base_model, recipe.validation
+    kind = likely_class(model)
+    here = folder_of(model) or cached_folder(model, recipe.revision)
+    if here is None and kind is not None and kind not in TRAINABLE:
+        yield (
+            f"base_model: by its name {model} is a {kind}, which cannot be trained; {TRAINS}. It "
+            "is refused once it has been looked at."
+        )
+    made_for = usual(model)
+    if made_for is not None and made_for.steps <= MOST_OF_DISTILLED:
+        yield (
+            f"base_model: {Path(model).name} is distilled ({made_for}), and training undoes that: "
+            "train the model that it was made from."
+        )
+    if other := mismatch(model, recipe.revision, validation.steps, validation.guidance_scale):
+        yield (
+            f"validation.steps and validation.guidance_scale: {Path(model).name} is made for "
+            f"{other}."
         )
 
 

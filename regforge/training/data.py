@@ -20,7 +20,7 @@ from regforge.prompts.captions import CaptionTemplateError, instance_caption, wo
 from regforge.prompts.photos import PhotosError, captions_of_run, photo_captions, syntax_notes
 from regforge.recipe import Recipe, TrainingRecipe, dataset_recipe_of, recipe_digest
 from regforge.recipe.training import Regularization, TrainingSubject
-from regforge.records import Example
+from regforge.records import Example, without_folders
 from regforge.runs import FolderInUse, RunFolder, RunFolderError
 from regforge.training.augmentation import Caption, Composer
 from regforge.training.batches import ExamplesError, TrainingSetup
@@ -129,7 +129,8 @@ class RegularizationImages:
     """The images of a regularization dataset that have a caption, and notes on them.
 
     No caption should contain the subject's `identifier`; with `slot_dropout`, captions can be
-    composed again without some of their slots. `revision` is the dataset's commit on the Hub.
+    composed again without some of their slots. `revision` is the dataset's commit on the Hub, and
+    `models` are those that drew the images, where it says so.
 
     Raises:
         ExamplesError: It has no captions.
@@ -151,6 +152,8 @@ class RegularizationImages:
                 "with the captions `text`; `regforge run` makes a set that has them.",
             )
         self._index_of = {example.id: index for index, example in enumerate(captioned)}
+        drawn_by = {example.metadata.get("model") for example in captioned}
+        self.models = sorted(name for name in drawn_by if isinstance(name, str))
         reader = _SlotReader(self._dataset, recipe.dataset) if slot_dropout else None
         self.images = [
             TrainingImage(
@@ -224,6 +227,28 @@ class RegularizationImages:
 def _size_of(example: Example) -> tuple[int, int]:
     turned = example.metadata.get("exif_orientation") in _TURNED
     return (example.width, example.height) if turned else (example.height, example.width)
+
+
+def at_odds(recipe: TrainingRecipe, models: Collection[str], identifier: str | None) -> list[str]:
+    """What the regularization images and the training do not agree on, a sentence each.
+
+    `models` drew them, and `identifier` is what their recipe calls the subject, if it does.
+    """
+    mine, own = without_folders(recipe.base_model), recipe.subject.identifier
+    others = sorted({without_folders(name) for name in models} - {mine})
+    found = []
+    if others:
+        found.append(
+            f"The regularization images were drawn by {listed(others, 3)}, and the base model is "
+            f"{mine}. They are to show what the base model itself makes of their captions: draw "
+            "them with it, or train the model that drew them."
+        )
+    if identifier is not None and identifier != own:
+        found.append(
+            f"The recipe of the regularization images calls the subject {identifier!r}, and this "
+            f"one {own!r} (subject.identifier)."
+        )
+    return found
 
 
 class _SlotReader:
@@ -331,6 +356,9 @@ def with_dataset(recipe: TrainingRecipe, *, is_main: bool, reporter: Reporter) -
         return recipe
     folder = dataset_folder(made_by)
     if is_main:
+        if not is_finished(folder, made_by):
+            for note in at_odds(recipe, [made_by.render.model], made_by.subject.identifier):
+                reporter.say(note)
         _make(made_by, folder, reporter)
     while not is_finished(folder, made_by):
         # Not by a barrier: those give up after some minutes. Our launcher ends us if it fails.

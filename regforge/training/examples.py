@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from regforge.files import cache_folder as shared_cache
 from regforge.journal import Reporter
 from regforge.recipe import TrainingRecipe, uses_regularization
+from regforge.runs import identifier_in
 from regforge.training.augmentation import Captioning, Crop, Cropping, decode, pixels_of
 from regforge.training.batches import (
     Batch,
@@ -34,7 +35,7 @@ from regforge.training.batches import (
     key_of,
     number_of,
 )
-from regforge.training.data import InstanceImages, RegularizationImages, run_of
+from regforge.training.data import InstanceImages, RegularizationImages, at_odds, run_of
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +113,7 @@ class Examples:
         )
         self.notes = [
             *(note for each in self._sets.values() for note in each.notes),
+            *(at_odds(recipe, regularization.models, identifier_in(run)) if has_prior else ()),
             *self._notes_on_sizes(),
             *self._notes_on_lengths(),
         ]

@@ -22,10 +22,11 @@ from regforge.recipe import (
     uses_regularization,
 )
 from regforge.recipe.model_checks import is_embedded
-from regforge.runs import TrainingFolder
+from regforge.runs import TrainingFolder, identifier_in
 from regforge.training.data import (
     InstanceImages,
     RegularizationImages,
+    at_odds,
     check_folders,
     dataset_folder,
     images_of,
@@ -184,7 +185,8 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
         if not is_finished(run, made_by):
             goes_on = run.state() and run.refusal(made_by) is None
             begun = "gone on with" if goes_on else "made"
-            return f"{run.path}, {begun} first: {counted(images, 'image')}; {how}", images, []
+            text = f"{run.path}, {begun} first: {counted(images, 'image')}; {how}"
+            return text, images, at_odds(recipe, [made_by.render.model], made_by.subject.identifier)
         where = str(run.path)
     elif not Path(where).exists() and (address := HubAddress.parse(where)):
         return f"{address.at(named.revision)} on the Hub, not read yet; {how}", None, []
@@ -194,7 +196,8 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
         slot_dropout=recipe.data.slot_dropout > 0,
     )
     images = len(found.images)
-    return f"{where}, {counted(images, 'image')}; {how}", images, found.notes
+    notes = [*found.notes, *at_odds(recipe, found.models, identifier_in(run_of(where)))]
+    return f"{where}, {counted(images, 'image')}; {how}", images, notes
 
 
 def _method(recipe: TrainingRecipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -223,13 +224,14 @@ def write_curve(entries: Sequence[dict[str, Any]], path: Path) -> None:
         'font-family="sans-serif" font-size="12" fill="#57606a">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
     ]
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+    for value in _ticks(top):
         lines.append(
-            f'<path d="M{_LEFT} {y(top * share)}H{_WIDTH - _RIGHT}" stroke="#d0d7de"/>'
-            f'<text x="{_LEFT - 6}" y="{y(top * share)}" dy="4" text-anchor="end">'
-            f"{top * share:.3g}</text>"
-            f'<text x="{x(last * share)}" y="{_HEIGHT - 12}" text-anchor="middle">'
-            f"{round(last * share)}</text>"
+            f'<path d="M{_LEFT} {y(value)}H{_WIDTH - _RIGHT}" stroke="#d0d7de"/>'
+            f'<text x="{_LEFT - 6}" y="{y(value)}" dy="4" text-anchor="end">{value:g}</text>'
+        )
+    for step in _ticks(last, least=1):
+        lines.append(
+            f'<text x="{x(step)}" y="{_HEIGHT - 12}" text-anchor="middle">{step:.0f}</text>'
         )
     for number, (name, curve) in enumerate(curves.items()):
         path_data = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
@@ -239,6 +241,13 @@ def write_curve(entries: Sequence[dict[str, Any]], path: Path) -> None:
             f'<text x="{_LEFT + 110 * number}" y="20" fill="{_COLORS[name]}">{name} loss</text>'
         )
     write_atomically(path, "\n".join([*lines, "</svg>", ""]))
+
+
+def _ticks(top: float, least: float = 0.0) -> list[float]:
+    """Three to six round numbers from 0 up to `top`: 1, 2 or 5 times a power of ten apart."""
+    decade = 10.0 ** math.floor(math.log10(top / 4))
+    step = max(least, next(n * decade for n in (1, 2, 5, 10) if n * decade >= top / 4))
+    return [number * step for number in range(int(top / step * (1 + 1e-9)) + 1)]
 
 
 def _points(entries: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -140,7 +140,7 @@ def test_each_mistake_has_its_line(more: str, line: str) -> None:
         ("{class_noun: cat, kind: alive}", "2:34  subject.kind: must be one of object, living, not 'alive'"),
         ("{class_noun: cat, kind: livin}", "2:34  subject.kind: must be one of object, living; did you mean 'living'?"),
         ("{class_noun: flurb}", "2:1  subject.kind: is needed: no phrase bank knows 'flurb', so write `kind: object` or `kind: living`"),
-        ("{class_noun: red cat, identifier: Cat}", "2:44  subject.identifier: is part of the class noun 'red cat'; choose a rare token: sks"),
+        ("{class_noun: red cat, identifier: Cat}", "2:44  subject.identifier: is part of the class noun 'red cat'; choose a rare token: ohwx"),
         ("{class_noun: cat, identifier: sks cat}", "2:40  subject.identifier: must be the token alone, without the class noun 'cat'"),
         ("{class_noun: cat, identifier: ''}", "2:40  subject.identifier: must not be blank; leave the line out if there is none"),
         ("{class_noun: cat, identifier: 12}", "2:40  subject.identifier: must be text, not 12; put it in quotes"),
@@ -221,7 +221,7 @@ colour: red
         "1:7  name: must be at most 80 letters, digits, '.', '_' and '-', the first a letter or "
         "digit, not 'tea pot'",
         "3:3  subject.knid: unknown key, did you mean 'kind'?",
-        "5:15  subject.identifier: is part of the class noun 'teapot'; choose a rare token: sks",
+        "5:15  subject.identifier: is part of the class noun 'teapot'; choose a rare token: ohwx",
         "7:10  render.width: must be a multiple of 8, such as 1000 or 1008, not 1001",
         "8:10  render.steps: must be a whole number, not 'many'",
         "10:10  prompts.sets.aganst: must be one of naive, against, amplify, import; "

@@ -209,7 +209,7 @@ def test_a_starter_is_sound_as_it_is(tmp_path: Path, asked: dict[str, Any]) -> N
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
     recipe = load_recipe(tmp_path / "a.yaml")
     assert recipe.subject.class_noun == asked["class_noun"]
-    assert recipe.subject.identifier == asked.get("identifier", "sks")
+    assert recipe.subject.identifier == asked.get("identifier", "ohwx")
     assert ("against" in shares_of(recipe)) == ("images" in asked)
     assert len(text.splitlines()) < 60
     assert text.count("#") > 10

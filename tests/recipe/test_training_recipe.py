@@ -141,7 +141,7 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
         ("base_model: ' '\n", "5:13  base_model: must not be blank"),
         ("base_model: ./models/none\n", "5:13  base_model: there is no folder HERE/models/none"),
         ("base_model: ./photos\n", "5:13  base_model: HERE/photos has no model_index.json, so it is no diffusers pipeline"),
-        ("base_model: photos/1.png\n", "5:13  base_model: HERE/photos/1.png is a file, and a folder in diffusers' layout is needed; diffusers makes one with `StableDiffusionPipeline.from_single_file(...).save_pretrained(...)`"),
+        ("base_model: photos/1.png\n", "5:13  base_model: HERE/photos/1.png is a file, and a folder in diffusers' layout is needed. A pipeline's class makes one: for SDXL `StableDiffusionXLPipeline.from_single_file(...)`, then `save_pretrained(...)`"),
         ("regularization: {dataset: ''}\n", "5:27  regularization.dataset: must not be empty"),
         ("regularization: {dataset: ../runs/none}\n", "5:27  regularization.dataset: there is no UP/runs/none"),
         ("regularization: {dataset: me/x@v1, revision: v2}\n", "5:46  regularization.revision: the dataset's name says 'v1' already"),

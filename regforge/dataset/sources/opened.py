@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from regforge.files import expanded
 from regforge.hub import HubAddress, HubError
 from regforge.recipe.named_files import LEADS_OUT, inside, is_file, is_folder
 from regforge.records import Example
+from regforge.runs import is_training_run
 from regforge.words import counted, listed, nearest
 
 _FILES = re.compile(r"\.(?:parquet|zip|tar|tar\.gz|tgz)$", re.IGNORECASE)
@@ -146,11 +148,19 @@ def _open_folder(folder: Path, caption_column: str | None) -> _Opened:
         data = folder / "dataset"
         if inside(data, folder) is None:
             raise CannotOpen(f"{data} {LEADS_OUT}.", hint="Or name the folder that it leads to.")
+    elif run == folder and is_training_run(folder):
+        raise CannotOpen(
+            f"{folder} is a training run: it has a model, and no dataset.",
+            hint="Name the dataset that it was trained beside (regularization.dataset in its "
+            "recipe.yaml), or look at the model: "
+            f"regforge evaluate {shlex.quote(str(folder))}",
+        )
     elif run == folder:
         _refuse_training(folder)
         raise CannotOpen(
             f"The run {folder} has no dataset yet.",
-            hint=f"Finish it: regforge run {folder / 'recipe.yaml'} --out {folder}",
+            hint="Finish it: "
+            + shlex.join(["regforge", "run", str(folder / "recipe.yaml"), "--out", str(folder)]),
         )
     tree = LocalTree(data)
     card = read_card(tree)

@@ -1,8 +1,8 @@
 """The kinds of text-to-image models that can be trained.
 
 A family is a subclass of `base.Family`: its modules, text embeddings, noise and how its denoiser is
-called. To add one, write it in a module here, with a noise process of `base`; name its pipeline's
-class below and in `regforge.recipe.training_checks.TRAINABLE`.
+called. To add one, write it in a module here, with a noise process of `base`, and name it with its
+pipeline's class in `regforge.recipe.pipelines.TRAINABLE`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from regforge.images.loading import ModelChoice, find_model, load_model
-from regforge.recipe.training_checks import TRAINABLE, TRAINS
+from regforge.recipe.pipelines import TRAINABLE, TRAINS
 from regforge.training.batches import FamilyError
 
 if TYPE_CHECKING:
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
     from regforge.recipe.training import TrainingRecipe
     from regforge.training.families.base import Family
-
-_FAMILIES = {
-    "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
-    "StableDiffusionXLPipeline": "stable_diffusion.StableDiffusionXL",
-    "StableDiffusion3Pipeline": "stable_diffusion.StableDiffusion3",
-}
-"""Module and class of each pipeline's family."""
 
 
 def find_base_model(recipe: TrainingRecipe) -> None:
@@ -78,6 +71,6 @@ def _check(recipe: TrainingRecipe, pipeline_class: str) -> None:
 
 
 def _family(pipeline_class: str) -> type[Family]:
-    module, _, name = _FAMILIES[pipeline_class].partition(".")
+    module, _, name = TRAINABLE[pipeline_class].partition(".")
     family: type[Family] = getattr(import_module(f"{__name__}.{module}"), name)
     return family
