@@ -14,6 +14,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
 from PIL import Image
@@ -50,16 +51,17 @@ def require_service(render: Render) -> None:
     """Raise ModelUnavailable if the service cannot be asked: no key, no provider, no server."""
     if problem := library.not_ready("render", render.model, render.api_base):
         raise ModelUnavailable(problem[0], hint=problem[1])
-    if (base := render.api_base) is not None:
-        address = urlsplit(base)
-        port = address.port or (443 if address.scheme == "https" else 80)
-        try:
-            socket.create_connection((address.hostname, port), timeout=_TO_CONNECT).close()
-        except OSError as error:
-            raise ModelUnavailable(
-                f"{render.model} cannot be reached at {base}.",
-                hint="Start the server, or correct render.api_base.",
-            ) from error
+    address = urlsplit(render.api_base or "")
+    host, port = address.hostname, address.port or (443 if address.scheme == "https" else 80)
+    if host is None or (address.scheme in getproxies() and not proxy_bypass(host)):
+        return
+    try:
+        socket.create_connection((host, port), timeout=_TO_CONNECT).close()
+    except OSError as error:
+        raise ModelUnavailable(
+            f"{render.model} cannot be reached at {render.api_base}.",
+            hint="Start the server, or correct render.api_base.",
+        ) from error
 
 
 def image_price(render: Render, width: int, height: int) -> float | None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from regforge.embedded import TINYWORLD, quiet_loading, require_folder
 from regforge.files import expanded, parse_json, revision_of
-from regforge.images.pipelines import require_negative_prompt, set_scheduler
+from regforge.images.calls import require_negative_prompt
+from regforge.images.pipelines import set_scheduler
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.recipe.model_checks import is_embedded
 from regforge.recipe.models import Render

@@ -13,15 +13,14 @@ from regforge.devices import (
     pick_device,
     pick_dtype,
 )
+from regforge.images.calls import call_settings, guidance_input
 from regforge.images.loading import load_pipeline
 from regforge.images.pipelines import (
     DENOISERS,
     PromptCache,
     as_uint8,
-    call_settings,
     can_encode,
     default_size,
-    guidance_input,
     inputs_of,
     not_finite,
     place,
@@ -37,6 +36,7 @@ from regforge.images.renderer import (
 )
 from regforge.journal import Journal, Reporter
 from regforge.recipe.models import Render
+from regforge.recipe.pipelines import mismatch
 from regforge.records import ImageJob, without_folders
 from regforge.words import first_line
 
@@ -52,6 +52,11 @@ def open_local(
     for note in notes:
         journal.event("lora", note=note)
         reporter.say(note)
+    if made_for := mismatch(render.model, render.revision, render.steps, render.guidance_scale):
+        reporter.say(
+            f"{without_folders(render.model)} is made for {made_for} (render.steps, "
+            "render.guidance_scale)"
+        )
     scheduler = set_scheduler(pipeline, render.scheduler)
     width, height = default_size(pipeline, render)
     identity = ModelIdentity(

@@ -1,5 +1,6 @@
 """How pipelines of other families are called: guidance, prompts, ranges, schedulers, packages."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -12,9 +13,11 @@ import pytest
 from drawing import difference, drawn, jobs, opened
 
 from regforge.embedded import TINYWORLD
-from regforge.images import require_renderer
-from regforge.images.pipelines import call_settings, guidance_input, set_scheduler
+from regforge.images import open_renderer, require_renderer
+from regforge.images.calls import call_settings, guidance_input
+from regforge.images.pipelines import set_scheduler
 from regforge.images.renderer import ModelUnavailable, Pixels, RenderSettingError, is_sent
+from regforge.journal import Journal, Reporter
 from regforge.recipe import Render
 
 CALLS = [
@@ -203,6 +206,14 @@ def test_dark_halves_stay_where_pt_is_from_minus_one_to_one(tmp_path: Path) -> N
     )
     as_they_draw = np.stack([np.asarray(each) for each in own.images])
     assert difference(drawn(renderer, todo), as_they_draw) < 2
+
+
+def test_a_model_that_is_made_for_other_steps_says_so_when_it_is_opened(tmp_path: Path) -> None:
+    model, told = shutil.copytree(TINYWORLD, tmp_path / "sdxl-turbo"), io.StringIO()
+    render = Render(model=str(model), steps=30, device="cpu")
+    open_renderer(render, journal=Journal(None), reporter=Reporter(stream=told)).close()
+    assert "sdxl-turbo is made for 4 steps, no guidance" in told.getvalue()
+    assert str(tmp_path) not in told.getvalue()
 
 
 # ------------------------------------------------------------------------------------ schedulers
