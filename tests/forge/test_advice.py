@@ -188,7 +188,7 @@ def test_an_export_takes_the_identifier_of_the_run(
     for given, name in (((), "ohwx"), (("--identifier", "zwx"), "zwx")):
         out = tmp_path / name
         assert shell("export", "run", "--to", "kohya", "--out", out, *given) == 0, shell.err
-        assert name in (out / "README.md").read_text()
+        assert f'"identifier": "{name}"' in (out / "export.json").read_text()
 
 
 def test_a_starter_runs_with_what_its_comments_offer(shell: Shell) -> None:
