@@ -50,6 +50,7 @@ def publish(run: str | os.PathLike[str], **options: Any) -> PublishedRun:
         RegforgeError: It cannot be published; nothing has been uploaded.
     """
     from regforge.publish.datasets import publish_run
-    from regforge.publish.models import is_training_run, publish_model
+    from regforge.publish.models import publish_model
+    from regforge.runs import is_training_run
 
     return (publish_model if is_training_run(run) else publish_run)(Path(run), **options)

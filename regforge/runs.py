@@ -255,10 +255,9 @@ class RecipeFolder(OwnedFolder):
         return {}
 
 
-def is_training_run(folder: Path) -> bool:
-    """Whether a folder is a training run's, which has a model and no dataset."""
-    there = TrainingFolder(folder)._recipe_there()
-    return "base_model" in there and "prompts" not in there
+def is_training_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is that of a training run, finished or not."""
+    return "base_model" in TrainingFolder(Path(folder))._recipe_there()
 
 
 def identifier_in(folder: Path | None) -> str | None:

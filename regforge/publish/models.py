@@ -6,7 +6,6 @@ On the Hub the weights lie at the top, where `load_lora_weights("user/name")` an
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,11 +48,6 @@ _LOADERS = {
     "lora": "pipeline.load_lora_weights",
     "full": "diffusers.DiffusionPipeline.from_pretrained",
 }
-
-
-def is_training_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is that of a training run, finished or not."""
-    return "base_model" in _recipe_keys(Path(folder) / "recipe.yaml")
 
 
 def publish_model(

@@ -27,7 +27,6 @@ from regforge.files import expanded
 from regforge.hub import HubAddress, HubError
 from regforge.recipe.named_files import LEADS_OUT, inside, is_file, is_folder
 from regforge.records import Example
-from regforge.runs import is_training_run
 from regforge.words import counted, listed, nearest
 
 _FILES = re.compile(r"\.(?:parquet|zip|tar|tar\.gz|tgz)$", re.IGNORECASE)
@@ -148,13 +147,6 @@ def _open_folder(folder: Path, caption_column: str | None) -> _Opened:
         data = folder / "dataset"
         if inside(data, folder) is None:
             raise CannotOpen(f"{data} {LEADS_OUT}.", hint="Or name the folder that it leads to.")
-    elif run == folder and is_training_run(folder):
-        raise CannotOpen(
-            f"{folder} is a training run: it has a model, and no dataset.",
-            hint="Name the dataset that it was trained beside (regularization.dataset in its "
-            "recipe.yaml), or look at the model: "
-            f"regforge evaluate {shlex.quote(str(folder))}",
-        )
     elif run == folder:
         _refuse_training(folder)
         raise CannotOpen(
@@ -265,7 +257,7 @@ def _refuse_training(run: Path) -> None:
         f"{run} is a training of {base_model}: it holds a model, and no dataset.",
         hint=f"It was trained with the regularization images of {used}; name those."
         if used
-        else f"Of the model: regforge evaluate {run}",
+        else f"Of the model: regforge evaluate {shlex.quote(str(run))}",
     )
 
 
