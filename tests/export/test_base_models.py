@@ -87,6 +87,19 @@ def test_what_the_folder_says_counts_more_than_its_name(
     assert family_of(str(folder)) is (NAMED[family] if family else None)
 
 
+def test_a_repository_in_the_cache_of_the_hub_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert family_of("me/mine") is None
+    snapshot = tmp_path / "models--me--mine" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model_index.json").write_text('{"_class_name": "QwenImagePipeline"}')
+    (tmp_path / "models--me--mine" / "refs").mkdir()
+    (tmp_path / "models--me--mine" / "refs" / "main").write_text("0" * 40)
+    assert family_of("me/mine") is NAMED["qwen-image"]
+
+
 TRAINED = [
     (trainer, family)
     for trainer in TRAINERS

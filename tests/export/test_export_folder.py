@@ -70,6 +70,15 @@ def test_other_settings_need_another_folder(out: Path, options: dict[str, Any], 
     assert contents(out) == before
 
 
+def test_an_export_of_an_older_version_is_gone_on_with(out: Path) -> None:
+    export(ours(4), out)
+    manifest = json.loads((out / "export.json").read_text())
+    del manifest["identity"]["settings"]["family"]
+    (out / "export.json").write_text(json.dumps(manifest))
+    export(ours(4), out, "onetrainer")
+    assert (out / "onetrainer" / "config.json").exists()
+
+
 def test_another_dataset_needs_another_folder(out: Path) -> None:
     export(ours(8), out)
     redrawn = ours(8)
