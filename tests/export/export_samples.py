@@ -60,7 +60,7 @@ def make_image(number: int, size: tuple[int, int] = (16, 16), suffix: str = "png
     """A small image; another one for each number."""
     content = io.BytesIO()
     color = (number % 251, number // 251 % 251, number * 7 % 251)
-    Image.new("RGB", size, color).save(content, FORMATS[suffix])
+    Image.new("RGB", size, color).save(content, FORMATS[suffix], compress_level=1)
     return content.getvalue()
 
 

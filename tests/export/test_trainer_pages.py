@@ -64,7 +64,7 @@ def teapots() -> samples.Memory:
 
 def generated() -> dict[str, str]:
     """The generated part of each trainer's page, by the name of the trainer."""
-    parts = {}
+    parts, dataset = {}, teapots()
     with tempfile.TemporaryDirectory() as temporary:
         captions = [f"a photo of sks teapot, view {number}" for number in range(1, 5)]
         photos = samples.photo_folder(Path(temporary) / "photos", captions, "png", (64, 64))
@@ -74,7 +74,7 @@ def generated() -> dict[str, str]:
             families = list(trainer.families or ["sdxl"])
             model = NAMED["sdxl" if "sdxl" in families else families[0]].repository
             options = {"subject": photos, "base_model": model, "root": ROOT, "check": True}
-            done = samples.export(teapots(), out, trainer.name, **options)
+            done = samples.export(dataset, out, trainer.name, **options)
             parts[trainer.name] = _part(done.targets[0], out, model)
     return parts
 
