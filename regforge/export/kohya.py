@@ -53,59 +53,34 @@ _FLOW = ("--network_train_unet_only", "--cache_text_encoder_outputs")
 _FLUX = (*_FLOW, "--model_prediction_type=raw")
 _CLIP_L, _T5, _AE = "--clip_l=clip_l", "--t5xxl=t5xxl_fp16", "--ae=ae"
 _SD3 = _Script("sd3_train_network.py", "lora_sd3", _FLOW, (_CLIP_L, "--clip_g=clip_g", _T5))
+# fmt: off
 _SCRIPTS = {
     "sd1": _Script("train_network.py"),
     "sd2": _Script("train_network.py", flags=("--max_token_length=225", "--v2")),
     "sdxl": _Script("sdxl_train_network.py"),
     "sd3": _SD3,
     "sd3.5": _SD3,
-    "flux1-dev": _Script(
-        "flux_train_network.py",
-        "lora_flux",
-        (*_FLUX, "--guidance_scale=1.0", "--timestep_sampling=flux_shift"),
-        (_CLIP_L, _T5, _AE),
-    ),
-    "chroma": _Script(
-        "flux_train_network.py",
-        "lora_flux",
-        (
-            *_FLUX,
-            "--guidance_scale=0.0",
-            "--timestep_sampling=sigmoid",
-            "--model_type=chroma",
-            "--apply_t5_attn_mask",
-        ),
-        (_T5, _AE),
-    ),
-    "lumina2": _Script(
-        "lumina_train_network.py",
-        "lora_lumina",
-        (
-            *_FLUX,
-            "--timestep_sampling=nextdit_shift",
-            "--discrete_flow_shift=6.0",
-            "--system_prompt=You are an assistant designed to generate high-quality images based "
-            "on user prompts.",
-        ),
-        ("--gemma2=gemma_2_2b_fp16", _AE),
-    ),
-    "hunyuan-image": _Script(
-        "hunyuan_image_train_network.py",
-        "lora_hunyuan_image",
-        (*_FLUX, "--discrete_flow_shift=5.0", "--attn_mode=torch", "--split_attn"),
-        (
-            "--text_encoder=qwen_2.5_vl_7b",
-            "--byt5=byt5_small_glyphxl_fp16",
-            "--vae=hunyuan_image_2.1_vae_fp16",
-        ),
-    ),
-    "anima": _Script(
-        "anima_train_network.py",
-        "lora_anima",
-        (*_FLOW, "--timestep_sampling=sigmoid", "--discrete_flow_shift=1.0"),
-        ("--qwen3=qwen_3_06b_base", "--vae=qwen_image_vae"),
-    ),
+    "flux1-dev": _Script("flux_train_network.py", "lora_flux",
+                         (*_FLUX, "--guidance_scale=1.0", "--timestep_sampling=flux_shift"),
+                         (_CLIP_L, _T5, _AE)),
+    "chroma": _Script("flux_train_network.py", "lora_flux",
+                      (*_FLUX, "--guidance_scale=0.0", "--timestep_sampling=sigmoid",
+                       "--model_type=chroma", "--apply_t5_attn_mask"), (_T5, _AE)),
+    "lumina2": _Script("lumina_train_network.py", "lora_lumina",
+                       (*_FLUX, "--timestep_sampling=nextdit_shift", "--discrete_flow_shift=6.0",
+                        "--system_prompt=You are an assistant designed to generate high-quality "
+                        "images based on user prompts."), ("--gemma2=gemma_2_2b_fp16", _AE)),
+    "hunyuan-image": _Script("hunyuan_image_train_network.py", "lora_hunyuan_image",
+                             (*_FLUX, "--discrete_flow_shift=5.0", "--attn_mode=torch",
+                              "--split_attn"),
+                             ("--text_encoder=qwen_2.5_vl_7b", "--byt5=byt5_small_glyphxl_fp16",
+                              "--vae=hunyuan_image_2.1_vae_fp16")),
+    "anima": _Script("anima_train_network.py", "lora_anima",
+                     (*_FLOW, "--timestep_sampling=sigmoid", "--discrete_flow_shift=1.0"),
+                     ("--qwen3=qwen_3_06b_base", "--vae=qwen_image_vae")),
 }
+# fmt: on
+
 
 # What our configuration uses of what kohya allows; it refuses keys that it does not know, and what
 # others of its keys do to captions is not restated here. A subset has from the tables above it what

@@ -63,37 +63,23 @@ _PRECISION = {"mixed_precision": "no fp16 bf16"}
 _PREDICTION = {"model_prediction_type": "raw additive sigma_scaled"}
 _TIMES = "sigma uniform sigmoid shift flux_shift"
 # Values, switches and choices beyond those of train_network.py.
+# fmt: off
 _KOHYA_SCRIPTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "train_network.py": ("", "", {"max_token_length": "150 225"}),
     "sdxl_train_network.py": ("", "", {"max_token_length": "150 225"}),
     "sd3_train_network.py": ("clip_l clip_g t5xxl", "", {}),
-    "flux_train_network.py": (
-        "clip_l t5xxl ae guidance_scale",
-        "apply_t5_attn_mask",
-        {"timestep_sampling": _TIMES, "model_type": "flux chroma", **_PREDICTION},
-    ),
-    "lumina_train_network.py": (
-        "gemma2 ae discrete_flow_shift system_prompt",
-        "",
-        {"timestep_sampling": f"{_TIMES} nextdit_shift", **_PREDICTION},
-    ),
-    "hunyuan_image_train_network.py": (
-        "text_encoder byt5 vae discrete_flow_shift",
-        "split_attn",
-        {"attn_mode": "torch xformers flash sdpa", **_PREDICTION},
-    ),
-    "anima_train_network.py": (
-        "qwen3 vae discrete_flow_shift",
-        "",
-        {"timestep_sampling": _TIMES},
-    ),
+    "flux_train_network.py": ("clip_l t5xxl ae guidance_scale", "apply_t5_attn_mask",
+        {"timestep_sampling": _TIMES, "model_type": "flux chroma", **_PREDICTION}),
+    "lumina_train_network.py": ("gemma2 ae discrete_flow_shift system_prompt", "",
+        {"timestep_sampling": f"{_TIMES} nextdit_shift", **_PREDICTION}),
+    "hunyuan_image_train_network.py": ("text_encoder byt5 vae discrete_flow_shift", "split_attn",
+        {"attn_mode": "torch xformers flash sdpa", **_PREDICTION}),
+    "anima_train_network.py": ("qwen3 vae discrete_flow_shift", "", {"timestep_sampling": _TIMES}),
 }
+# fmt: on
 _NETWORKS = {
-    "sd3_train_network.py": "networks.lora_sd3",
-    "flux_train_network.py": "networks.lora_flux",
-    "lumina_train_network.py": "networks.lora_lumina",
-    "hunyuan_image_train_network.py": "networks.lora_hunyuan_image",
-    "anima_train_network.py": "networks.lora_anima",
+    f"{name}_train_network.py": f"networks.lora_{name}"
+    for name in ("sd3", "flux", "lumina", "hunyuan_image", "anima")
 }
 
 
