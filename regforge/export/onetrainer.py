@@ -154,7 +154,7 @@ def _config(material: Material) -> dict[str, object]:
 def _notes(material: Material) -> list[str]:
     samples, repeats = _samples(material), material.repeats
     count, photos = len(material.images), material.photo_count
-    how = "the preset trains a copy of it whose distillation was undone"
+    how = "the preset trains a copy without that, ostris/Z-Image-De-Turbo"
     preset, epochs = material.entry(_PRESETS), ceil(common.PAIRS / samples)
     return [
         f"OneTrainer uses {common.every(count, 'regularization image')}, each with its own "

@@ -2,7 +2,8 @@
 
 Read at commit bc8e6ab of bghira/SimpleTuner: `data_backend/config/image.py` and `validators.py`
 (keys and values), `data_backend/local.py` (which files count), `prompts.py` (captions),
-`data_backend/runtime/dataloader_iterator.py` (which backend the next batch comes from). All of them
+`data_backend/runtime/dataloader_iterator.py` (which backend the next batch comes from), and in
+`models/` and `configuration/cmd_args.py` what a flavour and a seed mean. All of them
 below simpletuner/helpers/. A key that SimpleTuner does not know is ignored by it without a word.
 """
 
