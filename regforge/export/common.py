@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from regforge.export.families import NAMED
 from regforge.export.trainer import (
+    IMAGES,
     SUBJECT,
     USUAL_PHOTOS,
     ExportedImage,
@@ -61,6 +62,18 @@ def mixture(material: Material, title: str) -> tuple[float, float]:
     return max(1.0, ratio), max(1.0, 1 / ratio)
 
 
+def repeated(material: Material, title: str) -> Iterator[tuple[str, ExportedImage, int]]:
+    """Each photo and each regularization image: its folder, and how often an epoch has to show it.
+
+    It is for trainers that are told so image by image; together they make up the `mixture`.
+    """
+    folders = ((SUBJECT, material.photos), (IMAGES, material.images))
+    for (folder, images), times in zip(folders, mixture(material, title), strict=True):
+        often, more = divmod(round(len(images) * times), max(len(images), 1))
+        for number, image in enumerate(images):
+            yield folder, image, often + (number < more)
+
+
 def side(material: Material, title: str) -> int:
     """The side of a square of pixels to train at, for trainers whose sizes come in steps of 16."""
     if material.resolution < _SMALLEST:
@@ -90,7 +103,9 @@ def mixing_notes(material: Material, title: str, photo: float, image: float) -> 
 
 
 def _often(times: float) -> str:
-    return "once" if times == 1 else f"{times:.4g} times"
+    if times == 1:
+        return "once"
+    return f"{times:.4g} times{'' if times == round(times) else ' on average'}"
 
 
 def class_caption(class_noun: str) -> str:

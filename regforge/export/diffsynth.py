@@ -19,7 +19,6 @@ from pydantic import BaseModel
 
 from regforge.export import common
 from regforge.export.trainer import (
-    IMAGES,
     SUBJECT,
     ExportError,
     LoadedImage,
@@ -131,20 +130,16 @@ def _plan(material: Material) -> Plan:
             f"{material.base_model} predicts the velocity.",
             hint="Trainers that can: --to kohya, simpletuner, onetrainer, ai-toolkit.",
         )
-    times = [round(each) for each in common.mixture(material, TRAINER.title)]
     rows = [
         {"image": f"{folder}/{image.name}", "prompt": image.caption}
-        for folder, images, often in zip(
-            (SUBJECT, IMAGES), (material.photos, material.images), times, strict=True
-        )
-        for image in images
+        for folder, image, often in common.repeated(material, TRAINER.title)
         for _ in range(often)
     ]
     # It opens the file in the encoding of the machine.
     return Plan(
         files={METADATA: "".join(f"{json.dumps(row)}\n" for row in rows)},
         command=_command(material, len(rows)),
-        notes=_notes(material, len(rows), *times),
+        notes=_notes(material, len(rows)),
     )
 
 
@@ -178,14 +173,14 @@ def _command(material: Material, rows: int) -> str:
     )
 
 
-def _notes(material: Material, rows: int, photos: int, images: int) -> list[str]:
+def _notes(material: Material, rows: int) -> list[str]:
     model, base, steps = material.entry(_MODELS), _base(material), rows * _repeats(rows)
     merged = ""
     if any("{1}" in flag for flag in model.flags):
         adapter = common.adapter_file(material)
         merged = f"the command merges {adapter} ({material.kind.adapter} on the Hub) into it"
     notes = [
-        *common.mixing_notes(material, TRAINER.title, photos, images),
+        *common.mixing_notes(material, TRAINER.title, *common.mixture(material, TRAINER.title)),
         f"It trains on as many images as an epoch has, in any order: {METADATA} has "
         f"{counted(rows, 'row')}, and --dataset_repeat={_repeats(rows)} makes {steps:,} steps of "
         f"it. There is no other end; a checkpoint is written every {_SAVE_EVERY} steps.",

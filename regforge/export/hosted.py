@@ -38,31 +38,27 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def _plan(material: Material) -> Plan:
-    times = [round(each) for each in common.mixture(material, _TITLE)]
     members = {}
-    for (folder, kind), images, often in zip(
-        _KINDS.items(), (material.photos, material.images), times, strict=True
-    ):
-        for image in images:
-            stem, _, suffix = image.name.rpartition(".")
-            for number in range(1, often + 1):
-                name = f"{kind}-{stem}-{number}"
-                members[f"{name}.{suffix}"] = f"{folder}/{image.name}"
-                members[f"{name}.txt"] = f"{folder}/{stem}.txt"
+    for folder, image, often in common.repeated(material, _TITLE):
+        stem, _, suffix = image.name.rpartition(".")
+        for number in range(1, often + 1):
+            name = f"{_KINDS[folder]}-{stem}-{number}"
+            members[f"{name}.{suffix}"] = f"{folder}/{image.name}"
+            members[f"{name}.txt"] = f"{folder}/{stem}.txt"
     name = ZIP if material.photos else INCOMPLETE
     file = common.python_string(material.path(name))
     upload = f"import fal_client; print(fal_client.upload_file({file}))"
     return Plan(
         files={},
         command=common.command_line(["python", "-c", upload]),
-        notes=_notes(material, name, len(members) // 2, *times),
+        notes=_notes(material, name, len(members) // 2),
         zips={name: members},
     )
 
 
-def _notes(material: Material, name: str, held: int, photos: int, images: int) -> list[str]:
+def _notes(material: Material, name: str, held: int) -> list[str]:
     notes = [
-        *common.mixing_notes(material, _TITLE, photos, images),
+        *common.mixing_notes(material, _TITLE, *common.mixture(material, _TITLE)),
         f"{name} holds {counted(held, 'image')}, each with its caption in a .txt file: photos come "
         "in it as often as they are to be seen, because a hosted trainer has no repeats.",
         "Leave the trigger word empty. Replicate and Civitai put it before each caption that does "

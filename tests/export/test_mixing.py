@@ -83,7 +83,7 @@ def test_each_image_is_read_with_its_caption(hard: Exported, name: str) -> None:
 def test_an_epoch_shows_as_many_of_each_as_the_prior_weight_says(
     tmp_path: Path, out: Path, images: int, photos: int, weight: float, whole: tuple[int, int]
 ) -> None:
-    """Repeats of diffusion-pipe have fractions, of the others not."""
+    """musubi-tuner and ComfyUI have one whole number of repeats for a folder, the others not."""
     folder = photo_folder(tmp_path / "photos", [f"sks teapot {n}" for n in range(photos)])
     options = OPTIONS | {"subject": folder, "prior_weight": weight, "check": True}
     done = export(ours(images), out, *MIXING, **options)
@@ -98,8 +98,13 @@ def test_an_epoch_shows_as_many_of_each_as_the_prior_weight_says(
         )
         if target.name == "diffusion-pipe":  # int(images * num_repeats) of a size
             assert shown[0] == pytest.approx(shown[1] * weight, abs=1)
-        else:
+        elif target.name in ("musubi-tuner", "comfyui"):
             assert shown == whole
+        else:
+            most = max(images, photos * weight)
+            assert shown == (most, most / weight)
+            unequal = len({each[1:] for each in seen.values()}) - 2
+            assert target.notes[0].count("on average") == unequal
         assert f"mix {shown[1]:,} to {shown[0]:,}" in target.notes[0]
         assert any("Prior weight" in note for note in target.notes) == (weight != 1)
 
