@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,30 @@ def test_the_encoder_that_reads_most_decides(tmp_path: Path, embedded: TokenBudg
     for class_name, limit in (("NobodysPipeline", 512), ("FluxPipeline", 512)):
         (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": class_name}))
         assert token_budget(render).limit == limit
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    [
+        ("StableDiffusionPipeline", 77),
+        ("QwenImagePipeline", 512),
+        ("HunyuanImagePipeline", 1000),
+        ("LongCatImagePipeline", 512),
+        ("ErnieImagePipeline", 512),
+        ("NucleusMoEImagePipeline", 1024),
+        ("Lumina2Pipeline", 220),  # of 256, after the system prompt
+        ("ZImagePipeline", 490),  # of 512, after the chat template
+    ],
+)
+def test_a_tokenizer_without_a_limit_has_that_of_its_pipeline(
+    kind: str, limit: int, tmp_path: Path
+) -> None:
+    shutil.copytree(TINYWORLD / "tokenizer", tmp_path / "tokenizer")
+    config = tmp_path / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 1e30}))
+    index = {"_class_name": kind, "tokenizer": ["transformers", "CLIPTokenizer"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert token_budget(Render(model=str(tmp_path))).limit == limit
 
 
 @pytest.mark.parametrize(
