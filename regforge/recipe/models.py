@@ -171,7 +171,7 @@ class Render(Section):
     """Pixels; the model's own size if left out."""
     steps: int = Field(default=UNDISTILLED.steps, ge=1, le=1000)
     """Denoising steps. Left out, 30, or what a distilled model is made for, where its name on the
-    Hub or its folder says that it is one: 4 for SDXL-Turbo or FLUX.1-schnell, 8 for
+    Hub or its folder says that it is one: 4 for SDXL-Turbo or FLUX.1-schnell, 9 for
     Z-Image-Turbo."""
     guidance_scale: float = Field(default=UNDISTILLED.guidance_scale, ge=0, le=50)
     """Classifier-free guidance; 1 or less turns it off. Left out, 5.0, or what a distilled model is

@@ -60,7 +60,7 @@ class Usual(NamedTuple):
 
 UNDISTILLED = Usual(30, 5.0)
 
-MOST_OF_DISTILLED = 8
+MOST_OF_DISTILLED = 9
 """Steps that a model distilled for few of them takes at most."""
 
 _FOUR, _EIGHT = Usual(4, 1.0), Usual(8, 1.0)
@@ -81,7 +81,7 @@ _NAMES: tuple[tuple[str, str | None, Usual | None], ...] = (
     (r"schnell", "FluxPipeline", _FOUR),
     (r"flux\.?1.*(dev|krea)", "FluxPipeline", Usual(28, 3.5)),
     (r"flux", "FluxPipeline", None),
-    (r"z-?image.*turbo", "ZImagePipeline", _EIGHT),
+    (r"z-?image.*turbo", "ZImagePipeline", Usual(9, 1.0)),
     (r"z-?image", "ZImagePipeline", None),
     (r"ernie-?image.*turbo", "ErnieImagePipeline", _EIGHT),
     (r"ernie-?image", "ErnieImagePipeline", None),

@@ -35,7 +35,7 @@ BY_NAME = [
     ("black-forest-labs/FLUX.1-dev", (28, 3.5)),
     ("black-forest-labs/FLUX.2-klein-4B", (4, 1.0)),
     ("black-forest-labs/FLUX.2-klein-base-4B", (30, 5.0)),
-    ("Tongyi-MAI/Z-Image-Turbo", (8, 1.0)),
+    ("Tongyi-MAI/Z-Image-Turbo", (9, 1.0)),
     ("Tongyi-MAI/Z-Image", (30, 5.0)),
     ("baidu/ERNIE-Image-Turbo", (8, 1.0)),
     ("embedded/tinyworld", (30, 5.0)),
