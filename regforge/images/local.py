@@ -36,7 +36,7 @@ from regforge.images.renderer import (
 )
 from regforge.journal import Journal, Reporter
 from regforge.recipe.models import Render
-from regforge.recipe.pipelines import mismatch
+from regforge.recipe.pipelines import ALONE, mismatch
 from regforge.records import ImageJob, without_folders
 from regforge.words import first_line
 
@@ -81,6 +81,8 @@ def open_local(
     )
     if render.batch_size != "auto":
         batch_size = render.batch_size
+    if type(pipeline).__name__ in ALONE:
+        batch_size = 1
     return LocalRenderer(
         pipeline,
         render,

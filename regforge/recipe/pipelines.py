@@ -29,6 +29,9 @@ TRAINS = "Stable Diffusion 1.x, 2.x, XL and 3 can be trained, and embedded/tinyw
 GUIDED_FROM_ZERO = frozenset({"Krea2Pipeline", "ZImagePipeline", "ZImageOmniPipeline"})
 """Pipelines whose `guidance_scale` is what is added to 1: they draw with 1 + it, and 0 is off."""
 
+ALONE = frozenset({"GlmImagePipeline"})
+"""Pipelines in which one seed serves a whole batch, so that images are drawn one by one."""
+
 READS = {
     "BriaFibo2Pipeline": 4096,
     "ErnieImagePipeline": 512,

@@ -13,7 +13,7 @@ import pytest
 from drawing import difference, drawn, jobs, opened
 
 from regforge.embedded import TINYWORLD
-from regforge.images import open_renderer, require_renderer
+from regforge.images import local, open_renderer, require_renderer
 from regforge.images.calls import call_settings, guidance_input
 from regforge.images.pipelines import set_scheduler
 from regforge.images.renderer import ModelUnavailable, Pixels, RenderSettingError, is_sent
@@ -214,6 +214,15 @@ def test_a_model_that_is_made_for_other_steps_says_so_when_it_is_opened(tmp_path
     open_renderer(render, journal=Journal(None), reporter=Reporter(stream=told)).close()
     assert "sdxl-turbo is made for 4 steps, no guidance" in told.getvalue()
     assert str(tmp_path) not in told.getvalue()
+
+
+def test_images_that_would_share_a_seed_are_drawn_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert opened(batch_size=4).batch_size == 4
+    assert "GlmImagePipeline" in local.ALONE
+    monkeypatch.setattr(local, "ALONE", {"StableDiffusionPipeline"})
+    assert opened(batch_size=4).batch_size == 1
 
 
 # ------------------------------------------------------------------------------------ schedulers
