@@ -5,9 +5,11 @@
 
 The baseline is what examples/dreambooth/train_dreambooth_lora.py of diffusers does for
 `--with_prior_preservation`, with its defaults: float16 on a GPU and float32 elsewhere, four images
-at a time, each saved as a JPEG before the next batch begins. Same model, same steps and guidance,
-one process, turn by turn; loading is not counted. The baseline draws one prompt over and over,
-regforge a new caption for every image, and writes a lossless file with the caption in it.
+at a time, each saved as a JPEG before the next batch begins; and once more in bfloat16. Same model,
+steps and guidance, one process, turn by turn; loading is not counted. The rows with `render.speed`
+take the steps of that (examples/tinyworld/speed.py measures what it costs in quality). The baseline
+draws one prompt over and over, regforge a new caption for every image, and writes a lossless file
+with the caption in it.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ CLASS_PROMPT = "a photo of a cat"
 BASELINE_BATCH = 4  # --sample_batch_size
 
 
-def baseline(model: str, device: Any, args: argparse.Namespace) -> Callable[[Path], None]:
+def baseline(
+    model: str, device: Any, dtype: Any, args: argparse.Namespace
+) -> Callable[[Path], None]:
     """The script's loop, as a function that draws `args.images` images into a folder."""
     import torch
     from diffusers import DiffusionPipeline
 
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
     pipeline: Any = DiffusionPipeline.from_pretrained(model, dtype=dtype, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
@@ -65,8 +68,8 @@ def baseline(model: str, device: Any, args: argparse.Namespace) -> Callable[[Pat
 
 def ours(model: str, args: argparse.Namespace, **more: Any) -> Callable[[Path], None]:
     """The same with regforge; every call draws new captions."""
-    settings = {"model": model, "steps": args.steps, "guidance_scale": args.guidance}
-    render = Render(**(settings | more))
+    steps = {} if "speed" in more else {"steps": args.steps}
+    render = Render(model=model, guidance_scale=args.guidance, **steps, **more)
     renderer = open_renderer(render, journal=Journal(None), reporter=Reporter())
     captions = all_captions()
 
@@ -202,12 +205,17 @@ def main() -> None:
         device = pick_device(None)
         folder = Path(tempfile.mkdtemp())
         model = random_model(args.random, folder, device) if args.random else "embedded/tinyworld"
+        loop, plain = "diffusers' class-image loop", torch.float32
+        if device.type == "cuda":
+            plain = torch.float16
+        theirs = model.replace("embedded/tinyworld", str(TINYWORLD))
         ways = {
-            "diffusers' class-image loop": baseline(
-                model.replace("embedded/tinyworld", str(TINYWORLD)), device, args
-            )
+            loop: baseline(theirs, device, plain, args),
+            f"{loop}, bfloat16": baseline(theirs, device, torch.bfloat16, args),
+            "regforge": ours(model, args),
+            "regforge, render.speed: balanced": ours(model, args, speed="balanced"),
+            "regforge, render.speed: fast": ours(model, args, speed="fast"),
         }
-        ways["regforge"] = ours(model, args)
         if device.type == "cpu":
             ways["regforge, render.dtype: float32"] = ours(model, args, dtype="float32")
         if args.compile:
@@ -224,11 +232,12 @@ def main() -> None:
             rate = measure(draw, args.images)
             if number:  # the first round warms up
                 rates[name].append(rate)
-    first = statistics.median(next(iter(rates.values())))
-    print(f"{'':34s} images/s: median    min    max   ratio")
+    first, bf16, *_ = (statistics.median(values) for values in rates.values())
+    print(f"{'':39s} images/s: median    min    max   ratio  to bf16")
     for name, values in rates.items():
-        spread = f"{statistics.median(values):16.2f} {min(values):6.2f} {max(values):6.2f}"
-        print(f"{name:34s} {spread} {statistics.median(values) / first:6.2f}x")
+        median = statistics.median(values)
+        spread = f"{median:16.2f} {min(values):6.2f} {max(values):6.2f}"
+        print(f"{name:39s} {spread} {median / first:6.2f}x {median / bf16:7.2f}x")
 
 
 if __name__ == "__main__":

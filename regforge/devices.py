@@ -11,7 +11,7 @@ from regforge.words import first_line
 if TYPE_CHECKING:
     import torch
 
-_LARGEST_CPU_BATCH = 8
+_LARGEST_CPU_BATCH = 32
 _LARGEST_GPU_BATCH = 32
 _BYTES_PER_PIXEL = 1500
 """Memory that one more image in a batch takes, activations and decoding; a generous guess.

@@ -67,6 +67,7 @@ class Plan(Displayed):
         images_cost: What the images of an image service are of it, refused ones left out.
         size: Such as `96 x 96`, or in words.
         steps: Denoising steps; None if the model is not told. `guidance_scale` likewise.
+        shortcuts: What the steps leave out, such as `{"Cache interval": "2"}`.
         seconds: About how long rendering takes; None if unknown.
         stand_ins: Slots whose sample phrases are not the language model's yet.
     """
@@ -91,6 +92,7 @@ class Plan(Displayed):
     hosted: bool
     steps: int | None
     guidance_scale: float | None
+    shortcuts: dict[str, str]
     seconds: float | None
     token_limit: str
     captions: list[str]
@@ -108,6 +110,7 @@ class Plan(Displayed):
         steps = "" if self.steps is None else f"{self.steps} steps, "
         if self.guidance_scale is not None:
             steps = f"{Usual(self.steps or 0, self.guidance_scale)}, "
+        steps += "".join(f"{name.lower()} {value}, " for name, value in self.shortcuts.items())
         price = f"{_money(self.images_cost)}, " if self.hosted else ""
         time = "time unknown until the first batch"
         if self.seconds is not None:
@@ -228,6 +231,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         hosted=render.renderer == "hosted",
         steps=render.steps if is_sent(render, "steps") else None,
         guidance_scale=render.guidance_scale if is_sent(render, "guidance_scale") else None,
+        shortcuts=render.shortcuts,
         seconds=None if speed is None else speed * images,
         token_limit=f"{budget.limit} tokens, counted by {budget.source}",
         captions=captions,

@@ -285,7 +285,7 @@ class ImageStage:
         )
 
     def _row(self, job: ImageJob, image: bytes, verdict: Verdict) -> ImageRow:
-        from regforge.images.renderer import is_sent
+        from regforge.images.renderer import is_sent, sampling
         from regforge.images.staging import size_of
 
         render, identity = self.recipe.render, self._open()[0].identity
@@ -303,7 +303,7 @@ class ImageStage:
             height=height,
             model=identity.model,
             model_revision=identity.revision,
-            scheduler=identity.scheduler if is_sent(render, "scheduler") else None,
+            scheduler=sampling(identity, render) if is_sent(render, "scheduler") else None,
             steps=render.steps if is_sent(render, "steps") else None,
             guidance_scale=render.guidance_scale
             if is_sent(render, "guidance_scale", identity)
@@ -395,7 +395,9 @@ def seconds_per_image(render: Render) -> float | None:
     """What an image took here the last time; None for a model that was not tried yet."""
     known = _speeds().get(_speed_key(render))
     if known is None and render.model == "embedded/tinyworld":
-        return _EMBEDDED_SECONDS_PER_STEP * render.steps
+        start, stop = render.guidance_window
+        whole = render.steps / render.cache_interval * (1 + stop - start) / 2
+        return _EMBEDDED_SECONDS_PER_STEP * whole
     return known
 
 
@@ -408,7 +410,8 @@ def remember(render: Render, images: int, seconds: float) -> None:
 
 def _speed_key(render: Render) -> str:
     size = f"{render.width or 'own'}x{render.height or 'own'}"
-    return f"{render.model} {size} {render.steps} steps, {render.device or 'best device'}"
+    steps = ", ".join([f"{render.steps} steps", *map(" ".join, render.shortcuts.items())])
+    return f"{render.model} {size} {steps}, {render.device or 'best device'}"
 
 
 def _speeds() -> dict[str, float]:

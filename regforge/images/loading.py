@@ -20,6 +20,7 @@ from regforge.files import expanded, parse_json, revision_of
 from regforge.images.calls import require_negative_prompt
 from regforge.images.pipelines import set_scheduler
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
+from regforge.images.shortcuts import require_shortcuts
 from regforge.recipe.model_checks import is_embedded
 from regforge.recipe.models import Render
 from regforge.recipe.named_files import MODEL_INDEX
@@ -60,7 +61,8 @@ def require_model(render: Render) -> None:
     Raises:
         ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
         LoraError: A LoRA is not there, or is none.
-        RenderSettingError: The scheduler or the negative prompt does not go with the model.
+        RenderSettingError: The scheduler, the negative prompt or a shortcut does not go with the
+            model.
     """
     if render.lora:
         from regforge.images.loras import find_loras
@@ -83,6 +85,7 @@ def look_over(render: Render, folder: Path) -> None:
     index = _read_index(render.model, folder / MODEL_INDEX)
     _check_class(index, _choice_of(render))
     require_negative_prompt(getattr(diffusers, str(index["_class_name"]), None), render)
+    require_shortcuts(render, str(index["_class_name"]))
     file = folder / "scheduler" / "scheduler_config.json"
     if render.scheduler is not None and file.is_file():
         config = parse_json(file.read_bytes())

@@ -34,6 +34,7 @@ from regforge.images.renderer import (
     by_size,
     job_size,
 )
+from regforge.images.shortcuts import require_shortcuts, shorten
 from regforge.journal import Journal, Reporter
 from regforge.recipe.models import Render
 from regforge.recipe.pipelines import ALONE, mismatch
@@ -57,6 +58,7 @@ def open_local(
             f"{without_folders(render.model)} is made for {made_for} (render.steps, "
             "render.guidance_scale)"
         )
+    require_shortcuts(render, type(pipeline).__name__)
     scheduler = set_scheduler(pipeline, render.scheduler)
     width, height = default_size(pipeline, render)
     identity = ModelIdentity(
@@ -123,6 +125,7 @@ class LocalRenderer:
             self._prompts = PromptCache(pipeline, render.negative_prompt, guided=guided)
         self._inputs = inputs_of(pipeline).keys()
         self._uncompiled = self._compile() if render.compile else None
+        self._shortcuts = shorten(pipeline, render)
 
     def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
         """See `Renderer.render`."""
@@ -140,7 +143,7 @@ class LocalRenderer:
 
     def close(self) -> None:
         """Forget the model and give its memory back."""
-        self._pipeline = self._prompts = self._uncompiled = None
+        self._pipeline = self._prompts = self._uncompiled = self._shortcuts = None
         free_memory()
 
     # -------------------------------------------------------------------------------- one batch
@@ -201,6 +204,8 @@ class LocalRenderer:
             if negative is not None:
                 arguments["negative_prompt"] = [negative] * len(batch)
         takes = {name: value for name, value in arguments.items() if name in self._inputs}
+        if self._shortcuts is not None:
+            self._shortcuts.begin(len(batch))
         with torch.inference_mode():
             return self._pipeline(**takes)
 
@@ -252,7 +257,7 @@ class LocalRenderer:
     def _give_up_compiling(self, error: Exception) -> None:
         for name, module in (self._uncompiled or {}).items():
             setattr(self._pipeline, name, module)
-        self._uncompiled = None
+        self._uncompiled, self._shortcuts = None, shorten(self._pipeline, self._render)
         reason = first_line(error)
         self._journal.event("compile_failed", reason=reason)
         self._reporter.say(

@@ -125,6 +125,12 @@ def is_sent(render: Render, setting: str, identity: ModelIdentity | None = None)
     return setting != "guidance_scale" or identity is None or identity.takes_guidance
 
 
+def sampling(identity: ModelIdentity, render: Render) -> str:
+    """The scheduler and what its steps leave out, such as `unipc, cache interval 2`."""
+    left_out = (f"{name.lower()} {value}" for name, value in render.shortcuts.items())
+    return ", ".join((identity.scheduler, *left_out))
+
+
 def job_size(job: ImageJob, identity: ModelIdentity) -> tuple[int, int]:
     """Width and height of a job's image, in pixels."""
     return job.prompt.width or identity.width, job.prompt.height or identity.height

@@ -98,6 +98,7 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
         "CFG scale": f"{render.guidance_scale:g}"
         if is_sent(render, "guidance_scale", identity)
         else None,
+        **render.shortcuts,
         "Seed": job.seed if is_sent(render, "seed") else None,
         "Size": f"{width}x{height}",
         "Model": identity.model,

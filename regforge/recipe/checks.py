@@ -32,6 +32,7 @@ from regforge.recipe.model_checks import (
 )
 from regforge.recipe.models import (
     Recipe,
+    Render,
     bank_kind,
     benchmarks,
     draws_phrases,
@@ -42,7 +43,7 @@ from regforge.recipe.models import (
 )
 from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
-from regforge.recipe.pipelines import Usual, mismatch
+from regforge.recipe.pipelines import MOST_OF_DISTILLED, Usual, mismatch, usual
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.sections import Slot
 from regforge.words import has_words
@@ -51,6 +52,10 @@ SCHEDULERS = tuple(
     "euler_ancestral euler ddim ddpm dpmpp_2m dpmpp_2m_karras unipc lms heun".split()
 )
 """As in `images.pipelines`; checked here too, before a model is fetched for nothing."""
+
+
+_FEWEST_WHOLE = 6
+"""Steps of which the deep blocks are computed, in what `render.speed` fills in."""
 
 
 def findings(recipe: Recipe) -> Iterator[Finding]:
@@ -211,6 +216,9 @@ def _services(recipe: Recipe) -> Iterator[Finding]:
     for key in ("scheduler", "lora", "vae", "variant", "revision"):
         if getattr(render, key):
             yield Finding(("render", key), "does not go with `renderer: hosted`", (about,))
+    for key in ("speed", "cache_interval", "guidance_window"):
+        if getattr(render, key) != Render.model_fields[key].default:
+            yield Finding(("render", key), "does not go with `renderer: hosted`", (about,))
     if render.negative_prompt and render.api_base is None:
         yield Finding(
             ("render", "negative_prompt"),
@@ -227,6 +235,14 @@ def _rendering(recipe: Recipe) -> Iterator[Finding]:
     if scheduler is not None and scheduler not in SCHEDULERS and not of_diffusers:
         options = one_of(SCHEDULERS, scheduler, ", or a diffusers class")
         yield Finding(("render", "scheduler"), f"must be {options}")
+    made_for = usual(recipe.render.model)
+    if recipe.render.speed != "exact" and made_for and made_for.steps <= MOST_OF_DISTILLED:
+        yield Finding(
+            ("render", "speed"),
+            f"does not go with a model that was distilled for few steps: {recipe.render.model} is "
+            f"made for {made_for}",
+            (("render", "model"),),
+        )
     if repo is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         yield Finding(("dataset", "repo_id"), f"must look like user/name, not {repo!r}")
 
@@ -294,6 +310,7 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
     ):
         name, now = Path(render.model).name, Usual(render.steps, render.guidance_scale)
         yield f"render.steps and render.guidance_scale: {name} is made for {made_for}, not {now}."
+    yield from _about_shortcuts(render)
     if render.negative_prompt and render.guidance_scale <= 1:
         yield "render.negative_prompt has no effect where render.guidance_scale is 1 or less."
     if alignment is not None and is_embedded(alignment.model) and not is_embedded(render.model):
@@ -310,3 +327,33 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
             "dataset.license is left out, so nobody will know how they may use the images. It "
             f"follows the terms of the rendering model{known}."
         )
+
+
+def _about_shortcuts(render: Render) -> Iterator[str]:
+    """What makes images others than those of the model itself, which are its prior."""
+    for key, name in (("model", render.model), *(("lora", each.path) for each in render.lora)):
+        made_for = usual(name)
+        if made_for is not None and made_for.steps <= MOST_OF_DISTILLED:
+            yield (
+                f"render.{key}: by its name or files {Path(name).name} is distilled for few steps, "
+                "and its images are less varied than those of the model that it was made from. "
+                "They regularize the training of such a model, and of no other."
+            )
+    if render.speed != "exact" and not is_embedded(render.model):
+        yield (
+            f"render.speed: {render.speed} was measured with embedded/tinyworld alone: look at "
+            "images of this model before you draw many."
+        )
+    if render.shortcuts and "ancestral" in (render.scheduler or "").lower():
+        yield (
+            "render.scheduler: an ancestral scheduler draws other images than the model's own, and "
+            "worse ones where steps are few; unipc, dpmpp_2m, euler and ddim draw the same."
+        )
+    whole = -(-render.steps // render.cache_interval)
+    if render.cache_interval > 1 and whole < _FEWEST_WHOLE:
+        yield (
+            f"render.cache_interval: only {whole} of {render.steps} steps are computed whole; with "
+            f"fewer than {_FEWEST_WHOLE}, images lost quality where it was measured."
+        )
+    if render.guidance_window != (0, 1) and render.guidance_scale <= 1:
+        yield "render.guidance_window has no effect where render.guidance_scale is 1 or less."

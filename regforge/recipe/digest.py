@@ -150,6 +150,10 @@ def _data_of(recipe: Recipe) -> dict[str, Any]:
         data["prompts"]["llm"]["vision_model"] = None
     if recipe.render.renderer == "local":
         render["model"] = _model_of(recipe.render.model, ("render", "model"))
+    del render["speed"]  # what it means is there
+    for key, whole in (("cache_interval", 1), ("guidance_window", [0.0, 1.0])):
+        if render[key] == whole:
+            del render[key]  # as before there was a choice
     if recipe.render.vae is None:
         del render["vae"]  # as before there were any
     else:

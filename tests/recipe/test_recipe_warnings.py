@@ -44,6 +44,12 @@ OF_DATASETS: list[tuple[dict[str, Any], str]] = [
         "embedded/judge knows only images of embedded/tinyworld",
     ),
     ({"render": {"model": "some/model", "trust_remote_code": True}}, "runs code"),
+    ({"render": {"model": "some/model", "speed": "fast"}}, "measured with embedded/tinyworld"),
+    ({"render": {"speed": "fast", "scheduler": "euler_ancestral"}}, "an ancestral scheduler"),
+    ({"render": {"cache_interval": 3, "steps": 12}}, "only 4 of 12 steps are computed whole"),
+    ({"render": {"guidance_window": [0.3, 1], "guidance_scale": 1}}, "has no effect"),
+    ({"render": {"model": "some/model", "lora": "me/lcm-lora-sdxl"}}, "distilled for few steps"),
+    ({"render": {"model": "some/sdxl-turbo"}}, "distilled for few steps"),
 ]
 OF_TRAINING: list[tuple[dict[str, Any], str]] = [
     ({"subject": {"identifier": "Dog"}}, "'Dog' is an ordinary word"),

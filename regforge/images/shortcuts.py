@@ -1,0 +1,168 @@
+"""Steps that are not computed whole: deep features of UNets are kept, and guidance has a window.
+
+Which steps these are follows from how many there are, never from what is drawn: an image depends on
+its batch no more than without, and on nothing that was drawn before.
+
+- DeepCache (Ma et al., arXiv 2312.00858): what the deep blocks of a UNet see changes slowly, so
+  they are computed at every `render.cache_interval`-th step alone. A step between computes the
+  first convolution, the last layer of the last block, and what comes after.
+- Guidance in a limited interval (Kynkäänniemi et al., arXiv 2404.07724): outside of
+  `render.guidance_window` the denoiser computes the half with the caption alone. Both halves of
+  what it returns are then the same, and u + s (c - u) with u = c is c, at any scale s.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from regforge.images.renderer import RenderSettingError
+from regforge.recipe.models import Render
+from regforge.words import listed
+
+if TYPE_CHECKING:
+    import torch
+
+_CACHED = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline"})
+"""Pipelines with a `UNet2DConditionModel` that is called once a step."""
+
+_WINDOWED = _CACHED | {"StableDiffusion3Pipeline", "QwenImagePipeline"}
+"""Pipelines whose denoiser gets [without the caption, with it] along the batch, or is called for
+each of these within `cache_context`. Others have another order, or do not tell the two apart."""
+
+
+def require_shortcuts(render: Render, kind: str) -> None:
+    """See that a pipeline, named by its class, can leave out what a recipe wants to leave out.
+
+    Raises:
+        RenderSettingError: It cannot.
+    """
+    for key, wanted, known in (
+        ("speed", render.speed != "exact", _CACHED),
+        ("cache_interval", render.cache_interval > 1, _CACHED),
+        ("guidance_window", render.guidance_window != (0, 1), _WINDOWED),
+    ):
+        if wanted and kind not in known:
+            raise RenderSettingError(
+                f"render.{key} does not go with {render.model}, which is a {kind}: it goes with "
+                f"{listed(sorted(known))}.",
+                hint=f"Leave render.{key} out.",
+            )
+
+
+def shorten(pipeline: Any, render: Render) -> Shortcuts | None:
+    """Put a recipe's shortcuts before the denoiser of a loaded pipeline; None if it has none.
+
+    Raises:
+        RenderSettingError: They do not go with the pipeline.
+    """
+    require_shortcuts(render, type(pipeline).__name__)
+    return Shortcuts(pipeline, render) if render.shortcuts else None
+
+
+class Shortcuts:
+    """Stands before the denoiser of a pipeline, and counts its steps from each `begin` on."""
+
+    def __init__(self, pipeline: Any, render: Render) -> None:
+        name = "unet" if getattr(pipeline, "unet", None) is not None else "transformer"
+        self._denoiser: Any = getattr(pipeline, name)
+        self._pipeline = pipeline
+        self._interval, self._window = render.cache_interval, render.guidance_window
+        self._images, self._step = 0, -1
+        self._pass: str | None = None
+        self._with_caption: Any = None
+        # What torch.compile gives keeps the module that it compiles.
+        unet = getattr(self._denoiser, "_orig_mod", self._denoiser)
+        self._shallow = _shallow(unet) if self._interval > 1 else None
+        self._whole = self._denoiser.forward
+        self._denoiser.forward = self._forward
+        if hasattr(self._denoiser, "cache_context"):
+            self._own_context = self._denoiser.cache_context
+            self._denoiser.cache_context = self._context
+
+    def begin(self, images: int) -> None:
+        """Say that the next call of the pipeline draws so many images."""
+        self._images, self._step = images, -1
+
+    @contextmanager
+    def _context(self, name: str, **more: Any) -> Iterator[None]:
+        self._pass = name
+        with self._own_context(name, **more):
+            yield
+        self._pass = None
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        second = self._pass == "uncond"
+        if not second:
+            self._step += 1
+        # Steps of some schedulers (PNDM, Heun) call the denoiser twice: each is one of these.
+        steps = len(self._pipeline.scheduler.timesteps)
+        # Features of one batch are of no use to another, so guidance changes where they do.
+        last_whole = self._step - self._step % self._interval
+        guided = self._window[0] * steps <= last_whole < self._window[1] * steps
+        if second and not guided:
+            return self._with_caption
+        halved = not guided and _rows(args, kwargs) == 2 * self._images
+        if halved:
+            args, kwargs = _second_half((args, kwargs), self._images)
+        compute = self._whole if self._step == last_whole else self._shallow
+        result = compute(*args, **kwargs)
+        if halved:
+            result = tuple(each.repeat(2, *[1] * (each.dim() - 1)) for each in result)
+        if self._pass == "cond":
+            self._with_caption = result
+        return result
+
+
+def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    latents = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+    return len(latents)
+
+
+def _second_half(value: Any, images: int) -> Any:
+    """Arguments without the rows that stand for no caption, wherever they are."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value[images:] if value.dim() and len(value) == 2 * images else value
+    if isinstance(value, dict):
+        return {key: _second_half(each, images) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_second_half(each, images) for each in value)
+    return value
+
+
+# --------------------------------------------------------------------------------------- DeepCache
+
+
+def _shallow(unet: Any) -> Any:
+    """The first and last layers of a UNet as another one, with the same weights.
+
+    Its forward is the UNet's own. There are no blocks on the way down; in the middle is what the
+    deep blocks of the whole UNet gave at its last call; and on the way up the last layer alone,
+    which joins that with the output of the first convolution.
+    """
+    import torch
+
+    block, fresh = unet.up_blocks[-1], unet.conv_in.out_channels
+    middle: Any = torch.nn.Module()
+    middle.forward = lambda *_, **__: middle.deep
+
+    def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        middle.deep = inputs[0][:, :-fresh]
+
+    block.resnets[-1].register_forward_pre_hook(keep)
+    last = {name: layers and layers[-1:] for name, layers in block._modules.items()}
+    up = torch.nn.ModuleList([_twin(block, last)])
+    none = torch.nn.ModuleList()
+    return _twin(unet, {"down_blocks": none, "mid_block": middle, "up_blocks": up})
+
+
+def _twin(module: Any, parts: dict[str, Any]) -> Any:
+    """The same module with other parts."""
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, **parts}
+    twin.__dict__.pop("forward", None)  # of an offloaded module; it would call the other one
+    return twin
