@@ -11,8 +11,8 @@ from regforge.words import first_line
 if TYPE_CHECKING:
     import torch
 
-_LARGEST_CPU_BATCH = 32
-_LARGEST_GPU_BATCH = 32
+_LARGEST_BATCH = 32
+"""Images at a time; the embedded model, on a CPU, is 1.25 times as fast with 32 as with 8."""
 _BYTES_PER_PIXEL = 1500
 """Memory that one more image in a batch takes, activations and decoding; a generous guess.
 
@@ -92,15 +92,15 @@ def first_batch_size(device: torch.device, pixels: int) -> int:
 
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return _that_fit(free * 0.9, pixels, _LARGEST_GPU_BATCH)
+        return _that_fit(free * 0.9, pixels)
     # Nobody says when main memory runs out: the process is killed. So we take half of it at most.
-    return _that_fit(_main_memory() * 0.5, pixels, _LARGEST_CPU_BATCH)
+    return _that_fit(_main_memory() * 0.5, pixels)
 
 
-def _that_fit(memory: float, pixels: int, most: int) -> int:
+def _that_fit(memory: float, pixels: int) -> int:
     """The largest power of two of images for which there is memory."""
     fit = max(1, int(memory / (pixels * _BYTES_PER_PIXEL)))
-    return min(most, 1 << (fit.bit_length() - 1))
+    return min(_LARGEST_BATCH, 1 << (fit.bit_length() - 1))
 
 
 def _main_memory() -> int:

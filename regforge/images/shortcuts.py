@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from regforge.images.renderer import RenderSettingError
-from regforge.recipe.models import Render
+from regforge.recipe.models import ALL_STEPS, Render
 from regforge.words import listed
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def require_shortcuts(render: Render, kind: str) -> None:
     for key, wanted, known in (
         ("speed", render.speed != "exact", _CACHED),
         ("cache_interval", render.cache_interval > 1, _CACHED),
-        ("guidance_window", render.guidance_window != (0, 1), _WINDOWED),
+        ("guidance_window", render.guidance_window != ALL_STEPS, _WINDOWED),
     ):
         if wanted and kind not in known:
             raise RenderSettingError(
@@ -70,12 +70,12 @@ class Shortcuts:
         self._denoiser: Any = getattr(pipeline, name)
         self._pipeline = pipeline
         self._interval, self._window = render.cache_interval, render.guidance_window
-        self._images, self._step = 0, -1
         self._pass: str | None = None
         self._with_caption: Any = None
+        self.begin(1)
         # What torch.compile gives keeps the module that it compiles.
         unet = getattr(self._denoiser, "_orig_mod", self._denoiser)
-        self._shallow = _shallow(unet) if self._interval > 1 else None
+        self._shallow: Any = _shallow(unet) if self._interval > 1 else None
         self._whole = self._denoiser.forward
         self._denoiser.forward = self._forward
         if hasattr(self._denoiser, "cache_context"):
@@ -85,6 +85,7 @@ class Shortcuts:
     def begin(self, images: int) -> None:
         """Say that the next call of the pipeline draws so many images."""
         self._images, self._step = images, -1
+        self._pass = self._with_caption = None
 
     @contextmanager
     def _context(self, name: str, **more: Any) -> Iterator[None]:
@@ -104,7 +105,8 @@ class Shortcuts:
         guided = self._window[0] * steps <= last_whole < self._window[1] * steps
         if second and not guided:
             return self._with_caption
-        halved = not guided and _rows(args, kwargs) == 2 * self._images
+        latents: Any = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+        halved = not guided and len(latents) == 2 * self._images
         if halved:
             args, kwargs = _second_half((args, kwargs), self._images)
         compute = self._whole if self._step == last_whole else self._shallow
@@ -114,11 +116,6 @@ class Shortcuts:
         if self._pass == "cond":
             self._with_caption = result
         return result
-
-
-def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    latents = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
-    return len(latents)
 
 
 def _second_half(value: Any, images: int) -> Any:

@@ -31,6 +31,7 @@ from regforge.recipe.model_checks import (
     text_file,
 )
 from regforge.recipe.models import (
+    ALL_STEPS,
     Recipe,
     Render,
     bank_kind,
@@ -355,5 +356,5 @@ def _about_shortcuts(render: Render) -> Iterator[str]:
             f"render.cache_interval: only {whole} of {render.steps} steps are computed whole; with "
             f"fewer than {_FEWEST_WHOLE}, images lost quality where it was measured."
         )
-    if render.guidance_window != (0, 1) and render.guidance_scale <= 1:
+    if render.guidance_window != ALL_STEPS and render.guidance_scale <= 1:
         yield "render.guidance_window has no effect where render.guidance_scale is 1 or less."

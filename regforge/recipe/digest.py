@@ -45,6 +45,7 @@ from regforge.hub.errors import HubAddress
 from regforge.recipe.checks import cautions, findings
 from regforge.recipe.loading import PATHS, AnyRecipe, dataset_recipe_of, may_be_path
 from regforge.recipe.models import (
+    ALL_STEPS,
     Recipe,
     drawn_slots,
     import_of,
@@ -151,7 +152,7 @@ def _data_of(recipe: Recipe) -> dict[str, Any]:
     if recipe.render.renderer == "local":
         render["model"] = _model_of(recipe.render.model, ("render", "model"))
     del render["speed"]  # what it means is there
-    for key, whole in (("cache_interval", 1), ("guidance_window", [0.0, 1.0])):
+    for key, whole in (("cache_interval", 1), ("guidance_window", list(ALL_STEPS))):
         if render[key] == whole:
             del render[key]  # as before there was a choice
     if recipe.render.vae is None:

@@ -143,6 +143,7 @@ def _listed(value: object) -> object:
     return [{"path": each} if isinstance(each, str) else each for each in entries]
 
 
+ALL_STEPS = (0.0, 1.0)
 Part = Annotated[float, Field(ge=0, le=1), BeforeValidator(not_truth)]
 
 
@@ -205,7 +206,7 @@ class Render(Section):
     cache_interval: int = Field(default=1, ge=1, le=10)
     """Compute the deep blocks of the UNet at every so many steps, and keep what they gave in
     between (DeepCache); 1 computes every step whole. For Stable Diffusion 1.x, 2.x and XL."""
-    guidance_window: Annotated[tuple[Part, Part], AfterValidator(_rising)] = (0.0, 1.0)
+    guidance_window: Annotated[tuple[Part, Part], AfterValidator(_rising)] = ALL_STEPS
     """From and up to which part of the steps there is guidance, 0 to 1. It changes where the deep
     blocks are computed. For Stable Diffusion 1.x to 3, XL and Qwen-Image."""
     scheduler: str | None = None
@@ -264,7 +265,7 @@ class Render(Section):
         start, stop = self.guidance_window
         named = {
             "Cache interval": (self.cache_interval > 1, f"{self.cache_interval}"),
-            "Guidance window": (self.guidance_window != (0, 1), f"{start:g}-{stop:g}"),
+            "Guidance window": (self.guidance_window != ALL_STEPS, f"{start:g}-{stop:g}"),
         }
         return {name: value for name, (used, value) in named.items() if used}
 

@@ -12,6 +12,7 @@ from small_runs import WriteRecipe, fingerprint, quietly, rows_of
 
 import regforge
 from regforge.errors import RegforgeError
+from regforge.forge.plan import make_plan
 from regforge.recipe import Recipe, load_recipe
 from regforge.records import image_seed
 
@@ -39,6 +40,18 @@ def test_a_run_makes_what_the_recipe_says(small: Recipe, tmp_path: Path) -> None
     assert done.cost == 0.0
     for made in (done.report, done.grid, done.dataset_folder / "README.md", done.recipe):
         assert made.stat().st_size > 100
+
+
+def test_a_plan_rows_and_card_say_what_steps_leave_out(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    short = {"cache_interval": 2, "guidance_window": [0.5, 1]}
+    recipe = load_recipe(write_recipe(render=short))
+    assert "cache interval 2, guidance window 0.5-1" in make_plan(recipe).as_text()
+    done = quietly(recipe, tmp_path / "run", limit=2)
+    said = "DDIMScheduler, cache interval 2, guidance window 0.5-1"
+    assert {row.scheduler for row in rows_of(done)} == {said}
+    assert said in (done.dataset_folder / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ COARSE_NOISE = 24
 
 @pytest.fixture(scope="module")
 def renderer() -> Iterator[Renderer]:
-    """The embedded model in float32, eight images at a time."""
+    """The embedded model in float32, as many images at a time as pay."""
     renderer = opened()
     yield renderer
     renderer.close()
@@ -73,7 +73,7 @@ def test_noise_belongs_to_the_image_and_earlier_batch_sizes_before_auto(renderer
     one, three = (
         opened(earlier=3, scheduler="euler_ancestral", **more) for more in ({"batch_size": 1}, {})
     )
-    assert (one.batch_size, three.batch_size, renderer.batch_size) == (1, 3, 8)
+    assert (one.batch_size, three.batch_size, renderer.batch_size) == (1, 3, 32)
     images = drawn(one, jobs(3))
     assert difference(images, drawn(three, jobs(3))) <= NOISE
     assert difference(images[:1], drawn(renderer, jobs(1))) > 10  # schedulers differ

@@ -216,6 +216,13 @@ def test_no_runtime_knob_changes_it(here: Path, key: str) -> None:
     assert digest(here, changed(key, RUNTIME[key])) == digest(here)
 
 
+def test_a_speed_is_what_it_fills_in(here: Path) -> None:
+    parts = {"scheduler": "unipc", "steps": 15, "cache_interval": 2}
+    written = changed("render", BASE["render"] | parts)
+    assert digest(here, changed("render.speed", "balanced")) == digest(here, written)
+    assert digest(here, changed("render.steps", 16, written)) != digest(here, written)
+
+
 def test_it_is_64_hex_digits_and_stays_what_it_is(here: Path) -> None:
     # A change here voids the runs that people have begun: say so in the changelog.
     recipe = Recipe.model_validate(
@@ -276,6 +283,9 @@ PLAIN = {"name": "x", "subject": {"class_noun": "cat"}}
         ("prompts.llm", {}),
         ("prompts.llm.temperature", 1),
         ("render.guidance_scale", 5),
+        ("render.speed", "exact"),
+        ("render.cache_interval", 1),
+        ("render.guidance_window", [0, 1]),
         ("render.model", "embedded/tinyworld"),
         ("curate.alignment", None),
         ("version", 1),
