@@ -121,7 +121,7 @@ def _rows(count: int, digest: str) -> Iterator:
 def publish(work: Path) -> None:
     """regforge's way, with the check that reads everything back first."""
     from regforge.journal import Reporter
-    from regforge.publish.datasets import publish_run
+    from regforge.publishing.datasets import publish_run
 
     publish_run(work / "run", repo_id="me/ours", tag="v1", reporter=Reporter(quiet=True))
 
@@ -135,7 +135,7 @@ def publish_with_datasets(work: Path) -> None:
 
 def export(work: Path) -> None:
     """regforge's way."""
-    from regforge.export import export_dataset
+    from regforge.exporting import export_dataset
     from regforge.journal import Reporter
 
     export_dataset(
@@ -157,7 +157,7 @@ def export_with_a_loop(work: Path) -> None:
 
 def audit(work: Path) -> None:
     """No peer is known."""
-    from regforge.audit import audit_dataset
+    from regforge.auditing import audit_dataset
     from regforge.dataset.sources import open_dataset
 
     audit_dataset(open_dataset(work / "run"))

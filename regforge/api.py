@@ -10,7 +10,7 @@ from regforge.recipe import AnyRecipe, Recipe, RecipeSource, TrainingRecipe, loa
 
 if TYPE_CHECKING:
     from regforge.forge.plan import Plan
-    from regforge.publish import PublishedRun
+    from regforge.publishing import PublishedRun
     from regforge.training.plan import TrainingPlan
 
 
@@ -49,8 +49,8 @@ def publish(run: str | os.PathLike[str], **options: Any) -> PublishedRun:
     Raises:
         RegforgeError: It cannot be published; nothing has been uploaded.
     """
-    from regforge.publish.datasets import publish_run
-    from regforge.publish.models import publish_model
+    from regforge.publishing.datasets import publish_run
+    from regforge.publishing.models import publish_model
     from regforge.runs import is_training_run
 
     return (publish_model if is_training_run(run) else publish_run)(Path(run), **options)

@@ -24,8 +24,8 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("api",),
-    ("publish",),
-    ("doctor", "forge", "training", "evaluation", "export", "audit"),
+    ("publishing",),
+    ("doctor", "forge", "training", "evaluation", "exporting", "auditing"),
     ("prompts", "images", "dataset"),
     ("providers",),
     ("runs",),
@@ -222,6 +222,25 @@ def bare_errors_in(package: Path) -> list[str]:
         if {base.id for base in node.bases if isinstance(base, ast.Name)} <= builtin
         and any(isinstance(base, ast.Name) for base in node.bases)
     ]
+
+
+def test_benchmarks_and_examples_import_what_is_there(repo: Path) -> None:
+    """Nobody runs most of them for weeks."""
+    modules = modules_of(repo / PACKAGE)
+    missing = []
+    for path in [*repo.glob("benchmarks/*.py"), *repo.glob("examples/*/*.py")]:
+        for node, _ in _import_nodes(parsed(path.read_text(encoding="utf-8")), "import time"):
+            home = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if home == PACKAGE or not home.startswith(f"{PACKAGE}."):
+                continue
+            source = modules[home].read_text(encoding="utf-8") if home in modules else ""
+            missing += [
+                f"{path.name}:{node.lineno}: {home}.{alias.name}"
+                for alias in node.names
+                if f"{home}.{alias.name}" not in modules
+                and not re.search(rf"\b{alias.name}\b", source)
+            ]
+    assert missing == []
 
 
 def test_our_errors_are_regforge_errors(repo: Path) -> None:

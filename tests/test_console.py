@@ -154,14 +154,14 @@ def test_a_closed_stderr_is_no_file_of_ours(tmp_path: Path) -> None:
 def test_ctrl_c_exits_with_130(
     command: str, monkeypatch: pytest.MonkeyPatch, shell: Shell, written: Path
 ) -> None:
-    import regforge.audit
+    import regforge.auditing
     import regforge.forge.plan
 
     def interrupted(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(regforge.forge.plan, "make_plan", interrupted)
-    monkeypatch.setattr(regforge.audit, "audit_dataset", interrupted)
+    monkeypatch.setattr(regforge.auditing, "audit_dataset", interrupted)
     assert shell(*COMMANDS[command]) == 130
     assert "Interrupted" in shell.err
     assert "Traceback" not in shell.err

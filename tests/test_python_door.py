@@ -1,5 +1,6 @@
 """The package as Python users and notebooks meet it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,7 @@ import yaml
 from PIL import Image
 
 import regforge
-from regforge.audit import audit_dataset
-from regforge.audit.gathering import Check
-from regforge.audit.grading import Audit
+from regforge.auditing.gathering import Check
 from regforge.journal import Reporter
 from regforge.recipe import RecipeError
 
@@ -40,7 +39,9 @@ def test_everything_is_found_by_completion_and_nothing_is_imported() -> None:
     code = "import sys, regforge; print([*dir(regforge)], len(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "torch" not in done.stdout
-    assert {"run", "train", "sample", "evaluate", "check", "load_recipe"} <= set(dir(regforge))
+    assert {"run", "train", "sample", "evaluate", "check", "audit", "export", "publish"} <= set(
+        dir(regforge)
+    )
     for name in regforge.__all__:
         assert getattr(regforge, name) is not None
     with pytest.raises(AttributeError, match="paint"):
@@ -97,7 +98,7 @@ def test_a_run_is_a_dataset_a_frame_a_folder_and_an_image_in_a_notebook(
 
 
 def test_an_audit_is_a_table_of_checks(run: regforge.Run) -> None:
-    audit = audit_dataset(run, reporter=QUIET)
+    audit = regforge.audit(run, reporter=QUIET)
     names = [check.name for check in audit.checks]
     assert audit.to_pandas()["check"].tolist() == audit.dataset()["check"] == names
     assert all(f"<td>{name}</td>" in audit._repr_html_() for name in names)
@@ -105,7 +106,7 @@ def test_an_audit_is_a_table_of_checks(run: regforge.Run) -> None:
 
 def test_what_strangers_wrote_is_text_in_a_notebook() -> None:
     check = Check("captions", "bad", "<script>alert(1)</script>", examples=["<b>"])
-    assert "<script" not in Audit("<i>", 1, [check])._repr_html_()
+    assert "<script" not in regforge.Audit("<i>", 1, [check])._repr_html_()
 
 
 def test_a_run_without_a_dataset_says_so(repo: Path, tmp_path: Path) -> None:
@@ -113,3 +114,29 @@ def test_a_run_without_a_dataset_says_so(repo: Path, tmp_path: Path) -> None:
     with pytest.raises(regforge.RegforgeError, match="no dataset"):
         made.dataset()
     assert "<img" not in made._repr_html_()
+
+
+def test_verbs_stay_verbs_once_they_were_used(run: regforge.Run, tmp_path: Path) -> None:
+    """A package of the same name would take their places when it is imported."""
+    made = regforge.export(run, to="imagefolder", out=tmp_path / "out")
+    assert (Path(made.out) / "export.json").is_file()
+    with pytest.raises(regforge.RegforgeError):
+        regforge.publish(run, repo_id="no name")
+    assert all(callable(getattr(regforge, name)) for name in ("audit", "export", "publish"))
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_images(repo: Path, tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    (tmp_path / "recipes").symlink_to(repo / "recipes")
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "subjects").symlink_to(repo / "examples" / "subjects")
+    notebook = nbformat.read(repo / "examples" / "notebook.ipynb", as_version=4)
+    kept = [cell.get("outputs") for cell in notebook.cells]
+    here = {"metadata": {"path": tmp_path / "examples"}}
+    NotebookClient(notebook, timeout=600, resources=here).execute()
+    shown = json.dumps([cell.get("outputs") for cell in notebook.cells])
+    assert shown.count("data:image/") == json.dumps(kept).count("data:image/") >= 3
+    assert shown.count("image/png") == json.dumps(kept).count("image/png") >= 1

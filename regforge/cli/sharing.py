@@ -118,7 +118,7 @@ def export(
     Example: regforge export runs/teapot --to kohya --out teapot-kohya --subject photos/
     """
     from regforge.dataset.sources import open_dataset
-    from regforge.export import export_dataset
+    from regforge.exporting import export_dataset
 
     source = (
         open_dataset(dataset, streaming=True, caption_column=caption_column)
@@ -177,7 +177,7 @@ def audit(
 
     Example: regforge audit ostris/sdxl_10_reg --resolution 1024
     """
-    from regforge.audit import audit_dataset
+    from regforge.auditing import audit_dataset
     from regforge.dataset.sources import open_dataset
 
     found = audit_dataset(

@@ -256,7 +256,7 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         RunFailed: The folder is not a run's.
     """
-    from regforge.audit import StoredRows, audit_dataset
+    from regforge.auditing import StoredRows, audit_dataset
     from regforge.dataset.report import gather
     from regforge.dataset.report import write_report as write
 

@@ -9,7 +9,7 @@ import numpy as np
 from odd_images import file_of
 from PIL import Image
 
-from regforge.audit import Audit, Check, audit_dataset
+from regforge.auditing import Audit, Check, audit_dataset
 from regforge.records import Example
 
 KNOWN = {"model_revision": "c", "seed": 0, "scheduler": "ddim", "steps": 4, "guidance_scale": 1.0}

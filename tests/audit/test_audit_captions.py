@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from audit_samples import audit, checked, closed, example, expect
 
-from regforge.audit import Check
+from regforge.auditing import Check
 
 COLORS = ("red", "blue", "green", "white", "black")
 PLACES = ("on a beach", "in a dark forest", "in a kitchen", "at a bus stop")

@@ -8,7 +8,7 @@ from audit_samples import audit, checked, closed, example, expect, file_of, hash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge.audit.images import look_alikes
+from regforge.auditing.images import look_alikes
 
 HASH = st.integers(0, 2**64 - 1)
 

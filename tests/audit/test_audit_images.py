@@ -8,7 +8,7 @@ from audit_samples import audit, checked, closed, example, expect, file_of, make
 from odd_images import deep_colour, deep_grey, png, turned
 from PIL import Image
 
-from regforge.audit.gathering import inspect_image, jpeg_quality
+from regforge.auditing.gathering import inspect_image, jpeg_quality
 
 
 def bomb() -> bytes:

@@ -17,8 +17,8 @@ from audit_samples import (
 )
 from PIL import Image, ImageOps
 
-from regforge.audit.gathering import inspect_image
-from regforge.audit.images import suggestions
+from regforge.auditing.gathering import inspect_image
+from regforge.auditing.images import suggestions
 from regforge.errors import RegforgeError
 
 SUBJECTS = Path(__file__).parents[2] / "examples" / "subjects"

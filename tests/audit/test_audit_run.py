@@ -94,7 +94,7 @@ def test_the_page_is_written_with_no_image_open(run: Path, monkeypatch: pytest.M
     def opened(image: bytes) -> None:
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("regforge.audit.gathering.inspect_image", opened)
+    monkeypatch.setattr("regforge.auditing.gathering.inspect_image", opened)
     assert "Is it fit for training?" in write_report(run).read_text(encoding="utf-8")
 
 

@@ -10,8 +10,8 @@ from audit_samples import audit, checked, closed, expect, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regforge.audit import Check
-from regforge.audit.captions import entropy
+from regforge.auditing import Check
+from regforge.auditing.captions import entropy
 
 
 def check_of(name: str, run: Path | None = None, **columns: list[str | None]) -> Check:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from audit_samples import KNOWN, InMemory, audit, checked, closed, example
 
-from regforge.audit import Audit, Check, audit_dataset
+from regforge.auditing import Audit, Check, audit_dataset
 from regforge.journal import Reporter
 
 HOSTILE = "sks \x1b[31m\x07 \u202egnp.exe \ud83d </script><script>alert(1)</script>\n" + "x" * 300
@@ -82,7 +82,7 @@ def test_hashes_that_are_stored_spare_opening_the_images() -> None:
 
 
 def test_an_audit_loads_no_exporter() -> None:
-    code = "import sys, regforge.audit; print([m for m in sys.modules if 'regforge.export' in m])"
+    code = "import sys, regforge.auditing; print([m for m in sys.modules if '.exporting' in m])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
 

@@ -8,7 +8,7 @@ from made_rows import DIGEST, SLOTS, make_row
 
 from regforge.dataset.build import build_dataset
 from regforge.dataset.store import SHARD_SIZE, Rejection, Store
-from regforge.publish.package import Package, pack
+from regforge.publishing.package import Package, pack
 from regforge.recipe import Recipe, resolved_yaml
 from regforge.records import image_id
 

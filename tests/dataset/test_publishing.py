@@ -19,8 +19,8 @@ from regforge.dataset.parquet import NoDataset, ParquetError, read_rows, read_sc
 from regforge.errors import RegforgeError
 from regforge.hub import Remote
 from regforge.journal import Reporter
-from regforge.publish import RepositoryTaken
-from regforge.publish.package import NotPublishable
+from regforge.publishing import RepositoryTaken
+from regforge.publishing.package import NotPublishable
 
 DATA = "data/train-00000-of-00001.parquet"
 OURS = ["README.md", "caption.j2", DATA, "recipe.yaml", "samples.webp"]
@@ -361,7 +361,7 @@ def test_a_path_that_leads_out_of_a_folder_goes_nowhere(
 def test_the_recipe_s_digest_counts(built_once: Path) -> None:
     from publishable import SLOTS
 
-    from regforge.publish.package import pack
+    from regforge.publishing.package import pack
 
     package = pack(built_once, "teapots", rows=6, recipe_digest="f" * 64, slots=SLOTS)
     with pytest.raises(NotPublishable, match="of another recipe"):

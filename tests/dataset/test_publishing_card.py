@@ -13,7 +13,7 @@ from publishable import build, recipe
 from regforge.dataset.build import DatasetError
 from regforge.dataset.card import Refusals, Survey, write_card
 from regforge.dataset.card_parts import BEGIN, END, OUR_KEYS, Card, merged
-from regforge.publish import datasets
+from regforge.publishing import datasets
 
 
 def card(rows: int = 3, existing: str | None = None, **dataset: str) -> str:

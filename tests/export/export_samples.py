@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from regforge.export import Exported, export_dataset
-from regforge.export.families import NAMED, predicts_v
-from regforge.export.trainer import ExportedImage, Material
+from regforge.exporting import Exported, export_dataset
+from regforge.exporting.families import NAMED, predicts_v
+from regforge.exporting.trainer import ExportedImage, Material
 from regforge.records import Example
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF"}

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from trainer_arguments import READERS, custom_diffusion, kohya
 
 from regforge.embedded import TINYWORLD
-from regforge.export import export_dataset
-from regforge.export.families import FAMILIES, NAMED, Family, family_of, predicts_v
-from regforge.export.trainer import ExportError, Trainer
-from regforge.export.writing import TRAINERS
+from regforge.exporting import export_dataset
+from regforge.exporting.families import FAMILIES, NAMED, Family, family_of, predicts_v
+from regforge.exporting.trainer import ExportError, Trainer
+from regforge.exporting.writing import TRAINERS
 
 KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI, *_ = TRAINERS
 

@@ -14,8 +14,8 @@ import pytest
 from export_samples import HARD_FOLDERS, Memory, example, export, ours, theirs
 from trainer_rules import calls_of
 
-from regforge.export import datasets_formats
-from regforge.export.trainer import ExportError
+from regforge.exporting import datasets_formats
+from regforge.exporting.trainer import ExportError
 
 Load = Callable[..., Any]
 

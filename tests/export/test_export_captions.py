@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mixing_rules import MIXING
 from trainer_rules import RULES, without_spaces_after_commas
 
-from regforge.export.settings import tidy
+from regforge.exporting.settings import tidy
 
 HARD = [
     'say "hi", it\'s',

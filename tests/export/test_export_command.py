@@ -11,7 +11,7 @@ import pytest
 from export_samples import image_folder, layout, make_image
 from shell import Shell
 
-from regforge.export.writing import TRAINERS
+from regforge.exporting.writing import TRAINERS
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -22,9 +22,9 @@ from export_samples import (
 )
 
 from regforge.dataset.sources import open_dataset
-from regforge.export import export_dataset, kohya, writing
-from regforge.export.settings import typical_resolution
-from regforge.export.trainer import ExportError
+from regforge.exporting import export_dataset, kohya, writing
+from regforge.exporting.settings import typical_resolution
+from regforge.exporting.trainer import ExportError
 from regforge.prompts.photos import PhotosError
 from regforge.records import Example
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from export_samples import Memory, contents, export, ours
 
-from regforge.export.trainer import ExportError
+from regforge.exporting.trainer import ExportError
 from regforge.files import StorageError
 from regforge.records import Example
 from regforge.runs import FolderInUse, OwnedFolder

@@ -15,7 +15,7 @@ from odd_images import ODD, PLAIN, cut, file_of, noise
 from PIL import Image
 
 from regforge.dataset.sources import open_dataset
-from regforge.export.trainer import ExportError
+from regforge.exporting.trainer import ExportError
 from regforge.image_files import decode, plain
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regforge.export.scanning import Traits, balanced_order
+from regforge.exporting.scanning import Traits, balanced_order
 
 Row = dict[str, Hashable]
 

@@ -24,10 +24,10 @@ from export_samples import (
 from mixing_rules import MIXING, arguments_of, pipe_config
 from trainer_rules import Seen
 
-from regforge.export import Exported
-from regforge.export.families import FAMILIES, NAMED
-from regforge.export.trainer import ExportError, Trainer
-from regforge.export.writing import TRAINERS
+from regforge.exporting import Exported
+from regforge.exporting.families import FAMILIES, NAMED
+from regforge.exporting.trainer import ExportError, Trainer
+from regforge.exporting.writing import TRAINERS
 
 BY_NAME = {trainer.name: trainer for trainer in TRAINERS}
 MUSUBI, PIPE, ZIP, SYNTH, COMFY = (BY_NAME[name] for name in MIXING)

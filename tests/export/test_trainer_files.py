@@ -22,7 +22,7 @@ from trainer_rules import (
 )
 from trainer_rules import kohya as as_kohya_sees
 
-from regforge.export import ai_toolkit, common, diffusers_dreambooth, kohya, simpletuner
+from regforge.exporting import ai_toolkit, common, diffusers_dreambooth, kohya, simpletuner
 
 # ------------------------------------------------------------------------------------------- kohya
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import export_samples as samples
 from own_code import PARSERS
 
-from regforge.export.checking import Target
-from regforge.export.families import FAMILIES, NAMED
-from regforge.export.writing import TRAINERS
+from regforge.exporting.checking import Target
+from regforge.exporting.families import FAMILIES, NAMED
+from regforge.exporting.writing import TRAINERS
 
 BEGIN = "<!-- generated:begin -->"
 END = "<!-- generated:end -->"

@@ -21,9 +21,9 @@ from export_samples import (
 )
 from trainer_rules import RULES, Seen, without_spaces_after_commas
 
-from regforge.export import Exported
-from regforge.export.trainer import ExportError, Trainer
-from regforge.export.writing import TRAINERS
+from regforge.exporting import Exported
+from regforge.exporting.trainer import ExportError, Trainer
+from regforge.exporting.writing import TRAINERS
 
 BY_NAME = {trainer.name: trainer for trainer in TRAINERS}
 KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI, *_ = TRAINERS

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from regforge.export.trainer import Plan
+from regforge.exporting.trainer import Plan
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,6 +1,0 @@
-"""Writes a dataset the way a third-party trainer wants it, and reads it back the way it would."""
-
-from regforge.export.checking import Exported
-from regforge.export.writing import export_dataset
-
-__all__ = ["Exported", "export_dataset"]
