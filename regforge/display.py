@@ -23,8 +23,9 @@ class Displayed:
     def __str__(self) -> str:
         return self.as_text()
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002 (IPython's)
-        printer.text(self.as_text())
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        # IPython would take a dataclass's own repr for text.
+        return {"text/plain": self.as_text(), "text/html": self._repr_html_()}
 
     def shown_image(self) -> Path | None:
         """The WebP or PNG that shows it at a glance."""
