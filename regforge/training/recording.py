@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,8 @@ class Record:
     def close(self) -> None:
         """Close the tracker."""
         if self._tracker is not None:
-            self._tracker.finish()
+            with redirect_stdout(sys.stderr):
+                self._tracker.finish()
 
 
 def _tracker(recipe: TrainingRecipe, folder: Path) -> Any:
@@ -144,10 +146,15 @@ def _tracker(recipe: TrainingRecipe, folder: Path) -> Any:
 
     PartialState()  # trackers ask it which process they are in
     kind = LOGGER_TYPE_TO_CLASS[recipe.tracking]
-    where = {"logging_dir": folder / "tracking"} if kind.requires_logging_directory else {}
+    where: dict[str, Any] = {}
+    if kind.requires_logging_directory:
+        where = {"logging_dir": folder / "tracking"}
+    elif recipe.tracking == "trackio":  # else each session would be a run of some other name
+        where = {"name": folder.name, "resume": "allow" if history(folder) else "never"}
     try:
-        tracker = kind(recipe.name, **where)
-        tracker.start()
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            tracker = kind(recipe.name, **where)
+            tracker.start()
     except ImportError as error:
         raise TrainingSetup(
             f"tracking: {recipe.tracking} is not installed.",

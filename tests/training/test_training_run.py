@@ -190,22 +190,27 @@ def test_out_of_memory_says_what_to_change(tmp_path: Path, monkeypatch: pytest.M
 TRACKIO = """
 import json, pathlib
 class Run:
-    def __init__(self, project): self.lines = [project]
+    def __init__(self, *facts): self.lines = [*facts]; print("Hello!")
     def log(self, values, step=None): self.lines.append([step, sorted(values)])
-    def finish(self): pathlib.Path("tracked.json").write_text(json.dumps(self.lines))
-def init(project): return Run(project)
+    def finish(self): pathlib.Path("tracked.json").write_text(json.dumps(self.lines)); print("Bye!")
+def init(project, name, resume): return Run(project, name, resume)
 """
 
 
-def test_a_tracker_is_told_what_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_is_told_what_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that goes on is the same run there; what a tracker prints is no result."""
     (tmp_path / "trackio.py").write_text(TRACKIO)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    train(recipe(tracking="trackio", checkpoint={"every": 2}), tmp_path / "run", reporter=QUIET)
-    project, *told = json.loads((tmp_path / "tracked.json").read_text())
-    assert project == "cat"
     names = ["gradient_norm", "instance_loss", "lr", "prior_loss", "seconds"]
-    assert told == [[2, names], [4, names]]
+    for steps, resume, at in ((4, "never", [2, 4]), (6, "allow", [6])):
+        more = {"optimizer": {"steps": steps}, "checkpoint": {"every": 2}}
+        train(recipe(tracking="trackio", **more), tmp_path / "run", reporter=QUIET)
+        told = json.loads((tmp_path / "tracked.json").read_text())
+        assert told == ["cat", "run", resume, *([step, names] for step in at)]
+    assert capsys.readouterr().out == ""
 
 
 LORA = Path("lora", "pytorch_lora_weights.safetensors")
