@@ -1,5 +1,6 @@
 """Steps that are not computed whole: what they cost, what images depend on, what is said."""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,24 @@ def test_a_run_that_was_interrupted_ends_with_the_same_files(tmp_path: Path, sdx
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     assert files(tmp_path / "whole", 5) == files(tmp_path / "resumed", 3, 5)
+
+
+def no_compiler(*_: Any) -> Any:
+    raise RuntimeError("no C++ compiler found")
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.parametrize("backend", ["eager", no_compiler])
+def test_a_compiled_denoiser_leaves_out_the_same(
+    backend: Any, sdxl: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    plain = drawn(opened(model=sdxl, **BOTH), jobs(2))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    compiled: Any = opened(model=sdxl, compile=True, **BOTH)
+    assert difference(drawn(compiled, jobs(2)), plain) <= NOISE
+    assert hasattr(compiled._pipeline.unet, "_orig_mod") is (backend == "eager")
 
 
 # ----------------------------------------------------------------------------- one and two passes
