@@ -20,17 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from regforge.images.renderer import RenderSettingError
 from regforge.recipe.models import ALL_STEPS, Render
+from regforge.recipe.pipelines import CACHED, WINDOWED
 from regforge.words import listed
 
 if TYPE_CHECKING:
     import torch
-
-_CACHED = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline"})
-"""Pipelines with a `UNet2DConditionModel` that is called once a step."""
-
-_WINDOWED = _CACHED | {"StableDiffusion3Pipeline", "QwenImagePipeline"}
-"""Pipelines whose denoiser gets [without the caption, with it] along the batch, or is called for
-each of these within `cache_context`. Others have another order, or do not tell the two apart."""
 
 
 def require_shortcuts(render: Render, kind: str) -> None:
@@ -40,9 +34,9 @@ def require_shortcuts(render: Render, kind: str) -> None:
         RenderSettingError: It cannot.
     """
     for key, wanted, known in (
-        ("speed", render.speed != "exact", _CACHED),
-        ("cache_interval", render.cache_interval > 1, _CACHED),
-        ("guidance_window", render.guidance_window != ALL_STEPS, _WINDOWED),
+        ("speed", render.speed != "exact", CACHED),
+        ("cache_interval", render.cache_interval > 1, CACHED),
+        ("guidance_window", render.guidance_window != ALL_STEPS, WINDOWED),
     ):
         if wanted and kind not in known:
             raise RenderSettingError(

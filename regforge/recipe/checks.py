@@ -44,7 +44,14 @@ from regforge.recipe.models import (
 )
 from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
-from regforge.recipe.pipelines import MOST_OF_DISTILLED, Usual, mismatch, usual
+from regforge.recipe.pipelines import (
+    CACHED,
+    MOST_OF_DISTILLED,
+    Usual,
+    likely_class,
+    mismatch,
+    usual,
+)
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.sections import Slot
 from regforge.words import has_words
@@ -340,7 +347,14 @@ def _about_shortcuts(render: Render) -> Iterator[str]:
                 "and its images are less varied than those of the model that it was made from. "
                 "They regularize the training of such a model, and of no other."
             )
-    if render.speed != "exact" and not is_embedded(render.model):
+    key = "speed" if render.speed != "exact" else "cache_interval"
+    kind = likely_class(render.model)
+    if (render.speed != "exact" or render.cache_interval > 1) and kind not in (None, *CACHED):
+        yield (
+            f"render.{key} does not go with a {kind}, which {render.model} is by its name. It is "
+            "refused once it has been looked at."
+        )
+    elif render.speed != "exact" and not is_embedded(render.model):
         yield (
             f"render.speed: {render.speed} was measured with embedded/tinyworld alone: look at "
             "images of this model before you draw many."

@@ -32,6 +32,14 @@ GUIDED_FROM_ZERO = frozenset({"Krea2Pipeline", "ZImagePipeline", "ZImageOmniPipe
 ALONE = frozenset({"GlmImagePipeline"})
 """Pipelines in which one seed serves a whole batch, so that images are drawn one by one."""
 
+CACHED = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline"})
+"""Pipelines with a `UNet2DConditionModel` that is called once a step (`render.cache_interval`)."""
+
+WINDOWED = CACHED | {"StableDiffusion3Pipeline", "QwenImagePipeline"}
+"""Pipelines whose denoiser gets [without the caption, with it] along the batch, or is called for
+each of these within `cache_context` (`render.guidance_window`). Others have another order, or do
+not tell the two apart."""
+
 READS = {
     "BriaFibo2Pipeline": 4096,
     "ErnieImagePipeline": 512,
