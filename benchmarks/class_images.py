@@ -30,7 +30,7 @@ from regforge.embedded import TINYWORLD, load_vocabulary, quiet_loading
 from regforge.images import open_renderer
 from regforge.images.staging import Staging, render_into
 from regforge.journal import Journal, Reporter
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import Prompt, image_jobs
 
 CLASS_PROMPT = "a photo of a cat"

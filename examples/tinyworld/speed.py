@@ -33,7 +33,7 @@ from regforge.embedded import TINYWORLD, load_identity, quiet_loading
 from regforge.files import revision_of
 from regforge.images import open_renderer
 from regforge.journal import Journal, Reporter
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob, Prompt
 from world.captions import Spec, caption
 

@@ -36,7 +36,7 @@ from regforge.images.loras import load_loras, silent, unload_loras
 from regforge.images.pipelines import sampler_name
 from regforge.images.renderer import ModelIdentity, RenderedImage, RenderError
 from regforge.journal import Journal, Reporter, Task
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob, Prompt
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regforge.images.renderer import Renderer
     from regforge.journal import Journal, Reporter
-    from regforge.recipe.models import Render
+    from regforge.recipe.rendering import Render
 
 
 def require_renderer(render: Render) -> None:

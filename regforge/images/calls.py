@@ -7,8 +7,8 @@ from typing import Any
 
 from regforge.images.pipelines import inputs_of
 from regforge.images.renderer import RenderSettingError
-from regforge.recipe.models import Render
 from regforge.recipe.pipelines import GUIDED_FROM_ZERO, UNDISTILLED, usual
+from regforge.recipe.rendering import Render
 
 # Nothing rewrites prompts, neither a language model nor a package that may or may not be here: they
 # would not be the captions that are recorded. And one guidance scale holds for all steps.

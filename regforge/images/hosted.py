@@ -33,7 +33,7 @@ from regforge.journal import Journal, Reporter
 from regforge.providers import library
 from regforge.providers.calls import Caller, Clock, Reply, server_arguments
 from regforge.providers.errors import CallFailed, ModelUnusable, UnknownModel, WrongKey, meaning
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob
 
 SIDE = 1024

@@ -22,8 +22,8 @@ from regforge.images.pipelines import set_scheduler
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.images.shortcuts import require_shortcuts
 from regforge.recipe.model_checks import is_embedded
-from regforge.recipe.models import Render
 from regforge.recipe.named_files import MODEL_INDEX
+from regforge.recipe.rendering import Render
 from regforge.words import first_line, missing_package
 
 if TYPE_CHECKING:

@@ -36,8 +36,8 @@ from regforge.images.renderer import (
 )
 from regforge.images.shortcuts import require_shortcuts, shorten
 from regforge.journal import Journal, Reporter
-from regforge.recipe.models import Render
 from regforge.recipe.pipelines import ALONE, mismatch
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob, without_folders
 from regforge.words import first_line
 

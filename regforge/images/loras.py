@@ -19,7 +19,6 @@ from regforge.files import expanded, file_digest
 from regforge.hub import HubAddress, HubError, explained
 from regforge.hub.commits import quiet_client
 from regforge.images.renderer import LoraIdentity
-from regforge.recipe.models import Lora
 from regforge.recipe.named_files import (
     LORA_NAME,
     MODEL_INDEX,
@@ -30,6 +29,7 @@ from regforge.recipe.named_files import (
     require_lora,
     several,
 )
+from regforge.recipe.rendering import Lora
 from regforge.words import first_line
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 
 from regforge.devices import is_out_of_memory
 from regforge.images.renderer import Pixels, RenderError, RenderSettingError
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.words import did_you_mean
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob
 
 Pixels = npt.NDArray[np.uint8]

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from regforge.images.renderer import RenderSettingError
-from regforge.recipe.models import ALL_STEPS, Render
 from regforge.recipe.pipelines import CACHED, WINDOWED
+from regforge.recipe.rendering import ALL_STEPS, Render
 from regforge.words import listed
 
 if TYPE_CHECKING:

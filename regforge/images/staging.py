@@ -31,7 +31,7 @@ from regforge.images.renderer import (
     job_size,
 )
 from regforge.journal import Task
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob
 
 Format = Literal["webp", "png", "jpeg"]

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from regforge.embedded import TINYWORLD
 from regforge.files import expanded
-from regforge.recipe.models import Render
 from regforge.recipe.pipelines import READS
+from regforge.recipe.rendering import Render
 from regforge.words import first_line
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any
 from regforge.errors import RegforgeError
 from regforge.journal import Journal, calls
 from regforge.providers.errors import CallFailed, CostLimitReached, ModelUnusable, UnreachableModel
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.recipe.sections import LanguageModel
 from regforge.words import dollars, duration
 

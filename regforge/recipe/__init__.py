@@ -33,7 +33,6 @@ from regforge.recipe.models import (
     DatasetSection,
     Prompts,
     Recipe,
-    Render,
     drawn_slots,
     import_of,
     kind_of,
@@ -44,6 +43,7 @@ from regforge.recipe.models import (
     template_name,
 )
 from regforge.recipe.problems import Problem, RecipeError
+from regforge.recipe.rendering import Render
 from regforge.recipe.schema import json_schema, starter_recipe, write_starter
 from regforge.recipe.sections import CaptionImport, Kind, LanguageModel, PromptSet, Slot, Subject
 from regforge.recipe.training import TrainingRecipe

@@ -31,9 +31,7 @@ from regforge.recipe.model_checks import (
     text_file,
 )
 from regforge.recipe.models import (
-    ALL_STEPS,
     Recipe,
-    Render,
     bank_kind,
     benchmarks,
     draws_phrases,
@@ -53,6 +51,7 @@ from regforge.recipe.pipelines import (
     usual,
 )
 from regforge.recipe.problems import Location, one_of, suggestion
+from regforge.recipe.rendering import ALL_STEPS, Render
 from regforge.recipe.sections import Slot
 from regforge.words import has_words
 

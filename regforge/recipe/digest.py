@@ -45,7 +45,6 @@ from regforge.hub.errors import HubAddress
 from regforge.recipe.checks import cautions, findings
 from regforge.recipe.loading import PATHS, AnyRecipe, dataset_recipe_of, may_be_path
 from regforge.recipe.models import (
-    ALL_STEPS,
     Recipe,
     drawn_slots,
     import_of,
@@ -65,6 +64,7 @@ from regforge.recipe.named_files import (
     phrases_in,
 )
 from regforge.recipe.problems import Location, Problem, RecipeError
+from regforge.recipe.rendering import ALL_STEPS
 from regforge.recipe.sections import Section, Slot
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import (

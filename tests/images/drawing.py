@@ -12,7 +12,7 @@ from regforge.embedded import TINYWORLD
 from regforge.images import open_renderer
 from regforge.images.renderer import Pixels, Renderer
 from regforge.journal import Journal, Reporter
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob, Prompt, image_jobs
 
 DIGEST = "3f2a9c01b7de" + "0" * 52

@@ -13,7 +13,7 @@ from PIL import Image, TiffImagePlugin
 
 from regforge.images.renderer import ModelIdentity, Pixels, RenderError
 from regforge.images.staging import Format, encode_image, parameters_text, size_of
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob, Prompt
 
 FORMATS: tuple[Format, ...] = ("webp", "png", "jpeg")

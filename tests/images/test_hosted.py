@@ -24,7 +24,7 @@ from regforge.images.renderer import (
 )
 from regforge.images.staging import Staging, render_into
 from regforge.journal import Journal, Reporter, read
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 
 _opened: list[HostedRenderer] = []
 

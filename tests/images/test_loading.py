@@ -14,8 +14,8 @@ from regforge.embedded import TINYWORLD, load_pipeline
 from regforge.images.loading import draws_from_text
 from regforge.images.renderer import ModelUnavailable
 from regforge.recipe import Recipe, RecipeError, checked
-from regforge.recipe.models import Render
 from regforge.recipe.named_files import LoraError
+from regforge.recipe.rendering import Render
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from regforge.files import StorageError
 from regforge.images.renderer import LoraIdentity, ModelIdentity, RenderedImage, RenderError
 from regforge.images.staging import Staging, render_into
 from regforge.journal import Task
-from regforge.recipe.models import Render
+from regforge.recipe.rendering import Render
 from regforge.records import ImageJob
 
 IDENTITY = ModelIdentity("org/model", "0123abc", "ddim", "float32", 24, 16)

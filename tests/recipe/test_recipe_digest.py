@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from regforge.recipe import Recipe, RecipeError, Slot, load_recipe, recipe_digest
-from regforge.recipe.models import Lora
+from regforge.recipe.rendering import Lora
 from regforge.recipe.sections import Section
 
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew

@@ -1,0 +1,154 @@
+"""What a dataset recipe can say of rendering: the model, how it draws, and what steps leave out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from regforge.recipe.pipelines import UNDISTILLED, usual
+from regforge.recipe.sections import Runtime, Section, not_truth, problem_of
+
+
+class Lora(Section):
+    """LoRA weights laid over the model."""
+
+    path: str = Field(min_length=1)
+    """A .safetensors file, a folder with one, or a repository (`user/name`)."""
+    scale: float = Field(default=1.0, ge=-10, le=10)
+    """What the LoRA is multiplied with; 1 is as trained."""
+
+
+def _listed(value: object) -> object:
+    """`lora: path` and `lora: {path: ...}` as lists of one."""
+    if value is None:
+        return ()
+    entries = list(value) if isinstance(value, list | tuple) else [value]
+    return [{"path": each} if isinstance(each, str) else each for each in entries]
+
+
+ALL_STEPS = (0.0, 1.0)
+Part = Annotated[float, Field(ge=0, le=1), BeforeValidator(not_truth)]
+
+
+def _rising(window: tuple[float, float]) -> tuple[float, float]:
+    if window[0] >= window[1]:
+        raise problem_of("", "must begin before it ends, such as [0.33, 1]")
+    return window
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "balanced": {"scheduler": "unipc", "steps": 15, "cache_interval": 2},
+    "fast": {
+        "scheduler": "unipc",
+        "steps": 12,
+        "cache_interval": 2,
+        "guidance_window": (0.33, 1.0),
+    },
+}
+"""What `render.speed` fills in. Nothing that draws another distribution is ever in these: other
+guidance, noise on the way (ancestral schedulers), distilled LoRAs."""
+
+
+class Render(Section):
+    """Which model draws the images, and how."""
+
+    model: str = Field(default="embedded/tinyworld", min_length=1)
+    """A diffusers text-to-image repository or folder, `embedded/tinyworld` (in the package), or,
+    with `renderer: hosted`, a LiteLLM image model. A relative path starts at the recipe; of a
+    folder, what it holds counts, not its name."""
+    renderer: Literal["local", "hosted"] = "local"
+    """`local`: a diffusers pipeline on this machine. `hosted`: an image API through LiteLLM."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository."""
+    variant: str | None = None
+    """Weights variant in the repository, such as `fp16`."""
+    lora: Annotated[
+        tuple[Lora, ...],
+        BeforeValidator(_listed, json_schema_input_type=str | Lora | list[str | Lora] | None),
+    ] = ()
+    """LoRA weights laid over the model: a path or repository, `{path, scale}`, or a list of these.
+    Of a file, what it holds counts, not its name."""
+    vae: str | None = Field(default=None, min_length=1)
+    """Another autoencoder in place of the model's own: a repository such as
+    `madebyollin/sdxl-vae-fp16-fix`, or a folder. Some draw black in float16."""
+    width: int | None = Field(default=None, ge=8, le=8192)
+    """Pixels; the model's own size if left out."""
+    height: int | None = Field(default=None, ge=8, le=8192)
+    """Pixels; the model's own size if left out."""
+    steps: int = Field(default=UNDISTILLED.steps, ge=1, le=1000)
+    """Denoising steps. Left out, 30, or what a distilled model is made for, where its name on the
+    Hub or its folder says that it is one: 4 for SDXL-Turbo or FLUX.1-schnell, 9 for
+    Z-Image-Turbo."""
+    guidance_scale: float = Field(default=UNDISTILLED.guidance_scale, ge=0, le=50)
+    """Classifier-free guidance; 1 or less turns it off. Left out, 5.0, or what a distilled model is
+    made for: mostly none."""
+    speed: Literal["exact", "balanced", "fast"] = "exact"
+    """What the keys mean that are left out. `balanced`: `scheduler: unipc`, `steps: 15`,
+    `cache_interval: 2`. `fast`: the same with `steps: 12` and `guidance_window: [0.33, 1]`. For
+    Stable Diffusion 1.x, 2.x and XL; models that were distilled for few steps are refused."""
+    cache_interval: int = Field(default=1, ge=1, le=10)
+    """Compute the deep blocks of the UNet at every so many steps, and keep what they gave in
+    between (DeepCache); 1 computes every step whole. For Stable Diffusion 1.x, 2.x and XL."""
+    guidance_window: Annotated[tuple[Part, Part], AfterValidator(_rising)] = ALL_STEPS
+    """From and up to which part of the steps there is guidance, 0 to 1. It changes where the deep
+    blocks are computed. For Stable Diffusion 1.x to 3, XL and Qwen-Image."""
+    scheduler: str | None = None
+    """`euler_ancestral`, `euler`, `ddim`, `ddpm`, `dpmpp_2m`, `dpmpp_2m_karras`, `unipc`, `lms`,
+    `heun`, or a diffusers class name; the model's own if left out."""
+    negative_prompt: str = ""
+    """What the images should not show."""
+    images_per_prompt: int = Field(default=1, ge=1, le=100)
+    """Images of each caption."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision; `auto` takes the best one for the device."""
+    format: Literal["webp", "png", "jpeg"] = "webp"
+    """File format of the images. WebP here is lossless."""
+    jpeg_quality: int = Field(default=95, ge=1, le=100)
+    """Only for `format: jpeg`."""
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    """How often an image is drawn, with a new seed each time, before its row is given up."""
+    batch_size: Runtime[
+        (Literal["auto"] | Annotated[int, Field(ge=1, le=1024), BeforeValidator(not_truth)])
+    ] = "auto"
+    """Images at a time. `auto` finds a good one and halves it when memory runs out."""
+    device: Runtime[str | None] = None
+    """`cuda`, `cuda:1`, `mps`, `cpu`; the best there is if left out."""
+    compile: Runtime[bool] = False
+    """torch.compile the denoiser: slow to start, then faster on a GPU."""
+    offload: Runtime[bool] = False
+    """Keep parts of the model in main memory until used, for small GPUs."""
+    trust_remote_code: bool = False
+    """Run code that the model's repository brings along."""
+    api_base: str | None = None
+    """URL of the image server, for `renderer: hosted`."""
+    max_concurrency: Runtime[int] = Field(default=4, ge=1, le=100)
+    """Calls at the same time, for `renderer: hosted`."""
+    rpm: Runtime[int | None] = Field(default=None, ge=1)
+    """Most calls a minute, for `renderer: hosted`. Calls wait, they are never rejected."""
+    max_cost: Runtime[float | None] = Field(default=None, gt=0)
+    """Most to spend on the images of a run, in US dollars, all sessions together, for `renderer:
+    hosted`. The run stops before it is exceeded."""
+    cost_per_image: Runtime[float | None] = Field(default=None, ge=0)
+    """Price in US dollars, for `renderer: hosted` and models that LiteLLM has no price of. A server
+    on this machine or in its network is free unless one is given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_model_is_made(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("renderer") == "hosted":
+            return given
+        model = given.get("model")
+        made_for = usual(model) if isinstance(model, str) else None
+        preset = PRESETS.get(str(given.get("speed")), {})
+        return {**(made_for._asdict() if made_for else {}), **preset, **given}
+
+    @property
+    def shortcuts(self) -> dict[str, str]:
+        """What steps leave out, as files of images and rows call it; empty if nothing."""
+        start, stop = self.guidance_window
+        named = {
+            "Cache interval": (self.cache_interval > 1, f"{self.cache_interval}"),
+            "Guidance window": (self.guidance_window != ALL_STEPS, f"{start:g}-{stop:g}"),
+        }
+        return {name: value for name, (used, value) in named.items() if used}
