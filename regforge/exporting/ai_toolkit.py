@@ -189,8 +189,8 @@ def _job(material: Material) -> dict[str, object]:
             "height": material.resolution,
             "prompts": [material.instance_prompt, common.class_caption(material.class_noun)],
             "seed": 0,
-            "guidance_scale": family.guidance,
-            "sample_steps": family.steps,
+            "guidance_scale": family.made_for.guidance_scale,
+            "sample_steps": family.made_for.steps,
         },
     }
     config = {"name": material.run_name, "process": [process]}

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from regforge.exporting.families import NAMED
 from regforge.exporting.trainer import (
     IMAGES,
     SUBJECT,
@@ -22,6 +21,7 @@ from regforge.exporting.trainer import (
     Material,
 )
 from regforge.prompts.captions import article_for
+from regforge.recipe.pipelines import NAMED
 from regforge.words import counted
 
 T = TypeVar("T")
@@ -139,7 +139,8 @@ def distillation_notes(material: Material, how: str = "") -> list[str]:
         return []
     title = f"{family.title} is distilled to few steps"
     if how:
-        sampled = f"Sample with {family.steps} steps and guidance {family.guidance:g}."
+        steps, guidance = family.made_for
+        sampled = f"Sample with {steps} steps and guidance {guidance:g}."
         return [f"{title}; {how}, so that training does not undo it. {sampled}"]
     return [
         f"{title}, and training undoes that: with the LoRA it needs more steps and guidance. "

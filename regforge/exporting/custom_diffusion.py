@@ -14,7 +14,6 @@ from pathlib import Path, PurePath
 from pydantic import BaseModel
 
 from regforge.exporting import common
-from regforge.exporting.families import read_json
 from regforge.exporting.trainer import (
     IMAGES,
     SUBJECT,
@@ -24,6 +23,7 @@ from regforge.exporting.trainer import (
     Plan,
     Trainer,
 )
+from regforge.recipe.pipelines import read_json
 from regforge.words import counted
 
 FOLDER = "custom-diffusion"

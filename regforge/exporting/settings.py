@@ -20,11 +20,11 @@ from typing import Any
 
 from regforge.embedded import TINYWORLD
 from regforge.exporting.common import class_caption
-from regforge.exporting.families import NAMED, family_of, predicts_v
 from regforge.exporting.scanning import ScannedDataset
 from regforge.exporting.trainer import NO_BASE_MODEL, ExportError, Settings, Trainer
 from regforge.files import expanded, parse_json, remove_unfinished, write_atomically
 from regforge.prompts.captions import word_pattern
+from regforge.recipe.pipelines import NAMED, family_of, predicts_v
 from regforge.runs import OwnedFolder
 from regforge.version import __version__
 from regforge.words import counted, did_you_mean

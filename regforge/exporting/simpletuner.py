@@ -25,7 +25,6 @@ from regforge.exporting.trainer import (
     Plan,
     Trainer,
 )
-from regforge.words import counted
 
 FOLDER = "simpletuner"
 BACKENDS = f"{FOLDER}/multidatabackend.json"
@@ -100,34 +99,20 @@ class _Config(BaseModel):
 
 
 def _plan(material: Material) -> Plan:
-    if material.prior_weight == 0:
-        raise ExportError(
-            "SimpleTuner has no loss weight for a set of images, so a prior weight of 0 "
-            "would mean to leave the regularization images out.",
-            hint="Give another --prior-weight, or train without a regularization set.",
-        )
+    repeats = round(common.mixture(material, TRAINER.title)[0])
+    if material.prior_weight == 1:
+        repeats = material.repeats  # so that a pair of each takes every image
     return Plan(
         files={
-            BACKENDS: common.as_json(_backends(material)),
+            BACKENDS: common.as_json(_backends(material, repeats)),
             CONFIG: common.as_json(_config(material)),
         },
         command=common.command_line(["simpletuner", "train", f"env={material.path(FOLDER)}"]),
-        notes=_notes(material),
+        notes=_notes(material, repeats),
     )
 
 
-def _repeats(material: Material) -> int:
-    """How often an epoch shows a photo, counted from 1.
-
-    An epoch shows every image of every backend, so the ratio of their numbers is all that can
-    weigh one against the other.
-    """
-    if material.prior_weight == 1:
-        return material.repeats
-    return max(1, round(len(material.images) / material.prior_weight / material.photo_count))
-
-
-def _backends(material: Material) -> list[dict[str, object]]:
+def _backends(material: Material, repeats: int) -> list[dict[str, object]]:
     everything = (*material.images, *material.photos)
     squares = all(image.width == image.height for image in everything)
     noun = material.run_name.removesuffix("-lora")
@@ -151,7 +136,7 @@ def _backends(material: Material) -> list[dict[str, object]]:
         }
 
     return [
-        images(noun, SUBJECT, _repeats(material)),
+        images(noun, SUBJECT, repeats),
         images(f"{noun}-regularization", IMAGES, 1),
         {
             "id": "text-embeds",
@@ -191,36 +176,29 @@ def _config(material: Material) -> dict[str, object]:
         "validation_step_interval": 500,
         "validation_prompt": material.instance_prompt,
         "validation_resolution": f"{material.resolution}x{material.resolution}",
-        "validation_guidance": material.kind.guidance,
-        "validation_num_inference_steps": material.kind.steps,
+        "validation_guidance": material.kind.made_for.guidance_scale,
+        "validation_num_inference_steps": material.kind.made_for.steps,
         "report_to": "none",
         "seed": 1,  # 0 stands for the clock
     }
 
 
-def _notes(material: Material) -> list[str]:
-    count, photos, repeats = len(material.images), material.photo_count, _repeats(material)
-    shown = round(2 * common.PAIRS * count / (count + photos * repeats))
+def _notes(material: Material, repeats: int) -> list[str]:
+    count = len(material.images)
+    shown = round(2 * common.PAIRS * count / (count + material.photo_count * repeats))
+    mixing, *weighed = common.mixing_notes(material, TRAINER.title, repeats, 1)
     notes = [
-        f"SimpleTuner uses {common.every(count, 'regularization image')} in each epoch, every "
-        f"one with its own caption and once; each of the {counted(photos, 'photo')} comes "
-        f'{counted(repeats, "time")}, written "repeats": {repeats - 1} because SimpleTuner '
-        "counts from 0. The next one is drawn from all that are left, so the two sets mix "
-        f"{photos * repeats:,} to {count:,}: about {shown:,} of the {2 * common.PAIRS:,} steps of "
-        f"{CONFIG} show a regularization image.",
+        f'{mixing} It counts from 0: a photo has "repeats": {repeats - 1}. The next image is drawn '
+        f"from all that are left, so about {shown:,} of the {2 * common.PAIRS:,} steps of {CONFIG} "
+        "show a regularization image.",
         "The regularization images are trained on like the photos: the target is the image, "
         'as in the paper. With "is_regularisation_data": true the target would be what the base '
         "model predicts for the image, with the LoRA switched off. That keeps the base model's "
         "look, needs a second pass through the model, and works for LoRA and LyCORIS only.",
         'Captions come from the text files ("caption_strategy": "textfile"). SimpleTuner\'s own '
         "default is the file's name. It ignores keys it does not know, so mind the spelling.",
+        *weighed,
     ]
-    if material.prior_weight != 1:
-        notes.append(
-            f"SimpleTuner has no loss weight for a set of images. Prior weight "
-            f"{material.prior_weight:g} is written as the ratio of images in an epoch, which "
-            f"comes to {count / (photos * repeats):.2g}."
-        )
     how = f"for this flavour SimpleTuner loads {material.kind.adapter} while it trains"
     notes += common.distillation_notes(material, how if material.kind.name in _FAMILIES else "")
     return notes + common.closing_notes(material)

@@ -22,8 +22,8 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.exporting.families import NAMED, Family
 from regforge.prompts.captions import instance_caption
+from regforge.recipe.pipelines import NAMED, Family
 
 IMAGES = "images"
 SUBJECT = "subject"
@@ -68,7 +68,7 @@ class Settings:
         resolution: Side of a square of pixels to train at.
         base_model: Repository or folder, or `NO_BASE_MODEL`.
         family: What kind of model that is; None if nobody said, see `Trainer.families`.
-        predicts_v: Whether it predicts the velocity; see `families.predicts_v`.
+        predicts_v: Whether it predicts the velocity; see `pipelines.predicts_v`.
         root: The export's folder on the machine that trains, absolute.
         limit: At most so many images.
         notes: What was decided, as far as a person should know.

@@ -121,7 +121,7 @@ def export_dataset(
         class_noun: What the images show; what most of them say if left out.
         resolution: Side of a square of pixels to train at; that of the images if left out.
         base_model: The model to be trained; the one that made the images if left out.
-        family: What kind of model that is, see `families.FAMILIES`; found out if left out.
+        family: What kind of model that is, see `pipelines.FAMILIES`; found out if left out.
         prior_weight: Weight of the regularization loss, 0 or more.
         root: Where the folder will lie on the machine that trains; `out` if left out.
         limit: At most so many images, balanced.

@@ -42,14 +42,7 @@ from regforge.recipe.models import (
 )
 from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
-from regforge.recipe.pipelines import (
-    CACHED,
-    MOST_OF_DISTILLED,
-    Usual,
-    likely_class,
-    mismatch,
-    usual,
-)
+from regforge.recipe.pipelines import CACHED, Usual, distilled, likely_class, mismatch
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.rendering import ALL_STEPS, Render
 from regforge.recipe.sections import Slot
@@ -242,8 +235,7 @@ def _rendering(recipe: Recipe) -> Iterator[Finding]:
     if scheduler is not None and scheduler not in SCHEDULERS and not of_diffusers:
         options = one_of(SCHEDULERS, scheduler, ", or a diffusers class")
         yield Finding(("render", "scheduler"), f"must be {options}")
-    made_for = usual(recipe.render.model)
-    if recipe.render.speed != "exact" and made_for and made_for.steps <= MOST_OF_DISTILLED:
+    if recipe.render.speed != "exact" and (made_for := distilled(recipe.render.model)):
         yield Finding(
             ("render", "speed"),
             f"does not go with a model that was distilled for few steps: {recipe.render.model} is "
@@ -339,8 +331,7 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
 def _about_shortcuts(render: Render) -> Iterator[str]:
     """What makes images others than those of the model itself, which are its prior."""
     for key, name in (("model", render.model), *(("lora", each.path) for each in render.lora)):
-        made_for = usual(name)
-        if made_for is not None and made_for.steps <= MOST_OF_DISTILLED:
+        if distilled(name):
             yield (
                 f"render.{key}: by its name or files {Path(name).name} is distilled for few steps, "
                 "and its images are less varied than those of the model that it was made from. "

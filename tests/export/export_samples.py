@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from regforge.exporting import Exported, export_dataset
-from regforge.exporting.families import NAMED, predicts_v
 from regforge.exporting.trainer import ExportedImage, Material
+from regforge.recipe.pipelines import NAMED, predicts_v
 from regforge.records import Example
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF"}

@@ -16,9 +16,9 @@ from trainer_arguments import READERS, custom_diffusion, kohya
 
 from regforge.embedded import TINYWORLD
 from regforge.exporting import export_dataset
-from regforge.exporting.families import FAMILIES, NAMED, Family, family_of, predicts_v
 from regforge.exporting.trainer import ExportError, Trainer
 from regforge.exporting.writing import TRAINERS
+from regforge.recipe.pipelines import FAMILIES, NAMED, Family, family_of, predicts_v
 
 KOHYA, DREAMBOOTH, CUSTOM, SIMPLE, ONE, AI, *_ = TRAINERS
 
@@ -43,6 +43,7 @@ def test_a_family_is_known_by_the_model_that_it_is_named_after(family: Family) -
         ("/models/flux1-dev-fp8.safetensors", "flux1-dev"),
         ("Qwen/Qwen-Image-2512", "qwen-image"),
         ("ostris/Z-Image-De-Turbo", "z-image"),
+        ("me/hyperrealistic-xl", "sdxl"),
         ("HiDream-ai/HiDream-I1-Fast", "hidream-dev"),
         # Not what a part of their name says.
         ("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", None),

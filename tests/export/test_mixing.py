@@ -25,9 +25,9 @@ from mixing_rules import MIXING, arguments_of, pipe_config
 from trainer_rules import Seen
 
 from regforge.exporting import Exported
-from regforge.exporting.families import FAMILIES, NAMED
 from regforge.exporting.trainer import ExportError, Trainer
 from regforge.exporting.writing import TRAINERS
+from regforge.recipe.pipelines import FAMILIES, NAMED
 
 BY_NAME = {trainer.name: trainer for trainer in TRAINERS}
 MUSUBI, PIPE, ZIP, SYNTH, COMFY = (BY_NAME[name] for name in MIXING)

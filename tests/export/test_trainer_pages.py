@@ -19,8 +19,8 @@ import export_samples as samples
 from own_code import PARSERS
 
 from regforge.exporting.checking import Target
-from regforge.exporting.families import FAMILIES, NAMED
 from regforge.exporting.writing import TRAINERS
+from regforge.recipe.pipelines import FAMILIES, NAMED
 
 BEGIN = "<!-- generated:begin -->"
 END = "<!-- generated:end -->"

@@ -18,7 +18,7 @@ from regforge.recipe import (
     recipe_warnings,
     resolved_yaml,
 )
-from regforge.recipe.pipelines import likely_class
+from regforge.recipe.pipelines import FAMILIES, TRAINABLE, Family, family_of, likely_class
 
 SHA = "0" * 40
 
@@ -38,6 +38,13 @@ BY_NAME = [
     ("Tongyi-MAI/Z-Image-Turbo", (9, 1.0)),
     ("Tongyi-MAI/Z-Image", (30, 5.0)),
     ("baidu/ERNIE-Image-Turbo", (8, 1.0)),
+    ("black-forest-labs/FLUX.2-dev", (28, 4.0)),
+    ("me/flux-dev-of-mine", (28, 3.5)),
+    ("ostris/Z-Image-De-Turbo", (30, 5.0)),
+    ("HiDream-ai/HiDream-I1-Dev", (28, 1.0)),
+    ("HiDream-ai/HiDream-I1-Fast", (16, 1.0)),
+    ("hunyuanvideo-community/HunyuanImage-2.1-Distilled-Diffusers", (8, 3.25)),
+    ("me/hyperrealistic-xl", (30, 5.0)),
     ("embedded/tinyworld", (30, 5.0)),
 ]
 
@@ -212,7 +219,8 @@ def recipe_warnings_about(made: TrainingRecipe) -> list[str]:
         ("Qwen/Qwen-Image", "QwenImagePipeline"),
         ("Tongyi-MAI/Z-Image", "ZImagePipeline"),
         ("stabilityai/stable-diffusion-3.5-large-turbo", "StableDiffusion3Pipeline"),
-        ("stabilityai/stable-diffusion-xl-base-1.0", None),
+        ("stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline"),
+        ("me/my-style", None),
     ],
 )
 def test_a_name_that_promises_nothing_trainable_is_told(
@@ -220,9 +228,19 @@ def test_a_name_that_promises_nothing_trainable_is_told(
 ) -> None:
     assert likely_class(model) == kind
     told = recipe_warnings_about(loaded(training, model))
-    assert any(str(kind) in each for each in told) == (
-        kind not in (None, "StableDiffusion3Pipeline")
-    )
+    assert any(str(kind) in each for each in told) == (kind is not None and kind not in TRAINABLE)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_recipes_and_exports_know_a_model_alike(family: Family, training: Path) -> None:
+    """Of steps and guidance as of the class, and whether it is distilled."""
+    model, made_for = family.repository, family.made_for
+    assert family_of(model) is family
+    assert likely_class(model) == family.pipeline
+    as_made = family.distilled or family.drawn_so
+    assert drawn_with(recipe(model)) == (made_for if as_made else (30, 5.0))
+    told = recipe_warnings_about(loaded(training, model))
+    assert any("distilled" in each for each in told) == family.distilled
 
 
 def test_a_distilled_base_model_is_told_and_validated_as_it_is_made(training: Path) -> None:
