@@ -60,6 +60,7 @@ def nearest(wrong: object, known: Iterable[str]) -> str | None:
     wanted = str(wrong)[:100].strip().lower()
     for spelling in (wanted, wanted.replace("-", "_"), wanted.replace(" ", "-")):
         begun = [name for name in spelled if len(spelling) > 2 and name.startswith(spelling)]
+        begun.sort(key=len)
         near = begun or difflib.get_close_matches(spelling, spelled, n=1)
         if near:
             return spelled[near[0]]

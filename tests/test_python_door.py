@@ -1,5 +1,6 @@
 """The package as Python users and notebooks meet it."""
 
+import enum
 import json
 import subprocess
 import sys
@@ -66,11 +67,35 @@ def test_paths_in_a_mapping_start_here(tmp_path: Path, monkeypatch: pytest.Monke
     assert recipe.subject.images == tmp_path / "photos"
 
 
+def test_values_of_a_mapping_may_be_what_python_users_have(repo: Path, run: regforge.Run) -> None:
+    import numpy as np
+
+    class Names(enum.StrEnum):
+        MINE = "mine"
+
+    values = np.array(["red", "blue", "teal", "pink"])
+    recipe = regforge.load_recipe(
+        {
+            "extends": run.folder / "recipe.yaml",
+            "name": Names.MINE,
+            "prompts": {"count": np.int64(3), "slots": ({"name": "color", "values": values},)},
+            "render": {"guidance_scale": np.float32(2.5)},
+        }
+    )
+    assert (recipe.name, recipe.prompts.count, recipe.render.guidance_scale) == ("mine", 3, 2.5)
+    assert recipe.prompts.slots[0].values == ("red", "blue", "teal", "pink")
+    dataset = {"dataset": run}  # a result stands for its folder
+    base = str(repo / "recipes" / "train-quickstart.yaml")
+    trained = regforge.load_training_recipe({"extends": base, "regularization": dataset})
+    assert str(trained.regularization.dataset) == str(run.folder)
+
+
 @pytest.mark.parametrize(
     ("wrong", "key"),
     [
         ({"prompts": {"conut": 4}}, "prompts.conut"),
         ({"prompts": {"count": object()}}, ""),
+        ({"prompts": {"count": 10**5000}}, ""),
         ({"subject": {"class_noun": "cat", "images": "nowhere"}}, "subject.images"),
         ({"extends": "nowhere.yaml"}, "extends"),
     ],

@@ -53,6 +53,7 @@ from regforge.recipe.named_files import LORA_NAME
 from regforge.runs import OwnedFolder
 from regforge.words import counted, duration, listed
 
+_Model = str | os.PathLike[str] | PersonalizedModel
 _ENOUGH = 40  # images that say how long one takes, though the first batch is not counted
 _MOST_NAME = 60  # letters of a folder's name
 _GROWING = ("samples", "class_samples", "limit")
@@ -60,7 +61,7 @@ _GROWING = ("samples", "class_samples", "limit")
 
 
 def evaluate(
-    models: Sequence[str | os.PathLike[str] | PersonalizedModel],
+    models: _Model | Sequence[_Model],
     settings: EvaluationSettings | None = None,
     *,
     out: str | Path | None = None,
@@ -74,7 +75,8 @@ def evaluate(
     the same numbers. More models, samples or prompts can be added later in the same folder.
 
     Args:
-        models: Training runs, or what `train` returned, LoRAs, pipelines; see `open_model`.
+        models: One or more: training runs, or what `train` returned, LoRAs, pipelines; see
+            `open_model`.
         settings: What is drawn and measured.
         out: The evaluation's folder; `evaluations/<names>` by default.
         fresh: Delete what an earlier evaluation made in the folder.
@@ -86,6 +88,8 @@ def evaluate(
         RegforgeError: Something the user can put right; the message says what.
     """
     settings = replace(settings or EvaluationSettings(), **more)
+    if isinstance(models, str | os.PathLike | PersonalizedModel):
+        models = [models]
     given = [m if isinstance(m, PersonalizedModel) else os.fspath(m) for m in models]
     reporter = reporter or Reporter()
     plan = plan_evaluation(given, settings, reporter)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
@@ -166,7 +167,7 @@ class Evaluation(Tabular):
         write_atomically(path, (text + "\n").encode("utf-8", errors="replace"))
 
     @classmethod
-    def load(cls, path: Path) -> Evaluation:
+    def load(cls, path: str | os.PathLike[str]) -> Evaluation:
         """Read what `save` wrote, by its file or its folder.
 
         Raises:
@@ -174,7 +175,9 @@ class Evaluation(Tabular):
         """
         from pydantic import TypeAdapter
 
-        file = path / FILE if path.is_dir() else path
+        file = Path(path)
+        if file.is_dir():
+            file /= FILE
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -113,7 +113,7 @@ class Samples(Displayed):
 
 def sample(
     model: str | os.PathLike[str] | PersonalizedModel,
-    prompts: Sequence[str] = (),
+    prompts: str | Sequence[str] = (),
     *,
     count: int = 8,
     out: str | Path | None = None,
@@ -133,8 +133,8 @@ def sample(
 
     Args:
         model: See `open_model`.
-        prompts: `{}` stands for the identifier and class noun. The prompts of the model's own
-            validation by default.
+        prompts: One or more; `{}` stands for the identifier and class noun. The prompts of the
+            model's own validation by default.
         count: Images of each prompt.
         out: The folder to write to; a new one in `samples/` beside the model by default.
         base: The base model, where nothing says it.
@@ -156,7 +156,7 @@ def sample(
     reporter = reporter or Reporter()
     if not 1 <= count <= _MOST:
         raise EvaluationError(f"{count} images of each prompt? It can be 1 to {_MOST:,}.")
-    wanted = _prompts(model, prompts)
+    wanted = _prompts(model, [prompts] if isinstance(prompts, str) else prompts)
     requests = [
         ImageRequest(
             prompt,

@@ -240,7 +240,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
             *recipe_warnings(recipe),
             *notes,
             *photo_notes(recipe, photos),
-            *_not_ready(recipe, asks=calls.calls > 0),
+            *_not_ready(recipe, here, asks=calls.calls > 0),
             *_about_money(recipe, calls_cost, images_cost),
         ],
     )
@@ -377,8 +377,10 @@ def _about_money(
             yield f"{key} is {dollars(most)}, and the run needs {needed}."
 
 
-def _not_ready(recipe: Recipe, *, asks: bool) -> Iterator[str]:
-    """Models that are asked over the network, and what keeps them from being asked."""
+def _not_ready(recipe: Recipe, here: Path | None, *, asks: bool) -> Iterator[str]:
+    """Models that are reached over the network, and what keeps them from being reached."""
+    from huggingface_hub import constants
+
     from regforge.providers.chat import ChatModel
     from regforge.providers.library import not_ready
 
@@ -390,6 +392,11 @@ def _not_ready(recipe: Recipe, *, asks: bool) -> Iterator[str]:
         named.append(("prompts.llm", "vision_model", llm.vision_model))
     if render.renderer == "hosted":
         named.append(("render", "model", render.model))
+    elif here is None and constants.HF_HUB_OFFLINE:
+        yield (
+            f"render.model: {render.model} is not on this machine, and HF_HUB_OFFLINE is set, so "
+            "it cannot be downloaded. Unset HF_HUB_OFFLINE."
+        )
     for section, key, model in named:
         base = render.api_base if section == "render" else ChatModel(llm).base_of(model)
         if problem := not_ready(section, model, base):

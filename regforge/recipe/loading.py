@@ -222,7 +222,7 @@ class _Reading:
         place = Place("", Path.cwd())
         try:
             text = yaml.dump(dict(source), Dumper=Dumper, sort_keys=False, allow_unicode=True)
-        except (yaml.YAMLError, RecursionError) as error:
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
             message = f"holds what YAML cannot say: {error.args[-1]!r}"
             raise RecipeError([Problem.at(place, (), message)]) from None
         return self._read(text, place, ())

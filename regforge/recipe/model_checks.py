@@ -50,6 +50,8 @@ _ORDINARY = frozenset(
     "woman girl boy pet special favorite custom token test example photo picture image red green "
     "blue black white small large".split()
 )
+# Models that only APIs have, by the last part of their names.
+_OF_AN_API = re.compile(r"(?:^|/)(?:gpt-image|chatgpt-image|dall-e|imagen-\d)[^/]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +254,11 @@ def pipeline(
             "`save_pretrained(...)`",
         )
     elif not is_folder(folder):
-        if _names_path(model):
-            yield Finding(at, f"there is no folder {model}")
+        if _OF_AN_API.search(model):
+            advice = "; for an image API write `renderer: hosted` too" if "render" in at else ""
+            yield Finding(at, f"{model} has no weights to download{advice}")
+        elif _names_path(model):
+            yield Finding(at, f"there is no folder {model}; a model of the Hub is owner/name")
     elif not is_file(folder / MODEL_INDEX):
         yield Finding(at, f"{model} has no {MODEL_INDEX}, so it is no diffusers pipeline")
     elif variant is not None and not _has_variant(folder, variant):

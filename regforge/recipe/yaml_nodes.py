@@ -7,10 +7,11 @@ one is laid over another: `extends`, and `--set key=value`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -121,15 +122,26 @@ class Dumper(yaml.SafeDumper):
         return super().increase_indent(flow, False)
 
 
+def _others(dumper: Dumper, value: Any) -> yaml.Node:
+    """What Python users mean by a path, an enumeration's text, a NumPy number or array."""
+    if isinstance(value, os.PathLike):
+        return _text(dumper, str(os.fspath(value)))
+    if isinstance(value, str):
+        return _text(dumper, str.__str__(value))
+    if hasattr(value, "tolist"):
+        return dumper.represent_data(value.tolist())
+    return dumper.represent_undefined(value)
+
+
 def _text(dumper: Dumper, text: str) -> yaml.ScalarNode:
     # Only double quotes keep line breaks as they are.
     style = None if text.isprintable() else '"'
     return dumper.represent_scalar(f"{_TAG}str", text, style=style)
 
 
+Dumper.add_multi_representer(object, _others)
 Dumper.add_representer(str, _text)
 Dumper.add_representer(tuple, Dumper.represent_list)
-Dumper.add_multi_representer(PurePath, lambda dumper, path: _text(dumper, str(path)))
 
 _Loader.yaml_implicit_resolvers = {}
 Dumper.yaml_implicit_resolvers = {}

@@ -238,13 +238,15 @@ def _needs(recipe: TrainingRecipe) -> Iterator[str]:
     address = HubAddress.parse(recipe.base_model)
     if is_embedded(recipe.base_model) or Path(recipe.base_model).is_dir() or address is None:
         return
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
 
     revision = recipe.revision or address.revision
     if not isinstance(
         try_to_load_from_cache(address.repo_id, "model_index.json", revision=revision), str
     ):
-        yield f"{address.at(recipe.revision)}, which is not on this machine: it will be downloaded"
+        offline = "HF_HUB_OFFLINE keeps it from being downloaded"
+        ending = offline if constants.HF_HUB_OFFLINE else "it will be downloaded"
+        yield f"{address.at(recipe.revision)}, which is not on this machine: {ending}"
 
 
 def _times(number: float) -> str:

@@ -117,7 +117,7 @@ def test_it_is_read_again_as_it_was_written(made: Evaluation) -> None:
     path = made.folder / "evaluation.json"
     made.save(path)
     before = path.read_bytes()
-    assert Evaluation.load(path) == made == Evaluation.load(made.folder)
+    assert Evaluation.load(path) == made == Evaluation.load(str(made.folder))
     Evaluation.load(path).save(path)
     assert path.read_bytes() == before
 

@@ -74,6 +74,7 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
     assert "--prompt" in refusal(alone, base=tiny)
     assert "{} stands for" in refusal(alone, ["a {}"], base=tiny)
     assert "empty" in refusal(tiny, ["  "])
+    assert "{} stands for" in refusal(tiny, "a {} on a beach")  # one prompt, not its letters
     assert "1 to" in refusal(tiny, ["a cat"], count=0)
     assert "1 to" in refusal(tiny, ["a cat"], steps=0)
     assert "UTF-8" in refusal(tiny, ["a \udcff cat"])

@@ -120,6 +120,34 @@ def test_check_refuses_what_a_local_model_cannot_draw_with(
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("gpt-image-1", "renderer: hosted"),
+        ("openai/dall-e-3", "renderer: hosted"),
+        ("sdxl", "owner/name"),
+    ],
+)
+def test_check_says_where_a_model_that_is_no_pipeline_belongs(
+    model: str, words: str, shell: Shell, write_recipe: WriteRecipe
+) -> None:
+    assert shell("check", write_recipe(), "--set", f"render.model={model}") == 2
+    assert words in shell.err
+    hosted = ("--set", "render.renderer=hosted", "--set", "render.model=gpt-image-1")
+    assert shell("check", write_recipe(), *hosted) == 0
+
+
+def test_check_says_that_a_model_may_not_be_downloaded(
+    shell: Shell, write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ("--set", "render.model=me/nowhere")
+    assert shell("check", write_recipe(), *model) == 0
+    assert "HF_HUB_OFFLINE" in shell.out
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert shell("check", write_recipe(), *model) == 0
+    assert "HF_HUB_OFFLINE" not in shell.out
+
+
 def test_check_shows_steps_and_guidance_of_a_distilled_model(
     shell: Shell, write_recipe: WriteRecipe
 ) -> None:

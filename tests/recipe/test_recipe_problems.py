@@ -13,6 +13,7 @@ from regforge.recipe import (
     load_any_recipe,
     load_recipe,
 )
+from regforge.words import nearest
 
 GOOD = """\
 name: teapots
@@ -313,3 +314,7 @@ def test_no_line_has_the_validators_own_words(more: str, keys: list[str]) -> Non
     for noise in ("Input", "pydantic", "should", "valid ", "[type", "Value error", "tuple"):
         assert [line for line in said.values() if noise in line] == []
     assert [setting for setting in said if f"--set {setting}" not in said[setting]] == []
+
+
+def test_the_shortest_name_that_was_begun_is_meant() -> None:
+    assert nearest("SDXL", ["sdxl-turbo", "sdxl"]) == "sdxl"

@@ -158,6 +158,9 @@ def test_a_dataset_that_cannot_be_trained_on_is_said_now(here: Path, shell: Shel
 
 def test_what_is_trained_and_what_it_needs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = {"targets": ["a", "b", "c", "d", "e"], "dora": True, "text_encoder": True}
+    (offline,) = planned(base_model="me/model").needs
+    assert "HF_HUB_OFFLINE" in offline
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     made = planned(method=many, base_model="me/model", revision="v2")
     assert line(made, "method") == "DoRA of rank 16, on a, b, c, d and 1 more, the text encoder too"
     assert line(made, "base model") == "me/model@v2"
