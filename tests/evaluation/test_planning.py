@@ -94,8 +94,8 @@ def test_settings_may_be_keywords_and_the_command_says_what_is_wrong(tmp_path: P
     run = trained_models.run(tmp_path / "run")
     with pytest.raises(EvaluationError, match="limit is 0"):
         evaluate([run], EvaluationSettings(samples=2), limit=0)
-    with pytest.raises(EvaluationError, match="limit is 0"):
-        evaluate(run, limit=0)
+    with pytest.raises(EvaluationError, match="nowhere"):  # one model need not be a list
+        evaluate(tmp_path / "nowhere")
     with pytest.raises(TypeError, match="sample"):
         evaluate([run], sample=1)
     result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "nowhere")])

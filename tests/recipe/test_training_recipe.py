@@ -139,7 +139,7 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
         # What is named
         ("base_model: embedded/tiny\n", "5:13  base_model: there is no 'embedded/tiny', only 'embedded/tinyworld'"),
         ("base_model: ' '\n", "5:13  base_model: must not be blank"),
-        ("base_model: ./models/none\n", "5:13  base_model: there is no folder HERE/models/none"),
+        ("base_model: ./models/none\n", "5:13  base_model: there is no folder HERE/models/none; a model of the Hub is owner/name"),
         ("base_model: ./photos\n", "5:13  base_model: HERE/photos has no model_index.json, so it is no diffusers pipeline"),
         ("base_model: photos/1.png\n", "5:13  base_model: HERE/photos/1.png is a file, and a folder in diffusers' layout is needed. A pipeline's class makes one: for SDXL `StableDiffusionXLPipeline.from_single_file(...)`, then `save_pretrained(...)`"),
         ("regularization: {dataset: ''}\n", "5:27  regularization.dataset: must not be empty"),
