@@ -285,6 +285,11 @@ class Task:
         self.done_before += count
         self.advance(count)
 
+    def restart(self) -> None:
+        """Count time from here on if nothing was done yet: loading is no part of the rate."""
+        if self.done == self.done_before:
+            self._start = time.monotonic()
+
     @property
     def rate(self) -> float:
         """Units a second in this session; 0.0 before the first."""

@@ -1,10 +1,25 @@
-"""What people read of money."""
+"""What people read of work and money."""
+
+import io
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regforge.journal import Reporter
 from regforge.words import dollars
+
+
+def test_loading_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("regforge.journal.time.monotonic", lambda: now)
+    with Reporter(stream=io.StringIO()).task("images", 8) as task:
+        now = 30.0
+        task.restart()
+        now = 32.0
+        task.advance(4)
+        task.restart()  # once something was done, time goes on
+        assert task.rate == 2
 
 
 @pytest.mark.parametrize(

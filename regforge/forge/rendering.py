@@ -244,6 +244,7 @@ class ImageStage:
         from regforge.images.staging import render_into
 
         renderer, staging = self._open()
+        task.restart()
         start, missing = time.monotonic(), len(staging.missing(jobs))
         task.skip(len(jobs) - missing)
         render_into(staging, renderer, jobs, task)
