@@ -300,7 +300,8 @@ class Task:
         """Such as `rendering: 24 of 64 images, 3.1/s, 13 s left`."""
         total = f" of {self.total}" if self.total is not None else ""
         text = f"{self.name}: {self.done}{total} {self.unit}"
-        if self.rate > 0:
+        rate_known = self.done - self.done_before > 1  # the first of a batch says nothing of it
+        if rate_known and self.rate > 0:
             text += f", {_per_second(self.rate)}"
             if self.total is not None and self.total > self.done:
                 text += f", {duration((self.total - self.done) / self.rate)} left"

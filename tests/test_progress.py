@@ -17,9 +17,11 @@ def test_loading_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None
         now = 30.0
         task.restart()
         now = 32.0
-        task.advance(4)
+        task.advance()
+        assert task.describe() == "images: 1 of 8 items"  # the first of a batch
+        task.advance(3)
         task.restart()  # once something was done, time goes on
-        assert task.rate == 2
+        assert task.describe() == "images: 4 of 8 items, 2.0/s, 2 s left"
 
 
 @pytest.mark.parametrize(

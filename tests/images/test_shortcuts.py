@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from drawing import difference, drawn, jobs, opened
 
+from regforge.embedded import TINYWORLD
 from regforge.images import require_renderer
 from regforge.images.renderer import RenderSettingError, sampling
 from regforge.images.shortcuts import Shortcuts, shorten
@@ -170,10 +171,18 @@ def test_a_pipeline_with_two_passes_leaves_out_the_second_one() -> None:
 
 
 def unet_of(kind: str) -> tuple[Any, dict[str, Any]]:
-    """A UNet of the size of SD 1.5 or SDXL without weights, and arguments for one guided image."""
+    """A UNet of that model's size without weights, and arguments for one guided image."""
     import torch
     from diffusers import UNet2DConditionModel
 
+    if kind == "embedded":
+        with torch.device("meta"):
+            config = UNet2DConditionModel.load_config(TINYWORLD / "unet")
+            tiny: Any = UNet2DConditionModel.from_config(config)
+            sides = (tiny.config.sample_size, tiny.config.sample_size)
+            words = torch.empty(2, 48, tiny.config.cross_attention_dim)
+            sample = torch.empty(2, tiny.config.in_channels, *sides)
+            return tiny, {"sample": sample, "encoder_hidden_states": words}
     more: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
     if kind == "sdxl":
         more = {
@@ -216,7 +225,14 @@ def flops(unet: Any, arguments: dict[str, Any], steps: int) -> int:
 @pytest.mark.slow  # large models, though without numbers
 @pytest.mark.parametrize(
     ("kind", "speed", "share"),
-    [("sd15", "balanced", 0.342), ("sd15", "fast", 0.216), ("sdxl", "fast", 0.203)],
+    [
+        ("embedded", "balanced", 0.350),
+        ("embedded", "fast", 0.221),
+        ("sd15", "balanced", 0.342),
+        ("sd15", "fast", 0.216),
+        ("sdxl", "balanced", 0.324),
+        ("sdxl", "fast", 0.203),
+    ],
 )
 def test_arithmetic_against_25_whole_guided_steps(kind: str, speed: Any, share: float) -> None:
     unet, arguments = unet_of(kind)

@@ -49,6 +49,7 @@ def test_every_failure_is_in_the_ledger_and_the_answers_are_right(bench: Bench) 
     [
         (refused(429, "slow down"), "busy (429): slow down"),
         (refused(500, "oops"), "failed (500): oops"),
+        (Reply(500, "Internal Server Error"), "failed (500)"),  # as transformers serve says it
         (Reply(502, "<html>Bad Gateway</html>"), "failed (502)"),
         (refused(503, "loading"), "failed (503)"),
         (refused(529, "overloaded"), "failed (529)"),

@@ -163,6 +163,24 @@ def test_a_parameter_that_is_refused_is_left_out_or_renamed_from_then_on(
         assert call.body.get("max_completion_tokens", 99) == 99
 
 
+def test_a_field_that_transformers_serve_does_not_expect_is_left_out(bench: Bench) -> None:
+    """It answers 422 in FastAPI's form, with the names as Python writes a set."""
+
+    def answer(call: Call) -> Reply:
+        if "seed" in call.body:
+            return Reply(422, {"detail": "Unexpected fields in the request: {'seed'}"})
+        return said(color_of(call))
+
+    with OpenAIServer(answer) as server:
+        client = bench.client(server, temperature=0.7, max_concurrency=1)
+        assert None not in client.ask(questions(2, seed=5))
+    assert [("seed" in call.body, "temperature" in call.body) for call in server.calls] == [
+        (True, True),
+        (False, True),
+        (False, True),
+    ]
+
+
 def test_several_parameters_are_refused_one_after_the_other_by_many_calls(bench: Bench) -> None:
     def answer(call: Call) -> Reply:
         for name in ("temperature", "max_tokens", "seed", "response_format"):
