@@ -37,6 +37,13 @@ def guidance_input(pipeline: Any) -> str | None:
     return next((name for name in names if name in inputs), None)
 
 
+def guidance_of(pipeline: Any, scale: float) -> dict[str, float]:
+    """A guidance scale, 1 being none, as the pipeline's argument; empty if it takes none."""
+    name = guidance_input(pipeline)
+    from_zero = type(pipeline).__name__ in GUIDED_FROM_ZERO
+    return {} if name is None else {name: max(0.0, scale - 1) if from_zero else scale}
+
+
 def require_negative_prompt(pipeline_class: type | None, render: Render) -> None:
     """See that a recipe's negative prompt reaches the model; None is a class that nobody knows.
 
@@ -79,9 +86,8 @@ def call_settings(pipeline: Any, render: Render) -> dict[str, Any]:
         # Without a processor of images, "pt" is what the decoder gave, from -1 to 1.
         "output_type": "pt" if hasattr(pipeline, "image_processor") else "np",
         **_PLAIN,
+        **guidance_of(pipeline, scale),
     }
-    if guidance is not None:
-        settings[guidance] = max(0.0, scale - 1) if kind in GUIDED_FROM_ZERO else scale
     if scale > 1:
         if render.negative_prompt:
             settings["negative_prompt"] = render.negative_prompt

@@ -125,18 +125,26 @@ def load_pipeline(
 
 
 def load_model(
-    choice: ModelChoice, dtype: torch.dtype, check: Callable[[str], None] | None = None
+    choice: ModelChoice, dtype: torch.dtype, *, without: str | None = None
 ) -> tuple[Any, Path]:
     """Load a text-to-image pipeline into main memory; returns the folder that it came from too.
+
+    `without` names a part that is left empty for now, on the device `meta`: see `load_part`.
 
     Raises:
         ModelUnavailable: See `find_model`.
     """
+    import torch
     from diffusers import DiffusionPipeline
 
     with quiet_loading():
-        folder = find_model(choice, check)
+        folder = find_model(choice)
         try:
+            empty = {}
+            if without is not None:
+                part = _class_of(folder, without)
+                with torch.device("meta"):
+                    empty[without] = part.from_config(part.load_config(folder / without))
             loaded: Any = DiffusionPipeline.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -144,6 +152,7 @@ def load_model(
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=choice.trust_remote_code,
+                **empty,
             )
         except Exception as error:
             if package := missing_package(error):
@@ -153,6 +162,35 @@ def load_model(
                 hint="If files are missing or cut short, delete the model and download it again.",
             ) from error
     return loaded, folder
+
+
+def load_part(folder: Path, part: str, dtype: torch.dtype, variant: str | None) -> Any:
+    """Load a part of diffusers' own in a pipeline's folder into main memory.
+
+    Raises:
+        ModelUnavailable: It cannot be loaded.
+    """
+    named = variant if any((folder / part).glob(f"*.{variant}*.safetensors")) else None
+    try:
+        with quiet_loading():
+            return _class_of(folder, part).from_pretrained(
+                folder / part,
+                torch_dtype=dtype,
+                variant=named,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+    except Exception as error:
+        raise ModelUnavailable(
+            f"{folder / part} cannot be loaded: {first_line(error)}.",
+            hint="If files are missing or cut short, delete the model and download it again.",
+        ) from error
+
+
+def _class_of(folder: Path, part: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, _read_index(str(folder), folder / MODEL_INDEX)[part][1])
 
 
 def _needs_package(model: str, package: str) -> ModelUnavailable:

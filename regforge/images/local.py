@@ -14,12 +14,11 @@ from regforge.devices import (
     pick_dtype,
 )
 from regforge.images.calls import call_settings, guidance_input
+from regforge.images.encoding import PromptCache, can_encode
 from regforge.images.loading import load_pipeline
 from regforge.images.pipelines import (
     DENOISERS,
-    PromptCache,
     as_uint8,
-    can_encode,
     default_size,
     inputs_of,
     not_finite,

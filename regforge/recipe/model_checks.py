@@ -271,7 +271,8 @@ def _damage(folder: Path, given: Sequence[str]) -> str | None:
     """What a pipeline's folder lacks to be loaded, as far as indices and headers tell."""
     try:
         index = json.loads(read_text(folder / MODEL_INDEX))
-        parts = [name for name, of in index.items() if isinstance(of, list) and of[0] is not None]
+        # Others are lists of numbers (Krea 2), or parts that are left out: [null, null].
+        parts = [n for n, of in index.items() if isinstance(of, list) and isinstance(of[0], str)]
     except (OSError, ValueError, RecursionError, AttributeError, IndexError):
         return f"has a {MODEL_INDEX} that cannot be read"
     for part in parts:

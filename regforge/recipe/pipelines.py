@@ -26,11 +26,25 @@ from regforge.recipe.named_files import MODEL_INDEX, is_file, is_folder
 TRAINABLE = {
     "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
     "StableDiffusionXLPipeline": "stable_diffusion.StableDiffusionXL",
-    "StableDiffusion3Pipeline": "stable_diffusion.StableDiffusion3",
+    "StableDiffusion3Pipeline": "flow.StableDiffusion3",
+    "FluxPipeline": "flow.Flux",
+    "Flux2KleinPipeline": "flow.Flux2",
+    "Flux2Pipeline": "flow.Flux2",
+    "ChromaPipeline": "flow.Chroma",
+    "QwenImagePipeline": "flow.QwenImage",
+    "Krea2Pipeline": "flow.Krea2",
+    "ZImagePipeline": "flow.ZImage",
+    "Lumina2Pipeline": "flow.Lumina2",
+    "SanaPipeline": "flow.Sana",
+    "AuraFlowPipeline": "flow.AuraFlow",
+    "HiDreamImagePipeline": "flow.HiDream",
 }
 """The classes of pipelines that can be trained, and each one's family in `training.families`."""
 
-TRAINS = "Stable Diffusion 1.x, 2.x, XL and 3 can be trained, and embedded/tinyworld"
+TRAINS = (
+    "Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, FLUX.1, FLUX.2, Chroma, Qwen-Image, Krea 2, "
+    "Z-Image, Lumina Image 2, Sana, AuraFlow and HiDream-I1 can be trained, and embedded/tinyworld"
+)
 
 GUIDED_FROM_ZERO = frozenset({"Krea2Pipeline", "ZImagePipeline", "ZImageOmniPipeline"})
 """Pipelines whose `guidance_scale` is what is added to 1: they draw with 1 + it, and 0 is off."""

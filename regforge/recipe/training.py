@@ -95,10 +95,10 @@ class Method(Section):
     rslora: bool = False
     """Rank-stabilized scale, alpha / sqrt(rank) (arXiv 2312.03732)."""
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Layers that get a LoRA, by the end of their names; the attention layers of the denoiser if
-    left out."""
+    """Layers that get a LoRA, by the end of their names; those of diffusers' scripts if left out,
+    mostly the attention layers of the denoiser."""
     text_encoder: bool = False
-    """Whether the text encoder is trained too (LoRA or full)."""
+    """Whether the text encoder is trained too (LoRA or full): CLIP, in SD, SDXL, SD3 and FLUX.1."""
     text_encoder_lr: float | None = Field(default=None, gt=0)
     """Its learning rate; `optimizer.lr` if left out."""
 
@@ -217,7 +217,7 @@ class TrainingRecipe(RecipeDocument):
     extends: Runtime[Path | None] = None
     """Another training recipe to start from; keys given here win."""
     base_model: str = Field(default="embedded/tinyworld", min_length=1)
-    """A diffusers text-to-image repository or folder (SD 1.x, 2.x, SDXL, SD3), or
+    """A diffusers text-to-image repository or folder, such as `black-forest-labs/FLUX.1-dev`, or
     `embedded/tinyworld` (in the package). A relative path starts at the recipe."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""

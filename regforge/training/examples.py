@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.files import cache_folder as shared_cache
+from regforge.images.encoding import stacked
+from regforge.images.pipelines import inputs_of
 from regforge.journal import Reporter
 from regforge.recipe import TrainingRecipe, uses_regularization
 from regforge.runs import identifier_in
@@ -133,9 +135,10 @@ class Examples:
 
     def _notes_on_lengths(self) -> Iterator[str]:
         """Captions of which a text encoder reads the beginning only."""
-        tokenizer = getattr(self._family.pipeline, "tokenizer", None)
-        if tokenizer is None or getattr(self._family.pipeline, "tokenizer_3", None) is not None:
-            return  # where there is a third one, T5, it reads the rest
+        pipeline = self._family.pipeline
+        tokenizer = getattr(pipeline, "tokenizer", None)
+        if tokenizer is None or "max_sequence_length" in inputs_of(pipeline):
+            return  # T5 or a language model reads the rest
         most = tokenizer.model_max_length
         for stream, each in self._sets.items():
             texts = [image.caption.text for image in each.images]
@@ -239,12 +242,7 @@ class Examples:
     # ----------------------------------------------------------------------------------- captions
 
     def _embeddings(self, captions: Sequence[str]) -> Embeddings | None:
-        import torch
-
-        if self._recipe.method.text_encoder:
-            return None
-        each = self._embedded(captions)
-        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+        return None if self._recipe.method.text_encoder else stacked(self._embedded(captions))
 
     def _embedded(self, captions: Sequence[str]) -> list[Embeddings]:
         """The embeddings of captions; those that are not there yet are computed together."""
@@ -284,8 +282,8 @@ class Examples:
     def prepare(self) -> None:
         """Compute all latents and text embeddings that the training will need, before it begins.
 
-        Afterwards neither the autoencoder nor frozen text encoders are needed any more, unless
-        `data.cache` is `none`: then nothing is kept.
+        Frozen text encoders and the autoencoder are on the device one after the other, and then
+        neither is, unless `data.cache` is `none`: then nothing is kept.
         """
         if not self._store.keeps:
             return
@@ -298,10 +296,12 @@ class Examples:
                     of_stream = crops.setdefault(draw.stream, {})
                     of_stream.setdefault(draw.index, {})[crop] = None
                     captions[self._caption(draw, crop)] = None
-        for stream, of_image in crops.items():
-            self._prepare_images(stream, {i: list(found) for i, found in of_image.items()})
         if not self._recipe.method.text_encoder:
             self._prepare_captions(list(captions))
+            self._family.release_text_encoders()
+        for stream, of_image in crops.items():
+            self._prepare_images(stream, {i: list(found) for i, found in of_image.items()})
+        self._family.put_vae_away()
 
     def _prepare_images(self, stream: str, crops: dict[int, list[Crop]]) -> None:
         total = sum(map(len, crops.values()))

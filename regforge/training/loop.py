@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from regforge.devices import pick_dtype
+from regforge.images.encoding import stacked
 from regforge.training.batches import Batch, TrainingSetup, number_of
 from regforge.training.checkpoints import TrainingState, restore_optimizer
 from regforge.training.processes import Processes
@@ -279,8 +280,7 @@ class Loop:
     def _predict(self, batch: Batch, noisy: Tensor, times: Tensor, start: int) -> Tensor:
         """The denoiser's prediction for the examples from one on."""
         if batch.embeddings is None:
-            each = self._family.encode_captions(batch.captions[start:])
-            embeddings = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+            embeddings = stacked(self._family.encode_captions(batch.captions[start:]))
         else:
             embeddings = {name: values[start:] for name, values in batch.embeddings.items()}
         return self._family.predict(

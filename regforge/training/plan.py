@@ -207,7 +207,7 @@ def _method(recipe: TrainingRecipe) -> str:
         return f"all weights, {encoder}"
     kind = "DoRA" if method.dora else "LoRA"
     scale = ", rank-stabilized" if method.rslora else ""
-    where = listed(method.targets, _LAYERS) if method.targets else "the attention layers"
+    where = listed(method.targets, _LAYERS) if method.targets else "the usual layers"
     return f"{kind} of rank {method.rank}{scale}, on {where}, {encoder}"
 
 

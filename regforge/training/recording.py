@@ -325,11 +325,15 @@ class ValidationSampler:
         """
         import torch
 
+        from regforge.images.calls import guidance_of
         from regforge.images.pipelines import not_finite
+
+        reached: dict[str, Any] = {}
 
         def check(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             if stopped():
                 raise KeyboardInterrupt
+            reached.update(values)
             return values
 
         recipe, family = self._recipe, self._family
@@ -342,18 +346,20 @@ class ValidationSampler:
                 batch = wanted[start : start + _AT_ONCE]
                 seeds = [number_of(recipe.seed, "validation", *one) for one in batch]
                 with self._precision.autocast(self._device):
-                    latents = family.pipeline(
+                    family.pipeline(
                         **self._prompts([prompt for prompt, _ in batch]),
+                        **guidance_of(family.pipeline, recipe.validation.guidance_scale),
                         num_inference_steps=recipe.validation.steps,
-                        guidance_scale=recipe.validation.guidance_scale,
                         height=side,
                         width=side,
                         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                         output_type="latent",
                         callback_on_step_end=check,
-                    ).images
+                        **_exact_size(family.pipeline),
+                    )
                 # Not by the pipeline: under float16 many autoencoders draw black.
-                pixels = family.decode(latents).cpu()
+                size = (side // family.pixels_per_latent,) * 2
+                pixels = family.decode(family.unpacked(reached["latents"], size)).cpu()
                 black = torch.nan_to_num(pixels, nan=-1.0, posinf=-1.0, neginf=-1.0)
                 images = family.pipeline.image_processor.postprocess(black)
                 samples += [
@@ -366,16 +372,21 @@ class ValidationSampler:
 
     def _prompts(self, prompts: list[str]) -> dict[str, Any]:
         """Prompts, and empty negative ones, as arguments of the pipeline."""
-        import torch
+        from regforge.images.encoding import arguments
 
         if self._embeddings is None:
             return {"prompt": prompts}
-        arguments = {}
-        for prefix, captions in (("", prompts), ("negative_", [""] * len(prompts))):
-            for name in self._embeddings[""]:
-                stacked = torch.stack([self._embeddings[caption][name] for caption in captions])
-                arguments[prefix + name] = stacked.to(self._device)
-        return arguments
+        each = [self._embeddings[prompt] for prompt in prompts]
+        nothing = [self._embeddings[""]] * len(prompts)
+        return arguments(self._family.pipeline, each, nothing, self._device)
+
+
+def _exact_size(pipeline: Any) -> dict[str, bool]:
+    """Sana would draw in the nearest of some sizes otherwise."""
+    from regforge.images.pipelines import inputs_of
+
+    name = "use_resolution_binning"
+    return {name: False} if name in inputs_of(pipeline) else {}
 
 
 def write_grid(samples: Sequence[Sample], path: Path) -> None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regforge.devices import free_memory, is_out_of_memory, pick_device
+from regforge.devices import is_out_of_memory, pick_device
 from regforge.files import revision_of
 from regforge.journal import Journal, Reporter, Task
 from regforge.recipe import (
@@ -227,16 +227,11 @@ class _Run:
         for note in examples.notes:
             self.reporter.say(note)
         self.now = "while images and captions were encoded"
-        examples.prepare()
         self.sampler = ValidationSampler(
             recipe, self.family, device=self.device, precision=precision
         )
-        if recipe.data.cache != "none":  # give back what is not needed until the next images
-            if not recipe.method.text_encoder:
-                self.family.release_text_encoders()
-            if self.device.type != "cpu":
-                self.family.pipeline.vae.to("cpu")
-                free_memory()
+        examples.prepare()
+        self.now = "while the denoiser was loaded"
         torch.manual_seed(recipe.seed)  # a new LoRA begins with random numbers
         teacher = recipe.regularization.target == "teacher" and examples.batches.regularization > 0
         self.trainable = attach(self.family, recipe.method, teacher=teacher)

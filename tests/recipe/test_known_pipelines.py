@@ -192,7 +192,7 @@ def in_cache(hub: Path, repository: str, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "trains"),
-    [("FluxPipeline", False), ("ZImagePipeline", False), ("StableDiffusionXLPipeline", True)],
+    [("KolorsPipeline", False), ("ZImagePipeline", True), ("StableDiffusionXLPipeline", True)],
 )
 def test_a_base_model_in_the_cache_is_looked_at(
     kind: str, trains: bool, training: Path, tmp_path: Path
@@ -220,6 +220,7 @@ def recipe_warnings_about(made: TrainingRecipe) -> list[str]:
         ("Tongyi-MAI/Z-Image", "ZImagePipeline"),
         ("stabilityai/stable-diffusion-3.5-large-turbo", "StableDiffusion3Pipeline"),
         ("stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline"),
+        ("Kwai-Kolors/Kolors-diffusers", "KolorsPipeline"),
         ("me/my-style", None),
     ],
 )

@@ -48,7 +48,13 @@ class SmallFamily:
         self.images: list[Tensor] = []
         self.captions: list[str] = []
         self.forwards: list[int] = []
-        self.gone = self.base = False
+        self.gone = self.base = self.released = self.away = False
+
+    def release_text_encoders(self) -> None:
+        self.released = True
+
+    def put_vae_away(self) -> None:
+        self.away = True
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         assert not self.gone

@@ -307,7 +307,7 @@ def test_flow_has_no_min_snr_and_says_so_before_anything_is_loaded(tmp_path: Pat
 @pytest.mark.parametrize(
     "name",
     [
-        *("FluxPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionXLImg2ImgPipeline"),
+        *("KolorsPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionXLImg2ImgPipeline"),
         ["pipeline", "MyPipeline"],  # code of the repository, which is not run
     ],
 )

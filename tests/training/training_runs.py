@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from regforge.images.encoding import stacked
 from regforge.journal import Reporter, Task
 from regforge.recipe import TrainingRecipe
 from regforge.training.batches import Embeddings, Geometry
@@ -160,7 +161,10 @@ def sd(folder: Path, *, in_channels: int = 4, **scheduler: Any) -> str:
 
 
 def opened(base: str, dtype: torch.dtype = torch.float32, **sections: Any) -> Family:
-    return open_family(recipe(base_model=base, **sections), torch.device("cpu"), dtype)
+    """All of it, the denoiser too."""
+    family = open_family(recipe(base_model=base, **sections), torch.device("cpu"), dtype)
+    assert family.denoiser is getattr(family.pipeline, family.denoiser_name)
+    return family
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -175,8 +179,7 @@ def latents_of(family: Family, count: int = 2) -> Tensor:
 
 def embedded(family: Family, captions: Sequence[str] = CAPTIONS) -> Embeddings:
     """Embeddings of captions, with a batch axis."""
-    each = family.encode_captions(captions)
-    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    return stacked(family.encode_captions(captions))
 
 
 def predicted(family: Family) -> Tensor:

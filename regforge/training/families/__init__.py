@@ -21,18 +21,20 @@ if TYPE_CHECKING:
     from regforge.training.families.base import Family
 
 
-def find_base_model(recipe: TrainingRecipe) -> None:
-    """Check that the recipe's base model can be trained; downloaded if need be, not loaded.
+def find_base_model(recipe: TrainingRecipe) -> type[Family]:
+    """The family of the recipe's base model; it is downloaded if need be, and not loaded.
 
     Raises:
         ModelUnavailable: It is not there, or may not be used.
         FamilyError: It is of a kind that cannot be trained, or not in the way that is asked for.
     """
-    find_model(_choice(recipe), lambda pipeline_class: _check(recipe, pipeline_class))
+    found: list[type[Family]] = []
+    find_model(_choice(recipe), lambda pipeline_class: found.append(_check(recipe, pipeline_class)))
+    return found[0]
 
 
 def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype) -> Family:
-    """Load the recipe's base model, frozen.
+    """Load the recipe's base model, frozen, but for the denoiser, which comes when it is asked for.
 
     A safety checker is left out: it would black out images that show how training goes. `dtype` is
     the precision of frozen weights; the autoencoder computes in float32 all the same.
@@ -41,14 +43,16 @@ def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype
         ModelUnavailable: See `find_base_model`.
         FamilyError: Likewise.
     """
-    pipeline, folder = load_model(
-        _choice(recipe), dtype, lambda pipeline_class: _check(recipe, pipeline_class)
-    )
+    family = find_base_model(recipe)
+    pipeline, folder = load_model(_choice(recipe), dtype, without=family.denoiser_name)
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None
-    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    return _family(type(pipeline).__name__)(pipeline, folder, recipe.variant)
+    opened = family(pipeline, folder, device, recipe.variant)
+    if recipe.method.text_encoder:  # they stay
+        for encoder in opened.text_encoders.values():
+            encoder.to(device)
+    return opened
 
 
 def _choice(recipe: TrainingRecipe) -> ModelChoice:
@@ -61,16 +65,13 @@ def _choice(recipe: TrainingRecipe) -> ModelChoice:
     )
 
 
-def _check(recipe: TrainingRecipe, pipeline_class: str) -> None:
+def _check(recipe: TrainingRecipe, pipeline_class: str) -> type[Family]:
     if pipeline_class not in TRAINABLE:
         raise FamilyError(
             f"{recipe.base_model} is a {pipeline_class}, which cannot be trained (base_model).",
             hint=f"{TRAINS}.",
         )
-    _family(pipeline_class).check(recipe)
-
-
-def _family(pipeline_class: str) -> type[Family]:
     module, _, name = TRAINABLE[pipeline_class].partition(".")
     family: type[Family] = getattr(import_module(f"{__name__}.{module}"), name)
+    family.check(recipe)
     return family

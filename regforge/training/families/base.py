@@ -1,4 +1,4 @@
-"""What families of models are to training, and what they share: noise processes, latents."""
+"""What families of models are to training, and what they share: latents, captions; their noise."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from regforge.devices import free_memory
+from regforge.images.encoding import encode, encode_negative
+from regforge.images.loading import load_part
+from regforge.recipe.pipelines import TRAINS
 from regforge.training.batches import Embeddings, FamilyError, Geometry
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ class DiscreteNoise:
         if str(config.get("_class_name", "")).startswith("EDM") or "sigma_data" in config:
             raise FamilyError(
                 "The base model has continuous noise levels (EDM), which training does not know.",
-                hint="Stable Diffusion 1.x, 2.x, XL and 3 can be trained.",
+                hint=f"{TRAINS}.",
             )
         # One product of 1000 factors: float64 keeps the small ones near the end right.
         betas = DDPMScheduler.from_config(config).betas.double()
@@ -101,46 +105,6 @@ class DiscreteNoise:
         return signal.sqrt().view(shape), noise.sqrt().view(shape)
 
 
-class FlowMatching:
-    """A straight line from the latents to the noise: Stable Diffusion 3 and 3.5.
-
-    Times are 0 (no noise) to 1000 (nothing but noise).
-
-    Args:
-        config: `scheduler.config`: the number of steps, and the shift.
-    """
-
-    def __init__(self, config: Any) -> None:
-        self._units = float(config.num_train_timesteps)
-        # A shift that depends on the image's size belongs to drawing, as in diffusers' scripts.
-        self._time_shift = 1.0 if config.get("use_dynamic_shifting") else float(config.shift)
-
-    def times(self, uniform: Tensor) -> Tensor:
-        """Logit-normal times, shifted like the scheduler's: float32 [N].
-
-        https://arxiv.org/abs/2403.03206, sections 3.1 and 5.3.2; as in diffusers'
-        train_dreambooth_sd3.py, but not rounded to 1000 steps.
-        """
-        share = torch.sigmoid(torch.special.ndtri(uniform))
-        shifted = self._time_shift * share / (1 + (self._time_shift - 1) * share)
-        return shifted * self._units
-
-    def noisy(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """The point of the line at each time."""
-        share = (times / self._units).view(-1, *[1] * (latents.dim() - 1))
-        return (1 - share) * latents + share * noise
-
-    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """The direction of the line, the same at all times."""
-        del times
-        return noise - latents
-
-    def weights(self, times: Tensor, min_snr_gamma: float | None) -> Tensor:
-        """Ones: how often times are drawn weights them."""
-        del min_snr_gamma
-        return torch.ones(len(times), device=times.device)
-
-
 # ----------------------------------------------------------------------------------------- families
 
 
@@ -149,16 +113,20 @@ _CAPTIONS_AT_ONCE = 16
 
 
 class Family(ABC):
-    """A loaded base model, ready to be trained.
+    """A base model, ready to be trained.
 
     Knows its latents, its text embeddings, its time, its target and how its denoiser is called;
     nothing about datasets, losses over a batch, optimizers or steps.
 
+    Large models do not fit on a device as a whole. So each part goes there when it is first used,
+    the denoiser is not even loaded before, and text encoders and autoencoder can be sent away.
+
     Attributes:
         pipeline: The diffusers pipeline whose modules these are; validation draws with it.
         source: The folder that it was loaded from.
+        device: Where it computes.
         variant: The weights variant that it was loaded from, such as `fp16`.
-        name: `sd`, `sdxl` or `sd3`.
+        name: Such as `sdxl` or `flux1`.
         denoiser_name: What the pipeline calls the denoiser.
         encoder_names: What it calls its text encoders.
         trainable_encoders: Those of them that `method.text_encoder` trains.
@@ -166,28 +134,32 @@ class Family(ABC):
         text_lora_targets: Likewise, of the text encoders.
         resolution: Side of the square images it was made for, in pixels.
         side_multiple: Heights and widths are multiples of it, in pixels.
+        pixels_per_latent: Pixels a side that one number of a latent stands for.
     """
 
     name: ClassVar[str]
     denoiser_name: ClassVar[str] = "unet"
     encoder_names: ClassVar[Sequence[str]] = ("text_encoder",)
     trainable_encoders: ClassVar[Sequence[str]] = ("text_encoder",)
-    lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
     text_lora_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
-    def __init__(self, pipeline: Any, source: Path, variant: str | None = None) -> None:
+    def __init__(
+        self, pipeline: Any, source: Path, device: torch.device, variant: str | None = None
+    ) -> None:
         self.pipeline = pipeline
         self.source = source
+        self.device = device
         self.variant = variant
-        for module in (self.denoiser, pipeline.vae, *self.text_encoders.values()):
-            module.requires_grad_(requires_grad=False)
-            module.eval()
+        for module in (pipeline.vae, *self.text_encoders.values()):
+            module.requires_grad_(requires_grad=False).eval()
         config = pipeline.vae.config
-        self.resolution: int = self._sample_size() * pipeline.vae_scale_factor
+        self.pixels_per_latent: int = pipeline.vae_scale_factor
+        self.resolution: int = self._latent_side() * pipeline.vae_scale_factor
         self.side_multiple: int = self._latent_multiple() * pipeline.vae_scale_factor
         self._shift = self._per_channel(config, "latents_mean", getattr(config, "shift_factor", 0))
         deviation = self._per_channel(config, "latents_std", 1)
-        self._scale = config.scaling_factor / deviation
+        self._scale = getattr(config, "scaling_factor", 1) / deviation
 
     # ------------------------------------------------------------------- what each family defines
 
@@ -222,22 +194,49 @@ class Family(ABC):
     ) -> Tensor:
         """What the denoiser predicts: [N, C, h, w]."""
 
-    @abstractmethod
-    def _encode(self, captions: list[str]) -> Embeddings:
-        """Embeddings of some captions, with a batch axis."""
+    def unpacked(self, latents: Tensor, size: Sequence[int]) -> Tensor:
+        """Latents as they are between the pipeline's steps, [N, C, h, w]; `size` is (h, w)."""
+        del size
+        return latents
+
+    def _predicted(self, *args: Any, **values: Any) -> Tensor:
+        """What the denoiser returns."""
+        predicted: Tensor = self.denoiser(*args, **values, return_dict=False)[0]
+        return predicted
+
+    def _moments(self, vae: Any, pixels: Tensor) -> Tensor:
+        """See `encode_images`; the autoencoder is in float32."""
+        moments = vae.encode(pixels).latent_dist
+        return torch.stack([moments.mean, moments.std], dim=1)
+
+    def _pixels(self, vae: Any, latents: Tensor) -> Tensor:
+        """See `decode`; shift and scale are taken off already."""
+        pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+        return pixels
 
     # --------------------------------------------------------------------------------- modules
 
     @property
     def denoiser(self) -> nn.Module:
-        """The UNet or transformer."""
-        module: nn.Module = getattr(self.pipeline, self.denoiser_name)
-        return module
+        """The UNet or transformer, loaded when it is first asked for."""
+        module: Any = getattr(self.pipeline, self.denoiser_name)
+        if module.device.type == "meta":
+            dtype = self.pipeline.vae.dtype
+            module = load_part(self.source, self.denoiser_name, dtype, self.variant)
+            module.requires_grad_(requires_grad=False).eval().to(self.device)
+            self._prepare(module)
+            self.pipeline.register_modules(**{self.denoiser_name: module})
+        denoiser: nn.Module = module
+        return denoiser
+
+    def _prepare(self, denoiser: Any) -> None:
+        """Set up a denoiser that was just loaded; most are as they should be."""
+        del denoiser
 
     @property
     def settings(self) -> Any:
         """The denoiser's configuration."""
-        return self.denoiser.config
+        return getattr(self.pipeline, self.denoiser_name).config
 
     @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
@@ -245,17 +244,19 @@ class Family(ABC):
         found = {name: getattr(self.pipeline, name, None) for name in self.encoder_names}
         return {name: module for name, module in found.items() if module is not None}
 
-    @property
-    def device(self) -> torch.device:
-        """Where the denoiser is."""
-        return next(self.denoiser.parameters()).device
-
     def release_text_encoders(self) -> None:
         """Give their memory back. From now on `encode_captions` cannot be called."""
         for name in self.text_encoders:
             setattr(self.pipeline, name, None)
+        free_memory()
 
-    def _sample_size(self) -> int:
+    def put_vae_away(self) -> None:
+        """Keep the autoencoder in main memory until it is used again."""
+        self.pipeline.vae.to("cpu")
+        free_memory()
+
+    def _latent_side(self) -> int:
+        """Side of the latents it was made for."""
         size = self.settings.sample_size
         if not isinstance(size, int):
             raise FamilyError(
@@ -289,8 +290,7 @@ class Family(ABC):
         [N, 3, H, W], -1 to 1, to mean and standard deviation, float32 [N, 2, C, H/8, W/8].
         """
         with self._exact_vae() as vae:
-            moments = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist
-            return torch.stack([moments.mean, moments.std], dim=1)
+            return self._moments(vae, pixels.to(vae.device, torch.float32))
 
     def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Latents as the denoiser knows them: a sample of each distribution, shifted and scaled.
@@ -306,12 +306,11 @@ class Family(ABC):
         with self._exact_vae() as vae:
             latents = latents.to(vae.device, torch.float32)
             shift, scale = self._norm(latents)
-            pixels: Tensor = vae.decode(latents / scale + shift, return_dict=False)[0]
-            return pixels
+            return self._pixels(vae, latents / scale + shift)
 
     @contextmanager
     def _exact_vae(self) -> Iterator[Any]:
-        vae = self.pipeline.vae
+        vae = self.pipeline.vae.to(self.device)
         dtype = vae.dtype
         in_precision(vae, torch.float32)
         try:
@@ -325,9 +324,8 @@ class Family(ABC):
     def encode_captions(self, captions: Sequence[str]) -> list[Embeddings]:
         """Embeddings of captions, each computed as it would be alone.
 
-        Gradients flow where a text encoder is being trained. The keys are the pipeline's own names
-        of these arguments, so `pipeline(prompt_embeds=..., ...)` takes them, stacked; and as
-        `negative_...` those of an empty caption.
+        Gradients flow where a text encoder is being trained. An empty caption is what the pipeline
+        guides away from where it is given no negative prompt. See `regforge.images.encoding`.
 
         Raises:
             FamilyError: The text encoders were released.
@@ -335,17 +333,20 @@ class Family(ABC):
         encoders = self.text_encoders.values()
         if not encoders:
             raise FamilyError("The text encoders were released; captions cannot be encoded.")
+        for encoder in encoders:
+            encoder.to(self.device)
         trained = any(p.requires_grad for encoder in encoders for p in encoder.parameters())
+        said = [caption for caption in captions if caption]
         found: list[Embeddings] = []
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()), quiet():
-            for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
-                batch = list(captions[start : start + _CAPTIONS_AT_ONCE])
-                embeddings = self._encode(batch)
-                found += [
-                    {name: values[row] for name, values in embeddings.items()}
-                    for row in range(len(batch))
-                ]
-        return found
+            for start in range(0, len(said), _CAPTIONS_AT_ONCE):
+                batch = said[start : start + _CAPTIONS_AT_ONCE]
+                found += encode(self.pipeline, batch, self.device)
+            nothing = {}
+            if len(said) < len(captions):
+                nothing = encode_negative(self.pipeline, None, self.device)
+        each = iter(found)
+        return [next(each) if caption else nothing for caption in captions]
 
     def _as_computed(self, value: Tensor) -> Tensor:
         """A tensor in the precision of the denoiser's weights."""

@@ -1,19 +1,16 @@
-"""Stable Diffusion: 1.x, 2.x and XL (a UNet, discrete noise), 3 and 3.5 (a transformer, flow)."""
+"""Stable Diffusion 1.x, 2.x and XL: a UNet, discrete noise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from regforge.training.batches import Embeddings, FamilyError, Geometry
-from regforge.training.families.base import DiscreteNoise, Family, FlowMatching
-
-if TYPE_CHECKING:
-    from regforge.recipe.training import TrainingRecipe
+from regforge.training.families.base import DiscreteNoise, Family
 
 
 class StableDiffusion(DiscreteNoise, Family):
@@ -21,8 +18,10 @@ class StableDiffusion(DiscreteNoise, Family):
 
     name = "sd"
 
-    def __init__(self, pipeline: Any, source: Path, variant: str | None = None) -> None:
-        Family.__init__(self, pipeline, source, variant)
+    def __init__(
+        self, pipeline: Any, source: Path, device: torch.device, variant: str | None = None
+    ) -> None:
+        Family.__init__(self, pipeline, source, device, variant)
         takes, has = self.settings.in_channels, pipeline.vae.config.latent_channels
         if takes != has:
             raise FamilyError(
@@ -32,24 +31,16 @@ class StableDiffusion(DiscreteNoise, Family):
             )
         DiscreteNoise.__init__(self, pipeline.scheduler.config)
 
-    def _encode(self, captions: list[str]) -> Embeddings:
-        embeds, _ = self.pipeline.encode_prompt(
-            captions, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return {"prompt_embeds": embeds}
-
     def predict(
         self, noisy: Tensor, times: Tensor, embeddings: Embeddings, geometry: Sequence[Geometry]
     ) -> Tensor:
         """See `Family`."""
-        predicted: Tensor = self.denoiser(
+        return self._predicted(
             self._as_computed(noisy),
             times,
             encoder_hidden_states=self._as_computed(embeddings["prompt_embeds"]),
             added_cond_kwargs=self._conditions(embeddings, geometry),
-            return_dict=False,
-        )[0]
-        return predicted
+        )
 
     def _conditions(self, *_arguments: Any, **_more: Any) -> dict[str, Tensor] | None:
         """What conditions the UNet besides the caption's embeddings."""
@@ -62,20 +53,6 @@ class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
     encoder_names = ("text_encoder", "text_encoder_2")
     trainable_encoders = ("text_encoder", "text_encoder_2")
-
-    def _encode(self, captions: list[str]) -> Embeddings:
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            captions,
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
-        # The pipeline draws with zeros where there is no caption, and SDXL was trained so:
-        # dropped captions have to be the same thing.
-        if self.pipeline.config.force_zeros_for_empty_prompt:
-            there = torch.tensor([bool(caption) for caption in captions]).to(embeds)
-            embeds, pooled = embeds * there[:, None, None], pooled * there[:, None]
-        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def _conditions(
         self, embeddings: Embeddings, geometry: Sequence[Geometry]
@@ -95,66 +72,3 @@ def time_ids(geometry: Sequence[Geometry]) -> Tensor:
     """
     rows = [(*each.original, *each.top_left, *each.target) for each in geometry]
     return torch.tensor(rows, dtype=torch.float32)
-
-
-class StableDiffusion3(FlowMatching, Family):
-    """Stable Diffusion 3 and 3.5: a transformer, two CLIP text encoders and perhaps T5."""
-
-    name = "sd3"
-    denoiser_name = "transformer"
-    encoder_names = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    trainable_encoders = ("text_encoder", "text_encoder_2")
-    lora_targets = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-    )
-
-    def __init__(self, pipeline: Any, source: Path, variant: str | None = None) -> None:
-        Family.__init__(self, pipeline, source, variant)
-        FlowMatching.__init__(self, pipeline.scheduler.config)
-
-    @classmethod
-    def check(cls, recipe: TrainingRecipe) -> None:
-        """See `Family`."""
-        if recipe.optimizer.min_snr_gamma is not None:
-            raise FamilyError(
-                "optimizer.min_snr_gamma is for models that predict noise or velocity; Stable "
-                "Diffusion 3 learns by flow matching, which weights times by how often it draws "
-                "them.",
-                hint="Leave optimizer.min_snr_gamma out.",
-            )
-
-    def _latent_multiple(self) -> int:
-        size: int = self.settings.patch_size
-        return size
-
-    def _encode(self, captions: list[str]) -> Embeddings:
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            captions,
-            None,
-            None,
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
-        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
-
-    def predict(
-        self, noisy: Tensor, times: Tensor, embeddings: Embeddings, geometry: Sequence[Geometry]
-    ) -> Tensor:
-        """See `Family`."""
-        del geometry  # it is not conditioned on sizes
-        predicted: Tensor = self.denoiser(
-            hidden_states=self._as_computed(noisy),
-            timestep=times,
-            encoder_hidden_states=self._as_computed(embeddings["prompt_embeds"]),
-            pooled_projections=self._as_computed(embeddings["pooled_prompt_embeds"]),
-            return_dict=False,
-        )[0]
-        return predicted
