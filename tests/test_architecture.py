@@ -51,6 +51,7 @@ TENSOR_MODULES = frozenset(
     for name in (
         "training.checkpoints",
         "training.families.base",
+        "training.families.flow",
         "training.families.stable_diffusion",
         "training.loop",
         "training.weights",

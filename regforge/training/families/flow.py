@@ -194,8 +194,8 @@ class Flux(Flow):
     """FLUX.1 and Krea's (flux/pipeline_flux.py): CLIP, which can be trained, and T5."""
 
     name = "flux1"
-    encoder_names = ("text_encoder", "text_encoder_2")
-    trainable_encoders = ("text_encoder",)
+    encoder_names: ClassVar[Sequence[str]] = ("text_encoder", "text_encoder_2")
+    trainable_encoders: ClassVar[Sequence[str]] = ("text_encoder",)
     lora_targets = (*_JOINT, *_FEED_FORWARD)
     packed = 2
 
