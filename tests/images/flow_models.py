@@ -282,14 +282,14 @@ def _sana(folder: Path) -> None:
     vae = AutoencoderDC(
         latent_channels=4,
         attention_head_dim=4,
-        encoder_block_types=("ResBlock",) * 2,
-        decoder_block_types=("ResBlock",) * 2,
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), ()),
-        decoder_qkv_multiscales=((), ()),
+        encoder_block_types=("ResBlock",) * 4,
+        decoder_block_types=("ResBlock",) * 4,
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        encoder_layers_per_block=(1,) * 4,
+        decoder_layers_per_block=(1,) * 4,
+        encoder_qkv_multiscales=((),) * 4,
+        decoder_qkv_multiscales=((),) * 4,
         scaling_factor=0.4,
     )
     SanaPipeline(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import drawing
+import flow_models
 import numpy as np
 import pytest
 from drawing import difference, drawn, jobs, opened
@@ -83,64 +84,8 @@ def test_guidance_that_reaches_nobody_is_refused_or_not_recorded(scale: float) -
 # ------------------------------------------------------------------------------- drawn, not called
 
 
-def z_image(folder: Path) -> str:
-    """A Z-Image folder of a few numbers."""
-    import torch
-    from diffusers import (
-        AutoencoderKL,
-        FlowMatchEulerDiscreteScheduler,
-        ZImagePipeline,
-        ZImageTransformer2DModel,
-    )
-    from transformers import CLIPTokenizer, Qwen3Config, Qwen3Model
-
-    torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(TINYWORLD / "tokenizer")
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    encoder = Qwen3Model(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-        )
-    )
-    transformer = ZImageTransformer2DModel(
-        all_patch_size=(2,),
-        all_f_patch_size=(1,),
-        in_channels=4,
-        dim=32,
-        n_layers=1,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        cap_feat_dim=16,
-        axes_dims=[8, 4, 4],
-        axes_lens=[256, 32, 32],
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=2,
-        shift_factor=0.1,
-    )
-    ZImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae,
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        transformer=transformer,
-    ).save_pretrained(folder)
-    return str(folder)
-
-
 def test_z_image_without_guidance_has_none_and_with_some_is_scaled(tmp_path: Path) -> None:
-    model = z_image(tmp_path / "z")
+    model = flow_models.build("z-image", tmp_path / "z")
 
     def images(scale: float) -> tuple[Pixels, int]:
         renderer: Any = opened(model=model, guidance_scale=scale)

@@ -1,5 +1,6 @@
 """Families that learn by flow matching: what diffusers' pipelines do, and whole trainings."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from training_runs import (
 )
 
 from regforge.images.calls import guidance_of
+from regforge.images.loading import load_part
 from regforge.journal import read
 from regforge.training import train
+from regforge.training.families import open_family
 from regforge.training.families.flow import Flow
 from regforge.training.loop import Precision
 from regforge.training.recording import ValidationSampler
@@ -216,3 +219,43 @@ def test_a_training_learns_goes_on_and_needs_no_cache(base: str, tmp_path: Path)
     assert losses[-1]["instance_loss"] < 0.9 * losses[1]["instance_loss"]
     for grid in (whole / "validation" / "step-000040.webp", whole / "samples.webp"):
         assert np.asarray(make_image(grid)).std() > 1
+
+
+def test_text_encoders_autoencoder_and_denoiser_are_there_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured by who is alive, and where, when each of them computes."""
+    alive: list[tuple[str, list[bool]]] = []
+    parts: dict[str, weakref.ref[Any]] = {}
+
+    def note(who: str) -> Any:
+        def hook(*_: Any) -> None:
+            there = [parts["text"]() is not None, parts["denoiser"]().device.type != "meta"]
+            if not alive or alive[-1] != (who, there):
+                alive.append((who, there))
+
+        return hook
+
+    def watched(*args: Any, **more: Any) -> Any:
+        family = open_family(*args, **more)
+        pipeline = family.pipeline
+        parts["text"] = weakref.ref(pipeline.text_encoder_2)
+        parts["denoiser"] = lambda: pipeline.transformer
+        pipeline.text_encoder_2.register_forward_pre_hook(note("text"))
+        pipeline.vae.encoder.register_forward_pre_hook(note("vae"))
+        return family
+
+    def loaded(*args: Any, **more: Any) -> Any:
+        denoiser = load_part(*args, **more)
+        denoiser.register_forward_pre_hook(note("denoiser"))
+        return denoiser
+
+    monkeypatch.setattr("regforge.training.running.open_family", watched)
+    monkeypatch.setattr("regforge.training.families.base.load_part", loaded)
+    base = flow_models.build("flux1", tmp_path / "flux1")
+    train(recipe(base_model=base, optimizer={"steps": 1}), tmp_path / "run", reporter=QUIET)
+    assert alive == [
+        ("text", [True, False]),
+        ("vae", [False, False]),
+        ("denoiser", [False, True]),
+    ]
