@@ -23,23 +23,38 @@ from regforge.files import expanded, read_text
 from regforge.hub.errors import HubAddress
 from regforge.recipe.named_files import MODEL_INDEX, is_file, is_folder
 
+
+class Trained(NamedTuple):
+    """How a class of pipelines is trained.
+
+    Attributes:
+        family: Its family in `training.families`: module and class.
+        text_encoder: Whether `method.text_encoder` can be: CLIP can, language models are not.
+        flow: Whether it learns by flow matching instead of predicting noise or velocity.
+    """
+
+    family: str
+    text_encoder: bool = False
+    flow: bool = True
+
+
 TRAINABLE = {
-    "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
-    "StableDiffusionXLPipeline": "stable_diffusion.StableDiffusionXL",
-    "StableDiffusion3Pipeline": "flow.StableDiffusion3",
-    "FluxPipeline": "flow.Flux",
-    "Flux2KleinPipeline": "flow.Flux2",
-    "Flux2Pipeline": "flow.Flux2",
-    "ChromaPipeline": "flow.Chroma",
-    "QwenImagePipeline": "flow.QwenImage",
-    "Krea2Pipeline": "flow.Krea2",
-    "ZImagePipeline": "flow.ZImage",
-    "Lumina2Pipeline": "flow.Lumina2",
-    "SanaPipeline": "flow.Sana",
-    "AuraFlowPipeline": "flow.AuraFlow",
-    "HiDreamImagePipeline": "flow.HiDream",
+    "StableDiffusionPipeline": Trained("stable_diffusion.StableDiffusion", True, False),
+    "StableDiffusionXLPipeline": Trained("stable_diffusion.StableDiffusionXL", True, False),
+    "StableDiffusion3Pipeline": Trained("flow.StableDiffusion3", True),
+    "FluxPipeline": Trained("flow.Flux", True),
+    "Flux2KleinPipeline": Trained("flow.Flux2"),
+    "Flux2Pipeline": Trained("flow.Flux2"),
+    "ChromaPipeline": Trained("flow.Chroma"),
+    "QwenImagePipeline": Trained("flow.QwenImage"),
+    "Krea2Pipeline": Trained("flow.Krea2"),
+    "ZImagePipeline": Trained("flow.ZImage"),
+    "Lumina2Pipeline": Trained("flow.Lumina2"),
+    "SanaPipeline": Trained("flow.Sana"),
+    "AuraFlowPipeline": Trained("flow.AuraFlow"),
+    "HiDreamImagePipeline": Trained("flow.HiDream"),
 }
-"""The classes of pipelines that can be trained, and each one's family in `training.families`."""
+"""The classes of pipelines that can be trained."""
 
 TRAINS = (
     "Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, FLUX.1, FLUX.2, Chroma, Qwen-Image, Krea 2, "
@@ -277,6 +292,16 @@ def distilled(model: str) -> Usual | None:
     """What a model is drawn with that was distilled to few steps; None for any other."""
     family = _known(model)
     return family.made_for if family is not None and family.distilled else None
+
+
+def undistilled(model: str) -> str:
+    """What to train in place of a distilled model, in words."""
+    family = _known(model)
+    base = NAMED.get(family.like) if family else None
+    train = f"train {base.repository}" if base else "train the model that it was made from"
+    if family is None or not family.adapter:
+        return train
+    return f"{train}, or export to a trainer that knows {family.adapter}"
 
 
 def likely_class(model: str) -> str | None:

@@ -40,6 +40,7 @@ from regforge.recipe.pipelines import (
     folder_of,
     likely_class,
     mismatch,
+    undistilled,
 )
 from regforge.recipe.problems import Location, one_of
 from regforge.recipe.training import TrainingRecipe
@@ -93,10 +94,27 @@ def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
     wrong = list(pipeline(recipe.base_model, recipe.variant, at, ("variant",)))
     yield from wrong
     folder = folder_of(recipe.base_model) or cached_folder(recipe.base_model, recipe.revision)
-    if not wrong and folder is not None and (kind := pipeline_class(folder)) not in TRAINABLE:
+    if not wrong and folder is not None:
+        yield from unfit(recipe, pipeline_class(folder))
+
+
+def unfit(recipe: TrainingRecipe, kind: str | None) -> Iterator[Finding]:
+    """What a recipe asks for that a class of pipelines cannot do; None is one of its own kind."""
+    model, about = recipe.base_model, (("base_model",),)
+    trained = TRAINABLE.get(kind or "")
+    if trained is None:
         what = kind or "pipeline of its own kind"
-        message = f"{recipe.base_model} is a {what}, which cannot be trained; {TRAINS}"
-        yield Finding(at, message)
+        yield Finding(("base_model",), f"{model} is a {what}, which cannot be trained; {TRAINS}")
+        return
+    if trained.flow and recipe.optimizer.min_snr_gamma is not None:
+        message = (
+            f"is for models that predict noise or velocity; {model} learns by flow matching, which "
+            "weights times by how often it draws them: leave it out"
+        )
+        yield Finding(("optimizer", "min_snr_gamma"), message, about)
+    if recipe.method.text_encoder and not trained.text_encoder:
+        message = f"{model} reads captions with a language model, which cannot be trained"
+        yield Finding(("method", "text_encoder"), message, about)
 
 
 def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
@@ -170,15 +188,13 @@ def _about_the_base_model(recipe: TrainingRecipe) -> Iterator[str]:
     model, validation = recipe.base_model, recipe.validation
     kind = likely_class(model)
     here = folder_of(model) or cached_folder(model, recipe.revision)
-    if here is None and kind is not None and kind not in TRAINABLE:
-        yield (
-            f"base_model: by its name {model} is a {kind}, which cannot be trained; {TRAINS}. It "
-            "is refused once it has been looked at."
-        )
+    if here is None and kind is not None:
+        for found in unfit(recipe, kind):
+            yield f"{'.'.join(map(str, found.location))}: by its name, {found.message}."
     if made_for := distilled(model):
         yield (
             f"base_model: {Path(model).name} is distilled ({made_for}), and training undoes that: "
-            "train the model that it was made from."
+            f"{undistilled(model)}."
         )
     if other := mismatch(model, recipe.revision, validation.steps, validation.guidance_scale):
         yield (

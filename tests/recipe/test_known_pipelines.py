@@ -18,7 +18,7 @@ from regforge.recipe import (
     recipe_warnings,
     resolved_yaml,
 )
-from regforge.recipe.pipelines import FAMILIES, TRAINABLE, Family, family_of, likely_class
+from regforge.recipe.pipelines import FAMILIES, NAMED, TRAINABLE, Family, family_of, likely_class
 
 SHA = "0" * 40
 
@@ -207,6 +207,28 @@ def test_a_base_model_in_the_cache_is_looked_at(
     assert [problem.key for problem in error.value.problems] == ["base_model"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("ZImagePipeline", "method.text_encoder", "true"),
+        ("StableDiffusion3Pipeline", "optimizer.min_snr_gamma", "5"),
+        ("FluxPipeline", "optimizer.min_snr_gamma", "5"),
+        ("FluxPipeline", "method.text_encoder", None),
+    ],
+)
+def test_what_a_kind_of_model_cannot_do_is_said_by_check(
+    kind: str, key: str, value: str | None, training: Path, tmp_path: Path
+) -> None:
+    in_cache(tmp_path / "hub", "me/mine", kind)
+    wanted = ["base_model=me/mine", f"{key}={value or 'true'}"]
+    if value is None:
+        load_training_recipe(training, wanted)
+        return
+    with pytest.raises(RecipeError) as error:
+        load_training_recipe(training, wanted)
+    assert [problem.key for problem in error.value.problems] == [key]
+
+
 def recipe_warnings_about(made: TrainingRecipe) -> list[str]:
     return [each for each in recipe_warnings(made) if each.startswith(("base_model", "validation"))]
 
@@ -240,8 +262,11 @@ def test_recipes_and_exports_know_a_model_alike(family: Family, training: Path) 
     assert likely_class(model) == family.pipeline
     as_made = family.distilled or family.drawn_so
     assert drawn_with(recipe(model)) == (made_for if as_made else (30, 5.0))
-    told = recipe_warnings_about(loaded(training, model))
-    assert any("distilled" in each for each in told) == family.distilled
+    told = [each for each in recipe_warnings_about(loaded(training, model)) if "distilled" in each]
+    assert bool(told) == family.distilled
+    if family.distilled and family.like:  # what to train in its place
+        assert NAMED[family.like].repository in told[0]
+        assert family.adapter in told[0]
 
 
 def test_a_distilled_base_model_is_told_and_validated_as_it_is_made(training: Path) -> None:

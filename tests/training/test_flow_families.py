@@ -28,6 +28,7 @@ from training_runs import (
 from regforge.images.calls import guidance_of
 from regforge.images.loading import load_part
 from regforge.journal import read
+from regforge.recipe.pipelines import TRAINABLE
 from regforge.training import train
 from regforge.training.families import open_family
 from regforge.training.families.flow import Flow
@@ -156,6 +157,12 @@ def test_validation_draws_what_the_pipeline_draws_of_the_prompt(family: Flow) ->
     ours = np.asarray(sample.image, dtype=float)
     assert ours.std() > 1
     assert abs(ours - theirs * 255).max() <= 2
+
+
+def test_check_knows_which_text_encoders_can_be_trained(family: Flow) -> None:
+    trained = TRAINABLE[type(family.pipeline).__name__]
+    assert trained.text_encoder == bool(family.trainable_encoders)
+    assert trained.flow
 
 
 def test_weights_in_16_bits_are_called_like_others(base: str) -> None:

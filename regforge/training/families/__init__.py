@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from regforge.images.loading import ModelChoice, find_model, load_model
-from regforge.recipe.pipelines import TRAINABLE, TRAINS
+from regforge.recipe.pipelines import TRAINABLE
+from regforge.recipe.training_checks import unfit
 from regforge.training.batches import FamilyError
 
 if TYPE_CHECKING:
@@ -66,12 +67,8 @@ def _choice(recipe: TrainingRecipe) -> ModelChoice:
 
 
 def _check(recipe: TrainingRecipe, pipeline_class: str) -> type[Family]:
-    if pipeline_class not in TRAINABLE:
-        raise FamilyError(
-            f"{recipe.base_model} is a {pipeline_class}, which cannot be trained (base_model).",
-            hint=f"{TRAINS}.",
-        )
-    module, _, name = TRAINABLE[pipeline_class].partition(".")
+    for found in unfit(recipe, pipeline_class):
+        raise FamilyError(f"{'.'.join(map(str, found.location))}: {found.message}.")
+    module, _, name = TRAINABLE[pipeline_class].family.partition(".")
     family: type[Family] = getattr(import_module(f"{__name__}.{module}"), name)
-    family.check(recipe)
     return family

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,6 @@ from regforge.images.encoding import encode, encode_negative
 from regforge.images.loading import load_part
 from regforge.recipe.pipelines import TRAINS
 from regforge.training.batches import Embeddings, FamilyError, Geometry
-
-if TYPE_CHECKING:
-    from regforge.recipe.training import TrainingRecipe
-
 
 # -------------------------------------------------------------------------------------------- noise
 
@@ -162,15 +158,6 @@ class Family(ABC):
         self._scale = getattr(config, "scaling_factor", 1) / deviation
 
     # ------------------------------------------------------------------- what each family defines
-
-    @classmethod
-    def check(cls, recipe: TrainingRecipe) -> None:
-        """Refuse a recipe that asks for what this family cannot do.
-
-        Raises:
-            FamilyError: It does.
-        """
-        del recipe  # most can do all
 
     @abstractmethod
     def times(self, uniform: Tensor) -> Tensor:

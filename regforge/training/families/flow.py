@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from regforge.images.encoding import as_called
-from regforge.training.batches import Embeddings, FamilyError, Geometry
+from regforge.training.batches import Embeddings, Geometry
 from regforge.training.families.base import Family
-
-if TYPE_CHECKING:
-    from regforge.recipe.training import TrainingRecipe
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _ADDED = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -75,23 +72,6 @@ class Flow(Family):
         # A shift that depends on the image's size belongs to drawing, as in diffusers' scripts.
         dynamic = config.get("use_dynamic_shifting")
         self._time_shift = 1.0 if dynamic else float(config.get("shift", 1.0))
-
-    @classmethod
-    def check(cls, recipe: TrainingRecipe) -> None:
-        """See `Family`."""
-        if recipe.optimizer.min_snr_gamma is not None:
-            raise FamilyError(
-                "optimizer.min_snr_gamma is for models that predict noise or velocity; "
-                f"{recipe.base_model} learns by flow matching, which weights times by how often it "
-                "draws them.",
-                hint="Leave optimizer.min_snr_gamma out.",
-            )
-        if recipe.method.text_encoder and not cls.trainable_encoders:
-            raise FamilyError(
-                f"method.text_encoder: {recipe.base_model} reads captions with a language model, "
-                "which is not trained with it.",
-                hint="Leave method.text_encoder out.",
-            )
 
     def _call(self, at: Point) -> Tensor:
         """The direction from latents to noise, in the form of `at.x`."""
