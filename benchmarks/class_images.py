@@ -26,8 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from random_models import random_pipeline
+
 from regforge.embedded import TINYWORLD, load_vocabulary, quiet_loading
 from regforge.images import open_renderer
+from regforge.images.renderer import Renderer
 from regforge.images.staging import Staging, render_into
 from regforge.journal import Journal, Reporter
 from regforge.recipe.rendering import Render
@@ -37,16 +40,11 @@ CLASS_PROMPT = "a photo of a cat"
 BASELINE_BATCH = 4  # --sample_batch_size
 
 
-def baseline(
-    model: str, device: Any, dtype: Any, args: argparse.Namespace
-) -> Callable[[Path], None]:
+def baseline(pipeline: Any, args: argparse.Namespace) -> Callable[[Path], None]:
     """The script's loop, as a function that draws `args.images` images into a folder."""
     import torch
-    from diffusers import DiffusionPipeline
 
-    pipeline: Any = DiffusionPipeline.from_pretrained(model, dtype=dtype, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device)
 
     def draw(folder: Path) -> None:
         loader = torch.utils.data.DataLoader(
@@ -66,17 +64,20 @@ def baseline(
     return draw
 
 
-def ours(model: str, args: argparse.Namespace, **more: Any) -> Callable[[Path], None]:
-    """The same with regforge; every call draws new captions."""
+def opened(model: str, args: argparse.Namespace, **more: Any) -> tuple[Render, Renderer]:
+    """regforge's renderer, and what it draws with."""
     steps = {} if "speed" in more else {"steps": args.steps}
     render = Render(model=model, guidance_scale=args.guidance, **steps, **more)
-    renderer = open_renderer(render, journal=Journal(None), reporter=Reporter())
+    return render, open_renderer(render, journal=Journal(None), reporter=Reporter(quiet=True))
+
+
+def ours(render: Render, renderer: Renderer, images: int) -> Callable[[Path], None]:
+    """The same with regforge; every call draws new captions."""
     captions = all_captions()
 
     def draw(folder: Path) -> None:
         prompts = [
-            Prompt(index, next(captions), "cat", "living", "amplify")
-            for index in range(args.images)
+            Prompt(index, next(captions), "cat", "living", "amplify") for index in range(images)
         ]
         staging = Staging(folder, render, renderer.identity)
         render_into(staging, renderer, list(image_jobs(prompts, "0" * 64)))
@@ -92,86 +93,6 @@ def all_captions() -> Any:
     for number in itertools.count():
         style, color, noun, place = (part[number * 7 % len(part)] for part in parts)
         yield f"{style} a {color} {noun} {place}, image {number}"
-
-
-def random_model(kind: str, folder: Path, device: Any) -> str:
-    """A pipeline of the size of SD 1.5 or SDXL whose weights mean nothing, as a folder."""
-    import torch
-    from diffusers import (
-        AutoencoderKL,
-        EulerDiscreteScheduler,
-        PNDMScheduler,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-    )
-
-    text = CLIPTextConfig(
-        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12
-    )
-    text.num_attention_heads, text.projection_dim = 12, 768
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    wide = {"layers_per_block": 2, "in_channels": 4, "out_channels": 4}
-    with torch.device(device):
-        torch.set_default_dtype(torch.float16)
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=1024 if kind == "sdxl" else 512,
-            scaling_factor=0.13025 if kind == "sdxl" else 0.18215,
-        )
-        parts: dict[str, Any] = {"vae": vae, "text_encoder": CLIPTextModel(text)}
-        parts["tokenizer"] = CLIPTokenizer.from_pretrained(TINYWORLD / "tokenizer")
-        if kind == "sd15":
-            unet = UNet2DConditionModel(
-                sample_size=64, cross_attention_dim=768, attention_head_dim=8, **wide
-            )
-            pipeline: Any = StableDiffusionPipeline(
-                **parts,
-                unet=unet,
-                scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, **schedule),
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            )
-        else:
-            large = CLIPTextConfig(
-                vocab_size=49408, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32
-            )
-            large.num_attention_heads, large.projection_dim, large.hidden_act = 20, 1280, "gelu"
-            unet = UNet2DConditionModel(
-                sample_size=128,
-                block_out_channels=(320, 640, 1280),
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-                transformer_layers_per_block=(1, 2, 10),
-                attention_head_dim=(5, 10, 20),
-                cross_attention_dim=2048,
-                use_linear_projection=True,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=256,
-                projection_class_embeddings_input_dim=2816,
-                **wide,
-            )
-            pipeline = StableDiffusionXLPipeline(
-                **parts,
-                unet=unet,
-                text_encoder_2=CLIPTextModelWithProjection(large),
-                tokenizer_2=parts["tokenizer"],
-                scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **schedule),
-            )
-        torch.set_default_dtype(torch.float32)
-    pipeline.save_pretrained(folder)
-    return str(folder)
 
 
 def measure(draw: Callable[[Path], None], images: int) -> float:
@@ -204,22 +125,35 @@ def main() -> None:
 
         device = pick_device(None)
         folder = Path(tempfile.mkdtemp())
-        model = random_model(args.random, folder, device) if args.random else "embedded/tinyworld"
+        model = "embedded/tinyworld"
+        if args.random:
+            random_pipeline(args.random, device, torch.float16).save_pretrained(folder)
+            model = str(folder)
         loop, plain = "diffusers' class-image loop", torch.float32
         if device.type == "cuda":
             plain = torch.float16
         theirs = model.replace("embedded/tinyworld", str(TINYWORLD))
+
+        def script(dtype: Any) -> Callable[[Path], None]:
+            found: Any = diffusers.DiffusionPipeline.from_pretrained(
+                theirs, dtype=dtype, safety_checker=None
+            )
+            return baseline(found.to(device), args)
+
+        def regforge(**more: Any) -> Callable[[Path], None]:
+            return ours(*opened(model, args, **more), args.images)
+
         ways = {
-            loop: baseline(theirs, device, plain, args),
-            f"{loop}, bfloat16": baseline(theirs, device, torch.bfloat16, args),
-            "regforge": ours(model, args),
-            "regforge, render.speed: balanced": ours(model, args, speed="balanced"),
-            "regforge, render.speed: fast": ours(model, args, speed="fast"),
+            loop: script(plain),
+            f"{loop}, bfloat16": script(torch.bfloat16),
+            "regforge": regforge(),
+            "regforge, render.speed: balanced": regforge(speed="balanced"),
+            "regforge, render.speed: fast": regforge(speed="fast"),
         }
         if device.type == "cpu":
-            ways["regforge, render.dtype: float32"] = ours(model, args, dtype="float32")
+            ways["regforge, render.dtype: float32"] = regforge(dtype="float32")
         if args.compile:
-            ways["regforge, render.compile: true"] = ours(model, args, compile=True)
+            ways["regforge, render.compile: true"] = regforge(compile=True)
     shutil.rmtree(folder)
     print(
         f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch "

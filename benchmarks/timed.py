@@ -84,27 +84,18 @@ def peak_resident() -> int:
     return most if platform.system() == "Darwin" else most * 1024
 
 
-def allow_torchvision() -> Any:
-    """Let torchvision be imported beside a PyTorch that its compiled part was not built for.
-
-    PyPI's torchvision is built for CUDA: beside PyTorch's CPU wheel its operators do not load, and
-    its import fails where it describes two of them. The scripts use its image transforms, which
-    need no operators; so these two get a name here, and nothing more.
-
-    Returns:
-        Something to hold on to.
-    """
-    import torch
-
+def stand_in_for_torchvision() -> None:
+    """Let a script import `image_transforms.py` as torchvision's, where that cannot be imported."""
     try:
         import torchvision  # noqa: F401
-    except ImportError:
-        return None  # the script says so itself
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        return library
+    except (ImportError, RuntimeError):  # not there, or built for another PyTorch
+        import image_transforms
+        from transformers.utils import is_torchvision_available
+
+        is_torchvision_available()  # transformers asks once, and is not to take it for the whole
+        image_transforms.transforms = image_transforms  # type: ignore[attr-defined]
+        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
+            sys.modules[name] = image_transforms
 
 
 def main() -> None:
@@ -121,7 +112,8 @@ def main() -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     register_optimizer_step_post_hook(Clock(args.out, first, last))
-    library = allow_torchvision()  # noqa: F841
+    if not args.module:
+        stand_in_for_torchvision()
     sys.argv = [args.program, *args.arguments]
     sys.path[0] = str(Path(args.program).parent)
     if args.module:

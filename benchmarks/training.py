@@ -5,12 +5,12 @@
 
 The script is examples/dreambooth/train_dreambooth_lora.py (for SDXL train_dreambooth_lora_sdxl.py)
 of diffusers at a pinned commit, unchanged. It is fetched from GitHub into regforge's cache folder,
-or given with --script. It needs torchvision.
+or given with --script. Where there is no torchvision, it takes `image_transforms.py` for it.
 
-Both sides: the same model, photos and class images, one photo and one class image a step, a LoRA
-of rank 16 beside the denoiser's attention layers, AdamW, a prior loss of weight 1, and a process
-of their own, started as users start it. `timed.py` writes down when optimizer steps were done. The
-rows take turns, so that what else the machine does hits all of them.
+Both sides: the same model, photos and class images, one photo and one class image a step (or
+`--batch` of each), a LoRA of rank 16 beside the denoiser's attention layers, AdamW, a prior loss of
+weight 1, and a process of their own, started as users start it. `timed.py` writes down when
+optimizer steps were done. The rows take turns, so that what else the machine does hits all of them.
 
 What a step is:
 - The script decodes, crops and normalizes a photo and a class image, encodes both with the
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -42,7 +41,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from timed import allow_torchvision
 
 from regforge.embedded import TINYWORLD
 from regforge.files import cache_folder, write_atomically
@@ -120,7 +118,7 @@ def rows_of(sdxl: bool) -> dict[str, Row]:
         "ours": ours(),
         "ours-bf16": ours(precision="bf16"),
         "ours-checkpointing": ours(precision="bf16", gradient_checkpointing=True),
-        "ours-compile": ours(compile=True),
+        "ours-compile": ours(precision="bf16", compile=True),
         "ours-uncached": Row("regforge, cache: none", None, {"data": {"cache": "none"}}),
         "ours-uncached-bf16": Row(
             "regforge, cache: none, precision: bf16",
@@ -141,6 +139,7 @@ class Setting:
     first: int
     last: int
     folder: Path
+    batch: int = 1
 
     def command(self, row: Row, out: Path) -> list[str]:
         """Trains as the row says; `timed.py` writes its file to `out`."""
@@ -163,7 +162,7 @@ class Setting:
             "num_class_images": CLASS_IMAGES,
             "output_dir": self.folder / "theirs",
             "resolution": self.resolution,
-            "train_batch_size": 1,
+            "train_batch_size": self.batch,
             "max_train_steps": self.last,
             "rank": RANK,
             "learning_rate": 1e-4,
@@ -181,7 +180,7 @@ class Setting:
             "regularization": {"dataset": str(self.folder / "dataset")},
             "method": {"rank": RANK},
             "data": {"resolution": self.resolution},
-            "optimizer": {"steps": self.last, "lr": 1e-4},
+            "optimizer": {"steps": self.last, "lr": 1e-4, "batch_size": self.batch},
             "validation": {"prompts": ["a photo of a sks cat"], "every": 0, "steps": 1},
         }
         for name, section in row.recipe.items():
@@ -189,7 +188,7 @@ class Setting:
         return content
 
 
-def write_images(folder: Path, resolution: int) -> None:
+def write_images(folder: Path, resolution: int, count: int = CLASS_IMAGES) -> None:
     """Photos of a cat; class images as the script saves them, and the same with captions."""
     for name in ("photos", "class", "dataset"):
         (folder / name).mkdir()
@@ -204,7 +203,7 @@ def write_images(folder: Path, resolution: int) -> None:
         for path in sorted((SUBJECTS / subject).glob("*.png"))
     ]
     captions = []
-    for number in range(CLASS_IMAGES):
+    for number in range(count):
         with Image.open(others[number % len(others)]) as image:
             size = image.width - number // len(others)  # no two are the same image
             part = image.convert("RGB").crop((0, 0, size, size)).resize((resolution, resolution))
@@ -330,6 +329,7 @@ def main() -> None:
     parser.add_argument("--script", type=Path, help="diffusers' script, where it is")
     parser.add_argument("--model", choices=("embedded", "sd15", "sdxl"), default="embedded")
     parser.add_argument("--resolution", type=int, help="96 embedded, 512 SD 1.5, 1024 SDXL")
+    parser.add_argument("--batch", type=int, default=1, help="photos, and class images, in a step")
     parser.add_argument("--steps", type=int, default=100, help="measured in a process")
     parser.add_argument("--warm-up", type=int, default=20, help="steps before those")
     parser.add_argument("--rounds", type=int, default=3, help="processes a row")
@@ -339,9 +339,6 @@ def main() -> None:
 
     sdxl = args.model == "sdxl"
     script = the_script(f"train_dreambooth_lora{'_sdxl' if sdxl else ''}.py", args.script)
-    if importlib.util.find_spec("torchvision") is None:
-        sys.exit("diffusers' script needs torchvision: pip install torchvision")
-    library = allow_torchvision()  # noqa: F841
     import torch
 
     known, chosen = rows_of(sdxl), CPU_ROWS if args.model == "embedded" else GPU_ROWS
@@ -356,19 +353,23 @@ def main() -> None:
         folder = Path(temporary)
         model = TINYWORLD
         if args.model != "embedded":
-            from class_images import random_model
+            from random_models import random_pipeline
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            model = Path(random_model(args.model, folder / "model", device))
+            model = folder / "model"
+            random_pipeline(args.model, device, torch.float16).save_pretrained(model)
             torch.cuda.empty_cache()
         write_images(folder, resolution)
         last = args.warm_up + args.steps
-        setting = Setting(script, model, resolution, args.warm_up, last, folder)
+        setting = Setting(script, model, resolution, args.warm_up, last, folder, args.batch)
         for number in range(args.rounds):
             for row in rows:
                 row.found.append(measure(setting, row, args.threads))
+                cpu = 1000 * row.found[-1]["processor_seconds"] / row.found[-1]["steps"]
                 print(
-                    f"round {number + 1}: {row.name}: {row.rates[-1]:.2f} steps/s", file=sys.stderr
+                    f"round {number + 1}: {row.name}: {row.rates[-1]:.2f} steps/s, {cpu:.1f} cpu "
+                    "ms/step",
+                    file=sys.stderr,
                 )
         if args.threads:
             torch.set_num_threads(args.threads)
@@ -387,11 +388,11 @@ def about(row: Row, model: str, resolution: int, args: argparse.Namespace) -> st
     machine = platform.machine()
     if torch.cuda.is_available():
         machine = torch.cuda.get_device_name()
-    packages = ("torch", "torchvision", "diffusers", "peft", "accelerate", "transformers")
+    packages = ("torch", "diffusers", "peft", "accelerate", "transformers")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
-        f"{machine}, {row.found[0]['threads']} threads, {versions}; {model} at {resolution}; "
-        f"{args.steps} steps after {args.warm_up}, {args.rounds} rounds"
+        f"{machine}, {row.found[0]['threads']} threads, {versions}; {model} at {resolution}, "
+        f"batch {args.batch}; {args.steps} steps after {args.warm_up}, {args.rounds} rounds"
     )
 
 
