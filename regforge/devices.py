@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import cache_folder, write_atomically
 from regforge.words import first_line
 
 if TYPE_CHECKING:
@@ -17,6 +23,8 @@ _BYTES_PER_PIXEL = 1500
 """Memory that one more image in a batch takes, activations and decoding; a generous guess.
 
 If it is too little, the first batch shows it and is halved."""
+_GAIN = 1.1
+"""A batch of twice the size pays if it draws so many times as many images a second."""
 
 
 class DeviceError(RegforgeError):
@@ -83,7 +91,7 @@ def pick_dtype(name: str, device: torch.device, key: str = "render.dtype") -> to
     return torch.float16
 
 
-def first_batch_size(device: torch.device, pixels: int) -> int:
+def first_batch_size(device: torch.device, pixels: int, most: int = _LARGEST_BATCH) -> int:
     """How many images of so many pixels to begin with; rendering halves what is too many.
 
     The model lies on the device already.
@@ -92,15 +100,63 @@ def first_batch_size(device: torch.device, pixels: int) -> int:
 
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return _that_fit(free * 0.9, pixels)
+        return _that_fit(free * 0.9, pixels, most)
     # Nobody says when main memory runs out: the process is killed. So we take half of it at most.
-    return _that_fit(_main_memory() * 0.5, pixels)
+    return _that_fit(_main_memory() * 0.5, pixels, most)
 
 
-def _that_fit(memory: float, pixels: int) -> int:
+def _that_fit(memory: float, pixels: int, most: int) -> int:
     """The largest power of two of images for which there is memory."""
     fit = max(1, int(memory / (pixels * _BYTES_PER_PIXEL)))
-    return min(_LARGEST_BATCH, 1 << (fit.bit_length() - 1))
+    return min(most, 1 << (fit.bit_length() - 1))
+
+
+def saturating_batch_size(
+    about: str,
+    draw: Callable[[int], object],
+    most: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:
+    """The batch size from which on a larger one hardly draws faster, up to `most`.
+
+    Found once, by drawing 1, 2, 4, ... images, and remembered in `batch-sizes.json` of the cache
+    folder under what it is `about`: model, size and device.
+    """
+    path, key = cache_folder() / "batch-sizes.json", f"{about}, up to {most}"
+    known = _sizes(path)
+    if key not in known:
+        size = _saturating(draw, most, clock)
+        known = {**_sizes(path), key: size}  # others may have found theirs meanwhile
+        with suppress(RegforgeError):  # where nothing can be written it is found each time
+            write_atomically(path, json.dumps(known, indent=1).encode())
+    return known[key]
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    try:
+        found = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):  # not there, or damaged
+        return {}
+    return {key: size for key, size in found.items() if type(size) is int and size > 0}
+
+
+def _saturating(draw: Callable[[int], object], most: int, clock: Callable[[], float]) -> int:
+    size, rate = 0, 0.0
+    while 2 * size <= most:
+        tried = max(1, 2 * size)
+        try:
+            draw(tried)  # kernels are chosen in the first call with a shape
+            start = clock()
+            draw(tried)
+            now = tried / (clock() - start)
+        except Exception as error:
+            if size == 0 or not is_out_of_memory(error):
+                raise
+            break
+        if now < rate * _GAIN:
+            break
+        size, rate = tried, now
+    return size
 
 
 def _main_memory() -> int:

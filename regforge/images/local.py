@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from regforge.devices import (
@@ -12,6 +12,7 @@ from regforge.devices import (
     is_out_of_memory,
     pick_device,
     pick_dtype,
+    saturating_batch_size,
 )
 from regforge.images.calls import call_settings, guidance_input
 from regforge.images.encoding import PromptCache, can_encode
@@ -37,8 +38,11 @@ from regforge.images.shortcuts import require_shortcuts, shorten
 from regforge.journal import Journal, Reporter
 from regforge.recipe.pipelines import ALONE, mismatch
 from regforge.recipe.rendering import Render
-from regforge.records import ImageJob, without_folders
+from regforge.records import ImageJob, Prompt, without_folders
 from regforge.words import first_line
+
+_LARGEST_GPU_BATCH = 128
+"""As many images as a shard has."""
 
 
 def open_local(
@@ -84,7 +88,7 @@ def open_local(
         batch_size = render.batch_size
     if type(pipeline).__name__ in ALONE:
         batch_size = 1
-    return LocalRenderer(
+    renderer = LocalRenderer(
         pipeline,
         render,
         identity,
@@ -92,6 +96,12 @@ def open_local(
         journal=journal,
         reporter=reporter,
     )
+    if batch_size is None and device.type == "cuda" and not render.compile:
+        import torch
+
+        most = first_batch_size(device, width * height, _LARGEST_GPU_BATCH)
+        renderer.find_batch_size(torch.cuda.get_device_name(device), most)
+    return renderer
 
 
 class LocalRenderer:
@@ -125,6 +135,35 @@ class LocalRenderer:
         self._inputs = inputs_of(pipeline).keys()
         self._uncompiled = self._compile() if render.compile else None
         self._shortcuts = shorten(pipeline, render)
+
+    def find_batch_size(
+        self, device: str, most: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Set `batch_size` to what saturates a device, by its name; see `saturating_batch_size`.
+
+        What is drawn for that, in two steps, is thrown away.
+        """
+        which, settings = self.identity, self._settings
+        about = (
+            which.model,
+            which.revision,
+            which.dtype,
+            f"{which.width} x {which.height}",
+            device,
+        )
+        prompt = Prompt(0, "a photo", "", "object", "naive")
+        self._settings = {**settings, "num_inference_steps": 2}
+        try:
+            self.batch_size = saturating_batch_size(
+                ", ".join(map(str, about)),
+                lambda size: self._call([ImageJob(0, "", prompt, seed=0)] * size),
+                most,
+                clock,
+            )
+        finally:
+            self._settings = settings
+            free_memory()
+        self._journal.event("batch_size", size=self.batch_size, reason="saturates the device")
 
     def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
         """See `Renderer.render`."""

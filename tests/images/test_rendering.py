@@ -332,3 +332,33 @@ def test_no_compiler(renderer: Renderer, monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(DeviceError, match=r"render\.device"):
         opened(device=device)
+
+
+def test_the_batch_size_that_saturates_a_device_is_found_once_and_changes_no_image(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGFORGE_CACHE", str(tmp_path))
+    before = drawn(renderer, jobs(3))
+
+    class Clock:
+        """Of a device that draws up to 4 images in the time of one."""
+
+        def __init__(self, seconds: dict[int, float]) -> None:
+            self.times = [time for each in seconds.values() for time in (0.0, each)]
+
+        def __call__(self) -> float:
+            return self.times.pop(0)
+
+    def found(device: str, seconds: dict[int, float], most: int = 16) -> int:
+        local: Any = opened()
+        clock = Clock(seconds)
+        local.find_batch_size(device, most, clock)
+        assert clock.times == []
+        assert difference(drawn(local, jobs(3)), before) <= NOISE
+        return local.batch_size
+
+    assert found("a GPU", {1: 1.0, 2: 1.0, 4: 1.05, 8: 2.0}) == 4
+    assert found("a GPU", {}) == 4  # nothing is timed again
+    assert found("a large GPU", {1: 1.0, 2: 1.0}, most=2) == 2
+    (tmp_path / "batch-sizes.json").write_text("damaged")
+    assert found("a GPU", {1: 1.0, 2: 2.0}) == 1
