@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from regforge.devices import (
@@ -141,28 +142,20 @@ class LocalRenderer:
     ) -> None:
         """Set `batch_size` to what saturates a device, by its name; see `saturating_batch_size`.
 
-        What is drawn for that, in two steps, is thrown away.
+        What is drawn for that, in two steps, is thrown away. Where it fails, nothing changes:
+        `render` says what is wrong.
         """
         which, settings = self.identity, self._settings
-        about = (
-            which.model,
-            which.revision,
-            which.dtype,
-            f"{which.width} x {which.height}",
-            device,
-        )
-        prompt = Prompt(0, "a photo", "", "object", "naive")
+        size = f"{which.width} x {which.height}"
+        about = f"{which.model} {which.revision}, {which.dtype}, {size}, {device}"
+        job = ImageJob(0, "", Prompt(0, "a photo", "", "object", "naive"), seed=0)
         self._settings = {**settings, "num_inference_steps": 2}
-        try:
+        with suppress(Exception):
             self.batch_size = saturating_batch_size(
-                ", ".join(map(str, about)),
-                lambda size: self._call([ImageJob(0, "", prompt, seed=0)] * size),
-                most,
-                clock,
+                about, lambda count: self._call([job] * count), most, clock
             )
-        finally:
-            self._settings = settings
-            free_memory()
+        self._settings = settings
+        free_memory()
         self._journal.event("batch_size", size=self.batch_size, reason="saturates the device")
 
     def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:

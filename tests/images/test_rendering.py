@@ -362,3 +362,9 @@ def test_the_batch_size_that_saturates_a_device_is_found_once_and_changes_no_ima
     assert found("a large GPU", {1: 1.0, 2: 1.0}, most=2) == 2
     (tmp_path / "batch-sizes.json").write_text("damaged")
     assert found("a GPU", {1: 1.0, 2: 2.0}) == 1
+
+    too_small: Any = opened(width=16, height=12)  # no model draws this, and drawing says so
+    too_small.find_batch_size("a GPU", 16)
+    assert too_small.batch_size == 32
+    with pytest.raises(RenderSettingError):
+        drawn(too_small, jobs(1))
