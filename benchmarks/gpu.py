@@ -275,14 +275,15 @@ def our_training(pipeline: Any, content: dict[str, Any], device: Any) -> Callabl
     from regforge.journal import Reporter
     from regforge.recipe import TrainingRecipe
     from regforge.training.examples import Examples
-    from regforge.training.families import open_family
+    from regforge.training.families.stable_diffusion import StableDiffusion, StableDiffusionXL
     from regforge.training.loop import Loop, precision_of
     from regforge.training.weights import attach
 
     recipe = TrainingRecipe.model_validate(content)
     precision = precision_of(recipe, device)
-    with patch("regforge.training.families.load_model", lambda *_: (pipeline, TINYWORLD)):
-        family = open_family(recipe, device, precision.weights)
+    kind = StableDiffusionXL if hasattr(pipeline, "text_encoder_2") else StableDiffusion
+    pipeline.unet.requires_grad_(requires_grad=False)
+    family = kind(type(pipeline)(**pipeline.components), TINYWORLD, device)
     examples = Examples(recipe, family, device=device, reporter=Reporter(quiet=True))
     examples.prepare()
     trainable = attach(family, recipe.method)
@@ -384,7 +385,7 @@ def main() -> None:
                 continue
             pipeline = random_pipeline(part, device, torch.bfloat16, tiny=args.dry_run)
             measure_images(results, part, plan, pipeline, args.compile)
-            if part != "flux":  # cannot be trained
+            if part != "flux":
                 measure_training(results, part, plan, pipeline, Path(folder))
             del pipeline
     print((args.out / "results.md").read_text())
