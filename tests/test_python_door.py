@@ -24,7 +24,7 @@ def small(repo: Path, **keys: Any) -> dict[str, Any]:
     return {
         "extends": str(repo / "recipes" / "quickstart.yaml"),
         "name": "small",
-        "prompts": {"count": 4},
+        "prompts": {"count": 4, "slots": [{"name": "color", "values": ["red", "blue", "pink"]}]},
         "render": {"steps": 2},
         **keys,
     }

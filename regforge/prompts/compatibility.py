@@ -262,27 +262,34 @@ def settle(
     """
     remaining = dict(slots)
     untrue = contradictions(slots)
-    clashes = clashes | untrue | repetitions(slots)
-    while stuck := _stuck(remaining, clashes):
+    against = _partners(clashes | untrue | repetitions(slots))
+    contradicted = _partners(untrue)
+    while stuck := _stuck(remaining, against):
         slot, phrase, other = stuck
-        if slot in fixed and _stuck({slot: (phrase,), other: remaining[other]}, untrue):
-            raise VocabularyError(
-                f"slot {slot!r}: {phrase!r} contradicts every phrase of the slot {other!r}, such "
-                f"as {remaining[other][0]!r}.",
-                hint=f"Take it out, or give {other!r} a phrase that goes with it.",
-            )
+        forgotten = set(against[stuck])
+        if slot in fixed:
+            forgotten -= contradicted.get(stuck, set())
+            if forgotten.isdisjoint(remaining[other]):
+                raise VocabularyError(
+                    f"slot {slot!r}: {phrase!r} contradicts every phrase of the slot {other!r}, "
+                    f"such as {remaining[other][0]!r}.",
+                    hint=f"Take it out, or give {other!r} a phrase that goes with it.",
+                )
         if slot in fixed or len(remaining[slot]) == 1:
-            clashes = frozenset(
-                each
-                for each in clashes
-                if (slot, phrase) not in (each[:2], each[2:]) or other not in (each[0], each[2])
-            )
+            against[stuck] -= forgotten
+            for there in forgotten:
+                against[other, there, slot].remove(phrase)
             why = f"goes with no {other}, but stays, because there is no other choice"
         else:
             remaining[slot] = tuple(each for each in remaining[slot] if each != phrase)
             why = f"left out: goes with no {other}"
         journal.failure("prompts", f"slot {slot}", f"{phrase!r} {why}")
-    return remaining, among(remaining, clashes)
+    left = (
+        pair_of(slot, phrase, other, there)
+        for (slot, phrase, other), partners in against.items()
+        for there in partners
+    )
+    return remaining, among(remaining, frozenset(left))
 
 
 def among(slots: Slots, clashes: frozenset[Pair]) -> frozenset[Pair]:
@@ -291,16 +298,24 @@ def among(slots: Slots, clashes: frozenset[Pair]) -> frozenset[Pair]:
     return frozenset(each for each in clashes if each[:2] in there and each[2:] in there)
 
 
-def _stuck(slots: Slots, clashes: frozenset[Pair]) -> tuple[str, str, str] | None:
-    """The first phrase that clashes with all phrases of another slot, and that slot."""
-    partners: dict[tuple[str, str, str], set[str]] = {}
+def _partners(clashes: frozenset[Pair]) -> dict[tuple[str, str, str], set[str]]:
+    """What a phrase of a slot clashes with in another slot."""
+    found: dict[tuple[str, str, str], set[str]] = {}
     for slot, phrase, other, there in clashes:
-        partners.setdefault((slot, phrase, other), set()).add(there)
-        partners.setdefault((other, there, slot), set()).add(phrase)
+        found.setdefault((slot, phrase, other), set()).add(there)
+        found.setdefault((other, there, slot), set()).add(phrase)
+    return found
+
+
+def _stuck(
+    slots: Slots, partners: Mapping[tuple[str, str, str], set[str]]
+) -> tuple[str, str, str] | None:
+    """The first phrase that clashes with all phrases of another slot, and that slot."""
+    none: set[str] = set()
     # Restricting slots first: rather lose a motion than the place it cannot happen in.
     for slot in sorted(slots, key=lambda name: name == PLACE):
         for phrase in slots[slot]:
             for other in slots:
-                if partners.get((slot, phrase, other), set()).issuperset(slots[other]):
+                if partners.get((slot, phrase, other), none).issuperset(slots[other]):
                     return slot, phrase, other
     return None

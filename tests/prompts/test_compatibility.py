@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from regforge.journal import Journal
 from regforge.prompts.compatibility import Clashes, Portion, portions, settle
-from regforge.prompts.vocabulary import Pair, Vocabulary
+from regforge.prompts.vocabulary import Pair, Vocabulary, VocabularyError
 from regforge.providers.language_model import Question
 
 SLOTS = [
@@ -132,6 +132,16 @@ def test_a_phrase_that_goes_nowhere_is_left_out() -> None:
     vocabulary, _ = clashing(clashes)
     assert vocabulary.slots["motion"] == ("paddling", "napping")
     assert vocabulary.incompatible == {("background", "in a larder", "motion", "paddling")}
+
+
+def test_what_only_seems_odd_is_forgotten_for_a_phrase_of_the_user_and_what_is_untrue_stays() -> None:
+    slots = {"lighting": ("at night",), "background": ("on a sunny beach", "in a cave")}
+    odd = frozenset({("background", "in a cave", "lighting", "at night")})
+    settled, left = settle(slots, odd, frozenset({"lighting"}), Journal(None))
+    assert settled == {"lighting": ("at night",), "background": ("in a cave",)}
+    assert left == frozenset()
+    with pytest.raises(VocabularyError, match="'on a sunny beach' contradicts every"):
+        settle(slots, odd, frozenset(slots), Journal(None))
 
 
 @given(st.integers(-2, 5), st.lists(st.integers(-2, 5), max_size=4))

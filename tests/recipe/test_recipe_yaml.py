@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shell import Shell
 
 from regforge.files import recipes_folder
-from regforge.recipe import Recipe, RecipeError, load_recipe
+from regforge.recipe import Recipe, RecipeError, load_recipe, yaml_nodes
+from regforge.recipe.problems import Place
 
 GOOD = "name: x\nsubject: {class_noun: teapot, kind: object}\n"
 
@@ -227,6 +228,22 @@ def test_values_that_are_none(
     assert "Traceback" not in shell.err
     if key != "render":
         assert shell.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(path.read_text("utf-8") for path in sorted(recipes_folder().glob("*.yaml"))),
+        *("a:\tb", "a: b\t# c", "a:\n\ufeff", "{a?b: 1, c: 2}", "a:\n?", "a: !0.25", "a: |# b\n  c\n"),
+        *("{a: , b: 1}", "{&a b: }", "[a: ]", "a: &b\nc: *b", "{a:1, 'b':2}", "a: [b, 'c, d']\r\ne: 日"),
+        *("a: 'b\n\n c'", "? [a]\n: b", "a: \ud800", "a: [b", "a: {b: c: d}", "\n%YAML 1.2\n---\na: 1"),
+    ],
+)
+def test_libyaml_only_makes_it_faster(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("r.yaml", Path(), 1, 1)
+    read = yaml_nodes.read_yaml(text, place)
+    monkeypatch.setattr(yaml_nodes, "_Quick", yaml_nodes._Loader)
+    assert read == yaml_nodes.read_yaml(text, place)
 
 
 @pytest.mark.timeout(60)

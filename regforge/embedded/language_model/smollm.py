@@ -16,6 +16,7 @@ what the class noun adds. Knows field names, not schemas.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.util
 import io
@@ -25,8 +26,8 @@ import math
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,8 @@ def _unpack(gguf: Path, folder: Path) -> None:
 
     named = {"gguf_file": gguf.name}
     (folder / "sha256").unlink(missing_ok=True)
-    with quiet_loading(), redirect_stderr(io.StringIO()):  # a progress bar that has no switch
+    # Of the millions of objects that reading makes the collector would look at each, many times.
+    with _no_collecting(), quiet_loading(), redirect_stderr(io.StringIO()):  # a progress bar that has no switch
         unpacked = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float16", **named)
         # What came out of a GGUF file refuses to be saved; a model of the same weights does not.
         del unpacked.config.quantization_config
@@ -189,6 +191,17 @@ def _unpack(gguf: Path, folder: Path) -> None:
         AutoTokenizer.from_pretrained(gguf.parent, **named).save_pretrained(folder)
     # Last, so that a folder without it is unfinished.
     write_atomically(folder / "sha256", file_digest(folder / "model.safetensors"))
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _read(folder: Path) -> tuple[Any, Any]:
