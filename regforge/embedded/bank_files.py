@@ -268,11 +268,13 @@ def compatible(first: Phrase, second: Phrase, *more: Phrase) -> bool:
     Only a place restricts the others: no swimming in a kitchen, no starry sky there either.
     """
     chosen = (first, second, *more)
-    tags = [phrase.tags for phrase in chosen if phrase.slot == "background"]
+    choosy = [phrase for phrase in chosen if phrase.fits or phrase.avoids]
     return all(
-        (not phrase.fits or not phrase.fits.isdisjoint(place)) and phrase.avoids.isdisjoint(place)
-        for phrase in chosen
-        for place in tags
+        (not phrase.fits or not phrase.fits.isdisjoint(place.tags))
+        and phrase.avoids.isdisjoint(place.tags)
+        for phrase in choosy
+        for place in chosen
+        if place.slot == "background"
     )
 
 

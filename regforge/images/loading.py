@@ -78,10 +78,10 @@ def look_over(render: Render, folder: Path) -> None:
 
     Does not need the weights to be there.
     """
-    import diffusers
-
     if is_embedded(render.model) and render.scheduler is None:
         return  # it takes all there is
+    import diffusers
+
     index = _read_index(render.model, folder / MODEL_INDEX)
     _check_class(index, _choice_of(render))
     require_negative_prompt(getattr(diffusers, str(index["_class_name"]), None), render)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -262,7 +262,8 @@ def settle(
     """
     remaining = dict(slots)
     untrue = contradictions(slots)
-    against = _partners(clashes | untrue | repetitions(slots))
+    clashing = {*clashes, *untrue, *repetitions(slots)}
+    against = _partners(clashing)
     contradicted = _partners(untrue)
     while stuck := _stuck(remaining, against):
         slot, phrase, other = stuck
@@ -279,26 +280,22 @@ def settle(
             against[stuck] -= forgotten
             for there in forgotten:
                 against[other, there, slot].remove(phrase)
+                clashing.remove(pair_of(slot, phrase, other, there))
             why = f"goes with no {other}, but stays, because there is no other choice"
         else:
             remaining[slot] = tuple(each for each in remaining[slot] if each != phrase)
             why = f"left out: goes with no {other}"
         journal.failure("prompts", f"slot {slot}", f"{phrase!r} {why}")
-    left = (
-        pair_of(slot, phrase, other, there)
-        for (slot, phrase, other), partners in against.items()
-        for there in partners
-    )
-    return remaining, among(remaining, frozenset(left))
+    return remaining, among(remaining, clashing)
 
 
-def among(slots: Slots, clashes: frozenset[Pair]) -> frozenset[Pair]:
+def among(slots: Slots, clashes: Set[Pair]) -> frozenset[Pair]:
     """Select the pairs whose phrases are both there."""
     there = {(slot, phrase) for slot, phrases in slots.items() for phrase in phrases}
     return frozenset(each for each in clashes if each[:2] in there and each[2:] in there)
 
 
-def _partners(clashes: frozenset[Pair]) -> dict[tuple[str, str, str], set[str]]:
+def _partners(clashes: Set[Pair]) -> dict[tuple[str, str, str], set[str]]:
     """What a phrase of a slot clashes with in another slot."""
     found: dict[tuple[str, str, str], set[str]] = {}
     for slot, phrase, other, there in clashes:

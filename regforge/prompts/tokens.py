@@ -14,16 +14,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from regforge.embedded import TINYWORLD
 from regforge.files import expanded
 from regforge.recipe.pipelines import READS
 from regforge.recipe.rendering import Render
 from regforge.words import first_line
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 CLIP_LIMIT = 77
 """Tokens that the text encoders of SD and SDXL take, start and end included."""
@@ -92,13 +89,9 @@ def token_budget(
     if render.renderer == "hosted":
         return estimated_budget(f"{render.model} is hosted and shows no tokenizer", max_tokens)
     try:
-        tokenizer, limit = _longest(_folder(render, offline=offline))
+        exact, limit = _longest(_folder(render, offline=offline))
     except Exception as error:  # whatever the Hub client, transformers or a broken folder raises
         return estimated_budget(_why_none(render.model, error), max_tokens)
-
-    def exact(text: str) -> int:
-        return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
-
     source = f"the tokenizer of {render.model}"
     return TokenBudget(max_tokens or limit, source, exact, special=exact(""))
 
@@ -138,23 +131,40 @@ def _folder(render: Render, *, offline: bool) -> Path:
     return Path(found)
 
 
-def _longest(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:
-    """The tokenizer with the largest limit, and that limit."""
-    from transformers import AutoTokenizer
-
+def _longest(folder: Path) -> tuple[Callable[[str], int], int]:
+    """What counts with the tokenizer of the largest limit, and that limit."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    found: list[tuple[PreTrainedTokenizerBase, int]] = []
+    found: list[tuple[Callable[[str], int], int]] = []
     for name, entry in index.items():
         if not name.startswith("tokenizer") or not isinstance(entry, list) or not entry[-1]:
             continue
-        tokenizer = AutoTokenizer.from_pretrained(folder, subfolder=name, local_files_only=True)
-        limit = tokenizer.model_max_length
+        exact, limit = _tokenizer(folder / name)
         if limit > CLIP_LIMIT:
             limit = min(limit, _sequence_length(index) or limit)
-        found.append((tokenizer, CLIP_LIMIT if limit > _NO_LIMIT else int(limit)))
+        found.append((exact, CLIP_LIMIT if limit > _NO_LIMIT else int(limit)))
     if not found:
         raise FileNotFoundError("its model_index.json names none")
     return max(found, key=lambda pair: pair[1])
+
+
+def _tokenizer(folder: Path) -> tuple[Callable[[str], int], int]:
+    """What counts the tokens of a text, and the tokenizer's own limit."""
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if config.get("backend") == "tokenizers":  # complete without transformers, which loads torch
+        from tokenizers import Tokenizer
+
+        own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        own.no_truncation()
+        own.no_padding()
+        return lambda text: len(own.encode(text).ids), config["model_max_length"]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def exact(text: str) -> int:
+        return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+
+    return exact, tokenizer.model_max_length
 
 
 def _sequence_length(index: Mapping[str, Any]) -> int | None:

@@ -134,7 +134,7 @@ def test_a_phrase_that_goes_nowhere_is_left_out() -> None:
     assert vocabulary.incompatible == {("background", "in a larder", "motion", "paddling")}
 
 
-def test_what_only_seems_odd_is_forgotten_for_a_phrase_of_the_user_and_what_is_untrue_stays() -> None:
+def test_what_only_seems_odd_is_forgotten_for_users_phrases_and_what_is_untrue_stays() -> None:
     slots = {"lighting": ("at night",), "background": ("on a sunny beach", "in a cave")}
     odd = frozenset({("background", "in a cave", "lighting", "at night")})
     settled, left = settle(slots, odd, frozenset({"lighting"}), Journal(None))

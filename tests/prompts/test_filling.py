@@ -348,7 +348,11 @@ def test_reading_recipes_and_planning_loads_nothing_heavy() -> None:
         "    recipe_digest(recipe), recipe_warnings(recipe)\n"
         "plan_calls(Recipe(name='x', subject={'class_noun': 'dog'}))\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'litellm', 'datasets', 'pyarrow', 'PIL'}\n"
-        "print(heavy & set(sys.modules))"
+        "print(heavy & set(sys.modules))\n"
+        "from regforge import check\n"
+        "for name in ('quickstart', 'train-quickstart'):\n"
+        "    check(recipes_folder() / f'{name}.yaml')\n"
+        "print(heavy & set(sys.modules) - {'PIL'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert done.stdout.split("\n") == ["set()", "set()", ""]

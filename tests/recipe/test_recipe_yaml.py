@@ -234,9 +234,31 @@ def test_values_that_are_none(
     "text",
     [
         *(path.read_text("utf-8") for path in sorted(recipes_folder().glob("*.yaml"))),
-        *("a:\tb", "a: b\t# c", "a:\n\ufeff", "{a?b: 1, c: 2}", "a:\n?", "a: !0.25", "a: |# b\n  c\n"),
-        *("{a: , b: 1}", "{&a b: }", "[a: ]", "a: &b\nc: *b", "{a:1, 'b':2}", "a: [b, 'c, d']\r\ne: 日"),
-        *("a: 'b\n\n c'", "? [a]\n: b", "a: \ud800", "a: [b", "a: {b: c: d}", "\n%YAML 1.2\n---\na: 1"),
+        *(
+            "a:\tb",
+            "a: b\t# c",
+            "a:\n\ufeff",
+            "{a?b: 1, c: 2}",
+            "a:\n?",
+            "a: !0.25",
+            "a: |# b\n  c\n",
+        ),
+        *(
+            "{a: , b: 1}",
+            "{&a b: }",
+            "[a: ]",
+            "a: &b\nc: *b",
+            "{a:1, 'b':2}",
+            "a: [b, 'c, d']\r\ne: 日",
+        ),
+        *(
+            "a: 'b\n\n c'",
+            "? [a]\n: b",
+            "a: \ud800",
+            "a: [b",
+            "a: {b: c: d}",
+            "\n%YAML 1.2\n---\na: 1",
+        ),
     ],
 )
 def test_libyaml_only_makes_it_faster(text: str, monkeypatch: pytest.MonkeyPatch) -> None:

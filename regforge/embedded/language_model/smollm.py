@@ -181,7 +181,11 @@ def _unpack(gguf: Path, folder: Path) -> None:
     named = {"gguf_file": gguf.name}
     (folder / "sha256").unlink(missing_ok=True)
     # Of the millions of objects that reading makes the collector would look at each, many times.
-    with _no_collecting(), quiet_loading(), redirect_stderr(io.StringIO()):  # a progress bar that has no switch
+    with (
+        _no_collecting(),
+        quiet_loading(),
+        redirect_stderr(io.StringIO()),
+    ):  # a progress bar that has no switch
         unpacked = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float16", **named)
         # What came out of a GGUF file refuses to be saved; a model of the same weights does not.
         del unpacked.config.quantization_config
