@@ -56,6 +56,12 @@ _WIDE = re.compile(r"\d{4}|\*|\{[^{}]*\{")
 _LARGEST_SOURCE = 50_000
 
 
+@functools.lru_cache(maxsize=256)
+def _made_of(*_of: object) -> list[Any]:
+    """What was made of a template, for whoever makes it again; empty at first."""
+    return []
+
+
 class LimitExceeded(TemplateRuntimeError):
     """A template that computes too much."""
 
@@ -94,6 +100,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             auto_reload=False,
             finalize=self._output,
         )
+        # Parts of a template that are constant are computed while it is compiled, by these filters.
+        self._kind = (frozenset(filters.items()), most_characters, most_operations)
         self.globals.clear()
         del self.filters["random"]  # what is written follows from what is given alone
         self.filters.update(filters)
@@ -110,9 +118,20 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """
         assert self.loader is not None
         source, _, _ = self.loader.get_source(self, name)
-        with _compiling():
-            tree = self.parse(source, name)
-            return tree, find_undeclared_variables(tree)
+        kept = _made_of(self._kind, source, name, nodes.Template)
+        if not kept:
+            with _compiling():
+                tree = self.parse(source, name)
+                kept.append((tree, find_undeclared_variables(tree)))
+        parsed: tuple[nodes.Template, set[str]] = kept[0]
+        return parsed
+
+    def compile(self, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compile a template, the same text once in a process."""
+        kept = _made_of(self._kind, source, *args, *kwargs.items())
+        if not kept:
+            kept.append(super().compile(source, *args, **kwargs))
+        return kept[0]
 
     def render(self, template: Template, values: Mapping[str, Any]) -> str:
         """Fill a template in; raises whatever its expressions run into."""

@@ -140,6 +140,7 @@ def that_is(class_noun: str) -> str:
     return f"{'who' if person else 'that'} {verb}"
 
 
+@functools.lru_cache(maxsize=64)
 def article_for(class_noun: str) -> Callable[[str], str]:
     """Make a function that puts "a" or "an" before a phrase about the noun, if it takes one.
 
