@@ -199,6 +199,7 @@ def test_nothing_of_the_maker_s_machine_is_in_it(monkeypatch: pytest.MonkeyPatch
 
 
 @functools.cache
+@functools.cache
 def hostile_card(value: str) -> str:
     rows = [
         make_row(
