@@ -1,5 +1,6 @@
 """The tiny world: what it draws, what it says about it, and what it keeps back."""
 
+import functools
 import json
 import random
 import re
@@ -236,17 +237,21 @@ def test_shipped_subjects_are_what_the_script_draws(class_noun):
 def test_the_training_command_gives_every_script_options_that_it_has():
     import train
 
+    @functools.cache
+    def help_of(script):
+        return subprocess.run(
+            [sys.executable, script, "--help"],
+            cwd=Path(train.__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
     for preset in train.PRESETS.values():
         table = train.stages(Path("work"), preset, "cpu")
         for _, commands in table.values():
             for script, *words in commands:
-                shown = subprocess.run(
-                    [sys.executable, script, "--help"],
-                    cwd=Path(train.__file__).parent,
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                ).stdout
+                shown = help_of(script)
                 options = [w for w in words if w.startswith("--")]
                 assert options or script == "evaluate_judge.py"
                 assert all(f"{option} " in shown or f"{option}\n" in shown for option in options)

@@ -4,6 +4,7 @@ All 1,000: REGFORGE_HOSTILE=all pytest -m slow tests/recipe/test_hostile_recipes
 a failure has the recipe's number; `hostile(number, ...)` writes it again.
 """
 
+import importlib
 import io
 import os
 import signal
@@ -86,7 +87,10 @@ def checked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[object, 
 
 def check_all(numbers: range, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = sorted(recipes_folder().glob("*.yaml"))
-    checked([str(recipes_folder() / "quickstart.yaml")], monkeypatch)  # loads what is heavy
+    for name in ("quickstart", "sd15"):  # loads what is heavy, of which some writes
+        checked([str(recipes_folder() / f"{name}.yaml")], monkeypatch)
+    importlib.import_module("diffusers")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of what is imported on the way
 
     def too_slow(*_: object) -> None:
         raise TooSlowError
