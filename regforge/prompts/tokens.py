@@ -149,14 +149,16 @@ def _longest(folder: Path) -> tuple[Callable[[str], int], int]:
 
 def _tokenizer(folder: Path) -> tuple[Callable[[str], int], int]:
     """What counts the tokens of a text, and the tokenizer's own limit."""
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if config.get("backend") == "tokenizers":  # complete without transformers, which loads torch
         from tokenizers import Tokenizer
 
         own = Tokenizer.from_file(str(folder / "tokenizer.json"))
         own.no_truncation()
         own.no_padding()
-        return lambda text: len(own.encode(text).ids), config["model_max_length"]
+        limit = config.get("model_max_length") or _NO_LIMIT + 1
+        return lambda text: len(own.encode(text).ids), limit
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

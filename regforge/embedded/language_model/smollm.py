@@ -180,12 +180,9 @@ def _unpack(gguf: Path, folder: Path) -> None:
 
     named = {"gguf_file": gguf.name}
     (folder / "sha256").unlink(missing_ok=True)
-    # Of the millions of objects that reading makes the collector would look at each, many times.
-    with (
-        _no_collecting(),
-        quiet_loading(),
-        redirect_stderr(io.StringIO()),
-    ):  # a progress bar that has no switch
+    # The collector would look at the millions of objects of a GGUF file many times over; and a
+    # progress bar has no switch.
+    with _no_collecting(), quiet_loading(), redirect_stderr(io.StringIO()):
         unpacked = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float16", **named)
         # What came out of a GGUF file refuses to be saved; a model of the same weights does not.
         del unpacked.config.quantization_config
