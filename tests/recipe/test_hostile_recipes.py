@@ -87,7 +87,7 @@ def checked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[object, 
 
 def check_all(numbers: range, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = sorted(recipes_folder().glob("*.yaml"))
-    for name in ("quickstart", "sd15"):  # loads what is heavy, of which some writes
+    for name in ("quickstart", "objects-sdxl"):  # load what is heavy, of which some writes
         checked([str(recipes_folder() / f"{name}.yaml")], monkeypatch)
     importlib.import_module("diffusers")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of what is imported on the way
