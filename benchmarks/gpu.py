@@ -182,11 +182,18 @@ def measure_images(results: Results, kind: str, plan: Plan, pipeline: Any, compi
         ways["regforge, compiled by block"] = by_block
     for name, prepare in ways.items():
         results.measure(part, name, plan.seconds, prepare)
-        for each in ("forward", "cache_context"):  # what render.speed has put there
-            vars(denoiser).pop(each, None)
+        as_before(denoiser)
         if "offload" in name:
             pipeline.remove_all_hooks()
             pipeline.to(results.device)
+
+
+def as_before(denoiser: Any) -> None:
+    """Take off what `render.speed` and compiling by block have put on."""
+    for name in ("forward", "cache_context"):
+        vars(denoiser).pop(name, None)
+    for module in denoiser.modules():
+        module._compiled_call_impl = None
 
 
 # ----------------------------------------------------------------------------------------- training
