@@ -6,6 +6,7 @@ to date, and exits with 1 if one is not.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,9 +66,15 @@ def rows(section: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, 
             "key": key,
             "kind": kind,
             "default": "" if kind == "section" or default is None else f"`{in_yaml(default)}`",
-            "meaning": described.get("description", about).replace("|", "\\|").replace("<", "&lt;"),
+            "meaning": escaped(described.get("description", about)),
             "is_data": kind != "section" and not described.get("x-runtime"),
         }
+
+
+def escaped(text: str) -> str:
+    """A text for a table; in code `<` is no markup, and `&lt;` would be read as it stands."""
+    text = re.sub("(`[^`]*`)|<", lambda found: found[1] or "&lt;", text)
+    return text.replace("|", "\\|")
 
 
 def kind_of(described: dict[str, Any]) -> str:

@@ -264,6 +264,7 @@ def identifier_in(folder: Path | None) -> str | None:
     """The subject's identifier by the recipe in a run's folder; None if nobody says."""
     subject = RunFolder(folder)._recipe_there().get("subject") if folder is not None else None
     found = subject.get("identifier") if isinstance(subject, dict) else None
+    found = found.get("new") if isinstance(found, dict) else found
     return found if isinstance(found, str) and found.strip() else None
 
 
@@ -308,7 +309,7 @@ class TrainingFolder(RecipeFolder):
             for place in ("", "snapshots/step-*/")
             for file in (
                 *("lora/pytorch_lora_weights.safetensors", "lora/*-kohya.safetensors"),
-                *("model/model_index.json", "model/*/*"),
+                *("model/model_index.json", "model/*/*", "embedding/*.safetensors"),
             )
         ),
     )

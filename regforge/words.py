@@ -195,6 +195,11 @@ def _as_words(words: str) -> str:
     return rf"(?<!\w){wanted}(?!\w)"
 
 
+def is_token(identifier: str) -> bool:
+    """Whether an identifier is the name of a new token, `<my-cat>`: what is in it are no words."""
+    return re.fullmatch(r"<[^<>\s]+>", identifier) is not None
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case; "hand-painted" is two."""
     return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.casefold())

@@ -54,6 +54,7 @@ TENSOR_MODULES = frozenset(
         "training.families.flow",
         "training.families.stable_diffusion",
         "training.loop",
+        "training.tokens",
         "training.weights",
     )
 )

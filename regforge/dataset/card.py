@@ -317,14 +317,20 @@ def card_environment(folder: str) -> SandboxedEnvironment:
         lstrip_blocks=True,
         finalize=_escaped,
     )
-    # Only what names and paths are made of; only words and the plainest punctuation.
+    # Only what names and paths are made of; only words and the plainest punctuation, but for a part
+    # that is known to be sound, such as the name of a new token.
     environment.filters["code"] = lambda value: _Safe(
         re.sub(r"[^\w./-]", "-", without_secrets(value))
     )
-    environment.filters["quoted"] = lambda value: _Safe(
-        " ".join(re.sub(r"[^\w ,.'-]", " ", without_secrets(value)).split())
-    )
+    environment.filters["quoted"] = _quoted
     return environment
+
+
+def _quoted(value: str, sound: str = "") -> _Safe:
+    parts = (
+        re.sub(r"[^\w ,.'-]", " ", part) for part in without_secrets(value).split(sound or None)
+    )
+    return _Safe(" ".join(f" {sound} ".join(parts).split()))
 
 
 class _Safe(str):

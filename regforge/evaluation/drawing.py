@@ -4,10 +4,10 @@
         for image in loaded.draw(requests, folder=Path("images")):
             ...
 
-A LoRA is put on the base model and taken off again, so that ten LoRAs cost one loading. An image
-depends on its model, prompt, seed and settings, and on nothing else; what made it is written into
-its file, and a file that says the same is not drawn again. How a pipeline is called, and what to do
-when memory runs out, is the business of `regforge.images`.
+A LoRA or a new token is put on the base model and taken off again, so that ten cost one loading.
+An image depends on its model, prompt, seed and settings, and on nothing else; what made it is
+written into its file, and a file that says the same is not drawn again. How a pipeline is called,
+and what to do when memory runs out, is the business of `regforge.images`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from regforge.embedded import quiet_loading
 from regforge.evaluation.models import base_digest
 from regforge.evaluation.suites import EvaluationError, ImageRequest, PersonalizedModel
 from regforge.files import parse_json, write_atomically
@@ -165,6 +163,8 @@ class LoadedModel:
         self._settings = pool.settings_for(model)
         self._base: BaseModel | None = None
         self._renderer: LocalRenderer | None = None
+        self._budget: TokenBudget | None = None
+        self._take_off: Callable[[], None] = lambda: None
 
     def draw(
         self,
@@ -214,26 +214,30 @@ class LoadedModel:
         base, self._base, self._renderer = self._base, None, None
         if base is not None and self._model.weights is not None:
             try:
+                self._take_off()
                 unload_loras(base.pipeline)
             except BaseException:
                 self._pool.close()  # its state is unknown
                 raise
 
     def _load(self) -> LocalRenderer:
-        """Load what is needed, and put the LoRA on."""
+        """Load what is needed, and put the LoRA and the new token on."""
         if self._base is None:
-            base = self._pool.base(self._model)
-            if self._model.weights is not None:
-                try:
-                    notes = load_loras(
-                        base.pipeline, self._model.base, [(self._model.weights, 1.0)]
-                    )
-                except BaseException:
-                    self._pool.close()  # its state is unknown
-                    raise
-                for note in notes:
-                    self._pool.note(f"{self._model.name}: {note}")
-            self._base = base
+            from regforge.images.embeddings import load_embedding
+            from regforge.prompts.tokens import pipeline_budget
+
+            model, base = self._model, self._pool.base(self._model)
+            loras = [(model.weights, 1.0)] if model.weights not in (None, model.embedding) else []
+            try:
+                notes = load_loras(base.pipeline, model.base, loras)
+                if model.embedding is not None:
+                    self._take_off = load_embedding(base.pipeline, model.embedding)
+            except BaseException:
+                self._pool.close()  # its state is unknown
+                raise
+            for note in notes:
+                self._pool.note(f"{model.name}: {note}")
+            self._base, self._budget = base, pipeline_budget(base.pipeline)
         self._renderer = self._base.renderer(self._settings, self._pool)
         return self._renderer
 
@@ -243,9 +247,10 @@ class LoadedModel:
         """Images that are not ready, in order."""
         renderer = self._renderer or self._load()
         assert self._base is not None
+        assert self._budget is not None
         missing = (each.prompt for each, there in zip(requests, ready, strict=True) if not there)
         for prompt in dict.fromkeys(missing):
-            tokens, limit = self._base.budget.count(prompt), self._base.budget.limit
+            tokens, limit = self._budget.count(prompt), self._budget.limit
             if tokens > limit:
                 self._pool.note(
                     f"The prompt has {tokens} tokens, and {self._model.base} reads the first "
@@ -413,14 +418,6 @@ class BaseModel:
         parameter = inputs_of(self.pipeline).get("guidance_scale")
         default = None if parameter is None else parameter.default
         return float(default) if isinstance(default, int | float) else _USUAL_GUIDANCE
-
-    @cached_property
-    def budget(self) -> TokenBudget:
-        """Counts tokens of prompts; its limit is what the text encoder reads."""
-        from regforge.prompts.tokens import token_budget
-
-        with quiet_loading():
-            return token_budget(Render(model=str(self.folder)), offline=True)
 
 
 def _without_keys(error: RenderError) -> RenderError:

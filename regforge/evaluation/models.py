@@ -39,10 +39,13 @@ from regforge.hub import HubAddress
 from regforge.images.loading import EMBEDDED
 from regforge.images.loras import download
 from regforge.recipe.named_files import (
+    EMBEDDING_FOLDER,
     LORA_NAME,
     MODEL_INDEX,
     PICKLES,
     content_of,
+    embedding_in,
+    is_embedding,
     lora_header,
     lora_in,
     require_lora,
@@ -102,10 +105,11 @@ def open_model(
     return PersonalizedModel(
         name=name,
         base=below,
-        digest=file_digest(found.weights) if found.weights else base_digest(below, revision),
+        digest=_digest(found) or base_digest(below, revision),
         revision=revision,
         variant=variant,
         weights=found.weights,
+        embedding=found.embedding,
         subject=known,
         steps=steps if isinstance(steps, int) else None,
         prompts=_prompts(found.recipe, found.card, known),
@@ -148,6 +152,15 @@ def base_digest(base: str, revision: str | None) -> str:
     is_there = (folder / MODEL_INDEX).is_file()
     text = revision_of(folder) if is_there else f"{base}@{revision or 'main'}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(found: ModelFiles) -> str:
+    """SHA-256 of what was trained; empty for a whole pipeline."""
+    files = dict.fromkeys(each for each in (found.weights, found.embedding) if each is not None)
+    digests = list(map(file_digest, files))
+    if len(digests) > 1:
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return "".join(digests)
 
 
 # ------------------------------------------------------------------------------- putting together
@@ -252,7 +265,8 @@ class ModelFiles:
     """The files of a trained model, and what its run and its card say.
 
     Attributes:
-        weights: The LoRA's file; None for a whole pipeline.
+        weights: The file of a LoRA, or of a new token alone; None for a whole pipeline.
+        embedding: The file of a new token, if there is one.
         pipeline: Folder or repository of a whole pipeline; empty for a LoRA.
         revision: Of a repository.
         home: The run's folder, the snapshot's, or the one that holds the weights; the file itself
@@ -263,6 +277,7 @@ class ModelFiles:
     """
 
     weights: Path | None = None
+    embedding: Path | None = None
     pipeline: str = ""
     revision: str | None = None
     home: Path = Path()
@@ -281,17 +296,21 @@ def find_files(path: Path) -> ModelFiles:
         LoraError: A file is no LoRA, or there are several.
     """
     if path.is_file():
+        if path.suffix == ".safetensors" and is_embedding(path):
+            return replace(_with_run(path, "", home_of(path)), embedding=path)
         require_lora(path)
         return _with_run(path, "", path if path.name != LORA_NAME else home_of(path))
     if (path / MODEL_INDEX).is_file():
         return _with_run(None, str(path), home_of(path))
     if (path / "model" / MODEL_INDEX).is_file():
         return _with_run(None, str(path / "model"), path)
-    weights = lora_in(path)
-    if weights is None:
+    weights = lora_in(home_of(path) if path.name == EMBEDDING_FOLDER else path)
+    embedding = embedding_in(home_of(path))
+    if weights is not None:
+        require_lora(weights)
+    elif embedding is None:
         raise _nothing_in(path)
-    require_lora(weights)
-    return _with_run(weights, "", home_of(path))
+    return _with_run(weights or embedding, "", home_of(path))
 
 
 def _with_run(weights: Path | None, pipeline: str, home: Path) -> ModelFiles:
@@ -304,6 +323,7 @@ def _with_run(weights: Path | None, pipeline: str, home: Path) -> ModelFiles:
     ]
     return ModelFiles(
         weights,
+        embedding_in(folder) if weights is not None else None,
         pipeline,
         home=home,
         run=run if recipe is not None else None,
@@ -320,7 +340,11 @@ def snapshots_of(run: Path) -> list[tuple[int, Path]]:
         (step, path)
         for path in (run / "snapshots").glob("step-*")
         if (step := snapshot_step(path)) is not None
-        and ((path / "lora" / LORA_NAME).is_file() or (path / "model" / MODEL_INDEX).is_file())
+        and (
+            (path / "lora" / LORA_NAME).is_file()
+            or (path / "model" / MODEL_INDEX).is_file()
+            or embedding_in(path) is not None
+        )
     )
 
 
@@ -348,7 +372,7 @@ def _nothing_in(path: Path) -> EvaluationError:
             step, newest = snapshots[-1]
             hint += f"\nOr take its newest snapshot, of step {step:,}: {newest}"
         return EvaluationError(f"{path} is not finished: it has no weights yet.", hint=hint)
-    if path.name in ("lora", "model") and (path.parent / "recipe.yaml").is_file():
+    if path.name in ("lora", "model", EMBEDDING_FOLDER) and (path.parent / "recipe.yaml").is_file():
         return _nothing_in(path.parent)
     if path.is_dir() and any(each.suffix in PICKLES for each in path.iterdir()):
         return EvaluationError(

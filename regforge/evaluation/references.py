@@ -71,7 +71,10 @@ def find_subject(
     if images is not None and not images.is_dir():
         notes += (_missing(images),)
         images, missing = None, images
-    return Subject(str(facts.get("identifier") or ""), noun, kind, images, missing), notes
+    identifier = facts.get("identifier") or ""
+    if isinstance(identifier, dict):  # a new token
+        identifier = identifier.get("new") or ""
+    return Subject(str(identifier), noun, kind, images, missing), notes
 
 
 def _missing(folder: Path) -> str:

@@ -19,6 +19,7 @@ from regforge.files import expanded, read_text, templates_folder
 from regforge.images.loading import EMBEDDED
 from regforge.recipe import Kind
 from regforge.recipe.models import benchmarks
+from regforge.recipe.named_files import EMBEDDING_FOLDER
 from regforge.recipe.problems import Place
 from regforge.recipe.yaml_nodes import Node, read_yaml
 from regforge.words import did_you_mean
@@ -61,8 +62,9 @@ class PersonalizedModel:
         digest: SHA-256 of the weights, 64 hex digits: images of other weights are drawn anew.
         revision: Of the base model on the Hub.
         variant: Weights variant of the base model.
-        weights: A LoRA's file; None for a base model as it is, or one that was trained as a whole
-            (then `base` is its folder).
+        weights: The file of a LoRA, or of a new token alone; None for a base model as it is, or one
+            that was trained as a whole (then `base` is its folder).
+        embedding: The file of a new token, if it has one; beside a LoRA or `weights` itself.
         steps: Optimizer steps it was trained for, if known.
         prompts: Of its own validation.
         guidance_scale: Of its own validation.
@@ -77,6 +79,7 @@ class PersonalizedModel:
     revision: str | None = None
     variant: str | None = None
     weights: Path | None = None
+    embedding: Path | None = None
     subject: Subject | None = None
     steps: int | None = None
     prompts: tuple[str, ...] = ()
@@ -103,7 +106,7 @@ class PersonalizedModel:
 def home_of(path: Path) -> Path:
     """The folder of a run or snapshot, by itself or by the folder or file of its weights."""
     folder = path.parent if path.suffix == ".safetensors" else path
-    return folder.parent if folder.name in ("lora", "model") else folder
+    return folder.parent if folder.name in ("lora", "model", EMBEDDING_FOLDER) else folder
 
 
 def run_of(path: Path) -> Path:

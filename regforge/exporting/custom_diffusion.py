@@ -158,4 +158,11 @@ def _pairs(folder: Path, root: PurePath) -> list[tuple[str, str]]:
     return list(zip(inside, captions, strict=True))
 
 
-TRAINER = Trainer("custom-diffusion", "diffusers Custom Diffusion", _plan, _read, _BASE_MODELS)
+TRAINER = Trainer(
+    "custom-diffusion",
+    "diffusers Custom Diffusion",
+    _plan,
+    _read,
+    _BASE_MODELS,
+    tokens=_BASE_MODELS,  # it always adds one of its own
+)

@@ -1,9 +1,10 @@
 """diffusers' DreamBooth scripts: folders with nothing but images, and a command.
 
-The scripts (examples/dreambooth/train_dreambooth*.py of huggingface/diffusers, read at commit
-58eb52c) take one caption for all class images and open every entry of the class folder as an image:
-`DreamBoothDataset` lists it with `iterdir()`, and so counts the check before it that tops the
-folder up to `--num_class_images`. A caption file beside the images would be opened too.
+The scripts (examples/dreambooth/train_dreambooth*.py of huggingface/diffusers, and for a new token
+those of examples/advanced_diffusion_training; read at commit 58eb52c) take one caption for all
+class images and open every entry of the class folder as an image: `DreamBoothDataset` lists it with
+`iterdir()`, and so counts the check before it that tops the folder up to `--num_class_images`. A
+caption file beside the images would be opened too.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from regforge.exporting.trainer import (
     Material,
     Plan,
     Trainer,
+    entry_of,
 )
-from regforge.words import counted
+from regforge.words import counted, is_token
 
 FOLDER = "diffusers-dreambooth"
 CLASS_IMAGES = f"{FOLDER}/class_images"
@@ -38,13 +40,15 @@ _MEMORY = 16 * 10**9  # bytes that repeated photos may take in a script that kee
 class _Script(NamedTuple):
     """One training script, and what it needs beyond the flags that all take.
 
-    If `bucketed`, its batches come from `BucketBatchSampler`, which goes through the photos alone:
-    it pairs the i-th photo with the i-th class image and uses no further ones.
+    `folder` is where it lies in diffusers. If `bucketed`, its batches come from
+    `BucketBatchSampler`, which goes through the photos alone: it pairs the i-th photo with the i-th
+    class image and uses no further ones.
     """
 
     name: str
     bucketed: bool = False
     flags: tuple[str, ...] = ()
+    folder: str = "examples/dreambooth"
 
 
 _GUIDED = ("--guidance_scale=1",)
@@ -70,11 +74,21 @@ _SCRIPTS = {
         "train_dreambooth_lora_ideogram4.py", True, (*_GUIDED, "--disable_training_autocast")
     ),
 }
+# With the embeddings of new tokens (`TokenEmbeddingsHandler`), which they call <s0>, <s1>, ...
+_TOKEN_SCRIPTS = {
+    name: _Script(
+        f"train_dreambooth_lora_{kind}_advanced.py",
+        flags=_SCRIPTS[name].flags,
+        folder="examples/advanced_diffusion_training",
+    )
+    for name, kind in (("sd1", "sd15"), ("sdxl", "sdxl"), ("flux1-dev", "flux"))
+}
+_TOKEN_LR = 5e-3
 _BUCKETED = frozenset(script.name for script in _SCRIPTS.values() if script.bucketed)
 
 
 def _plan(material: Material) -> Plan:
-    script, family = material.entry(_SCRIPTS), material.kind
+    script, family = _script(material), material.kind
     step = 32 if family.name == "sana" else 16  # of the VAE times that of the patches
     if family.flow and material.resolution % step:
         raise ExportError(
@@ -88,12 +102,35 @@ def _plan(material: Material) -> Plan:
     repeats = min(material.repeats, most) if script.bucketed else None
     command = _command(material, script, repeats)
     return Plan(
-        files={SCRIPT: f"#!/bin/sh\n# Start it in examples/dreambooth of diffusers.\n{command}\n"},
+        files={SCRIPT: f"#!/bin/sh\n# Start it in {script.folder} of diffusers.\n{command}\n"},
         links=common.links_to(CLASS_IMAGES, IMAGES, material.images)
         | common.links_to(INSTANCE_IMAGES, SUBJECT, material.photos),
         command=command,
-        notes=[_use(material, script, repeats, size), *_notes(material)],
+        notes=[
+            _use(material, script, repeats, size),
+            *_notes(material),
+            *([_TOKEN_NOTE.format(material.identifier)] if "advanced" in script.name else []),
+        ],
     )
+
+
+def _script(material: Material) -> _Script:
+    """The script for the base model; for a new token an advanced one, with its flags."""
+    advanced = entry_of(_TOKEN_SCRIPTS, material.kind) if is_token(material.identifier) else None
+    if advanced is None:
+        return material.entry(_SCRIPTS)
+    begins = "--num_new_tokens_per_abstraction=1"
+    if material.kind.flow:  # as many as its text has, and that is where they begin
+        begins = f"--initializer_concept={material.class_noun.split()[-1]}"
+    token = f"--token_abstraction={material.identifier}"
+    training = ("--train_text_encoder_ti", "--train_text_encoder_ti_frac=1", token, begins)
+    return advanced._replace(flags=(*advanced.flags, *training, f"--text_encoder_lr={_TOKEN_LR:g}"))
+
+
+_TOKEN_NOTE = (
+    "{} gets an embedding of its own, which the script calls <s0> and saves as *_emb.safetensors: "
+    "prompts say <s0> to diffusers. For SD and SDXL it begins at random."
+)
 
 
 def _command(material: Material, script: _Script, repeats: int | None) -> str:
@@ -232,4 +269,11 @@ def _only_images(out: Path, folder: str, *, required: bool = True) -> list[str]:
     return [f"{folder}/{entry.name}" for entry in entries]
 
 
-TRAINER = Trainer("diffusers-dreambooth", "diffusers DreamBooth", _plan, _read, _SCRIPTS)
+TRAINER = Trainer(
+    "diffusers-dreambooth",
+    "diffusers DreamBooth",
+    _plan,
+    _read,
+    _SCRIPTS,
+    tokens=_TOKEN_SCRIPTS,
+)

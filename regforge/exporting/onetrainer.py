@@ -26,7 +26,7 @@ from regforge.exporting.trainer import (
     Trainer,
     entry_of,
 )
-from regforge.words import counted
+from regforge.words import counted, is_token
 
 FOLDER = "onetrainer"
 CONCEPTS = f"{FOLDER}/concepts.json"
@@ -58,6 +58,8 @@ _NOT_IN_PRESET: dict[str, dict[str, object]] = {
     "sd3.5": {"model_type": "STABLE_DIFFUSION_35"},
     "sana": {"training_method": "LORA", "output_model_format": "DIFFUSERS_LORA"},
 }
+_TOKENS = dict.fromkeys(("sd1", "sd2", "sdxl", "sd3", "sd3.5", "flux1-dev"), True)
+_TOKEN_LR = 5e-3
 _SUFFIXES = frozenset({".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"})
 _LEFT_OUT = ("-masklabel", "-condlabel")  # ends of the names of masks and conditioning images
 
@@ -147,8 +149,29 @@ def _config(material: Material) -> dict[str, object]:
         "output_model_destination": output,
         "samples": [],
         **({"force_v_prediction": True} if material.predicts_v else {}),
+        **(_token(material) if _trains_token(material) else {}),
         **(entry_of(_NOT_IN_PRESET, material.kind) or {}),
     }
+
+
+def _trains_token(material: Material) -> bool:
+    return is_token(material.identifier) and entry_of(_TOKENS, material.kind) is not None
+
+
+def _token(material: Material) -> dict[str, object]:
+    """The identifier as one of the additional embeddings, beside the LoRA.
+
+    It begins as the first token of its text, so that is the noun alone (`_create_new_embedding` in
+    modules/modelSetup/mixin/ModelSetupEmbeddingMixin.py).
+    """
+    embedding = {
+        "placeholder": material.identifier,
+        "train": True,
+        "token_count": 1,
+        "initial_embedding_text": material.class_noun.split()[-1],
+        "is_output_embedding": False,
+    }
+    return {"additional_embeddings": [embedding], "embedding_learning_rate": _TOKEN_LR}
 
 
 def _notes(material: Material) -> list[str]:
@@ -172,6 +195,14 @@ def _notes(material: Material) -> list[str]:
         f"The command takes everything else from the preset {preset!r}. Where "
         "scripts/train.py knows no --preset-path, load the preset in the window and choose "
         f"{CONCEPTS} under Concepts.",
+        *(
+            [
+                f"{material.identifier} is an additional embedding of {CONFIG}, trained with the "
+                f"LoRA at a rate of {_TOKEN_LR:g} and bundled into its file."
+            ]
+            if _trains_token(material)
+            else []
+        ),
         *common.distillation_notes(material, how if material.kind.name in _PRESETS else ""),
         *common.closing_notes(material),
     ]
@@ -205,4 +236,4 @@ def _images(concept: _Concept, out: Path, folder: Path) -> Iterator[LoadedImage]
         yield LoadedImage(name, caption, regularization, shown / len(paths))
 
 
-TRAINER = Trainer("onetrainer", "OneTrainer", _plan, _read, _PRESETS)
+TRAINER = Trainer("onetrainer", "OneTrainer", _plan, _read, _PRESETS, tokens=_TOKENS)

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.prompts.captions import instance_caption
 from regforge.recipe.pipelines import NAMED, Family
+from regforge.words import is_token
 
 IMAGES = "images"
 SUBJECT = "subject"
@@ -211,6 +212,8 @@ class Trainer:
             trainer whose files name no base model.
         refuses: Why it could not keep a caption, which is one line without white space around it;
             None if it can, or any.
+        tokens: The base models, as in `families`, for which its files ask for the embedding of a
+            new token; None for a trainer of which we know no such thing.
     """
 
     name: str
@@ -219,10 +222,23 @@ class Trainer:
     read: Callable[[Path, PurePath], Iterator[LoadedImage]]
     families: Mapping[str, Any] | None = None
     refuses: Callable[[str], str | None] | None = None
+    tokens: Mapping[str, Any] | None = None
 
     def trains(self, family: Family) -> bool:
         """Whether its files are for a base model of this family."""
         return self.families is not None and entry_of(self.families, family) is not None
+
+    def token_notes(self, material: Material) -> Iterator[str]:
+        """What to say where the identifier is the name of a new token, which it does not train."""
+        family = material.family
+        trained = self.tokens and family and entry_of(self.tokens, family) is not None
+        if is_token(material.identifier) and not trained:
+            yield (
+                f"{material.identifier} is the name of a new token, and these files ask "
+                f"{self.title} for none: it would be read as the letters it is made of. Name a "
+                "rare word instead (--identifier ohwx), or train the token with regforge, "
+                "OneTrainer (SD, SDXL, SD 3, FLUX.1) or diffusers (SD 1.5, SDXL, FLUX.1)."
+            )
 
 
 def refuse_untrainable(

@@ -211,6 +211,7 @@ class _Job:
         plans, targets = [], []
         for trainer in dict.fromkeys((*trainers, *others)):
             plan = trainer.plan(material)
+            plan = replace(plan, notes=[*plan.notes, *trainer.token_notes(material)])
             name = f"README-{trainer.name}.md"
             files = {**plan.files, name: readme(trainer, material, plan, notes)}
             served = manifest.targets.get(trainer.name, {})
@@ -315,7 +316,7 @@ def readme(trainer: Trainer, material: Material, plan: Plan, notes: Sequence[str
         **{f"{folder}/": what for folder, what in folders.items()},
         MANIFEST: "what was exported, from which dataset",
     }
-    bullets = "\n".join(f"- {note}" for note in (*plan.notes, *notes))
+    bullets = "\n".join(f"- {note}" for note in (*plan.notes, *notes)).replace("<", "&lt;")
     rows = "\n".join(f"| `{path}` | {what} |" for path, what in table.items())
     count = counted(len(material.images), "image")
     return f"""\

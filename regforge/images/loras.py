@@ -20,6 +20,7 @@ from regforge.hub import HubAddress, HubError, explained
 from regforge.hub.commits import quiet_client
 from regforge.images.renderer import LoraIdentity
 from regforge.recipe.named_files import (
+    EMBEDDING_FOLDER,
     LORA_NAME,
     MODEL_INDEX,
     PICKLES,
@@ -205,9 +206,13 @@ def _needed(address: HubAddress, info: ModelInfo) -> list[str]:
         return about
     if f"model/{MODEL_INDEX}" in there:
         return [*about, *(n for n in there if n.startswith("model/") and not n.endswith(PICKLES))]
+    place = f"{EMBEDDING_FOLDER}/"
+    about += [name for name in there if name.startswith(place) and name.endswith(".safetensors")]
     lora = next((name for name in _LORA_PLACES if name in there), None)
     if lora is None:
-        loras = [name for name in there if name.endswith(".safetensors")]
+        loras = [n for n in there if n.endswith(".safetensors") and n not in about]
+        if not loras and any(name.startswith(place) for name in about):
+            return about  # a new token alone
         if len(loras) > 1:
             raise several(str(address), loras)
         if not loras:

@@ -24,7 +24,7 @@ from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text, templates_folder
 from regforge.prompts.bounded import BoundedEnvironment, forms_of
 from regforge.recipe.sections import STANDARD_SLOTS
-from regforge.words import did_you_mean, listed, words_of
+from regforge.words import did_you_mean, is_token, listed, words_of
 
 _MOST_CHARACTERS = 2000
 _MOST_OPERATIONS = 2000
@@ -169,7 +169,7 @@ def instance_caption(identifier: str | None, class_noun: str) -> str:
     and as the naive caption "a photo of a dog" differs from it in the identifier alone.
     """
     named = identifier or class_noun
-    if identifier and not word_pattern(class_noun).search(identifier):
+    if identifier and (is_token(identifier) or not word_pattern(class_noun).search(identifier)):
         named = f"{identifier} {class_noun}"
     if phrase_banks.load().takes_article(class_noun):
         named = f"{phrase_banks.indefinite_article(named)} {named}"

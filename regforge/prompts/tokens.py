@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ _NEAR = 0.85
 _NO_LIMIT = 100_000  # transformers writes 1e30 where a tokenizer has no limit
 _RUNS = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_+")
 _RUN_LETTERS = 5
+_PARTS = re.compile(r"[a-z]+|\d|[^\sa-z\d]+")  # CLIP's tokenizer joins nothing else
 
 
 @dataclass(eq=False)
@@ -96,6 +97,47 @@ def token_budget(
     return TokenBudget(max_tokens or limit, source, exact, special=exact(""))
 
 
+def pipeline_budget(pipeline: Any) -> TokenBudget:
+    """The budget of a loaded diffusers pipeline, with the new tokens that it has now."""
+
+    def counting(tokenizer: Any) -> Callable[[str], int]:
+        def exact(text: str) -> int:
+            if hasattr(pipeline, "maybe_convert_prompt"):  # writes tokens of several vectors out
+                text = pipeline.maybe_convert_prompt(text, tokenizer)
+            return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+
+        return exact
+
+    name, parts = type(pipeline).__name__, pipeline.components.items()
+    tokenizers = [part for key, part in parts if key.startswith("tokenizer") and part is not None]
+    try:
+        exact, limit = _largest([(counting(t), t.model_max_length) for t in tokenizers], name)
+    except FileNotFoundError as error:
+        return estimated_budget(_why_none(name, error))
+    return TokenBudget(limit, f"the tokenizer of {name}", exact, special=exact(""))
+
+
+def clip_tokens(folder: Path, word: str) -> int | None:
+    """Count the tokens of a word for the CLIP tokenizer in a folder; None if it is none.
+
+    Without transformers, which takes seconds to import.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    try:
+        if (folder / "tokenizer.json").is_file():
+            model = Tokenizer.from_file(str(folder / "tokenizer.json")).model
+        else:  # as Stable Diffusion's repositories have it
+            files = (str(folder / name) for name in ("vocab.json", "merges.txt"))
+            model = BPE.from_file(*files, end_of_word_suffix="</w>")
+        if getattr(model, "end_of_word_suffix", None) != "</w>" or not word.isascii():
+            return None
+        return sum(len(model.tokenize(part)) for part in _PARTS.findall(word.lower()))
+    except Exception:  # whatever that library raises on a damaged file; who uses it says so
+        return None
+
+
 def estimated_budget(reason: str, max_tokens: int | None = None) -> TokenBudget:
     """Guess the tokens of captions whose model cannot count them, for that `reason`."""
     source = f"an estimate ({reason})"
@@ -134,13 +176,22 @@ def _folder(render: Render, *, offline: bool) -> Path:
 def _longest(folder: Path) -> tuple[Callable[[str], int], int]:
     """What counts with the tokenizer of the largest limit, and that limit."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    found = [
+        _tokenizer(folder / name)
+        for name, entry in index.items()
+        if name.startswith("tokenizer") and isinstance(entry, list) and entry[-1]
+    ]
+    return _largest(found, str(index.get("_class_name")))
+
+
+def _largest(
+    tokenizers: Sequence[tuple[Callable[[str], int], int]], pipeline_class: str
+) -> tuple[Callable[[str], int], int]:
+    """Of what counts, each with its tokenizer's own limit, the one with the largest limit."""
     found: list[tuple[Callable[[str], int], int]] = []
-    for name, entry in index.items():
-        if not name.startswith("tokenizer") or not isinstance(entry, list) or not entry[-1]:
-            continue
-        exact, limit = _tokenizer(folder / name)
+    for exact, limit in tokenizers:
         if limit > CLIP_LIMIT:
-            limit = min(limit, _sequence_length(index) or limit)
+            limit = min(limit, _sequence_length(pipeline_class) or limit)
         found.append((exact, CLIP_LIMIT if limit > _NO_LIMIT else int(limit)))
     if not found:
         raise FileNotFoundError("its model_index.json names none")
@@ -169,14 +220,14 @@ def _tokenizer(folder: Path) -> tuple[Callable[[str], int], int]:
     return exact, tokenizer.model_max_length
 
 
-def _sequence_length(index: Mapping[str, Any]) -> int | None:
+def _sequence_length(pipeline_class: str) -> int | None:
     """How many tokens the pipeline passes to encoders that could take more, if that is known."""
-    if (known := READS.get(str(index.get("_class_name")))) is not None:
+    if (known := READS.get(pipeline_class)) is not None:
         return known
     with suppress(Exception):  # an unknown pipeline class has no opinion
         import diffusers
 
-        pipeline = getattr(diffusers, index["_class_name"])
+        pipeline = getattr(diffusers, pipeline_class)
         parameter = inspect.signature(pipeline.__call__).parameters["max_sequence_length"]
         return int(parameter.default)
     return None

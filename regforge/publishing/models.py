@@ -31,7 +31,7 @@ from regforge.publishing import (
     repository_of,
 )
 from regforge.recipe import TrainingRecipe, resolved_yaml
-from regforge.recipe.named_files import LEADS_OUT, inside
+from regforge.recipe.named_files import EMBEDDING_FOLDER, LEADS_OUT, embedding_in, inside
 from regforge.runs import TrainingFolder
 from regforge.training.card import OUR_KEYS, images_of, model_card
 from regforge.training.saving import LORA_FILE, kohya_file
@@ -40,13 +40,14 @@ from regforge.version import __version__
 _INDEX = "model_index.json"
 _OURS = re.compile(
     r"README\.md|recipe\.yaml|loss\.svg|samples\.webp|images/\d+\.webp|[^/]+-kohya\.safetensors"
-    r"|pytorch_lora_weights\.safetensors"
+    rf"|pytorch_lora_weights\.safetensors|{EMBEDDING_FOLDER}/[^/]+\.safetensors"
 )
 """What regforge writes beside a pipeline's own files."""
-_NOUNS = {"lora": "LoRA", "full": "pipeline"}
+_NOUNS = {"lora": "LoRA", "full": "pipeline", "embedding": "embedding"}
 _LOADERS = {
     "lora": "pipeline.load_lora_weights",
     "full": "diffusers.DiffusionPipeline.from_pretrained",
+    "embedding": "regforge.sample",  # the card has the lines for diffusers
 }
 
 
@@ -96,11 +97,12 @@ def publish_model(
         recipe = recipe.model_copy(update={"hub": recipe.hub.model_copy(update=hub)})
         files = _files(recipe, run, made)
         notes = list(license_notes(license_id, recipe.base_model, cautioned=False))
-        kind, noun = recipe.method.kind, _NOUNS[recipe.method.kind]
+        kind = recipe.method.kind
+        noun = f"{'an' if kind == 'embedding' else 'a'} {_NOUNS[kind]}"
         done = publish_files(
             repository,
             _contents_of(files, _card(recipe, run.path, made), notes),
-            message=f"a {noun}, with regforge {__version__}",
+            message=f"{noun}, with regforge {__version__}",
             repo_type="model",
             private=private,
             tag=tag,
@@ -110,8 +112,8 @@ def publish_model(
         run.remember(published={**hub, "commit": done.commit, "tag": done.tag})
     return PublishedRun(
         done,
-        what=f"a {noun}",
-        these=f"this {noun}",
+        what=noun,
+        these=f"this {_NOUNS[kind]}",
         load=f'{_LOADERS[kind]}("{done.repo_id}")',
         facts={"kind": kind},
         license=license_id,
@@ -156,7 +158,10 @@ def _files(
             if path.is_file():
                 files[path.relative_to(weights).as_posix()] = path
     else:
-        files[weights.name] = weights
+        if (token := embedding_in(run.path)) is not None:
+            files[f"{EMBEDDING_FOLDER}/{token.name}"] = token
+        if weights != token:
+            files[weights.name] = weights
         if (other := kohya_file(run.path)) is not None:
             files[other.name] = other
     shown = ["samples.webp", "loss.svg", *(name for _, name in images_of(recipe, run.path))]
@@ -206,6 +211,7 @@ def _card(recipe: TrainingRecipe, folder: Path, made: Mapping[str, Any]) -> str:
         samples="samples.webp" if (folder / "samples.webp").is_file() else None,
         images=images_of(recipe, folder),
         other=other.name if other else None,
+        token=embedding_in(folder),
         family=made.get("family"),
         existing=path.read_text(encoding="utf-8") if path.is_file() else None,
     )

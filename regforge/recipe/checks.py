@@ -46,7 +46,7 @@ from regforge.recipe.pipelines import CACHED, Usual, distilled, likely_class, mi
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.rendering import ALL_STEPS, Render
 from regforge.recipe.sections import Slot
-from regforge.words import has_words
+from regforge.words import has_words, is_token
 
 SCHEDULERS = tuple(
     "euler_ancestral euler ddim ddpm dpmpp_2m dpmpp_2m_karras unipc lms heun".split()
@@ -84,7 +84,7 @@ def _subject(recipe: Recipe) -> Iterator[Finding]:
         yield Finding(at, "must not be blank; leave the line out if there is none")
     elif has_words(noun, identifier):
         yield Finding(at, in_noun(identifier, noun), (noun_at,))
-    elif has_words(identifier, noun):
+    elif has_words(identifier, noun) and not is_token(identifier):
         yield Finding(at, f"must be the token alone, without the class noun {noun!r}", (noun_at,))
 
 

@@ -253,6 +253,8 @@ def _method(recipe: TrainingRecipe, data: dict[str, Any]) -> dict[str, Any]:
     data["alpha"] = float(method.alpha or method.rank)
     rate = method.text_encoder_lr or recipe.optimizer.lr
     data["text_encoder_lr"] = rate if method.text_encoder else None
+    if method.kind == "embedding":
+        return {"kind": data["kind"]}
     return {key: data[key] for key in _OF_BOTH_METHODS} if method.kind == "full" else data
 
 

@@ -46,12 +46,24 @@ def is_folder(path: Path) -> bool:
 
 def pipeline_class(folder: Path) -> str | None:
     """The diffusers class of the pipeline in a folder; None where its index does not say."""
+    name = _index_in(folder).get("_class_name")
+    return name if isinstance(name, str) else None
+
+
+def language_models(folder: Path) -> list[str]:
+    """What the pipeline in a folder calls its text encoders that are no CLIP: T5, Gemma, ..."""
+    parts = ((n, part) for n, part in _index_in(folder).items() if n.startswith("text_encoder"))
+    kinds = {name: part[-1] for name, part in parts if isinstance(part, list) and part}
+    return sorted(n for n, kind in kinds.items() if kind and not str(kind).startswith("CLIP"))
+
+
+def _index_in(folder: Path) -> dict[str, Any]:
+    """The index of a pipeline; empty where it cannot be read."""
     try:
         index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    name = index.get("_class_name") if isinstance(index, dict) else None
-    return name if isinstance(name, str) else None
+        return {}
+    return index if isinstance(index, dict) else {}
 
 
 def names_recipe(name: str) -> bool:
@@ -339,6 +351,31 @@ def lora_in(folder: Path) -> Path | None:
         if files:
             return files[0]
     return None
+
+
+EMBEDDING_FOLDER = "embedding"
+"""Where in a run's folder the embedding of a new token lies, and on the Hub."""
+
+TOKEN = "token"
+"""In the metadata of its file: what the token is called."""
+
+
+def embedding_in(folder: Path) -> Path | None:
+    """The embedding of a new token that belongs to a trained model's folder; None if there is none.
+
+    Raises:
+        LoraError: A file there is damaged, or there are several.
+    """
+    files = sorted((folder / EMBEDDING_FOLDER).glob("*.safetensors"))
+    found = [each for each in files if is_embedding(each)]
+    if len(found) > 1:
+        raise several(str(folder / EMBEDDING_FOLDER), [each.name for each in found])
+    return found[0] if found else None
+
+
+def is_embedding(file: Path) -> bool:
+    """Whether a .safetensors file holds the embedding of a new token, as regforge writes it."""
+    return TOKEN in lora_header(file)[1]
 
 
 def several(where: str, names: Sequence[str]) -> LoraError:

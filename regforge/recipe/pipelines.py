@@ -31,18 +31,21 @@ class Trained(NamedTuple):
         family: Its family in `training.families`: module and class.
         text_encoder: Whether `method.text_encoder` can be: CLIP can, language models are not.
         flow: Whether it learns by flow matching instead of predicting noise or velocity.
+        vectors: Most vectors of a new token: 0 without a CLIP text encoder, 1 where the pipeline
+            has no `load_textual_inversion`, which writes several out in prompts.
     """
 
     family: str
     text_encoder: bool = False
     flow: bool = True
+    vectors: int = 0
 
 
 TRAINABLE = {
-    "StableDiffusionPipeline": Trained("stable_diffusion.StableDiffusion", True, False),
-    "StableDiffusionXLPipeline": Trained("stable_diffusion.StableDiffusionXL", True, False),
-    "StableDiffusion3Pipeline": Trained("flow.StableDiffusion3", True),
-    "FluxPipeline": Trained("flow.Flux", True),
+    "StableDiffusionPipeline": Trained("stable_diffusion.StableDiffusion", True, False, 32),
+    "StableDiffusionXLPipeline": Trained("stable_diffusion.StableDiffusionXL", True, False, 32),
+    "StableDiffusion3Pipeline": Trained("flow.StableDiffusion3", True, vectors=1),
+    "FluxPipeline": Trained("flow.Flux", True, vectors=32),
     "Flux2KleinPipeline": Trained("flow.Flux2"),
     "Flux2Pipeline": Trained("flow.Flux2"),
     "ChromaPipeline": Trained("flow.Chroma"),
@@ -52,7 +55,7 @@ TRAINABLE = {
     "Lumina2Pipeline": Trained("flow.Lumina2"),
     "SanaPipeline": Trained("flow.Sana"),
     "AuraFlowPipeline": Trained("flow.AuraFlow"),
-    "HiDreamImagePipeline": Trained("flow.HiDream"),
+    "HiDreamImagePipeline": Trained("flow.HiDream", vectors=1),
 }
 """The classes of pipelines that can be trained."""
 

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Discriminator, ValidationError
 from pydantic.fields import FieldInfo
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.recipe.sections import PROBLEM
+from regforge.recipe.sections import PROBLEM, UNION
 from regforge.words import nearest
 
 Location = tuple[str | int, ...]
@@ -29,6 +29,8 @@ _MOST_LINES = 100
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$": "at most 80 letters, digits, '.', '_' and '-', the first "
     "a letter or digit",
+    r"^<[a-z0-9][a-z0-9_-]{0,37}>$": "small letters, digits, '-' and '_' in angle brackets, such "
+    "as <my-cat>, at most 40 characters",
     r"^[a-z][a-z0-9_]{0,31}$": "at most 32 small letters, digits and '_', the first a letter",
 }
 """What the patterns of text fields ask for, in words."""
@@ -177,6 +179,8 @@ def _in_the_data(error: _Error, data: Any) -> Location:
     """An error's location without what pydantic adds to it, such as the branch of a union."""
     location: list[str | int] = []
     for part in error["loc"]:
+        if isinstance(part, str) and part.startswith(UNION):
+            continue
         inside = isinstance(data, dict) or (isinstance(data, list) and isinstance(part, int))
         if inside and (isinstance(data, list) or part in data):
             data = data[part]
@@ -218,13 +222,14 @@ def _unknown_key(recipe: _Model, location: Location) -> str:
 
 @cache
 def _all_keys(recipe: _Model) -> tuple[tuple[str, ...], ...]:
-    """All keys that a recipe can have, but those in lists."""
+    """All keys that a recipe can have, but those in lists and of sections that may be a text."""
 
     def below(model: _Model, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         for name, field in _fields(model).items():
             yield (*above, name)
             section = _section(field.annotation)
-            if section and not _within_list(field.annotation):
+            text = any(isinstance(each, Discriminator) for each in field.metadata)
+            if section and not text and not _within_list(field.annotation):
                 yield from below(section, (*above, name))
 
     return tuple(below(recipe, ()))

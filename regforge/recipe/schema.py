@@ -86,6 +86,8 @@ def _tidy(section: dict[str, Any]) -> None:
     section.pop("title", None)
     for described in section["properties"].values():
         described.pop("title", None)
+        if "oneOf" in described:
+            described["anyOf"] = described.pop("oneOf")
         if "description" in described:
             described["description"] = " ".join(described["description"].split())
         if "$ref" in described:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 Runtime = Annotated[T, Field(json_schema_extra={"x-runtime": True})]
 """Marks fields that say how a run is carried out, not what it makes: the digest leaves them out."""
 
+UNION = "one of: "
+"""How tags begin that pydantic puts into the location of an error below a union."""
+
 PROBLEM = "recipe_problem"
 """Type of the validation errors that have their own words; their context names the key."""
 

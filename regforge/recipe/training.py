@@ -8,10 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from regforge.recipe.pipelines import usual
 from regforge.recipe.sections import (
+    UNION,
     Kind,
     RecipeDocument,
     Runtime,
@@ -41,6 +49,36 @@ Step = Annotated[int, Field(ge=1), BeforeValidator(not_truth)]
 Steps = Annotated[tuple[Step, ...], AfterValidator(_in_order)]
 
 
+class NewToken(Section):
+    """A new token for the subject, whose embedding is trained.
+
+    Textual inversion (arXiv 2208.01618), alone or together with `method`. The token becomes one
+    more row of each CLIP text encoder; encoders that are language models (T5, Gemma, Qwen) are left
+    alone and read its name.
+    """
+
+    new: str = Field(pattern=r"^<[a-z0-9][a-z0-9_-]{0,37}>$", examples=["<my-cat>"])
+    """Its name, as captions and prompts write it: `<my-cat>`."""
+    init: str = Field(default="class_noun", min_length=1, max_length=80)
+    """Words whose embeddings, averaged, it begins with; `class_noun`: those of the class noun."""
+    vectors: int = Field(default=1, ge=1, le=32)
+    """Rows that it has in each text encoder; a prompt is longer by as many tokens."""
+    lr: float = Field(default=5e-3, gt=0, le=10)
+    """Learning rate of its embedding, with the scheduler of `optimizer` and without weight
+    decay."""
+
+
+def _which(value: object) -> str:
+    return f"{UNION}{'new' if isinstance(value, dict | NewToken) else 'word'}"
+
+
+Word = Annotated[str, Field(min_length=1, max_length=40)]
+Identifier = Annotated[
+    Annotated[Word, Tag(f"{UNION}word")] | Annotated[NewToken, Tag(f"{UNION}new")],
+    Discriminator(_which),
+]
+
+
 class TrainingSubject(Section):
     """The one thing to be learned."""
 
@@ -48,8 +86,9 @@ class TrainingSubject(Section):
     """Folder with its photos, 3 to 20 of them. Captions come from photos/*.txt or
     photos/metadata.jsonl; a photo without one gets 'a photo of a <identifier> <class noun>'.
     Relative paths start at the recipe."""
-    identifier: str = Field(default="sks", min_length=1, max_length=40)
-    """The rare token that will stand for the subject."""
+    identifier: Identifier = "sks"
+    """What will stand for the subject: a rare word that the model has, or a new token, `{new:
+    <my-cat>}`."""
     class_noun: str = Field(min_length=1, max_length=80, examples=["ceramic teapot"])
     """What the subject is, as specific as fits: 'ceramic teapot'."""
     captions: Literal["auto", "files"] = "auto"
@@ -58,6 +97,16 @@ class TrainingSubject(Section):
     same photo. `files`: only files count."""
     kind: Runtime[Kind | None] = None
     """`object` or `living`: which prompts `regforge evaluate` asks it."""
+
+    @property
+    def token(self) -> NewToken | None:
+        """The new token, if the identifier is one."""
+        return self.identifier if isinstance(self.identifier, NewToken) else None
+
+    @property
+    def word(self) -> str:
+        """The identifier as captions write it."""
+        return self.identifier.new if isinstance(self.identifier, NewToken) else self.identifier
 
 
 class Regularization(Section):
@@ -82,8 +131,9 @@ class Regularization(Section):
 class Method(Section):
     """What is trained."""
 
-    kind: Literal["lora", "full"] = "lora"
-    """`lora`: small matrices beside the weights; `full`: all weights."""
+    kind: Literal["lora", "full", "embedding"] = "lora"
+    """`lora`: small matrices beside the weights; `full`: all weights; `embedding`: nothing but the
+    new token of `subject.identifier`."""
     rank: int = Field(default=16, ge=1, le=1024)
     """Rank of the LoRA."""
     alpha: float | None = Field(default=None, gt=0)
@@ -245,6 +295,11 @@ class TrainingRecipe(RecipeDocument):
     """As torch spells it, such as `cuda` or `mps`; the best there is if left out."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Everything random follows from it."""
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether text encoders are trained, or a token of theirs: some captions change."""
+        return self.method.text_encoder or self.subject.token is not None
 
     @model_validator(mode="before")
     @classmethod

@@ -43,7 +43,7 @@ from regforge.recipe.pipelines import (
     undistilled,
 )
 from regforge.recipe.problems import Location, one_of
-from regforge.recipe.training import TrainingRecipe
+from regforge.recipe.training import NewToken, TrainingRecipe
 from regforge.words import counted, has_words
 
 OPTIMIZERS: dict[str, str | None] = {
@@ -62,7 +62,10 @@ FEWEST_PHOTOS, MOST_PHOTOS = 3, 20
 
 def uses_regularization(recipe: TrainingRecipe) -> bool:
     """Whether there are regularization images in a batch; without weight they are not even read."""
-    return recipe.regularization.dataset is not None and recipe.regularization.prior_weight > 0
+    named = recipe.regularization
+    # Their captions do not hold the new token, so that nothing of it would learn from them.
+    nothing_learns = recipe.method.kind == "embedding"
+    return named.dataset is not None and named.prior_weight > 0 and not nothing_learns
 
 
 def training_findings(recipe: TrainingRecipe) -> Iterator[Finding]:
@@ -82,11 +85,27 @@ def _subject(recipe: TrainingRecipe) -> Iterator[Finding]:
     noun, noun_at, at = subject.class_noun, ("subject", "class_noun"), ("subject", "identifier")
     yield from photo_folder(subject.images, ("subject", "images"))
     yield from class_noun(noun, noun_at)
-    bad = list(plain_line(subject.identifier, at))
+    if subject.token is not None:
+        yield from _new_token(recipe, subject.token)
+        return
+    if recipe.method.kind == "embedding":
+        message = "trains a new token alone: subject.identifier must be one, {new: <my-cat>}"
+        yield Finding(("method", "kind"), message, (at,))
+    bad = list(plain_line(subject.word, at))
     yield from bad
-    same = subject.identifier.split() == noun.split()
-    if not bad and not same and has_words(subject.identifier, noun):
+    same = subject.word.split() == noun.split()
+    if not bad and not same and has_words(subject.word, noun):
         yield Finding(at, f"must be the token alone, without the class noun {noun!r}", (noun_at,))
+
+
+def _new_token(recipe: TrainingRecipe, token: NewToken) -> Iterator[Finding]:
+    yield from plain_line(token.init, ("subject", "identifier", "init"))
+    if recipe.method.kind == "embedding" and recipe.method.text_encoder:
+        message = "must be false with method.kind: embedding, which trains the new token alone"
+        yield Finding(("method", "text_encoder"), message, (("method", "kind"),))
+    if recipe.optimizer.name == "prodigy" and token.lr != recipe.optimizer.lr:
+        message = f"prodigy knows one rate for all: must be optimizer.lr, {recipe.optimizer.lr:g}"
+        yield Finding(("subject", "identifier", "lr"), message, (("optimizer", "name"),))
 
 
 def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
@@ -115,6 +134,14 @@ def unfit(recipe: TrainingRecipe, kind: str | None) -> Iterator[Finding]:
     if recipe.method.text_encoder and not trained.text_encoder:
         message = f"{model} reads captions with a language model, which cannot be trained"
         yield Finding(("method", "text_encoder"), message, about)
+    token = recipe.subject.token
+    if token is not None and trained.vectors < token.vectors:
+        message = (
+            f"a {kind} does not write a token of several vectors out in prompts: vectors: 1"
+            if trained.vectors
+            else f"{model} has no CLIP text encoder, which a new token would be a row of"
+        )
+        yield Finding(("subject", "identifier"), message, about)
 
 
 def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
@@ -207,14 +234,14 @@ def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
     subject = recipe.subject
     for doubt in noun_doubts(subject.class_noun):
         yield f"subject.class_noun: {doubt}"
-    if has_words(subject.class_noun, subject.identifier):
+    if has_words(subject.class_noun, subject.word):
         yield (
-            f"subject.identifier: {subject.identifier!r} "
-            f"{in_noun(subject.identifier, subject.class_noun)}. As it is, the whole class would "
+            f"subject.identifier: {subject.word!r} "
+            f"{in_noun(subject.word, subject.class_noun)}. As it is, the whole class would "
             "become the subject."
         )
     else:
-        yield from ordinary_identifier(subject.identifier)
+        yield from ordinary_identifier(subject.word)
     try:
         photos = len(photos_in(subject.images))
     except OSError:  # whoever reads them says so
@@ -267,8 +294,8 @@ def _without_effect(recipe: TrainingRecipe) -> Iterator[str]:
 def _idle(recipe: TrainingRecipe) -> Iterator[tuple[str, Sequence[str], str]]:
     """Keys that do nothing if they are given: their section, their names, and why."""
     of_lora = ("rank", "alpha", "dropout", "dora", "rslora", "targets")
-    if recipe.method.kind == "full":
-        yield "method", of_lora, "with method.kind: full"
+    if recipe.method.kind != "lora":
+        yield "method", of_lora, f"with method.kind: {recipe.method.kind}"
     if not recipe.method.text_encoder:
         yield "method", ("text_encoder_lr",), "without method.text_encoder: true"
     if recipe.regularization.dataset is None:
@@ -277,6 +304,9 @@ def _idle(recipe: TrainingRecipe) -> Iterator[tuple[str, Sequence[str], str]]:
     elif recipe.regularization.prior_weight == 0:
         weighted = ("dataset", "target", "per_instance")
         yield "regularization", weighted, "with regularization.prior_weight: 0"
+    elif recipe.method.kind == "embedding":
+        every = ("dataset", "prior_weight", "target", "per_instance")
+        yield "regularization", every, "with method.kind: embedding: their captions lack the token"
     if recipe.data.crop != "random":
         yield "data", ("crop_scale", "crops_per_image"), f"with data.crop: {recipe.data.crop}"
     if not recipe.optimizer.ema:

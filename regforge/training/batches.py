@@ -70,7 +70,9 @@ class Batch:
         noise: float32 [N, C, h, w], normal: what is added to the latents.
         uniform: float32 [N], 0 to 1: at which time.
         captions: What each example is trained with; empty where the caption was dropped.
-        embeddings: Of the captions, with a batch axis; None while a text encoder is trained.
+        embeddings: Of the captions, with a batch axis; of those in `fresh` any numbers, and empty
+            if that is all of them.
+        fresh: Which captions are to be encoded now, as what encodes them is being trained.
         geometry: Which part of its image each example shows.
         instances: How many of the examples are instance images.
     """
@@ -80,7 +82,8 @@ class Batch:
     noise: Tensor
     uniform: Tensor
     captions: Sequence[str]
-    embeddings: Embeddings | None
+    embeddings: Embeddings
+    fresh: Sequence[int]
     geometry: Sequence[Geometry]
     instances: int
 

@@ -18,7 +18,12 @@ from regforge.journal import without_secrets
 from regforge.prompts.captions import instance_caption
 from regforge.recipe import TrainingRecipe, uses_regularization
 from regforge.recipe.model_checks import terms_of
-from regforge.recipe.named_files import names_recipe
+from regforge.recipe.named_files import (
+    EMBEDDING_FOLDER,
+    embedding_in,
+    lora_header,
+    names_recipe,
+)
 from regforge.records import without_folders
 from regforge.training.recording import IMAGES, prompts_of
 from regforge.training.saving import LORA_FILE, kohya_file
@@ -54,7 +59,7 @@ def write_card(
         StorageError: It cannot be written.
     """
     path = folder / "README.md"
-    other = kohya_file(folder)
+    other, token = kohya_file(folder), embedding_in(folder)
     card = model_card(
         recipe,
         base_revision=base_revision,
@@ -62,6 +67,7 @@ def write_card(
         samples="samples.webp" if (folder / "samples.webp").is_file() else None,
         images=images_of(recipe, folder),
         other=f"{LORA_FILE.parent}/{other.name}" if other else None,
+        token=token,
         family=family,
         existing=path.read_text(encoding="utf-8") if path.is_file() else None,
     )
@@ -85,6 +91,7 @@ def model_card(
     samples: str | None = None,
     images: Sequence[tuple[str, str]] = (),
     other: str | None = None,
+    token: Path | None = None,
     family: str | None = None,
     existing: str | None = None,
 ) -> str:
@@ -98,6 +105,7 @@ def model_card(
         samples: Name of an image beside the card.
         images: Prompts, each with the name of an image for the Hub's gallery.
         other: Name of the file for other programs.
+        token: The file of the new token, if there is one.
         family: Name of the model's family.
         existing: The card that is to be replaced: what stands outside of its markers is kept, and
             so are the keys of its front matter that regforge does not write.
@@ -115,11 +123,14 @@ def model_card(
         .render(
             title=recipe.name,
             lora=recipe.method.kind == "lora",
+            full=recipe.method.kind == "full",
+            token=_token(recipe, token, family),
+            new=recipe.subject.token.new if recipe.subject.token else "",
             base=without_folders(recipe.base_model),
             embedded=recipe.base_model.startswith(_EMBEDDED),
             class_noun=recipe.subject.class_noun,
-            subject=f"{recipe.subject.identifier} {recipe.subject.class_noun}",
-            prompt=instance_caption(recipe.subject.identifier, recipe.subject.class_noun),
+            subject=f"{recipe.subject.word} {recipe.subject.class_noun}",
+            prompt=instance_caption(recipe.subject.word, recipe.subject.class_noun),
             repo_id=repo_id or "path/to/this/folder",
             on_hub=repo_id is not None,
             samples=samples,
@@ -135,6 +146,21 @@ def model_card(
     return f"---\n{without_secrets(front_matter(front))}---\n{kept.before}{part}{kept.after}"
 
 
+def _token(recipe: TrainingRecipe, file: Path | None, family: str | None) -> dict[str, Any] | None:
+    """What the card says of the new token's file."""
+    if file is None:
+        return None
+    return {
+        "folder": EMBEDDING_FOLDER,
+        "file": file.name,
+        "stem": file.stem,
+        "word": recipe.subject.word,
+        "parts": lora_header(file)[0],
+        "by_hand": family not in ("sd", "sdxl", "flux1"),
+        "pooled": family != "sd",
+    }
+
+
 def _front_matter(
     recipe: TrainingRecipe, images: Sequence[tuple[str, str]], family: str | None
 ) -> dict[str, Any]:
@@ -143,14 +169,15 @@ def _front_matter(
     https://github.com/huggingface/diffusers/blob/main/examples/dreambooth/train_dreambooth_lora.py,
     `save_model_card`; https://huggingface.co/docs/hub/model-cards.
     """
-    subject = recipe.subject.identifier, recipe.subject.class_noun
+    subject = recipe.subject.word, recipe.subject.class_noun
     base, dataset = _on_hub(recipe.base_model), _on_hub(recipe.regularization.dataset)
     lora = recipe.method.kind == "lora"
     tags = ["text-to-image", "diffusers", "dreambooth", "regforge"]
+    tags += ["textual_inversion"] if recipe.subject.token else []
     tags += ["lora", "template:sd-lora"] if lora else []
     tags += ["dora"] if lora and recipe.method.dora else []
     tags += _FAMILY_TAGS.get(family or "", ())
-    relation = "adapter" if lora else "finetune"
+    relation = "finetune" if recipe.method.kind == "full" else "adapter"
     front: dict[str, Any] = {
         "base_model": base,
         "base_model_relation": relation if base else None,
@@ -181,19 +208,24 @@ def _made(
     recipe: TrainingRecipe, base_revision: str | None, dataset_revision: str | None
 ) -> Mapping[str, str]:
     method, optimizer, prior = recipe.method, recipe.optimizer, recipe.regularization
-    kind = "all weights"
+    kind, token = "all weights", recipe.subject.token
     if method.kind == "lora":
         alpha = method.rank if method.alpha is None else method.alpha
         flags = [name for name in ("dora", "rslora") if getattr(method, name)]
         kind = ", ".join([f"LoRA, rank {method.rank}, alpha {alpha:g}", *flags])
     kind += ", and the text encoder" if method.text_encoder else ""
+    rate = optimizer.lr
+    if token is not None:
+        rate = token.lr if method.kind == "embedding" else rate
+        of = f"the embedding of {token.new}, learning rate {token.lr:g}"
+        kind = of if method.kind == "embedding" else f"{kind}, and {of}"
     photos = optimizer.batch_size * optimizer.gradient_accumulation
     facts: dict[str, str | None] = {
         "base model": without_folders(recipe.base_model),
         "its revision": base_revision or recipe.revision,
         "trained": kind,
         "steps": f"{optimizer.steps:,}, of {photos} photo{'s' * (photos > 1)} each",
-        "optimizer": f"{optimizer.name}, learning rate {optimizer.lr:g}, {optimizer.scheduler}",
+        "optimizer": f"{optimizer.name}, learning rate {rate:g}, {optimizer.scheduler}",
         "min-SNR gamma": f"{optimizer.min_snr_gamma:g}" if optimizer.min_snr_gamma else None,
         "weights saved": "moving average" if optimizer.ema else None,
         "resolution": f"{recipe.data.resolution} pixels" if recipe.data.resolution else None,

@@ -58,17 +58,17 @@ class InstanceImages:
     """
 
     def __init__(self, subject: TrainingSubject, run: Path | None = None) -> None:
-        plain = instance_caption(subject.identifier, subject.class_noun)
+        plain = instance_caption(subject.word, subject.class_noun)
         lent: dict[str, str] = {}
         if run is not None and subject.captions == "auto":
-            lent = captions_of_run(run, subject.images, subject.identifier)
+            lent = captions_of_run(run, subject.images, subject.word)
         uncaptioned: list[str] = []
 
         def describe(paths: Sequence[Path]) -> dict[str, str]:
             uncaptioned.extend(path.name for path in paths)
             return dict.fromkeys(uncaptioned, plain) | lent
 
-        found = photo_captions(subject.images, subject.identifier, describe=describe)
+        found = photo_captions(subject.images, subject.word, describe=describe)
         self._paths = [subject.images / each.file for each in found]
         # By content: renaming a photo changes nothing.
         self.images = [
@@ -96,12 +96,12 @@ class InstanceImages:
                 f"{listed(bare, 3)} {has} no caption and {gets} {plain!r}. A text file beside "
                 "each photo that says where the subject is helps to keep place and subject apart."
             )
-        pattern = word_pattern(subject.identifier)
+        pattern = word_pattern(subject.word)
         unnamed = [each.label for each in self.images if not pattern.search(each.caption.text)]
         if unnamed:
             yield (
                 f"The caption of {listed(unnamed, 3)} does not name the subject, "
-                f"{subject.identifier!r}: nothing will tie the word to what the photo shows."
+                f"{subject.word!r}: nothing will tie the word to what the photo shows."
             )
 
     def read(self, index: int) -> bytes:
@@ -234,7 +234,7 @@ def at_odds(recipe: TrainingRecipe, models: Collection[str], identifier: str | N
 
     `models` drew them, and `identifier` is what their recipe calls the subject, if it does.
     """
-    mine, own = without_folders(recipe.base_model), recipe.subject.identifier
+    mine, own = without_folders(recipe.base_model), recipe.subject.word
     others = sorted({without_folders(name) for name in models} - {mine})
     found = []
     if others:

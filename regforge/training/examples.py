@@ -86,7 +86,7 @@ class Examples:
         self.revision: str | None = None
         if has_prior:
             regularization = RegularizationImages(
-                prior, recipe.subject.identifier, slot_dropout=data.slot_dropout > 0
+                prior, recipe.subject.word, slot_dropout=data.slot_dropout > 0
             )
             self._sets["class"] = regularization
             self.revision = regularization.revision
@@ -140,8 +140,11 @@ class Examples:
         if tokenizer is None or "max_sequence_length" in inputs_of(pipeline):
             return  # T5 or a language model reads the rest
         most = tokenizer.model_max_length
+        convert = getattr(self._family.pipeline, "maybe_convert_prompt", None)
         for stream, each in self._sets.items():
             texts = [image.caption.text for image in each.images]
+            if convert is not None:  # writes a new token of several vectors out
+                texts = convert(texts, tokenizer)
             long = sum(len(ids) > most for ids in tokenizer(texts, verbose=False).input_ids)
             if long:
                 yield (
@@ -168,6 +171,7 @@ class Examples:
 
         draws = [draw for draw, _ in members]
         captions = [self._caption(draw, crop) for draw, crop in members]
+        fresh = [number for number, caption in enumerate(captions) if self._is_fresh(caption)]
         moments = torch.stack([self._moments(draw, crop) for draw, crop in members])
         shape = moments.shape[2:]
 
@@ -184,7 +188,8 @@ class Examples:
             noise=normal("noise"),
             uniform=torch.cat([torch.rand(1, generator=random(each, "time")) for each in draws]),
             captions=captions,
-            embeddings=self._embeddings(captions),
+            embeddings=self._embeddings(captions, fresh),
+            fresh=fresh,
             geometry=[crop.geometry for _, crop in members],
             instances=sum(draw.stream == "instance" for draw in draws),
         )
@@ -241,8 +246,21 @@ class Examples:
 
     # ----------------------------------------------------------------------------------- captions
 
-    def _embeddings(self, captions: Sequence[str]) -> Embeddings | None:
-        return None if self._recipe.method.text_encoder else stacked(self._embedded(captions))
+    def _is_fresh(self, caption: str) -> bool:
+        """Whether what encodes a caption is being trained, so that nothing of it can be kept."""
+        token = self._family.token
+        return self._recipe.method.text_encoder or (token is not None and token.stands_in(caption))
+
+    def _embeddings(self, captions: Sequence[str], fresh: Sequence[int]) -> Embeddings:
+        import torch
+
+        kept = [caption for number, caption in enumerate(captions) if number not in fresh]
+        if not kept:
+            return {}
+        known = self._embedded(kept)
+        nothing = {name: torch.zeros_like(value) for name, value in known[0].items()}
+        each = iter(known)
+        return stacked([nothing if n in fresh else next(each) for n in range(len(captions))])
 
     def _embedded(self, captions: Sequence[str]) -> list[Embeddings]:
         """The embeddings of captions; those that are not there yet are computed together."""
@@ -295,9 +313,11 @@ class Examples:
                     crop = self._crop(draw)
                     of_stream = crops.setdefault(draw.stream, {})
                     of_stream.setdefault(draw.index, {})[crop] = None
-                    captions[self._caption(draw, crop)] = None
-        if not self._recipe.method.text_encoder:
+                    if not self._is_fresh(caption := self._caption(draw, crop)):
+                        captions[caption] = None
+        if captions:
             self._prepare_captions(list(captions))
+        if not self._recipe.trains_text:
             self._family.release_text_encoders()
         for stream, of_image in crops.items():
             self._prepare_images(stream, {i: list(found) for i, found in of_image.items()})

@@ -55,7 +55,7 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
         sampling_noise=move(batch.sampling_noise),
         noise=move(batch.noise),
         uniform=move(batch.uniform),
-        embeddings=batch.embeddings and {name: move(e) for name, e in batch.embeddings.items()},
+        embeddings={name: move(each) for name, each in batch.embeddings.items()},
     )
 
 
@@ -205,6 +205,7 @@ class Loop:
         self._parameters: list[Tensor] = [
             parameter for group in self._optimizer.param_groups for parameter in group["params"]
         ]
+        self._token_rows = list(family.token.parameters.values()) if family.token else []
         # Keeps float16 gradients from vanishing; does nothing for other precisions.
         float16 = precision.forward is torch.float16
         self._scaler = torch.amp.GradScaler(device.type, enabled=float16)
@@ -258,7 +259,9 @@ class Loop:
                         losses = self.example_losses(_on_device(batch, self._device))
                     instance = losses[: batch.instances].sum() / batches.instances_per_step
                     prior = losses[batch.instances :].sum() / prior_count
-                    self._scaler.scale(instance + self._prior_weight * prior).backward()
+                    loss = self._scaler.scale(instance + self._prior_weight * prior)
+                    if loss.requires_grad:  # no caption may hold the new token, if that is all
+                        loss.backward()
                 sums += torch.stack([instance, prior]).detach()
         return sums
 
@@ -279,21 +282,28 @@ class Loop:
 
     def _predict(self, batch: Batch, noisy: Tensor, times: Tensor, start: int) -> Tensor:
         """The denoiser's prediction for the examples from one on."""
-        if batch.embeddings is None:
-            embeddings = stacked(self._family.encode_captions(batch.captions[start:]))
-        else:
-            embeddings = {name: values[start:] for name, values in batch.embeddings.items()}
+        known, numbers = batch.embeddings, range(start, len(batch))
+        embeddings = {name: values[start:] for name, values in known.items()}
+        if fresh := [number for number in batch.fresh if number >= start]:
+            made = self._family.encode_captions([batch.captions[number] for number in fresh])
+            each = [{name: values[number] for name, values in known.items()} for number in numbers]
+            for number, one in zip(fresh, made, strict=True):
+                as_known = {name: value.to(known.get(name, value)) for name, value in one.items()}
+                each[number - start] = as_known
+            embeddings = stacked(each)
         return self._family.predict(
             noisy[start:], times[start:], embeddings, batch.geometry[start:]
         )
 
     def _average_gradients(self, parts: Tensor) -> None:
-        if self._processes.count == 1:
-            return
-        for parameter in self._parameters:
+        several = self._processes.count > 1
+        # A new token that no caption of the step held: for several processes it may be in others'.
+        for parameter in self._parameters if several else self._token_rows:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self._processes.average([*(p.grad for p in self._parameters if p.grad is not None), parts])
+        if several:
+            grads = [p.grad for p in self._parameters if p.grad is not None]
+            self._processes.average([*grads, parts])
 
     def state(self, step: int) -> TrainingState:
         """Everything that `restore` needs after so many steps; its tensors are the live ones."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from regforge.display import Displayed
 from regforge.hub.errors import HubAddress
+from regforge.prompts.tokens import clip_tokens
 from regforge.recipe import (
     TrainingRecipe,
     dataset_recipe_of,
@@ -21,7 +22,9 @@ from regforge.recipe import (
     recipe_warnings,
     uses_regularization,
 )
-from regforge.recipe.model_checks import is_embedded
+from regforge.recipe.model_checks import is_embedded, known_identifier
+from regforge.recipe.named_files import language_models
+from regforge.recipe.pipelines import cached_folder, folder_of
 from regforge.runs import TrainingFolder, identifier_in
 from regforge.training.data import (
     InstanceImages,
@@ -47,6 +50,7 @@ class TrainingPlan(Displayed):
 
     Attributes:
         done: What is in the folder already, in words; empty for a new run.
+        identifier: How the model reads it, in words; empty if that cannot be known yet.
         captions: The captions of some photos, by file name.
         without_caption: Files that have none of their own and get the plain one.
         dataset: The regularization images, in words; None for none.
@@ -64,6 +68,7 @@ class TrainingPlan(Displayed):
     folder: Path
     done: str
     subject: str
+    identifier: str
     base_model: str
     method: str
     photos: int
@@ -95,6 +100,8 @@ class TrainingPlan(Displayed):
         yield f"{self.name} is a sound recipe ({self.digest[:12]})."
         yield ""
         yield f"  subject          {self.subject}, {counted(self.photos, 'photo')}"
+        if self.identifier:
+            yield f"  identifier       {self.identifier}"
         yield f"  base model       {self.base_model}"
         yield f"  method           {self.method}"
         yield f"  regularization   {self.dataset or 'none'}"
@@ -152,7 +159,8 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         digest=recipe_digest(recipe),
         folder=folder.path,
         done=_done(folder, recipe),
-        subject=f"{recipe.subject.identifier} {recipe.subject.class_noun}",
+        subject=f"{recipe.subject.word} {recipe.subject.class_noun}",
+        identifier=_identifier(recipe),
         base_model=recipe.base_model + (f"@{recipe.revision}" if recipe.revision else ""),
         method=_method(recipe),
         photos=len(photos.images),
@@ -165,9 +173,9 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         batches=optimizer.gradient_accumulation,
         seen_photo=batches * optimizer.batch_size / len(photos.images),
         seen_image=batches * beside / images if images else None,
-        result=result_path(folder.path, recipe.method),
+        result=result_path(folder.path, recipe.method, recipe.subject.word),
         needs=list(_needs(recipe)),
-        notes=[*photos.notes, *notes],
+        notes=[*known_identifier(recipe.subject.word, recipe.base_model), *photos.notes, *notes],
         warnings=recipe_warnings(recipe),
     )
 
@@ -192,7 +200,7 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
         return f"{address.at(named.revision)} on the Hub, not read yet; {how}", None, []
     found = RegularizationImages(
         named.model_copy(update={"dataset": where}),
-        recipe.subject.identifier,
+        recipe.subject.word,
         slot_dropout=recipe.data.slot_dropout > 0,
     )
     images = len(found.images)
@@ -200,8 +208,23 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
     return f"{where}, {counted(images, 'image')}; {how}", images, notes
 
 
+def _identifier(recipe: TrainingRecipe) -> str:
+    subject, token = recipe.subject, recipe.subject.token
+    folder = folder_of(recipe.base_model) or cached_folder(recipe.base_model, recipe.revision)
+    if token is not None:
+        init = subject.class_noun if token.init == "class_noun" else token.init
+        what = f"a new token of {counted(token.vectors, 'vector')}, from {init!r} on"
+        others = language_models(folder) if folder else []
+        alone = f"; {listed(others)} is left alone: no CLIP" if others else ""
+        return f"{what}, learning rate {token.lr:g}{alone}"
+    tokens = clip_tokens(folder / "tokenizer", subject.word) if folder else None
+    return f"{counted(tokens, 'token')} of {recipe.base_model}" if tokens else ""
+
+
 def _method(recipe: TrainingRecipe) -> str:
     method = recipe.method
+    if method.kind == "embedding":
+        return "the new token alone (textual inversion)"
     encoder = "the text encoder too" if method.text_encoder else "not the text encoder"
     if method.kind == "full":
         return f"all weights, {encoder}"

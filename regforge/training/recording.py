@@ -290,7 +290,7 @@ def prompts_of(recipe: TrainingRecipe) -> tuple[str, ...]:
     """The recipe's validation prompts, or two with the identifier."""
     if recipe.validation.prompts:
         return recipe.validation.prompts
-    named = f"{recipe.subject.identifier} {recipe.subject.class_noun}"
+    named = f"{recipe.subject.word} {recipe.subject.class_noun}"
     named = with_article(named, recipe.subject.class_noun)
     return f"a photo of {named}", f"{named} on a beach"
 
@@ -309,7 +309,7 @@ class ValidationSampler:
         self._device = device
         self._precision = precision
         self._embeddings: dict[str, Embeddings] | None = None
-        if not recipe.method.text_encoder:
+        if not recipe.trains_text:
             captions = ["", *prompts_of(recipe)]
             encoded = family.encode_captions(captions)
             self._embeddings = {

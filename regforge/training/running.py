@@ -224,7 +224,7 @@ class _Run:
             process=processes.index,
         )
         self.dataset_revision = examples.revision
-        for note in examples.notes:
+        for note in [*(self.family.token.notes if self.family.token else ()), *examples.notes]:
             self.reporter.say(note)
         self.now = "while images and captions were encoded"
         self.sampler = ValidationSampler(
@@ -322,11 +322,11 @@ class _Run:
 
     def _say_what_was_missed(self, done: int) -> None:
         """Snapshots that were asked for when their steps were over."""
-        path, method = self.folder.path, self.recipe.method
+        path, method, word = self.folder.path, self.recipe.method, self.recipe.subject.word
         missed = [
             str(step)
             for step in self.recipe.checkpoint.snapshots
-            if step <= done and not result_path(path, method, step).exists()
+            if step <= done and not result_path(path, method, word, step).exists()
         ]
         if missed:
             steps, was = ("steps", "were") if len(missed) > 1 else ("step", "was")

@@ -2,6 +2,7 @@
 
     lora/pytorch_lora_weights.safetensors   for diffusers: pipeline.load_lora_weights(".../lora")
     lora/<name>-kohya.safetensors           the same for ComfyUI, A1111 and kohya's scripts (SD, XL)
+    embedding/my-cat.safetensors            the new token, beside the LoRA or alone; for all of them
     model/                                  after a full fine-tune: a diffusers folder
     snapshots/step-000125/lora/, .../model/ the same, of a step on the way; for diffusers only
 
@@ -13,12 +14,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.embedded import quiet_loading
 from regforge.files import storage_error, unfinished_folder, write_atomically
+from regforge.images.embeddings import file_name
+from regforge.recipe.named_files import EMBEDDING_FOLDER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +41,19 @@ _KOHYA = {
 }
 
 
-def result_path(folder: Path, method: Method, step: int | None = None) -> Path:
-    """Where a run's LoRA file or pipeline folder lies, or would lie; that of a snapshot's step."""
+def result_path(folder: Path, method: Method, word: str, step: int | None = None) -> Path:
+    """Where what a run makes lies, or would lie; that of a snapshot's step.
+
+    A LoRA's file, the folder of a pipeline, or the file of the new token `word`.
+    """
     top = folder if step is None else folder / SNAPSHOTS / f"step-{step:06d}"
-    return top / (MODEL_FOLDER if method.kind == "full" else LORA_FILE)
+    names = {"lora": LORA_FILE, "full": MODEL_FOLDER, "embedding": embedding_file(word)}
+    return top / names[method.kind]
+
+
+def embedding_file(word: str) -> Path:
+    """Where in a run's folder the embedding of a new token lies, if it has one."""
+    return Path(EMBEDDING_FOLDER, file_name(word))
 
 
 def save_result(
@@ -60,12 +72,18 @@ def save_result(
     Raises:
         StorageError: It cannot be written.
     """
-    method = trainable.method
-    path = result_path(folder, method, step)
+    method, token = trainable.method, family.token
+    word = "" if token is None else token.name
+    path = result_path(folder, method, word, step)
     if step is not None and path.exists():  # a run that goes on makes the same again
         return path
     if method.kind == "full":
         _save_pipeline(family, trainable, path)
+        return path
+    if token is not None:
+        top = path.parent.parent
+        write_atomically(top / embedding_file(word), _in_order(token.file()))
+    if method.kind == "embedding":
         return path
     layers = trainable.lora_layers()
     # transformers notes from which folder it loaded a text encoder: nobody's business.
@@ -84,7 +102,7 @@ def save_result(
 
 
 def _save_pipeline(family: Family, trainable: Trainable, path: Path) -> None:
-    """The base model's folder with the trained modules in it.
+    """The base model's folder with the trained modules in it, and the new token if there is one.
 
     What was not trained comes from the base model again: it may have been released meanwhile.
     """
@@ -92,7 +110,8 @@ def _save_pipeline(family: Family, trainable: Trainable, path: Path) -> None:
         family.denoiser_name if name == "denoiser" else name: module
         for name, module in trainable.modules.items()
     }
-    with quiet_loading():
+    with quiet_loading(), family.token.written() if family.token else nullcontext() as parts:
+        trained |= parts or {}
         pipeline = type(family.pipeline).from_pretrained(
             family.source,
             dtype=family.pipeline.vae.dtype,

@@ -1,4 +1,4 @@
-"""Which weights of a family are trained: a LoRA beside its modules, or all of them.
+"""Which weights of a family are trained: a LoRA beside its modules, all of them, or a new token.
 
 Trained weights are float32 whatever the precision of the others: small steps vanish in 16 bits.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -40,18 +40,19 @@ def attach(family: Family, method: Method, *, teacher: bool = False) -> Trainabl
     Raises:
         TrainingSetup: `method.targets` names no layer.
     """
-    modules: dict[str, nn.Module] = {DENOISER: family.denoiser}
+    denoiser = family.denoiser
+    modules: dict[str, nn.Module] = {} if method.kind == "embedding" else {DENOISER: denoiser}
     if method.text_encoder:
         encoders = family.text_encoders
         modules |= {name: encoders[name] for name in family.trainable_encoders if name in encoders}
     copies: dict[str, nn.Module] = {}
     if method.kind == "lora":
-        _check_targets(family.denoiser, method.targets or ())
+        _check_targets(denoiser, method.targets or ())
         for name, module in modules.items():
             theirs = family.lora_targets if name == DENOISER else family.text_lora_targets
             chosen = method.targets if name == DENOISER else None
             _add_lora(module, method, chosen or theirs)
-    else:
+    elif method.kind == "full":
         if teacher:
             copies = {name: copy.deepcopy(module) for name, module in modules.items()}
         for module in modules.values():
@@ -89,23 +90,38 @@ class Trainable:
             for name, module in self.modules.items()
             for key, parameter in module.named_parameters()
             if parameter.requires_grad
-        }
+        } | self._token_rows
+
+    @property
+    def _token_rows(self) -> dict[str, nn.Parameter]:
+        token = self.family.token
+        rows = {} if token is None else token.parameters
+        return {f"{name}.new_token": parameter for name, parameter in rows.items()}
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """For an optimizer; a group has an `lr` only where it is not the optimizer's own."""
+        """For an optimizer; a group has an `lr` only where it is not the optimizer's own.
+
+        A new token's comes last.
+        """
         own: list[nn.Parameter] = []
         text: list[nn.Parameter] = []
+        rows = self._token_rows
         for name, parameter in self.parameters.items():
-            (own if name.startswith(f"{DENOISER}.") else text).append(parameter)
+            if name not in rows:
+                (own if name.startswith(f"{DENOISER}.") else text).append(parameter)
         groups: list[dict[str, Any]] = [{"params": each} for each in (own, text) if each]
         if len(groups) > 1 and self.method.text_encoder_lr is not None:
             groups[1]["lr"] = self.method.text_encoder_lr
+        if self.family.token is not None:
+            # Without decay, which would draw it from where the class noun lies to nowhere.
+            lr = self.family.token.lr
+            groups.append({"params": list(rows.values()), "lr": lr, "weight_decay": 0.0})
         return groups
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
-        for name, each in self.modules.items():
+        for name, each in {DENOISER: self.family.denoiser, **self.modules}.items():
             module: Any = each
             if name == DENOISER:
                 module.enable_gradient_checkpointing()
@@ -120,20 +136,21 @@ class Trainable:
 
         Nothing can be trained through it.
         """
-        if self.method.kind == "lora":
-            self._enable_loras(enabled=False)
+        with self.family.token.untrained() if self.family.token else nullcontext():
+            if self.method.kind != "full":
+                self._enable_loras(enabled=False)
+                try:
+                    yield
+                finally:
+                    self._enable_loras(enabled=True)
+                return
+            if not self._untouched:
+                raise RuntimeError("attach(..., teacher=True) keeps the copy that this needs")
+            self._put_in(self._untouched)
             try:
                 yield
             finally:
-                self._enable_loras(enabled=True)
-            return
-        if not self._untouched:
-            raise RuntimeError("attach(..., teacher=True) keeps the copy that this needs")
-        self._put_in(self._untouched)
-        try:
-            yield
-        finally:
-            self._put_in(self.modules)
+                self._put_in(self.modules)
 
     def _enable_loras(self, *, enabled: bool) -> None:
         for module in self.modules.values():
@@ -161,7 +178,13 @@ class Trainable:
         if self.method.kind != "lora":
             return {}
         return {
-            name: dict(get_peft_model_state_dict(module, adapter_name=_ADAPTER))
+            name: dict(
+                get_peft_model_state_dict(
+                    module,
+                    adapter_name=_ADAPTER,
+                    save_embedding_layers=False,  # else the vocabulary of a text encoder that grew
+                )
+            )
             for name, module in self.modules.items()
         }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from evaluation.trained_models import CAT, LORA, SUBJECTS, lora, recipe, run
+from evaluation.trained_models import CAT, LORA, SUBJECTS, embedding, lora, recipe, run
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -72,6 +72,34 @@ def test_a_snapshot_has_the_recipe_of_its_run(tmp_path: Path) -> None:
         model = open_model(folder / "snapshots" / "step-000125" / below)
         assert (model.name, model.steps) == ("teapot-step-125", 125)
         assert (model.subject, model.base) == (CAT, "embedded/tinyworld")
+
+
+def test_a_new_token_belongs_to_its_model(tmp_path: Path) -> None:
+    """Beside a LoRA or alone; of the run, and of a snapshot."""
+    subject = {"images": str(SUBJECTS / "cat"), "class_noun": "cat"}
+    new = {"subject": {**subject, "identifier": {"new": "<my-cat>"}}}
+    folder = run(tmp_path / "teapot", **new)
+    plain = open_model(folder)
+    assert (plain.embedding, plain.subject) == (None, replace(CAT, identifier="<my-cat>"))
+    file = embedding(folder / "embedding" / "my-cat.safetensors")
+    both = open_model(folder)
+    assert (both.weights, both.embedding) == (folder / "lora" / LORA, file)
+    assert both.digest != plain.digest
+    for below in ("lora", f"lora/{LORA}", "embedding"):
+        part = open_model(folder / below)
+        assert replace(part, where=both.where) == both
+    embedding(file, value=2.0)
+    assert open_model(folder).digest != both.digest
+    alone = open_model(file)
+    assert alone.weights == alone.embedding == file
+    snapshot = folder / "snapshots" / "step-000050"
+    below = embedding(snapshot / "embedding" / "my-cat.safetensors")
+    assert open_model(snapshot).embedding == below
+    shutil.rmtree(folder / "lora")
+    assert open_model(folder).weights == open_model(folder).embedding == file
+    base = base_of(open_model(folder))
+    assert base is not None
+    assert (base.weights, base.embedding) == (None, None)
 
 
 def test_a_whole_fine_tuned_pipeline(tmp_path: Path) -> None:
@@ -306,12 +334,14 @@ def test_a_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path, monkeypatch: Any)
         "recipe.yaml": (folder / "recipe.yaml").read_text().replace(str(SUBJECTS / "cat"), "cat"),
         f"lora/{LORA}": folder / "lora" / LORA,
         "lora/teapot-kohya.safetensors": b"not wanted",
+        "embedding/my-cat.safetensors": embedding(folder / "embedding" / "my-cat.safetensors"),
     }
     hub.put("me/teapot", files, repo_type="model")
     model = open_model("me/teapot")
     assert (model.name, model.where, model.base) == ("teapot", "me/teapot", "embedded/tinyworld")
     assert model.subject == replace(CAT, images=None)
     assert model.digest == open_model(folder).digest
+    assert model.embedding is not None
     assert not any("kohya" in request.path for request in hub.requests)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

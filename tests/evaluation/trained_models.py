@@ -42,6 +42,14 @@ def lora(path: Path, *, metadata: dict[str, str] | None = None, value: float = 1
     return path
 
 
+def embedding(path: Path, value: float = 1.0) -> Path:
+    """The file of a new token, as training writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {"<my-cat>": np.full((1, 4), value, np.float32)}
+    save_file(rows, path, {"token": "<my-cat>"})
+    return path
+
+
 def run(folder: Path, *, finished: int | None = 60, **more: Any) -> Path:
     """A training run's folder; without weights if it is not finished."""
     folder.mkdir(parents=True, exist_ok=True)

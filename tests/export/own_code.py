@@ -91,7 +91,8 @@ def kohya(plan: dict[str, Any]) -> dict[str, Any]:
 
 def diffusers(plan: dict[str, Any]) -> dict[str, Any]:
     ABSENT.update(("huggingface_hub", "safetensors", "torch"))
-    sys.path[:0] = ["examples/dreambooth", "examples/custom_diffusion"]
+    folders = ("dreambooth", "custom_diffusion", "advanced_diffusion_training")
+    sys.path[:0] = [f"examples/{name}" for name in folders]
     return _script(plan, lambda module, words: module.parse_args(words))
 
 

@@ -203,6 +203,43 @@ def test_the_command_and_the_files_go_by_the_base_model(
 
 
 @pytest.mark.parametrize(
+    ("trainer", "family", "read"),
+    [
+        (DREAMBOOTH, "sd1", {"script": "train_dreambooth_lora_sd15_advanced.py"}),
+        (DREAMBOOTH, "sdxl", {"num_new_tokens_per_abstraction": "1", "text_encoder_lr": "0.005"}),
+        (DREAMBOOTH, "flux1-dev", {"initializer_concept": "teapot", "guidance_scale": "1"}),
+        (DREAMBOOTH, "sd3", {}),
+        (ONE, "sdxl", {"embedding_learning_rate": 0.005}),
+        (ONE, "qwen-image", {}),
+        (KOHYA, "sdxl", {}),
+        (AI, "sdxl", {}),
+    ],
+    ids=lambda value: getattr(value, "name", value if isinstance(value, str) else ""),
+)
+def test_a_new_token_is_trained_where_the_trainer_can(
+    trainer: Trainer, family: str, read: dict[str, Any]
+) -> None:
+    """Elsewhere one note says that it is none."""
+    made = material(family=family, identifier="<my-pot>", class_noun="red teapot")
+    plan = trainer.plan(made)
+    found = READERS[trainer.name](plan)
+    assert {key: found.get(key) for key in read} == read
+    assert bool(read) == (not list(trainer.token_notes(made)))
+    assert bool(read) == any("<my-pot>" in note and "embedding" in note for note in plan.notes)
+    if read and trainer is DREAMBOOTH:
+        assert found["token_abstraction"] == "<my-pot>"
+        assert "a <my-pot> red teapot" in found["instance_prompt"]
+        assert "examples/advanced_diffusion_training" in plan.files["diffusers-dreambooth/train.sh"]
+    if read and trainer is ONE:
+        (embedding,) = found["additional_embeddings"]
+        assert embedding["placeholder"] == "<my-pot>"
+        assert embedding["initial_embedding_text"] == "teapot"
+    plain = material(family=family, identifier="ohwx", class_noun="red teapot")
+    assert "<" not in "".join(trainer.plan(plain).files.values()).replace("<br", "")
+    assert not list(trainer.token_notes(plain))
+
+
+@pytest.mark.parametrize(
     ("base_model", "files", "velocity"),
     [
         ("stabilityai/stable-diffusion-2-1", {}, True),

@@ -107,6 +107,10 @@ _DREAMBOOTH = (
     "prior_loss_weight num_class_images resolution train_batch_size learning_rate lr_scheduler "
     "lr_warmup_steps max_train_steps seed output_dir"
 )
+_TOKEN = (
+    "repeats train_text_encoder_ti_frac token_abstraction num_new_tokens_per_abstraction "
+    "text_encoder_lr"
+)
 _DREAMBOOTH_SCRIPTS = {  # with what else they take
     "": "",
     "_sdxl": "repeats",
@@ -120,6 +124,10 @@ _DREAMBOOTH_SCRIPTS = {  # with what else they take
     "_krea2": "repeats",
     "_sana": "repeats",
     "_ideogram4": "repeats guidance_scale",
+    # Of examples/advanced_diffusion_training.
+    "_sd15_advanced": _TOKEN,
+    "_sdxl_advanced": _TOKEN,
+    "_flux_advanced": f"{_TOKEN} initializer_concept guidance_scale",
 }
 
 
@@ -128,6 +136,7 @@ def dreambooth(plan: Plan) -> dict[str, Any]:
     kind = script.removeprefix("train_dreambooth_lora").removesuffix(".py")
     switches = "with_prior_preservation gradient_checkpointing"
     switches += " disable_training_autocast" if kind == "_ideogram4" else ""
+    switches += " train_text_encoder_ti" if kind.endswith("_advanced") else ""
     parser = _Parser(f"{_DREAMBOOTH} {_DREAMBOOTH_SCRIPTS[kind]}", switches, **_PRECISION)
     return {"script": script, **vars(parser.parse_args(words))}
 
@@ -217,6 +226,15 @@ _ONETRAINER = {  # the keys of ours, with their types there
     "training_method": str,
     "output_model_format": str,
     "force_v_prediction": bool,
+    "additional_embeddings": list,
+    "embedding_learning_rate": float,
+}
+_EMBEDDING = {  # `TrainEmbeddingConfig.default_values`
+    "placeholder": str,
+    "train": bool,
+    "token_count": int,
+    "initial_embedding_text": str,
+    "is_output_embedding": bool,
 }
 
 
@@ -228,6 +246,8 @@ def onetrainer(plan: Plan) -> dict[str, Any]:
     config = json.loads(plan.files["onetrainer/config.json"])
     for key, value in config.items():
         assert type(value) is _ONETRAINER[key], key
+    for embedding in config.get("additional_embeddings", ()):
+        assert {key: type(value) for key, value in embedding.items()} == _EMBEDDING
     # Else training_samples/samples.json is opened, which a fresh checkout has not.
     assert config.get("samples") is not None
     method = "FINE_TUNE" if preset.startswith("Sana/") else "LORA"

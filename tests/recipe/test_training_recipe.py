@@ -16,7 +16,12 @@ from regforge.recipe import (
     checked,
     load_recipe,
     load_training_recipe,
+    recipe_digest,
+    recipe_warnings,
+    resolved_yaml,
+    uses_regularization,
 )
+from regforge.recipe.training import NewToken
 from regforge.recipe.training_checks import OPTIMIZERS, TRACKERS
 
 GOOD = """\
@@ -127,7 +132,7 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
         ("data: {slot_dropout: 1.5}\n", "5:22  data.slot_dropout: must be at most 1, not 1.5"),
         ("data: {crop: centre}\n", "5:14  data.crop: must be one of random, center, none; did you mean 'center'?"),
         ("data: {resolution: 1001}\n", "5:20  data.resolution: must be a multiple of 8, such as 1000 or 1008, not 1001"),
-        ("method: {kind: dora}\n", "5:16  method.kind: must be one of lora, full; did you mean 'lora'?"),
+        ("method: {kind: dora}\n", "5:16  method.kind: must be one of lora, full, embedding; did you mean 'lora'?"),
         ("method: {targets: to_q}\n", "5:19  method.targets: must be a list, not 'to_q'; write [to_q]"),
         ("method: {targets: []}\n", "5:19  method.targets: must not be empty"),
         ("method: {targets: [to_q, '']}\n", "5:26  method.targets.1: must not be blank"),
@@ -198,6 +203,43 @@ optimizer:
 def test_without_weight_nobody_asks_for_the_dataset() -> None:
     more = "regularization: {dataset: ../runs/none, prior_weight: 0}\n"
     assert load_training_recipe(write("r.yaml", GOOD + more)).regularization.prior_weight == 0
+
+
+@pytest.mark.parametrize(
+    ("identifier", "more", "lines"),
+    [
+        ("{neww: <my-pot>}", "", ["5:3  subject.identifier.new: is missing; for example new: <my-cat>", "5:16  subject.identifier.neww: unknown key, did you mean 'new'?"]),
+        ("{new: <My Pot>}", "", ["5:21  subject.identifier.new: must be small letters, digits, '-' and '_' in angle brackets, such as <my-cat>, at most 40 characters, not '<My Pot>'"]),
+        ("{new: <my-pot>, vectors: 0}", "", ["5:40  subject.identifier.vectors: must be at least 1, not 0"]),
+        ("{new: <my-pot>, init: ' '}", "", ["5:37  subject.identifier.init: must not be blank"]),
+        ("[<my-pot>]", "", ["5:15  subject.identifier: must be text, not a list"]),
+        ("ohwx", "method: {kind: embedding}", ["6:16  method.kind: trains a new token alone: subject.identifier must be one, {new: <my-cat>}"]),
+        ("{new: <my-pot>}", "method: {kind: embedding, text_encoder: true}", ["6:41  method.text_encoder: must be false with method.kind: embedding, which trains the new token alone"]),
+    ],
+)  # fmt: skip
+def test_a_new_token_that_cannot_be(identifier: str, more: str, lines: list[str]) -> None:
+    assert complaints(f"{GOOD}  identifier: {identifier}\n{more}\n") == lines
+
+
+def test_a_new_token_is_read_and_written_and_its_settings_count() -> None:
+    text = GOOD + "  identifier: {new: <my-pot>}\n"
+    recipe = load_training_recipe(write("recipe.yaml", text))
+    assert recipe.subject.token == NewToken(new="<my-pot>")
+    assert (recipe.subject.word, recipe.trains_text) == ("<my-pot>", True)
+    assert load_training_recipe(write("again.yaml", resolved_yaml(recipe))) == recipe
+    digests = {
+        recipe_digest(load_training_recipe("recipe.yaml", [f"subject.identifier.{setting}"]))
+        for setting in ("lr=5e-3", "lr=1e-3", "vectors=2", "init=jug", "new=<jug>")
+    }
+    assert len(digests) == 5
+    assert recipe_digest(recipe) in digests
+    # The class noun in its name is no word.
+    assert not [line for line in recipe_warnings(recipe) if "identifier" in line]
+    alone = load_training_recipe(
+        "recipe.yaml", ["method.kind=embedding", "regularization.dataset=me/x"]
+    )
+    assert not uses_regularization(alone)
+    assert any("their captions lack the token" in line for line in recipe_warnings(alone))
 
 
 def test_a_dataset_that_was_never_made_comes_with_the_way_to_it(tmp_path: Path) -> None:

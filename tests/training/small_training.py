@@ -34,6 +34,7 @@ class SmallFamily:
     """
 
     name = "small"
+    token = None
     resolution = RESOLUTION
     side_multiple = 8
 
@@ -207,7 +208,8 @@ class Built(Examples):
         found = []
         for batch in self.tensors(draws):
             columns = {name: value for name, value in vars(batch).items() if name != "instances"}
-            columns |= columns.pop("embeddings") or {}
+            columns |= columns.pop("embeddings")
+            del columns["fresh"]
             found += [
                 {name: value[n] for name, value in columns.items()} for n in range(len(batch))
             ]

@@ -85,7 +85,6 @@ def test_latents_meet_captions(folder: Path, dataset: Path, tmp_path: Path, cach
             number = number_in(batch.captions[n])
             assert color_in(batch.moments[n]) == color_of(number)
             assert (number < 100) == (n < batch.instances)
-            assert batch.embeddings is not None
             assert torch.equal(batch.embeddings["words"][n], embedding_of(batch.captions[n]))
             seen.add(number)
     assert seen == {0, 1, 2, 100, 101, 102, 103, 104}
@@ -245,7 +244,7 @@ def test_a_trained_text_encoder_is_asked_each_time(folder: Path, dataset: Path) 
     examples = Built(folder, dataset, method={"text_encoder": True})
     examples.prepare()
     (batch,) = examples.tensors(examples.draws(2))
-    assert batch.embeddings is None
+    assert (batch.embeddings, batch.fresh) == ({}, [0, 1, 2, 3])
     assert len(batch.captions) == 4
     assert not examples.family.captions
 

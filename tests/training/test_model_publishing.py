@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 import yaml
 from hub_server import LoopbackHub
-from training_runs import QUIET, SUBJECTS, front, recipe, regularization
+from training_runs import QUIET, SUBJECTS, front, recipe, regularization, renamed
 from typer.testing import CliRunner, Result
 
 from regforge import cli
 from regforge.errors import RegforgeError
 from regforge.training import train
 
-PROMPTS = ("a photo of a sks cat", "a sks cat, drawn")
+PROMPTS = ("a photo of a <my-cat> cat", "a <my-cat> cat, drawn")
 FILES = {
     *("README.md", "recipe.yaml", "loss.svg", "samples.webp", "images/01.webp"),
     *("images/02.webp", "pytorch_lora_weights.safetensors", "cat-kohya.safetensors"),
+    "embedding/my-cat.safetensors",
 }
 
 
@@ -27,6 +28,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step; nobody writes into it."""
     top = tmp_path_factory.mktemp("somebodys-home")
     each = recipe(
+        subject=renamed(top / "photos"),
         regularization={"dataset": str(regularization(top / "dogs"))},
         method={"text_encoder": True},  # transformers notes whence it loaded one
         optimizer={"steps": 1},
@@ -71,7 +73,7 @@ def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert set(told["files"]) == set(files(hub)) - {".gitattributes"} == FILES
-    assert (told["uploaded"], told["license"], told["kind"]) == (8, "cc-by-4.0", "lora")
+    assert (told["uploaded"], told["license"], told["kind"]) == (9, "cc-by-4.0", "lora")
     head = hub.head("me/cat", repo_type="model")
     assert hub.tags("me/cat", repo_type="model") == {"v1": head} == {"v1": told["commit"]}
     assert len([line for line in hub.writes if "/commit/" in line]) == 1
@@ -82,7 +84,7 @@ def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
     assert files(hub)[weights] == (made / "lora" / weights).read_bytes()
 
     values = front(files(hub)["README.md"])
-    assert values["instance_prompt"] == "a photo of a sks cat"
+    assert values["instance_prompt"] == "a photo of a <my-cat> cat"
     assert values["widget"] == [
         {"text": prompt, "output": {"url": f"images/0{number}.webp"}}
         for number, prompt in enumerate(PROMPTS, start=1)

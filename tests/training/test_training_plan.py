@@ -77,6 +77,23 @@ def test_photos_are_shown_with_their_captions_and_the_one_they_get(here: Path) -
     assert "note: 4.png and 5.png have no caption" in shown
 
 
+def test_what_the_model_makes_of_the_identifier(here: Path) -> None:
+    """As its own tokenizer has it, and what is known of the word."""
+    assert line(planned(), "identifier") == "2 tokens of embedded/tinyworld"
+    assert sum("'sks'" in note for note in planned().notes) == 1
+    subject = {"class_noun": "cat", "images": str(here / "photos")}
+    other = planned(subject={**subject, "identifier": "teapot"})
+    assert line(other, "identifier") == "1 token of embedded/tinyworld"
+    new = planned(subject={**subject, "identifier": {"new": "<my-cat>", "vectors": 2}})
+    said = "a new token of 2 vectors, from 'cat' on, learning rate 0.005"
+    assert line(new, "identifier") == said
+    assert new.captions["4.png"] == "a photo of a <my-cat> cat"
+    assert any("'<my-cat>': nothing will tie" in note for note in new.notes)  # of the other photos
+    not_here = planned(base_model="stabilityai/stable-diffusion-xl-base-1.0")
+    assert not_here.identifier == ""
+    assert any("rifle" in note for note in not_here.notes)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "per_instance", "batch", "training"),
     [

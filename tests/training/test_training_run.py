@@ -13,6 +13,7 @@ from training_runs import (
     make_image,
     recipe,
     regularization,
+    renamed,
     weights,
 )
 
@@ -40,6 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, dogs: Path):
 
 def stateful(dogs: Path, **sections):
     return recipe(
+        subject=renamed(dogs.parent / "cats"),
         regularization={"dataset": str(dogs), "prior_weight": 0.5},
         method={"rank": 4, "dropout": 0.2},
         optimizer={"steps": 5, "lr": 1e-3, "scheduler": "cosine", "warmup_steps": 2, "ema": True},
@@ -52,8 +54,8 @@ def stateful(dogs: Path, **sections):
 def test_a_run_leaves_what_people_and_programs_need(whole) -> None:
     folder = whole.folder
     assert {each.name for each in folder.iterdir() if each.name != ".lock"} == {
-        *("README.md", "checkpoints", "images", "log.jsonl", "lora", "loss.svg", "recipe.yaml"),
-        *("samples.webp", "state.json", "validation"),
+        *("README.md", "checkpoints", "embedding", "images", "log.jsonl", "lora", "loss.svg"),
+        *("recipe.yaml", "samples.webp", "state.json", "validation"),
     }
     assert whole.weights == folder / "lora" / "pytorch_lora_weights.safetensors"
     checkpoints, grids = folder / "checkpoints", folder / "validation"
@@ -111,6 +113,7 @@ def test_one_batch_of_eight_is_eight_batches_of_one(dogs: Path, tmp_path: Path) 
     def trained(batch_size: int, accumulation: int) -> dict:
         folder = tmp_path / f"{batch_size}-{accumulation}"
         each = recipe(
+            subject=renamed(tmp_path / "cats"),
             regularization={"dataset": str(dogs)},
             optimizer={
                 "steps": 1,

@@ -1,7 +1,7 @@
 """Slow: training that is killed, training by several processes, and training that learns."""
 
+import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +15,17 @@ import pytest
 import torch
 import yaml
 from forked import Forked
-from training_runs import QUIET, SUBJECTS, build, differences, recipe, regularization, weights
+from training_runs import (
+    QUIET,
+    SUBJECTS,
+    TOKEN,
+    build,
+    differences,
+    recipe,
+    regularization,
+    renamed,
+    weights,
+)
 from typer.testing import CliRunner
 
 from regforge import cli
@@ -116,7 +126,10 @@ def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path, launcher: 
 
     def of(accumulation: int) -> TrainingRecipe:
         return recipe(
+            # For one of the launchers: a step whose captions hold the new token here, not there.
+            **({"subject": renamed(tmp_path / "cats")} if launcher == "torchrun" else {}),
             regularization={"dataset": str(tmp_path / "dogs")},
+            data={"caption_dropout": 0.4},
             optimizer={"steps": 3, "lr": 1e-4, "gradient_accumulation": accumulation},
             device=device,
         )
@@ -214,12 +227,12 @@ def test_from_a_recipe_to_a_image(kind: str, tmp_path: Path) -> None:
     from diffusers import DiffusionPipeline
 
     build(kind, tmp_path / "base")
-    shutil.copytree(SUBJECTS / "cat", tmp_path / "photos")
+    subject = renamed(tmp_path / "photos")
     regularization(tmp_path / "dogs")
     content = {
         "name": "cat",
         "base_model": "base",
-        "subject": {"images": "photos", "class_noun": "cat"},
+        "subject": {**subject, "images": "photos"},
         "regularization": {"dataset": "dogs"},
         "method": {"rank": 4, "text_encoder": kind == "sdxl"},
         "data": {"resolution": 32, "crops_per_image": 2},
@@ -231,8 +244,30 @@ def test_from_a_recipe_to_a_image(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     run = tmp_path / "run"
+    checked = CliRunner().invoke(cli.app, ["check", str(path), "--json"])
+    assert checked.exit_code == 0, checked.output
+    said = json.loads(checked.stdout)["identifier"]
+    assert said.startswith("a new token of 1 vector, from 'cat' on")
+    assert ("text_encoder_3" in said) is (kind == "sd3")  # its T5 gets none
     done = CliRunner().invoke(cli.app, ["train", str(path), "--out", str(run), "--quiet"])
     assert done.exit_code == 0, done.output
+    # What follows finds the new token by itself; the untouched model would read other text.
+    few = ["--steps", "2", "--quiet"]
+    words = ["sample", str(run), "--prompt", "a {}", "--count", "1", "--beside-base", *few]
+    done = CliRunner().invoke(cli.app, [*words, "--out", str(tmp_path / "samples"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert [each["prompt"] for each in json.loads(done.stdout)["images"]] == [
+        f"a {TOKEN} cat",
+        "a cat",
+    ]
+    words = ["evaluate", str(run), "--suite", "tinyworld", "--samples", "1", "--limit", "3"]
+    judged = [f"--{name}-encoder=embedded/judge" for name in ("structure", "alignment")]
+    words += ["--no-text", *judged, *few, "--out", str(tmp_path / "evaluation")]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "evaluation" / "report.html").read_text()
+    assert "&lt;my-cat&gt;" in page
+    assert TOKEN not in page
 
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "base")
     pipeline.set_progress_bar_config(disable=True)

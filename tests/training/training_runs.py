@@ -53,9 +53,25 @@ def regularization(folder: Path) -> Path:
     return folder
 
 
+TOKEN = "<my-cat>"
+
+
+def renamed(folder: Path) -> dict[str, Any]:
+    """A subject of the cat's photos in a new folder, whose captions call it by a new token."""
+    folder.mkdir(exist_ok=True)
+    for path in (SUBJECTS / "cat").iterdir():
+        content = path.read_bytes()
+        is_text = path.suffix == ".txt"
+        (folder / path.name).write_bytes(
+            content.replace(b"sks", TOKEN.encode()) if is_text else content
+        )
+    return {"images": folder, "identifier": {"new": TOKEN}, "class_noun": "cat"}
+
+
 def weights(folder: Path) -> dict[str, Any]:
     """What a run made."""
-    return load_file(folder / "lora" / "pytorch_lora_weights.safetensors")
+    files = [folder / "lora" / "pytorch_lora_weights.safetensors", *folder.glob("embedding/*")]
+    return {name: value for file in files for name, value in load_file(file).items()}
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> float:

@@ -37,6 +37,8 @@ def find_base_model(recipe: TrainingRecipe) -> type[Family]:
 def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype) -> Family:
     """Load the recipe's base model, frozen, but for the denoiser, which comes when it is asked for.
 
+    Its text encoders get the recipe's new token if it has one.
+
     A safety checker is left out: it would black out images that show how training goes. `dtype` is
     the precision of frozen weights; the autoencoder computes in float32 all the same.
 
@@ -50,9 +52,13 @@ def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype
         pipeline.safety_checker = None
     pipeline.set_progress_bar_config(disable=True)
     opened = family(pipeline, folder, device, recipe.variant)
-    if recipe.method.text_encoder:  # they stay
+    if recipe.trains_text:  # they stay
         for encoder in opened.text_encoders.values():
             encoder.to(device)
+    if recipe.subject.token is not None:
+        from regforge.training.tokens import TokenRows
+
+        opened.token = TokenRows(pipeline, recipe.subject)
     return opened
 
 

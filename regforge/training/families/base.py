@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from regforge.images.encoding import encode, encode_negative
 from regforge.images.loading import load_part
 from regforge.recipe.pipelines import TRAINS
 from regforge.training.batches import Embeddings, FamilyError, Geometry
+
+if TYPE_CHECKING:
+    from regforge.training.tokens import TokenRows
 
 # -------------------------------------------------------------------------------------------- noise
 
@@ -131,6 +134,7 @@ class Family(ABC):
         resolution: Side of the square images it was made for, in pixels.
         side_multiple: Heights and widths are multiples of it, in pixels.
         pixels_per_latent: Pixels a side that one number of a latent stands for.
+        token: The new token of its CLIP text encoders, if it was given one.
     """
 
     name: ClassVar[str]
@@ -147,6 +151,7 @@ class Family(ABC):
         self.source = source
         self.device = device
         self.variant = variant
+        self.token: TokenRows | None = None
         for module in (pipeline.vae, *self.text_encoders.values()):
             module.requires_grad_(requires_grad=False).eval()
         config = pipeline.vae.config
@@ -322,7 +327,8 @@ class Family(ABC):
             raise FamilyError("The text encoders were released; captions cannot be encoded.")
         for encoder in encoders:
             encoder.to(self.device)
-        trained = any(p.requires_grad for encoder in encoders for p in encoder.parameters())
+        trained = self.token is not None
+        trained |= any(p.requires_grad for encoder in encoders for p in encoder.parameters())
         said = [caption for caption in captions if caption]
         found: list[Embeddings] = []
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()), quiet():
