@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TextIO, cast
 
 import typer
 
@@ -35,6 +35,14 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="The run's folder; runs/<name> if left out.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Make only the first N prompts.")]
+EngineName = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Draw in this process, or with the workers of a Ray cluster."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Workers of Ray; one for each GPU if left out."),
+]
 Fresh = Annotated[
     bool,
     typer.Option(

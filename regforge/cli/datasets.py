@@ -11,12 +11,14 @@ import typer
 
 from regforge.cli.console import (
     AsJson,
+    EngineName,
     Fresh,
     Limit,
     Out,
     Overrides,
     Quiet,
     RecipePath,
+    Workers,
     echo,
     json_of,
     kept_if_interrupted,
@@ -27,6 +29,7 @@ from regforge.words import from_here
 
 if TYPE_CHECKING:
     from regforge.forge import Run, Until
+    from regforge.images import Engine
 
 
 def init(
@@ -98,6 +101,8 @@ def render(
     overrides: Overrides = None,
     out: Out = None,
     limit: Limit = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -106,7 +111,9 @@ def render(
 
     Example: regforge render recipes/quickstart.yaml --limit 8
     """
-    done = _run(recipe, overrides, out, limit, fresh, quiet, as_json, until="images")
+    done = _run(
+        recipe, overrides, out, limit, fresh, quiet, as_json, engine, workers, until="images"
+    )
     if done is None:
         return
     echo(f"{done.images} images in {from_here(done.folder / 'shards')}")
@@ -119,6 +126,8 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     limit: Limit = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -129,7 +138,9 @@ def run(
 
     Example: regforge run recipes/quickstart.yaml --set prompts.count=200 --out runs/mine
     """
-    done = _run(recipe, overrides, out, limit, fresh, quiet, as_json, until="report")
+    done = _run(
+        recipe, overrides, out, limit, fresh, quiet, as_json, engine, workers, until="report"
+    )
     if done is None:
         return
     echo(f"\n{done.as_text()}")
@@ -157,6 +168,9 @@ def _run(
     fresh: bool,
     quiet: bool,
     as_json: bool,
+    engine: Engine = "local",
+    workers: int | None = None,
+    *,
     until: Until,
 ) -> Run | None:
     """Run a recipe; None if the result has been printed as JSON."""
@@ -172,6 +186,8 @@ def _run(
             limit=limit,
             fresh=fresh,
             until=until,
+            engine=engine,
+            workers=workers,
             reporter=Reporter(quiet=quiet),
         )
     if as_json:

@@ -89,6 +89,10 @@ class Store:
         numbers = sorted(int(s) for s in stems if s.isdecimal() and s == f"{int(s):05d}")
         return [number for number in numbers if self._is_usable(number)]
 
+    def has(self, number: int) -> bool:
+        """Whether a shard is among `shards`; looks at no other one."""
+        return self._path(number).is_file() and self._is_usable(number)
+
     def write(self, number: int, rows: Sequence[ImageRow], rejected: Sequence[Rejection]) -> None:
         """Write a shard, in place of the one there may be; a reader sees the old or the new one.
 

@@ -3,7 +3,8 @@
 Works shard by shard: draw what is missing, judge it in the order of the index, draw what was
 refused again with the next seed, and store the shard. A shard that is stored is never drawn
 again, and everything here depends only on what is stored, so that a run that was killed anywhere
-ends with the same bytes as one that was not.
+ends with the same bytes as one that was not. Where many workers draw, they have begun with the
+shards that follow; the batches are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from regforge.records import ImageJob, ImageRow, Prompt, image_jobs
 from regforge.runs import RunFolder
 
 if TYPE_CHECKING:
+    from regforge.images import Engine
     from regforge.images.renderer import Renderer
     from regforge.images.staging import Staging
 
@@ -76,9 +77,14 @@ class ImageStage:
     curator: Curator
     journal: Journal
     reporter: Reporter
+    engine: Engine = "local"
+    workers: int | None = None
     _opened: tuple[Renderer, Staging] | None = None
     _complete: dict[int, tuple[int, int]] = field(default_factory=dict)
     """By shard: how many jobs it was completed for, and how many images were accepted."""
+    _prompts: Sequence[Prompt] = ()
+    _expected: int = 0
+    """The last shard that was spoken of to the renderer."""
 
     def run(self, prompts: PromptStage, count: int) -> None:
         """Make all images of the first `count` prompts, and of as many more as were refused.
@@ -99,15 +105,26 @@ class ImageStage:
                     spare = min(spare, most - planned)
                     planned += spare
                     task.extend(spare * per_prompt)
+            if self._opened is not None:
+                self._opened[1].discard()  # of an earlier session that was asked for more
         finally:
             self._close()
 
     def _make(self, prompts: Sequence[Prompt], task: Task) -> int:
         """Complete the shards of these prompts; returns how many images were accepted."""
-        per_prompt = self.recipe.render.images_per_prompt
-        jobs = image_jobs(prompts, self.store.recipe_digest, per_prompt)
-        shards = iter(lambda: list(islice(jobs, SHARD_SIZE)), [])
-        return sum(self._shard(number, shard, task) for number, shard in enumerate(shards))
+        self._prompts = prompts
+        return sum(self._shard(number, self._jobs(number), task) for number in range(self._shards))
+
+    @property
+    def _shards(self) -> int:
+        return math.ceil(len(self._prompts) * self.recipe.render.images_per_prompt / SHARD_SIZE)
+
+    def _jobs(self, shard: int) -> list[ImageJob]:
+        per_prompt, start = self.recipe.render.images_per_prompt, shard * SHARD_SIZE
+        end = min(start + SHARD_SIZE, len(self._prompts) * per_prompt)
+        some = [self._prompts[at] for at in range(start // per_prompt, -(-end // per_prompt))]
+        jobs = image_jobs(some, self.store.recipe_digest, per_prompt)
+        return [job for job in jobs if start <= job.index < end]
 
     # ------------------------------------------------------------------------------ one shard
 
@@ -124,6 +141,7 @@ class ImageStage:
         todo = [job for job in jobs if job.id not in finished]
         rows, rejected = stored.rows, stored.rejected
         if todo:
+            self._look_ahead(number)
             drawn, refused = self._draw(todo, task)
             rows, rejected = [*rows, *drawn], [*rejected, *refused]
         if todo or stored.relabelled:
@@ -131,13 +149,27 @@ class ImageStage:
                 number, [*rows, *stored.other_rows], [*rejected, *stored.other_rejected]
             )
         if todo:
-            self._open()[1].discard()
+            self._open()[1].discard(jobs)
         self._complete[number] = len(jobs), len(rows)
         return len(rows)
 
+    def _look_ahead(self, number: int) -> None:
+        """Have a renderer with many workers begin with the shards that follow.
+
+        A shard that is partly there waits for its turn: what is left of it is not known before.
+        """
+        from regforge.images.staging import expect
+
+        renderer, staging = self._open()
+        last = min(self._shards - 1, number + math.ceil(renderer.ahead / SHARD_SIZE))
+        for later in range(max(number, self._expected) + 1, last + 1):
+            self._expected = later
+            if not self.store.has(later):
+                expect(staging, renderer, self._jobs(later))
+
     def _stored(self, number: int, jobs: Sequence[ImageJob]) -> _Stored:
         stored = _Stored()
-        if number not in self.store.shards():
+        if not self.store.has(number):
             return stored
         asked = {job.id: job for job in jobs}
         for row in self.store.rows(number):
@@ -245,15 +277,18 @@ class ImageStage:
 
         renderer, staging = self._open()
         task.restart()
-        start, missing = time.monotonic(), len(staging.missing(jobs))
-        task.skip(len(jobs) - missing)
-        render_into(staging, renderer, jobs, task)
+        there = {job.id for job in jobs} - {job.id for job in staging.missing(jobs)}
+        task.skip(len(there - staging.early))  # those were counted when they were drawn
+        staging.early -= there
+        start = time.monotonic()
+        drawn = render_into(staging, renderer, jobs, task)
         self.folder.remember(batch_size=renderer.batch_size)
-        if missing:
+        if drawn:
             seconds = round(time.monotonic() - start, 3)
             batch_size = renderer.batch_size
-            self.journal.event("rendered", images=missing, seconds=seconds, batch_size=batch_size)
-            remember(self.recipe.render, missing, seconds)
+            self.journal.event("rendered", images=drawn, seconds=seconds, batch_size=batch_size)
+            if not renderer.ahead:  # the speed of this machine alone
+                remember(self.recipe.render, drawn, seconds)
 
     def _judge(self, attempts: Sequence[ImageJob]) -> tuple[_Refused, ImageRow | None]:
         """The attempts that were refused, and the row of the first one that is good enough."""
@@ -333,6 +368,8 @@ class ImageStage:
                 journal=self.journal,
                 reporter=self.reporter,
                 batch_size=self.folder.state().get("batch_size"),
+                engine=self.engine,
+                workers=self.workers,
             )
             staging = Staging(self.folder.staging, self.recipe.render, renderer.identity)
             self._opened = renderer, staging

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import datasets
     import pandas
 
+    from regforge.images import Engine
+
 Until = Literal["prompts", "images", "report"]
 
 
@@ -149,6 +151,8 @@ def run(
     limit: int | None = None,
     fresh: bool = False,
     until: Until = "report",
+    engine: Engine = "local",
+    workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
     """Run a recipe, or go on with its run.
@@ -162,6 +166,9 @@ def run(
         limit: Make only the first so many prompts.
         fresh: Delete what an earlier run made in the folder.
         until: Stop after the prompts, after the images, or go all the way.
+        engine: Where images are drawn: in this process, or by `workers` of a Ray cluster (the one
+            at RAY_ADDRESS, else one that is started here); the bytes are the same.
+        workers: One for each GPU if left out; more than there are GPUs share them.
         reporter: Where progress goes; standard error by default.
 
     Returns:
@@ -178,16 +185,18 @@ def run(
     if until != "prompts":
         check_price(recipe)
     check_import(recipe, folder, fresh=fresh)
-    if until != "prompts" and (fresh or not folder.prompts.is_file()):
-        from regforge.images import require_renderer
+    if until != "prompts":  # before a language model is paid for captions
+        from regforge.images import require_engine, require_renderer
 
-        require_renderer(recipe.render)  # before a language model is paid for captions
+        require_engine(recipe.render, engine, workers)
+        if fresh or not folder.prompts.is_file():
+            require_renderer(recipe.render)
     with folder.locked(), _terminated_like_interrupted():
         if until == "report" and not fresh and folder.digest == recipe_digest(recipe):
             _refuse_fewer(folder, count * recipe.render.images_per_prompt)
         if folder.own(recipe, fresh=fresh):
             reporter.say(f"Going on with {folder.path}")
-        return _stages(recipe, folder, count, until, reporter)
+        return _stages(recipe, folder, count, until, engine, workers, reporter)
 
 
 def _refuse_fewer(folder: RunFolder, wanted: int) -> None:
@@ -200,7 +209,15 @@ def _refuse_fewer(folder: RunFolder, wanted: int) -> None:
         )
 
 
-def _stages(recipe: Recipe, folder: RunFolder, count: int, until: Until, reporter: Reporter) -> Run:
+def _stages(
+    recipe: Recipe,
+    folder: RunFolder,
+    count: int,
+    until: Until,
+    engine: Engine,
+    workers: int | None,
+    reporter: Reporter,
+) -> Run:
     from regforge.dataset.report_facts import cost_in_all, known_cost, spending
 
     start, journal = time.monotonic(), Journal(folder.path)
@@ -218,7 +235,10 @@ def _stages(recipe: Recipe, folder: RunFolder, count: int, until: Until, reporte
             images = count * recipe.render.images_per_prompt
             with _timed(journal, "images"):
                 curator = Curator(recipe.curate)
-                ImageStage(recipe, folder, store, curator, journal, reporter).run(prompts, count)
+                stage = ImageStage(
+                    recipe, folder, store, curator, journal, reporter, engine, workers
+                )
+                stage.run(prompts, count)
             rejected = sum(1 for _ in store.iter_rejected())
         if until == "report":
             from regforge.dataset.build import build_dataset

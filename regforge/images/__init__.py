@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from regforge.images.renderer import Renderer
     from regforge.journal import Journal, Reporter
     from regforge.recipe.rendering import Render
+
+Engine = Literal["local", "ray"]
+"""Where images are drawn: in this process, or by the workers of a Ray cluster."""
 
 
 def require_renderer(render: Render) -> None:
@@ -31,17 +34,46 @@ def require_renderer(render: Render) -> None:
         require_model(render)
 
 
+def require_engine(render: Render, engine: Engine, workers: int | None) -> None:
+    """See that a recipe can be drawn by an engine; nothing is started.
+
+    Raises:
+        ClusterSettingError: Ray is not installed or has nothing to do, or `workers` has no engine.
+        ClusterError: Nobody answers at RAY_ADDRESS.
+    """
+    from regforge.images.ray_engine import ClusterSettingError, require_cluster
+
+    if engine == "ray":
+        require_cluster(render)
+    elif workers is not None:
+        raise ClusterSettingError("--workers is about --engine ray.", hint="Add --engine ray.")
+
+
 def open_renderer(
-    render: Render, *, journal: Journal, reporter: Reporter, batch_size: int | None = None
+    render: Render,
+    *,
+    journal: Journal,
+    reporter: Reporter,
+    batch_size: int | None = None,
+    engine: Engine = "local",
+    workers: int | None = None,
 ) -> Renderer:
     """Make the recipe's renderer ready to draw: load its model, or find its service.
 
-    The `batch_size` of an earlier session of the same run goes before `auto`.
+    The `batch_size` of an earlier session of the same run goes before `auto`. The engine `ray` has
+    so many `workers`; one for each GPU by default.
 
     Raises:
         ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
         RenderSettingError: A setting does not go with the model or the machine.
+        ClusterError: There is no Ray cluster.
     """
+    if engine == "ray":
+        from regforge.images.ray_engine import RayRenderer
+
+        return RayRenderer(
+            render, journal=journal, reporter=reporter, batch_size=batch_size, workers=workers
+        )
     if render.renderer == "hosted":
         from regforge.images.hosted import HostedRenderer
 

@@ -189,10 +189,11 @@ class _Accepted:
         return len(self._ids)
 
     def truncate(self, length: int) -> None:
-        for name in self._ids[length:]:
-            del self._positions[name]
         gone = set(self._ids[length:])
-        self._by_digest = {d: name for d, name in self._by_digest.items() if name not in gone}
+        for name in gone:
+            del self._positions[name]
+        while self._by_digest and next(reversed(self._by_digest.values())) in gone:
+            self._by_digest.popitem()  # they are in the order in which they were added
         del self._ids[length:]
 
     def add(self, name: str, perceptual_hash: str, digests: Iterable[str]) -> None:

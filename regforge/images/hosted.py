@@ -24,6 +24,7 @@ from regforge.images.renderer import (
     ModelUnavailable,
     Pixels,
     RenderedImage,
+    Renderer,
     RenderError,
     RenderSettingError,
     is_sent,
@@ -75,7 +76,7 @@ def image_price(render: Render, width: int, height: int) -> float | None:
     return 0.0 if listed is None and library.is_local(render.model, render.api_base) else listed
 
 
-class HostedRenderer:
+class HostedRenderer(Renderer):
     """A `Renderer` that asks an image service."""
 
     batch_size = 1

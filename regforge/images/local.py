@@ -30,6 +30,7 @@ from regforge.images.pipelines import (
 from regforge.images.renderer import (
     ModelIdentity,
     RenderedImage,
+    Renderer,
     RenderError,
     RenderSettingError,
     by_size,
@@ -105,7 +106,7 @@ def open_local(
     return renderer
 
 
-class LocalRenderer:
+class LocalRenderer(Renderer):
     """A `Renderer` on a loaded pipeline that is on its device.
 
     Every image has noise of its own, from its own seed and made on the CPU, so that it does not

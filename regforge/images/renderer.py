@@ -90,19 +90,39 @@ class RenderedImage:
     not_finite: bool = False
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as a file, not judged yet; `image` is its content. See `RenderedImage`."""
+
+    job: ImageJob
+    image: bytes
+    nsfw: bool
+    not_finite: bool
+
+
 class Renderer(Protocol):
     """Draws images.
 
     Attributes:
         batch_size: How many images it draws at a time; it becomes smaller when memory runs out,
             and never larger.
+        ahead: How many images it has to know of beyond those that are asked for, so that all its
+            workers have something to do; 0 if it draws one batch after the other.
     """
 
     identity: ModelIdentity
     batch_size: int
+    ahead: int = 0
 
-    def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
+    def expect(self, jobs: Sequence[ImageJob]) -> None:  # noqa: ARG002
+        """Say what will be asked for later; where `ahead` is not 0, `render` may yield it early."""
+        return
+
+    def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage | EncodedImage]:
         """Draw images in the batches of `batches`: size by size, in the order of the jobs.
+
+        Several workers draw several batches at a time; images come as they are done then, expected
+        ones among them. It ends when all jobs are drawn.
 
         Raises:
             RenderError: An image cannot be made, and the next one could not either.

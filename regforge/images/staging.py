@@ -11,7 +11,6 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from regforge.files import UNFINISHED, delete, parse_json, write_atomically
 from regforge.images.pipelines import sampler_name
 from regforge.images.renderer import (
+    EncodedImage,
     ModelIdentity,
     Pixels,
     RenderedImage,
@@ -77,6 +77,21 @@ def encode_image(pixels: Pixels, *, format: Format, quality: int, text: str | No
     else:
         image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True, exif=exif)
     return out.getvalue()
+
+
+def encoded(
+    image: RenderedImage | EncodedImage, render: Render, identity: ModelIdentity
+) -> EncodedImage:
+    """An image as the file that a recipe wants, with what made it written inside."""
+    if isinstance(image, EncodedImage):
+        return image
+    content = encode_image(
+        image.pixels,
+        format=render.format,
+        quality=render.jpeg_quality,
+        text=parameters_text(image.job, render, identity),
+    )
+    return EncodedImage(image.job, content, image.nsfw, image.not_finite)
 
 
 def size_of(image: bytes) -> tuple[int, int]:
@@ -151,16 +166,6 @@ def _exif(text: str) -> bytes:
 # --------------------------------------------------------------------------------------- staging
 
 
-@dataclass(frozen=True)
-class Staged:
-    """An image in the staging area; `image` is the encoded file. See `RenderedImage`."""
-
-    job: ImageJob
-    image: bytes
-    nsfw: bool
-    not_finite: bool
-
-
 class Staging:
     """The staging area of one run: images that are drawn and not yet judged, one file each.
 
@@ -170,6 +175,9 @@ class Staging:
     Encoding and writing happen on background threads while the next images are drawn. An image
     counts only if both files are there and agree, and were made by this model with these settings.
     Used from one thread. The folder is created when the first image comes.
+
+    Attributes:
+        early: Ids of images that were drawn before they were asked for, until they are.
     """
 
     def __init__(self, folder: Path, render: Render, identity: ModelIdentity) -> None:
@@ -180,13 +188,14 @@ class Staging:
         self._waiting: deque[tuple[Future[None], int]] = deque()
         self._bytes = 0
         self._error: BaseException | None = None
+        self.early = set[str]()
 
     def missing(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
         """The jobs whose images are not there, or were made otherwise."""
         self.flush()
         return [job for job in jobs if self._staged(job) is None]
 
-    def read(self, job: ImageJob) -> Staged:
+    def read(self, job: ImageJob) -> EncodedImage:
         """A job's image; a RenderError if it is not there (see `missing`)."""
         self.flush()
         staged = self._staged(job)
@@ -194,14 +203,15 @@ class Staging:
             raise RenderError(f"Image {job.id} is not in {self._folder} any more.")
         return staged
 
-    def put(self, image: RenderedImage) -> None:
+    def put(self, image: RenderedImage | EncodedImage) -> None:
         """Hand over an image to the background; a StorageError is about one before it."""
         while self._bytes >= _WAITING_BYTES:
             self._await_oldest()
         if self._error is not None:
             raise self._error
-        self._bytes += image.pixels.nbytes
-        self._waiting.append((self._pool.submit(self._write, image), image.pixels.nbytes))
+        size = len(image.image) if isinstance(image, EncodedImage) else image.pixels.nbytes
+        self._bytes += size
+        self._waiting.append((self._pool.submit(self._write, image), size))
 
     def flush(self) -> None:
         """Wait until everything is written; a StorageError if an image could not be."""
@@ -234,7 +244,7 @@ class Staging:
     def _path(self, job: ImageJob, suffix: str) -> Path:
         return self._folder / f"{job.id}.{job.attempt}.{suffix}"
 
-    def _staged(self, job: ImageJob) -> Staged | None:
+    def _staged(self, job: ImageJob) -> EncodedImage | None:
         try:
             marker = parse_json(self._path(job, "json").read_bytes())
             image = self._path(job, SUFFIXES[self._render.format]).read_bytes()
@@ -244,7 +254,7 @@ class Staging:
             return None
         if marker.get("sha256") != hashlib.sha256(image).hexdigest():
             return None
-        return Staged(job, image, bool(marker.get("nsfw")), bool(marker.get("not_finite")))
+        return EncodedImage(job, image, bool(marker.get("nsfw")), bool(marker.get("not_finite")))
 
     def _made_from(self, job: ImageJob) -> str:
         """Digest of all that decides about the file: prompt, parameters, model and format."""
@@ -258,47 +268,64 @@ class Staging:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _write(self, image: RenderedImage) -> None:
-        job, render = image.job, self._render
-        encoded = encode_image(
-            image.pixels,
-            format=render.format,
-            quality=render.jpeg_quality,
-            text=parameters_text(job, render, self._identity),
-        )
+    def _write(self, image: RenderedImage | EncodedImage) -> None:
+        image = encoded(image, self._render, self._identity)
         marker = {
-            "made_from": self._made_from(job),
-            "sha256": hashlib.sha256(encoded).hexdigest(),
+            "made_from": self._made_from(image.job),
+            "sha256": hashlib.sha256(image.image).hexdigest(),
             "nsfw": image.nsfw,
             "not_finite": image.not_finite,
         }
-        write_atomically(self._path(job, SUFFIXES[render.format]), encoded)
-        write_atomically(self._path(job, "json"), json.dumps(marker) + "\n")
+        write_atomically(self._path(image.job, SUFFIXES[self._render.format]), image.image)
+        write_atomically(self._path(image.job, "json"), json.dumps(marker) + "\n")
+
+
+def expect(staging: Staging, renderer: Renderer, jobs: Sequence[ImageJob]) -> None:
+    """Tell a renderer what `render_into` will ask for later."""
+    renderer.expect(_to_draw(renderer, jobs, staging.missing(jobs)))
 
 
 def render_into(
     staging: Staging, renderer: Renderer, jobs: Sequence[ImageJob], task: Task | None = None
-) -> None:
+) -> int:
     """Draw the images that are missing.
 
     A batch of which any image is missing is drawn again as a whole, so that a resumed run draws
     the same images together as one that was never stopped, and gets the same bytes. Images that
     are there stay as they are. The order of the jobs decides which are drawn together.
 
+    Returns:
+        How many were drawn, expected ones among them.
+
     Raises:
         RenderError: An image cannot be made.
         StorageError: An image cannot be written.
     """
-    missing = {job.id for job in staging.missing(jobs)}
-    todo = [
+    missing = staging.missing(jobs)
+    there = {job.id for job in jobs} - {job.id for job in missing}
+    todo, drawn = _to_draw(renderer, jobs, missing), 0
+    asked = {job.id for job in todo}
+    for image in renderer.render(todo) if todo else ():
+        if image.job.id in there:
+            continue
+        if image.job.id not in asked:
+            staging.early.add(image.job.id)
+        staging.put(image)
+        drawn += 1
+        if task is not None:
+            task.advance()
+    staging.flush()
+    return drawn
+
+
+def _to_draw(
+    renderer: Renderer, jobs: Sequence[ImageJob], missing: Sequence[ImageJob]
+) -> list[ImageJob]:
+    """The whole batches of which an image is missing, one after the other."""
+    ids = {job.id for job in missing}
+    return [
         job
         for batch in batches(jobs, renderer.batch_size, renderer.identity)
-        if any(each.id in missing for each in batch)
+        if any(each.id in ids for each in batch)
         for job in batch
     ]
-    for image in renderer.render(todo) if todo else ():
-        if image.job.id in missing:
-            staging.put(image)
-            if task is not None:
-                task.advance()
-    staging.flush()
