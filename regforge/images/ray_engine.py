@@ -12,8 +12,10 @@ import io
 import logging
 import math
 import os
+import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -104,6 +106,10 @@ def _unreachable(address: str | None, error: Exception) -> ClusterError:
     )
 
 
+Opener = Callable[..., Renderer]
+"""Opens a renderer, as `images.open_renderer` does."""
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """What a worker says of itself once its model is loaded."""
@@ -153,21 +159,23 @@ class _Drawer:
         self._said, self._journal = io.StringIO(), _Notes()
         self._renderer: Renderer | None = None
 
-    def load(self, render: Render, batch_size: int | None) -> _Answer:
+    def load(self, opener: Opener | None, render: Render, batch_size: int | None) -> _Answer:
         """Load the model."""
+        from regforge.images import open_renderer
 
         def work() -> _Loaded:
-            import torch
-
-            from regforge.images import open_renderer
-
             reporter = Reporter(stream=self._said)
-            self._renderer = open_renderer(
+            self._renderer = (opener or open_renderer)(
                 render, journal=self._journal, reporter=reporter, batch_size=batch_size
             )
-            gpu = torch.cuda.is_available() and render.device != "cpu"
-            device = torch.cuda.get_device_name() if gpu else "CPU"
-            return _Loaded(self._renderer.identity, self._renderer.batch_size, device, _versions())
+            torch = sys.modules.get("torch")  # who has not loaded it draws with something else
+            gpu = torch is not None and torch.cuda.is_available() and render.device != "cpu"
+            return _Loaded(
+                self._renderer.identity,
+                self._renderer.batch_size,
+                torch.cuda.get_device_name() if torch and gpu else "CPU",
+                _versions(),
+            )
 
         return self._answer(work)
 
@@ -226,6 +234,7 @@ class RayRenderer(Renderer):
     Args:
         workers: How many; one for each GPU, or for each machine if there is none, if left out. More
             than there are GPUs share them.
+        opener: What each worker gets its renderer from; `images.open_renderer` if left out.
 
     Raises:
         ClusterError: There is no cluster, or workers cannot live on it.
@@ -240,11 +249,12 @@ class RayRenderer(Renderer):
         reporter: Reporter,
         batch_size: int | None = None,
         workers: int | None = None,
+        opener: Opener | None = None,
     ) -> None:
         import ray
 
         self._ray: Any = ray
-        self._render, self._wished = render, batch_size
+        self._render, self._wished = render, (opener, render, batch_size)
         self._journal, self._reporter = journal, reporter
         self._urgent, self._expected = deque[_Batch](), deque[_Batch]()
         self._running: dict[Any, tuple[_Worker, _Batch]] = {}  # loading is a batch of nothing
@@ -323,23 +333,34 @@ class RayRenderer(Renderer):
         """Start a worker, which loads the model; Ray gives it as many threads as it has CPUs."""
         options = {**self._options, "max_concurrency": _DEEP, "max_restarts": 0}
         worker = _Worker(name, self._ray.remote(_Drawer).options(**options).remote())
-        self._running[worker.actor.load.remote(self._render, self._wished)] = worker, []
+        self._running[worker.actor.load.remote(*self._wished)] = worker, []
         return worker
 
     def _batches(self) -> Iterator[_Batch]:
         return (batch for _, batch in self._running.values())
 
     def _hand_out(self) -> None:
-        """Give each worker its fill: first one batch to each, then a second one to each."""
-        busy = Counter(worker for worker, _ in self._running.values())
+        """Give each worker its fill: first one batch to each, then a second one to each.
+
+        A batch of which a worker may have died is drawn by one that has nothing else to lose.
+        """
+        busy = Counter[_Worker]()
+        for worker, batch in self._running.values():
+            busy[worker] += self._weight(batch)
         for deep in range(1, _DEEP + 1):
             for worker in self._workers:
                 queue = self._urgent or self._expected
-                if queue and worker.ready and busy[worker] < deep:
-                    busy[worker] += 1
+                if not queue or not worker.ready:
+                    continue
+                weight = self._weight(queue[0])
+                if busy[worker] < deep and busy[worker] + weight <= _DEEP:
+                    busy[worker] += weight
                     batch = queue.popleft()
                     answer = worker.actor.draw.remote(batch, self._render, self.batch_size)
                     self._running[answer] = worker, batch
+
+    def _weight(self, batch: _Batch) -> int:
+        return _DEEP if batch and self._deaths[batch[0].id] else 1
 
     def _next(self) -> list[RenderedImage | EncodedImage]:
         """Wait until a worker answers; returns what it drew."""
@@ -349,12 +370,17 @@ class RayRenderer(Renderer):
         if not done:
             self._say_who_is_missing()
             return []
-        worker, _ = self._running[done[0]]
+        worker, batch = self._running[done[0]]
         try:
             answer: _Answer = self._ray.get(done[0])
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from error
         except self._ray.exceptions.RayError as error:
+            if missing := re.search(r"No module named '[\w.]+'", str(error)):
+                raise ClusterError(
+                    f"A worker of Ray cannot draw: {missing[0]}.",
+                    hint="Install regforge, in the same versions, on all machines of the cluster.",
+                ) from error
+            if isinstance(error, self._ray.exceptions.RayTaskError):
+                raise  # a bug
             self._replace(worker, error)
             return []
         del self._running[done[0]]
@@ -367,6 +393,7 @@ class RayRenderer(Renderer):
         if isinstance(answer.result, _Loaded):
             self._welcome(worker, answer.result)
             return []
+        del self._deaths[batch[0].id]
         self._lower(answer.result.batch_size)
         return answer.result.images
 
@@ -412,16 +439,16 @@ class RayRenderer(Renderer):
     def _replace(self, worker: _Worker, error: Exception) -> None:
         """Start a worker in place of one that died, and have its batches drawn again."""
         self._require_cluster()
-        lost = [batch for each, batch in self._running.values() if each is worker]
+        lost = [batch for each, batch in self._running.values() if each is worker and batch]
         self._running = {key: of for key, of in self._running.items() if of[0] is not worker}
-        self._urgent.extendleft(reversed([batch for batch in lost if batch]))
-        # It was at work on the first one; the others only waited.
-        cause = lost[0][0].id if lost[0] else worker.name
-        self._deaths[cause] += 1
+        self._urgent.extendleft(reversed(lost))
+        causes = [batch[0].id for batch in lost] or [worker.name]
+        self._deaths.update(causes)
         reason = _why(error)
         self._journal.event("worker_died", reason=reason)
-        if self._deaths[cause] == _MOST_DEATHS:
-            doing = f"drawing image {cause}" if lost[0] else f"loading {self._render.model}"
+        cause = max(causes, key=self._deaths.__getitem__)
+        if self._deaths[cause] >= _MOST_DEATHS:
+            doing = f"drawing image {cause}" if lost else f"loading {self._render.model}"
             raise RenderError(
                 f"{_MOST_DEATHS} workers of Ray died while {doing}: {reason}.",
                 hint="If main memory does not suffice, take fewer --workers or a smaller "
@@ -492,6 +519,8 @@ def _connect() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)
+        # It would print what it knows of dead workers among the results, and there is no option.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
     except Exception as error:
         raise _unreachable(address, error) from error
     finally:
