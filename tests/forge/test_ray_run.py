@@ -1,35 +1,40 @@
 """Runs with Ray end with the bytes of a plain one: any number of workers, any kill."""
 
+import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import fingerprint, write_small
+from small_runs import fingerprint, quietly, write_small
+
+from regforge.embedded import TINYWORLD
+from regforge.images.renderer import ModelUnavailable
+from regforge.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
 
-Typed = Callable[..., "subprocess.Popen[str]"]
+Session = subprocess.Popen[str]
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Path:
-    """Three shards; one step gives blurs that resemble one another, so some are drawn again."""
-    colors = ["red", "blue", "black", "white", "pink", "green", "yellow", "brown"]
-    places = ["on a beach", "in a forest", "in a city", "at night", "in the snow", "on a table"]
-    styles = ["a photo of", "a pencil sketch of", "a watercolor of", "an oil painting of"]
-    styles += ["a close-up photo of", "a drawing of", "a blurry photo of"]
-    slots = {"color": colors, "background": places, "style": styles}
+    """Two shards; one step gives blurs that resemble one another, so some are drawn again."""
+    slots = {
+        "color": ["red", "blue", "black", "white", "pink", "green"],
+        "background": ["on a beach", "in a forest", "in a city", "at night", "in the snow"],
+        "style": ["a photo of", "a sketch of", "a watercolor of", "a drawing of", "a painting of"],
+    }
     return write_small(
         tmp_path_factory.mktemp("recipe") / "recipe.yaml",
         repo,
         prompts={
-            "count": 260,
+            "count": 140,
             "sets": {"amplify": 1},
             "slots": [{"name": name, "values": values} for name, values in slots.items()],
         },
@@ -38,132 +43,141 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Path:
     )
 
 
-@pytest.fixture(scope="module")
-def typed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Typed:
-    """Starts `regforge run`; how many threads compute decides about bytes, so it is one."""
-    cache = str(tmp_path_factory.mktemp("cache"))
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a CPU, how many threads compute together shows in the last bit of some pixels."""
+    import torch
 
-    def start(out: Path, *words: str) -> "subprocess.Popen[str]":
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "REGFORGE_CACHE": cache}
-        command = [sys.executable, "-m", "regforge", "run", str(recipe), "--out", str(out), *words]
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    return start
-
-
-def finish(session: "subprocess.Popen[str]") -> str:
-    out, err = session.communicate(timeout=400)
-    assert session.returncode == 0, err
-    assert "raylet" not in out + err
-    return out
+    threads, before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    yield
+    torch.set_num_threads(threads)
+    del os.environ["OMP_NUM_THREADS"]
+    if before is not None:
+        os.environ["OMP_NUM_THREADS"] = before
 
 
 @pytest.fixture(scope="module")
-def whole(typed: Typed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def whole(
+    recipe: Path, one_thread: None, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """The files of a plain run."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish(typed(out))
+    quietly(load_recipe(recipe), out)
     return fingerprint(out)
 
 
-def staged(out: Path, least: int = 1) -> None:
-    """Wait until so many images are staged or stored."""
-    limit = time.monotonic() + 200
-    while time.monotonic() < limit:
-        if len(list(out.glob("staging/*.json"))) >= least or any(out.glob("shards/*.parquet")):
-            return
-        time.sleep(0.02)
-    raise AssertionError("nothing is drawn")
+@pytest.fixture(scope="module")
+def cluster(one_thread: None) -> Iterator[None]:
+    import ray
 
-
-def workers_of(session: "subprocess.Popen[str]") -> list[int]:
-    """Processes of its workers, below the raylet that it started."""
-    parents, found = {}, []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int(
-                entry.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1]
-            )
-            if entry.joinpath("cmdline").read_bytes().startswith(b"ray::_Drawer"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-
-    def is_below(process: int) -> bool:
-        while process > 1:
-            process = parents.get(process, 0)
-            if process == session.pid:
-                return True
-        return False
-
-    return [process for process in found if is_below(process)]
+    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers(
-    workers: int, typed: Typed, whole: dict[str, str], tmp_path: Path
+    workers: int, recipe: Path, whole: dict[str, str], cluster: None, tmp_path: Path
 ) -> None:
-    finish(typed(tmp_path / "run", "--engine", "ray", "--workers", str(workers)))
-    assert fingerprint(tmp_path / "run") == whole
-    assert not list((tmp_path / "run" / "staging").iterdir())
+    quietly(load_recipe(recipe), tmp_path, engine="ray", workers=workers)
+    assert fingerprint(tmp_path) == whole
+    assert not list((tmp_path / "staging").iterdir())
 
 
-def test_workers_and_the_driver_are_killed(
-    typed: Typed, whole: dict[str, str], tmp_path: Path
+def test_weights_that_no_worker_can_load(recipe: Path, cluster: None, tmp_path: Path) -> None:
+    model = shutil.copytree(TINYWORLD, tmp_path / "model")
+    config = json.loads((model / "unet" / "config.json").read_text())
+    (model / "unet" / "config.json").write_text(json.dumps(config | {"cross_attention_dim": 8}))
+    broken = load_recipe(recipe, [f"render.model={model}"])
+    with pytest.raises(ModelUnavailable, match="cannot be loaded") as raised:
+        quietly(broken, tmp_path / "run", engine="ray", workers=2)
+    assert raised.value.exit_code == 1
+
+
+# ------------------------------------------------------------------------- in processes of its own
+
+
+def start(recipe: Path, out: Path) -> Session:
+    command = [sys.executable, "-m", "regforge", "run", str(recipe), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--engine", "ray", "--workers", "2", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def await_that(is_so: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 200
+    while not is_so():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def drawn(out: Path) -> int:
+    """How many images are staged, or as many as a shard has."""
+    return 128 if any(out.glob("shards/*.parquet")) else len(list(out.glob("staging/*.json")))
+
+
+def below(session: Session, name: bytes = b"") -> list[int]:
+    """Processes of that name that a session started, directly or not."""
+    parents, named = dict[int, int](), list[int]()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            if stat[0] != "Z":
+                parents[int(entry.name)] = int(stat[1])
+            if name in (entry / "cmdline").read_bytes():
+                named.append(int(entry.name))
+        except OSError:  # it has ended
+            continue
+
+    def is_below(process: int) -> bool:
+        while (process := parents.get(process, 0)) > 1:
+            if process == session.pid:
+                return True
+        return False
+
+    return list(filter(is_below, named))
+
+
+def gone(processes: list[int]) -> bool:
+    return not any(Path(f"/proc/{each}").exists() for each in processes)
+
+
+def test_interrupted_killed_and_without_its_cluster(
+    recipe: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
-    out, words = tmp_path / "run", ("--engine", "ray", "--workers", "2")
-    session = typed(out, *words)
-    staged(out, 8)
-    os.kill(random.Random(0).choice(workers_of(session)), signal.SIGKILL)
-    staged(out, 32)
-    below = workers_of(session)
-    session.kill()
-    assert session.wait() == -signal.SIGKILL
-    limit = time.monotonic() + 60
-    while any(Path(f"/proc/{process}").exists() for process in below):
-        assert time.monotonic() < limit, "a killed driver leaves no workers"
-        time.sleep(0.1)
-    assert '"json"' not in finish(typed(out, *words))
-    assert fingerprint(out) == whole
-    assert "worker_died" in (out / "log.jsonl").read_text()
-
-
-def test_interrupted(typed: Typed, whole: dict[str, str], tmp_path: Path) -> None:
-    out, words = tmp_path / "run", ("--engine", "ray", "--workers", "2")
-    session = typed(out, *words)
-    staged(out)
-    below = workers_of(session)
+    out = tmp_path / "run"
+    session = start(recipe, out)
+    await_that(lambda: drawn(out) > 0)
+    started = below(session)
     session.send_signal(signal.SIGINT)
     _, said = session.communicate(timeout=60)
     assert session.returncode == 130, said
     assert "go on with" in said
     assert "Traceback" not in said
-    assert not any(Path(f"/proc/{process}").exists() for process in below)
-    finish(typed(out))
-    assert fingerprint(out) == whole, "by one process what two workers had begun"
+    assert gone(started)
 
+    session, so_far = start(recipe, out), drawn(out)
+    await_that(lambda: drawn(out) > so_far)
+    os.kill(below(session, b"ray::_Drawer")[0], signal.SIGKILL)
+    await_that(lambda: "worker_died" in (out / "log.jsonl").read_text())
+    started = below(session)
+    session.kill()
+    assert session.wait() == -signal.SIGKILL
+    await_that(lambda: gone(started))
 
-def test_a_model_that_is_not_there(typed: Typed, tmp_path: Path) -> None:
-    session = typed(tmp_path, "--engine", "ray", "--set", "render.model=./none")
-    _, said = session.communicate(timeout=120)
-    assert session.returncode == 1
-    assert "Traceback" not in said
-
-
-def test_the_cluster_goes(tmp_path: Path, typed: Typed) -> None:
-    out = tmp_path / "run"
-    session = typed(out, "--engine", "ray", "--workers", "2")
-    staged(out)
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int(entry.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == session.pid:
-                os.kill(int(entry.name), signal.SIGKILL)
-        except OSError:
-            continue
+    session = start(recipe, out)
+    await_that(lambda: below(session, b"ray::_Drawer") != [])
+    for process in below(session, b"gcs_server") + below(session, b"raylet/raylet"):
+        os.kill(process, signal.SIGKILL)
     _, said = session.communicate(timeout=120)
     assert session.returncode == 1, said
-    assert "cluster" in said
+    assert "Ray" in said
     assert "Traceback" not in said
+
+    quietly(load_recipe(recipe), out)
+    assert fingerprint(out) == whole, "what two workers had begun, by one process"
