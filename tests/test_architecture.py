@@ -40,7 +40,7 @@ STAGES = frozenset({"prompts", "images", "dataset"})
 # A second or more to import each; `regforge --help` must not pay for them.
 HEAVY = frozenset(
     {"accelerate", "cv2", "datasets", "diffusers", "gguf", "litellm"}
-    | {"matplotlib", "pandas", "peft", "pyarrow", "torch", "transformers"}
+    | {"matplotlib", "pandas", "peft", "pyarrow", "ray", "torch", "transformers"}
 )
 
 # Modules that are about tensors from their first line cannot do without torch at the top. They

@@ -3,6 +3,7 @@
     python examples/paper/run.py                            the full grid, a night on a CPU
     python examples/paper/run.py examples/paper/small.yaml  a smaller one
     python examples/paper/run.py examples/paper/sdxl.yaml   on a GPU
+    python examples/paper/run.py --engine ray               on all GPUs of a machine or Ray cluster
 
 Makes the regularization sets, trains every cell of the grid, measures it on the way, and writes
 curves, tables and a page. Started again, it goes on where it was. `--only` does one of these alone.
@@ -16,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -164,32 +165,68 @@ def _is_measured(experiment: Experiment, cell: Cell, suite: str, points: tuple[i
     return as_asked and [result.model.steps for result in there.results] == asked
 
 
-def work_off(
-    name: str, jobs: Sequence[tuple[str, Callable[..., None], tuple[Any, ...]]], workers: int
-) -> bool:
-    """Run jobs in processes of one thread each, and say how far they are.
+Job = tuple[str, Callable[..., None], tuple[Any, ...]]
+
+
+def work_off(name: str, jobs: Sequence[Job], workers: int | None, engine: str) -> bool:
+    """Run jobs side by side, and say how far they are.
 
     Returns:
         Whether all went well: a night's other cells are not lost to one that fails.
     """
-    started, done, failed = time.monotonic(), 0, 0
+    started, failed = time.monotonic(), 0
+    side_by_side = _on_ray if engine == "ray" else _in_processes
+    for done, (key, error) in enumerate(side_by_side(jobs, workers), start=1):
+        left = (time.monotonic() - started) / done * (len(jobs) - done)
+        state = f"failed: {error}" if error else f"{left / 60:.0f} min left"
+        print(f"{name} {done}/{len(jobs)}  {key}  {state}", flush=True)
+        failed += error is not None
+    return not failed
+
+
+def _in_processes(
+    jobs: Sequence[Job], workers: int | None
+) -> Iterator[tuple[str, BaseException | None]]:
+    """Run jobs in processes of one thread each."""
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(workers or _workers(), mp_context=context, initializer=_begin) as pool:
         running = {pool.submit(function, *arguments): key for key, function, arguments in jobs}
         try:
             for future in as_completed(running):
-                done += 1
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     raise error
-                left = (time.monotonic() - started) / done * (len(jobs) - done)
-                state = f"failed: {error}" if error else f"{left / 60:.0f} min left"
-                print(f"{name} {done}/{len(jobs)}  {running[future]}  {state}", flush=True)
-                failed += error is not None
+                yield running[future], error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return not failed
+
+
+def _on_ray(jobs: Sequence[Job], workers: int | None) -> Iterator[tuple[str, BaseException | None]]:
+    """Run each job on a GPU of its own, or a CPU if there is none; all machines share the disk."""
+    import ray
+
+    from regforge.images.ray_cluster import connect, shares
+
+    if not jobs:
+        return
+    connect()
+    try:
+        gpus = ray.cluster_resources().get("GPU", 0) > 0
+        each = shares(workers)[1] if workers else {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        running = {
+            ray.remote(function).options(**each).remote(*arguments): key
+            for key, function, arguments in jobs
+        }
+        while running:
+            done, _ = ray.wait(list(running))
+            try:
+                error = ray.get(done[0])
+            except ray.exceptions.RayError as problem:
+                error = getattr(problem, "cause", None) or problem
+            yield running.pop(done[0]), error
+    finally:
+        ray.shutdown()
 
 
 def _begin() -> None:
@@ -221,7 +258,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiment", nargs="?", type=Path, default=HERE / "experiment.yaml")
-    parser.add_argument("--workers", type=int, default=None, help="processes; one a CPU core")
+    parser.add_argument(
+        "--workers", type=int, default=None, help="at a time; one a CPU core or GPU"
+    )
+    parser.add_argument("--engine", choices=["processes", "ray"], default="processes")
     parser.add_argument("--only", choices=["sets", "train", "evaluate", "figures"])
     parser.add_argument("--study", help="main, motion, size or slots: these cells alone")
     parser.add_argument("--until", type=int, help="stop after so many cells")
@@ -230,7 +270,7 @@ def main() -> None:
         experiment = grid.read(arguments.experiment)
     except ExperimentError as error:
         sys.exit(str(error))
-    only, workers = arguments.only, arguments.workers or _workers()
+    only, how = arguments.only, (arguments.workers, arguments.engine)
     chosen = [c for c in grid.cells(experiment) if arguments.study in (None, c.study)]
     chosen = chosen[: arguments.until]
     well = True
@@ -239,12 +279,12 @@ def main() -> None:
             s for s in grid.sets(chosen) if not (set_folder(experiment, s) / "dataset").exists()
         ]
         well = work_off(
-            "sets", [(each.key, make_set, (experiment, each)) for each in missing], workers
+            "sets", [(each.key, make_set, (experiment, each)) for each in missing], *how
         )
     if only in (None, "train", "evaluate"):
         left = [cell for cell in chosen if not is_done(experiment, cell, only)]
         jobs = [(cell.key, _train_and_evaluate, (experiment, cell, only)) for cell in left]
-        well = work_off("cells", jobs, workers) and well
+        well = work_off("cells", jobs, *how) and well
     if only in (None, "figures"):
         import figures
 

@@ -41,7 +41,7 @@ def require_engine(render: Render, engine: Engine, workers: int | None) -> None:
         ClusterSettingError: Ray is not installed or has nothing to do, or `workers` has no engine.
         ClusterError: Nobody answers at RAY_ADDRESS.
     """
-    from regforge.images.ray_engine import ClusterSettingError, require_cluster
+    from regforge.images.ray_cluster import ClusterSettingError, require_cluster
 
     if engine == "ray":
         require_cluster(render)
@@ -72,7 +72,12 @@ def open_renderer(
         from regforge.images.ray_engine import RayRenderer
 
         return RayRenderer(
-            render, journal=journal, reporter=reporter, batch_size=batch_size, workers=workers
+            render,
+            journal=journal,
+            reporter=reporter,
+            batch_size=batch_size,
+            opener=open_renderer,
+            workers=workers,
         )
     if render.renderer == "hosted":
         from regforge.images.hosted import HostedRenderer

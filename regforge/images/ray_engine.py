@@ -9,12 +9,7 @@ others.
 from __future__ import annotations
 
 import io
-import logging
-import math
-import os
 import re
-import signal
-import socket
 import sys
 import threading
 import time
@@ -23,11 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlsplit
 
-from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.errors import RegforgeError
+from regforge.images.ray_cluster import ClusterError, await_head, connect, shares
 from regforge.images.renderer import (
     EncodedImage,
     ModelIdentity,
@@ -39,6 +33,7 @@ from regforge.images.renderer import (
 from regforge.journal import Journal, Reporter
 from regforge.recipe.rendering import Render
 from regforge.records import ImageJob
+from regforge.version import __version__
 from regforge.words import counted, first_line, listed
 
 _DEEP = 3
@@ -51,60 +46,8 @@ _MOST_DEATHS = 3
 _PATIENCE = 10.0
 """Seconds without an answer until it is looked into why. After 60 without the head of its cluster,
 Ray ends the process."""
-_PACKAGES = ("regforge", "torch", "diffusers", "transformers", "pillow")
+_PACKAGES = ("torch", "diffusers", "transformers", "pillow")
 """Those that decide about the bytes of images."""
-
-
-class ClusterError(RegforgeError):
-    """A Ray cluster that cannot be reached, or is gone."""
-
-
-class ClusterSettingError(ClusterError):
-    """Workers that there cannot be: Ray is not installed, or the recipe does not go with it."""
-
-    exit_code = EXIT_USAGE
-
-
-def require_cluster(render: Render) -> None:
-    """See that Ray is installed, the recipe goes with it, and RAY_ADDRESS answers.
-
-    Raises:
-        ClusterSettingError: Ray is not there, or has nothing to do.
-        ClusterError: Nobody answers at RAY_ADDRESS.
-    """
-    if find_spec("ray") is None:
-        raise ClusterSettingError(
-            "--engine ray needs Ray, which is not installed.", hint='pip install "regforge[ray]"'
-        )
-    if render.renderer == "hosted":
-        raise ClusterSettingError(
-            "--engine ray has nothing to draw: render.renderer is hosted.",
-            hint="Leave --engine out; render.max_concurrency says how many images are asked for "
-            "at a time.",
-        )
-    if render.device is not None and ":" in render.device:
-        raise ClusterSettingError(
-            f"render.device: {render.device!r} names one device, and --engine ray gives each "
-            "worker its own.",
-            hint="Leave it out, or write render.device: cpu.",
-        )
-    address = os.environ.get("RAY_ADDRESS", "")
-    place = urlsplit(address if "//" in address else f"//{address}")
-    try:
-        if place.hostname and place.port:
-            socket.create_connection((place.hostname, place.port), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise _unreachable(address, error) from error
-
-
-def _unreachable(address: str | None, error: Exception) -> ClusterError:
-    if not address or address == "local":
-        return ClusterError(f"Ray does not start on this machine: {first_line(error)}.")
-    return ClusterError(
-        f"There is no Ray cluster at RAY_ADDRESS ({address}): {first_line(error)}.",
-        hint="Start one with `ray start --head`, or unset RAY_ADDRESS to use this machine alone.",
-    )
-
 
 Opener = Callable[..., Renderer]
 """Opens a renderer, as `images.open_renderer` does."""
@@ -159,13 +102,12 @@ class _Drawer:
         self._said, self._journal = io.StringIO(), _Notes()
         self._renderer: Renderer | None = None
 
-    def load(self, opener: Opener | None, render: Render, batch_size: int | None) -> _Answer:
+    def load(self, opener: Opener, render: Render, batch_size: int | None) -> _Answer:
         """Load the model."""
-        from regforge.images import open_renderer
 
         def work() -> _Loaded:
             reporter = Reporter(stream=self._said)
-            self._renderer = (opener or open_renderer)(
+            self._renderer = opener(
                 render, journal=self._journal, reporter=reporter, batch_size=batch_size
             )
             torch = sys.modules.get("torch")  # who has not loaded it draws with something else
@@ -211,7 +153,7 @@ class _Drawer:
 
 
 def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in _PACKAGES}
+    return {"regforge": __version__, **{name: metadata.version(name) for name in _PACKAGES}}
 
 
 @dataclass(eq=False)
@@ -232,9 +174,9 @@ class RayRenderer(Renderer):
     starts one on this machine. All workers have loaded the model when it is made.
 
     Args:
+        opener: What each worker opens its renderer with.
         workers: How many; one for each GPU, or for each machine if there is none, if left out. More
             than there are GPUs share them.
-        opener: What each worker gets its renderer from; `images.open_renderer` if left out.
 
     Raises:
         ClusterError: There is no cluster, or workers cannot live on it.
@@ -248,8 +190,8 @@ class RayRenderer(Renderer):
         journal: Journal,
         reporter: Reporter,
         batch_size: int | None = None,
+        opener: Opener,
         workers: int | None = None,
-        opener: Opener | None = None,
     ) -> None:
         import ray
 
@@ -265,9 +207,10 @@ class RayRenderer(Renderer):
         self._seen, self._gone = time.monotonic(), False  # the head of the cluster
         self._ours = not ray.is_initialized()
         if self._ours:
-            _connect()
+            connect()
         try:
-            workers = self._choose(workers)
+            workers, self._options = shares(workers, gpus=render.device != "cpu")
+            journal.event("workers", count=workers, **self._options)
             self._workers = [self._start(f"worker {n}") for n in range(workers)]
             while not all(worker.ready for worker in self._workers):
                 self._next()
@@ -315,20 +258,6 @@ class RayRenderer(Renderer):
 
     # ----------------------------------------------------------------------------------- workers
 
-    def _choose(self, workers: int | None) -> int:
-        """Settle what each worker gets of the cluster; returns how many there are."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        gpus = [int(node.get("GPU", 0)) for node in nodes if self._render.device != "cpu"]
-        on_gpus = sum(gpus) > 0
-        cpus = [int(node.get("CPU", 0)) for node in nodes]
-        workers = workers or (sum(gpus) if on_gpus else sum(each > 0 for each in cpus)) or 1
-        if on_gpus:
-            self._options = {"num_gpus": share(gpus, workers, most=1), "num_cpus": 0}
-        else:
-            self._options = {"num_cpus": share(cpus, workers, most=max(cpus, default=1))}
-        self._journal.event("workers", count=workers, **self._options)
-        return workers
-
     def _start(self, name: str) -> _Worker:
         """Start a worker, which loads the model; Ray gives it as many threads as it has CPUs."""
         options = {**self._options, "max_concurrency": _DEEP, "max_restarts": 0}
@@ -365,7 +294,7 @@ class RayRenderer(Renderer):
     def _next(self) -> list[RenderedImage | EncodedImage]:
         """Wait until a worker answers; returns what it drew."""
         if time.monotonic() - self._seen > _PATIENCE:
-            self._require_cluster()
+            self._require_head()
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_PATIENCE)
         if not done:
             self._say_who_is_missing()
@@ -407,9 +336,9 @@ class RayRenderer(Renderer):
 
     def _welcome(self, worker: _Worker, loaded: _Loaded) -> None:
         """Take in a worker that has loaded the model, if it will draw what the others draw."""
-        self._loaded = [*self._loaded[:1], loaded]
+        self._loaded.append(loaded)
         first, here = self._loaded[0], _versions()
-        other = [name for name in _PACKAGES if loaded.versions[name] != here[name]]
+        other = [name for name in here if loaded.versions[name] != here[name]]
         if "regforge" in other or loaded.identity != first.identity:
             raise ClusterError(
                 f"Workers differ: {loaded.device} has {loaded.identity.model} in "
@@ -438,7 +367,7 @@ class RayRenderer(Renderer):
 
     def _replace(self, worker: _Worker, error: Exception) -> None:
         """Start a worker in place of one that died, and have its batches drawn again."""
-        self._require_cluster()
+        self._require_head()
         lost = [batch for each, batch in self._running.values() if each is worker and batch]
         self._running = {key: of for key, of in self._running.items() if of[0] is not worker}
         self._urgent.extendleft(reversed(lost))
@@ -459,24 +388,14 @@ class RayRenderer(Renderer):
             self._ray.kill(worker.actor)
         self._workers[self._workers.index(worker)] = self._start(worker.name)
 
-    def _require_cluster(self) -> None:
-        """See that the head of the cluster answers, within its time; without one Ray ends us."""
-        host, _, port = self._ray.get_runtime_context().gcs_address.rpartition(":")
-        while True:
-            try:
-                socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
-            except OSError as error:
-                if time.monotonic() - self._seen < 2 * _PATIENCE:
-                    time.sleep(1)
-                    continue
-                self._gone = True
-                raise ClusterError(
-                    f"The Ray cluster at {host}:{port} is gone: {first_line(error)}.",
-                    hint="Nothing that was made is lost: the same command goes on, on a cluster "
-                    "that is there.",
-                ) from error
-            self._seen = time.monotonic()
-            return
+    def _require_head(self) -> None:
+        """See that the head of the cluster answers: some time after it is gone, Ray ends us."""
+        try:
+            await_head(self._seen + 2 * _PATIENCE)
+        except ClusterError:
+            self._gone = True
+            raise
+        self._seen = time.monotonic()
 
     def _say_who_is_missing(self) -> None:
         if missing := sum(not worker.ready for worker in self._workers):
@@ -484,18 +403,6 @@ class RayRenderer(Renderer):
                 f"Waiting for {missing} of {counted(len(self._workers), 'worker')} of Ray, which "
                 "load the model or find no free place in the cluster."
             )
-
-
-def share(nodes: Sequence[int], workers: int, *, most: int) -> float:
-    """How many CPUs or GPUs each of some workers gets, so that all find a place on the nodes.
-
-    At most so many; a fraction if there are more workers than GPUs.
-    """
-    for whole in range(most, 0, -1):
-        if sum(node // whole for node in nodes) >= workers:
-            return whole
-    together = math.ceil(workers / max(1, sum(nodes)))
-    return math.floor(10_000 / together) / 10_000  # Ray counts no smaller parts
 
 
 def _key(job: ImageJob) -> tuple[str, int]:
@@ -507,22 +414,3 @@ def _why(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     because = next((line for line in lines if "because" in line), first_line(error))
     return because.partition(" Worker exit detail")[0][:300].rstrip(".")
-
-
-def _connect() -> None:
-    """Connect to the cluster at RAY_ADDRESS, or start one on this machine."""
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    more: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)
-        # It would print what it knows of dead workers among the results, and there is no option.
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    except Exception as error:
-        raise _unreachable(address, error) from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray's own handler would end the process

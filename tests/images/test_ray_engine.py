@@ -14,11 +14,11 @@ import pytest
 from drawing import jobs
 
 from regforge.images import require_engine
-from regforge.images.ray_engine import ClusterError, ClusterSettingError, RayRenderer, share
+from regforge.images.ray_cluster import ClusterError, ClusterSettingError, share
+from regforge.images.ray_engine import RayRenderer
 from regforge.images.renderer import (
     EncodedImage,
     ModelIdentity,
-    ModelUnavailable,
     RenderedImage,
     Renderer,
     RenderError,
@@ -71,7 +71,7 @@ def test_what_has_no_workers(render: Any, workers: int | None, engine: Any, key:
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regforge.images.ray_engine.find_spec", lambda _: None)
+    monkeypatch.setattr("regforge.images.ray_cluster.find_spec", lambda _: None)
     with pytest.raises(ClusterSettingError, match=r"regforge\[ray\]") as raised:
         require_engine(Render(), "ray", None)
     assert raised.value.exit_code == 2
@@ -238,17 +238,6 @@ def test_what_is_expected_is_drawn_while_the_pool_has_nothing_else(
     assert staging.missing(todo) == []
     staging.close()
     renderer.close()
-
-
-@slow
-def test_a_model_that_no_worker_can_load(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="There is no folder"):
-        RayRenderer(
-            Render(model=str(tmp_path / "none")),
-            journal=Journal(None),
-            reporter=Reporter(quiet=True),
-            workers=2,
-        )
 
 
 def dying(*_: Any, **__: Any) -> Renderer:
