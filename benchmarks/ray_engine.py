@@ -31,7 +31,7 @@ import numpy as np
 import regforge
 from regforge import images
 from regforge.images.ray_engine import RayRenderer
-from regforge.images.renderer import ModelIdentity, RenderedImage, Renderer
+from regforge.images.renderer import ModelIdentity, RenderedImage, Renderer, batches
 from regforge.journal import Reporter
 from regforge.records import ImageJob
 
@@ -48,11 +48,12 @@ class Noise(Renderer):
 
     def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
         """See `Renderer.render`."""
-        time.sleep(self._seconds * len(jobs))
-        for job in jobs:
-            seeds = np.random.default_rng([job.seed, sum(each.seed for each in jobs)])
-            blocks = seeds.integers(0, 256, (8, 8, 3), np.uint8) * (job.seed % 10 != 0)
-            yield RenderedImage(job, blocks.repeat(4, 0).repeat(4, 1), nsfw=False)
+        for batch in batches(jobs, self.batch_size, self.identity):
+            time.sleep(self._seconds * len(batch))
+            for job in batch:
+                noise = np.random.default_rng([job.seed, sum(each.seed for each in batch)])
+                blocks = noise.integers(0, 256, (8, 8, 3), np.uint8) * (job.seed % 10 != 0)
+                yield RenderedImage(job, blocks.repeat(4, 0).repeat(4, 1), nsfw=False)
 
     def close(self) -> None:
         """See `Renderer.close`."""
