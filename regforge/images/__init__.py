@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from regforge.images.renderer import Renderer
@@ -38,15 +38,20 @@ def require_engine(render: Render, engine: Engine, workers: int | None) -> None:
     """See that a recipe can be drawn by an engine; nothing is started.
 
     Raises:
-        ClusterSettingError: Ray is not installed or has nothing to do, or `workers` has no engine.
+        ClusterSettingError: Ray is not installed or has nothing to do, or `workers` is no number of
+            its workers.
         ClusterError: Nobody answers at RAY_ADDRESS.
     """
     from regforge.images.ray_cluster import ClusterSettingError, require_cluster
 
+    if engine not in get_args(Engine):
+        raise ClusterSettingError(f"There is no engine {engine!r}: it is local or ray.")
+    if workers is not None and (engine == "local" or workers < 1):
+        raise ClusterSettingError(
+            f"--workers {workers}: it is the number of workers of --engine ray, 1 or more."
+        )
     if engine == "ray":
         require_cluster(render)
-    elif workers is not None:
-        raise ClusterSettingError("--workers is about --engine ray.", hint="Add --engine ray.")
 
 
 def open_renderer(

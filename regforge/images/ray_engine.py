@@ -41,7 +41,7 @@ _DEEP = 3
 _AHEAD = 8
 """Batches for each worker that are spoken of early: as long as a shard is judged, and drawn again
 what was refused, they are drawn."""
-_MOST_DEATHS = 3
+_MOST_DEATHS = 5
 """Workers that may die of one batch, or while they load the model."""
 _PATIENCE = 10.0
 """Seconds without an answer until it is looked into why. After 60 without the head of its cluster,

@@ -54,7 +54,9 @@ def test_each_worker_gets_a_share_and_all_find_a_place(
 @pytest.mark.parametrize(
     ("render", "workers", "engine", "key"),
     [
-        ({}, 2, "local", "--engine"),
+        ({}, 2, "local", "--workers"),
+        ({}, 0, "ray", "--workers"),
+        ({}, None, "rya", "'rya'"),
         ({"device": "cuda:1"}, None, "ray", "render.device"),
         (
             {"renderer": "hosted", "model": "openai/x", "api_base": "http://localhost:1"},
@@ -198,7 +200,7 @@ def test_a_worker_that_dies_in_a_batch(whole: dict[str, bytes], tmp_path: Path) 
 @slow
 def test_a_batch_of_which_all_workers_die(cluster: None) -> None:
     renderer = workers(2, die_always)
-    with pytest.raises(RenderError, match=f"3 workers .* {jobs(9)[8].id}"):
+    with pytest.raises(RenderError, match=f"5 workers .* {jobs(9)[8].id}"):
         list(renderer.render(jobs(40)))
     renderer.close()
 
