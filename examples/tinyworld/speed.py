@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import judges
-from evaluate import HERE, _names, held_out_specs
+from evaluate import HERE, _names, frechet, held_out_specs, principal
 from evaluate_judge import embed
 from regforge.embedded import TINYWORLD, load_identity, quiet_loading
 from regforge.files import revision_of
@@ -95,14 +95,6 @@ def paired(now: np.ndarray, before: np.ndarray) -> tuple[float, float]:
     return float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known)))
 
 
-def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """The Fréchet distance between two normal distributions that fit the features, [N, D] each."""
-    between = first.mean(0) - second.mean(0)
-    one, other = (np.cov(each, rowvar=False) for each in (first, second))
-    roots = np.sqrt(np.linalg.eigvals(one @ other).real.clip(0))
-    return float(between @ between + np.trace(one) + np.trace(other) - 2 * roots.sum())
-
-
 def diversity(features: np.ndarray) -> float:
     """Mean cosine distance between images of one caption; unit features, [captions, seeds, D]."""
     count = features.shape[1]
@@ -132,8 +124,8 @@ def measure(count: int, guidance: float, out: Path) -> dict[str, Any]:
             scores["other seeds"] = read_back(reader, others, specs)
             features["other seeds"] = embed(*judge, list(others)).double().numpy()
     both = np.concatenate([features["exact"], features["other seeds"]])
-    axes = np.linalg.svd(both - both.mean(0), full_matrices=False)[2][:24]
-    reduced = {name: each @ axes.T for name, each in features.items()}
+    axes = principal(both)
+    reduced = {name: each @ axes for name, each in features.items()}
     floor = frechet(reduced["exact"], reduced["other seeds"])
     result: dict[str, Any] = {"captions": count, "right": {}, "speeds": {}}
     for name, each in scores.items():

@@ -33,14 +33,15 @@ class Preset:
     unet: float
     decay: float
     unet_batch: int
+    sharpen: float
     reader: float
     alignment: float
     identity: float
 
 
 PRESETS = {
-    "cpu": Preset(12_000, 7, 8, 6, 36_000, 120, 60, 32, 6, 6, 10),
-    "gpu": Preset(40_000, 6, 6, 3, 200_000, 25, 10, 512, 3, 3, 5),
+    "cpu": Preset(12_000, 7, 8, 6, 36_000, 120, 60, 64, 12, 6, 6, 10),
+    "gpu": Preset(40_000, 6, 6, 3, 200_000, 25, 10, 512, 5, 3, 3, 5),
 }
 
 
@@ -108,6 +109,10 @@ def stages(work: Path, p: Preset, device: str) -> dict[str, tuple[Path | None, l
                     device=device,
                 )
             ],
+        ),
+        "sharpen": (
+            None,
+            [command("sharpen_decoder.py", work=work, minutes=p.sharpen, device=device)],
         ),
         "alignment": (
             judge / "alignment" / "config.json",

@@ -82,9 +82,10 @@ def encode_pool(
         temporary.rename(folder / f"{name}-{index:04d}.npy")
 
 
-def _digest(model: Any) -> str:
-    """Eight hex digits that stand for a model's weights."""
-    sums = [f"{p.detach().double().sum().item():.6e}" for p in model.parameters()]
+def _digest(*modules: Any) -> str:
+    """Eight hex digits that stand for the modules' weights."""
+    parameters = [p for module in modules for p in module.parameters()]
+    sums = [f"{p.detach().double().sum().item():.6e}" for p in parameters]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:8]
 
 
@@ -94,7 +95,8 @@ class Examples:
     def __init__(self, worker: Worker, folder: Path, vae: Any, reader: Any) -> None:
         self.worker, self.folder, self.vae, self.reader = worker, folder, vae, reader
         # Other weights, other latents: the names of the caches say which.
-        self.names = (f"latents-{_digest(vae)}", f"features-{_digest(reader)}")
+        encoder = _digest(vae.encoder, vae.quant_conv)
+        self.names = (f"latents-{encoder}", f"features-{_digest(reader)}")
         self.indices: list[int] = []
         self.refresh()
 

@@ -185,7 +185,7 @@ def test_it_follows_held_out_captions(tmp_path):
     example = Path(__file__).parents[2] / "examples" / "tinyworld"
     result = tmp_path / "scores.json"
     subprocess.run(
-        [sys.executable, "evaluate.py", "--count", "60", "--json", str(result)],
+        [sys.executable, "evaluate.py", "--count", "60", "--nouns", "2", "--json", str(result)],
         cwd=example,
         check=True,
         capture_output=True,
