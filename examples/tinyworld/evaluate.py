@@ -141,7 +141,7 @@ def open_pipeline(path: Path, dtype: str = "float32") -> Any:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        path, local_files_only=True, torch_dtype=getattr(torch, dtype)
+        path, local_files_only=True, dtype=getattr(torch, dtype)
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")

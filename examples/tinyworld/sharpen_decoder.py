@@ -190,7 +190,8 @@ def load_examples(worker: Worker, args: argparse.Namespace, pipeline: Any) -> Ex
     for index in chunks[worker.rank :: worker.count]:
         if not (prepared / f"{index:04d}.npz").exists():
             arrays = prepare(pipeline, folder, index, args.count, args.strength)
-            np.savez(prepared / f"{index:04d}.npz", **arrays)
+            np.savez(prepared / f"unfinished-{worker.rank}.npz", **arrays)
+            (prepared / f"unfinished-{worker.rank}.npz").rename(prepared / f"{index:04d}.npz")
             print(f"latents of chunk {index}", flush=True)
     worker.agree(0)  # wait for the others' chunks
     arrays = [dict(np.load(prepared / f"{index:04d}.npz")) for index in chunks]
@@ -256,7 +257,8 @@ def train(worker: Worker, args: argparse.Namespace) -> None:
             (g,) = torch.autograd.grad(loss, output, retain_graph=True)
             size = float(g.norm()) / counted.get(name, len(z)) ** 0.5  # of one image
             sizes[name] = 0.95 * sizes.get(name, size) + 0.05 * size
-            gradient += WEIGHTS.get(name, share) * g / sizes[name]
+            # At the first step the anchors are the decoder's own images, and their gradient zero.
+            gradient += WEIGHTS.get(name, share) * g / max(sizes[name], 1e-6)
         decoded.backward((gradient / len(z)).to(decoded.dtype))
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
