@@ -1,4 +1,4 @@
-"""Makes recipe.md and training-recipe.md here and the schemas in recipes/, all from the models.
+"""Makes recipe.md, training-recipe.md and models.md here and the schemas in recipes/.
 
 `python docs/reference.py --write` writes them again; without `--write` it says whether they are up
 to date, and exits with 1 if one is not.
@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from regforge.exporting.writing import TRAINERS
 from regforge.files import write_atomically
+from regforge.recipe.model_checks import terms_of
+from regforge.recipe.pipelines import FAMILIES, NAMED, TRAINABLE, Family
 from regforge.recipe.schema import (
     SCHEMA_FILE,
     TRAINING_SCHEMA_FILE,
@@ -114,6 +117,31 @@ def range_of(described: dict[str, Any]) -> str:
     return f", {low} or more" if low is not None else ""
 
 
+def models() -> str:
+    """What is known of each base model."""
+    return filled_in("models.md.j2", models=[model_row(family) for family in FAMILIES])
+
+
+def model_row(family: Family) -> dict[str, str]:
+    """The row of a base model, each column in words."""
+    trained, terms = TRAINABLE.get(family.pipeline or ""), terms_of(family.repository)
+    here = "no"
+    if trained is not None:
+        here = "LoRA, full, text encoder" if trained.text_encoder else "LoRA, full"
+    if trained is not None and family.distilled:
+        here = (
+            f"better {NAMED[family.like].title}" if family.like else "better what it was made from"
+        )
+    return {
+        "title": family.title,
+        "repository": family.repository,
+        "drawn": f"{family.made_for}{' *' if family.distilled or family.drawn_so else ''}",
+        "trained": here,
+        "exports": ", ".join(each.name for each in TRAINERS if each.trains(family)) or "",
+        "licence": f"`{terms.name or terms.license}`" if terms else "see its card",
+    }
+
+
 def main(*, write: bool) -> int:
     """Write the files or compare them; 1 if one is out of date."""
     files = {
@@ -123,6 +151,7 @@ def main(*, write: bool) -> int:
         DOCS / "training-recipe.md": reference(
             "training-reference.md.j2", json_schema(training=True)
         ),
+        DOCS / "models.md": models(),
     }
     stale = 0
     for path, text in files.items():

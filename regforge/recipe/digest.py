@@ -227,6 +227,8 @@ def _training_data_of(recipe: TrainingRecipe) -> dict[str, Any]:
     data["method"] = _method(recipe, data["method"])
     if optimizer.scheduler == "constant" and optimizer.warmup_steps <= optimizer.steps:
         del data["optimizer"]["steps"]
+    if optimizer.timestep_sampling == "auto":
+        del data["optimizer"]["timestep_sampling"]  # as before there was a choice
     if not optimizer.ema:
         data["optimizer"]["ema_decay"] = None
     return data

@@ -207,6 +207,10 @@ class Optimizer(Section):
     takes: bf16 where the device computes with it, else fp16 on GPUs and fp32 on CPUs."""
     min_snr_gamma: float | None = Field(default=None, gt=0)
     """Weights time steps by min(SNR, gamma) (arXiv 2303.09556); 5 is usual."""
+    timestep_sampling: Literal["auto", "uniform", "logit_normal"] = "auto"
+    """At which times a flow-matching model learns: `uniform`, all alike; `logit_normal`, more often
+    in the middle (arXiv 2403.03206); both through its scheduler's shift. `auto` is what diffusers'
+    scripts do: `uniform`, and for SD3 `logit_normal`."""
     ema: bool = False
     """Keep an exponential moving average of the weights and save it."""
     ema_decay: float = Field(default=0.999, gt=0, lt=1)

@@ -131,6 +131,9 @@ def unfit(recipe: TrainingRecipe, kind: str | None) -> Iterator[Finding]:
             "weights times by how often it draws them: leave it out"
         )
         yield Finding(("optimizer", "min_snr_gamma"), message, about)
+    if not trained.flow and recipe.optimizer.timestep_sampling != "auto":
+        message = f"is for models that learn by flow matching, and {model} does not: leave it out"
+        yield Finding(("optimizer", "timestep_sampling"), message, about)
     if recipe.method.text_encoder and not trained.text_encoder:
         message = f"{model} reads captions with a language model, which cannot be trained"
         yield Finding(("method", "text_encoder"), message, about)

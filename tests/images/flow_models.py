@@ -136,6 +136,23 @@ def _flux2_klein(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def _flux2_dev(folder: Path) -> None:
+    """With the embedded tokenizer in place of a processor, which would need torchvision."""
+    from diffusers import Flux2Pipeline
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = Mistral3Config(
+        text_config={"model_type": "mistral", **_language_model(layers=30)},
+        vision_config={"model_type": "pixtral", "num_attention_heads": 2, **vision},
+    )
+    Flux2Pipeline(
+        **_flux2_parts(guided=True),
+        text_encoder=Mistral3ForConditionalGeneration(config),
+        tokenizer=_tokenizer(),
+    ).save_pretrained(folder)
+
+
 def _qwen_image(folder: Path) -> None:
     from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -395,6 +412,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "flux1": drawing.flux,
     "chroma": _chroma,
     "flux2": _flux2_klein,
+    "flux2-dev": _flux2_dev,
     "qwen-image": _qwen_image,
     "krea2": _krea2,
     "z-image": z_image,

@@ -213,6 +213,7 @@ def test_a_base_model_in_the_cache_is_looked_at(
         ("ZImagePipeline", "method.text_encoder", "true"),
         ("StableDiffusion3Pipeline", "optimizer.min_snr_gamma", "5"),
         ("FluxPipeline", "optimizer.min_snr_gamma", "5"),
+        ("StableDiffusionXLPipeline", "optimizer.timestep_sampling", "uniform"),
         ("FluxPipeline", "method.text_encoder", None),
     ],
 )

@@ -159,6 +159,29 @@ def test_validation_draws_what_the_pipeline_draws_of_the_prompt(family: Flow) ->
     assert abs(ours - theirs * 255).max() <= 2
 
 
+def test_times_are_those_of_diffusers_scripts_or_the_recipes(base: str) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    uniform = torch.special.ndtr(torch.tensor([-1.0, 0.0, 1.0]))
+    middle = torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0]))
+    drawn = {
+        sampling: open_family(
+            recipe(base_model=base, optimizer={"timestep_sampling": sampling}),
+            torch.device("cpu"),
+            torch.float32,
+        ).times
+        for sampling in ("auto", "uniform", "logit_normal")
+    }
+    assert_close(drawn["logit_normal"](uniform), drawn["uniform"](middle))
+    usual = "logit_normal" if "sd3" in base else "uniform"
+    assert_close(drawn["auto"](uniform), drawn[usual](uniform), rtol=0, atol=0)
+    # The scripts make this scheduler of the model's configuration, and take a place of its times.
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
+    places = torch.tensor([0.0, 0.25, 0.5])
+    theirs = scheduler.timesteps[(places * 1000).long()]
+    assert_close(drawn["uniform"](1 - places), theirs, rtol=0, atol=1e-2)
+
+
 def test_check_knows_which_text_encoders_can_be_trained(family: Flow) -> None:
     trained = TRAINABLE[type(family.pipeline).__name__]
     assert trained.text_encoder == bool(family.trainable_encoders)

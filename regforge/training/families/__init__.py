@@ -51,7 +51,7 @@ def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None
     pipeline.set_progress_bar_config(disable=True)
-    opened = family(pipeline, folder, device, recipe.variant)
+    opened = family(pipeline, folder, device, recipe)
     if recipe.trains_text:  # they stay
         for encoder in opened.text_encoders.values():
             encoder.to(device)

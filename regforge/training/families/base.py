@@ -15,6 +15,7 @@ from regforge.devices import free_memory
 from regforge.images.encoding import encode, encode_negative
 from regforge.images.loading import load_part
 from regforge.recipe.pipelines import TRAINS
+from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, FamilyError, Geometry
 
 if TYPE_CHECKING:
@@ -145,12 +146,12 @@ class Family(ABC):
     text_lora_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
     def __init__(
-        self, pipeline: Any, source: Path, device: torch.device, variant: str | None = None
+        self, pipeline: Any, source: Path, device: torch.device, recipe: TrainingRecipe
     ) -> None:
         self.pipeline = pipeline
         self.source = source
         self.device = device
-        self.variant = variant
+        self.variant = recipe.variant
         self.token: TokenRows | None = None
         for module in (pipeline.vae, *self.text_encoders.values()):
             module.requires_grad_(requires_grad=False).eval()

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from regforge.images.encoding import as_called
+from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, Geometry
 from regforge.training.families.base import Family
 
@@ -50,7 +51,7 @@ class Flow(Family):
         packed: The denoiser is given latents as tokens, of squares of so many numbers a side; None
             if as they are.
         multiple: Heights and widths of latents are multiples of it.
-        logit_normal: Whether times are drawn around the middle, and not evenly.
+        logit_normal: Whether times are drawn more often in the middle, unless the recipe says.
         guidance: What a model is trained at that was distilled from guidance; 1 is none. As in the
             examples of diffusers' README_flux.md.
     """
@@ -64,9 +65,11 @@ class Flow(Family):
     guidance: ClassVar[float] = 1.0
 
     def __init__(
-        self, pipeline: Any, source: Path, device: torch.device, variant: str | None = None
+        self, pipeline: Any, source: Path, device: torch.device, recipe: TrainingRecipe
     ) -> None:
-        super().__init__(pipeline, source, device, variant)
+        super().__init__(pipeline, source, device, recipe)
+        sampling = recipe.optimizer.timestep_sampling
+        self._middle = self.logit_normal if sampling == "auto" else sampling == "logit_normal"
         config = pipeline.scheduler.config
         self._units = float(config.num_train_timesteps)
         # A shift that depends on the image's size belongs to drawing, as in diffusers' scripts.
@@ -91,7 +94,7 @@ class Flow(Family):
 
         https://arxiv.org/abs/2403.03206, sections 3.1 and 5.3.2; not rounded to 1000 steps.
         """
-        share = torch.sigmoid(torch.special.ndtri(uniform)) if self.logit_normal else uniform
+        share = torch.sigmoid(torch.special.ndtri(uniform)) if self._middle else uniform
         shifted = self._time_shift * share / (1 + (self._time_shift - 1) * share)
         return shifted * self._units
 
@@ -215,9 +218,9 @@ class Flux2(Flow):
     packed = 1
 
     def __init__(
-        self, pipeline: Any, source: Path, device: torch.device, variant: str | None = None
+        self, pipeline: Any, source: Path, device: torch.device, recipe: TrainingRecipe
     ) -> None:
-        super().__init__(pipeline, source, device, variant)
+        super().__init__(pipeline, source, device, recipe)
         self.pixels_per_latent *= 2
         norm, epsilon = pipeline.vae.bn, pipeline.vae.config.batch_norm_eps
         self._shift = norm.running_mean.float().view(1, -1, 1, 1)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, FamilyError, Geometry
 from regforge.training.families.base import DiscreteNoise, Family
 
@@ -19,9 +20,9 @@ class StableDiffusion(DiscreteNoise, Family):
     name = "sd"
 
     def __init__(
-        self, pipeline: Any, source: Path, device: torch.device, variant: str | None = None
+        self, pipeline: Any, source: Path, device: torch.device, recipe: TrainingRecipe
     ) -> None:
-        Family.__init__(self, pipeline, source, device, variant)
+        Family.__init__(self, pipeline, source, device, recipe)
         takes, has = self.settings.in_channels, pipeline.vae.config.latent_channels
         if takes != has:
             raise FamilyError(
