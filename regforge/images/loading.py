@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded/tinyworld"
 # A pipeline that takes one of these does not start from text alone, unless diffusers says it can.
 _OTHER_INPUTS = frozenset(
-    {"image", "image_embeds", "mask_image", "control_image", "video", "audio"}
+    {"image", "images", "image_embeds", "mask_image", "control_image", "video", "audio"}
 )
+_OF_VIDEOS = frozenset({"num_frames", "frames", "video_length", "control_video"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +337,7 @@ def draws_from_text(pipeline_class: Any) -> bool:
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
     inputs = inspect.signature(pipeline_class.__call__).parameters.keys()
-    if "num_frames" in inputs:
+    if _OF_VIDEOS & inputs or pipeline_class.__name__.endswith("PriorPipeline"):
         return False
     if pipeline_class in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
         return "Control" not in pipeline_class.__name__

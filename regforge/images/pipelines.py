@@ -35,6 +35,10 @@ def inputs_of(pipeline: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(pipeline.__call__).parameters
 
 
+_SIDES = {"ZImagePipeline": 128, "ZImageOmniPipeline": 128}
+"""Sides of latents that are in a pipeline's code, and in none of its configurations."""
+
+
 def default_size(pipeline: Any, render: Render) -> tuple[int, int]:
     """Width and height of an image, in pixels: the recipe's, else the model's own.
 
@@ -59,6 +63,7 @@ def _own_side(pipeline: Any, name: str) -> int | None:
     for denoiser in DENOISERS:
         config = getattr(getattr(pipeline, denoiser, None), "config", {})
         latents = latents or config.get("sample_size")
+    latents = latents or _SIDES.get(type(pipeline).__name__)
     factor = getattr(pipeline, "vae_scale_factor", None)
     return latents * factor if isinstance(latents, int) and isinstance(factor, int) else None
 

@@ -92,6 +92,8 @@ def test_text_to_image_classes_are_known() -> None:
     yes += ("FluxPipeline", "PixArtSigmaPipeline", "SanaPipeline", "QwenImagePipeline")
     no = ("StableDiffusionInpaintPipeline", "StableDiffusionUpscalePipeline", "AudioLDM2Pipeline")
     no += ("StableDiffusionControlNetPipeline", "KandinskyV22PriorPipeline", "CogVideoXPipeline")
+    no += ("SanaVideoPipeline", "LattePipeline", "WanPipeline", "WuerstchenPriorPipeline")
+    no += ("CogVideoXFunControlPipeline", "JoyImageEditPlusPipeline")
     assert [name for name in yes if not draws_from_text(getattr(diffusers, name))] == []
     assert [name for name in no if draws_from_text(getattr(diffusers, name))] == []
 

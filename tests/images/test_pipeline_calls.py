@@ -86,6 +86,7 @@ def test_guidance_that_reaches_nobody_is_refused_or_not_recorded(scale: float) -
 
 def test_z_image_without_guidance_has_none_and_with_some_is_scaled(tmp_path: Path) -> None:
     model = flow_models.build("z-image", tmp_path / "z")
+    assert opened(model=model, width=None, height=None).identity.width == 256  # 128 latents
 
     def images(scale: float) -> tuple[Pixels, int]:
         renderer: Any = opened(model=model, guidance_scale=scale)
