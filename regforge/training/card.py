@@ -38,9 +38,9 @@ OUR_KEYS = frozenset(
 _FAMILY_TAGS = {
     "sd": ("stable-diffusion", "stable-diffusion-diffusers"),
     "sdxl": ("stable-diffusion-xl", "stable-diffusion-xl-diffusers"),
-    "sd3": ("sd3", "sd3-diffusers"),
+    "flux1": ("flux", "flux-diffusers"),
 }
-"""What diffusers' training scripts call the families."""
+"""What diffusers' training scripts call families; the others by their names here."""
 
 _EMBEDDED = "embedded/"
 
@@ -176,7 +176,7 @@ def _front_matter(
     tags += ["textual_inversion"] if recipe.subject.token else []
     tags += ["lora", "template:sd-lora"] if lora else []
     tags += ["dora"] if lora and recipe.method.dora else []
-    tags += _FAMILY_TAGS.get(family or "", ())
+    tags += _FAMILY_TAGS.get(family, (family, f"{family}-diffusers")) if family else ()
     relation = "finetune" if recipe.method.kind == "full" else "adapter"
     front: dict[str, Any] = {
         "base_model": base,

@@ -216,6 +216,27 @@ def test_a_lora_goes_into_a_fresh_pipeline(base: str, tmp_path: Path) -> None:
     assert (plain - live).abs().max() > 1e-4
 
 
+def test_checkpointed_gradients_are_the_same(base: str) -> None:
+    family = fresh(base)
+    trainable = attach(family, recipe(method={"rank": 2}).method)
+    move(trainable)
+    channels = family.encode_images(torch.zeros(1, 3, SIDE, SIDE)).shape[2]
+    noisy = random(2, channels, *size_of(family))
+    times, words = family.times(torch.tensor([0.3, 0.8])), embedded(family)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        for parameter in trainable.parameters.values():
+            parameter.grad = None
+        family.predict(noisy, times, words, GEOMETRY).square().mean().backward()
+        return {name: each.grad for name, each in trainable.parameters.items()}
+
+    plain = gradients()
+    trainable.checkpoint_gradients()
+    again = gradients()
+    for name, gradient in plain.items():
+        assert_close(again[name], gradient, rtol=0, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_training_learns_goes_on_and_needs_no_cache(base: str, tmp_path: Path) -> None:
     photos = tmp_path / "photos"

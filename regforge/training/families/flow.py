@@ -8,12 +8,14 @@ tests hold; layers that get a LoRA, times and latents are those of its scripts, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.utils.checkpoint import checkpoint
 
 from regforge.images.encoding import as_called
 from regforge.recipe.training import TrainingRecipe
@@ -204,8 +206,16 @@ class Chroma(Flux):
 
     def _conditions(self, at: Point) -> dict[str, Any]:
         texts = at.words["prompt_attention_mask"]
-        images = texts.new_ones(at.x.shape[:2])
-        return {**self._tokens(at), "attention_mask": torch.cat([texts, images], dim=1)}
+        mask = torch.cat([texts, texts.new_ones(at.x.shape[:2])], dim=1)
+
+        def checkpointed(block: Any, *args: Any) -> Any:
+            """Without the mask, which diffusers 0.42 forgets there, single blocks get three."""
+            whole = partial(block, attention_mask=mask) if len(args) == 3 else block
+            return checkpoint(whole, *args, use_reentrant=False)
+
+        denoiser: Any = self.denoiser
+        denoiser._gradient_checkpointing_func = checkpointed
+        return {**self._tokens(at), "attention_mask": mask}
 
 
 class Flux2(Flow):
