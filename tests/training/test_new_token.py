@@ -269,7 +269,7 @@ def test_a_whole_pipeline_has_it_in_itself(
     for name, table in tables(family).items():
         assert torch.equal(table, before[name])
     pipeline = DiffusionPipeline.from_pretrained(path)
-    again = type(family)(pipeline, path, torch.device("cpu"))
+    again = type(family)(pipeline, path, torch.device("cpu"), recipe())
     for name, value in states(family).items():
         assert torch.allclose(states(again)[name], value, atol=1e-6)
 
