@@ -103,7 +103,7 @@ def test_the_quickstart_says_only_what_can_be_drawn_by_schedulers_that_renderers
         assert set(slot.values) <= set(words[slot.name])
     assert shares_of(recipe) == {"against": 0.25, "amplify": 0.75}
     assert recipe.render.model == "embedded/tinyworld"
-    assert (recipe.render.steps, recipe.render.guidance_scale) == (25, 4.0)
+    assert (recipe.render.speed, recipe.render.guidance_scale) == ("fast", 4.0)
     assert set(SCHEDULERS) == set(pipelines.SCHEDULERS)
 
 
