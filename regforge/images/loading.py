@@ -79,8 +79,8 @@ def look_over(render: Render, folder: Path) -> None:
 
     Does not need the weights to be there.
     """
-    if is_embedded(render.model) and render.scheduler is None:
-        return  # it takes all there is
+    if is_embedded(render.model) and render.scheduler in (None, "unipc"):
+        return  # it takes all there is, and the scheduler of the presets
     import diffusers
 
     index = _read_index(render.model, folder / MODEL_INDEX)

@@ -338,7 +338,7 @@ def test_what_calls_are_planned_and_where_nobody_is_asked(tmp_path: Path) -> Non
     assert plan.prompt_tokens > 5000
 
 
-def test_reading_recipes_and_planning_loads_nothing_heavy() -> None:
+def test_reading_recipes_and_planning_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from regforge.files import recipes_folder\n"
         "from regforge.prompts.filling import plan_calls\n"
@@ -354,5 +354,7 @@ def test_reading_recipes_and_planning_loads_nothing_heavy() -> None:
         "    check(recipes_folder() / f'{name}.yaml')\n"
         "print(heavy & set(sys.modules) - {'PIL'})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(  # elsewhere: where runs lie already, they are looked into
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.split("\n") == ["set()", "set()", ""]

@@ -111,6 +111,7 @@ CHANGES: list[dict[str, Any]] = [
     {"optimizer": {"max_grad_norm": None}},
     {"optimizer": {"precision": "fp32"}},
     {"optimizer": {"min_snr_gamma": 5}},
+    {"optimizer": {"timestep_sampling": "uniform"}},
     {"optimizer": {"ema": True}},
     {"optimizer": {"ema": True, "ema_decay": 0.5}},
 ]
