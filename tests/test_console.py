@@ -131,6 +131,7 @@ def test_nobody_who_listens(command: str, code: int, said: str, tmp_path: Path) 
     assert len(done.stderr.splitlines()) == bool(said), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2> >(true)"])
 def test_work_is_not_in_vain_where_progress_cannot_be_told(redirection: str, written: Path) -> None:
     done = in_a_shell(f"regforge prompts tea.yaml {redirection}", written)

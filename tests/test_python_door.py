@@ -67,6 +67,7 @@ def test_paths_in_a_mapping_start_here(tmp_path: Path, monkeypatch: pytest.Monke
     assert recipe.subject.images == tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_values_of_a_mapping_may_be_what_python_users_have(repo: Path, run: regforge.Run) -> None:
     import numpy as np
 

@@ -82,6 +82,7 @@ def test_an_image_much_like_a_photo_is_worth_a_look(photos: Path) -> None:
     assert check.examples == ["005.png my_owl_501.png (8 bits)"]
 
 
+@pytest.mark.slow
 def test_images_of_the_embedded_pipeline_are_compared_by_content() -> None:
     """A photo of the subject in another place is no copy, and yet is found."""
     drawn = {"metadata": {"model": "embedded/tinyworld"}}

@@ -81,6 +81,7 @@ def test_hashes_that_are_stored_spare_opening_the_images() -> None:
     assert found.notes == ("was read to its end",)
 
 
+@pytest.mark.slow
 def test_an_audit_loads_no_exporter() -> None:
     code = "import sys, regforge.auditing; print([m for m in sys.modules if '.exporting' in m])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

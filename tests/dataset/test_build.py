@@ -168,6 +168,7 @@ def test_too_few_images_are_an_error_and_leave_the_old_dataset(dataset: Path, st
     assert sorted(path.name for path in dataset.parent.iterdir()) == ["dataset", "shards"]
 
 
+@pytest.mark.slow
 def test_the_same_images_are_the_same_bytes_wherever_made(dataset: Path, tmp_path: Path) -> None:
     other = Store(tmp_path / "other" / "shards", SLOTS, DIGEST)
     other.write(1, make_rows(131, 130), [])

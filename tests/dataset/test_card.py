@@ -225,6 +225,7 @@ def hostile_card(value: str) -> str:
     return card(rows, made_by, refusals=refusals, versions={"x": value})
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(value=st.text(min_size=1, max_size=60) | st.sampled_from(HOSTILE))
 @example(value=HOSTILE[0])

@@ -379,6 +379,7 @@ def everything_in(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_folder_becomes_a_page(tmp_path: Path) -> None:
     rows = make_run(tmp_path / "run", 200)
     before = everything_in(tmp_path / "run")

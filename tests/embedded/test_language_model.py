@@ -135,6 +135,7 @@ def test_importing_it_is_cheap() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_registering_twice_keeps_the_first(registered: Any, model: LanguageModel) -> None:
     import litellm
 
@@ -265,6 +266,7 @@ objects = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(objects, st.integers(0, 3), st.sampled_from([0.0, 0.5, 1.0]))
 def test_every_reply_is_what_the_schema_describes(
     schema: dict[str, Any], seed: int, temperature: float

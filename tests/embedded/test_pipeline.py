@@ -35,6 +35,7 @@ def draw(pipeline, prompts, seeds, steps=4):
     return [np.asarray(image) for image in output.images]
 
 
+@pytest.mark.slow
 def test_a_image_depends_on_its_prompt_and_seed_not_on_its_batch(pipeline):
     together = draw(pipeline, PROMPTS, [1, 2])
     assert all(image.shape == (96, 96, 3) and image.std() > 10 for image in together)
@@ -44,6 +45,7 @@ def test_a_image_depends_on_its_prompt_and_seed_not_on_its_batch(pipeline):
     assert np.abs(together[0].astype(int) - together[1].astype(int)).mean() > 5
 
 
+@pytest.mark.slow
 def test_the_caption_matters(pipeline):
     day, night = draw(pipeline, ["a red teapot on a beach", "a red teapot at night"], [7, 7], 8)
     assert day.mean() > night.mean() + 20
@@ -84,6 +86,7 @@ def test_its_parts_load_one_by_one_as_training_scripts_do():
     assert output.shape == scheduler.get_velocity(latents, noise, t).shape
 
 
+@pytest.mark.slow
 def test_latents_have_unit_variance_after_scaling():
     import torch
     from diffusers import AutoencoderKL

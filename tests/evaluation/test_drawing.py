@@ -366,6 +366,7 @@ def test_half_precision_that_draws_black(tmp_path: Path) -> None:
         assert np.array_equal(drawn(pool, model, wanted(3))[2:], images[2:])
 
 
+@pytest.mark.slow
 def test_a_model_that_overflows_is_refused(tmp_path: Path) -> None:
     broken = PersonalizedModel("x", blank_models.overflowing(tmp_path / "x"), "a" * 64)
     with ModelPool(**QUICK) as pool, pytest.raises(RenderError, match="NaN"):

@@ -68,6 +68,7 @@ def plain(made: Evaluation, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
     return made
 
 
+@pytest.mark.slow
 def test_models_prompts_numbers_and_images_and_the_verdict(made: Evaluation, page: Read) -> None:
     described = {image.get("alt") for image in page.all("img")}
     for result in made.results:

@@ -27,6 +27,7 @@ def market() -> SubjectText:
     return SubjectText([sign("MARKET"), sign("Market", paper="beige"), sign("SUMMER")])
 
 
+@pytest.mark.slow
 def test_the_lexicon_is_what_photos_agree_on(market: SubjectText) -> None:
     assert (market.lexicon, market.notes) == (("market",), [])
 

@@ -189,6 +189,7 @@ def phrases_for(slot: str, value: str) -> list[str]:
     return [phrase for table in tables[slot] for phrase in table[value]]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(spec=specs, seed=st.integers(0, 2**31))
 def test_a_varied_caption_says_what_it_claims_to_say(spec, seed):

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import datasets
+import pytest
 from export_samples import export, photo_folder, theirs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -48,6 +49,7 @@ TEXTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @example(HARD)
 @given(TEXTS)
@@ -65,6 +67,7 @@ def test_captions_survive_where_images_are_mixed(texts: list[str]) -> None:
             assert [caption for caption, is_reg, _ in seen if not is_reg] == ["sks (mine)"]
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @example(HARD)
 @given(TEXTS)

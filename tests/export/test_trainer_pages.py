@@ -16,6 +16,7 @@ from itertools import islice, product
 from pathlib import Path
 
 import export_samples as samples
+import pytest
 from own_code import PARSERS
 
 from regforge.exporting.checking import Target
@@ -141,6 +142,7 @@ def page(text: str, part: str) -> str:
     return f"{before}{begin}\n{part}\n{end}{after}"
 
 
+@pytest.mark.slow
 def test_the_pages_show_what_comes_out() -> None:
     parts = generated()
     assert list(parts) == [trainer.name for trainer in TRAINERS]

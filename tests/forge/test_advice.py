@@ -93,6 +93,7 @@ def test_an_image_server_that_is_down_is_said_before_a_language_model_is_paid(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reply",
     [Reply(0), Reply(200, "<html>Sign in</html>"), refused(429, "Slow down.")],
@@ -167,6 +168,7 @@ def test_check_shows_steps_and_guidance_of_a_distilled_model(
 # -------------------------------------------------------------------------------- commands to type
 
 
+@pytest.mark.slow
 def test_every_command_that_is_told_to_start_over_can(
     shell: Shell, write_recipe: WriteRecipe
 ) -> None:
@@ -205,6 +207,7 @@ def test_a_training_run_is_no_dataset_run(shell: Shell, tmp_path: Path) -> None:
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_an_export_takes_the_identifier_of_the_run(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:

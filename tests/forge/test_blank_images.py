@@ -28,6 +28,7 @@ def rendered(run: Path) -> int:
     return sum(entry["images"] for entry in read(run / "log.jsonl") if entry["event"] == "rendered")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["overflowing", "black"])
 def test_a_model_that_draws_nothing_stops_with_its_first_batch(
     kind: str, shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
@@ -49,6 +50,7 @@ def test_a_model_that_draws_nothing_stops_with_its_first_batch(
     assert shell("run", recipe, "--out", "mended", "--limit", 2) == 0, shell.err
 
 
+@pytest.mark.slow
 def test_numbers_that_overflow_are_refused_whatever_the_settings_are(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -69,6 +71,7 @@ def test_numbers_that_overflow_are_refused_whatever_the_settings_are(
     assert "NaN" in shell.err
 
 
+@pytest.mark.slow
 def test_another_vae_takes_the_place_of_the_models_own(tmp_path: Path) -> None:
     model = blank_models.black(tmp_path / "model")
     mended = opened(model=model, vae=str(TINYWORLD / "vae"))
@@ -90,6 +93,7 @@ def placeholders(count: int) -> Callable[[Call], Reply]:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blank", "code", "calls"), [(10_000, 1, 12), (11, 0, None)])
 def test_a_service_that_sends_placeholders_is_not_paid_for_many(
     blank: int,

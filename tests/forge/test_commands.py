@@ -69,6 +69,7 @@ def test_a_file_is_not_overwritten_by_init(shell: Shell, tmp_path: Path) -> None
     assert shell("init", "mug.yaml", "--force") == 0
 
 
+@pytest.mark.slow
 def test_prompts_and_render_stop(shell: Shell, write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe, out = write_recipe(), tmp_path / "run"
     assert shell("prompts", recipe, "--out", out, "--limit", 4) == 0, shell.err
@@ -108,6 +109,7 @@ def test_bad_recipes_and_folders(shell: Shell, tmp_path: Path, write_recipe: Wri
     assert "mine.j2" in shell.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "says"),
     [

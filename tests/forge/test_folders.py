@@ -92,6 +92,7 @@ def test_two_processes_cannot_hold_it_and_no_lock_is_left(small: Recipe, tmp_pat
         assert list(folder.path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_fresh_deletes_what_was_made_and_nothing_else(small: Recipe, tmp_path: Path) -> None:
     out, photos = tmp_path / "run", tmp_path / "elsewhere"
     photos.mkdir()
@@ -140,6 +141,7 @@ def test_nothing_locks_no_folder(shell: Shell, write_recipe: WriteRecipe, tmp_pa
     assert shell("prompts", write_recipe(seed=4), "--out", out) == 2, "now something was made"
 
 
+@pytest.mark.slow
 def test_datasets_do_not_shrink(shell: Shell, write_recipe: WriteRecipe, tmp_path: Path) -> None:
     out, recipe = tmp_path / "run", write_recipe(prompts={"count": 6})
     assert shell("run", recipe, "--out", out, "-q") == 0, shell.err
@@ -158,6 +160,7 @@ def test_datasets_do_not_shrink(shell: Shell, write_recipe: WriteRecipe, tmp_pat
     assert shell("run", recipe, "--out", out, "-q", "--limit", 2, "--fresh") == 0, shell.err
 
 
+@pytest.mark.slow
 def test_an_edited_caption_is_drawn_with_its_row(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(prompts={"count": 4, "sets": {"amplify": 1}}))
     out = tmp_path / "run"

@@ -60,6 +60,7 @@ def refusals(folder: Path) -> dict[str, str]:
     return {each["raw"]: each["reason"] for each in read(folder / "ledger.jsonl") if "raw" in each}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("reg")
 def test_a_folders_captions_are_drawn_by_our_own_model(importing: Any, tmp_path: Path) -> None:
     done = quietly(importing(sets={"import": 1, "amplify": 1}, count=8), tmp_path / "run")

@@ -32,6 +32,7 @@ def scaled(source: Path, target: Path, by: float) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_another_lora_is_a_change(fitting: Path, tmp_path: Path, write_recipe: WriteRecipe) -> None:
     shutil.copy(fitting, tmp_path / "x.safetensors")
     render = {"lora": "x.safetensors"}
@@ -48,6 +49,7 @@ def test_another_lora_is_a_change(fitting: Path, tmp_path: Path, write_recipe: W
     assert quietly(load_recipe(path, ["prompts.count=3"]), tmp_path / "run").images == 3
 
 
+@pytest.mark.slow
 def test_card_and_report_name_it(fitting: Path, tmp_path: Path, write_recipe: WriteRecipe) -> None:
     loras = [{"path": str(fitting), "scale": 0.5}, str(fitting)]
     prompts = {"count": 1, "sets": {"amplify": 1}}
@@ -165,6 +167,7 @@ def test_a_lora_that_does_not_fit_is_refused_and_nothing_is_drawn(
     assert not (tmp_path / "run" / "shards").exists()
 
 
+@pytest.mark.slow
 def test_several_loras_are_added_and_their_scales_count(fitting: Path, tmp_path: Path) -> None:
     from images.drawing import drawn, jobs, opened
 

@@ -25,6 +25,7 @@ def images(folder: Path) -> dict[str, str]:
     return {"images": str(folder)}
 
 
+@pytest.mark.slow
 def test_what_a_caption_does_not_let_vary_is_said_by_check_the_run_and_audit(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -46,6 +47,7 @@ def test_what_a_caption_does_not_let_vary_is_said_by_check_the_run_and_audit(
     assert "black paws" in found["examples"][0]
 
 
+@pytest.mark.slow
 def test_plain_captions_need_no_vocabulary_and_are_no_finding(
     shell: Shell, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -119,6 +121,7 @@ def auto(write_recipe: WriteRecipe, photos: Path, url: str, captions: str) -> Pa
     )
 
 
+@pytest.mark.slow
 def test_captions_of_a_vision_model_are_written_beside_the_photos_on_demand(
     shell: Shell, write_recipe: WriteRecipe, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +145,7 @@ def test_captions_of_a_vision_model_are_written_beside_the_photos_on_demand(
     assert prompts_of(Path("run")) == made
 
 
+@pytest.mark.slow
 def test_training_and_exports_take_the_captions_of_the_run(
     shell: Shell,
     write_recipe: WriteRecipe,

@@ -77,6 +77,7 @@ def assert_is(row: dict[str, Any], expected: ImageRow) -> None:
         assert row[column] == getattr(expected, column), column
 
 
+@pytest.mark.slow
 def test_what_is_published_can_be_streamed(made: Path, hub: LoopbackHub, shell: Shell) -> None:
     assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v1") == 0, shell.err
     told, ranged = {}, {}
@@ -130,6 +131,7 @@ def test_what_is_published_is_what_readers_get(made: Path, hub: LoopbackHub, she
     assert plain["train"][0]["image"].size == (96, 96)
 
 
+@pytest.mark.slow
 def test_json_says_all_and_again_writes_nothing(made: Path, hub: LoopbackHub, shell: Shell) -> None:
     (made / "dataset" / "NOTES.md").write_text("mine")
     assert shell("publish", made, "--repo-id", "me/cats", "--tag", "v1", "--json") == 0, shell.err
@@ -179,6 +181,7 @@ def test_a_run_that_grew_replaces_its_files(
     assert len(rows_of(made)) == 8
 
 
+@pytest.mark.slow
 def test_as_a_pull_request_main_stays_as_it_is(made: Path, hub: LoopbackHub, shell: Shell) -> None:
     shell("publish", made, "--repo-id", "me/cats")
     head = hub.head("me/cats")
@@ -276,6 +279,7 @@ def test_what_has_to_be_said_first(made: Path, hub: LoopbackHub, shell: Shell) -
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_an_unfinished_run(made: Path, tmp_path: Path, hub: LoopbackHub, shell: Shell) -> None:
     assert shell("publish", tmp_path / "nothing", "--repo-id", "me/cats") == 2
     assert "is not the folder of a run" in one_sentence(shell)

@@ -42,6 +42,7 @@ def test_a_run_makes_what_the_recipe_says(small: Recipe, tmp_path: Path) -> None
         assert made.stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_a_plan_rows_and_card_say_what_steps_leave_out(
     write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:

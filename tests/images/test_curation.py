@@ -242,6 +242,7 @@ def test_an_image_that_does_not_show_its_caption_is_refused_below_the_minimum() 
     assert (verdict.reasons, verdict.scores["alignment"]) == ((), -1.0)
 
 
+@pytest.mark.slow
 def test_the_embedded_judge_prefers_the_right_caption_and_batches_do_not_matter() -> None:
     paths = sorted(SUBJECTS.glob("*/*.png"))[:6]
     images = [Image.open(path).convert("RGB") for path in paths]

@@ -77,6 +77,7 @@ def failing(count: int, then: Callable[[Call], Reply], reply: Reply) -> Callable
     return lambda call: reply if call.number < count else then(call)
 
 
+@pytest.mark.slow
 def test_each_job_gets_its_image_in_order(tmp_path: Path) -> None:
     with OpenAIServer() as server:
         renderer = service(server, tmp_path, negative_prompt="dark")

@@ -38,6 +38,7 @@ def rename_class(folder: Path, name: object) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
+@pytest.mark.slow
 def test_a_folder_is_drawn_from_as_the_embedded_model_is(copy: Path) -> None:
     renderer, embedded = opened(model=str(copy)), opened()
     assert renderer.identity.model == copy.name  # where it lies is nobody's business
@@ -118,6 +119,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fitting_lora(load_pipeline("cpu"), tmp_path_factory.mktemp("lora") / LORA).parent
 
 
+@pytest.mark.slow
 def test_a_lora_changes_what_is_drawn(lora: Path) -> None:
     plain = drawn(opened(), jobs(1))
     from_folder = drawn(opened(lora=str(lora)), jobs(1))

@@ -69,6 +69,7 @@ def test_an_image_does_not_depend_on_its_batch(dtype: str, most: int, renderer: 
     assert np.abs(full.astype(int) - eight).mean() < 2, "half precision looks the same"
 
 
+@pytest.mark.slow
 def test_noise_belongs_to_the_image_and_earlier_batch_sizes_before_auto(renderer: Renderer) -> None:
     one, three = (
         opened(earlier=3, scheduler="euler_ancestral", **more) for more in ({"batch_size": 1}, {})
@@ -140,6 +141,7 @@ def plain_call(model: str, todo: list[Any], **settings: Any) -> Pixels:
     return np.stack([np.asarray(image) for image in output.images])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("negative", ["", "blurry, dark"])
 @pytest.mark.parametrize("guidance", [4.0, 1.0])
 def test_tinyworld_draws_as_when_simply_called(negative: str, guidance: float) -> None:
@@ -151,6 +153,7 @@ def test_tinyworld_draws_as_when_simply_called(negative: str, guidance: float) -
     assert difference(ours, plain) <= NOISE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("negative", ["", "blurry, dark"])
 def test_sdxl_draws_as_when_simply_called(sdxl: str, negative: str) -> None:
     negatives = {"negative_prompt": [negative] * 3} if negative else {}
@@ -185,6 +188,7 @@ def test_a_flow_matching_model_takes_no_negative_prompt_and_no_other_scheduler(f
         opened(model=flux, scheduler="ddim")
 
 
+@pytest.mark.slow
 def test_each_prompt_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers import StableDiffusionPipeline
 
@@ -292,6 +296,7 @@ def test_memory_that_holds_no_image_is_an_error(monkeypatch: pytest.MonkeyPatch)
     assert "render.offload" in str(error.value)
 
 
+@pytest.mark.slow
 def test_what_the_safety_checker_flags_is_marked(tmp_path: Path) -> None:
     todo = jobs(2)
     for flagged in (False, True):

@@ -28,6 +28,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> str:
     return drawing.sdxl(tmp_path_factory.mktemp("models") / "sdxl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["unipc", "dpmpp_2m", "euler", "ddim", "PNDMScheduler"])
 def test_an_image_does_not_depend_on_its_batch(scheduler: str, sdxl: str) -> None:
     one, three = (
@@ -37,6 +38,7 @@ def test_an_image_does_not_depend_on_its_batch(scheduler: str, sdxl: str) -> Non
     assert difference(one, three) <= NOISE
 
 
+@pytest.mark.slow
 def test_nothing_is_left_from_one_batch_to_the_next_and_images_differ_a_little() -> None:
     fast = opened(batch_size=2, speed="fast")
     images = drawn(fast, jobs(3))
@@ -45,6 +47,7 @@ def test_nothing_is_left_from_one_batch_to_the_next_and_images_differ_a_little()
     assert 0 < np.abs(images.astype(int) - whole).mean() < 20
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_ends_with_the_same_files(tmp_path: Path, sdxl: str) -> None:
     small = {"width": 32, "height": 32, "dtype": "float32", "device": "cpu", "batch_size": 2}
     render = Render(model=sdxl, **small, **BOTH)
@@ -81,6 +84,7 @@ def test_a_compiled_denoiser_leaves_out_the_same(
 # ----------------------------------------------------------------------------- one and two passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tinyworld", "sdxl", "sd3"])
 def test_a_window_without_any_step_is_no_guidance(kind: str, tmp_path: Path) -> None:
     model = getattr(drawing, kind)(tmp_path) if kind != "tinyworld" else "embedded/tinyworld"

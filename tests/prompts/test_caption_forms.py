@@ -35,6 +35,7 @@ def form_of(prompt: Prompt) -> str:
     return "that is" if re.search(rf"{noun} {joined} ", prompt.text) else "comma"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noun", NOUNS)
 def test_captions_take_turns_with_three_orders_and_photographs_have_their_share(
     noun: str,

@@ -338,6 +338,7 @@ def test_what_calls_are_planned_and_where_nobody_is_asked(tmp_path: Path) -> Non
     assert plan.prompt_tokens > 5000
 
 
+@pytest.mark.slow
 def test_reading_recipes_and_planning_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from regforge.files import recipes_folder\n"

@@ -54,6 +54,7 @@ def filled_by(answer: Answer, folder: Path, at_once: int) -> Vocabulary:
             return fill(recipe, client, journal)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_the_same_from_a_good_server_and_from_a_bad_one(tmp_path: Path) -> None:
     faults = Faults(phrases, share=0.3, kinds=("prose", "think", "wrong schema"))
     one = filled_by(phrases, tmp_path / "one", at_once=1)

@@ -139,6 +139,7 @@ WORDS = st.lists(st.sampled_from("a red blue teapot sks tea by the lake very".sp
 MANY = st.lists(WORDS.map(" ".join), max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(MANY, st.integers(0, 20), st.integers(0, 20))
 def test_more_captions_keep_those_there_are(captions: list[str], few: int, more: int) -> None:

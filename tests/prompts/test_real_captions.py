@@ -121,6 +121,7 @@ WORDS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(WORDS, st.sampled_from(["cat", "woman"]))
 def test_no_caption_keeps_the_identifier_or_loses_the_class(words: list[str], noun: str) -> None:

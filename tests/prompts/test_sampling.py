@@ -242,6 +242,7 @@ def test_pairs_that_name_unknown_phrases_are_no_matter() -> None:
     assert not table.any({"color": np.zeros(3, dtype=np.int64)}, 3).any()
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=4))
 def test_any_number_of_rows_has_every_share_within_one_row(parts: list[int]) -> None:
     shares = {f"set{n}": float(part) for n, part in enumerate(parts)}

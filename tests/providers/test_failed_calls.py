@@ -181,6 +181,7 @@ NOBODY = "http://127.0.0.1:9/v1"
 MAKERS = ("openai", "hosted_vllm", "ollama_chat")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "model", "words"),
     [
@@ -312,6 +313,7 @@ def test_a_model_without_a_provider(bench: Bench, model: str) -> None:
     assert "provider/model" in one_sentence(stop.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_only_fails_is_not_asked_everything(bench: Bench) -> None:
     down = pytest.raises(UnreachableModel, match=r"\d questions in a row")
     with OpenAIServer(lambda _: refused(500, "out of memory")) as server, down as stop:

@@ -334,6 +334,7 @@ def test_max_cost_with_an_unknown_price_is_refused(bench: Bench, far_away: OpenA
 # Limits
 
 
+@pytest.mark.slow
 def test_calls_at_a_time_calls_a_minute_and_tokens_a_minute_are_kept(bench: Bench) -> None:
     with OpenAIServer(lambda call: said(color_of(call), wait=0.03)) as server:
         bench.ask(server, 20, max_concurrency=3)

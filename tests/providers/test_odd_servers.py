@@ -181,6 +181,7 @@ def test_a_field_that_transformers_serve_does_not_expect_is_left_out(bench: Benc
     ]
 
 
+@pytest.mark.slow
 def test_several_parameters_are_refused_one_after_the_other_by_many_calls(bench: Bench) -> None:
     def answer(call: Call) -> Reply:
         for name in ("temperature", "max_tokens", "seed", "response_format"):

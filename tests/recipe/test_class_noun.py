@@ -97,6 +97,7 @@ def test_what_is_no_bare_noun_is_refused_with_the_noun_to_write(
         assert shell("check", recipe(tmp_path, instead, training=training)) == 0, shell.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["dataset", "training"])
 def test_sound_nouns_pass_and_others_are_said(tmp_path: Path, shell: Shell, training: bool) -> None:
     for noun in SOUND:

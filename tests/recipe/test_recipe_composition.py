@@ -249,6 +249,7 @@ def said(folder: Path, content: dict[str, Any], overrides: list[str] | None = No
     return load_recipe(write(folder / "whole.yaml", whole), overrides or ())
 
 
+@pytest.mark.slow
 @given(base=_choices, over=_choices)
 @settings(max_examples=60, suppress_health_check=[SHARED_FOLDER])
 def test_extending_is_the_same_as_writing_it_all_in_one_file(
@@ -259,6 +260,7 @@ def test_extending_is_the_same_as_writing_it_all_in_one_file(
     assert load_recipe(extended) == said(tmp_path, nested({**base, **over}))
 
 
+@pytest.mark.slow
 @given(base=_choices, over=_choices)
 @settings(max_examples=60, suppress_health_check=[SHARED_FOLDER])
 def test_set_is_like_writing(tmp_path: Path, base: dict[Any, Any], over: dict[Any, Any]) -> None:

@@ -291,6 +291,7 @@ OF_TRAINING = ["name", "seed", "base_model", "device", "tracking", "extends"] + 
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "keys"),
     [

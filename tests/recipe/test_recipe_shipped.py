@@ -288,6 +288,7 @@ _recipes = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(content=_recipes)
 @settings(max_examples=25, suppress_health_check=[SHARED_FOLDER])
 def test_the_resolved_recipe_is_the_same_recipe(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -180,6 +180,7 @@ def test_the_digest_of_a_known_recipe(photos: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @given(
     content=st.fixed_dictionaries(
         {"seed": st.integers(0, 2**63 - 1)},

@@ -33,6 +33,7 @@ def a_weight_changed(model: Path) -> None:
     weights.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_base_model_that_was_replaced_is_another_training(tmp_path: Path) -> None:
     model = Path(shutil.copytree(TINYWORLD, tmp_path / "model"))
     wanted = recipe(base_model=str(model), optimizer={"steps": 1})
@@ -93,6 +94,7 @@ def test_a_model_that_cannot_be_reached_is_said_before_its_images_are_made(
     assert not (tmp_path / "runs" / "dogs").exists()
 
 
+@pytest.mark.slow
 def test_validation_images_overflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = recipe(
         base_model=blank_models.overflowing(tmp_path / "model"),

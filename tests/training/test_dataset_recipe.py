@@ -145,6 +145,7 @@ def test_a_folder_in_which_nothing_was_made_can_become_another_recipe_s(reg: Pat
         assert folder.own(trained_beside(written(reg, seed=1)), fresh=False)
 
 
+@pytest.mark.slow
 def test_it_waits_for_whoever_makes_the_dataset(reg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made_by = load_recipe(reg)
     folder, said = RunFolder(Path("runs/dogs")), io.StringIO()

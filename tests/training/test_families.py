@@ -163,6 +163,7 @@ def test_sdxls_ids_are_in_pipeline_order_and_keep_odd_sizes(base_of: Callable[[s
     assert seen[0].tolist() == [[1365, 1023, 7, 301, 32, 32]]
 
 
+@pytest.mark.slow
 def test_released_text_encoders_say_so(base_of: Callable[[str], str]) -> None:
     family = opened(base_of("sdxl"))
     family.release_text_encoders()

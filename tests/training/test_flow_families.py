@@ -71,6 +71,7 @@ def drawn(family: Flow, caption: str, **more: Any) -> Any:
     return family.pipeline(prompt=[caption], generator=random_numbers, **plan | more).images[0]
 
 
+@pytest.mark.slow
 def test_the_pipeline_hands_our_prediction_to_its_scheduler(
     family: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +200,7 @@ def test_weights_in_16_bits_are_called_like_others(base: str) -> None:
     assert found.shape == noisy.shape
 
 
+@pytest.mark.slow
 def test_a_lora_goes_into_a_fresh_pipeline(base: str, tmp_path: Path) -> None:
     family = fresh(base)
     trainable = attach(family, recipe(method={"rank": 2}).method)

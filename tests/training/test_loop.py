@@ -284,6 +284,7 @@ def test_short_attention_in_16_bits_is_not_fused_on_a_cpu(
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 6))
 @settings(max_examples=15)
 def test_how_steps_are_divided_is_nothing(sources: tuple[Path, Path], one: int, other: int) -> None:
@@ -340,6 +341,7 @@ def test_a_long_gradient_is_shortened(sources: tuple[Path, Path]) -> None:
     assert lengths[0] == lengths[1] > 0.01  # what is reported is before it was shortened
 
 
+@pytest.mark.slow
 def test_text_encoders_are_trained_too(dogs: str, tmp_path: Path) -> None:
     each = recipe(
         regularization={"dataset": dogs, "target": "teacher"},
@@ -356,6 +358,7 @@ def test_text_encoders_are_trained_too(dogs: str, tmp_path: Path) -> None:
     assert first < 1e-11 < second
 
 
+@pytest.mark.slow
 def test_all_weights_can_be_trained(dogs: str, tmp_path: Path) -> None:
     from regforge.embedded import TINYWORLD
 
@@ -385,6 +388,7 @@ def test_all_weights_can_be_trained(dogs: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_uncached_is_cached(dogs: str, tmp_path: Path) -> None:
     def trained(cache: str) -> dict[str, Any]:
         each = recipe(

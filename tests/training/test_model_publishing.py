@@ -68,6 +68,7 @@ def files(hub: LoopbackHub) -> dict[str, bytes]:
     return hub.files("me/cat", repo_type="model")
 
 
+@pytest.mark.slow
 def test_all_of_it_goes_in_one_commit(made: Path, hub: LoopbackHub) -> None:
     done = publish(made, "--repo-id", "me/cat", "--tag", "v1", "--json")
     assert done.exit_code == 0, done.output

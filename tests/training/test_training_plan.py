@@ -231,6 +231,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_the_command_touches_nothing_and_loads_no_torch(here: Path) -> None:
     (here / "mine.yaml").write_text(
         "name: x\nsubject: {class_noun: cat, images: photos}\nregularization: {dataset: reg}\n"

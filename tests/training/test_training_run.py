@@ -109,6 +109,7 @@ def test_stopped_and_resumed_is_never_stopped(
     assert (here[0], here[-1]) == (there[0], there[-1])
 
 
+@pytest.mark.slow
 def test_one_batch_of_eight_is_eight_batches_of_one(dogs: Path, tmp_path: Path) -> None:
     def trained(batch_size: int, accumulation: int) -> dict:
         folder = tmp_path / f"{batch_size}-{accumulation}"
@@ -150,6 +151,7 @@ def test_an_untouched_lora_agrees_with_its_teacher(dogs: Path, tmp_path: Path) -
     assert second > 1e-8
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     each = recipe(
         method={"rank": 4, "alpha": 1e6},
@@ -200,6 +202,7 @@ def init(project, name, resume): return Run(project, name, resume)
 """
 
 
+@pytest.mark.slow
 def test_a_tracker_is_told_what_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +237,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_what_the_run_would_have_ended_with(tmp_path: Path) -> None:
     shorter = train(with_average(2), tmp_path / "shorter", reporter=QUIET)
     longer = train(with_average(3, snapshots=[3, 2, 9]), tmp_path / "longer", reporter=QUIET)
