@@ -290,7 +290,7 @@ def our_training(pipeline: Any, content: dict[str, Any], device: Any) -> Callabl
     precision = precision_of(recipe, device)
     kind = StableDiffusionXL if hasattr(pipeline, "text_encoder_2") else StableDiffusion
     pipeline.unet.requires_grad_(requires_grad=False)
-    family = kind(type(pipeline)(**pipeline.components), TINYWORLD, device)
+    family = kind(type(pipeline)(**pipeline.components), TINYWORLD, device, recipe)
     examples = Examples(recipe, family, device=device, reporter=Reporter(quiet=True))
     examples.prepare()
     trainable = attach(family, recipe.method)

@@ -29,6 +29,7 @@ from small_training import (
 
 from regforge.dataset.sources import CannotOpen
 from regforge.prompts.photos import PhotosError
+from regforge.recipe import TrainingRecipe
 from regforge.training.batches import Batch, Draw, ExamplesError
 from regforge.training.families import open_family
 from regforge.training.families.base import Family
@@ -339,20 +340,28 @@ def test_a_dataset_on_the_hub(hub: "LoopbackHub", folder: Path, dataset: Path) -
 
 
 @pytest.fixture(scope="module")
-def tinyworld(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    some = Built(photos(tmp_path_factory.mktemp("photos"))).recipe
-    return open_family(some, torch.device("cpu"), torch.float32)
+def some_recipe(tmp_path_factory: pytest.TempPathFactory) -> TrainingRecipe:
+    return Built(photos(tmp_path_factory.mktemp("photos"))).recipe
+
+
+@pytest.fixture(scope="module")
+def tinyworld(some_recipe: TrainingRecipe) -> Family:
+    return open_family(some_recipe, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.slow
-def test_embedded_pipeline(tinyworld: Family, repo: Path, tmp_path: Path, dataset: Path) -> None:
+def test_embedded_pipeline(
+    tinyworld: Family, some_recipe: TrainingRecipe, repo: Path, tmp_path: Path, dataset: Path
+) -> None:
     """Cached, on disk and not cached: the same bits. And the latents are of the right image."""
 
     def of(cache: str) -> Built:
+        # Where all is cached, the text encoders are released.
+        fresh = open_family(some_recipe, torch.device("cpu"), torch.float32)
         examples = Built(
             repo / "examples" / "subjects" / "teapot",
             dataset,
-            model=tinyworld,
+            model=tinyworld if cache == "none" else fresh,
             cache_folder=tmp_path / "cache",
             data={"cache": cache, "crops_per_image": 2},
             optimizer={"steps": 4},
