@@ -11,12 +11,14 @@ import typer
 from regforge.cli.console import (
     AsJson,
     BaseModel,
+    EngineName,
     Fresh,
     Out,
     Overrides,
     Quiet,
     RecipePath,
     Seed,
+    Workers,
     echo,
     kept_if_interrupted,
     show,
@@ -187,6 +189,8 @@ def evaluate(
             "--guidance-scale", min=0, max=50, help="That of the first model's recipe by default."
         ),
     ] = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -220,7 +224,15 @@ def evaluate(
     )
     folder = out or default_folder(models)
     with kept_if_interrupted(folder):
-        done = measure(models, settings, out=folder, fresh=fresh, reporter=Reporter(quiet=quiet))
+        done = measure(
+            models,
+            settings,
+            out=folder,
+            fresh=fresh,
+            engine=engine,
+            workers=workers,
+            reporter=Reporter(quiet=quiet),
+        )
     show(done, as_json)
     if not as_json:
         echo(f"\nImages and plots: {from_here(done.folder / 'report.html')}")

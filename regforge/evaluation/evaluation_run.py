@@ -47,6 +47,7 @@ from regforge.evaluation.suites import (
     home_of,
 )
 from regforge.evaluation.wording import shown
+from regforge.images import Engine, require_engine
 from regforge.journal import Reporter
 from regforge.recipe import Render
 from regforge.recipe.named_files import LORA_NAME
@@ -66,6 +67,8 @@ def evaluate(
     *,
     out: str | Path | None = None,
     fresh: bool = False,
+    engine: Engine = "local",
+    workers: int | None = None,
     reporter: Reporter | None = None,
     **more: Any,
 ) -> Evaluation:
@@ -80,6 +83,9 @@ def evaluate(
         settings: What is drawn and measured.
         out: The evaluation's folder; `evaluations/<names>` by default.
         fresh: Delete what an earlier evaluation made in the folder.
+        engine: Where images are drawn: in this process, or by `workers` of a Ray cluster, as for
+            `regforge.run`; they are measured here.
+        workers: One for each GPU if left out.
         reporter: Where progress goes; standard error by default.
         more: Settings by name, such as `samples=1`; they go before those of `settings`.
 
@@ -93,6 +99,7 @@ def evaluate(
     given = [m if isinstance(m, PersonalizedModel) else os.fspath(m) for m in models]
     reporter = reporter or Reporter()
     plan = plan_evaluation(given, settings, reporter)
+    require_engine(Render(device=settings.device), engine, workers)
     # Loaded before anything is drawn: an encoder that cannot be had costs seconds.
     scorer = Scorer.open(
         **plan.settings["encoders"],
@@ -111,7 +118,7 @@ def evaluate(
         )
         if goes_on:
             reporter.say(f"Going on with {folder.path}")
-        return _Session(folder, plan, scorer, reporter).run()
+        return _Session(folder, plan, scorer, reporter).run(engine, workers)
 
 
 # --------------------------------------------------------------------------------------- session
@@ -131,13 +138,18 @@ class _Session:
         self._drawing = 0.0  # seconds
         self._loading = 0.0  # until the first image of a model
 
-    def run(self) -> Evaluation:
+    def run(self, engine: Engine, workers: int | None) -> Evaluation:
         plan, scorer = self._plan, self._scorer
         features = {
             name: scorer.learn(photos, seed=self._seed) for name, photos in plan.references.items()
         }
         self._announce()
         start = time.monotonic()
+        if engine == "ray":
+            from regforge.evaluation.cluster import draw_on_cluster
+
+            draw_on_cluster(plan, self._folder.images, workers)
+            self._drawing = time.monotonic() - start
         results = [self._evaluated(each, features[each.subject.name]) for each in plan.models]
         scoring = time.monotonic() - start - self._drawing
         plan.pool.close()

@@ -14,7 +14,7 @@ import trained_models
 from forked import Forked
 from PIL import Image
 
-from regforge.evaluation import Evaluation, EvaluationSettings, evaluate, metrics
+from regforge.evaluation import Evaluation, EvaluationSettings, drawing, evaluate, metrics
 from regforge.journal import Reporter, Task
 from regforge.recipe import TrainingRecipe
 from regforge.training import train
@@ -199,3 +199,29 @@ def test_the_command_and_its_page(runs: tuple[Path, Path], tmp_path: Path) -> No
     assert "seed 0, not 1" in refused.err
     assert "Traceback" not in refused.err
     assert os.listdir(tmp_path / "out" / "images")  # noqa: PTH208
+
+
+@pytest.mark.timeout(600)
+def test_workers_of_ray_draw_the_same(
+    whole: Evaluation, runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    import torch
+
+    # On a CPU, how many threads compute together shows in the last bit of some pixels.
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    monkeypatch.setattr(drawing.BaseModel, "load", None)  # nothing is drawn here
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        drawn = evaluate(
+            runs,
+            replace(QUICK, text_fidelity=False),
+            out=tmp_path / "out",
+            engine="ray",
+            workers=2,
+            reporter=Reporter(stream=io.StringIO()),
+        )
+    finally:
+        ray.shutdown()
+    assert images(tmp_path / "out") == images(whole.folder)
+    assert [r.scores["dino"] for r in drawn.results] == [r.scores["dino"] for r in whole.results]
