@@ -226,7 +226,12 @@ def _body(
         sets=[(name, count, _SETS.get(name, "")) for name, count in _most_common(survey.sets)],
         captions=survey.captions,
         slots=[
-            {"name": name, "different": len(counts), "top": _most_common(counts)[:_TOP]}
+            {
+                "name": name,
+                "different": len(counts),
+                "top": _most_common(counts)[:_TOP],
+                "without": survey.rows - counts.total(),
+            }
             for name, counts in survey.slots.items()
         ],
         slot_names=list(survey.slots) or ["none in this recipe"],

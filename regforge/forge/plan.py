@@ -315,11 +315,12 @@ def _imported(recipe: Recipe, folder: RunFolder) -> tuple[str | None, ImportedCa
 def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Recipe) -> str:
     """Such as `12 values` or `40 phrases from the language model`."""
     known = len(vocabulary.slots.get(slot.name, ()))
+    share = "" if slot.presence == 1 else f", in {100 * slot.presence:.0f} % of the captions"
     if slot.name in stand_ins:
         if slot.values:
-            return f"the language model chooses among {len(slot.values)} values"
+            return f"the language model chooses among {len(slot.values)} values{share}"
         count = slot.count or recipe.prompts.phrases_per_slot
-        return f"up to {count} phrases from the language model"
+        return f"up to {count} phrases from the language model{share}"
     source = {
         "list": "values",
         "file": f"phrases from {slot.file.name if slot.file else ''}",
@@ -328,7 +329,7 @@ def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Rec
     }
     weights = ", weighted" if slot.weights else ""
     mode = "" if slot.mode == "sample" else f", {slot.mode}"
-    return f"{known} {source[vocabulary.origins.get(slot.name, 'list')]}{weights}{mode}"
+    return f"{known} {source[vocabulary.origins.get(slot.name, 'list')]}{weights}{mode}{share}"
 
 
 # ------------------------------------------------------------------------------------------ money

@@ -136,15 +136,19 @@ class DrawnSet(PromptSet):
 
     def captions(self, fault: Callable[[Caption], Fault | None]) -> Iterator[Caption]:
         """Yield the usable captions of the rows, of all combinations in the end."""
+        left_out = self.rows.design.left_out(self.rows.presence)
+        absent = next(left_out)
         for rows, patience in self.rows.phases():
             useless = 0
             if patience is None:
                 self._tried_all = True
                 self.refused.clear()
             for row in rows:
-                if (caption := self._usable(row, fault)) is not None:
+                said = row and {slot: text for slot, text in row.items() if slot not in absent}
+                if (caption := self._usable(said, fault)) is not None:
                     useless = 0
                     self.made += 1
+                    absent = next(left_out)
                     yield caption
                     continue
                 useless += 1
@@ -165,6 +169,10 @@ class DrawnSet(PromptSet):
         else:
             return caption
         return None
+
+    def _is_bare(self, row: Row) -> bool:
+        """Whether the caption of a row has no phrase that was drawn, though there are slots."""
+        return bool(self.drawn) and not any(slot in row for slot in self.drawn)
 
     def fit(
         self, row: Row, write: Callable[[Mapping[str, str | None]], str]
@@ -197,6 +205,8 @@ class DrawnSet(PromptSet):
         vocabulary = (name for name in sizes if name != PHOTO)
         if shortest := min(vocabulary, key=lambda name: sizes[name], default=None):
             advice = f"Add phrases or slots (the shortest, `{shortest}`, has {sizes[shortest]})"
+        if self.rows.presence:
+            advice += f", raise the presence of {' and '.join(self.rows.presence)}"
         return NotEnoughPrompts(
             f"Only {index:,} of {count:,} captions could be made: the {self.name} set has no more "
             f"after {self.made:,}. {account}",
@@ -225,7 +235,8 @@ class Amplify(DrawnSet):
         if fitted is None:
             return None
         text, phrases = fitted
-        return Caption(text, {slot: phrases.get(slot) for slot in self.drawn}, self.template.name)
+        slots = {slot: phrases.get(slot) for slot in self.drawn}
+        return Caption(text, slots, self.template.name, repeats=self._is_bare(row))
 
     def shortest(self) -> Iterator[str]:
         """Yield what the template writes without slots."""
@@ -269,7 +280,7 @@ class Against(DrawnSet):
         varied = {slot: phrases.get(slot) for slot in self.drawn}
         kept = {"style": around.style, "background": around.background}
         slots = {slot: varied.get(slot, kept.get(slot)) for slot in self.slots}
-        repeats = self.attributes is None or (bool(fixed) and len(fixed) == len(self.drawn))
+        repeats = self.attributes is None or self._is_bare(row)
         return Caption(text, slots, photo=photo, repeats=repeats)
 
     def shortest(self) -> Iterator[str]:

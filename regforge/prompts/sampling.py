@@ -9,6 +9,7 @@ slots leaves the draws of the others alone.
                  in an order of its own; with weights, strata of the unit interval
     cycle, grid  one value after the other; every combination of the grid slots in turn
     redraw       values that do not go together are replaced by others that do
+    left out     a slot that is in a share of the captions alone: spread numbers of its own
 
 Two sampled slots are ordered independently and never meet the same pair twice within a block, so
 that pairs are met at least as evenly as in independent random draws. Draws are the same on every
@@ -22,7 +23,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -234,6 +235,21 @@ class Design:
         ordered = {plan.name: values[plan.name] for plan in self.plans}
         return ordered, ~self._clashes.any(ordered, stop - start)
 
+    def left_out(self, presence: Mapping[str, float]) -> Iterator[frozenset[str]]:
+        """Yield the slots that captions 0, 1, 2, ... do without, each being in a share of them.
+
+        Of captions and not of rows: a row that cannot be used is replaced by one with the same
+        slots, so that passing over what was said before takes no slot's share.
+        """
+        if not presence:
+            yield from itertools.repeat(frozenset())
+        for start in itertools.count(step=_CHUNK):
+            heights = np.stack(
+                [spread(f"{self._key}/{s}/presence", 2, start, start + _CHUNK) for s in presence]
+            )
+            for missing in (heights >= np.array([*presence.values()])[:, None]).T.tolist():
+                yield frozenset(itertools.compress(presence, missing))
+
     def _redraw(
         self, values: dict[str, Ints], plan: SlotPlan, start: int, stop: int, attempt: int
     ) -> None:
@@ -270,12 +286,14 @@ class Rows:
         design: Draws numbers.
         phrases: What the numbers stand for, by slot.
         composed: Phrases for further slots of each row, which win over drawn ones.
+        presence: The share of the captions that a slot is in, where that is not all.
         enumerable: With more combinations than these, not all of them are tried.
     """
 
     design: Design
     phrases: Mapping[str, Sequence[str]]
     composed: Iterator[Row] | None = None
+    presence: Mapping[str, float] = field(default_factory=dict)
     enumerable: int = ENUMERABLE
 
     def phases(self) -> Iterator[tuple[Iterator[Row | None], int | None]]:
@@ -291,7 +309,7 @@ class Rows:
             return
         yield designed, _PATIENCE
         total = self.design.combinations
-        if total <= self.enumerable:
+        if total <= self.enumerable and not self.presence:  # whose captions have fewer slots
             yield self._read(self.design.every_combination, total), None
 
     def _read(

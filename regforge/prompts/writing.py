@@ -282,7 +282,9 @@ class _Writer:
             made = Against(photos=photos, class_noun=self._noun, attributes=attributes, **common)
         self._check_shortest(made.shortest())
         phrases |= {slot: self._phrases[slot] for slot in made.drawn if slot in self._phrases}
-        modes = {slot.name: slot.mode for slot in slots_of(self.recipe)}
+        slots = slots_of(self.recipe)
+        modes = {slot.name: slot.mode for slot in slots}
+        rare = {s.name: s.presence for s in slots if s.presence < 1 and s.name in made.drawn}
         weights = self.vocabulary.weights
         plans = [
             SlotPlan(slot, len(texts), modes.get(slot, "cycle"), weights.get(slot))
@@ -291,7 +293,7 @@ class _Writer:
         clashes = Clashes(phrases, self.vocabulary.incompatible)
         design = Design(self.recipe.seed, name, plans, clashes)
         composed = self.composed if made.drawn else None
-        made.rows = Rows(design, phrases, composed, self.enumerable)
+        made.rows = Rows(design, phrases, composed, rare, self.enumerable)
         origins = self.vocabulary.origins
         if composed is not None and any(slot not in self._phrases for slot in made.drawn):
             made.language_model = self.recipe.prompts.llm.model

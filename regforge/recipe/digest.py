@@ -200,6 +200,8 @@ def _replace_prompts(recipe: Recipe, data: dict[str, Any]) -> None:
 def _slot(recipe: Recipe, slot: Slot, number: int) -> dict[str, Any]:
     data = _fields_of(slot)
     data["source"] = slot.origin
+    if slot.presence == 1:
+        del data["presence"]  # as before there was a choice
     if slot.origin != "llm":
         data["count"] = None  # nobody is asked for phrases
     elif slot.values is None:

@@ -172,6 +172,11 @@ class Slot(Section):
     slots in turn; `cycle`: one after the other."""
     count: int | None = Field(default=None, ge=1, le=1000)
     """How many phrases to ask of the language model; `prompts.phrases_per_slot` if left out."""
+    presence: float = Field(default=1, ge=0, le=1)
+    """The share of the captions that say this slot. In the others it is left out before the image
+    is drawn, so that caption, image and row agree: the class without a colour keeps the colours
+    that the model gives it. Slots are left out independently of one another. In `against` captions
+    this holds for the slots that they vary."""
 
     model_config = ConfigDict(populate_by_name=True)
 

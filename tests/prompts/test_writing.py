@@ -199,6 +199,46 @@ def test_the_naive_caption_is_left_to_the_naive_set_and_no_slots_make_one_captio
         written(drawing({}), 2, vocabulary_of({}))
 
 
+@pytest.mark.parametrize("presence", [0, 0.3, 0.5])
+def test_a_slot_is_in_its_share_of_the_captions_and_the_others_stay(presence: float) -> None:
+    rare = {**SLOTS, "color": {"presence": presence}}
+    shown = photos_of(*(f"a photo of a sks teapot in box {n}" for n in range(4)))
+    sets = {"against": 1, "amplify": 3}
+    prompts = written(drawing(rare, sets=sets), 16, photos=shown)
+    for name in sets:
+        said = [bool(prompt.slots["color"]) for prompt in prompts if prompt.prompt_set == name]
+        ahead = [made - presence * n for n, made in enumerate(itertools.accumulate(said), 1)]
+        assert max(map(abs, ahead)) <= 2  # evenly, in any number of captions
+    for prompt in prompts:
+        named = any(re.search(rf"\b{color}\b", prompt.text) for color in COLORS)
+        assert named == bool(prompt.slots["color"])
+    assert all(p.slots["style"] for p in prompts)
+    assert written(drawing(rare, sets=sets), 7, photos=shown) == prompts[:7]
+
+
+def test_slots_are_left_out_independently_and_what_is_left_bare_may_come_again() -> None:
+    slots = {"size": ("tiny", "huge", "tall"), "color": COLORS}
+    rare = {name: {"presence": 0.5} for name in slots}
+    for sets in ({"amplify": 1}, AGAINST):
+        recipe, shown = drawing(rare, sets=sets), photos_of("a photo of a sks teapot by a cup")
+        prompts = written(recipe, 12, vocabulary_of(slots), photos=shown)
+        assert len({tuple(map(bool, prompt.slots.values())) for prompt in prompts}) == 4
+        bare = [prompt for prompt in prompts if not any(prompt.slots.values())]
+        rest = [prompt.text for prompt in prompts if prompt not in bare]
+        assert len({prompt.text for prompt in bare}) == 1 < len(bare)
+        assert len(set(rest)) == len(rest)
+        # There are three captions with a size alone, and in their place come no others.
+        with pytest.raises(NotEnoughPrompts):
+            written(recipe, 60, vocabulary_of(slots), photos=shown)
+
+
+def test_composed_captions_leave_slots_out_too() -> None:
+    recipe = drawing({"color": {"presence": 0.5}, "style": {}}, mode="compose")
+    rows = [{"color": color, "style": style} for color in COLORS for style in STYLES]
+    prompts = written(recipe, 6, vocabulary_of({}), rows=iter(rows))
+    assert sum(bool(prompt.slots["color"]) for prompt in prompts) == 3
+
+
 CUP = photos_of("a cup on a mat")
 LONG = {"subject": {"class_noun": "very " * 9 + "long noun"}}
 

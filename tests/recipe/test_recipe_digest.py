@@ -93,6 +93,7 @@ DATA: dict[str, Any] = {
     "prompts.slots.0.weights": [2, 1],
     "prompts.slots.1.file": "other.txt",
     "prompts.slots.1.mode": "grid",
+    "prompts.slots.1.presence": 0.5,
     "prompts.slots.2.count": 2,
     "prompts.phrases_per_slot": 41,
     "prompts.photo_share": 0.5,
