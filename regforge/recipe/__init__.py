@@ -47,7 +47,7 @@ from regforge.recipe.rendering import Render
 from regforge.recipe.schema import json_schema, starter_recipe, write_starter
 from regforge.recipe.sections import CaptionImport, Kind, LanguageModel, PromptSet, Slot, Subject
 from regforge.recipe.training import TrainingRecipe
-from regforge.recipe.training_checks import uses_regularization
+from regforge.recipe.training_checks import twins_of, uses_regularization
 
 __all__ = [
     "Alignment",
@@ -86,6 +86,7 @@ __all__ = [
     "starter_recipe",
     "template_file",
     "template_name",
+    "twins_of",
     "uses_regularization",
     "write_starter",
 ]

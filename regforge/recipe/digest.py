@@ -70,6 +70,7 @@ from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import (
     training_cautions,
     training_findings,
+    twins_of,
     uses_regularization,
 )
 from regforge.recipe.yaml_nodes import Dumper
@@ -240,8 +241,11 @@ def _regularization(
     recipe: TrainingRecipe, made_by: Recipe | None, data: dict[str, Any]
 ) -> dict[str, Any] | None:
     named = recipe.regularization
+    if not twins_of(recipe):
+        del data["class_twins"]  # as before there were any
     if named.dataset is None or not uses_regularization(recipe):
-        return None
+        of_twins = ("class_twins", "prior_weight", "per_instance")
+        return {key: data[key] for key in of_twins} if twins_of(recipe) else None
     if made_by is not None:
         images = made_by.prompts.count * made_by.render.images_per_prompt
         return {**data, "dataset": {"recipe": recipe_digest(made_by), "images": images}}

@@ -115,8 +115,7 @@ class Regularization(Section):
     dataset: str | None = Field(default=None, min_length=1, examples=["me/teapot-reg"])
     """A run, a dataset's folder, an archive, `user/name` on the Hub, or a dataset recipe
     (`reg.yaml`), which is run first, in runs/<its name>, or gone on with; null trains without
-    regularization. Relative paths start at the recipe; what lies there is never looked for on the
-    Hub."""
+    one. Relative paths start at the recipe; what lies there is never looked for on the Hub."""
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a dataset on the Hub."""
     prior_weight: float = Field(default=1.0, ge=0, le=100)
@@ -126,6 +125,12 @@ class Regularization(Section):
     `teacher`, what the base model would have predicted for it."""
     per_instance: int = Field(default=1, ge=1, le=16)
     """Regularization images beside each photo in a batch; 1 is the paper's."""
+    class_twins: Probability = 0.0
+    """Share of the regularization images that are class twins: the photo beside them itself, with
+    the same crop, noise and time, under its caption without the identifier, and with what the base
+    model would have predicted for it as target. With 1 no dataset is needed. As in differential
+    output preservation (kohya's sd-scripts, pull request 1710) and contrastive adapter training
+    (arXiv 2404.07554)."""
 
 
 class Method(Section):

@@ -61,11 +61,22 @@ FEWEST_PHOTOS, MOST_PHOTOS = 3, 20
 
 
 def uses_regularization(recipe: TrainingRecipe) -> bool:
-    """Whether there are regularization images in a batch; without weight they are not even read."""
+    """Whether images of a dataset are in a batch; without weight they are not even read."""
     named = recipe.regularization
-    # Their captions do not hold the new token, so that nothing of it would learn from them.
-    nothing_learns = recipe.method.kind == "embedding"
-    return named.dataset is not None and named.prior_weight > 0 and not nothing_learns
+    return named.dataset is not None and named.class_twins < 1 and _has_prior(recipe)
+
+
+def twins_of(recipe: TrainingRecipe) -> float:
+    """The share of the regularization images that are class twins, 0 where there are none."""
+    return recipe.regularization.class_twins if _has_prior(recipe) else 0.0
+
+
+def _has_prior(recipe: TrainingRecipe) -> bool:
+    """Whether something would learn from regularization images.
+
+    Their captions do not hold the new token, so that nothing of it would.
+    """
+    return recipe.regularization.prior_weight > 0 and recipe.method.kind != "embedding"
 
 
 def training_findings(recipe: TrainingRecipe) -> Iterator[Finding]:
@@ -150,6 +161,9 @@ def unfit(recipe: TrainingRecipe, kind: str | None) -> Iterator[Finding]:
 def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
     named, at = recipe.regularization, ("regularization", "dataset")
     if named.dataset is None:
+        if 0 < twins_of(recipe) < 1:
+            message = "needs regularization.dataset for the other images, or must be 1"
+            yield Finding(("regularization", "class_twins"), message, (at,))
         return
     path, about = Path(named.dataset), (("regularization", "prior_weight"),)
     if names_recipe(named.dataset):
@@ -204,6 +218,11 @@ def training_cautions(recipe: TrainingRecipe) -> Iterator[str]:
     yield from _about_the_base_model(recipe)
     yield from _about_the_steps(recipe)
     yield from _without_effect(recipe)
+    if twins_of(recipe) * recipe.regularization.per_instance > 1:
+        yield (
+            "regularization.class_twins: a photo has one twin, and more than one of the "
+            f"{recipe.regularization.per_instance} regularization images beside it would be that."
+        )
     name = recipe.regularization.dataset or ""
     is_run = name.startswith("runs/") and not names_recipe(name)
     there = is_folder(Path(name)) or is_file(Path(name))
@@ -301,15 +320,20 @@ def _idle(recipe: TrainingRecipe) -> Iterator[tuple[str, Sequence[str], str]]:
         yield "method", of_lora, f"with method.kind: {recipe.method.kind}"
     if not recipe.method.text_encoder:
         yield "method", ("text_encoder_lr",), "without method.text_encoder: true"
-    if recipe.regularization.dataset is None:
+    prior = recipe.regularization
+    of_images = ("class_twins", "target", "per_instance")
+    if prior.dataset is None and prior.class_twins == 0:
         of_dataset = ("revision", "prior_weight", "target", "per_instance")
         yield "regularization", of_dataset, "without regularization.dataset"
-    elif recipe.regularization.prior_weight == 0:
-        weighted = ("dataset", "target", "per_instance")
+    elif prior.prior_weight == 0:
+        weighted = ("dataset", *of_images)
         yield "regularization", weighted, "with regularization.prior_weight: 0"
     elif recipe.method.kind == "embedding":
-        every = ("dataset", "prior_weight", "target", "per_instance")
+        every = ("dataset", "prior_weight", *of_images)
         yield "regularization", every, "with method.kind: embedding: their captions lack the token"
+    elif prior.class_twins == 1:
+        of_others = ("dataset", "revision", "target")
+        yield "regularization", of_others, "with regularization.class_twins: 1"
     if recipe.data.crop != "random":
         yield "data", ("crop_scale", "crops_per_image"), f"with data.crop: {recipe.data.crop}"
     if not recipe.optimizer.ema:

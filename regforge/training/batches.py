@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,11 +42,20 @@ Embeddings = dict[str, "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One example of a batch: its stream, its number in it, and which image of the stream's set."""
+    """One example of a batch: its stream, its number in it, and which image of the stream's set.
+
+    A class twin is `of` an instance example and has its image, crop, noise and time.
+    """
 
     stream: Stream
     number: int
     index: int
+    of: Draw | None = None
+
+    @property
+    def source(self) -> Draw:
+        """The example whose image, crop, noise and time it has: mostly its own."""
+        return self.of or self
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples whose latents have one shape: instance images first, then regularization images.
+    """Examples whose latents have one shape: instance images first, class twins last.
 
     Attributes:
         moments: float32 [N, 2, C, h, w]: the autoencoder's mean and deviation of each crop.
@@ -75,6 +85,7 @@ class Batch:
         fresh: Which captions are to be encoded now, as what encodes them is being trained.
         geometry: Which part of its image each example shows.
         instances: How many of the examples are instance images.
+        twins: How many are class twins.
     """
 
     moments: Tensor
@@ -86,6 +97,7 @@ class Batch:
     fresh: Sequence[int]
     geometry: Sequence[Geometry]
     instances: int
+    twins: int = 0
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -97,11 +109,12 @@ class Batches:
 
     Attributes:
         instances: How many instance images there are.
-        regularization: How many regularization images there are; 0 for none.
+        regularization: How many images the regularization dataset has; 0 for none.
         batch_size: Instance images in a batch.
         per_instance: Regularization images beside each instance image.
         accumulation: Batches per optimizer step.
         process: Which of the processes this is, from 0; each has batches of its own.
+        twins: Share of the regularization images that are class twins; 1 without a dataset.
     """
 
     instances: int
@@ -112,6 +125,7 @@ class Batches:
     seed: int
     processes: int = 1
     process: int = 0
+    twins: float = 0.0
 
     @property
     def instances_per_step(self) -> int:
@@ -121,16 +135,32 @@ class Batches:
     @property
     def regularization_per_step(self) -> int:
         """Regularization images in this process's share of an optimizer step."""
-        return self.instances_per_step * self.per_instance if self.regularization else 0
+        return self.instances_per_step * self.per_instance if self.has_prior else 0
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether there are regularization images."""
+        return self.regularization > 0 or self.twins > 0
 
     def step(self, step: int) -> Iterator[list[Draw]]:
         """This process's batches of an optimizer step, 0 and up: instance images first."""
         for micro in range(step * self.accumulation, (step + 1) * self.accumulation):
             turn = micro * self.processes + self.process
-            draws = self._instances.draws(turn, self.batch_size)
-            if self.regularization:
-                draws += self._regularization.draws(turn, self.batch_size * self.per_instance)
-            yield draws
+            numbers = range(turn * self.batch_size, (turn + 1) * self.batch_size)
+            draws = [Draw("instance", each, self._instances.item(each)) for each in numbers]
+            beside = self.per_instance if self.has_prior else 0
+            yield draws + [
+                self._class_draw(each.number * beside + n, each)
+                for each in draws
+                for n in range(beside)
+            ]
+
+    def _class_draw(self, number: int, instance: Draw) -> Draw:
+        """A regularization image beside an instance image; twins are spread over the numbers."""
+        twins = math.floor(number * self.twins)
+        if math.floor((number + 1) * self.twins) > twins:
+            return Draw("class", number, instance.index, of=instance)
+        return Draw("class", number, self._regularization.item(number - twins))
 
     # Kept, so that a set is shuffled once a pass: large ones take milliseconds.
 
@@ -149,14 +179,10 @@ class _Shuffled:
     def __init__(self, count: int, seed: int, stream: Stream) -> None:
         self._count = count
         self._seed = seed
-        self._stream: Stream = stream
+        self._stream = stream
         self._pass: tuple[int, np.ndarray] | None = None
 
-    def draws(self, turn: int, size: int) -> list[Draw]:
-        numbers = range(turn * size, (turn + 1) * size)
-        return [Draw(self._stream, number, self._item(number)) for number in numbers]
-
-    def _item(self, number: int) -> int:
+    def item(self, number: int) -> int:
         turn, place = divmod(number, self._count)
         if self._pass is None or self._pass[0] != turn:
             rng = generator(self._seed, self._stream, turn, "order")

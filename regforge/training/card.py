@@ -16,7 +16,7 @@ from regforge.files import expanded, write_atomically
 from regforge.hub.errors import HubAddress
 from regforge.journal import without_secrets
 from regforge.prompts.captions import instance_caption
-from regforge.recipe import TrainingRecipe, uses_regularization
+from regforge.recipe import TrainingRecipe, twins_of, uses_regularization
 from regforge.recipe.model_checks import terms_of
 from regforge.recipe.named_files import (
     EMBEDDING_FOLDER,
@@ -136,6 +136,7 @@ def model_card(
             samples=samples,
             other=other,
             dataset=uses_regularization(recipe),
+            twins=twins_of(recipe),
             made=list(_made(recipe, base_revision, dataset_revision).items()),
             license=front.get("license"),
             of_base=terms is not None and terms.license == front.get("license"),
@@ -244,6 +245,11 @@ def _made(
                 "teacher": "what the base model predicts for them",
             }[prior.target],
             "slot dropout": f"{recipe.data.slot_dropout:g}",
+        }
+    if twins := twins_of(recipe):
+        facts |= {
+            "class twins": f"{100 * twins:g} % of the regularization images",
+            "prior weight": f"{prior.prior_weight:g}",
         }
     facts["made with"] = f"regforge {__version__}"
     return {name: value for name, value in facts.items() if value}

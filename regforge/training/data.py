@@ -16,7 +16,13 @@ from pathlib import Path
 from regforge.dataset.sources import CaptionedDataset, open_dataset
 from regforge.files import expanded, storage_error
 from regforge.journal import Reporter
-from regforge.prompts.captions import CaptionTemplateError, instance_caption, word_pattern
+from regforge.prompts.against import PhotoCaptionUnclear, cut_open
+from regforge.prompts.captions import (
+    CaptionTemplateError,
+    article_for,
+    instance_caption,
+    word_pattern,
+)
 from regforge.prompts.photos import PhotosError, captions_of_run, photo_captions, syntax_notes
 from regforge.recipe import Recipe, TrainingRecipe, dataset_recipe_of, recipe_digest
 from regforge.recipe.training import Regularization, TrainingSubject
@@ -24,7 +30,7 @@ from regforge.records import Example, without_folders
 from regforge.runs import FolderInUse, RunFolder, RunFolderError
 from regforge.training.augmentation import Caption, Composer
 from regforge.training.batches import ExamplesError, TrainingSetup
-from regforge.words import listed
+from regforge.words import has_words, listed
 
 _TURNED = frozenset((5, 6, 7, 8))  # EXIF orientations with width and height exchanged
 _FEW_PHOTOS = 3
@@ -58,6 +64,7 @@ class InstanceImages:
     """
 
     def __init__(self, subject: TrainingSubject, run: Path | None = None) -> None:
+        self._subject = subject
         plain = instance_caption(subject.word, subject.class_noun)
         lent: dict[str, str] = {}
         if run is not None and subject.captions == "auto":
@@ -103,6 +110,29 @@ class InstanceImages:
                 f"The caption of {listed(unnamed, 3)} does not name the subject, "
                 f"{subject.word!r}: nothing will tie the word to what the photo shows."
             )
+
+    def class_captions(self) -> list[Caption]:
+        """The captions without the identifier: what a class twin is trained with.
+
+        Raises:
+            ExamplesError: One names something else than the subject, or the identifier stays in it.
+        """
+        noun, word = self._subject.class_noun, self._subject.word
+        found = []
+        for image in self.images:
+            try:
+                around = cut_open(image.caption.text, noun, word, image.label, vary=False)
+            except PhotoCaptionUnclear as error:
+                hint = f"A class twin (regularization.class_twins) needs it: 'a photo of a {noun}'."
+                raise ExamplesError(error.message, hint=hint) from error
+            text = around.caption({}, noun, article_for(noun))
+            if has_words(text, word):
+                raise ExamplesError(
+                    f"{image.label}: the identifier cannot be taken out of its caption: {text!r}.",
+                    hint="A class twin (regularization.class_twins) has the caption without it.",
+                )
+            found.append(Caption(text))
+        return found
 
     def read(self, index: int) -> bytes:
         """The file of an image, or PhotosError."""

@@ -20,7 +20,7 @@ from regforge.files import cache_folder as shared_cache
 from regforge.images.encoding import stacked
 from regforge.images.pipelines import inputs_of
 from regforge.journal import Reporter
-from regforge.recipe import TrainingRecipe, uses_regularization
+from regforge.recipe import TrainingRecipe, twins_of, uses_regularization
 from regforge.runs import identifier_in
 from regforge.training.augmentation import Captioning, Crop, Cropping, decode, pixels_of
 from regforge.training.batches import (
@@ -80,9 +80,9 @@ class Examples:
         data, prior = recipe.data, recipe.regularization
         has_prior = uses_regularization(recipe)
         run = run_of(prior.dataset) if has_prior else None
-        self._sets: dict[str, InstanceImages | RegularizationImages] = {
-            "instance": InstanceImages(recipe.subject, run)
-        }
+        photos = InstanceImages(recipe.subject, run)
+        self._sets: dict[str, InstanceImages | RegularizationImages] = {"instance": photos}
+        self._class_captions = photos.class_captions() if twins_of(recipe) else []
         self.revision: str | None = None
         if has_prior:
             regularization = RegularizationImages(
@@ -112,6 +112,7 @@ class Examples:
             seed=recipe.seed,
             processes=processes,
             process=process,
+            twins=twins_of(recipe),
         )
         self.notes = [
             *(note for each in self._sets.values() for note in each.notes),
@@ -161,7 +162,11 @@ class Examples:
         not on whether latents and embeddings are cached.
         """
         of_shape: dict[tuple[int, int], list[tuple[Draw, Crop]]] = {}
-        for draw in sorted(draws, key=lambda each: each.stream != "instance"):
+
+        def order(draw: Draw) -> tuple[bool, bool]:
+            return draw.stream != "instance", draw.of is not None
+
+        for draw in sorted(draws, key=order):
             crop = self._crop(draw)
             of_shape.setdefault(crop.target, []).append((draw, crop))
         return [self._batch(members) for members in of_shape.values()]
@@ -176,7 +181,8 @@ class Examples:
         shape = moments.shape[2:]
 
         def random(draw: Draw, name: str) -> torch.Generator:
-            seed = number_of(self._recipe.seed, draw.stream, draw.number, name)
+            of = draw.source
+            seed = number_of(self._recipe.seed, of.stream, of.number, name)
             return torch.Generator().manual_seed(seed)
 
         def normal(name: str) -> Tensor:
@@ -192,9 +198,11 @@ class Examples:
             fresh=fresh,
             geometry=[crop.geometry for _, crop in members],
             instances=sum(draw.stream == "instance" for draw in draws),
+            twins=sum(draw.of is not None for draw in draws),
         )
 
     def _crop(self, draw: Draw) -> Crop:
+        draw = draw.source
         image = self._sets[draw.stream].images[draw.index]
         rng = generator(self._recipe.seed, draw.stream, draw.number, "crop")
         variant = int(rng.integers(self._cropping.variants))
@@ -202,19 +210,22 @@ class Examples:
         return self._cropping.crop(image.size, draw.stream, image.name, variant, flip=flip)
 
     def _caption(self, draw: Draw, crop: Crop) -> str:
-        image = self._sets[draw.stream].images[draw.index]
-        return self._captioning.vary(draw, image.caption, tight=crop.tight)
+        if draw.of is not None:
+            caption = self._class_captions[draw.index]
+        else:
+            caption = self._sets[draw.stream].images[draw.index].caption
+        return self._captioning.vary(draw, caption, tight=crop.tight)
 
     # ------------------------------------------------------------------------------------- images
 
     def _moments(self, draw: Draw, crop: Crop) -> Tensor:
         """float32 [2, C, h, w], on the CPU."""
-        place = draw.stream, draw.index
+        place = draw.source.stream, draw.index
         if self._store.keeps and place in self._contents:
             found = self._store.load(self._latent_key(self._contents[place], crop))
             if found is not None:
                 return found["moments"]
-        content = self._sets[draw.stream].read(draw.index)
+        content = self._sets[place[0]].read(draw.index)
         return next(self._encoded(place, content, [crop]))
 
     def _encoded(
@@ -311,7 +322,7 @@ class Examples:
             for draws in self.batches.step(step):
                 for draw in draws:
                     crop = self._crop(draw)
-                    of_stream = crops.setdefault(draw.stream, {})
+                    of_stream = crops.setdefault(draw.source.stream, {})
                     of_stream.setdefault(draw.index, {})[crop] = None
                     if not self._is_fresh(caption := self._caption(draw, crop)):
                         captions[caption] = None

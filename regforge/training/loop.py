@@ -200,7 +200,8 @@ class Loop:
         self._precision = precision
         self._processes = processes or Processes()
         self._prior_weight = prior.prior_weight
-        self._teacher = trainable.teacher if prior.target == "teacher" else None
+        self._teacher = trainable.teacher
+        self._teaches_all = prior.target == "teacher"
         self._optimizer = make_optimizer(trainable.groups, settings, device)
         self._parameters: list[Tensor] = [
             parameter for group in self._optimizer.param_groups for parameter in group["params"]
@@ -217,7 +218,7 @@ class Loop:
     @property
     def has_prior(self) -> bool:
         """Whether there is a prior loss."""
-        return self._examples.batches.regularization > 0
+        return self._examples.batches.has_prior
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """Do an optimizer step, 0 and up.
@@ -273,10 +274,11 @@ class Loop:
         noisy = family.noisy(latents, batch.noise, times)
         prediction = self._predict(batch, noisy, times, 0)
         target = family.target(latents, batch.noise, times).float()
-        if self._teacher is not None and batch.instances < len(batch):
+        first = batch.instances if self._teaches_all else len(batch) - batch.twins
+        if first < len(batch):
             with torch.no_grad(), self._teacher():
-                taught = self._predict(batch, noisy, times, batch.instances)
-            target = torch.cat([target[: batch.instances], taught.float()])
+                taught = self._predict(batch, noisy, times, first)
+            target = torch.cat([target[:first], taught.float()])
         errors = (prediction.float() - target).square().flatten(1).mean(1)
         return errors * family.weights(times, self._settings.min_snr_gamma).to(errors)
 

@@ -20,6 +20,7 @@ from regforge.recipe import (
     dataset_recipe_of,
     recipe_digest,
     recipe_warnings,
+    twins_of,
     uses_regularization,
 )
 from regforge.recipe.model_checks import is_embedded, known_identifier
@@ -151,7 +152,13 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     run = run_of(where) if uses_regularization(recipe) else None
     photos = InstanceImages(recipe.subject, run)
     dataset, images, notes = _regularization(recipe)
-    optimizer = recipe.optimizer
+    optimizer, twins = recipe.optimizer, twins_of(recipe)
+    if twins:
+        class_captions = photos.class_captions()
+        share = f"for {100 * twins:.0f} % " if twins < 1 else ""
+        text = f"class twins of the photos {share}(such as {class_captions[0].text!r})"
+        weight = f"; weight {recipe.regularization.prior_weight:g}"
+        dataset = f"{dataset}; {text}" if dataset else text + weight
     beside = optimizer.batch_size * recipe.regularization.per_instance if dataset else 0
     batches = optimizer.steps * optimizer.gradient_accumulation
     return TrainingPlan(
@@ -172,7 +179,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         steps=optimizer.steps,
         batches=optimizer.gradient_accumulation,
         seen_photo=batches * optimizer.batch_size / len(photos.images),
-        seen_image=batches * beside / images if images else None,
+        seen_image=batches * beside * (1 - twins) / images if images else None,
         result=result_path(folder.path, recipe.method, recipe.subject.word),
         needs=list(_needs(recipe)),
         notes=[*known_identifier(recipe.subject.word, recipe.base_model), *photos.notes, *notes],

@@ -233,7 +233,8 @@ class _Run:
         examples.prepare()
         self.now = "while the denoiser was loaded"
         torch.manual_seed(recipe.seed)  # a new LoRA begins with random numbers
-        teacher = recipe.regularization.target == "teacher" and examples.batches.regularization > 0
+        batches, target = examples.batches, recipe.regularization.target
+        teacher = batches.twins > 0 or (target == "teacher" and batches.has_prior)
         self.trainable = attach(self.family, recipe.method, teacher=teacher)
         if recipe.optimizer.gradient_checkpointing:
             self.trainable.checkpoint_gradients()

@@ -80,6 +80,14 @@ OF_TRAINING: list[tuple[dict[str, Any], str]] = [
         "regularization.prior_weight: 0.",
     ),
     (
+        {"regularization": {"dataset": "me/x", "class_twins": 1}},
+        "regularization.dataset has no effect with regularization.class_twins: 1.",
+    ),
+    (
+        {"regularization": {"class_twins": 1, "per_instance": 2}},
+        "regularization.class_twins: a photo has one twin",
+    ),
+    (
         {"regularization": {"target": "teacher"}},
         "regularization.target has no effect without regularization.dataset.",
     ),

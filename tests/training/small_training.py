@@ -207,7 +207,9 @@ class Built(Examples):
         """What each draw came to, in the order of the batches: draws of one shape are expected."""
         found = []
         for batch in self.tensors(draws):
-            columns = {name: value for name, value in vars(batch).items() if name != "instances"}
+            columns = {
+                name: value for name, value in vars(batch).items() if not isinstance(value, int)
+            }
             columns |= columns.pop("embeddings")
             del columns["fresh"]
             found += [

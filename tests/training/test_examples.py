@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def test_random_numbers_are_well_spread(folder: Path, dataset: Path) -> None:
 
 def varied(folder: Path, dataset: Path, cache: str = "memory", **more: Any) -> Built:
     rates = {"caption_dropout": 0.2, "flip": True, "crop_scale": 0.3, "cache": cache}
-    return Built(folder, dataset, data=rates, **more)
+    return Built(folder, dataset, data=rates, regularization={"class_twins": 0.4}, **more)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,8 @@ def test_draws_are_independent(sources: tuple[Path, Path], seed: int, order: ran
     order.shuffle(draws)
     draws = draws[: order.randint(1, len(draws))]
     expected = [d for d in draws if d.stream == "instance"]
-    expected += [d for d in draws if d.stream == "class"]
+    beside = [d for d in draws if d.stream == "class"]
+    expected += sorted(beside, key=lambda d: d.of is not None)
     together = varied(*sources, seed=seed).each(draws)
     assert all(same(alone[d], found) for d, found in zip(expected, together, strict=True))
 
@@ -248,6 +250,36 @@ def test_a_trained_text_encoder_is_asked_each_time(folder: Path, dataset: Path) 
     assert (batch.embeddings, batch.fresh) == ({}, [0, 1, 2, 3])
     assert len(batch.captions) == 4
     assert not examples.family.captions
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1])
+def test_a_class_twin_is_its_photo_without_the_identifier(
+    folder: Path, dataset: Path, share: float
+) -> None:
+    prior = {"class_twins": share, "per_instance": 2}
+    there = dataset if share < 1 else None
+    examples = Built(folder, there, data=PLAIN, regularization=prior)
+    draws = examples.draws(8)
+    twins = [draw for draw in draws if draw.of is not None]
+    assert len(twins) == 16 * share
+    assert twins[0].of in draws
+    for twin in twins:
+        photo, found = examples.one(twin.of), examples.one(twin)
+        photo["captions"] = photo["captions"].replace("sks ", "")
+        photo["words"] = embedding_of(photo["captions"])
+        assert same(photo, found)
+    shown = Counter(draw.index for draw in draws if draw.stream == "class" and draw.of is None)
+    assert max(shown.values(), default=0) <= 1 + 16 * (1 - share) // 5
+    examples.prepare()
+    examples.family.gone = True
+    examples.tensors(draws)
+
+
+def test_a_photo_of_something_else_has_no_class_twin(folder: Path) -> None:
+    (folder / "01.txt").write_text("a table")
+    Built(folder)
+    with pytest.raises(ExamplesError, match=r"01\.png"):
+        Built(folder, regularization={"class_twins": 1})
 
 
 @pytest.mark.parametrize("none", [{"dataset": None}, {"prior_weight": 0}])

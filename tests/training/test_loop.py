@@ -241,6 +241,20 @@ def test_the_teacher_teaches_regularization_images_only(sources: tuple[Path, Pat
     assert taught.example_losses(prior).tolist() == [0.0, 0.0]
 
 
+def test_the_teacher_teaches_class_twins(sources: tuple[Path, Path]) -> None:
+    loop = SmallLoop(sources, regularization={"class_twins": 0.5})
+    batch, family = loop.batch(), loop.family
+    assert (len(batch), batch.instances, batch.twins) == (3, 1, 1)
+    losses = loop.example_losses(batch)
+    assert family.forwards == [3, 1]
+    assert torch.allclose(losses[:2], torch.tensor(expected_errors(family, batch)[:2]))
+    latents = family.latents(batch.moments, batch.sampling_noise)
+    times = family.times(batch.uniform)
+    noisy = family.noisy(latents, batch.noise, times)
+    predicted = family.predict(noisy, times, batch.embeddings, batch.geometry)
+    assert torch.allclose(losses[2], (predicted[2] - 7.0).square().mean())
+
+
 def test_captions_are_encoded_in_steps_that_train_an_encoder(sources: tuple[Path, Path]) -> None:
     live, cached = (
         SmallLoop(sources, regularization={"target": "teacher"}, method={"text_encoder": trained})

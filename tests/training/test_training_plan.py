@@ -130,6 +130,16 @@ def test_how_often_each_is_seen(
     assert line(made, "regularization").startswith(f"{here / 'reg'}, 10 images; weight 1")
 
 
+def test_class_twins_are_shown_and_counted(here: Path) -> None:
+    half = planned(str(here / "reg"), regularization={"class_twins": 0.5})
+    assert (half.images, half.seen_image) == (10, 3)
+    alone = planned(regularization={"class_twins": 1})
+    assert alone.batch == (2, 2)
+    assert (alone.images, alone.seen_image) == (None, None)
+    for made in (half, alone):
+        assert "'a cat in place 0'" in line(made, "regularization")
+
+
 def test_without_regularization_images_on_this_machine(here: Path) -> None:
     for made in (planned(), planned("me/cats", regularization={"prior_weight": 0})):
         assert (line(made, "regularization"), line(made, "a batch")) == ("none", "2 photos")

@@ -42,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, dogs: Path):
 def stateful(dogs: Path, **sections):
     return recipe(
         subject=renamed(dogs.parent / "cats"),
-        regularization={"dataset": str(dogs), "prior_weight": 0.5},
+        regularization={"dataset": str(dogs), "prior_weight": 0.5, "class_twins": 0.5},
         method={"rank": 4, "dropout": 0.2},
         optimizer={"steps": 5, "lr": 1e-3, "scheduler": "cosine", "warmup_steps": 2, "ema": True},
         checkpoint={"every": 2, "keep": 2},
@@ -115,7 +115,7 @@ def test_one_batch_of_eight_is_eight_batches_of_one(dogs: Path, tmp_path: Path) 
         folder = tmp_path / f"{batch_size}-{accumulation}"
         each = recipe(
             subject=renamed(tmp_path / "cats"),
-            regularization={"dataset": str(dogs)},
+            regularization={"dataset": str(dogs), "class_twins": 0.5},
             optimizer={
                 "steps": 1,
                 "batch_size": batch_size,
@@ -141,8 +141,9 @@ def test_zero_prior_weight_is_no_dataset(dogs: Path, tmp_path: Path) -> None:
     assert differences(weights(without.folder), weights(none.folder)) == 0
 
 
-def test_an_untouched_lora_agrees_with_its_teacher(dogs: Path, tmp_path: Path) -> None:
-    prior = {"dataset": str(dogs), "target": "teacher"}
+@pytest.mark.parametrize("prior", [{"target": "teacher"}, {"class_twins": 1}], ids=str)
+def test_an_untouched_lora_agrees_with_its_teacher(dogs: Path, tmp_path: Path, prior: dict) -> None:
+    prior |= {"dataset": str(dogs)} if "target" in prior else {}
     each = recipe(regularization=prior, optimizer={"steps": 2}, checkpoint={"every": 1})
     train(each, tmp_path, reporter=QUIET)
     (_, _, first), (_, _, second) = losses(tmp_path)

@@ -128,7 +128,7 @@ def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path, launcher: 
         return recipe(
             # For one of the launchers: a step whose captions hold the new token here, not there.
             **({"subject": renamed(tmp_path / "cats")} if launcher == "torchrun" else {}),
-            regularization={"dataset": str(tmp_path / "dogs")},
+            regularization={"dataset": str(tmp_path / "dogs"), "class_twins": 0.5},
             data={"caption_dropout": 0.4},
             optimizer={"steps": 3, "lr": 1e-4, "gradient_accumulation": accumulation},
             device=device,
