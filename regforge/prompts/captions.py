@@ -117,6 +117,16 @@ def closing(style: str) -> str:
     return "" if _opens(style) or not style else style
 
 
+_BEFORE_TAG = re.compile(
+    r"(?:(?:in|on|at|by|near|under|beside|inside|with|against|among)\s+)?(?:(?:an?|the)\s+)?", re.I
+)
+
+
+def tag(phrase: str) -> str:
+    """Make a tag of a phrase: "on a garden bench" is "garden bench", "a sketch of" is "sketch"."""
+    return phrase[_BEFORE_TAG.match(phrase).end() :].removesuffix(" of")  # type: ignore[union-attr]
+
+
 def _opens(style: str) -> bool:
     first = style.partition(" ")[0].lower()
     return first in ("a", "an", "the") or style.endswith(" of")
@@ -282,6 +292,7 @@ class CaptionTemplate:
                 "listed": listed,
                 "opening": opening,
                 "closing": closing,
+                "tag": tag,
             },
             most_characters=5 * _MOST_CHARACTERS,
             most_operations=_MOST_OPERATIONS,

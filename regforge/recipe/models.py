@@ -47,9 +47,10 @@ class Prompts(Section):
     phrases. `compose`: it fills all slots of each caption together, which costs a call every
     `compose_batch` captions."""
     template: str | None = None
-    """Caption template: a shipped one (`caption/object.j2`, `caption/living.j2`) or a path to your
-    own. Left out, the one for the subject's kind. The shipped ones have three forms each, which
-    captions take turns with."""
+    """Caption template: a shipped one (`caption/object.j2`, `caption/living.j2`;
+    `caption/sentences.j2` for models that read long captions, `caption/tags.j2` for those trained
+    on tags) or a path to your own. Left out, the one for the subject's kind. The shipped ones have
+    two or three forms each, which captions take turns with."""
     messages: Runtime[Path | None] = None
     """Folder with your own messages to the language model (`vocabulary.j2`, `compose.j2`, ...),
     laid over the shipped ones in templates/llm."""

@@ -295,7 +295,10 @@ def nonsense(text: str, slot: str = "") -> str | None:
     if _PATH.search(text) and (slot or not re.search(r"\s", text.strip())):
         return "is an address or a path, and no phrase of a caption"
     if found := _CODE.search(text):
-        return f"has {found[0]!r} in it, which nothing fills in: captions would say it as it stands"
+        return (
+            f"has {found[0]!r} in it, which nothing fills in: captions would say it as it stands. "
+            "Write each alternative as a phrase of its own; a wildcard file is a slot's `file`"
+        )
     return None
 
 
@@ -328,7 +331,8 @@ def _faults(text: str, slot: str, class_noun: str, identifier: str | None) -> It
         yield f"contains the identifier {identifier!r}, which no caption may say"
     if why := nonsense(text, slot):
         yield why
-    if found := _MARKUP.search(text):
+    # Quality tags are names that models were trained on: "score_8_up".
+    if found := _MARKUP.search(text.replace("_", "") if slot == "quality" else text):
         yield f"has {found[0]!r} in it: no syntax of prompts is known here; write words alone"
     if strange := [c for c in text if unicodedata.category(c) in ("So", "Co") and c != "°"]:
         yield f"has {strange[0]!r} in it; write words alone"

@@ -41,7 +41,9 @@ usual, is a rifle to Stable Diffusion."""
 Kind = Literal["object", "living"]
 PromptSet = Literal["naive", "against", "amplify", "import"]
 
-STANDARD_SLOTS = tuple("shape size color texture material motion background lighting style".split())
+STANDARD_SLOTS = tuple(
+    "shape size color texture material motion background lighting style quality".split()
+)
 """Slots that the shipped caption templates know; a recipe's own template may use others."""
 
 SlotName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]

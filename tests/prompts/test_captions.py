@@ -51,6 +51,28 @@ def own(folder: Path, text: str, **options: object) -> CaptionTemplate:
             "an ad for a small round red striped clay teapot on a shelf, at dusk",
         ),
         ("object", "teapot", {}, "a photo of a teapot"),
+        ("tags", "teapot", {}, "teapot"),
+        (
+            "tags",
+            "pair of glasses",
+            {"quality": "score_9, score_8_up", "color": "red", "style": "a Polaroid photo of"}
+            | {"background": "on the garden bench", "lighting": "in soft light"},
+            "score_9, score_8_up, pair of glasses, red, garden bench, soft light, Polaroid photo",
+        ),
+        ("sentences", "glasses", {}, "A photo of glasses."),
+        (
+            "sentences",
+            "glasses",
+            {"color": "red", "background": "on a shelf", "style": "in the style of Monet", **DUSK},
+            "A picture of red glasses. The glasses are on a shelf. The scene is seen at dusk. "
+            "The image is in the style of Monet.",
+        ),
+        (
+            "sentences",
+            "dog",
+            {"style": "a Polaroid photo", "motion": "running", "background": "on a beach"},
+            "A Polaroid photo of a dog. The dog is running on a beach.",
+        ),
         ("object", "owl figurine", DUSK, "a photo of an owl figurine, at dusk"),
         ("object", "teapot", {"color": "orange"}, "a photo of an orange teapot"),
         ("object", "glasses", {"color": "red"}, "a photo of red glasses"),
