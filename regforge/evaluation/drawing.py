@@ -133,6 +133,7 @@ class ModelPool:
             "base_model": model.base,
             "revision": model.revision,
             "variant": model.variant,
+            **({"config": model.config} if model.config else {}),
             "weights": model.digest,
             "base_digest": base_digest(model.base, model.revision),
             "steps": self.steps,
@@ -148,7 +149,7 @@ class ModelPool:
 
     def base(self, model: PersonalizedModel) -> BaseModel:
         """The base model of a model, loaded if it is not there yet."""
-        key = (model.base, model.revision, model.variant)
+        key = (model.base, model.revision, model.variant, model.config)
         if self._base is None or self._base[0] != key:
             self.close()
             self._base = (key, BaseModel.load(model, self))
@@ -369,19 +370,24 @@ class BaseModel:
         from regforge.images.pipelines import default_size, place
 
         choice = ModelChoice(
-            model.base, model.revision, model.variant, key="base_model", variant_key="variant"
+            model.base,
+            model.revision,
+            model.variant,
+            model.config,
+            key="base_model",
+            variant_key="variant",
         )
         size = pool.settings_for(model)["resolution"]
         try:
             device = pick_device(pool.device, "device")
             dtype = pick_dtype(pool.dtype or "auto", device, "dtype")
-            pipeline, folder = load_model(choice, dtype)
+            pipeline, found = load_model(choice, dtype)
             render = Render(model=model.base, width=size, height=size)
             width, height = default_size(pipeline, render)
             place(pipeline, render, device, width * height)
         except RenderError as error:
             raise _without_keys(error) from error
-        return cls(pipeline, model.base, folder, str(dtype).removeprefix("torch."), device)
+        return cls(pipeline, model.base, found.folder, str(dtype).removeprefix("torch."), device)
 
     def renderer(self, settings: Mapping[str, Any], pool: ModelPool) -> LocalRenderer:
         """A renderer of the pipeline as it is now; it encodes prompts anew."""

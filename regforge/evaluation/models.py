@@ -50,10 +50,11 @@ from regforge.recipe.named_files import (
     lora_in,
     require_lora,
 )
+from regforge.recipe.single_files import SingleFileError, hub_file, single_file
 
 _A_MODEL = (
-    "A model is a training run's folder, a LoRA's .safetensors file, a diffusers folder, "
-    f"{EMBEDDED}, or user/name on the Hub."
+    "A model is a training run's folder, a LoRA's .safetensors file, a diffusers folder or single "
+    f"file, {EMBEDDED}, or user/name on the Hub."
 )
 
 
@@ -68,8 +69,8 @@ def open_model(
 
     Args:
         where: A training run's folder, its `lora` or `model`, a snapshot of it, a LoRA's
-            .safetensors file, a diffusers folder, `embedded/tinyworld`, or `user/name[@revision]`
-            on the Hub.
+            .safetensors file, a diffusers folder, a whole model's file, `embedded/tinyworld`, or
+            `user/name[@revision]` on the Hub.
         base: The model below a LoRA, where nothing says it, or another than that; a whole pipeline
             has none, and notes that it was named in vain.
         subject: Folder of the subject's photos, in which a `subject.json` may say its
@@ -96,7 +97,7 @@ def open_model(
     known, notes = find_subject(section_of(found.recipe, "subject"), subject)
     if base is not None and found.weights is None:
         notes += (f"{name} is a whole pipeline and is drawn with as it is; {base} is not used.",)
-    below, revision, variant = _base(found, base)
+    below, below_as = _base(found, base)
     # A run that was copied or downloaded may have come without its state.
     finished, planned = (found.state, "finished"), (found.recipe, "optimizer")
     steps = section_of(*(finished if found.state else planned)).get("steps")
@@ -105,9 +106,8 @@ def open_model(
     return PersonalizedModel(
         name=name,
         base=below,
-        digest=_digest(found) or base_digest(below, revision),
-        revision=revision,
-        variant=variant,
+        digest=_digest(found) or base_digest(below, below_as.get("revision")),
+        **below_as,
         weights=found.weights,
         embedding=found.embedding,
         subject=known,
@@ -126,17 +126,16 @@ def base_of(model: PersonalizedModel) -> PersonalizedModel | None:
     It keeps the recipe (for the size of the images) and the guidance scale, and has no subject.
     """
     if model.weights is not None:
-        base, revision, variant = model.base, model.revision, model.variant
+        base, base_as = model.base, {name: getattr(model, name) for name in _AS}
     elif model.recipe is not None and isinstance(model.recipe.get("base_model"), str):
-        base, revision, variant = _base_in(model.recipe)
+        base, base_as = _base_in(model.recipe)
     else:
         return None
     return PersonalizedModel(
         name=base.rstrip("/").rpartition("/")[2],
         base=base,
-        digest=base_digest(base, revision),
-        revision=revision,
-        variant=variant,
+        digest=base_digest(base, base_as.get("revision")),
+        **base_as,
         guidance_scale=model.guidance_scale,
         recipe=model.recipe,
         where=base,
@@ -148,9 +147,12 @@ def base_digest(base: str, revision: str | None) -> str:
 
     Of all that its files hold: two trainings leave files of the same names, sizes and headers.
     """
-    folder = EMBEDDED_FOLDERS.get(base) or expanded(base)
-    is_there = (folder / MODEL_INDEX).is_file()
-    text = revision_of(folder) if is_there else f"{base}@{revision or 'main'}"
+    path = EMBEDDED_FOLDERS.get(base) or expanded(base)
+    text = f"{base}@{revision or 'main'}"
+    if (path / MODEL_INDEX).is_file():
+        text = revision_of(path)
+    elif path.is_file():
+        text = file_digest(path)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -178,19 +180,23 @@ def _of_the_hub(address: HubAddress) -> ModelFiles:
     return found
 
 
-def _base(found: ModelFiles, given: str | Path | None) -> tuple[str, str | None, str | None]:
-    """Base model, revision and variant."""
+_AS = ("revision", "variant", "config")
+"""Keys of a training recipe that say how its base model is read."""
+
+
+def _base(found: ModelFiles, given: str | Path | None) -> tuple[str, dict[str, Any]]:
+    """The base model, and how it is read."""
     if found.weights is None:
-        return found.pipeline, found.revision, None
+        return found.pipeline, {"revision": found.revision}
     if given is not None:
         path = absolute(given)
-        return (str(path) if path.is_dir() else str(given)), None, None
+        return (str(path) if path.exists() else str(given)), {}
     recipe = found.recipe or {}
     base = recipe.get("base_model")
     if isinstance(base, str) and base:
-        folder = expanded(base)
-        gone = folder.is_absolute() and not folder.is_dir()
-        if gone or (HubAddress.parse(base) is None and not folder.is_dir()):
+        path = expanded(base)
+        on_hub = HubAddress.parse(base) is not None or hub_file(base) is not None
+        if not path.exists() and (path.is_absolute() or not on_hub):
             raise EvaluationError(
                 f"The base model of {found.home} was {base}, which is not there.",
                 hint="Say where it is now: --base-model FOLDER",
@@ -202,13 +208,11 @@ def _base(found: ModelFiles, given: str | Path | None) -> tuple[str, str | None,
             f"Nothing says which base model {found.weights} was trained on.",
             hint="Name it: --base-model stabilityai/stable-diffusion-xl-base-1.0, or a folder.",
         )
-    return named, None, None
+    return named, {}
 
 
-def _base_in(recipe: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    rest = [recipe.get(key) for key in ("revision", "variant")]
-    revision, variant = (each if isinstance(each, str) else None for each in rest)
-    return recipe["base_model"], revision, variant
+def _base_in(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return recipe["base_model"], {key: v for key in _AS if isinstance(v := recipe.get(key), str)}
 
 
 def _base_named(weights: Path, card: Mapping[str, Any]) -> str | None:
@@ -296,6 +300,8 @@ def find_files(path: Path) -> ModelFiles:
         LoraError: A file is no LoRA, or there are several.
     """
     if path.is_file():
+        if _is_whole(path):
+            return ModelFiles(pipeline=str(path), home=path)
         if path.suffix == ".safetensors" and is_embedding(path):
             return replace(_with_run(path, "", home_of(path)), embedding=path)
         require_lora(path)
@@ -311,6 +317,13 @@ def find_files(path: Path) -> ModelFiles:
     elif embedding is None:
         raise _nothing_in(path)
     return _with_run(weights or embedding, "", home_of(path))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return single_file(str(path)) is not None
+    except SingleFileError:
+        return False
 
 
 def _with_run(weights: Path | None, pipeline: str, home: Path) -> ModelFiles:

@@ -62,6 +62,7 @@ class PersonalizedModel:
         digest: SHA-256 of the weights, 64 hex digits: images of other weights are drawn anew.
         revision: Of the base model on the Hub.
         variant: Weights variant of the base model.
+        config: What describes a base model that is a single file.
         weights: The file of a LoRA, or of a new token alone; None for a base model as it is, or one
             that was trained as a whole (then `base` is its folder).
         embedding: The file of a new token, if it has one; beside a LoRA or `weights` itself.
@@ -78,6 +79,7 @@ class PersonalizedModel:
     digest: str
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
     weights: Path | None = None
     embedding: Path | None = None
     subject: Subject | None = None

@@ -156,10 +156,10 @@ def _base_model(dataset: ScannedDataset, given: str | None, notes: list[str]) ->
 
 def _is_model(name: str) -> bool:
     try:
-        folder = Path(name).is_absolute() and Path(name).is_dir()
+        there = Path(name).is_absolute() and Path(name).exists()
     except (OSError, ValueError):
         return False
-    return folder or bool(_REPOSITORY.fullmatch(name))
+    return there or bool(_REPOSITORY.fullmatch(name))
 
 
 def _root(text: str) -> PurePath:

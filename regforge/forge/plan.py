@@ -31,7 +31,7 @@ from regforge.recipe import (
     recipe_warnings,
     shares_of,
 )
-from regforge.recipe.pipelines import Usual, cached_folder, folder_of
+from regforge.recipe.pipelines import Usual, described, folder_here
 from regforge.runs import RunFolder
 from regforge.words import dollars, duration, listed
 
@@ -168,11 +168,10 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     from regforge.providers.language_model import estimate_cost
 
     recipe = checked(recipe)
-    here = folder_of(recipe.render.model) or cached_folder(
-        recipe.render.model, recipe.render.revision
-    )
-    if recipe.render.renderer == "local" and here is not None:
-        look_over(recipe.render, here)
+    chosen = recipe.render
+    here = folder_here(chosen.model, chosen.revision, chosen.config)
+    if chosen.renderer == "local" and here is not None:
+        look_over(chosen, here)
     folder = RunFolder(out or Path("runs") / recipe.name)
     render, llm, subject = recipe.render, recipe.prompts.llm, recipe.subject
     vocabulary, stand_ins, notes = _vocabulary(recipe, folder)
@@ -225,7 +224,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         cost=None if calls_cost is None or images_cost is None else calls_cost + images_cost,
         calls_cost=calls_cost,
         images_cost=images_cost,
-        model=render.model,
+        model=described(render.model, render.config),
         images=images,
         size=_size(recipe),
         hosted=render.renderer == "hosted",

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from regforge.embedded import TINYWORLD, quiet_loading, require_folder
-from regforge.files import expanded, parse_json, revision_of
+from regforge.files import expanded, file_digest, parse_json, revision_of
 from regforge.images.calls import require_negative_prompt
-from regforge.images.pipelines import set_scheduler
+from regforge.images.pipelines import DENOISERS, set_scheduler
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.images.shortcuts import require_shortcuts
 from regforge.recipe.model_checks import is_embedded
 from regforge.recipe.named_files import MODEL_INDEX
 from regforge.recipe.rendering import Render
+from regforge.recipe.single_files import (
+    SingleFile,
+    SingleFileError,
+    hub_file,
+    names_file,
+    single_file,
+)
 from regforge.words import first_line, missing_package
 
 if TYPE_CHECKING:
@@ -39,21 +46,38 @@ _OF_VIDEOS = frozenset({"num_frames", "frames", "video_length", "control_video"}
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which model a recipe names: a folder, a repository of the Hub, or `embedded/tinyworld`.
+    """Which model a recipe names: a folder, a file, a repository, or `embedded/tinyworld`.
 
-    `key` and `variant_key` are the recipe's keys of `model` and `variant`, for messages.
+    `key` and `variant_key` are the recipe's keys of `model` and `variant`, for messages. Of a file
+    `config`, `revision` and `variant` are those of the pipeline that describes it.
     """
 
     model: str
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
     trust_remote_code: bool = False
     key: str = "render.model"
     variant_key: str = "render.variant"
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """A model on this machine: a pipeline's folder, or a file and the folder that describes it."""
+
+    folder: Path
+    file: SingleFile | None = None
+
+    @property
+    def revision(self) -> str:
+        """The repository's commit, or `sha256:...` of the file or of the folder's files."""
+        return f"sha256:{file_digest(self.file.path)}" if self.file else revision_of(self.folder)
+
+
 def _choice_of(render: Render) -> ModelChoice:
-    return ModelChoice(render.model, render.revision, render.variant, render.trust_remote_code)
+    return ModelChoice(
+        render.model, render.revision, render.variant, render.config, render.trust_remote_code
+    )
 
 
 def require_model(render: Render) -> None:
@@ -71,10 +95,11 @@ def require_model(render: Render) -> None:
         find_loras(render.lora)
     if render.vae is not None:
         _require_vae(render.vae)
-    look_over(render, find_model(_choice_of(render)))
+    found = find_model(_choice_of(render))
+    look_over(render, found.folder, found.file)
 
 
-def look_over(render: Render, folder: Path) -> None:
+def look_over(render: Render, folder: Path, file: SingleFile | None = None) -> None:
     """See what can be seen of a pipeline's folder without its weights; raises as `require_model`.
 
     Does not need the weights to be there.
@@ -87,13 +112,14 @@ def look_over(render: Render, folder: Path) -> None:
     _check_class(index, _choice_of(render))
     require_negative_prompt(getattr(diffusers, str(index["_class_name"]), None), render)
     require_shortcuts(render, str(index["_class_name"]))
-    file = folder / "scheduler" / "scheduler_config.json"
-    if render.scheduler is not None and file.is_file():
-        config = parse_json(file.read_bytes())
+    path = folder / "scheduler" / "scheduler_config.json"
+    if render.scheduler is not None and path.is_file():
+        config = parse_json(path.read_bytes())
         own = getattr(diffusers, str(config.get("_class_name")), None)
         if own is not None:
+            noise = file.noise if file else {}
             # set_scheduler asks a pipeline for nothing else
-            stand_in: Any = SimpleNamespace(scheduler=own.from_config(config))
+            stand_in: Any = SimpleNamespace(scheduler=own.from_config(config, **noise))
             set_scheduler(stand_in, render.scheduler)
 
 
@@ -103,8 +129,8 @@ def load_pipeline(
     """Load a dataset recipe's pipeline into main memory, with its VAE and LoRAs.
 
     Returns:
-        The pipeline; its revision: the repository's commit, or `sha256:...` of a local folder; its
-        LoRAs; and what people should know of them, a sentence each.
+        The pipeline; its revision, see `FoundModel`; its LoRAs; and what people should know of
+        them, a sentence each.
 
     Raises:
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
@@ -116,19 +142,19 @@ def load_pipeline(
         from regforge.images import loras
 
         found = loras.find_loras(render.lora)
-    pipeline, folder = load_model(_choice_of(render), dtype)
+    pipeline, model = load_model(_choice_of(render), dtype)
     if render.vae is not None:
-        _replace_vae(pipeline, render.vae, dtype)
+        _replace_vae(pipeline, render.vae, model.folder, dtype)
     if found:
         weights = [(file, each.scale) for file, each in found]
         notes = loras.load_loras(pipeline, render.model, weights)
-    return pipeline, revision_of(folder), tuple(each for _, each in found), notes
+    return pipeline, model.revision, tuple(each for _, each in found), notes
 
 
 def load_model(
     choice: ModelChoice, dtype: torch.dtype, *, without: str | None = None
-) -> tuple[Any, Path]:
-    """Load a text-to-image pipeline into main memory; returns the folder that it came from too.
+) -> tuple[Any, FoundModel]:
+    """Load a text-to-image pipeline into main memory; returns what it came from too.
 
     `without` names a part that is left empty for now, on the device `meta`: see `load_part`.
 
@@ -136,55 +162,96 @@ def load_model(
         ModelUnavailable: See `find_model`.
     """
     import torch
-    from diffusers import DiffusionPipeline
 
     with quiet_loading():
-        folder = find_model(choice)
+        found = find_model(choice)
         try:
             empty = {}
             if without is not None:
-                part = _class_of(folder, without)
+                part = _class_of(found.folder, without)
                 with torch.device("meta"):
-                    empty[without] = part.from_config(part.load_config(folder / without))
-            loaded: Any = DiffusionPipeline.from_pretrained(
-                folder,
-                dtype=dtype,
-                variant=choice.variant,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=choice.trust_remote_code,
-                **empty,
-            )
+                    empty[without] = part.from_config(part.load_config(found.folder / without))
+            remote = choice.trust_remote_code
+            loaded = assemble(found, dtype, choice.variant, empty, trust_remote_code=remote)
+        except ModelUnavailable:
+            raise
         except Exception as error:
             if package := missing_package(error):
                 raise _needs_package(choice.model, package) from error
-            raise _weights_problem(choice, error, folder) or ModelUnavailable(
+            raise _weights_problem(choice, error, found.folder) or ModelUnavailable(
                 f"{choice.model} cannot be loaded: {first_line(error)}.",
                 hint="If files are missing or cut short, delete the model and download it again.",
             ) from error
-    return loaded, folder
+    return loaded, found
 
 
-def load_part(folder: Path, part: str, dtype: torch.dtype, variant: str | None) -> Any:
-    """Load a part of diffusers' own in a pipeline's folder into main memory.
+def assemble(
+    found: FoundModel,
+    dtype: torch.dtype,
+    variant: str | None,
+    given: Mapping[str, Any],
+    *,
+    trust_remote_code: bool = False,
+) -> Any:
+    """Load a pipeline into main memory, but for parts that are there already."""
+    import diffusers
+
+    from regforge.images.loras import silent
+
+    file, pipeline = found.file, diffusers.DiffusionPipeline
+    if file is not None and file.kind.whole:
+        with silent():
+            made: Any = getattr(diffusers, file.kind.pipeline).from_single_file(
+                str(file.path),
+                config=str(found.folder),
+                torch_dtype=dtype,
+                local_files_only=True,
+                **given,
+            )
+        made.scheduler = type(made.scheduler).from_config(made.scheduler.config, **file.noise)
+        return made
+    if file is not None and not given.keys() & {*DENOISERS}:
+        given = {**given, "transformer": load_part(found, "transformer", dtype, variant)}
+    return pipeline.from_pretrained(
+        found.folder,
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        **given,
+    )
+
+
+def load_part(found: FoundModel, part: str, dtype: torch.dtype, variant: str | None) -> Any:
+    """Load a part of diffusers' own into main memory: of a model's file the denoiser.
 
     Raises:
         ModelUnavailable: It cannot be loaded.
     """
-    named = variant if any((folder / part).glob(f"*.{variant}*.safetensors")) else None
+    file, place = found.file, found.folder / part
+    named = variant if any(place.glob(f"*.{variant}*.safetensors")) else None
+    given: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    from regforge.images.loras import silent
+
     try:
         with quiet_loading():
-            return _class_of(folder, part).from_pretrained(
-                folder / part,
-                torch_dtype=dtype,
-                variant=named,
-                use_safetensors=True,
-                local_files_only=True,
-            )
+            kind = _class_of(found.folder, part)
+            if file is None:
+                return kind.from_pretrained(place, variant=named, use_safetensors=True, **given)
+            if file.is_gguf:
+                from diffusers import GGUFQuantizationConfig
+
+                given["quantization_config"] = GGUFQuantizationConfig(compute_dtype=dtype)
+            given |= {"config": str(found.folder), "subfolder": part}
+            with silent():
+                return kind.from_single_file(str(file.path), **given)
     except Exception as error:
         raise ModelUnavailable(
-            f"{folder / part} cannot be loaded: {first_line(error)}.",
-            hint="If files are missing or cut short, delete the model and download it again.",
+            f"{file.path if file else place} cannot be loaded: {first_line(error)}.",
+            hint="If files are missing or cut short, delete the model and download it again."
+            if file is None
+            else f"Its configuration is that of {found.folder}: is it the one of this model?",
         ) from error
 
 
@@ -200,8 +267,8 @@ def _needs_package(model: str, package: str) -> ModelUnavailable:
     )
 
 
-def find_model(choice: ModelChoice, check: Callable[[str], None] | None = None) -> Path:
-    """The folder of a text-to-image pipeline, downloaded if need be; nothing is loaded.
+def find_model(choice: ModelChoice, check: Callable[[str], None] | None = None) -> FoundModel:
+    """A text-to-image pipeline on this machine, downloaded if need be; nothing is loaded.
 
     `check` gets the name of the pipeline's class before anything large is downloaded, and raises if
     it is of no use.
@@ -210,12 +277,52 @@ def find_model(choice: ModelChoice, check: Callable[[str], None] | None = None) 
         ModelUnavailable: It is not there, may not be used, or is no text-to-image model.
     """
     with quiet_loading():
+        if names_file(choice.model):
+            return _find_file(choice, check)
         folder = _local_folder(choice)
         index = _read_index(choice.model, folder / MODEL_INDEX if folder else _fetch_index(choice))
         if check is not None:
             check(str(index["_class_name"]))
         _check_class(index, choice)
-        return folder or _download(choice)
+        return FoundModel(folder or _download(choice))
+
+
+def _find_file(choice: ModelChoice, check: Callable[[str], None] | None) -> FoundModel:
+    """A model's file, and the pipeline that describes it: its configuration, and what it lacks."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    try:
+        if (of := hub_file(choice.model)) is not None:
+            try:
+                hf_hub_download(of[0], of[1], revision=of[2])
+            except Exception as error:
+                raise _hub_problem(replace(choice, model=of[0]), error, of[1]) from error
+        file = single_file(choice.model)
+        assert file is not None
+        named = file.configuration(choice.config)
+    except SingleFileError as error:
+        raise ModelUnavailable(f"{error.message.rstrip('.')} ({choice.key}).") from error
+    if check is not None:
+        check(file.kind.pipeline)
+    key = "config" if choice.key == "base_model" else "render.config"
+    beside = replace(choice, model=named, key=key)
+    folder = _local_folder(beside)
+    index = _read_index(named, folder / MODEL_INDEX if folder else _fetch_index(beside))
+    _check_class(index, beside)
+    if index["_class_name"] != file.kind.pipeline:
+        raise ModelUnavailable(
+            f"{named} is a {index['_class_name']}, and {choice.model} is for a "
+            f"{file.kind.pipeline} ({key})."
+        )
+    if folder is None:
+        # All but the denoiser's weights, and none of them where the file has all.
+        wanted = ["*.json", "*.txt", "*.model", "*.jinja"]
+        wanted += [] if file.kind.whole else ["vae/*.safetensors", "text_encoder*/*.safetensors"]
+        try:
+            folder = Path(snapshot_download(named, revision=choice.revision, allow_patterns=wanted))
+        except Exception as error:
+            raise _hub_problem(beside, error) from error
+    return FoundModel(folder, file)
 
 
 def _local_folder(choice: ModelChoice) -> Path | None:
@@ -228,15 +335,9 @@ def _local_folder(choice: ModelChoice) -> Path | None:
             raise ModelUnavailable(
                 f"{choice.model} is no diffusers model: it has no {MODEL_INDEX}.",
                 hint=f"{choice.key} is the folder that holds model_index.json, unet/, vae/ and so "
-                "on. A single .safetensors checkpoint has to be converted first.",
+                "on, or a single .safetensors or .gguf file.",
             )
         return folder
-    if folder.is_file():
-        raise ModelUnavailable(
-            f"{choice.model} is a file, and {choice.key} takes a diffusers folder.",
-            hint="Convert a single checkpoint with diffusers' from_single_file and "
-            "save_pretrained.",
-        )
     if folder.is_absolute() or choice.model.startswith((".", "~")) or choice.model.count("/") > 1:
         raise ModelUnavailable(f"There is no folder {choice.model} ({choice.key}).")
     return None
@@ -350,7 +451,7 @@ def draws_from_text(pipeline_class: Any) -> bool:
 def _require_vae(named: str) -> None:
     from huggingface_hub import hf_hub_download
 
-    if expanded(named).is_dir():
+    if expanded(named).exists():
         return
     try:
         hf_hub_download(named, "config.json")
@@ -358,17 +459,22 @@ def _require_vae(named: str) -> None:
         raise _hub_problem(ModelChoice(named, key="render.vae"), error, "config.json") from error
 
 
-def _replace_vae(pipeline: Any, named: str, dtype: torch.dtype) -> None:
+def _replace_vae(pipeline: Any, named: str, model: Path, dtype: torch.dtype) -> None:
     own = getattr(pipeline, "vae", None)
     if own is None:
         raise ModelUnavailable(f"{type(pipeline).__name__} has no VAE to replace (render.vae).")
     _require_vae(named)
-    folder = expanded(named)
+    place = expanded(named)
     try:
         with quiet_loading():
-            vae = type(own).from_pretrained(
-                folder if folder.is_dir() else named, torch_dtype=dtype, use_safetensors=True
-            )
+            if place.is_file():
+                vae = type(own).from_single_file(
+                    str(place), config=str(model), subfolder="vae", torch_dtype=dtype
+                )
+            else:
+                vae = type(own).from_pretrained(
+                    place if place.is_dir() else named, torch_dtype=dtype, use_safetensors=True
+                )
     except Exception as error:
         raise ModelUnavailable(
             f"The VAE {named} cannot be loaded (render.vae): {first_line(error)}.",

@@ -58,7 +58,9 @@ def open_local(
     for note in notes:
         journal.event("lora", note=note)
         reporter.say(note)
-    if made_for := mismatch(render.model, render.revision, render.steps, render.guidance_scale):
+    if made_for := mismatch(
+        render.model, render.revision, render.steps, render.guidance_scale, render.config
+    ):
         reporter.say(
             f"{without_folders(render.model)} is made for {made_for} (render.steps, "
             "render.guidance_scale)"

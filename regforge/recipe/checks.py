@@ -181,7 +181,8 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
     render, alignment, at = recipe.render, recipe.curate.alignment, ("render", "model")
     if render.renderer == "local":
         given = ("vae",) if render.vae else ()
-        yield from pipeline(render.model, render.variant, at, ("render", "variant"), given)
+        variant_at = ("render", "variant")
+        yield from pipeline(render.model, render.variant, at, variant_at, given, render.config)
         if render.vae is not None:
             yield from single_model(render.vae, ("render", "vae"))
         for number, each in enumerate(render.lora):
@@ -213,7 +214,7 @@ def _services(recipe: Recipe) -> Iterator[Finding]:
     if render.renderer != "hosted":
         return
     about = ("render", "renderer")
-    for key in ("scheduler", "lora", "vae", "variant", "revision"):
+    for key in ("scheduler", "lora", "vae", "variant", "revision", "config"):
         if getattr(render, key):
             yield Finding(("render", key), "does not go with `renderer: hosted`", (about,))
     for key in ("speed", "cache_interval", "guidance_window"):
@@ -305,7 +306,9 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
     render, alignment = recipe.render, recipe.curate.alignment
     yield from not_drawable(render.model, recipe.subject.class_noun, "render.model")
     if render.renderer == "local" and (
-        made_for := mismatch(render.model, render.revision, render.steps, render.guidance_scale)
+        made_for := mismatch(
+            render.model, render.revision, render.steps, render.guidance_scale, render.config
+        )
     ):
         name, now = Path(render.model).name, Usual(render.steps, render.guidance_scale)
         yield f"render.steps and render.guidance_scale: {name} is made for {made_for}, not {now}."

@@ -66,6 +66,7 @@ from regforge.recipe.named_files import (
 from regforge.recipe.problems import Location, Problem, RecipeError
 from regforge.recipe.rendering import ALL_STEPS
 from regforge.recipe.sections import Section, Slot
+from regforge.recipe.single_files import SingleFileError, hub_file, single_file
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import (
     training_cautions,
@@ -152,6 +153,7 @@ def _data_of(recipe: Recipe) -> dict[str, Any]:
         data["prompts"]["llm"]["vision_model"] = None
     if recipe.render.renderer == "local":
         render["model"] = _model_of(recipe.render.model, ("render", "model"))
+    _configure(render, recipe.render.model, recipe.render.config, ("render", "config"))
     del render["speed"]  # what it means is there
     for key, whole in (("cache_interval", 1), ("guidance_window", list(ALL_STEPS))):
         if render[key] == whole:
@@ -218,6 +220,7 @@ def _slot(recipe: Recipe, slot: Slot, number: int) -> dict[str, Any]:
 def _training_data_of(recipe: TrainingRecipe) -> dict[str, Any]:
     data = {key: value for key, value in _fields_of(recipe).items() if value != {}}
     data["base_model"] = _model_of(recipe.base_model, ("base_model",))
+    _configure(data, recipe.base_model, recipe.config, ("config",))
     made_by = dataset_recipe_of(recipe)
     subject, optimizer = data["subject"], recipe.optimizer
     # Captions that the dataset's recipe has written are covered by its digest.
@@ -315,6 +318,19 @@ def _model_of(named: str, at: Location) -> str:
     if is_file(path):
         return f"sha256:{_read(file_digest, path, at)}"
     return path.name if path.is_absolute() else named
+
+
+def _configure(data: dict[str, Any], model: str, config: str | None, at: Location) -> None:
+    """Replace what describes a model's file: what the recipe names, or the file's own folder."""
+    del data["config"]  # as before models could be files
+    try:
+        # Of one on the Hub what the recipe says counts, not whether it is on this machine.
+        if hub_file(model) is None and (file := single_file(model)) is not None:
+            config = file.configuration(config)
+    except SingleFileError:
+        return  # the recipe is wrong, which others say
+    if config is not None:
+        data["config"] = _model_of(config, at)
 
 
 def _phrases_of(path: Path, at: Location) -> str:

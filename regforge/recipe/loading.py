@@ -27,6 +27,7 @@ from regforge.recipe.models import (
 from regforge.recipe.named_files import is_file, is_folder, names_recipe
 from regforge.recipe.problems import Location, Place, Problem, RecipeError, explained, shown
 from regforge.recipe.sections import Section
+from regforge.recipe.single_files import hub_file
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import training_findings, uses_regularization
 from regforge.recipe.yaml_nodes import (
@@ -63,12 +64,14 @@ PATHS: dict[type[AnyRecipe], dict[tuple[str, ...], str]] = {
         ("curate", "alignment", "model"): "model",
         ("render", "vae"): "model",
         ("render", "model"): "model",
+        ("render", "config"): "model",
         ("render", "lora", "*", "path"): "model",
     },
     TrainingRecipe: {
         ("subject", "images"): "path",
         ("regularization", "dataset"): "dataset",
         ("base_model",): "model",
+        ("config",): "model",
     },
 }
 """The keys whose values may be paths, and what they are otherwise; `*` is each item of a list."""
@@ -401,7 +404,8 @@ def may_be_path(value: str, what: str) -> bool:
         case "dataset":
             return names_recipe(value) or HubAddress.parse(value) is None
         case "model":
-            return bool(value.strip()) and not is_embedded(value) and not HubAddress.parse(value)
+            remote = is_embedded(value) or HubAddress.parse(value) or hub_file(value)
+            return bool(value.strip()) and not remote
     return True
 
 

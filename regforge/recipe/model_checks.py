@@ -30,12 +30,15 @@ from regforge.recipe.named_files import (
     lora_in,
     photos_in,
     phrases_in,
+    pipeline_class,
     require_lora,
     strays_in,
 )
 from regforge.recipe.phrases import knows_word, noun_fault
+from regforge.recipe.pipelines import folder_here
 from regforge.recipe.problems import Location, shown
 from regforge.recipe.sections import RARE
+from regforge.recipe.single_files import SingleFileError, names_file, single_file
 from regforge.words import did_you_mean, has_words, without_words
 
 _EMBEDDED: dict[Location, str] = {
@@ -219,8 +222,20 @@ def single_model(name: str, at: Location) -> Iterator[Finding]:
     if is_folder(path):
         if not is_file(path / "config.json"):
             yield Finding(at, f"{name} holds no model: it has no config.json")
+    elif is_file(path) and at[-1] == "vae":
+        yield from _autoencoder(path, at)
     elif _names_path(name):
         yield Finding(at, f"there is no folder {name}")
+
+
+def _autoencoder(path: Path, at: Location) -> Iterator[Finding]:
+    try:
+        if path.suffix.lower() != ".safetensors":
+            yield Finding(at, f"{path} is no .safetensors file")
+        elif not any("decoder.conv_in." in name for name in lora_header(path)[0]):
+            yield Finding(at, f"{path} is no autoencoder")
+    except LoraError as error:
+        yield Finding(at, error.message.rstrip("."))
 
 
 def lora(name: str, at: Location) -> Iterator[Finding]:
@@ -244,6 +259,7 @@ def pipeline(
     at: Location,
     variant_at: Location,
     given: Sequence[str] = (),
+    config: str | None = None,
 ) -> Iterator[Finding]:
     """What is wrong with a model that images are drawn with, as far as this machine knows.
 
@@ -253,20 +269,19 @@ def pipeline(
         at: The key that names the model.
         variant_at: The key that names the variant.
         given: Parts that come from elsewhere, such as `vae`.
+        config: What describes a single file.
     """
     bad = list(embedded_or_named(model, at, _EMBEDDED[("render", "model")]))
     yield from bad
     folder = EMBEDDED_FOLDERS.get(model) or expanded(model)
     if bad:
         return
-    if is_file(folder):
-        yield Finding(
-            at,
-            f"{model} is a file, and a folder in diffusers' layout is needed. A pipeline's class "
-            "makes one: for SDXL `StableDiffusionXLPipeline.from_single_file(...)`, then "
-            "`save_pretrained(...)`",
-        )
-    elif not is_folder(folder):
+    if names_file(model):
+        yield from _single_file(model, config, at)
+        return
+    if config is not None:
+        yield Finding((*at[:-1], "config"), "goes with a model that is a single file", (at,))
+    if not is_folder(folder):
         if _OF_AN_API.search(model):
             advice = "; for an image API write `renderer: hosted` too" if "render" in at else ""
             yield Finding(at, f"{model} has no weights to download{advice}")
@@ -278,6 +293,35 @@ def pipeline(
         yield Finding(variant_at, f"{model} has no weights of the variant {variant!r}", (at,))
     elif fault := _damage(folder, given):
         yield Finding(at, f"{model} {fault}; copy or download it again")
+
+
+def _single_file(model: str, config: str | None, at: Location) -> Iterator[Finding]:
+    """What is wrong with a model's file and its configuration."""
+    from huggingface_hub import constants
+
+    config_at = (*at[:-1], "config")
+    if config is not None:
+        yield from embedded_or_named(config, config_at)
+    try:
+        file = single_file(model)
+        named = file.configuration(config) if file else ""
+    except SingleFileError as error:
+        yield Finding(at, error.message.rstrip("."))
+        return
+    if file is None:
+        return  # on the Hub, and not here yet
+    folder = folder_here(model, None, config)
+    if folder is None and HubAddress.parse(named) is None:
+        yield Finding(config_at, f"there is no pipeline's folder {named}")
+    elif folder is None and constants.HF_HUB_OFFLINE:
+        message = (
+            f"{model} needs the configuration of {named}, which is not on this machine, and "
+            "HF_HUB_OFFLINE keeps it from being downloaded: name a folder that has it"
+        )
+        yield Finding(config_at, message, (at,))
+    elif folder is not None and (found := pipeline_class(folder)) != file.kind.pipeline:
+        message = f"{named} is a {found}, and {model} is for a {file.kind.pipeline}"
+        yield Finding(config_at, message, (at,))
 
 
 def _damage(folder: Path, given: Sequence[str]) -> str | None:

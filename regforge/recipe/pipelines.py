@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.files import expanded, read_text
 from regforge.hub.errors import HubAddress
-from regforge.recipe.named_files import MODEL_INDEX, is_file, is_folder
+from regforge.recipe.named_files import MODEL_INDEX, is_file, is_folder, pipeline_class
+from regforge.recipe.single_files import SingleFile, SingleFileError, hub_file, single_file
 
 
 class Trained(NamedTuple):
@@ -317,9 +318,12 @@ def family_of(base_model: str) -> Family | None:
     """The family of a repository, folder or file; None if neither its content nor its name tells.
 
     The content is that of a diffusers folder, or of a repository in the Hub's cache; nothing is
-    downloaded. It is one of `FAMILIES`.
+    downloaded. It is one of `FAMILIES`. The header of a file tells what it may be, its name which.
     """
     named = _named(base_model, FAMILIES)
+    if (file := _file(base_model)) is not None:
+        may_be = file.kind.families
+        return named if named and {named.name, named.like} & {*may_be} else NAMED[may_be[0]]
     if (folder := folder_of(base_model) or cached_folder(base_model, None)) is None:
         return named
     found = list(_fitting(folder, FAMILIES))
@@ -330,6 +334,43 @@ def folder_of(model: str) -> Path | None:
     """The pipeline's folder that a recipe names; None for a repository of the Hub."""
     folder = EMBEDDED_FOLDERS.get(model) or expanded(model)
     return folder if is_folder(folder) and is_file(folder / MODEL_INDEX) else None
+
+
+def _file(model: str) -> SingleFile | None:
+    """The file that a recipe names; None where it cannot be used, which others say."""
+    try:
+        return single_file(model)
+    except SingleFileError:
+        return None
+
+
+def folder_here(model: str, revision: str | None, config: str | None) -> Path | None:
+    """The pipeline's folder on this machine that a recipe names; of a file, what describes it."""
+    if (file := _file(model)) is not None:
+        try:
+            model = file.configuration(config)
+        except SingleFileError:
+            return None
+    return folder_of(model) or cached_folder(model, revision)
+
+
+def class_here(model: str, revision: str | None) -> str | None:
+    """The class of a pipeline; "" if it is of its own kind, None if it is not on this machine."""
+    if (file := _file(model)) is not None:
+        return file.kind.pipeline
+    folder = folder_of(model) or cached_folder(model, revision)
+    return pipeline_class(folder) or "" if folder else None
+
+
+def described(model: str, config: str | None) -> str:
+    """A model in words: of a file its kind, its size, and whose configuration it is read with."""
+    if (file := _file(model)) is None:
+        return model
+    names = " or ".join(NAMED[name].title for name in file.kind.families)
+    velocity = ", predicts the velocity" if file.noise else ""
+    size = f"{file.path.stat().st_size / 2**30:.1f} GiB{velocity}"
+    about = f"{names}, {file.parameters / 1e9:.2f} billion parameters, {size}"
+    return f"{model} ({about}; configuration of {file.configuration(config)})"
 
 
 def cached_folder(model: str, revision: str | None) -> Path | None:
@@ -345,12 +386,18 @@ def cached_folder(model: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def mismatch(model: str, revision: str | None, steps: int, guidance_scale: float) -> Usual | None:
+def mismatch(
+    model: str,
+    revision: str | None,
+    steps: int,
+    guidance_scale: float,
+    config: str | None = None,
+) -> Usual | None:
     """What a model was made for, if that is something else altogether; None if all seems well.
 
-    Looks at what this machine has of a repository too, and at the name of a folder.
+    Looks at what this machine has of a repository too, and at the name of a folder or file.
     """
-    folder = folder_of(model) or cached_folder(model, revision)
+    folder = folder_here(model, revision, config)
     families = (_known(model), _in_folder(folder) if folder else None, _named(model, _ALL))
     made_for = next(filter(None, map(_drawn_with, families)), None)
     if made_for is None:
@@ -366,6 +413,8 @@ def predicts_v(base_model: str, family: Family | None) -> bool:
     """
     if family is None or family.flow:
         return False
+    if (file := _file(base_model)) is not None and file.noise:
+        return True
     if kind := read_json(base_model, "scheduler/scheduler_config.json").get("prediction_type"):
         return bool(kind == "v_prediction")
     name = base_model.casefold()
@@ -383,6 +432,9 @@ def _drawn_with(family: Family | None) -> Usual | None:
 
 
 def _known(model: str) -> Family | None:
+    if hub_file(model) is None and (file := _file(model)) is not None:
+        may_be = file.kind.families
+        return NAMED[may_be[0]] if len(may_be) == 1 else None
     folder = folder_of(model)
     return _named(model, _ALL) if folder is None else _in_folder(folder)
 

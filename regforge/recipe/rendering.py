@@ -54,9 +54,14 @@ class Render(Section):
     """Which model draws the images, and how."""
 
     model: str = Field(default="embedded/tinyworld", min_length=1)
-    """A diffusers text-to-image repository or folder, `embedded/tinyworld` (in the package), or,
-    with `renderer: hosted`, a LiteLLM image model. A relative path starts at the recipe; of a
-    folder, what it holds counts, not its name."""
+    """A diffusers text-to-image repository or folder, `embedded/tinyworld` (in the package), a
+    single `.safetensors` or `.gguf` file, here or by its URL on the Hub, or, with `renderer:
+    hosted`, a LiteLLM image model. A relative path starts at the recipe; of a folder or file, what
+    it holds counts, not its name."""
+    config: str | None = Field(default=None, min_length=1)
+    """Of a single file: the diffusers repository or folder that says how it is built, and has what
+    the file lacks. Left out, the file's own folder if it is one, or the model of its kind on the
+    Hub, such as `stabilityai/stable-diffusion-xl-base-1.0`."""
     renderer: Literal["local", "hosted"] = "local"
     """`local`: a diffusers pipeline on this machine. `hosted`: an image API through LiteLLM."""
     revision: str | None = None
@@ -71,7 +76,8 @@ class Render(Section):
     Of a file, what it holds counts, not its name."""
     vae: str | None = Field(default=None, min_length=1)
     """Another autoencoder in place of the model's own: a repository such as
-    `madebyollin/sdxl-vae-fp16-fix`, or a folder. Some draw black in float16."""
+    `madebyollin/sdxl-vae-fp16-fix`, a folder, or a `.safetensors` file. Some draw black in
+    float16."""
     width: int | None = Field(default=None, ge=8, le=8192)
     """Pixels; the model's own size if left out."""
     height: int | None = Field(default=None, ge=8, le=8192)

@@ -276,8 +276,12 @@ class TrainingRecipe(RecipeDocument):
     extends: Runtime[Path | None] = None
     """Another training recipe to start from; keys given here win."""
     base_model: str = Field(default="embedded/tinyworld", min_length=1)
-    """A diffusers text-to-image repository or folder, such as `black-forest-labs/FLUX.1-dev`, or
-    `embedded/tinyworld` (in the package). A relative path starts at the recipe."""
+    """A diffusers text-to-image repository or folder, such as `black-forest-labs/FLUX.1-dev`, a
+    single `.safetensors` file, here or by its URL on the Hub, or `embedded/tinyworld` (in the
+    package). A relative path starts at the recipe."""
+    config: str | None = Field(default=None, min_length=1)
+    """Of a single file: the diffusers repository or folder that says how it is built, and has what
+    the file lacks; see `render.config`."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     variant: str | None = None

@@ -29,15 +29,13 @@ from regforge.recipe.named_files import (
     is_folder,
     names_recipe,
     photos_in,
-    pipeline_class,
 )
 from regforge.recipe.phrases import noun_doubts
 from regforge.recipe.pipelines import (
     TRAINABLE,
     TRAINS,
-    cached_folder,
+    class_here,
     distilled,
-    folder_of,
     likely_class,
     mismatch,
     undistilled,
@@ -121,17 +119,18 @@ def _new_token(recipe: TrainingRecipe, token: NewToken) -> Iterator[Finding]:
 
 def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
     at = ("base_model",)
-    wrong = list(pipeline(recipe.base_model, recipe.variant, at, ("variant",)))
+    model, variant_at = recipe.base_model, ("variant",)
+    wrong = list(pipeline(model, recipe.variant, at, variant_at, config=recipe.config))
     yield from wrong
-    folder = folder_of(recipe.base_model) or cached_folder(recipe.base_model, recipe.revision)
-    if not wrong and folder is not None:
-        yield from unfit(recipe, pipeline_class(folder))
+    kind = class_here(model, recipe.revision)
+    if not wrong and kind is not None:
+        yield from unfit(recipe, kind)
 
 
-def unfit(recipe: TrainingRecipe, kind: str | None) -> Iterator[Finding]:
-    """What a recipe asks for that a class of pipelines cannot do; None is one of its own kind."""
+def unfit(recipe: TrainingRecipe, kind: str) -> Iterator[Finding]:
+    """What a recipe asks for that a class of pipelines cannot do; "" is one of its own kind."""
     model, about = recipe.base_model, (("base_model",),)
-    trained = TRAINABLE.get(kind or "")
+    trained = TRAINABLE.get(kind)
     if trained is None:
         what = kind or "pipeline of its own kind"
         yield Finding(("base_model",), f"{model} is a {what}, which cannot be trained; {TRAINS}")
@@ -236,8 +235,7 @@ def training_cautions(recipe: TrainingRecipe) -> Iterator[str]:
 def _about_the_base_model(recipe: TrainingRecipe) -> Iterator[str]:
     model, validation = recipe.base_model, recipe.validation
     kind = likely_class(model)
-    here = folder_of(model) or cached_folder(model, recipe.revision)
-    if here is None and kind is not None:
+    if class_here(model, recipe.revision) is None and kind is not None:
         for found in unfit(recipe, kind):
             yield f"{'.'.join(map(str, found.location))}: by its name, {found.message}."
     if made_for := distilled(model):
@@ -245,7 +243,8 @@ def _about_the_base_model(recipe: TrainingRecipe) -> Iterator[str]:
             f"base_model: {Path(model).name} is distilled ({made_for}), and training undoes that: "
             f"{undistilled(model)}."
         )
-    if other := mismatch(model, recipe.revision, validation.steps, validation.guidance_scale):
+    steps, guidance = validation.steps, validation.guidance_scale
+    if other := mismatch(model, recipe.revision, steps, guidance, recipe.config):
         yield (
             f"validation.steps and validation.guidance_scale: {Path(model).name} is made for "
             f"{other}."

@@ -23,9 +23,9 @@ from regforge.recipe import (
     twins_of,
     uses_regularization,
 )
-from regforge.recipe.model_checks import is_embedded, known_identifier
+from regforge.recipe.model_checks import known_identifier
 from regforge.recipe.named_files import language_models
-from regforge.recipe.pipelines import cached_folder, folder_of
+from regforge.recipe.pipelines import class_here, described, folder_here
 from regforge.runs import TrainingFolder, identifier_in
 from regforge.training.data import (
     InstanceImages,
@@ -168,7 +168,8 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         done=_done(folder, recipe),
         subject=f"{recipe.subject.word} {recipe.subject.class_noun}",
         identifier=_identifier(recipe),
-        base_model=recipe.base_model + (f"@{recipe.revision}" if recipe.revision else ""),
+        base_model=described(recipe.base_model, recipe.config)
+        + (f"@{recipe.revision}" if recipe.revision else ""),
         method=_method(recipe),
         photos=len(photos.images),
         captions={each.label: each.caption.text for each in photos.images[:SAMPLES]},
@@ -217,7 +218,7 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
 
 def _identifier(recipe: TrainingRecipe) -> str:
     subject, token = recipe.subject, recipe.subject.token
-    folder = folder_of(recipe.base_model) or cached_folder(recipe.base_model, recipe.revision)
+    folder = folder_here(recipe.base_model, recipe.revision, recipe.config)
     if token is not None:
         init = subject.class_noun if token.init == "class_noun" else token.init
         what = f"a new token of {counted(token.vectors, 'vector')}, from {init!r} on"
@@ -265,18 +266,15 @@ def _needs(recipe: TrainingRecipe) -> Iterator[str]:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         yield f"packages that are not here: pip install {' '.join(missing)}"
-    address = HubAddress.parse(recipe.base_model)
-    if is_embedded(recipe.base_model) or Path(recipe.base_model).is_dir() or address is None:
-        return
-    from huggingface_hub import constants, try_to_load_from_cache
+    model = recipe.base_model
+    if class_here(model, recipe.revision) is None:
+        from huggingface_hub import constants
 
-    revision = recipe.revision or address.revision
-    if not isinstance(
-        try_to_load_from_cache(address.repo_id, "model_index.json", revision=revision), str
-    ):
+        address = HubAddress.parse(model)
         offline = "HF_HUB_OFFLINE keeps it from being downloaded"
         ending = offline if constants.HF_HUB_OFFLINE else "it will be downloaded"
-        yield f"{address.at(recipe.revision)}, which is not on this machine: {ending}"
+        named = address.at(recipe.revision) if address else model
+        yield f"{named}, which is not on this machine: {ending}"
 
 
 def _times(number: float) -> str:

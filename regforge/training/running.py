@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regforge.devices import is_out_of_memory, pick_device
-from regforge.files import revision_of
 from regforge.journal import Journal, Reporter, Task
 from regforge.recipe import (
     RecipeSource,
@@ -376,7 +375,7 @@ class _Run:
         """Weights, samples, card: everything a finished run leaves."""
         path, entries = self.folder.path, history(self.folder.path)
         about = {
-            "base_revision": revision_of(self.family.source),
+            "base_revision": self.family.source.revision,
             "dataset_revision": self.dataset_revision,
             "family": self.family.name,
         }

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from regforge.embedded import quiet_loading
 from regforge.files import storage_error, unfinished_folder, write_atomically
 from regforge.images.embeddings import file_name
+from regforge.images.loading import assemble
 from regforge.recipe.named_files import EMBEDDING_FOLDER
 
 if TYPE_CHECKING:
@@ -112,14 +113,8 @@ def _save_pipeline(family: Family, trainable: Trainable, path: Path) -> None:
     }
     with quiet_loading(), family.token.written() if family.token else nullcontext() as parts:
         trained |= parts or {}
-        pipeline = type(family.pipeline).from_pretrained(
-            family.source,
-            dtype=family.pipeline.vae.dtype,
-            variant=family.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            **trained,
-        )
+        dtype = family.pipeline.vae.dtype
+        pipeline = assemble(family.source, dtype, family.variant, trained)
         with _temporary_folder(path.parent) as temporary:
             pipeline.save_pretrained(temporary / "new", safe_serialization=True)
             _forget_places(temporary / "new")

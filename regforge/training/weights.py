@@ -312,7 +312,8 @@ def speed_up(module: nn.Module) -> None:
 def _is_plain(layer: Any) -> bool:
     dropout = any(not isinstance(each, nn.Identity) for each in layer.lora_dropout.values())
     other = any(layer.lora_bias.values()) or layer.lora_variant or layer.fan_in_fan_out
-    return not dropout and not other
+    is_float = layer.get_base_layer().weight.is_floating_point()  # of a .gguf, bytes
+    return is_float and not dropout and not other
 
 
 class LoraLinear(Linear):

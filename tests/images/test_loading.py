@@ -61,7 +61,7 @@ def test_names_of_what_is_not_there(copy: Path, tmp_path: Path) -> None:
         assert "There is no folder" in refusal(model=missing)
     assert "no diffusers model" in refusal(model=str(copy / "unet"))
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    assert "is a file" in refusal(model=str(weights))
+    assert "no known kind" in refusal(model=str(weights))  # a UNet alone
     assert "is no name of a Hub model" in refusal(model="a model!")
     text = refusal(model="someone/some-model")
     assert "HF_HUB_OFFLINE" in text

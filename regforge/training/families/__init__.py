@@ -47,11 +47,11 @@ def open_family(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype
         FamilyError: Likewise.
     """
     family = find_base_model(recipe)
-    pipeline, folder = load_model(_choice(recipe), dtype, without=family.denoiser_name)
+    pipeline, found = load_model(_choice(recipe), dtype, without=family.denoiser_name)
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None
     pipeline.set_progress_bar_config(disable=True)
-    opened = family(pipeline, folder, device, recipe)
+    opened = family(pipeline, found, device, recipe)
     if recipe.trains_text:  # they stay
         for encoder in opened.text_encoders.values():
             encoder.to(device)
@@ -67,6 +67,7 @@ def _choice(recipe: TrainingRecipe) -> ModelChoice:
         recipe.base_model,
         recipe.revision,
         recipe.variant,
+        recipe.config,
         key="base_model",
         variant_key="variant",
     )

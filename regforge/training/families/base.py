@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from regforge.devices import free_memory
 from regforge.images.encoding import encode, encode_negative
-from regforge.images.loading import load_part
+from regforge.images.loading import FoundModel, load_part
 from regforge.recipe.pipelines import TRAINS
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, FamilyError, Geometry
@@ -123,7 +123,7 @@ class Family(ABC):
 
     Attributes:
         pipeline: The diffusers pipeline whose modules these are; validation draws with it.
-        source: The folder that it was loaded from.
+        source: What it was loaded from.
         device: Where it computes.
         variant: The weights variant that it was loaded from, such as `fp16`.
         name: Such as `sdxl` or `flux1`.
@@ -146,7 +146,7 @@ class Family(ABC):
     text_lora_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
     def __init__(
-        self, pipeline: Any, source: Path, device: torch.device, recipe: TrainingRecipe
+        self, pipeline: Any, source: FoundModel, device: torch.device, recipe: TrainingRecipe
     ) -> None:
         self.pipeline = pipeline
         self.source = source
@@ -344,7 +344,8 @@ class Family(ABC):
 
     def _as_computed(self, value: Tensor) -> Tensor:
         """A tensor in the precision of the denoiser's weights."""
-        return value.to(self.device, next(self.denoiser.parameters()).dtype)
+        denoiser: Any = self.denoiser
+        return value.to(self.device, denoiser.dtype)  # of nf4 the first weight is no number
 
     # ---------------------------------------------------------------------------------- saving
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.utils.checkpoint import checkpoint
 
 from regforge.images.encoding import as_called
+from regforge.images.loading import FoundModel
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, Geometry
 from regforge.training.families.base import Family
@@ -67,7 +67,7 @@ class Flow(Family):
     guidance: ClassVar[float] = 1.0
 
     def __init__(
-        self, pipeline: Any, source: Path, device: torch.device, recipe: TrainingRecipe
+        self, pipeline: Any, source: FoundModel, device: torch.device, recipe: TrainingRecipe
     ) -> None:
         super().__init__(pipeline, source, device, recipe)
         sampling = recipe.optimizer.timestep_sampling
@@ -228,7 +228,7 @@ class Flux2(Flow):
     packed = 1
 
     def __init__(
-        self, pipeline: Any, source: Path, device: torch.device, recipe: TrainingRecipe
+        self, pipeline: Any, source: FoundModel, device: torch.device, recipe: TrainingRecipe
     ) -> None:
         super().__init__(pipeline, source, device, recipe)
         self.pixels_per_latent *= 2

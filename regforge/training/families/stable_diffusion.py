@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from regforge.images.loading import FoundModel
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, FamilyError, Geometry
 from regforge.training.families.base import DiscreteNoise, Family
@@ -20,7 +20,7 @@ class StableDiffusion(DiscreteNoise, Family):
     name = "sd"
 
     def __init__(
-        self, pipeline: Any, source: Path, device: torch.device, recipe: TrainingRecipe
+        self, pipeline: Any, source: FoundModel, device: torch.device, recipe: TrainingRecipe
     ) -> None:
         Family.__init__(self, pipeline, source, device, recipe)
         takes, has = self.settings.in_channels, pipeline.vae.config.latent_channels
