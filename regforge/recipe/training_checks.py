@@ -122,6 +122,9 @@ def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
     model, variant_at = recipe.base_model, ("variant",)
     wrong = list(pipeline(model, recipe.variant, at, variant_at, config=recipe.config))
     yield from wrong
+    if recipe.method.kind == "full" and model.lower().endswith(".gguf"):
+        message = "the weights of a .gguf are quantized and stay as they are; train a lora"
+        yield Finding(("method", "kind"), message, (at,))
     kind = class_here(model, recipe.revision)
     if not wrong and kind is not None:
         yield from unfit(recipe, kind)

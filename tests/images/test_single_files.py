@@ -18,7 +18,7 @@ from training.training_runs import recipe as training_recipe
 
 from regforge import sample, train
 from regforge.files import file_digest
-from regforge.recipe import Recipe, recipe_digest
+from regforge.recipe import Recipe, RecipeError, checked, recipe_digest
 from regforge.recipe.pipelines import described, family_of, predicts_v, usual
 from regforge.recipe.single_files import SingleFileError, single_file
 
@@ -89,6 +89,17 @@ def test_a_gguf_draws_about_the_same(tmp_path: Path) -> None:
     exact = drawn(opened(model=str(folder), **SIZES), jobs(1))
     quantized = drawn(opened(model=str(file), config=str(folder), **SIZES), jobs(1))
     assert 0 < difference(exact, quantized) < 60
+
+
+@pytest.mark.slow
+def test_a_lora_is_trained_on_a_gguf(tmp_path: Path, shell: Shell) -> None:
+    folder = Path(build("qwen-image", tmp_path / "model"))
+    file = gguf(folder, tmp_path / "denoiser.gguf", "qwen_image")
+    recipe = training_recipe(base_model=str(file), config=str(folder))
+    train(recipe, tmp_path / "run", reporter=QUIET)
+    assert max(abs(value).max() for value in weights(tmp_path / "run").values()) > 1e-4
+    with pytest.raises(RecipeError, match=r"method\.kind: .*gguf"):
+        checked(training_recipe(base_model=str(file), config=str(folder), method={"kind": "full"}))
 
 
 FLUX = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.weight")
@@ -187,7 +198,8 @@ def test_check_refuses_in_a_sentence(what: str, tmp_path: Path, shell: Shell) ->
 def test_check_tells_kind_and_size(xl: Path, tmp_path: Path, shell: Shell) -> None:
     render = {"model": str(xl.parent / "xl.safetensors"), "config": str(xl), **SIZES}
     content = {"name": "x", "subject": {"class_noun": "teapot"}, "render": render}
-    content |= {"prompts": {"slots": [{"name": "color", "source": "list", "values": ["red", "blue", "green", "pink", "gray"]}]}}
+    colors = {"name": "color", "source": "list", "values": ["red", "blue", "green", "pink", "gray"]}
+    content |= {"prompts": {"slots": [colors]}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(content))
     assert shell("check", tmp_path / "recipe.yaml") == 0, shell.err
     assert "xl.safetensors (Stable Diffusion XL, 0.00 billion parameters" in shell.out

@@ -121,6 +121,7 @@ DATA: dict[str, Any] = {
     "render.variant": "fp16",
     "render.lora": "some/lora",
     "render.vae": "some/vae",
+    "render.config": "some/config",
     "render.lora.0.path": "other/lora",
     "render.lora.0.scale": 0.5,
     "render.width": 64,
@@ -200,6 +201,10 @@ def test_the_tables_here_have_every_key() -> None:
 def test_every_key_that_decides_what_is_made_changes_it(here: Path, key: str) -> None:
     if key.startswith("render.lora.0"):
         base = changed("render.lora", [{"path": "some/lora"}])
+        assert digest(here, base) != digest(here, changed(key, DATA[key], base))
+        return
+    if key == "render.config":
+        base = changed("render.model", "https://huggingface.co/me/x/blob/main/x.safetensors")
         assert digest(here, base) != digest(here, changed(key, DATA[key], base))
         return
     content = changed(key, DATA[key])

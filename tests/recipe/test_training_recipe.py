@@ -115,7 +115,7 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
         ("optimizer:\n  stesp: 5\n", "6:3  optimizer.stesp: unknown key, did you mean 'steps'?"),
         ("lr: 5\n", "5:1  lr: unknown key here, did you mean optimizer.lr?"),
         ("data: {rank: 4}\n", "5:8  data.rank: unknown key here, did you mean method.rank?"),
-        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, base_model, revision, variant, subject, regularization, method, data, optimizer, validation, checkpoint, hub, tracking, device, seed"),
+        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, base_model, config, revision, variant, subject, regularization, method, data, optimizer, validation, checkpoint, hub, tracking, device, seed"),
         # Values
         ("optimizer:\n  steps: 0\n", "6:10  optimizer.steps: must be at least 1, not 0"),
         ("optimizer: {lr: fast}\n", "5:17  optimizer.lr: must be a number, not 'fast'"),
@@ -146,7 +146,7 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
         ("base_model: ' '\n", "5:13  base_model: must not be blank"),
         ("base_model: ./models/none\n", "5:13  base_model: there is no folder HERE/models/none; a model of the Hub is owner/name"),
         ("base_model: ./photos\n", "5:13  base_model: HERE/photos has no model_index.json, so it is no diffusers pipeline"),
-        ("base_model: photos/1.png\n", "5:13  base_model: HERE/photos/1.png is a file, and a folder in diffusers' layout is needed. A pipeline's class makes one: for SDXL `StableDiffusionXLPipeline.from_single_file(...)`, then `save_pretrained(...)`"),
+        ("base_model: photos/1.png\n", "5:13  base_model: HERE/photos/1.png is no model: neither .safetensors nor .gguf"),
         ("regularization: {dataset: ''}\n", "5:27  regularization.dataset: must not be empty"),
         ("regularization: {dataset: ../runs/none}\n", "5:27  regularization.dataset: there is no UP/runs/none"),
         ("regularization: {dataset: me/x@v1, revision: v2}\n", "5:46  regularization.revision: the dataset's name says 'v1' already"),

@@ -71,6 +71,7 @@ CHANGES: list[dict[str, Any]] = [
     {"seed": 1},
     {"base_model": "me/model"},
     {"revision": "v1"},
+    {"config": "some/config"},
     {"variant": "fp16"},
     {"subject": {"identifier": "zwx"}},
     {"subject": {"class_noun": "dog"}},

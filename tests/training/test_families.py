@@ -179,7 +179,7 @@ def test_the_family_is_found_with_its_sizes(family: Family, request: pytest.Fixt
     sizes = {"sd": (32, 4), "sdxl": (32, 4), "sd3": (48, 2)}
     expected = (96, 16) if family.resolution == 96 else sizes[family.name]
     assert (family.resolution, family.side_multiple) == expected
-    assert family.source.is_dir()
+    assert family.source.folder.is_dir()
     assert set(family.trainable_encoders) <= set(family.text_encoders)
 
 
