@@ -244,11 +244,15 @@ def _regularization(
     recipe: TrainingRecipe, made_by: Recipe | None, data: dict[str, Any]
 ) -> dict[str, Any] | None:
     named = recipe.regularization
-    if not twins_of(recipe):
-        del data["class_twins"]  # as before there were any
+    kept = {"class_twins": twins_of(recipe), "drift_penalty": named.drift_penalty}
+    if recipe.method.kind == "embedding":
+        kept["drift_penalty"] = 0
+    for key, value in kept.items():
+        if not value:
+            del data[key]  # as before there was a choice
     if named.dataset is None or not uses_regularization(recipe):
-        of_twins = ("class_twins", "prior_weight", "per_instance")
-        return {key: data[key] for key in of_twins} if twins_of(recipe) else None
+        of_twins = ("prior_weight", "per_instance") if twins_of(recipe) else ()
+        return {key: data[key] for key in (*of_twins, *kept) if key in data} or None
     if made_by is not None:
         images = made_by.prompts.count * made_by.render.images_per_prompt
         return {**data, "dataset": {"recipe": recipe_digest(made_by), "images": images}}

@@ -131,6 +131,10 @@ class Regularization(Section):
     model would have predicted for it as target. With 1 no dataset is needed. As in differential
     output preservation (kohya's sd-scripts, pull request 1710) and contrastive adapter training
     (arXiv 2404.07554)."""
+    drift_penalty: float = Field(default=0.0, ge=0)
+    """Weight of the squared change of the trained weights, added to the loss, with or without
+    regularization images; as in "Preserve and Personalize" (arXiv 2505.19519). Of a LoRA it is that
+    of its product, of a full fine-tune the distance from the base model."""
 
 
 class Method(Section):

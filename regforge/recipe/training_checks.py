@@ -162,6 +162,11 @@ def unfit(recipe: TrainingRecipe, kind: str) -> Iterator[Finding]:
 
 def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
     named, at = recipe.regularization, ("regularization", "dataset")
+    if named.drift_penalty and recipe.method.kind == "lora" and recipe.method.dora:
+        message = (
+            "is for plain LoRAs and full fine-tuning, not for DoRA, which has no plain product"
+        )
+        yield Finding(("regularization", "drift_penalty"), message, (("method", "dora"),))
     if named.dataset is None:
         if 0 < twins_of(recipe) < 1:
             message = "needs regularization.dataset for the other images, or must be 1"
@@ -336,6 +341,8 @@ def _idle(recipe: TrainingRecipe) -> Iterator[tuple[str, Sequence[str], str]]:
     elif prior.class_twins == 1:
         of_others = ("dataset", "revision", "target")
         yield "regularization", of_others, "with regularization.class_twins: 1"
+    if recipe.method.kind == "embedding":
+        yield "regularization", ("drift_penalty",), "with method.kind: embedding: no weight changes"
     if recipe.data.crop != "random":
         yield "data", ("crop_scale", "crops_per_image"), f"with data.crop: {recipe.data.crop}"
     if not recipe.optimizer.ema:

@@ -251,6 +251,7 @@ def _made(
             "class twins": f"{100 * twins:g} % of the regularization images",
             "prior weight": f"{prior.prior_weight:g}",
         }
+    facts["drift penalty"] = f"{prior.drift_penalty:g}" if prior.drift_penalty else None
     facts["made with"] = f"regforge {__version__}"
     return {name: value for name, value in facts.items() if value}
 

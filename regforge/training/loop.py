@@ -4,7 +4,7 @@ For each example: the mean squared error between prediction and target over all 
 latent, times the weight of its own time (1, or min-SNR's). Over an optimizer step:
 
     instance = mean over its instance images      prior = mean over its regularization images
-    loss = instance + prior_weight * prior
+    loss = instance + prior_weight * prior + drift_penalty * |W - W0|^2
 
 The means are over the whole optimizer step, so it does not matter how its examples were divided
 into batches. Everything random in a step follows from (seed, step), and learning rates are
@@ -200,6 +200,7 @@ class Loop:
         self._precision = precision
         self._processes = processes or Processes()
         self._prior_weight = prior.prior_weight
+        self._drift_penalty = 0.0 if recipe.method.kind == "embedding" else prior.drift_penalty
         self._teacher = trainable.teacher
         self._teaches_all = prior.target == "teacher"
         self._optimizer = make_optimizer(trainable.groups, settings, device)
@@ -225,7 +226,8 @@ class Loop:
 
         Returns:
             On the device, float32 [3]: instance loss, prior loss and the length of the gradient
-            before it was clipped, of this process; and the learning rate of the first group.
+            before it was clipped, of this process, and [4] with |W - W0|^2 where that is penalized;
+            and the learning rate of the first group.
         """
         factor = learning_rate_factor(self._settings, step)
         for group in self._optimizer.param_groups:
@@ -245,11 +247,11 @@ class Loop:
             self._average.update()
         if self._scaler.is_enabled():  # it has left out a step with infinite gradients
             length = torch.nan_to_num(length, posinf=0.0)
-        values = torch.cat([parts, length.detach().reshape(1).to(parts)])
+        values = torch.cat([parts[:2], length.detach().reshape(1).to(parts), parts[2:]])
         return values, float(self._optimizer.param_groups[0]["lr"])
 
     def _backward(self, step: int) -> Tensor:
-        """Gradients of one step's loss; returns its two parts."""
+        """Gradients of one step's loss; returns its two parts, and the drift if it is penalized."""
         batches = self._examples.batches
         prior_count = max(1, batches.regularization_per_step)
         sums = torch.zeros(2, device=self._device)
@@ -264,7 +266,13 @@ class Loop:
                     if loss.requires_grad:  # no caption may hold the new token, if that is all
                         loss.backward()
                 sums += torch.stack([instance, prior]).detach()
-        return sums
+        if not self._drift_penalty:
+            return sums
+        drift = torch.zeros(1, device=self._device)
+        for change in self._trainable.drift():  # one by one: each frees what its gradient needs
+            self._scaler.scale(self._drift_penalty * change).backward()
+            drift += change.detach()
+        return torch.cat([sums, drift])
 
     def example_losses(self, batch: Batch) -> Tensor:
         """The weighted error of each example, from one forward pass: float32 [N]."""
@@ -341,7 +349,8 @@ class Loop:
 class StepLosses:
     """What a step, counted from 1, cost: means over its instance and regularization images.
 
-    `gradient` is its length before it was clipped, `rate` the first group's learning rate.
+    `gradient` is its length before it was clipped, `rate` the first group's learning rate, `drift`
+    |W - W0| before the step, where that is penalized.
     """
 
     step: int
@@ -349,6 +358,7 @@ class StepLosses:
     prior: float
     gradient: float
     rate: float
+    drift: float | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -373,6 +383,15 @@ class Losses:
             return []
         rows = torch.stack([values for _, values, _ in waiting]).tolist()
         return [
-            StepLosses(step, instance, prior, gradient, rate)
-            for (step, _, rate), (instance, prior, gradient) in zip(waiting, rows, strict=True)
+            StepLosses(
+                step,
+                instance,
+                prior,
+                gradient,
+                rate,
+                math.sqrt(max(drift[0], 0.0)) if drift else None,
+            )
+            for (step, _, rate), (instance, prior, gradient, *drift) in zip(
+                waiting, rows, strict=True
+            )
         ]

@@ -159,6 +159,8 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         text = f"class twins of the photos {share}(such as {class_captions[0].text!r})"
         weight = f"; weight {recipe.regularization.prior_weight:g}"
         dataset = f"{dataset}; {text}" if dataset else text + weight
+    penalty = recipe.regularization.drift_penalty
+    drift = f"drift penalty {penalty:g}" if penalty and recipe.method.kind != "embedding" else None
     beside = optimizer.batch_size * recipe.regularization.per_instance if dataset else 0
     batches = optimizer.steps * optimizer.gradient_accumulation
     return TrainingPlan(
@@ -174,7 +176,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         photos=len(photos.images),
         captions={each.label: each.caption.text for each in photos.images[:SAMPLES]},
         without_caption=photos.without_caption,
-        dataset=dataset,
+        dataset="; ".join(filter(None, (dataset, drift))) or None,
         images=images,
         batch=(optimizer.batch_size, beside),
         steps=optimizer.steps,

@@ -111,6 +111,8 @@ class Record:
             "lr": losses[-1].rate,
             "seconds": round((now - self._since) / len(losses), 5),
         }
+        if losses[-1].drift is not None:
+            values["drift"] = losses[-1].drift
         self._since = now
         self.journal.event("train_step", step=losses[-1].step, steps=len(losses), **values)
         if self._tracker is not None:

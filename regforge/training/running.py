@@ -233,8 +233,9 @@ class _Run:
         self.now = "while the denoiser was loaded"
         torch.manual_seed(recipe.seed)  # a new LoRA begins with random numbers
         batches, target = examples.batches, recipe.regularization.target
-        teacher = batches.twins > 0 or (target == "teacher" and batches.has_prior)
-        self.trainable = attach(self.family, recipe.method, teacher=teacher)
+        keep_base = batches.twins > 0 or (target == "teacher" and batches.has_prior)
+        keep_base |= recipe.regularization.drift_penalty > 0
+        self.trainable = attach(self.family, recipe.method, keep_base=keep_base)
         if recipe.optimizer.gradient_checkpointing:
             self.trainable.checkpoint_gradients()
         self.loop = Loop(

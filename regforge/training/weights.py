@@ -31,11 +31,12 @@ _ADAPTER = "default"
 DENOISER = "denoiser"
 
 
-def attach(family: Family, method: Method, *, teacher: bool = False) -> Trainable:
+def attach(family: Family, method: Method, *, keep_base: bool = False) -> Trainable:
     """Make a fresh family's modules ready to be trained.
 
     A new LoRA begins with random numbers from torch's global generator. It changes nothing until
-    it is trained. For `Trainable.teacher` a full fine-tune keeps a copy of the modules.
+    it is trained. For `Trainable.teacher` and `Trainable.drift` a full fine-tune has to
+    `keep_base`, a copy of the modules.
 
     Raises:
         TrainingSetup: `method.targets` names no layer.
@@ -53,7 +54,7 @@ def attach(family: Family, method: Method, *, teacher: bool = False) -> Trainabl
             chosen = method.targets if name == DENOISER else None
             _add_lora(module, method, chosen or theirs)
     elif method.kind == "full":
-        if teacher:
+        if keep_base:
             copies = {name: copy.deepcopy(module) for name, module in modules.items()}
         for module in modules.values():
             in_precision(module, torch.float32)
@@ -145,12 +146,31 @@ class Trainable:
                     self._enable_loras(enabled=True)
                 return
             if not self._untouched:
-                raise RuntimeError("attach(..., teacher=True) keeps the copy that this needs")
+                raise RuntimeError("attach(..., keep_base=True) keeps the copy that this needs")
             self._put_in(self._untouched)
             try:
                 yield
             finally:
                 self._put_in(self.modules)
+
+    def drift(self) -> Iterator[Tensor]:
+        """Yield the squared change of the weights, layer by layer: float32 scalars with a gradient.
+
+        The sum of squares of s B A for a LoRA (s is its scale), which is
+        s^2 * sum((A A^T) * (B^T B)) without that product; of W - W0 for a full fine-tune. DoRA and
+        a new token are not for this.
+        """
+        for name, module in self.modules.items():
+            if self.method.kind == "full":
+                before = dict(self._untouched[name].named_parameters())
+                for key, parameter in module.named_parameters():
+                    yield (parameter - before[key].detach()).square().sum()
+            layers: list[Any] = [each for each in module.modules() if isinstance(each, LoraLayer)]
+            for layer in layers:
+                narrow = layer.lora_A[_ADAPTER].weight.flatten(1)
+                wide = layer.lora_B[_ADAPTER].weight.flatten(1)
+                product = ((narrow @ narrow.t()) * (wide.t() @ wide)).sum()
+                yield layer.scaling[_ADAPTER] ** 2 * product
 
     def _enable_loras(self, *, enabled: bool) -> None:
         for module in self.modules.values():

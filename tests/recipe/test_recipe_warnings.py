@@ -84,6 +84,14 @@ OF_TRAINING: list[tuple[dict[str, Any], str]] = [
         "regularization.dataset has no effect with regularization.class_twins: 1.",
     ),
     (
+        {
+            "method": {"kind": "embedding"},
+            "subject": {"identifier": {"new": "<x>"}},
+            "regularization": {"drift_penalty": 0.1},
+        },
+        "regularization.drift_penalty has no effect with method.kind: embedding",
+    ),
+    (
         {"regularization": {"class_twins": 1, "per_instance": 2}},
         "regularization.class_twins: a photo has one twin",
     ),

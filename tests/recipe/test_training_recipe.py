@@ -213,6 +213,7 @@ def test_without_weight_nobody_asks_for_the_dataset() -> None:
         ("{new: <my-pot>, vectors: 0}", "", ["5:40  subject.identifier.vectors: must be at least 1, not 0"]),
         ("{new: <my-pot>, init: ' '}", "", ["5:37  subject.identifier.init: must not be blank"]),
         ("sks", "regularization: {class_twins: 0.5}\n", ["6:31  regularization.class_twins: needs regularization.dataset for the other images, or must be 1"]),
+        ("sks", "method: {dora: true}\nregularization: {drift_penalty: 0.5}\n", ["7:33  regularization.drift_penalty: is for plain LoRAs and full fine-tuning, not for DoRA, which has no plain product"]),
         ("[<my-pot>]", "", ["5:15  subject.identifier: must be text, not a list"]),
         ("ohwx", "method: {kind: embedding}", ["6:16  method.kind: trains a new token alone: subject.identifier must be one, {new: <my-cat>}"]),
         ("{new: <my-pot>}", "method: {kind: embedding, text_encoder: true}", ["6:41  method.text_encoder: must be false with method.kind: embedding, which trains the new token alone"]),

@@ -84,6 +84,8 @@ CHANGES: list[dict[str, Any]] = [
     {"regularization": {"dataset": "me/x", "per_instance": 2}},
     {"regularization": {"dataset": "me/x", "class_twins": 0.5}},
     {"regularization": {"class_twins": 1}},
+    {"regularization": {"drift_penalty": 0.1}},
+    {"regularization": {"dataset": "me/x", "drift_penalty": 0.1}},
     {"regularization": {"class_twins": 1, "prior_weight": 2}},
     {"method": {"rank": 4}},
     {"method": {"rank": 4, "alpha": 16}},

@@ -128,6 +128,10 @@ class SmallTrainable:
         self.parameters = dict(family.denoiser.named_parameters())
         self.groups = [{"params": list(self.parameters.values())}]
         self.teacher = family.teacher
+        before = {name: each.detach().clone() for name, each in self.parameters.items()}
+        self.drift = lambda: (
+            (each - before[name]).square().sum() for name, each in self.parameters.items()
+        )
         self.state_dict = family.denoiser.state_dict
         self.load_state_dict = family.denoiser.load_state_dict
 
@@ -253,6 +257,33 @@ def test_the_teacher_teaches_class_twins(sources: tuple[Path, Path]) -> None:
     noisy = family.noisy(latents, batch.noise, times)
     predicted = family.predict(noisy, times, batch.embeddings, batch.geometry)
     assert torch.allclose(losses[2], (predicted[2] - 7.0).square().mean())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_drift_is_penalized_once_a_step(sources: tuple[Path, Path], accumulation: int) -> None:
+    optimizer = {"batch_size": 2 // accumulation, "gradient_accumulation": accumulation, "lr": 0.1}
+    free, bound = (
+        SmallLoop(sources, optimizer=optimizer, regularization={"drift_penalty": weight})
+        for weight in (0, 3.0)
+    )
+    before = {name: each.detach().clone() for name, each in free.trainable.parameters.items()}
+    plain = free.step(0)[0]
+    first = bound.step(0)[0]
+    assert torch.equal(first[:3], plain)  # nothing has changed yet
+    assert first[3] == 0
+    parameters = bound.trainable.parameters
+    changes = {name: each.detach() - before[name] for name, each in parameters.items()}
+    with torch.enable_grad():
+        free._backward(1)  # the same weights as those of `bound`
+    gradients = [
+        (each.grad + 2 * 3.0 * changes[name]).flatten()
+        for name, each in free.trainable.parameters.items()
+    ]
+    second = bound.step(1)[0]
+    assert float(second[2]) == pytest.approx(float(torch.cat(gradients).norm()), rel=1e-5)
+    total = sum(float(change.square().sum()) for change in changes.values())
+    assert float(second[3]) == pytest.approx(total, rel=1e-5)
+    assert free.step(1)[0].shape == (3,)
 
 
 def test_captions_are_encoded_in_steps_that_train_an_encoder(sources: tuple[Path, Path]) -> None:

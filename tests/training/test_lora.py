@@ -1,6 +1,7 @@
 """LoRA layers compute what peft's do."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -10,7 +11,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from regforge.training.weights import LoraLinear, speed_up
+from regforge.recipe.training import Method
+from regforge.training.weights import LoraLinear, Trainable, speed_up
 
 
 class Layers(nn.Module):
@@ -119,3 +121,21 @@ def test_other_layers_are_pefts_in_their_own_precision(name: str, options: dict[
         layer.lora_A["default"].register_forward_hook(lambda *args, seen=seen: seen.append(args[2]))
         assert layer(x.to(dtype)).dtype == dtype
         assert {each.dtype for each in seen} <= {dtype}
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}], ids=str)
+def test_drift_is_the_square_of_the_whole_product(options: dict[str, Any]) -> None:
+    module = layers(fast=True, **options)
+    family: Any = SimpleNamespace(token=None)
+    found = sum(Trainable(family, Method(), {"denoiser": module}, {}).drift())
+    product, parameters = torch.zeros(()), dict(module.named_parameters())
+    trained = [each for name, each in parameters.items() if "lora_" in name]
+    for name in ("linear", "bare", "conv"):
+        narrow, wide = (parameters[f"{name}.lora_{x}.default.weight"].flatten(1) for x in "AB")
+        change = module.get_submodule(name).scaling["default"] * (wide @ narrow)
+        peft_s = module.get_submodule(name).get_delta_weight("default")
+        assert_close(change.view_as(peft_s), peft_s)
+        product = product + change.square().sum()
+    assert_close(found, product)
+    gradients = [torch.autograd.grad(each, trained) for each in (found, product)]
+    assert_close(*gradients, rtol=1e-4, atol=1e-4)

@@ -1,11 +1,14 @@
 import io
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from training_runs import (
     QUIET,
     Signalling,
@@ -150,6 +153,32 @@ def test_an_untouched_lora_agrees_with_its_teacher(dogs: Path, tmp_path: Path, p
     # Not 0: the teacher computes one example, the student two, and rounding knows.
     assert first < 1e-11
     assert second > 1e-8
+
+
+def test_a_drift_penalty_holds_the_weights_and_is_logged(tmp_path: Path) -> None:
+    """Without regularization images; the log tells how far the weights were before each step."""
+
+    def trained(weight: float) -> Path:
+        folder = tmp_path / f"{weight:g}"
+        each = recipe(
+            method={"rank": 4, "alpha": 2},
+            regularization={"drift_penalty": weight},
+            checkpoint={"every": 1, "snapshots": [3]},
+        )
+        train(each, folder, reporter=QUIET)
+        return folder
+
+    def length(file: Path) -> float:
+        found = load_file(file)
+        pairs = ((found[name.replace(".lora_A.", ".lora_B.")], found[name]) for name in found)
+        return math.sqrt(sum(float(np.square(0.5 * b @ a).sum()) for b, a in pairs if b is not a))
+
+    tiny, much = trained(1e-9), trained(1000)
+    drifts = [entry["drift"] for entry in history(tiny)]
+    snapshot = tiny / "snapshots" / "step-000003" / LORA
+    assert drifts[0] == 0
+    assert drifts[3] == pytest.approx(length(snapshot), rel=1e-5)
+    assert length(much / LORA) < 0.9 * length(tiny / LORA)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -48,7 +49,7 @@ def trained(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_untouched_is_the_base_and_the_teacher_stays_the_base(base: str, method: str) -> None:
-    family, trainable = trained(base, METHODS[method], teacher=True)
+    family, trainable = trained(base, METHODS[method], keep_base=True)
     fresh = opened(base)
     fresh.denoiser.train()  # which alone changes the last digit
     with torch.no_grad():
@@ -66,7 +67,7 @@ def test_untouched_is_the_base_and_the_teacher_stays_the_base(base: str, method:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_teacher_may_be_asked_between_forward_and_backward(base: str, method: str) -> None:
-    family, trainable = trained(base, METHODS[method], teacher=True)
+    family, trainable = trained(base, METHODS[method], keep_base=True)
     move(trainable)
     predicted(family).square().mean().backward()
     plain = {name: parameter.grad for name, parameter in trainable.parameters.items()}
@@ -82,9 +83,38 @@ def test_the_teacher_may_be_asked_between_forward_and_backward(base: str, method
             assert_close(parameter.grad, plain[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("method", ["text", "full"])
+def test_drift_is_how_far_the_weights_are_from_where_they_began(base: str, method: str) -> None:
+    family, trainable = trained(base, METHODS[method], keep_base=True)
+    assert sum(trainable.drift()) == 0
+    move(trainable)
+    if method == "full":
+        untouched = opened(base)
+        pairs = [(family.denoiser, untouched.denoiser)]
+        pairs += [
+            (family.text_encoders[n], untouched.text_encoders[n])
+            for n in trainable.modules
+            if n != "denoiser"
+        ]
+        changes = [
+            after - before
+            for one, other in pairs
+            for after, before in zip(one.parameters(), other.parameters(), strict=True)
+        ]
+    else:
+        changes = [
+            layer.get_delta_weight("default")
+            for module in trainable.modules.values()
+            for layer in module.modules()
+            if isinstance(layer, LoraLayer)
+        ]
+    expected = sum(change.double().square().sum() for change in changes)
+    assert float(sum(trainable.drift()).detach()) == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_without_a_copy_a_full_fine_tune_has_no_teacher() -> None:
     _, trainable = trained("embedded/tinyworld", METHODS["full"])
-    with pytest.raises(RuntimeError, match="teacher=True"), trainable.teacher():
+    with pytest.raises(RuntimeError, match="keep_base=True"), trainable.teacher():
         pass
 
 
