@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from regforge.exporting import Exported
     from regforge.exporting import export_dataset as export
     from regforge.forge import Run, run
-    from regforge.recipe import Recipe, TrainingRecipe, load_recipe, load_training_recipe
+    from regforge.recipe import (
+        Recipe,
+        TrainingRecipe,
+        load_recipe,
+        load_recipes,
+        load_training_recipe,
+    )
     from regforge.training import TrainedModel, train
 
 __all__ = [
@@ -48,6 +54,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_recipe",
+    "load_recipes",
     "load_training_recipe",
     "publish",
     "run",
@@ -70,6 +77,7 @@ _HOMES = {
     "evaluate": "regforge.evaluation",
     "export": "regforge.exporting:export_dataset",
     "load_recipe": "regforge.recipe",
+    "load_recipes": "regforge.recipe",
     "load_training_recipe": "regforge.recipe",
     "publish": "regforge.api",
     "run": "regforge.forge",

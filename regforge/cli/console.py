@@ -12,19 +12,23 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TextIO, TypeVar, cast
 
 import typer
 
-from regforge.errors import Interrupted
-from regforge.journal import printable
-from regforge.words import from_here
+from regforge.errors import Interrupted, RegforgeError
+from regforge.journal import Reporter, printable
+from regforge.words import from_here, listed
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+    from regforge.recipe import AnyRecipe
+
+Result = TypeVar("Result")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 Overrides = Annotated[
@@ -33,6 +37,10 @@ Overrides = Annotated[
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", help="The run's folder; runs/<name> if left out.")
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="NAME", help="One of the recipe's `subjects`; repeatable."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Make only the first N prompts.")]
 EngineName = Annotated[
@@ -88,6 +96,17 @@ def show(result: Any, as_json: bool) -> None:
     echo(json_of(result.as_dict()) if as_json else result.as_text())
 
 
+def show_each(results: Mapping[str, Any], as_json: bool) -> None:
+    """Print results by the names of subjects; the result of a recipe with one subject alone."""
+    if "" in results:
+        show(results[""], as_json)
+    elif as_json:
+        echo(json_of({name: each.as_dict() for name, each in results.items()}))
+    else:
+        for name, each in results.items():
+            echo(f"{name}\n\n{each.as_text()}\n")
+
+
 @contextmanager
 def kept_if_interrupted(folder: Path) -> Iterator[None]:
     """Say after Ctrl-C that nothing is lost, and how to go on.
@@ -103,6 +122,43 @@ def kept_if_interrupted(folder: Path) -> Iterator[None]:
             f"Interrupted. What was made is kept in {from_here(folder)}; go on with",
             hint=f"  {' '.join(['regforge', *words])}",
         ) from None
+
+
+def for_each_subject(
+    recipes: Mapping[str, AnyRecipe],
+    out: Path | None,
+    reporter: Reporter,
+    work: Callable[[Any, Path], Result],
+) -> dict[str, Result]:
+    """Carry out a recipe for each of its subjects, in folders of their own.
+
+    One that fails does not keep the others from it.
+
+    Raises:
+        RegforgeError: It failed; of several, afterwards and with their names.
+        Interrupted: Somebody pressed Ctrl-C.
+    """
+    done, failed = dict[str, Result](), list[str]()
+    for number, (name, recipe) in enumerate(recipes.items(), start=1):
+        folder = out / name if out else recipe.folder
+        if name:
+            reporter.say(f"\n{name}, {number} of {len(recipes)}, in {from_here(folder)}")
+        try:
+            with kept_if_interrupted(folder):
+                done[name] = work(recipe, folder)
+        except Interrupted:
+            raise
+        except RegforgeError as error:
+            if len(recipes) == 1:
+                raise
+            failed.append(name)
+            reporter.say(f"{name}: {error}")
+    if failed:
+        raise RegforgeError(
+            f"{len(failed)} of {len(recipes)} subjects failed: {listed(failed)}.",
+            hint="Their reasons are above. The same command goes on with them; others are done.",
+        )
+    return done
 
 
 def json_of(value: Any) -> str:

@@ -14,22 +14,23 @@ from regforge.cli.console import (
     EngineName,
     Fresh,
     Limit,
+    Only,
     Out,
     Overrides,
     Quiet,
     RecipePath,
     Workers,
     echo,
-    json_of,
-    kept_if_interrupted,
-    show,
+    for_each_subject,
+    show_each,
 )
 from regforge.journal import Reporter
-from regforge.words import from_here
+from regforge.words import dollars, from_here
 
 if TYPE_CHECKING:
     from regforge.forge import Run, Until
     from regforge.images import Engine
+    from regforge.recipe import Recipe
 
 
 def init(
@@ -59,7 +60,11 @@ def init(
 
 
 def check(
-    recipe: RecipePath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = None,
+    only: Only = None,
+    as_json: AsJson = False,
 ) -> None:
     """Look a recipe over and say what a run would do; touches nothing.
 
@@ -69,9 +74,20 @@ def check(
     Example: regforge check recipes/quickstart.yaml --set prompts.count=200
     """
     from regforge import api
-    from regforge.recipe import load_any_recipe
+    from regforge.forge.plan import Plan
+    from regforge.recipe import load_recipes
 
-    show(api.check(load_any_recipe(recipe, overrides or ()), out), as_json)
+    recipes = load_recipes(recipe, overrides or (), only or ())
+    plans = {
+        name: api.check(each, out / name if out else each.folder) for name, each in recipes.items()
+    }
+    show_each(plans, as_json)
+    datasets = [plan for plan in plans.values() if isinstance(plan, Plan)]
+    if len(datasets) > 1 and not as_json:
+        costs = [plan.cost for plan in datasets if plan.cost is not None]
+        cost = dollars(sum(costs)) if len(costs) == len(datasets) else "of unknown cost"
+        images = sum(plan.images for plan in datasets)
+        echo(f"In all: {len(datasets)} subjects, {images:,} images, {cost}.")
 
 
 def prompts(
@@ -79,6 +95,7 @@ def prompts(
     overrides: Overrides = None,
     out: Out = None,
     limit: Limit = None,
+    only: Only = None,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -87,13 +104,14 @@ def prompts(
 
     Example: regforge prompts recipes/quickstart.yaml --limit 20
     """
-    done = _run(recipe, overrides, out, limit, fresh, quiet, as_json, until="prompts")
-    if done is None:
-        return
-    for line in done.captions(10):
-        echo(f"  {line}")
-    echo(f"{done.prompts} captions in {from_here(done.folder / 'prompts.jsonl')}")
-    echo(f"Vocabulary in {from_here(done.folder / 'vocabulary.json')}")
+    made = _run(recipe, overrides, out, limit, only, fresh, quiet, as_json, until="prompts")
+    for name, done in made.items():
+        if name:
+            echo(f"\n{name}")
+        for line in done.captions(10):
+            echo(f"  {line}")
+        echo(f"{done.prompts} captions in {from_here(done.folder / 'prompts.jsonl')}")
+        echo(f"Vocabulary in {from_here(done.folder / 'vocabulary.json')}")
 
 
 def render(
@@ -103,6 +121,7 @@ def render(
     limit: Limit = None,
     engine: EngineName = "local",
     workers: Workers = None,
+    only: Only = None,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -111,13 +130,12 @@ def render(
 
     Example: regforge render recipes/quickstart.yaml --limit 8
     """
-    done = _run(
-        recipe, overrides, out, limit, fresh, quiet, as_json, engine, workers, until="images"
+    made = _run(
+        recipe, overrides, out, limit, only, fresh, quiet, as_json, engine, workers, until="images"
     )
-    if done is None:
-        return
-    echo(f"{done.images} images in {from_here(done.folder / 'shards')}")
-    if not quiet:
+    for done in made.values():
+        echo(f"{done.images} images in {from_here(done.folder / 'shards')}")
+    if made and not quiet:
         echo(f"The dataset of them: {_run_command(recipe, overrides or (), out)}")
 
 
@@ -128,6 +146,7 @@ def run(
     limit: Limit = None,
     engine: EngineName = "local",
     workers: Workers = None,
+    only: Only = None,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -138,14 +157,21 @@ def run(
 
     Example: regforge run recipes/quickstart.yaml --set prompts.count=200 --out runs/mine
     """
-    done = _run(
-        recipe, overrides, out, limit, fresh, quiet, as_json, engine, workers, until="report"
+    made = _run(
+        recipe, overrides, out, limit, only, fresh, quiet, as_json, engine, workers, until="report"
     )
-    if done is None:
-        return
-    echo(f"\n{done.as_text()}")
-    if not quiet:
-        echo(_what_next(done, recipe, overrides or (), out))
+    if "" in made:
+        echo(f"\n{made[''].as_text()}")
+        if not quiet:
+            echo(_what_next(made[""], recipe, overrides or (), out))
+    elif made:
+        from regforge.dataset.index import write_index
+
+        folder = next(iter(made.values())).folder.parent
+        for name, done in made.items():
+            echo(f"\n{name}\n{done.as_text()}")
+        card = write_index(folder)
+        echo(f"\nAll of them: {from_here(card)}")
 
 
 def report(
@@ -165,6 +191,7 @@ def _run(
     overrides: list[str] | None,
     out: Path | None,
     limit: int | None,
+    only: list[str] | None,
     fresh: bool,
     quiet: bool,
     as_json: bool,
@@ -172,15 +199,16 @@ def _run(
     workers: int | None = None,
     *,
     until: Until,
-) -> Run | None:
-    """Run a recipe; None if the result has been printed as JSON."""
+) -> dict[str, Run]:
+    """Run a recipe for each of its subjects; nothing is returned if it has been printed as JSON."""
     from regforge.forge import run
-    from regforge.recipe import load_recipe
+    from regforge.recipe import load_recipes
 
-    recipe = load_recipe(path, overrides or ())
-    folder = out or Path("runs") / recipe.name
-    with kept_if_interrupted(folder):
-        done = run(
+    recipes = load_recipes(path, overrides or (), only or (), training=False)
+    reporter = Reporter(quiet=quiet)
+
+    def work(recipe: Recipe, folder: Path) -> Run:
+        return run(
             recipe,
             out=folder,
             limit=limit,
@@ -188,11 +216,13 @@ def _run(
             until=until,
             engine=engine,
             workers=workers,
-            reporter=Reporter(quiet=quiet),
+            reporter=reporter,
         )
+
+    done = for_each_subject(recipes, out, reporter, work)
     if as_json:
-        echo(json_of(done.as_dict()))
-    return None if as_json else done
+        show_each(done, as_json)
+    return {} if as_json else done
 
 
 def _run_command(recipe: Path, overrides: Sequence[str], out: Path | None) -> str:

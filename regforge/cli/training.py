@@ -13,6 +13,7 @@ from regforge.cli.console import (
     BaseModel,
     EngineName,
     Fresh,
+    Only,
     Out,
     Overrides,
     Quiet,
@@ -20,13 +21,16 @@ from regforge.cli.console import (
     Seed,
     Workers,
     echo,
+    for_each_subject,
     kept_if_interrupted,
     show,
+    show_each,
 )
 from regforge.journal import Reporter
 from regforge.words import from_here
 
 if TYPE_CHECKING:
+    from regforge.recipe import TrainingRecipe
     from regforge.training import TrainedModel
 
 
@@ -34,6 +38,7 @@ def train(
     recipe: RecipePath,
     overrides: Overrides = None,
     out: Out = None,
+    only: Only = None,
     fresh: Fresh = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -46,25 +51,26 @@ def train(
 
     Example: regforge train recipes/train-quickstart.yaml --set optimizer.steps=50
     """
-    from regforge.recipe import load_training_recipe, recipe_warnings
+    from regforge.recipe import load_recipes, recipe_warnings
 
-    wanted = load_training_recipe(recipe, overrides or ())
-    folder = out or Path("runs") / wanted.name
+    recipes = load_recipes(recipe, overrides or (), only or (), training=True)
     from regforge import training  # after the recipe: a bad one is refused at once
     from regforge.training.processes import is_first_process
 
     first = is_first_process()  # `accelerate launch` starts several of us
     reporter = Reporter(quiet=quiet or not first)
-    for warning in recipe_warnings(wanted):
-        reporter.say(f"warning: {warning}")
 
-    with kept_if_interrupted(folder):
-        done = training.train(wanted, out=folder, fresh=fresh, reporter=reporter)
+    def work(wanted: TrainingRecipe, folder: Path) -> TrainedModel:
+        for warning in recipe_warnings(wanted):
+            reporter.say(f"warning: {warning}")
+        return training.train(wanted, out=folder, fresh=fresh, reporter=reporter)
+
+    made = for_each_subject(recipes, out, reporter, work)
     if first:
-        show(done, as_json)
-        if not as_json:
-            echo(f"card     {from_here(done.folder / 'README.md')}   (how to use it)")
-        if not as_json and not quiet:
+        show_each(made, as_json)
+    for done in made.values() if first and not as_json else ():
+        echo(f"card     {from_here(done.folder / 'README.md')}   (how to use it)")
+        if "" in made and not quiet:
             echo(_what_next(done))
 
 

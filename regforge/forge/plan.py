@@ -172,7 +172,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     here = folder_here(chosen.model, chosen.revision, chosen.config)
     if chosen.renderer == "local" and here is not None:
         look_over(chosen, here)
-    folder = RunFolder(out or Path("runs") / recipe.name)
+    folder = RunFolder(out or recipe.folder)
     render, llm, subject = recipe.render, recipe.prompts.llm, recipe.subject
     vocabulary, stand_ins, notes = _vocabulary(recipe, folder)
     budget = token_budget(render, recipe.prompts.max_tokens)

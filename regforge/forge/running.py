@@ -179,7 +179,7 @@ def run(
             made is lost.
     """
     recipe = checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe))
-    folder = RunFolder(Path(out) if out is not None else Path("runs") / recipe.name)
+    folder = RunFolder(Path(out) if out is not None else recipe.folder)
     reporter = reporter or Reporter()
     count = min(recipe.prompts.count, limit or recipe.prompts.count)
     if until != "prompts":

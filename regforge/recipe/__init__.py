@@ -25,6 +25,7 @@ from regforge.recipe.loading import (
     dataset_recipe_of,
     load_any_recipe,
     load_recipe,
+    load_recipes,
     load_training_recipe,
 )
 from regforge.recipe.models import (
@@ -76,6 +77,7 @@ __all__ = [
     "kind_of",
     "load_any_recipe",
     "load_recipe",
+    "load_recipes",
     "load_training_recipe",
     "match_of",
     "recipe_digest",

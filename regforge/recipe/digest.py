@@ -104,8 +104,9 @@ def _problems(recipe: AnyRecipe) -> Iterator[Problem]:
     found = training_findings(recipe) if isinstance(recipe, TrainingRecipe) else findings(recipe)
     for each in found:
         yield Problem.at(None, each.location, each.message)
-    if recipe.extends is not None:
-        yield Problem.at(None, ("extends",), "works only in recipes that are files")
+    for key in ("extends", "subjects"):  # carried out where a recipe is read
+        if getattr(recipe, key) is not None:
+            yield Problem.at(None, (key,), "works only in recipes that are files")
 
 
 def recipe_warnings(recipe: AnyRecipe) -> list[str]:
@@ -382,7 +383,7 @@ def resolved_yaml(recipe: AnyRecipe, *, portable: bool = False, digest: str | No
     Raises:
         RecipeError: A file that the recipe names cannot be read.
     """
-    data = recipe.model_dump(mode="json", by_alias=True, exclude={"extends"})
+    data = recipe.model_dump(mode="json", by_alias=True, exclude={"extends", "subjects"})
     for location, what in PATHS[type(recipe)].items():
         for holder, key in _holders(data, location):
             value = holder[key]

@@ -7,8 +7,8 @@ YAML with places in `yaml_nodes`, words in `problems`, what does not fit togethe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from regforge.recipe.named_files import is_file, is_folder, names_recipe
 from regforge.recipe.problems import Location, Place, Problem, RecipeError, explained, shown
 from regforge.recipe.sections import Section
 from regforge.recipe.single_files import hub_file
+from regforge.recipe.subjects import by_subject
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import training_findings, uses_regularization
 from regforge.recipe.yaml_nodes import (
@@ -42,7 +43,7 @@ from regforge.recipe.yaml_nodes import (
     read_yaml,
     source_of,
 )
-from regforge.words import nearest
+from regforge.words import listed, nearest
 
 AnyRecipe = Recipe | TrainingRecipe
 RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
@@ -145,6 +146,46 @@ def load_any_recipe(source: RecipeSource, overrides: Sequence[str] = ()) -> AnyR
     return _load(source, overrides, None)
 
 
+def load_recipes(
+    source: RecipeSource,
+    overrides: Sequence[str] = (),
+    only: Collection[str] = (),
+    *,
+    training: bool | None = None,
+) -> dict[str, AnyRecipe]:
+    """Read a recipe over one or several subjects; see `load_recipe`.
+
+    Args:
+        source: The YAML file, or a mapping of the same keys.
+        overrides: Settings such as `prompts.count=50`.
+        only: Names of those that are wanted; all by default.
+        training: Whether it has to be a training recipe; either kind will do by default.
+
+    Returns:
+        A recipe for each subject, by the subject's name; of a recipe with `subject` that recipe
+        alone, under "".
+
+    Raises:
+        RecipeError: Something is wrong with one of them; or a name of `only` is none of theirs.
+    """
+    wanted = {None: None, True: _TRAINING, False: _DATASET}[training]
+    path, kind, nodes, reading = _read(source, overrides, wanted)
+    if unknown := next((name for name in only if name not in nodes), None):
+        there = "has one" if "" in nodes else f"has {listed(sorted(nodes))}"
+        message = f"there is no subject {unknown!r}; the recipe {there}"
+        raise RecipeError([Problem.at(Place(str(path or ""), Path()), ("subjects",), message)])
+    recipes, problems = dict[str, AnyRecipe](), dict[Problem, None]()
+    for name, node in nodes.items():
+        if not only or name in only:
+            try:
+                recipes[name] = _validated(path, kind, node, reading, name)
+            except RecipeError as error:
+                problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise RecipeError(problems)
+    return recipes
+
+
 def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
     """The dataset recipe that `regularization.dataset` names, read once; None if it is a dataset.
 
@@ -155,12 +196,30 @@ def dataset_recipe_of(recipe: TrainingRecipe) -> Recipe | None:
     if named is None or not uses_regularization(recipe) or not names_recipe(named):
         return None
     if recipe._dataset is None or recipe._dataset[0] != named:
-        recipe._dataset = named, load_recipe(named)
-    made_by: Recipe = recipe._dataset[1]
+        recipe._dataset = named, _load(named, (), _DATASET, recipe._subject_name)
+    made_by = recipe._dataset[1]
+    assert isinstance(made_by, Recipe)
     return made_by
 
 
-def _load(source: RecipeSource, overrides: Sequence[str], kind: _Kind | None) -> AnyRecipe:
+def _load(
+    source: RecipeSource, overrides: Sequence[str], kind: _Kind | None, subject: str = ""
+) -> AnyRecipe:
+    """The recipe, or of several subjects the one of that name."""
+    path, kind, nodes, reading = _read(source, overrides, kind)
+    subject = "" if "" in nodes else subject
+    if subject not in nodes:
+        wanted = f"{subject!r} is none of them" if subject else "here one is needed"
+        message = f"is about several subjects ({listed(list(nodes))}), and {wanted}"
+        hint = None if subject else "In Python, `load_recipes` gives a recipe for each."
+        raise RecipeError([Problem.at(Place(str(path or ""), Path()), (), message)], hint=hint)
+    return _validated(path, kind, nodes[subject], reading, subject)
+
+
+def _read(
+    source: RecipeSource, overrides: Sequence[str], kind: _Kind | None
+) -> tuple[Path | None, _Kind, dict[str, Node], _Reading]:
+    """The file, its kind, and its subjects' recipes; what was wrong is in the reading."""
     reading = _Reading()
     if isinstance(source, Mapping):
         path, root = None, reading.read_mapping(source)
@@ -180,10 +239,18 @@ def _load(source: RecipeSource, overrides: Sequence[str], kind: _Kind | None) ->
     for setting in overrides:
         reading.sources.append(source_of(setting))
         reading.problems += apply_setting(root, setting)
+    return path, kind, by_subject(root), reading
+
+
+def _validated(
+    path: Path | None, kind: _Kind, root: Node, read: _Reading, subject: str = ""
+) -> AnyRecipe:
+    reading = replace(read, problems=list(read.problems))
     _resolve_paths(root, kind.model)
     recipe = reading.validated(root, kind)
     if reading.problems or recipe is None:
         raise RecipeError(reading.in_order())
+    recipe._subject_name = subject
     if isinstance(recipe, TrainingRecipe):
         dataset_recipe_of(recipe)
     return recipe.known(source=path and Path(os.path.abspath(path)))  # noqa: PTH100 (keeps symbolic links)
@@ -257,7 +324,12 @@ class _Reading:
         else:
             base = Path(os.path.normpath(place.folder / expanded(value)))
             if not any(_same_file(base, each) for each in chain):
-                return laid_over(self.read_file(base, place, chain), root)
+                below = self.read_file(base, place, chain)
+                assert isinstance(below.content, dict)
+                for one, other in (("subject", "subjects"), ("subjects", "subject")):
+                    if one in root.content and other not in root.content:
+                        below.content.pop(other, None)
+                return laid_over(below, root)
             message = f"goes round in a circle: {' -> '.join(map(str, (*chain, base)))}"
         self.problems.append(Problem.at(place, ("extends",), message))
         return root

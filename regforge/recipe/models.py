@@ -7,7 +7,7 @@ recipe nor the phrase banks know it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -175,6 +175,12 @@ class Recipe(RecipeDocument):
     """Another recipe to start from; keys given here win."""
     subject: Subject
     """The one thing being personalized."""
+    subjects: Runtime[Path | tuple[dict[str, Any], ...] | None] = None
+    """Several things, each with a run of its own in runs/<name>/<subject>, as if it had a recipe of
+    its own: a list of what `subject` may say, and a `name` (the folder of its photos by default,
+    else the class noun); or a folder of folders with photos, in which a `subject.json` may say
+    `class_noun`, `identifier` and `kind`. What `subject` says holds for all of them. `{subject}` in
+    `dataset.repo_id` is the name."""
     prompts: Prompts = Field(default_factory=Prompts)
     """Which captions are made."""
     render: Render = Field(default_factory=Render)

@@ -64,8 +64,10 @@ def json_schema(*, training: bool = False) -> dict[str, Any]:
     # What a recipe must have, one that extends another may leave to that one.
     required = made.pop("required")
     within = made["$defs"]["TrainingSubject" if training else "Subject"].pop("required")
+    others = [key for key in required if key != "subject"]
     made["anyOf"] = [
         {"required": ["extends"]},
+        {"required": [*others, "subjects"]},
         {"required": required, "properties": {"subject": {"type": "object", "required": within}}},
     ]
     head = {

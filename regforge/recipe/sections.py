@@ -95,6 +95,18 @@ class RecipeDocument(Section):
     _checked: bool = PrivateAttr(default=False)
     _digest: str | None = PrivateAttr(default=None)
     _dataset: tuple[str, Any] | None = PrivateAttr(default=None)  # its name, and the recipe
+    _subject_name: str = PrivateAttr(default="")  # where it is one of several
+
+    @property
+    def folder(self) -> Path:
+        """Where its run goes by default: runs/<name>, of several subjects runs/<name>/<subject>."""
+        name: str = getattr(self, "name")  # noqa: B009 (every recipe has one)
+        subject = self._subject_name
+        return (
+            Path("runs") / name.removesuffix(f"-{subject}") / subject
+            if subject
+            else Path("runs") / name
+        )
 
     @property
     def source(self) -> Path | None:

@@ -292,6 +292,10 @@ class TrainingRecipe(RecipeDocument):
     """Weights variant in the repository, such as `fp16`."""
     subject: TrainingSubject
     """What is learned."""
+    subjects: Runtime[Path | tuple[dict[str, Any], ...] | None] = None
+    """Several subjects, one training after the other; as in dataset recipes. `{subject}` in
+    `regularization.dataset` is the name; of a dataset recipe with the same subjects, each takes its
+    own."""
     regularization: Regularization = Field(default_factory=Regularization)
     """What keeps the model from forgetting."""
     method: Method = Field(default_factory=Method)

@@ -344,7 +344,7 @@ def _template_of(dataset: CaptionedDataset, where: str) -> Path | None:
 
 def dataset_folder(recipe: Recipe) -> RunFolder:
     """Where a dataset that is named by its recipe lies, or will lie."""
-    return RunFolder(Path("runs") / recipe.name)
+    return RunFolder(recipe.folder)
 
 
 def images_of(recipe: Recipe) -> int:
@@ -403,7 +403,7 @@ def _make(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
     from regforge import forge
 
     count = f"{images_of(recipe):,} regularization images"
-    reporter.say(f"First the {count}, in runs/{recipe.name}")
+    reporter.say(f"First the {count}, in {recipe.folder}")
     while not is_finished(folder, recipe):
         try:
             forge.run(recipe, out=folder.path, reporter=reporter)

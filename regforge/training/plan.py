@@ -145,7 +145,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     Raises:
         RegforgeError: Something in it cannot work: a photo, the regularization dataset.
     """
-    folder = TrainingFolder(out or Path("runs") / recipe.name)
+    folder = TrainingFolder(out or recipe.folder)
     check_folders(recipe, folder.path)
     made_by = dataset_recipe_of(recipe)
     where = str(dataset_folder(made_by).path) if made_by else recipe.regularization.dataset

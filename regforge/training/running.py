@@ -93,7 +93,7 @@ def train(
     processes = start_processes(pick_device(recipe.device, "device"))
     if not processes.is_main:
         reporter = Reporter(quiet=True)
-    folder = TrainingFolder(Path(out) if out is not None else Path("runs") / recipe.name)
+    folder = TrainingFolder(Path(out) if out is not None else recipe.folder)
     check_folders(recipe, folder.path)
     with StopSignals() as stop:
         run = _Run(recipe, folder, processes, reporter or Reporter(), stop)

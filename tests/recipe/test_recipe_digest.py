@@ -193,8 +193,8 @@ def leaves(model: type[BaseModel], above: str = "") -> Iterator[str]:
 
 def test_the_tables_here_have_every_key() -> None:
     numbered = {key.replace(".1.", ".0.").replace(".2.", ".0.") for key in {**DATA, **RUNTIME}}
-    # The format has one version, and `extends` is carried out when a recipe is read.
-    assert numbered | {"version", "extends"} == set(leaves(Recipe))
+    # The format has one version; `extends` and `subjects` are carried out when a recipe is read.
+    assert numbered | {"version", "extends", "subjects"} == set(leaves(Recipe))
 
 
 @pytest.mark.parametrize("key", DATA)

@@ -53,7 +53,7 @@ def test_a_minimal_recipe_is_sound_and_an_identifier_that_only_looks_like_the_no
         ("count: 5\n", "5:1  count: unknown key here, did you mean prompts.count?"),
         ("render:\n  seed: 5\n", "6:3  render.seed: unknown key here, did you mean seed at the top?"),
         ("model: x\n", "5:1  model: unknown key here, did you mean prompts.llm.model or render.model or curate.alignment.model?"),
-        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, subject, prompts, render, curate, dataset, seed"),
+        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, subject, subjects, prompts, render, curate, dataset, seed"),
         ("prompts:\n  slots:\n    - name: color\n      valeus: [red]\n", "8:7  prompts.slots.0.valeus: unknown key, did you mean 'values'?"),
         # Numbers
         ("prompts:\n  count: 0\n", "6:10  prompts.count: must be at least 1, not 0"),
@@ -236,8 +236,8 @@ colour: red
         "chooses among phrases, and the phrase banks have only shape, color, texture, motion, "
         "background, lighting, style",
         "11:55  prompts.slots.2.weights: goes with a list of `values` alone",
-        "12:1  colour: unknown key; there are version, name, extends, subject, prompts, render, "
-        "curate, dataset, seed",
+        "12:1  colour: unknown key; there are version, name, extends, subject, subjects, prompts, "
+        "render, curate, dataset, seed",
         "--set render.height=9  render.height: must be a multiple of 8, such as 8 or 16, not 9",
         "--set curate.constant=perhaps  curate.constant: must be true or false, not 'perhaps'",
     ]
@@ -275,6 +275,7 @@ def test_the_error_reads_well_and_exits_with_2() -> None:
 
 OF_DATASETS = [
     *("version", "name", "seed", "subject", "prompts", "render", "curate", "dataset", "extends"),
+    "subjects",
     *("subject.class_noun", "subject.kind", "subject.images", "subject.captions"),
     *("prompts.sets", "prompts.sets.naive", "prompts.count", "prompts.slots", "prompts.llm"),
     *("prompts.slots.0", "prompts.slots.0.values", "prompts.slots.0.weights", "prompts.exclude"),

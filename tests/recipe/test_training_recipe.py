@@ -115,7 +115,7 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
         ("optimizer:\n  stesp: 5\n", "6:3  optimizer.stesp: unknown key, did you mean 'steps'?"),
         ("lr: 5\n", "5:1  lr: unknown key here, did you mean optimizer.lr?"),
         ("data: {rank: 4}\n", "5:8  data.rank: unknown key here, did you mean method.rank?"),
-        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, base_model, config, revision, variant, subject, regularization, method, data, optimizer, validation, checkpoint, hub, tracking, device, seed"),
+        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, base_model, config, revision, variant, subject, subjects, regularization, method, data, optimizer, validation, checkpoint, hub, tracking, device, seed"),
         # Values
         ("optimizer:\n  steps: 0\n", "6:10  optimizer.steps: must be at least 1, not 0"),
         ("optimizer: {lr: fast}\n", "5:17  optimizer.lr: must be a number, not 'fast'"),

@@ -1,0 +1,96 @@
+"""Recipes over several subjects: `subjects` in place of `subject`, one recipe for each of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from regforge.files import MOST_TEXT, expanded
+from regforge.recipe.named_files import content_of, is_folder
+from regforge.recipe.problems import Problem, RecipeError, shown
+from regforge.recipe.yaml_nodes import Node, child, laid_over, plain
+
+_KEYS = ("class_noun", "identifier", "kind")
+"""What a subject.json beside the photos may say."""
+
+
+def by_subject(root: Node) -> dict[str, Node]:
+    """The recipes of one subject each that a recipe stands for, by the subjects' names.
+
+    What `subject` says holds for all of them, and `{subject}` in `regularization.dataset` and
+    `dataset.repo_id` is the name. Without `subjects` it is the recipe itself, under "".
+
+    Raises:
+        RecipeError: `subjects` names none, or two by one name.
+    """
+    assert isinstance(root.content, dict)
+    listed = root.content.pop("subjects", None)
+    if listed is None or listed.content is None:
+        return {"": root}
+    found: dict[str, Node] = {}
+    for name, subject in _subjects(listed):
+        if name in found:
+            message = f"two of them are called {name!r}; give each a `name` of its own"
+            raise RecipeError([Problem.at(subject.place, ("subjects",), message)])
+        recipe = copy.deepcopy(root)
+        assert isinstance(recipe.content, dict)
+        shared = recipe.content.get("subject")
+        recipe.content["subject"] = laid_over(shared, subject) if shared else subject
+        named = recipe.content.get("name")
+        if named is not None and isinstance(named.content, str):
+            named.content = f"{named.content}-{name}"
+        for location in (("regularization", "dataset"), ("dataset", "repo_id")):
+            node = child(recipe, *location)
+            if node is not None and isinstance(node.content, str):
+                node.content = node.content.replace("{subject}", name)
+        found[name] = recipe
+    if not found:
+        given = shown(plain(listed))
+        message = f"needs a list of subjects, or a folder of folders with photos, not {given}"
+        raise RecipeError([Problem.at(listed.place, ("subjects",), message)])
+    return found
+
+
+def _subjects(listed: Node) -> Iterator[tuple[str, Node]]:
+    """Names and subjects, of a list or of a folder."""
+    if isinstance(listed.content, str):
+        folder = listed.place.folder / expanded(listed.content)
+        if not is_folder(folder):
+            message = f"there is no folder {folder}"
+            raise RecipeError([Problem.at(listed.place, ("subjects",), message)])
+        for photos in sorted(folder.iterdir()):
+            if photos.is_dir() and not photos.name.startswith("."):
+                yield _slug(photos.name), _of_folder(photos, listed)
+        return
+    for number, each in enumerate(listed.content if isinstance(listed.content, list) else []):
+        if not isinstance(each.content, dict):
+            message = (
+                f"must be a mapping such as `{{class_noun: teapot}}`, not {shown(each.content)}"
+            )
+            raise RecipeError([Problem.at(each.place, ("subjects", number), message)])
+        said = {key: node.content for key, node in each.content.items()}
+        images = said.get("images")
+        folder_name = Path(images).name if isinstance(images, str) else None
+        name = said.get("name") or folder_name or said.get("class_noun") or f"subject {number}"
+        rest = {key: node for key, node in each.content.items() if key != "name"}
+        yield _slug(str(name)), Node(each.place, rest, each.key)
+
+
+def _of_folder(folder: Path, listed: Node) -> Node:
+    """A subject of which there are photos; its class noun is the folder's name by default."""
+    facts = {"class_noun": " ".join(re.sub(r"[_\W\d]+", " ", folder.name).split())}
+    try:
+        said = json.loads(content_of(folder / "subject.json", folder, MOST_TEXT))
+    except (OSError, ValueError, RecursionError):
+        said = {}
+    facts |= {key: said[key] for key in _KEYS if isinstance(said, dict) and key in said}
+    facts["images"] = str(folder.absolute())
+    return Node(listed.place, {key: Node(listed.place, value) for key, value in facts.items()})
+
+
+def _slug(name: str) -> str:
+    """A name for folders."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:40] or "subject"

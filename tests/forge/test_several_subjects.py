@@ -1,0 +1,54 @@
+"""Slow: one command, a run for each subject, one folder to load them from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from shell import Shell
+from small_runs import write_small
+
+from regforge.dataset.index import write_index
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_for_each_subject(
+    shell: Shell, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    slots = [{"name": "color", "values": ["red", "blue", "green"]}]
+    recipe = write_small(
+        tmp_path / "recipe.yaml",
+        repo,
+        name="many",
+        subject=None,
+        subjects=[{"class_noun": "cat"}, {"class_noun": "teapot"}],
+        prompts={"count": 3, "sets": {"amplify": 1}, "slots": slots},
+        render={"steps": 1},
+    )
+    assert shell("check", recipe) == 0
+    assert "6 images" in shell.out
+    assert shell("run", recipe, "--only", "teapot", "--json") == 0
+    assert [*json.loads(shell.out)] == ["teapot"]
+    alone = (tmp_path / "runs/many/teapot/dataset/README.md").read_bytes()
+
+    (tmp_path / "runs/many/cat").mkdir()
+    (tmp_path / "runs/many/cat/mine.txt").write_text("of somebody else")
+    assert shell("run", recipe) == 1
+    assert "1 of 2 subjects failed: cat" in shell.err
+    (tmp_path / "runs/many/cat/mine.txt").unlink()
+    assert shell("run", recipe) == 0
+    assert (tmp_path / "runs/many/teapot/dataset/README.md").read_bytes() == alone
+
+    for name in ("cat", "teapot"):
+        rows = datasets.load_dataset("runs/many", name, split="train")
+        assert set(rows["class_noun"]) == {name}
+        assert len(rows) == 3
+    card = tmp_path / "runs/many/README.md"
+    card.write_text(card.read_text() + "\nMy own words.\n")
+    assert write_index(card.parent) == card
+    assert card.read_text().endswith("My own words.\n")
