@@ -1,4 +1,4 @@
-"""Makes recipe.md, training-recipe.md and models.md here and the schemas in recipes/.
+"""Makes recipe.md, training-recipe.md, models.md and memory.md here, the schemas in recipes/.
 
 `python docs/reference.py --write` writes them again; without `--write` it says whether they are up
 to date, and exits with 1 if one is not.
@@ -14,8 +14,10 @@ from typing import Any
 
 from regforge.exporting.writing import TRAINERS
 from regforge.files import write_atomically
+from regforge.recipe.memory import CARDS, GB, MODELS, known_sizes, lightest_change, memory_of
 from regforge.recipe.model_checks import terms_of
 from regforge.recipe.pipelines import FAMILIES, NAMED, TRAINABLE, Family
+from regforge.recipe.rendering import Render
 from regforge.recipe.schema import (
     SCHEMA_FILE,
     TRAINING_SCHEMA_FILE,
@@ -24,6 +26,7 @@ from regforge.recipe.schema import (
     json_schema,
     schema_text,
 )
+from regforge.recipe.training import TrainingRecipe
 
 DOCS = Path(__file__).resolve().parent
 RECIPES = DOCS.parent / "recipes"
@@ -122,6 +125,34 @@ def models() -> str:
     return filled_in("models.md.j2", models=[model_row(family) for family in FAMILIES])
 
 
+def plans_of(family: Family) -> Iterator[Render | TrainingRecipe]:
+    """Recipes that draw with a base model and, if it can be, train it."""
+    yield Render(model=family.repository)
+    if family.pipeline in TRAINABLE:
+        subject = {"images": "photos", "class_noun": "cat"}
+        yield TrainingRecipe.model_validate(
+            {
+                "name": "x",
+                "base_model": family.repository,
+                "subject": subject,
+                "regularization": {"dataset": "user/cats"},
+            }
+        )
+
+
+def memory() -> str:
+    """On which GPUs a recipe of each base model runs, and with what it sets."""
+    drawn, trained = [], []
+    for family in FAMILIES:
+        sizes = MODELS.get(family.name)  # variants take what the model takes that they are like
+        if sizes is None:
+            continue
+        for plan, rows in zip(plans_of(family), (drawn, trained), strict=False):
+            cells = [lightest_change(plan, sizes, card * GB) or "-" for card in CARDS]
+            rows.append([family.title, f"{memory_of(plan, sizes).peak / GB:.0f}", *cells])
+    return filled_in("memory.md.j2", cards=CARDS, drawn=drawn, trained=trained)
+
+
 def model_row(family: Family) -> dict[str, str]:
     """The row of a base model, each column in words."""
     trained, terms = TRAINABLE.get(family.pipeline or ""), terms_of(family.repository)
@@ -132,12 +163,20 @@ def model_row(family: Family) -> dict[str, str]:
         here = (
             f"better {NAMED[family.like].title}" if family.like else "better what it was made from"
         )
+    sizes = known_sizes(family)
+    plans = plans_of(family) if sizes is not None else ()
+    verbs = ("draw", "train")
+    peaks = [
+        f"{verb} {memory_of(plan, sizes).peak / GB:.0f}"
+        for verb, plan in zip(verbs, plans, strict=False)
+    ]
     return {
         "title": family.title,
         "repository": family.repository,
         "drawn": f"{family.made_for}{' *' if family.distilled or family.drawn_so else ''}",
         "trained": here,
         "exports": ", ".join(each.name for each in TRAINERS if each.trains(family)) or "",
+        "memory": ", ".join(peaks) or "unknown",
         "licence": f"`{terms.name or terms.license}`" if terms else "see its card",
     }
 
@@ -152,6 +191,7 @@ def main(*, write: bool) -> int:
             "training-reference.md.j2", json_schema(training=True)
         ),
         DOCS / "models.md": models(),
+        DOCS / "memory.md": memory(),
     }
     stale = 0
     for path, text in files.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _LARGEST_BATCH = 32
 """Images at a time; the embedded model, on a CPU, is 1.25 times as fast with 32 as with 8."""
-_BYTES_PER_PIXEL = 1500
+BYTES_PER_PIXEL = 1500
 """Memory that one more image in a batch takes, activations and decoding; a generous guess.
 
 If it is too little, the first batch shows it and is halved."""
@@ -107,7 +108,7 @@ def first_batch_size(device: torch.device, pixels: int, most: int = _LARGEST_BAT
 
 def _that_fit(memory: float, pixels: int, most: int) -> int:
     """The largest power of two of images for which there is memory."""
-    fit = max(1, int(memory / (pixels * _BYTES_PER_PIXEL)))
+    fit = max(1, int(memory / (pixels * BYTES_PER_PIXEL)))
     return min(most, 1 << (fit.bit_length() - 1))
 
 
@@ -157,6 +158,22 @@ def _saturating(draw: Callable[[int], object], most: int, clock: Callable[[], fl
             break
         size, rate = tried, now
     return size
+
+
+def gpu_memory(device: str | None = None) -> int | None:
+    """Bytes of the GPU that a recipe's `device` names; None without one.
+
+    Asks torch, which takes its time, only where there is a driver.
+    """
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    if sys.platform == "linux" and not any(Path(each).exists() for each in drivers):
+        return None
+    import torch
+
+    with suppress(RuntimeError, AssertionError, ValueError):  # there is no such device
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_properties(device or "cuda").total_memory
+    return None
 
 
 def _main_memory() -> int:

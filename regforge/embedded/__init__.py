@@ -12,6 +12,7 @@ experiment on in minutes.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,10 @@ def quiet_loading() -> Iterator[None]:
     """Load our small models without progress bars, and without notes on what they do not need.
 
     transformers says at length that it could use torchvision; no embedded model has a use for it.
+    diffusers imports torchao where it is installed, which says what it lacks without a GPU.
     """
+    for name in ("diffusers.quantizers", "torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

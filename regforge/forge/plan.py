@@ -31,6 +31,7 @@ from regforge.recipe import (
     recipe_warnings,
     shares_of,
 )
+from regforge.recipe.memory import Memory, estimate
 from regforge.recipe.pipelines import Usual, described, folder_here
 from regforge.runs import RunFolder
 from regforge.words import dollars, duration, listed
@@ -68,6 +69,7 @@ class Plan(Displayed):
         size: Such as `96 x 96`, or in words.
         steps: Denoising steps; None if the model is not told. `guidance_scale` likewise.
         shortcuts: What the steps leave out, such as `{"Cache interval": "2"}`.
+        memory: What rendering takes of a GPU; None if none is used, or unknown.
         seconds: About how long rendering takes; None if unknown.
         stand_ins: Slots whose sample phrases are not the language model's yet.
     """
@@ -93,6 +95,7 @@ class Plan(Displayed):
     steps: int | None
     guidance_scale: float | None
     shortcuts: dict[str, str]
+    memory: Memory | None
     seconds: float | None
     token_limit: str
     captions: list[str]
@@ -101,7 +104,8 @@ class Plan(Displayed):
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
-        return asdict(self) | {"folder": str(self.folder)}
+        memory = self.memory and self.memory.as_dict()
+        return asdict(self) | {"folder": str(self.folder), "memory": memory}
 
     def as_text(self) -> str:
         """For people."""
@@ -125,6 +129,7 @@ class Plan(Displayed):
             ("caption limit", self.token_limit),
             ("rendering", f"{self.model}, {steps}{self.size}"),
             ("rendering", f"{self.images} images, {price}{time}"),
+            ("memory", self.memory and str(self.memory)),
             ("run folder", f"{self.folder}{self.done}"),
         ]
         lines, before = [f"{self.name} is a sound recipe ({self.digest[:12]}).", ""], ""
@@ -159,6 +164,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
             what is excluded.
     """
     from regforge.images.loading import look_over
+    from regforge.images.quantizing import require_quantizer
     from regforge.images.renderer import is_sent
     from regforge.prompts.captions import instance_caption
     from regforge.prompts.filling import plan_calls
@@ -169,6 +175,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
 
     recipe = checked(recipe)
     chosen = recipe.render
+    require_quantizer(chosen.quantize, chosen.device, "render.quantize", "render.device")
     here = folder_here(chosen.model, chosen.revision, chosen.config)
     if chosen.renderer == "local" and here is not None:
         look_over(chosen, here)
@@ -205,6 +212,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     check_price(recipe)
     images = recipe.prompts.count * render.images_per_prompt
     price, speed = _image_price(recipe), seconds_per_image(render)
+    memory = estimate(render)
     images_cost = None if price is None else price * images
     return Plan(
         name=recipe.name,
@@ -231,6 +239,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         steps=render.steps if is_sent(render, "steps") else None,
         guidance_scale=render.guidance_scale if is_sent(render, "guidance_scale") else None,
         shortcuts=render.shortcuts,
+        memory=memory,
         seconds=None if speed is None else speed * images,
         token_limit=f"{budget.limit} tokens, counted by {budget.source}",
         captions=captions,
@@ -241,6 +250,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
             *photo_notes(recipe, photos),
             *_not_ready(recipe, here, asks=calls.calls > 0),
             *_about_money(recipe, calls_cost, images_cost),
+            *(memory.warnings if memory else ()),
         ],
     )
 

@@ -19,10 +19,11 @@ from regforge.embedded import TINYWORLD, quiet_loading, require_folder
 from regforge.files import expanded, file_digest, parse_json, revision_of
 from regforge.images.calls import require_negative_prompt
 from regforge.images.pipelines import DENOISERS, set_scheduler
+from regforge.images.quantizing import require_quantizer, settings_of
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.images.shortcuts import require_shortcuts
 from regforge.recipe.model_checks import is_embedded
-from regforge.recipe.named_files import MODEL_INDEX
+from regforge.recipe.named_files import MODEL_INDEX, language_models
 from regforge.recipe.rendering import Render
 from regforge.recipe.single_files import (
     SingleFile,
@@ -46,7 +47,7 @@ _OF_VIDEOS = frozenset({"num_frames", "frames", "video_length", "control_video"}
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which model a recipe names: a folder, a file, a repository, or `embedded/tinyworld`.
+    """Which model a recipe names, and how: a folder, file, repository, or `embedded/tinyworld`.
 
     `key` and `variant_key` are the recipe's keys of `model` and `variant`, for messages. Of a file
     `config`, `revision` and `variant` are those of the pipeline that describes it.
@@ -57,6 +58,7 @@ class ModelChoice:
     variant: str | None = None
     config: str | None = None
     trust_remote_code: bool = False
+    quantize: str | None = None
     key: str = "render.model"
     variant_key: str = "render.variant"
 
@@ -76,7 +78,12 @@ class FoundModel:
 
 def _choice_of(render: Render) -> ModelChoice:
     return ModelChoice(
-        render.model, render.revision, render.variant, render.config, render.trust_remote_code
+        render.model,
+        render.revision,
+        render.variant,
+        render.config,
+        render.trust_remote_code,
+        render.quantize,
     )
 
 
@@ -87,8 +94,9 @@ def require_model(render: Render) -> None:
         ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
         LoraError: A LoRA is not there, or is none.
         RenderSettingError: The scheduler, the negative prompt or a shortcut does not go with the
-            model.
+            model, or this machine cannot quantize it.
     """
+    require_quantizer(render.quantize, render.device, "render.quantize", "render.device")
     if render.lora:
         from regforge.images.loras import find_loras
 
@@ -166,13 +174,13 @@ def load_model(
     with quiet_loading():
         found = find_model(choice)
         try:
-            empty = {}
+            given = _quantized(choice, found, dtype, without) if choice.quantize else {}
             if without is not None:
                 part = _class_of(found.folder, without)
                 with torch.device("meta"):
-                    empty[without] = part.from_config(part.load_config(found.folder / without))
+                    given[without] = part.from_config(part.load_config(found.folder / without))
             remote = choice.trust_remote_code
-            loaded = assemble(found, dtype, choice.variant, empty, trust_remote_code=remote)
+            loaded = assemble(found, dtype, choice.variant, given, trust_remote_code=remote)
         except ModelUnavailable:
             raise
         except Exception as error:
@@ -183,6 +191,24 @@ def load_model(
                 hint="If files are missing or cut short, delete the model and download it again.",
             ) from error
     return loaded, found
+
+
+def _quantized(
+    choice: ModelChoice, found: FoundModel, dtype: torch.dtype, without: str | None
+) -> dict[str, Any]:
+    """Denoisers with fewer bits, and how the language models get theirs, for `assemble`."""
+    from diffusers.quantizers.pipe_quant_config import PipelineQuantizationConfig
+
+    assert choice.quantize is not None
+    given: dict[str, Any] = {
+        part: load_part(found, part, dtype, choice.variant, choice.quantize)
+        for part in DENOISERS
+        if part != without and (found.folder / part).is_dir()
+    }
+    if encoders := language_models(found.folder):
+        settings = {each: settings_of(choice.quantize, each, dtype) for each in encoders}
+        given["quantization_config"] = PipelineQuantizationConfig(quant_mapping=settings)
+    return given
 
 
 def assemble(
@@ -223,7 +249,13 @@ def assemble(
     )
 
 
-def load_part(found: FoundModel, part: str, dtype: torch.dtype, variant: str | None) -> Any:
+def load_part(
+    found: FoundModel,
+    part: str,
+    dtype: torch.dtype,
+    variant: str | None,
+    quantize: str | None = None,
+) -> Any:
     """Load a part of diffusers' own into main memory: of a model's file the denoiser.
 
     Raises:
@@ -237,6 +269,8 @@ def load_part(found: FoundModel, part: str, dtype: torch.dtype, variant: str | N
     try:
         with quiet_loading():
             kind = _class_of(found.folder, part)
+            if quantize is not None:
+                given["quantization_config"] = settings_of(quantize, part, dtype)
             if file is None:
                 return kind.from_pretrained(place, variant=named, use_safetensors=True, **given)
             if file.is_gguf:

@@ -250,8 +250,8 @@ class LocalRenderer(Renderer):
         if tried == 1:
             raise RenderError(
                 f"Memory does not suffice for a single image of {self.identity.model}.",
-                hint="Try render.offload: true, render.dtype: float16, a smaller render.width and "
-                "height, or render.device: cpu.",
+                hint="Try render.offload: group, render.quantize: int8, render.dtype: float16, a "
+                "smaller render.width and height, or render.device: cpu.",
             )
         # The last batch of a size can be smaller than the others.
         self.batch_size = max(1, min(tried, self.batch_size) // 2)

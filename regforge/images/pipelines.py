@@ -82,8 +82,15 @@ def place(pipeline: Any, render: Render, device: torch.device, pixels: int) -> N
         # trained on the images would learn to draw the mark.
         pipeline.watermark = None
     try:
-        if render.offload and device.type != "cpu":
+        offload = None if device.type == "cpu" else render.offload
+        if offload == "model":
             pipeline.enable_model_cpu_offload(device=device)
+        elif offload == "sequential":
+            pipeline.enable_sequential_cpu_offload(device=device)
+        elif offload == "group":
+            # The next layers come on a stream of their own, where there are streams.
+            streams = device.type == "cuda"
+            pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=streams)
         else:
             pipeline.to(device)
     except Exception as error:
@@ -91,9 +98,10 @@ def place(pipeline: Any, render: Render, device: torch.device, pixels: int) -> N
             raise
         raise RenderError(
             f"{render.model} does not fit into the memory of {device}.",
-            hint="Try render.offload: true or render.dtype: float16.",
+            hint="Try render.offload: model (or group), render.quantize: int8 or render.dtype: "
+            "float16.",
         ) from error
-    if device.type == "cuda":
+    if device.type == "cuda" and offload in (None, "model"):
         # Convolutions are faster with the channels last there. On a CPU they are slower.
         for module in (getattr(pipeline, name, None) for name in ("unet", "vae")):
             if module is not None:

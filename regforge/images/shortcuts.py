@@ -53,7 +53,8 @@ def shorten(pipeline: Any, render: Render) -> Shortcuts | None:
         RenderSettingError: They do not go with the pipeline.
     """
     require_shortcuts(render, type(pipeline).__name__)
-    return Shortcuts(pipeline, render) if render.shortcuts else None
+    of_steps = render.cache_interval > 1 or render.guidance_window != ALL_STEPS
+    return Shortcuts(pipeline, render) if of_steps else None
 
 
 class Shortcuts:

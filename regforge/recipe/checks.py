@@ -26,6 +26,7 @@ from regforge.recipe.model_checks import (
     ordinary_identifier,
     photo_folder,
     pipeline,
+    quantized_twice,
     single_model,
     terms_of,
     text_file,
@@ -217,7 +218,7 @@ def _services(recipe: Recipe) -> Iterator[Finding]:
     for key in ("scheduler", "lora", "vae", "variant", "revision", "config"):
         if getattr(render, key):
             yield Finding(("render", key), "does not go with `renderer: hosted`", (about,))
-    for key in ("speed", "cache_interval", "guidance_window"):
+    for key in ("speed", "cache_interval", "guidance_window", "quantize"):
         if getattr(render, key) != Render.model_fields[key].default:
             yield Finding(("render", key), "does not go with `renderer: hosted`", (about,))
     if render.negative_prompt and render.api_base is None:
@@ -243,6 +244,13 @@ def _rendering(recipe: Recipe) -> Iterator[Finding]:
             f"made for {made_for}",
             (("render", "model"),),
         )
+    render = recipe.render
+    yield from quantized_twice(
+        render.quantize, render.model, ("render", "quantize"), ("render", "model")
+    )
+    if recipe.render.quantize is not None and recipe.render.offload == "sequential":
+        message = "does not go with render.quantize; `group` takes hardly more memory"
+        yield Finding(("render", "offload"), message, (("render", "quantize"),))
     if repo is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         yield Finding(("dataset", "repo_id"), f"must look like user/name, not {repo!r}")
 
@@ -352,7 +360,8 @@ def _about_shortcuts(render: Render) -> Iterator[str]:
             f"render.speed: {render.speed} was measured with embedded/tinyworld alone: look at "
             "images of this model before you draw many."
         )
-    if render.shortcuts and "ancestral" in (render.scheduler or "").lower():
+    of_steps = render.cache_interval > 1 or render.guidance_window != ALL_STEPS
+    if of_steps and "ancestral" in (render.scheduler or "").lower():
         yield (
             "render.scheduler: an ancestral scheduler draws other images than the model's own, and "
             "worse ones where steps are few; unipc, dpmpp_2m, euler and ddim draw the same."

@@ -159,6 +159,8 @@ def _data_of(recipe: Recipe) -> dict[str, Any]:
     for key, whole in (("cache_interval", 1), ("guidance_window", list(ALL_STEPS))):
         if render[key] == whole:
             del render[key]  # as before there was a choice
+    if recipe.render.quantize is None:
+        del render["quantize"]  # as before there was a choice
     if recipe.render.vae is None:
         del render["vae"]  # as before there were any
     else:
@@ -266,11 +268,13 @@ def _regularization(
 
 def _method(recipe: TrainingRecipe, data: dict[str, Any]) -> dict[str, Any]:
     method = recipe.method
+    if method.quantize is None:
+        del data["quantize"]  # as before there was a choice
     data["alpha"] = float(method.alpha or method.rank)
     rate = method.text_encoder_lr or recipe.optimizer.lr
     data["text_encoder_lr"] = rate if method.text_encoder else None
     if method.kind == "embedding":
-        return {"kind": data["kind"]}
+        return {key: data[key] for key in ("kind", "quantize") if key in data}
     return {key: data[key] for key in _OF_BOTH_METHODS} if method.kind == "full" else data
 
 

@@ -213,6 +213,14 @@ def embedded_or_named(name: str, at: Location, known: str | None = None) -> Iter
         yield Finding(at, "must not be blank")
 
 
+def quantized_twice(
+    quantize: str | None, model: str, at: Location, model_at: Location
+) -> Iterator[Finding]:
+    """What is wrong with fewer bits for a model that has few already."""
+    if quantize is not None and model.lower().endswith(".gguf"):
+        yield Finding(at, "is for other models: a .gguf file is quantized already", (model_at,))
+
+
 def single_model(name: str, at: Location) -> Iterator[Finding]:
     """What is wrong with a model that is no pipeline: an encoder, an autoencoder."""
     yield from embedded_or_named(name, at)

@@ -10,6 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -275,11 +276,32 @@ def lora_header(path: Path) -> tuple[Sequence[str], Mapping[str, str]]:
     Raises:
         LoraError: It is no safetensors file, or a damaged one.
     """
+    with _safetensors(path) as file:
+        return list(file.keys()), file.metadata() or {}
+
+
+def shapes_in(folder: Path) -> dict[str, Sequence[int]]:
+    """Names and shapes of the tensors in a folder's safetensors files; nothing is loaded.
+
+    Of weights that are there in several variants, each counts once.
+
+    Raises:
+        LoraError: One of them is damaged.
+    """
+    shapes: dict[str, Sequence[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with _safetensors(path) as file:
+            shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return shapes
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "np") as file:
-            return list(file.keys()), file.metadata() or {}
+            yield file
     except OSError as error:
         raise LoraError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (SafetensorError, ValueError) as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from regforge.recipe.pipelines import UNDISTILLED, usual
-from regforge.recipe.sections import Runtime, Section, not_truth, problem_of
+from regforge.recipe.sections import Quantize, Runtime, Section, not_truth, problem_of
 
 
 class Lora(Section):
@@ -27,6 +27,14 @@ def _listed(value: object) -> object:
     return [{"path": each} if isinstance(each, str) else each for each in entries]
 
 
+def _as_named(value: object) -> object:
+    """`offload: true` as it was before there was a choice."""
+    if isinstance(value, bool):
+        return "model" if value else None
+    return value
+
+
+Offload = Literal["model", "group", "sequential"]
 ALL_STEPS = (0.0, 1.0)
 Part = Annotated[float, Field(ge=0, le=1), BeforeValidator(not_truth)]
 
@@ -108,6 +116,11 @@ class Render(Section):
     """Images of each caption."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision; `auto` takes the best one for the device."""
+    quantize: Quantize | None = None
+    """Fewer bits for the weights of the denoiser and of language models that read captions (T5,
+    Qwen, Gemma, Llama, Mistral): `int8` (torchao) takes half of what bfloat16 does, `nf4`
+    (bitsandbytes, on a GPU) about a quarter. Images change a little. CLIP and the autoencoder stay
+    as they are."""
     format: Literal["webp", "png", "jpeg"] = "webp"
     """File format of the images. WebP here is lossless."""
     jpeg_quality: int = Field(default=95, ge=1, le=100)
@@ -122,8 +135,14 @@ class Render(Section):
     """`cuda`, `cuda:1`, `mps`, `cpu`; the best there is if left out."""
     compile: Runtime[bool] = False
     """torch.compile the denoiser: slow to start, then faster on a GPU."""
-    offload: Runtime[bool] = False
-    """Keep parts of the model in main memory until used, for small GPUs."""
+    offload: Annotated[
+        Runtime[Offload | None],
+        BeforeValidator(_as_named, json_schema_input_type=Offload | bool | None),
+    ] = None
+    """Keep the model in main memory until it is used, for small GPUs: `model` (or `true`), one part
+    after the other; `group`, layer after layer, the next one on its way while one computes;
+    `sequential`, layer after layer, with the least memory and by far the slowest. No effect on a
+    CPU."""
     trust_remote_code: bool = False
     """Run code that the model's repository brings along."""
     api_base: str | None = None
@@ -151,10 +170,11 @@ class Render(Section):
 
     @property
     def shortcuts(self) -> dict[str, str]:
-        """What steps leave out, as files of images and rows call it; empty if nothing."""
+        """What is left out of steps and weights, as files of images and rows call it."""
         start, stop = self.guidance_window
         named = {
             "Cache interval": (self.cache_interval > 1, f"{self.cache_interval}"),
             "Guidance window": (self.guidance_window != ALL_STEPS, f"{start:g}-{stop:g}"),
+            "Quantized": (self.quantize is not None, f"{self.quantize}"),
         }
         return {name: value for name, (used, value) in named.items() if used}

@@ -39,6 +39,7 @@ RARE = "ohwx"
 usual, is a rifle to Stable Diffusion."""
 
 Kind = Literal["object", "living"]
+Quantize = Literal["int8", "nf4"]
 PromptSet = Literal["naive", "against", "amplify", "import"]
 
 STANDARD_SLOTS = tuple(

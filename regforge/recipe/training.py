@@ -21,6 +21,7 @@ from regforge.recipe.pipelines import usual
 from regforge.recipe.sections import (
     UNION,
     Kind,
+    Quantize,
     RecipeDocument,
     Runtime,
     Section,
@@ -156,6 +157,10 @@ class Method(Section):
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Layers that get a LoRA, by the end of their names; those of diffusers' scripts if left out,
     mostly the attention layers of the denoiser."""
+    quantize: Quantize | None = None
+    """Fewer bits for the frozen weights of the denoiser, beside which the LoRA is trained (QLoRA,
+    arXiv 2305.14314), and of language models that read captions: `int8` (torchao) or `nf4`
+    (bitsandbytes, on a GPU); see `render.quantize`."""
     text_encoder: bool = False
     """Whether the text encoder is trained too (LoRA or full): CLIP, in SD, SDXL, SD3 and FLUX.1."""
     text_encoder_lr: float | None = Field(default=None, gt=0)
@@ -314,6 +319,10 @@ class TrainingRecipe(RecipeDocument):
     """Where numbers go besides log.jsonl; the package must be installed."""
     device: Runtime[str | None] = None
     """As torch spells it, such as `cuda` or `mps`; the best there is if left out."""
+    offload: Runtime[Literal["model", "group", "sequential"]] = "model"
+    """`model`: text encoders, autoencoder and denoiser are on the device one after the other. There
+    is nothing else: `group` and `sequential` take weights away that the gradient needs, and are
+    refused."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Everything random follows from it."""
 

@@ -23,6 +23,7 @@ from regforge.recipe.model_checks import (
     photo_folder,
     pipeline,
     plain_line,
+    quantized_twice,
 )
 from regforge.recipe.named_files import (
     is_file,
@@ -85,6 +86,19 @@ def training_findings(recipe: TrainingRecipe) -> Iterator[Finding]:
     for number, target in enumerate(recipe.method.targets or ()):
         if not target.strip():
             yield Finding(("method", "targets", number), "must not be blank")
+    quantize_at = ("method", "quantize")
+    yield from quantized_twice(
+        recipe.method.quantize, recipe.base_model, quantize_at, ("base_model",)
+    )
+    if recipe.method.kind == "full" and recipe.method.quantize is not None:
+        message = "freezes the weights, and `full` trains them: take a LoRA, or leave it out"
+        yield Finding(quantize_at, message, (("method", "kind"),))
+    if recipe.offload != "model":
+        message = (
+            f"`{recipe.offload}` takes weights off the device that the gradient needs afterwards; "
+            "all but the denoiser leaves by itself, and method.quantize makes that smaller"
+        )
+        yield Finding(("offload",), message)
     yield from multiple_of_8(recipe.data.resolution, ("data", "resolution"))
     yield from _machine(recipe)
 

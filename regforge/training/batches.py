@@ -244,6 +244,8 @@ def out_of_memory(recipe: TrainingRecipe, when: str) -> TrainingFailed:
         anew.append("method.kind=lora")
     elif recipe.method.text_encoder:
         anew.append("method.text_encoder=false")
+    if recipe.method.kind == "lora" and recipe.method.quantize is None:
+        anew.append("method.quantize=int8")
     if optimizer.name == "adamw":
         anew.append("optimizer.name=adamw8bit")
     anew.append("a smaller data.resolution")

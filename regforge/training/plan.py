@@ -14,6 +14,7 @@ from typing import Any
 
 from regforge.display import Displayed
 from regforge.hub.errors import HubAddress
+from regforge.images.quantizing import require_quantizer
 from regforge.prompts.tokens import clip_tokens
 from regforge.recipe import (
     TrainingRecipe,
@@ -23,6 +24,7 @@ from regforge.recipe import (
     twins_of,
     uses_regularization,
 )
+from regforge.recipe.memory import Memory, estimate
 from regforge.recipe.model_checks import known_identifier
 from regforge.recipe.named_files import language_models
 from regforge.recipe.pipelines import class_here, described, folder_here
@@ -60,6 +62,7 @@ class TrainingPlan(Displayed):
         batches: Batches a step.
         seen_photo: How often each photo is seen, on one device.
         seen_image: How often each regularization image is; None without any, or if not known.
+        memory: What it takes of a GPU; None if none is used, or unknown.
         result: The file or folder that comes out.
         needs: What has to be there and is not, a sentence each.
     """
@@ -82,6 +85,7 @@ class TrainingPlan(Displayed):
     batches: int
     seen_photo: float
     seen_image: float | None
+    memory: Memory | None
     result: Path
     needs: list[str]
     notes: list[str]
@@ -89,8 +93,8 @@ class TrainingPlan(Displayed):
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
-        values = vars(self).items()
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values}
+        values = vars(self) | {"memory": self.memory and self.memory.as_dict()}
+        return {n: str(value) if isinstance(value, Path) else value for n, value in values.items()}
 
     def as_text(self) -> str:
         """For people."""
@@ -110,6 +114,8 @@ class TrainingPlan(Displayed):
         yield f"  a batch          {counted(photos, 'photo')}{beside}"
         of = f" of {self.batches} batches" if self.batches > 1 else ""
         yield f"  training         {counted(self.steps, 'step')}{of}: {self._how_often()}"
+        if self.memory is not None:
+            yield f"  memory           {self.memory}"
         yield f"  run folder       {self.folder}{self.done}"
         yield f"  result           {self.result}"
         for number, need in enumerate(self.needs):
@@ -150,6 +156,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     made_by = dataset_recipe_of(recipe)
     where = str(dataset_folder(made_by).path) if made_by else recipe.regularization.dataset
     run = run_of(where) if uses_regularization(recipe) else None
+    require_quantizer(recipe.method.quantize, recipe.device, "method.quantize", "device")
     photos = InstanceImages(recipe.subject, run)
     dataset, images, notes = _regularization(recipe)
     optimizer, twins = recipe.optimizer, twins_of(recipe)
@@ -163,6 +170,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     drift = f"drift penalty {penalty:g}" if penalty and recipe.method.kind != "embedding" else None
     beside = optimizer.batch_size * recipe.regularization.per_instance if dataset else 0
     batches = optimizer.steps * optimizer.gradient_accumulation
+    memory = estimate(recipe)
     return TrainingPlan(
         name=recipe.name,
         digest=recipe_digest(recipe),
@@ -183,10 +191,11 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
         batches=optimizer.gradient_accumulation,
         seen_photo=batches * optimizer.batch_size / len(photos.images),
         seen_image=batches * beside * (1 - twins) / images if images else None,
+        memory=memory,
         result=result_path(folder.path, recipe.method, recipe.subject.word),
         needs=list(_needs(recipe)),
         notes=[*known_identifier(recipe.subject.word, recipe.base_model), *photos.notes, *notes],
-        warnings=recipe_warnings(recipe),
+        warnings=[*recipe_warnings(recipe), *(memory.warnings if memory else ())],
     )
 
 

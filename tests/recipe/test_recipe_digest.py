@@ -130,6 +130,7 @@ DATA: dict[str, Any] = {
     "render.guidance_scale": 5.5,
     "render.speed": "fast",
     "render.cache_interval": 2,
+    "render.quantize": "int8",
     "render.guidance_window": [0.5, 1],
     "render.scheduler": "ddim",
     "render.negative_prompt": "blurry",

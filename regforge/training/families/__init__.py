@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from regforge.images.loading import ModelChoice, find_model, load_model
+from regforge.images.quantizing import require_quantizer
 from regforge.recipe.pipelines import TRAINABLE
 from regforge.recipe.training_checks import unfit
 from regforge.training.batches import FamilyError
@@ -28,7 +29,9 @@ def find_base_model(recipe: TrainingRecipe) -> type[Family]:
     Raises:
         ModelUnavailable: It is not there, or may not be used.
         FamilyError: It is of a kind that cannot be trained, or not in the way that is asked for.
+        RenderSettingError: This machine cannot quantize it.
     """
+    require_quantizer(recipe.method.quantize, recipe.device, "method.quantize", "device")
     found: list[type[Family]] = []
     find_model(_choice(recipe), lambda pipeline_class: found.append(_check(recipe, pipeline_class)))
     return found[0]
@@ -68,6 +71,7 @@ def _choice(recipe: TrainingRecipe) -> ModelChoice:
         recipe.revision,
         recipe.variant,
         recipe.config,
+        quantize=recipe.method.quantize,
         key="base_model",
         variant_key="variant",
     )

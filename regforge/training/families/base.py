@@ -152,6 +152,7 @@ class Family(ABC):
         self.source = source
         self.device = device
         self.variant = recipe.variant
+        self._quantize = recipe.method.quantize
         self.token: TokenRows | None = None
         for module in (pipeline.vae, *self.text_encoders.values()):
             module.requires_grad_(requires_grad=False).eval()
@@ -214,8 +215,8 @@ class Family(ABC):
         """The UNet or transformer, loaded when it is first asked for."""
         module: Any = getattr(self.pipeline, self.denoiser_name)
         if module.device.type == "meta":
-            dtype = self.pipeline.vae.dtype
-            module = load_part(self.source, self.denoiser_name, dtype, self.variant)
+            dtype, name = self.pipeline.vae.dtype, self.denoiser_name
+            module = load_part(self.source, name, dtype, self.variant, self._quantize)
             module.requires_grad_(requires_grad=False).eval().to(self.device)
             self._prepare(module)
             self.pipeline.register_modules(**{self.denoiser_name: module})
@@ -299,7 +300,9 @@ class Family(ABC):
         with self._exact_vae() as vae:
             latents = latents.to(vae.device, torch.float32)
             shift, scale = self._norm(latents)
-            return self._pixels(vae, latents / scale + shift)
+            # One by one: in float32 an image of 1024 pixels takes gigabytes.
+            each = (latents / scale + shift).split(1)
+            return torch.cat([self._pixels(vae, one) for one in each])
 
     @contextmanager
     def _exact_vae(self) -> Iterator[Any]:

@@ -1,0 +1,127 @@
+"""Training and drawing with weights of fewer bits, and who is refused before either begins."""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from images import flow_models
+from images.drawing import difference, drawn, jobs
+from images.drawing import opened as renderer
+from torch.testing import assert_close
+from training_runs import (
+    CAPTIONS,
+    GEOMETRY,
+    QUIET,
+    differences,
+    embedded,
+    opened,
+    random,
+    recipe,
+    weights,
+)
+
+from regforge.errors import RegforgeError
+from regforge.images.loading import require_model
+from regforge.journal import read
+from regforge.recipe.rendering import Render
+from regforge.training import train
+from regforge.training.plan import make_training_plan
+
+with_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
+with_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None or not torch.cuda.is_available(),
+    reason="needs bitsandbytes and a GPU",
+)
+AS_FINE = {"int8": 6, "nf4": 60}
+"""Levels of 255 by which an image of the embedded pipeline may differ, on average a tenth."""
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return flow_models.build("flux1", tmp_path_factory.mktemp("flux1"))
+
+
+def kinds(module: Any) -> set[str]:
+    return {type(each).__name__ for each in module.parameters()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("quantize", "name"),
+    [
+        pytest.param("int8", "Int8Tensor", marks=with_torchao),
+        pytest.param("nf4", "Params4bit", marks=with_bitsandbytes),
+    ],
+)
+class TestOfEachKind:
+    def test_images_are_nearly_the_models_own(self, quantize: Any, name: str) -> None:
+        plan = {"model": "embedded/tinyworld", "steps": 4, "width": 96, "height": 96}
+        device = None if quantize == "nf4" else "cpu"
+        plain = drawn(renderer(**plan, device=device), jobs(1))
+        quantized: Any = renderer(**plan, device=device, quantize=quantize)
+        images = drawn(quantized, jobs(1))
+        parts = quantized._pipeline
+        assert name in kinds(parts.unet)
+        assert kinds(parts.text_encoder) == kinds(parts.vae) == {"Parameter"}
+        assert 0 < difference(images, plain) <= AS_FINE[quantize] * 10
+        assert abs(images.astype(float) - plain).mean() <= AS_FINE[quantize]
+        assert (drawn(quantized, jobs(1)) == images).all()
+
+    def test_a_lora_beside_it_learns_goes_on_and_fits_the_plain_model(
+        self, quantize: Any, name: str, flux: str, tmp_path: Path
+    ) -> None:
+        def run(folder: str, steps: int) -> Path:
+            each = recipe(
+                base_model=flux,
+                method={"rank": 8, "quantize": quantize},
+                data={"crops_per_image": 1, "crop": "center"},
+                optimizer={"steps": steps, "lr": 2e-2},
+                device=None if quantize == "nf4" else "cpu",
+            )
+            return train(each, tmp_path / folder, reporter=QUIET).folder
+
+        whole = run("whole", 40)
+        losses = [each for each in read(whole / "log.jsonl") if each["event"] == "train_step"]
+        assert losses[-1]["instance_loss"] < losses[0]["instance_loss"]
+        run("stopped", 2)
+        assert differences(weights(run("stopped", 40)), weights(whole)) == 0
+        family = opened(flux, method={"quantize": quantize})
+        assert name in kinds(family.denoiser) & kinds(family.text_encoders["text_encoder_2"])
+        assert kinds(family.text_encoders["text_encoder"]) == {"Parameter"}
+        plain = opened(flux)
+        noisy, times = random(2, 4, 16, 16), plain.times(torch.tensor([0.3, 0.8]))
+        with torch.no_grad():
+            words = embedded(plain, CAPTIONS)
+            before = plain.predict(noisy, times, words, GEOMETRY)
+            for each in (plain, family):
+                each.pipeline.load_lora_weights(whole / "lora")
+            after = plain.predict(noisy, times, words, GEOMETRY)
+            beside = family.predict(noisy, times, words, GEOMETRY)
+        assert (after - before).abs().max() > 10 * (after - beside).abs().max()
+        assert_close(beside, after, rtol=0, atol=0.1)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is here")
+def test_what_a_package_is_missing_for_is_refused_first(tmp_path: Path) -> None:
+    drawing = Render(model="embedded/tinyworld", quantize="nf4", device="cpu")
+    training = recipe(method={"quantize": "nf4"})
+    for key, start in (
+        ("render.quantize", lambda: require_model(drawing)),
+        ("method.quantize", lambda: make_training_plan(training, tmp_path)),
+        ("method.quantize", lambda: train(training, tmp_path / "run", reporter=QUIET)),
+    ):
+        with pytest.raises(RegforgeError) as refused:
+            start()
+        assert refused.value.message.startswith(key)
+        assert refused.value.hint == "pip install bitsandbytes"
+        assert refused.value.exit_code == 2
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_nf4_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regforge.images.quantizing.find_spec", lambda _: True)
+    with pytest.raises(RegforgeError, match=r"render\.quantize: nf4 needs a GPU"):
+        require_model(Render(model="embedded/tinyworld", quantize="nf4", device="cpu"))
