@@ -323,6 +323,8 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
     yield from _about_shortcuts(render)
     if render.negative_prompt and render.guidance_scale <= 1:
         yield "render.negative_prompt has no effect where render.guidance_scale is 1 or less."
+    if render.offload is not None and render.device == "cpu":
+        yield "render.offload has no effect with render.device: cpu."
     if alignment is not None and is_embedded(alignment.model) and not is_embedded(render.model):
         yield (
             "curate.alignment.model: embedded/judge knows only images of embedded/tinyworld. "

@@ -73,6 +73,8 @@ def test_a_minimal_recipe_is_sound_and_an_identifier_that_only_looks_like_the_no
         ("render: {renderer: hosted, model: dall-e-3, scheduler: ddim}\n", "5:56  render.scheduler: does not go with `renderer: hosted`"),
         ("render: {renderer: hosted, model: dall-e-3, speed: fast}\n", "5:52  render.speed: does not go with `renderer: hosted`"),
         ("render: {model: stabilityai/sdxl-turbo, speed: fast}\n", "5:48  render.speed: does not go with a model that was distilled for few steps: stabilityai/sdxl-turbo is made for 4 steps, no guidance"),
+        ("render: {renderer: hosted, model: dall-e-3, quantize: int8}\n", "5:55  render.quantize: does not go with `renderer: hosted`"),
+        ("render: {offload: sequential, quantize: int8}\n", "5:19  render.offload: does not go with render.quantize; `group` takes hardly more memory"),
         ("render: {guidance_window: [0.5, 0.5]}\n", "5:27  render.guidance_window: must begin before it ends, such as [0.33, 1]"),
         ("render: {renderer: hosted, model: dall-e-3, negative_prompt: fog}\n", "5:62  render.negative_prompt: goes with `renderer: hosted` only for a server of your own (render.api_base)"),
         ("render: {batch_size: 0}\n", "5:22  render.batch_size: must be auto or at least 1, not 0"),

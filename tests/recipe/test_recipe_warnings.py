@@ -49,6 +49,7 @@ OF_DATASETS: list[tuple[dict[str, Any], str]] = [
     ({"render": {"speed": "fast", "scheduler": "euler_ancestral"}}, "an ancestral scheduler"),
     ({"render": {"cache_interval": 3, "steps": 12}}, "only 4 of 12 steps are computed whole"),
     ({"render": {"guidance_window": [0.3, 1], "guidance_scale": 1}}, "has no effect"),
+    ({"render": {"offload": "group", "device": "cpu"}}, "render.offload has no effect"),
     ({"render": {"model": "some/model", "lora": "me/lcm-lora-sdxl"}}, "distilled for few steps"),
     ({"render": {"model": "some/sdxl-turbo"}}, "distilled for few steps"),
 ]

@@ -115,7 +115,7 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
         ("optimizer:\n  stesp: 5\n", "6:3  optimizer.stesp: unknown key, did you mean 'steps'?"),
         ("lr: 5\n", "5:1  lr: unknown key here, did you mean optimizer.lr?"),
         ("data: {rank: 4}\n", "5:8  data.rank: unknown key here, did you mean method.rank?"),
-        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, base_model, config, revision, variant, subject, subjects, regularization, method, data, optimizer, validation, checkpoint, hub, tracking, device, seed"),
+        ("zzz: 5\n", "5:1  zzz: unknown key; there are version, name, extends, base_model, config, revision, variant, subject, subjects, regularization, method, data, optimizer, validation, checkpoint, hub, tracking, device, offload, seed"),
         # Values
         ("optimizer:\n  steps: 0\n", "6:10  optimizer.steps: must be at least 1, not 0"),
         ("optimizer: {lr: fast}\n", "5:17  optimizer.lr: must be a number, not 'fast'"),
@@ -140,6 +140,8 @@ def test_a_base_model_is_a_folder_beside_the_recipe_or_a_name(tmp_path: Path) ->
         ("checkpoint: {resume: yes}\n", "5:22  checkpoint.resume: must be one of auto, never, not 'yes'"),
         ("checkpoint: often\n", "5:13  checkpoint: must be a section with keys of its own, not 'often'"),
         ("device: cpu\noptimizer: {precision: fp16}\n", "6:24  optimizer.precision: fp16 is for GPUs: on the CPU choose fp32 or bf16, or leave it out"),
+        ("method: {kind: full, quantize: int8}\n", "5:32  method.quantize: freezes the weights, and `full` trains them: take a LoRA, or leave it out"),
+        ("offload: group\n", "5:10  offload: `group` takes weights off the device that the gradient needs afterwards; all but the denoiser leaves by itself, and method.quantize makes that smaller"),
         ("device: ' '\n", "5:9  device: must not be blank"),
         # What is named
         ("base_model: embedded/tiny\n", "5:13  base_model: there is no 'embedded/tiny', only 'embedded/tinyworld'"),

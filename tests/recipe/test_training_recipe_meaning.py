@@ -94,6 +94,7 @@ CHANGES: list[dict[str, Any]] = [
     {"method": {"rslora": True}},
     {"method": {"targets": ["to_q"]}},
     {"method": {"kind": "full"}},
+    {"method": {"quantize": "int8"}},
     {"method": {"text_encoder": True}},
     {"method": {"text_encoder": True, "text_encoder_lr": 1e-6}},
     {"data": {"resolution": 64}},

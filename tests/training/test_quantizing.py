@@ -4,6 +4,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from training_runs import (
 
 from regforge.errors import RegforgeError
 from regforge.images.loading import require_model
+from regforge.images.pipelines import place
 from regforge.journal import read
 from regforge.recipe.rendering import Render
 from regforge.training import train
@@ -125,3 +127,33 @@ def test_nf4_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regforge.images.quantizing.find_spec", lambda _: True)
     with pytest.raises(RegforgeError, match=r"render\.quantize: nf4 needs a GPU"):
         require_model(Render(model="embedded/tinyworld", quantize="nf4", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("offload", "method"),
+    [
+        (None, "to"),
+        ("model", "enable_model_cpu_offload"),
+        (True, "enable_model_cpu_offload"),  # as it was before there was a choice
+        ("group", "enable_group_offload"),
+        ("sequential", "enable_sequential_cpu_offload"),
+    ],
+)
+def test_a_model_is_put_where_the_recipe_says(offload: Any, method: str) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = create_autospec(StableDiffusionPipeline, instance=True)
+    place(pipeline, Render(offload=offload), torch.device("mps"), 96 * 96)
+    moved = {name for name, _, _ in pipeline.method_calls if "offload" in name or name == "to"}
+    assert moved == {method}
+    place(pipeline, Render(offload=offload), torch.device("cpu"), 96 * 96)
+    pipeline.to.assert_called_with(torch.device("cpu"))
+
+
+@pytest.mark.slow
+@with_torchao
+def test_layers_that_come_when_they_are_needed_draw_the_same() -> None:
+    plan = {"model": "embedded/tinyworld", "quantize": "int8", "width": 96, "height": 96}
+    grouped: Any = renderer(**plan)
+    grouped._pipeline.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    assert difference(drawn(grouped, jobs(2)), drawn(renderer(**plan), jobs(2))) == 0
