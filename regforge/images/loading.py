@@ -19,7 +19,7 @@ from regforge.embedded import TINYWORLD, quiet_loading, require_folder
 from regforge.files import expanded, file_digest, parse_json, revision_of
 from regforge.images.calls import require_negative_prompt
 from regforge.images.pipelines import DENOISERS, set_scheduler
-from regforge.images.quantizing import require_quantizer, settings_of
+from regforge.images.quantizing import quantize_in_place, require_quantizer, settings_of
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.images.shortcuts import require_shortcuts
 from regforge.recipe.model_checks import is_embedded
@@ -269,9 +269,9 @@ def load_part(
     try:
         with quiet_loading():
             kind = _class_of(found.folder, part)
-            if quantize is not None:
-                given["quantization_config"] = settings_of(quantize, part, dtype)
             if file is None:
+                if quantize is not None:
+                    given["quantization_config"] = settings_of(quantize, part, dtype)
                 return kind.from_pretrained(place, variant=named, use_safetensors=True, **given)
             if file.is_gguf:
                 from diffusers import GGUFQuantizationConfig
@@ -279,7 +279,10 @@ def load_part(
                 given["quantization_config"] = GGUFQuantizationConfig(compute_dtype=dtype)
             given |= {"config": str(found.folder), "subfolder": part}
             with silent():
-                return kind.from_single_file(str(file.path), **given)
+                read = kind.from_single_file(str(file.path), **given)
+            if quantize is not None:  # from a file diffusers 0.42 would leave the weights whole
+                quantize_in_place(read)
+            return read
     except Exception as error:
         raise ModelUnavailable(
             f"{file.path if file else place} cannot be loaded: {first_line(error)}.",

@@ -42,6 +42,13 @@ def require_quantizer(quantize: str | None, device: str | None, key: str, device
         )
 
 
+def quantize_in_place(module: Any) -> None:
+    """Give the linear layers of a loaded module weights of 8 bits."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    quantize_(module, Int8WeightOnlyConfig(version=2))
+
+
 def settings_of(quantize: str, part: str, dtype: torch.dtype) -> Any:
     """The configuration that a part is loaded with; `dtype` is the precision it computes in."""
     import diffusers

@@ -26,7 +26,7 @@ from regforge.recipe.model_checks import (
     ordinary_identifier,
     photo_folder,
     pipeline,
-    quantized_twice,
+    quantized_file,
     single_model,
     terms_of,
     text_file,
@@ -183,6 +183,8 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
     if render.renderer == "local":
         given = ("vae",) if render.vae else ()
         variant_at = ("render", "variant")
+        at_quantize = ("render", "quantize")
+        yield from quantized_file(render.model, render.quantize, at_quantize, at)
         yield from pipeline(render.model, render.variant, at, variant_at, given, render.config)
         if render.vae is not None:
             yield from single_model(render.vae, ("render", "vae"))
@@ -244,10 +246,6 @@ def _rendering(recipe: Recipe) -> Iterator[Finding]:
             f"made for {made_for}",
             (("render", "model"),),
         )
-    render = recipe.render
-    yield from quantized_twice(
-        render.quantize, render.model, ("render", "quantize"), ("render", "model")
-    )
     if recipe.render.quantize is not None and recipe.render.offload == "sequential":
         message = "does not go with render.quantize; `group` takes hardly more memory"
         yield Finding(("render", "offload"), message, (("render", "quantize"),))

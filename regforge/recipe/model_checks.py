@@ -213,12 +213,15 @@ def embedded_or_named(name: str, at: Location, known: str | None = None) -> Iter
         yield Finding(at, "must not be blank")
 
 
-def quantized_twice(
-    quantize: str | None, model: str, at: Location, model_at: Location
+def quantized_file(
+    model: str, quantize: str | None, at: Location, model_at: Location
 ) -> Iterator[Finding]:
-    """What is wrong with fewer bits for a model that has few already."""
+    """What is wrong with fewer bits for a model that is a file."""
     if quantize is not None and model.lower().endswith(".gguf"):
-        yield Finding(at, "is for other models: a .gguf file is quantized already", (model_at,))
+        yield Finding(at, "is for other models: a .gguf is quantized already", (model_at,))
+    elif quantize == "nf4" and names_file(model):
+        message = "diffusers does not quantize what it reads from a file: int8, or a folder"
+        yield Finding(at, message, (model_at,))
 
 
 def single_model(name: str, at: Location) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from regforge.recipe.model_checks import (
     photo_folder,
     pipeline,
     plain_line,
-    quantized_twice,
+    quantized_file,
 )
 from regforge.recipe.named_files import (
     is_file,
@@ -86,13 +86,9 @@ def training_findings(recipe: TrainingRecipe) -> Iterator[Finding]:
     for number, target in enumerate(recipe.method.targets or ()):
         if not target.strip():
             yield Finding(("method", "targets", number), "must not be blank")
-    quantize_at = ("method", "quantize")
-    yield from quantized_twice(
-        recipe.method.quantize, recipe.base_model, quantize_at, ("base_model",)
-    )
     if recipe.method.kind == "full" and recipe.method.quantize is not None:
         message = "freezes the weights, and `full` trains them: take a LoRA, or leave it out"
-        yield Finding(quantize_at, message, (("method", "kind"),))
+        yield Finding(("method", "quantize"), message, (("method", "kind"),))
     if recipe.offload != "model":
         message = (
             f"`{recipe.offload}` takes weights off the device that the gradient needs afterwards; "
@@ -136,6 +132,7 @@ def _base_model(recipe: TrainingRecipe) -> Iterator[Finding]:
     model, variant_at = recipe.base_model, ("variant",)
     wrong = list(pipeline(model, recipe.variant, at, variant_at, config=recipe.config))
     yield from wrong
+    yield from quantized_file(model, recipe.method.quantize, ("method", "quantize"), at)
     if recipe.method.kind == "full" and model.lower().endswith(".gguf"):
         message = "the weights of a .gguf are quantized and stay as they are; train a lora"
         yield Finding(("method", "kind"), message, (at,))

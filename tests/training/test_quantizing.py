@@ -8,9 +8,10 @@ from unittest.mock import create_autospec
 
 import pytest
 import torch
-from images import flow_models
+from images import drawing, flow_models
 from images.drawing import difference, drawn, jobs
 from images.drawing import opened as renderer
+from images.single_files import checkpoint, denoiser
 from torch.testing import assert_close
 from training_runs import (
     CAPTIONS,
@@ -28,6 +29,7 @@ from regforge.errors import RegforgeError
 from regforge.images.loading import require_model
 from regforge.images.pipelines import place
 from regforge.journal import read
+from regforge.recipe.model_checks import quantized_file
 from regforge.recipe.rendering import Render
 from regforge.training import train
 from regforge.training.plan import make_training_plan
@@ -157,3 +159,35 @@ def test_layers_that_come_when_they_are_needed_draw_the_same() -> None:
     grouped: Any = renderer(**plan)
     grouped._pipeline.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
     assert difference(drawn(grouped, jobs(2)), drawn(renderer(**plan), jobs(2))) == 0
+
+
+@pytest.mark.slow
+@with_torchao
+@pytest.mark.parametrize("kind", ["sdxl", "qwen-image"])
+def test_a_model_in_a_file_is_quantized_like_its_folder(kind: str, tmp_path: Path) -> None:
+    folder = Path(drawing.sdxl(tmp_path) if kind == "sdxl" else flow_models.build(kind, tmp_path))
+    file = (checkpoint if kind == "sdxl" else denoiser)(folder, folder / "model.safetensors")
+    plan = {"width": 32, "height": 32, "quantize": "int8"}
+    from_folder = drawn(renderer(model=str(folder), **plan), jobs(1))
+    from_file: Any = renderer(model=str(file), config=str(folder), **plan)
+    parts = from_file._pipeline
+    assert "Int8Tensor" in kinds(parts.unet if kind == "sdxl" else parts.transformer)
+    assert kind == "sdxl" or "Int8Tensor" in kinds(parts.text_encoder)
+    assert difference(drawn(from_file, jobs(1)), from_folder) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize", "refused"),
+    [
+        ("model.safetensors", "int8", False),
+        ("model.safetensors", "nf4", True),
+        ("model.gguf", "int8", True),
+        ("model.gguf", None, False),
+    ],
+)
+def test_check_refuses_what_diffusers_does_not_quantize(
+    name: str, quantize: str | None, refused: bool, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+    found = quantized_file(str(tmp_path / name), quantize, ("render", "quantize"), ())
+    assert [each.location for each in found] == [("render", "quantize")] * refused
