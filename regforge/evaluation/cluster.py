@@ -101,8 +101,8 @@ def _missing(plan: Plan, folder: Path) -> Iterator[tuple[ModelPlan, Sequence[Ima
     size = max(1, _AT_ONCE // batch) * batch
     for each in plan.models:
         facts = plan.pool.settings_for(each.model)
-        for start in range(0, len(each.images), size):
-            requests = each.images[start : start + size]
+        for start in range(0, len(each.drawn), size):
+            requests = each.drawn[start : start + size]
             if not all(
                 is_made_from(
                     folder / each.folder / str(request.file),

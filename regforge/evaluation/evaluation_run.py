@@ -57,7 +57,7 @@ from regforge.words import counted, duration, listed
 _Model = str | os.PathLike[str] | PersonalizedModel
 _ENOUGH = 40  # images that say how long one takes, though the first batch is not counted
 _MOST_NAME = 60  # letters of a folder's name
-_GROWING = ("samples", "class_samples", "limit")
+_GROWING = ("samples", "class_samples", "lift_samples", "limit")
 """Settings of which more may be wanted later; for `limit`, none at all is most."""
 
 
@@ -181,9 +181,9 @@ class _Session:
 
         plans = self._plan.models
         missing = sum(map(self._missing, plans))
-        total = sum(len(each.images) for each in plans)
+        total = sum(len(each.drawn) for each in plans)
         models = f"{len(plans)} models" if len(plans) > 1 else "one model"
-        text = f"{total:,} images of {models}, {len(plans[-1].images):,} of each"
+        text = f"{total:,} images of {models}, {len(plans[-1].drawn):,} of each"
         if missing < total:
             text += f"; {total - missing:,} are there already"
         seconds = seconds_per_image(self._render)
@@ -198,10 +198,10 @@ class _Session:
         missing, before = self._missing(plan), self._drawing
         folder = self._folder.images / plan.folder
         with (
-            self._reporter.task(plan.model.name, len(plan.images), "images") as task,
+            self._reporter.task(plan.model.name, len(plan.drawn), "images") as task,
             self._plan.pool.use(plan.model) as loaded,
         ):
-            drawn = loaded.draw(plan.images, folder=folder, task=task)
+            drawn = loaded.draw(plan.drawn, folder=folder, task=task)
             scored = self._scorer.score(plan, self._timed(plan, drawn), features)
         if missing >= _ENOUGH:
             remember(self._render, missing, self._drawing - before - self._loading)
@@ -229,7 +229,7 @@ class _Session:
 
     def _missing(self, plan: ModelPlan) -> int:
         folder = self._folder.images / plan.folder
-        return sum(not (folder / str(each.file)).is_file() for each in plan.images)
+        return sum(not (folder / str(each.file)).is_file() for each in plan.drawn)
 
     def _notes(self, features: Mapping[str, SubjectFeatures]) -> list[str]:
         plan = self._plan
@@ -237,6 +237,7 @@ class _Session:
         notes = [
             *self._differences_from_dreambench(),
             *plan.notes,
+            *self._without_base(),
             *self._scorer.lacks,
             *(note for each in plan.models for note in each.model.notes),
             *(note for each in plan.references.values() for note in each.notes),
@@ -262,6 +263,13 @@ class _Session:
                 "Images are compared with the photos that were trained on, as in DreamBench; a "
                 "model that copies them scores high. --references compares with photos it has not "
                 "seen."
+            )
+
+    def _without_base(self) -> Iterator[str]:
+        if all(each.model.steps != 0 for each in self._plan.models):
+            yield (
+                "Class closeness, class diversity and PRES over base were not measured: they "
+                "compare with the base model's images, and it is not among the models."
             )
 
     def _write(self, evaluation: Evaluation) -> None:
@@ -382,8 +390,8 @@ def _other_models(
 
 
 def _other_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for key in dict.fromkeys([*before, *now]):
-        old, new = before.get(key), now.get(key)
+    for key, old in before.items():  # an earlier version may have known fewer
+        new = now.get(key)
         grew = key in _GROWING and (new is None or (old is not None and new > old))
         if old != new and not grew:
             yield f"{key.replace('_', ' ')} {shown(old)}, not {shown(new)}"

@@ -31,6 +31,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+Vectors = NDArray[np.float32]
+Values = NDArray[np.float64]
+
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
@@ -59,6 +62,8 @@ class Metric:
     name: str
     meaning: str
     higher_is_better: bool = True
+    of_class: bool = False
+    """Whether it is measured on images of the class, drawn without the identifier."""
 
     @property
     def arrow(self) -> str:
@@ -72,16 +77,44 @@ class Metric:
         return found if len(found) < len(means) else []
 
 
+OVER_BASE = "pres_over_base"
+"""Key of a metric by which two models differ as by PRES, whose differences say it all."""
+
 METRICS: tuple[Metric, ...] = (
     Metric("dino", "DINO", "Is it this subject? Cosine to the reference photos, by structure."),
     Metric("clip_i", "CLIP-I", "Is it this subject? Cosine to the reference photos, by CLIP."),
     Metric("clip_t", "CLIP-T", "Does it show what the prompt says? Cosine of image and prompt."),
     Metric("matched", "R-precision", "Share of images whose own prompt fits best of all asked."),
     Metric(
+        "lift",
+        "Lift",
+        "Is it the identifier that brings the subject? DINO with it less DINO without it.",
+    ),
+    Metric(
         "pres",
         "PRES",
         "Has the whole class become the subject? Cosine of other members of the class to it.",
         higher_is_better=False,
+        of_class=True,
+    ),
+    Metric(
+        OVER_BASE,
+        "PRES over base",
+        "How much nearer to the subject has the class come? PRES less that of the base model.",
+        higher_is_better=False,
+        of_class=True,
+    ),
+    Metric(
+        "class_closeness",
+        "Class closeness",
+        "Is the class what it was? Cosine of its images to the base model's, 1 as among those.",
+        of_class=True,
+    ),
+    Metric(
+        "class_diversity",
+        "Class diversity",
+        "Is the class as varied as it was? Distance within a prompt, 1 as the base model's.",
+        of_class=True,
     ),
     Metric("div", "DIV", "Do images of one prompt differ? Mean distance of pairs."),
     Metric("text", "Text fidelity", "Is the writing on the subject still readable, and the same?"),
@@ -220,6 +253,98 @@ def _widening(units: int, confidence: float) -> float:
 
     upper = (1 + confidence) / 2
     return float(t.ppf(upper, units - 1) / norm.ppf(upper) * math.sqrt(units / (units - 1)))
+
+
+# --------------------------------------------------------------- with and without, model and base
+#
+# All vectors are of unit length, [N, D], from the structure encoder. Each image gets a value, so
+# that `interval` and `difference` can say how sure their mean is. Images at the same place of two
+# arrays are of the same prompt and noise; `prompts`, [N], says which images are of one prompt.
+
+
+def cosines(left: Vectors, right: Vectors) -> Values:
+    """Each with each, [N, M]. In double precision: the sums of many images keep their digits.
+
+    Raises:
+        ValueError: There is nothing to compare with.
+    """
+    if not len(right):
+        raise ValueError("there is nothing to compare with")
+    # A float32 vector is of unit length but for its last digit.
+    return np.clip(left.astype(np.float64) @ right.astype(np.float64).T, -1.0, 1.0)
+
+
+def identity(images: Vectors, references: Vectors) -> Values:
+    """How much each image looks like the subject, -1 to 1: DINO, CLIP-I, and PRES.
+
+    The mean cosine of an image with all reference photos, of which there is at least one. Its mean
+    over images is the mean of the whole matrix, as DreamBooth defines it
+    (https://arxiv.org/abs/2208.12242). Of other members of the class it is PRES: lower is better.
+    """
+    found: Values = cosines(images, references).mean(axis=1)
+    return found
+
+
+def identity_lift(images: Vectors, without: Vectors, references: Vectors) -> Values:
+    """How much more an image looks like the subject than one without the identifier, -2 to 2.
+
+    `without` are images of the same prompts and noise with the class noun alone. What the prompt
+    and the drift of the whole class bring drops out of it.
+    """
+    return identity(images, references) - identity(without, references)
+
+
+def pres_over_base(images: Vectors, base: Vectors, references: Vectors) -> Values:
+    """PRES of images of the class, less that of the base model's, -2 to 2.
+
+    Members of a class look alike: the base model's own PRES is not 0, and differs by subject.
+    """
+    return identity(images, references) - identity(base, references)
+
+
+def class_closeness(images: Vectors, base: Vectors, prompts: Sequence[Hashable]) -> Values:
+    """How near images of the class are to the base model's: 1 where they are as near as its own.
+
+    The mean cosine with the base model's other images of the same prompt, as a share (`relative`)
+    of what its own images have. The pair of the same noise is left out of both: an image is always
+    like itself.
+    """
+    return relative(_to_others(images, base, prompts), _to_others(base, base, prompts))
+
+
+def class_diversity(images: Vectors, base: Vectors, prompts: Sequence[Hashable]) -> Values:
+    """How different images of the class are within a prompt, as a share of the base model's.
+
+    1 - cosine with the other images of the same prompt, by `relative`; 0 and up on average.
+    """
+    own, before = _to_others(images, images, prompts), _to_others(base, base, prompts)
+    return relative(1.0 - own, 1.0 - before)
+
+
+def relative(values: Values, base: Values) -> Values:
+    """Values, [N], whose mean is the ratio of two means, mean(values) / mean(base).
+
+    R + (value - R * base) / mean(base), with R the ratio: its linearization, so that an interval of
+    these is one of the ratio, in pairs, with the uncertainty of both means (Davison and Hinkley,
+    Bootstrap Methods, 1997, section 2.7). NaN where either value is, and everywhere if the base's
+    mean is not above 0.
+    """
+    known = np.isfinite(values) & np.isfinite(base)
+    found = np.full(len(values), np.nan)
+    level = float(base[known].mean()) if known.any() else 0.0
+    if level > 0:
+        ratio = float(values[known].mean()) / level
+        found[known] = ratio + (values[known] - ratio * base[known]) / level
+    return found
+
+
+def _to_others(images: Vectors, base: Vectors, prompts: Sequence[Hashable]) -> Values:
+    """Mean cosine of each image with those of its prompt at other places; NaN without any."""
+    numbers: dict[Hashable, int] = {}
+    of = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
+    others = (of[:, None] == of[None, :]) & ~np.eye(len(of), dtype=bool)
+    sums, counts = (cosines(images, base) * others).sum(axis=1), others.sum(axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 # ------------------------------------------------------------------------------------ text fidelity

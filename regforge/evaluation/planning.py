@@ -58,6 +58,8 @@ class EvaluationSettings:
         samples: Images of each prompt; DreamBench has 4.
         class_samples: Images of other members of the class, over all prompts for it; 8 times
             `samples` by default.
+        lift_samples: How many of them are drawn without the identifier as well, for the lift; 0
+            leaves it out.
         limit: Only the first so many prompts of each benchmark, for a quick look.
         seed: Of the noise of all images.
         steps: Denoising steps.
@@ -81,6 +83,7 @@ class EvaluationSettings:
     suites: Sequence[str | Path] | None = None
     samples: int = SAMPLES
     class_samples: int | None = None
+    lift_samples: int = 1
     limit: int | None = None
     seed: int = 0
     steps: int = STEPS
@@ -98,18 +101,31 @@ class EvaluationSettings:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= _MOST:
                 raise EvaluationError(f"{name} is {value:,}; it can be 1 to {_MOST:,}.")
+        if self.lift_samples < 0:
+            raise EvaluationError(f"lift_samples is {self.lift_samples:,}; it can be 0 or more.")
         if not 0 <= self.seed < 2**63:
             raise EvaluationError(f"The seed is {self.seed}; it must be 0 or more.")
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """All images of one model in order, and their folder, relative to that of all images."""
+    """All images of one model in order, and their folder, relative to that of all images.
+
+    Attributes:
+        without: Some of the questions again, without the identifier: they are drawn after the
+            others, and the lift is measured against them.
+    """
 
     model: PersonalizedModel
     subject: Subject
     folder: str
     images: Sequence[ImageRequest]
+    without: Sequence[ImageRequest] = ()
+
+    @property
+    def drawn(self) -> list[ImageRequest]:
+        """What is drawn, in order."""
+        return [*self.images, *self.without]
 
 
 @dataclass(frozen=True)
@@ -173,6 +189,7 @@ def plan_evaluation(
         "suites": list(dict.fromkeys(suites)),
         "samples": settings.samples,
         "class_samples": class_samples,
+        "lift_samples": min(settings.lift_samples, settings.samples),
         "limit": settings.limit,
         "seed": settings.seed,
         "steps": settings.steps,
@@ -353,15 +370,20 @@ def _model_plan(
             )
         prompts[suite] = found
     images: list[ImageRequest] = []
+    without: list[ImageRequest] = []
+    plain, lifted = subject.class_noun, min(settings.lift_samples, settings.samples)
     for prompt in (each for found in prompts.values() for each in found):
         images += _samples(prompt, noun, subject, settings.samples, settings.seed)
+        if noun != plain:
+            without += _samples(prompt, plain, subject, lifted, settings.seed)
     of_class = list(dict.fromkeys(each for name in names for each in class_prompts(name)))
     for number, prompt in enumerate(of_class):
         share = len(range(number, class_samples, len(of_class)))
         images += _samples(prompt, subject.class_noun, subject, share, settings.seed)
     facts = json.dumps(pool.settings_for(model), sort_keys=True)
     digest = hashlib.sha256(facts.encode()).hexdigest()
-    return ModelPlan(model, subject, f"{_as_file(model.name)}-{digest[:10]}", images)
+    folder = f"{_as_file(model.name)}-{digest[:10]}"
+    return ModelPlan(model, subject, folder, images, without)
 
 
 def _samples(

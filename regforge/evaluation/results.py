@@ -19,6 +19,7 @@ from regforge.display import Tabular
 from regforge.evaluation import wording
 from regforge.evaluation.metrics import (
     METRICS,
+    OVER_BASE,
     RESAMPLES,
     Comparison,
     Interval,
@@ -43,7 +44,10 @@ FORMAT = 1
 
 FILE = "evaluation.json"
 
-_RANGES = {"matched": (0.0, 1.0), "text": (0.0, 1.0), "div": (0.0, math.inf)}  # others: a cosine
+_RANGES = {"matched": (0.0, 1.0), "text": (0.0, 1.0)}
+_RANGES |= dict.fromkeys(("div", "class_diversity"), (0.0, math.inf))
+_RANGES |= dict.fromkeys(("lift", OVER_BASE), (-2.0, 2.0))
+_RANGES["class_closeness"] = (-math.inf, math.inf)  # others: a cosine
 
 
 @dataclass
@@ -245,8 +249,8 @@ def summarize(
 ) -> ModelResult:
     """Means and intervals over the images of a model, resampled by prompt.
 
-    `pres` is taken from images of other members of the class (those without a question), all
-    other metrics from images of questions. `div` is a score of each image: its mean distance to
+    Metrics of the class are taken from images of other members of it (those without a question),
+    all others from images of questions. `div` is a score of each image: its mean distance to
     the other images of its prompt; the mean over a prompt's images is then the mean over its
     pairs. A score that is not there, or not finite, was not measured and is left out.
     """
@@ -282,7 +286,7 @@ def _scores(images: Sequence[ImageScores], seed: int, resamples: int) -> Scores:
 def _score(image: ImageScores, metric: Metric) -> float | None:
     """What the image says of the metric, if it is one that is to say something of it."""
     value = image.scores.get(metric.key)
-    is_asked = (image.question is None) == (metric.key == "pres")
+    is_asked = (image.question is None) == metric.of_class
     return value if is_asked and value is not None and math.isfinite(value) else None
 
 
@@ -299,6 +303,8 @@ def compare(
         if not _same_subject(first.model.subject, second.model.subject):
             continue
         for metric in METRICS:
+            if metric.key == OVER_BASE:
+                continue
             before, after = (
                 {
                     (*each.key, each.number): value

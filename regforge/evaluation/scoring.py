@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, groupby, islice
 from typing import TypeVar
 
@@ -23,13 +23,24 @@ from regforge.evaluation.encoders import (
     TextImageEncoder,
     open_lpips,
 )
-from regforge.evaluation.metrics import Interval, SubjectText, interval
+from regforge.evaluation.metrics import (
+    OVER_BASE,
+    Interval,
+    SubjectText,
+    Vectors,
+    class_closeness,
+    class_diversity,
+    cosines,
+    identity,
+    identity_lift,
+    interval,
+    pres_over_base,
+)
 from regforge.evaluation.planning import ModelPlan
 from regforge.evaluation.references import References
 from regforge.evaluation.suites import ImageRequest, ImageScores
 from regforge.images.curation import perceptual_hash_of
 
-Vectors = NDArray[np.float32]
 Scores = NDArray[np.float64]
 
 NEAR = 4
@@ -51,6 +62,7 @@ class SubjectFeatures:
         text: The text on it; None where text fidelity is not wanted.
         ceiling: What the photos themselves score, by `Metric.key`.
         notes: What a reader must know, a sentence each.
+        untouched: Vectors of the base model's images of the class, [N, D], once it was scored.
     """
 
     structure: Vectors
@@ -58,6 +70,7 @@ class SubjectFeatures:
     text: SubjectText | None
     ceiling: Mapping[str, Interval]
     notes: Sequence[str]
+    untouched: list[Vectors] = field(default_factory=list)
 
 
 class Scorer:
@@ -135,11 +148,14 @@ class Scorer:
     def score(
         self, plan: ModelPlan, images: Iterable[Image.Image], subject: SubjectFeatures
     ) -> list[ImageScores]:
-        """The scores of all images of a model, which come in the order of its plan."""
+        """The scores of a model's images, which come in the order of `ModelPlan.drawn`.
+
+        A base model (`steps` is 0) is to be scored before the others of its subject.
+        """
         vectors: list[tuple[Vectors, Vectors]] = []
         readings: list[float | None] = []
         distances: dict[int, float] = {}
-        for batch in _batches(self._compared(plan.images, images, distances)):
+        for batch in _batches(self._compared(plan, images, distances)):
             vectors.append(self._encoded(batch))
             planned = plan.images[len(readings) : len(readings) + len(batch)]
             readings += _text_scores(planned, batch, subject.text)
@@ -152,26 +168,17 @@ class Scorer:
         for place, each in enumerate(plan.images):
             suites[each.question.suite if each.question else None].append(place)
         for suite, places in suites.items():
-            own, aligned = structure[places], alignment[places]
+            planned = [plan.images[place] for place in places]
             if suite is None:
-                found = {"pres": identity(own, subject.structure)}
+                found = _of_class(plan, planned, structure[places], subject)
             else:
-                captions = [plan.images[place].caption for place in places]
-                distinct = list(dict.fromkeys(captions))
-                of = [distinct.index(caption) for caption in captions]
-                texts = np.concatenate([self._alignment.texts(part) for part in _batches(distinct)])
-                found = {
-                    "dino": identity(own, subject.structure),
-                    "clip_i": identity(aligned, subject.alignment),
-                    "clip_t": cosine_of_pairs(aligned, texts[of]),
-                    "matched": matched(aligned, texts, of),
-                }
-                pairs = [] if self._perceptual else pairs_within(captions)
-                for number, mean in _means(pairs, diversity(own, pairs)).items():
-                    distances[places[number]] = mean
+                found, means = self._asked(planned, structure[places], alignment[places], subject)
+                distances |= {places[number]: mean for number, mean in means.items()}
             for key, values in found.items():
                 for place, value in zip(places, values, strict=True):
                     scored[place].scores[key] = float(value)
+        for place, lift in _lifts(plan, structure, subject):
+            scored[place].scores["lift"] = lift
         for place, distance in distances.items():
             scored[place].scores["div"] = distance
         for image, score in zip(scored, readings, strict=True):
@@ -179,9 +186,29 @@ class Scorer:
                 image.scores["text"] = score
         return scored
 
-    def _compared(
+    def _asked(
         self,
         planned: Sequence[ImageRequest],
+        own: Vectors,
+        aligned: Vectors,
+        subject: SubjectFeatures,
+    ) -> tuple[dict[str, Scores], dict[int, float]]:
+        """Scores of the images of one benchmark, and distances to the others of their prompts."""
+        captions = [each.caption for each in planned]
+        distinct = list(dict.fromkeys(captions))
+        of = [distinct.index(caption) for caption in captions]
+        texts = np.concatenate([self._alignment.texts(part) for part in _batches(distinct)])
+        pairs = [] if self._perceptual else pairs_within(captions)
+        return {
+            "dino": identity(own, subject.structure),
+            "clip_i": identity(aligned, subject.alignment),
+            "clip_t": cosine_of_pairs(aligned, texts[of]),
+            "matched": matched(aligned, texts, of),
+        }, _means(pairs, diversity(own, pairs))
+
+    def _compared(
+        self,
+        plan: ModelPlan,
         images: Iterable[Image.Image],
         distances: dict[int, float],
     ) -> Iterator[Image.Image]:
@@ -192,8 +219,9 @@ class Scorer:
         if self._perceptual is None:
             yield from images
             return
-        numbered = zip(range(len(planned)), images, strict=True)
-        for question, group in groupby(numbered, lambda each: planned[each[0]].question):
+        asked = [*(each.question for each in plan.images), *(None for _ in plan.without)]
+        numbered = zip(range(len(asked)), images, strict=True)
+        for question, group in groupby(numbered, lambda each: asked[each[0]]):
             together = []
             for place, image in group:
                 together.append((place, image))
@@ -206,6 +234,32 @@ class Scorer:
 
     def _encoded(self, images: Sequence[Image.Image]) -> tuple[Vectors, Vectors]:
         return self._structure.images(images), self._alignment.images(images)
+
+
+def _of_class(
+    plan: ModelPlan, planned: Sequence[ImageRequest], own: Vectors, subject: SubjectFeatures
+) -> dict[str, Scores]:
+    """Scores of images of the class; those of a base model are kept to compare with."""
+    if plan.model.steps == 0:
+        subject.untouched[:] = [own]
+    found = {"pres": identity(own, subject.structure)}
+    prompts = [each.prompt for each in planned]
+    for base in subject.untouched:
+        found[OVER_BASE] = pres_over_base(own, base, subject.structure)
+        found["class_closeness"] = class_closeness(own, base, prompts)
+        found["class_diversity"] = class_diversity(own, base, prompts)
+    return found
+
+
+def _lifts(
+    plan: ModelPlan, structure: Vectors, subject: SubjectFeatures
+) -> list[tuple[int, float]]:
+    """Places of the images that were drawn without the identifier too, and their lifts."""
+    places = {(each.question, each.number): place for place, each in enumerate(plan.images)}
+    lifted = [places[each.question, each.number] for each in plan.without]
+    plain = structure[len(plan.images) :]
+    lifts = identity_lift(structure[lifted], plain, subject.structure)
+    return list(zip(lifted, map(float, lifts), strict=True))
 
 
 def _text_scores(
@@ -256,17 +310,6 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
 # sure their mean is.
 
 
-def identity(images: Vectors, references: Vectors) -> Scores:
-    """How much each image looks like the subject, -1 to 1: DINO, CLIP-I, and PRES.
-
-    The mean cosine of an image with all reference photos, of which there is at least one. Its mean
-    over images is the mean of the whole matrix, as DreamBooth defines it
-    (https://arxiv.org/abs/2208.12242). Of other members of the class it is PRES: lower is better.
-    """
-    found: Scores = _cosines(images, references).mean(axis=1)
-    return found
-
-
 def ceiling(references: Vectors) -> Scores:
     """What a real photo of the subject scores, each one against all the others; [M], -1 to 1.
 
@@ -275,8 +318,8 @@ def ceiling(references: Vectors) -> Scores:
     count = len(references)
     if count < 2:
         return np.zeros(0)
-    cosines = _cosines(references, references)
-    found: Scores = (cosines.sum(axis=1) - np.diagonal(cosines)) / (count - 1)
+    each = cosines(references, references)
+    found: Scores = (each.sum(axis=1) - np.diagonal(each)) / (count - 1)
     return found
 
 
@@ -299,8 +342,8 @@ def matched(images: Vectors, captions: Vectors, own: Sequence[int]) -> Scores:
     each image was drawn from. A score is 1 where it is, 0 where it is not, a share where several
     fit equally well, so that an encoder that sees no difference scores 1 / K.
     """
-    cosines = _cosines(images, captions)
-    best = cosines >= cosines.max(axis=1, keepdims=True) - _TIE
+    each = cosines(images, captions)
+    best = each >= each.max(axis=1, keepdims=True) - _TIE
     hit = best[np.arange(len(images)), np.asarray(own, dtype=np.intp)]
     found: Scores = hit / best.sum(axis=1)
     return found
@@ -338,11 +381,3 @@ def near_duplicates(images: Sequence[Image.Image]) -> list[tuple[int, int, bool]
                 found.append((first, second, flipped < plain))
                 break
     return found
-
-
-def _cosines(left: Vectors, right: Vectors) -> Scores:
-    """[N, M]. In double precision: the sums of many images keep their last digits."""
-    if not len(right):
-        raise ValueError("there is nothing to compare with")
-    # A float32 vector is of unit length but for its last digit.
-    return np.clip(left.astype(np.float64) @ right.astype(np.float64).T, -1.0, 1.0)

@@ -111,9 +111,15 @@ def test_it_measures_and_shows_all_models(whole: Evaluation) -> None:
         assert {"dino", "clip_i", "clip_t", "matched", "pres", "div"} <= result.scores.keys()
         assert result.scores["dino"].count == 12
         assert result.scores["pres"].count == 3
+        assert result.scores["class_closeness"].count == 3
+        assert (result.scores.keys() >= {"lift"}) is (result.model.name != "base model")
         for each in result.images:
             with Image.open(whole.folder / each.file) as image:
                 assert image.size == (96, 96)
+    base = whole.results[0].scores
+    level = [base[name].mean for name in ("class_closeness", "class_diversity", "pres_over_base")]
+    assert level == pytest.approx([1, 1, 0])
+    assert whole.results[1].scores["lift"].count == 3 + 3
     one, two = (result.scores["dino"].mean for result in whole.results[1:])
     assert one != two
     assert whole.ceiling["sks cat"]["dino"].mean > max(one, two)
@@ -189,7 +195,7 @@ def test_the_command_and_its_page(runs: tuple[Path, Path], tmp_path: Path) -> No
     words = ["evaluate", runs[0], *numbers, "--references", others, "--out", tmp_path / "out"]
     done = Forked(*words)
     assert done.wait() == 0, done.err
-    assert "10 images of one model" in done.err
+    assert "12 images of one model" in done.err
     assert "DINO" in done.out
     assert done.out.rstrip().endswith(str(tmp_path / "out" / "report.html"))
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())

@@ -57,6 +57,7 @@ def refusal(out: Path, *models: Path | str, **settings: Any) -> str:
         ("There is no prompt", ["run"], {"suites": []}),
         ("There is no folder", ["run"], {"references": "nowhere"}),
         ("samples is 0", ["run"], {"samples": 0}),
+        ("lift_samples is -1", ["run"], {"lift_samples": -1}),
         ("limit is 0", ["run"], {"limit": 0}),
         ("samples is 99,999", ["run"], {"samples": 99_999}),
         ("number of steps is 0", ["run"], {"steps": 0}),
@@ -280,6 +281,21 @@ def test_all_models_draw_the_same_from_the_same_noise(tmp_path: Path) -> None:
     of_class = [each for each in tuned.images if each.question is None]
     assert {each.prompt for each in of_class} == {"a photo of a cat"}
     assert len({each.file for each in tuned.images}) == len(tuned.images)
+
+
+def test_some_samples_are_drawn_without_the_identifier_too(tmp_path: Path) -> None:
+    run = trained_models.run(tmp_path / "run")
+    base, tuned = planned(run)
+    assert list(base.without) == []
+    asked = {(each.question, each.number): each for each in tuned.images}
+    assert len(tuned.without) == 25 + 12
+    for each in tuned.without:
+        same = asked[each.question, each.number]
+        assert (each.seed, each.caption) == (same.seed, same.caption)
+        assert (each.prompt, each.number) == (same.prompt.replace("sks ", ""), 0)
+    assert len({each.file for each in tuned.drawn}) == len(tuned.drawn)
+    assert list(planned(run, lift_samples=0)[1].without) == []
+    assert len(planned(run, lift_samples=9)[1].without) == 2 * (25 + 12)
 
 
 def test_another_seed_is_other_noise_and_weights_or_settings_other_folders(tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ def test_preservation_comes_from_class_images_and_everything_else_from_questions
     assert scores["pres"].mean == 0.5
 
 
+def test_models_are_not_compared_twice_by_pres() -> None:
+    scores = {"pres": 0.5, "pres_over_base": 0.25, "class_closeness": 0.9}
+    results = [
+        summarize(model(name), [ImageScores(None, "a photo of a teapot", 0, "c.png", dict(scores))])
+        for name in "ab"
+    ]
+    assert results[0].scores.keys() == scores.keys()
+    assert [each.metric for each in compare(results)] == ["pres", "class_closeness"]
+
+
 def test_what_was_not_measured_is_left_out_and_a_share_stays_between_nothing_and_all() -> None:
     measured = images("sks", [0.2, math.nan, 0.4, 0.3])
     del measured[3].scores["clip_t"]

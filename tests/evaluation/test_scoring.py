@@ -1,6 +1,7 @@
 """Scores by hand, what must hold of them for any images, and what a model's images get."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
-from regforge.evaluation import scoring
+from regforge.evaluation import metrics, scoring
 from regforge.evaluation.planning import ModelPlan
 from regforge.evaluation.references import References
 from regforge.evaluation.scoring import Scorer
@@ -75,6 +76,71 @@ def test_the_mean_of_identity_is_that_of_the_whole_matrix_and_of_nothing_refused
         scoring.identity(rows(X), np.zeros((0, 2), dtype=np.float32))
     with pytest.raises(ValueError, match="2 captions"):
         scoring.cosine_of_pairs(rows(X), rows(X, Y))
+
+
+def unit(*vectors: Sequence[float]) -> np.ndarray:
+    found = np.array(vectors, np.float32)
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+BASE = unit([1, 0, 0.1], [1, 0.5, 0], [0, 1, 0.2], [0.2, 1, 0])
+PROMPTS = ("a", "a", "b", "b")
+
+
+def test_an_unchanged_class_has_exactly_what_the_base_model_has() -> None:
+    """Though its images of the same noise are the same images."""
+    assert metrics.class_closeness(BASE, BASE, PROMPTS).tolist() == [1.0] * 4
+    assert metrics.class_diversity(BASE, BASE, PROMPTS).tolist() == [1.0] * 4
+    assert metrics.pres_over_base(BASE, BASE, rows(*BASE[:2])).tolist() == [0.0] * 4
+
+
+def test_lift_closeness_and_diversity_by_hand() -> None:
+    lift = metrics.identity_lift(rows(X, BETWEEN), rows(Y, BETWEEN), rows(X))
+    assert lift == pytest.approx([1, 0])
+    assert metrics.pres_over_base(rows(X, X), rows(Y, BETWEEN), rows(X)) == pytest.approx([1, 0.4])
+    # The base model drew X and BETWEEN, 0.6 from one another; this one BETWEEN and Y.
+    found = metrics.class_closeness(rows(BETWEEN, Y), rows(X, BETWEEN), "aa")
+    assert found == pytest.approx([1 / 0.6, 0 / 0.6])  # to BETWEEN 1, to X 0
+    found = metrics.class_diversity(rows(BETWEEN, Y), rows(X, BETWEEN), "aa")
+    assert found == pytest.approx([0.2 / 0.4] * 2)
+    # Collapsed: all of a prompt alike. An image that is alone in its prompt says nothing.
+    same = metrics.class_diversity(rows(X, X, Y), rows(X, Y, X), "aab")
+    assert same[:2] == pytest.approx([0, 0])
+    assert np.isnan(same[2])
+    # Nothing to be a share of.
+    assert np.isnan(metrics.class_diversity(rows(X, Y), rows(X, X), "aa")).all()
+    assert np.isnan(metrics.class_closeness(rows(X), rows(X), "a")).all()
+
+
+@settings(max_examples=30)
+@given(units(6), units(6))
+def test_means_are_ratios_of_means(images: np.ndarray, base: np.ndarray) -> None:
+    def mean(left: np.ndarray, right: np.ndarray) -> float:
+        cosines = left.astype(np.float64) @ right.T.astype(np.float64)
+        return float(np.mean([cosines[a, b] for a in range(6) for b in range(6)
+                              if a != b and a // 3 == b // 3]))  # fmt: skip
+
+    prompts = [0, 0, 0, 1, 1, 1]
+    for found, above, below in (
+        (metrics.class_closeness, mean(images, base), mean(base, base)),
+        (metrics.class_diversity, 1 - mean(images, images), 1 - mean(base, base)),
+    ):
+        if below > 1e-3:
+            values = found(images, base, prompts)
+            assert values.mean() == pytest.approx(above / below, rel=1e-4, abs=1e-4)
+        elif below < 0:
+            assert np.isnan(found(images, base, prompts)).all()
+
+
+def test_the_interval_of_a_ratio_is_that_of_both_means() -> None:
+    random = np.random.default_rng(0)
+    base = random.normal(1.0, 0.2, 60)
+    values = 0.8 * base + random.normal(0, 0.05, 60)
+    drawn = random.integers(60, size=(4000, 60))
+    ratios = values[drawn].mean(1) / base[drawn].mean(1)
+    spread = metrics.relative(values, base).std() / np.sqrt(60)
+    assert spread == pytest.approx(ratios.std(), rel=0.05)
+    assert spread < 0.5 * values.std() / base.mean() / np.sqrt(60)  # as if the level were known
 
 
 @settings(max_examples=30)
@@ -214,6 +280,36 @@ def test_each_image_has_the_scores_of_what_it_was_asked(tmp_path: Path) -> None:
     assert (blue, red) == ({"pres": 0.0}, {"pres": 0.5})
     assert found[0].file == "images/m-0/0-0.png"
     assert [each.question for each in found] == [each.question for each in of.images]
+
+
+def test_a_model_is_held_against_the_base_model_and_against_itself_without_identifier(
+    tmp_path: Path,
+) -> None:
+    scorer = Scorer(Colors(), Colors())
+    features = scorer.learn(references(tmp_path, RED), seed=0)
+    of = plan((BEACH, 1), (SNOW, 2), (None, 2))
+    tuned = replace(of, without=[of.images[0], of.images[2]])
+    base = replace(of, model=replace(of.model, steps=0))
+
+    def scored(of: ModelPlan, *colors: tuple[int, int, int]) -> list[dict[str, float]]:
+        images = (Image.new("RGB", (8, 8), color) for color in colors)
+        return [each.scores for each in scorer.score(of, images, features)]
+
+    purple = (255, 0, 255)
+    alone = scored(tuned, RED, RED, RED, BLUE, purple, GREEN, purple)
+    assert "class_closeness" not in alone[3]  # no base model yet
+    before = scored(base, GREEN, GREEN, GREEN, BLUE, purple)
+    level = 0.5**0.5
+    for each in before[3:]:
+        assert each["class_closeness"] == each["class_diversity"] == pytest.approx(1)
+        assert each["pres_over_base"] == 0
+    assert "lift" not in before[0]
+    after = scored(tuned, RED, RED, RED, RED, purple, GREEN, purple)
+    assert [each.get("lift") for each in after] == pytest.approx([1, None, 1 - level, None, None])
+    assert [each["pres_over_base"] for each in after[3:]] == pytest.approx([1, 0])
+    closeness = np.mean([each["class_closeness"] for each in after[3:]])
+    assert closeness == pytest.approx((level + level) / (2 * level))
+    assert len(after) == 5  # what was drawn without the identifier is no row of its own
 
 
 def test_distances_of_images_themselves_go_before_those_of_vectors(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ pytest.importorskip("cv2", reason="drawing the world needs the extra 'tinyworld'
 
 import make_subjects
 import train_text_encoder
+import train_unet
 from world import banks, drawings
 from world import vocabulary as v
 from world.captions import Spec, article, caption, random_spec, varied_caption
@@ -287,8 +289,14 @@ def test_captions_hold_no_word_that_nobody_says() -> None:
         ),
         *banks.unseen_adjectives(),
     )
-    captions = train_text_encoder.random_captions(random.Random(0), 5000)
-    assert words_of(*(each.text for each in captions)) - known == set()
+    rng = random.Random(0)
+    captions = [each.text for each in train_text_encoder.random_captions(rng, 5000)]
+    of_unet = object.__new__(train_unet.Examples)  # its images are of no matter
+    of_unet.worker = SimpleNamespace(device="cpu")
+    of_unet.specs = [random_spec(rng) for _ in range(200)]
+    of_unet.latents = of_unet.features = of_unet.masks = np.zeros((200, 1))
+    captions += of_unet.batch(rng, 3000)[-1]
+    assert words_of(*captions) - known == set()
     assert not known & {"sks", "ohwx"}
 
 
