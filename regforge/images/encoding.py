@@ -28,7 +28,7 @@ def _unchanged(stacked: Embeddings) -> dict[str, Any]:
 
 
 def _as_list(stacked: Embeddings) -> dict[str, Any]:
-    """Z-Image: a tensor for each text, of its own length."""
+    """Z-Image and ERNIE: a tensor for each text, of its own length."""
     texts = zip(stacked["prompt_embeds"], stacked["prompt_embeds_mask"], strict=True)
     return {"prompt_embeds": [tokens[there] for tokens, there in texts]}
 
@@ -37,6 +37,11 @@ def _with_mask(stacked: Embeddings) -> dict[str, Any]:
     """AuraFlow: a mask, which has to be there and is not looked at."""
     embeds = stacked["prompt_embeds"]
     return {"prompt_embeds": embeds, "prompt_attention_mask": embeds.new_ones(embeds.shape[:2])}
+
+
+def _whole(stacked: Embeddings) -> dict[str, Any]:
+    """CogView4: as long as it is, without a mask; drawn alone, see `pipelines.ALONE`."""
+    return {"prompt_embeds": stacked["prompt_embeds"][:, stacked["prompt_embeds_mask"][0]]}
 
 
 def _layers_first(stacked: Embeddings) -> dict[str, Any]:
@@ -74,20 +79,32 @@ _EMBEDS = {"prompt_embeds": 0}
 _POOLED = {"prompt_embeds": 0, "pooled_prompt_embeds": 2}
 _MASKED = {"prompt_embeds": 0, "prompt_attention_mask": 1}
 _QWEN = {"prompt_embeds": 0, "prompt_embeds_mask": 1}
+_HUNYUAN = _QWEN | {"prompt_embeds_2": 2, "prompt_embeds_mask_2": 3}
 _HIDREAM = {"prompt_embeds_t5": 0, "prompt_embeds_llama3": 2, "pooled_prompt_embeds": 4}
 
 # The pipelines of diffusers 0.42. Where no mask is named, denoisers attend to padding as well.
 _ENCODINGS = {
     "AuraFlowPipeline": _Encoding(_EMBEDS, (2,), as_called=_with_mask),
     "ChromaPipeline": _Encoding({"prompt_embeds": 0, "prompt_attention_mask": 2}, (3, 5)),
+    "CogView4Pipeline": _Encoding(
+        _EMBEDS, (1,), mask="prompt_embeds_mask", together=1, as_called=_whole
+    ),
+    "ErnieImagePipeline": _Encoding(
+        _EMBEDS, nothing="", mask="prompt_embeds_mask", together=1, as_called=_as_list
+    ),
     "Flux2KleinPipeline": _Encoding(_EMBEDS, nothing=""),
     "Flux2Pipeline": _Encoding(_EMBEDS),
     "FluxPipeline": _Encoding({"prompt_embeds": 0, "pooled_prompt_embeds": 1}),
     "HiDreamImagePipeline": _Encoding(
         _HIDREAM, (1, 3, 5), layers_first="prompt_embeds_llama3", as_called=_layers_first
     ),
+    "HunyuanImagePipeline": _Encoding(_HUNYUAN, nothing=""),
+    "KolorsPipeline": _Encoding(_POOLED, (1, 3)),
     "Krea2Pipeline": _Encoding(_QWEN, nothing="", mask="prompt_embeds_mask"),
     "Lumina2Pipeline": _Encoding(_MASKED, (2, 3), mask="prompt_attention_mask"),
+    "OvisImagePipeline": _Encoding(_EMBEDS, (1,)),
+    "PixArtAlphaPipeline": _Encoding(_MASKED, (2, 3), mask="prompt_attention_mask"),
+    "PixArtSigmaPipeline": _Encoding(_MASKED, (2, 3), mask="prompt_attention_mask"),
     "QwenImagePipeline": _Encoding(_QWEN, nothing=" ", mask="prompt_embeds_mask"),
     "SanaPipeline": _Encoding(_MASKED, (2, 3), mask="prompt_attention_mask"),
     "StableDiffusion3Pipeline": _Encoding(_POOLED, (1, 3)),
@@ -148,10 +165,12 @@ def _result(
         "device": device,
         "do_classifier_free_guidance": guided,
         "num_images_per_prompt": 1,
+        "batch_size": len(texts),
+        "clean_caption": False,  # as in calls
         **more,
     }
-    result: Sequence[Any] = encode_prompt(**{k: v for k, v in values.items() if k in takes})
-    return result
+    result: Any = encode_prompt(**{k: v for k, v in values.items() if k in takes})
+    return result if isinstance(result, tuple) else (result,)
 
 
 def _rows(how: _Encoding, found: Mapping[str, Any], count: int) -> list[Embeddings]:

@@ -90,8 +90,6 @@ def open_local(
     )
     if render.batch_size != "auto":
         batch_size = render.batch_size
-    if type(pipeline).__name__ in ALONE:
-        batch_size = 1
     renderer = LocalRenderer(
         pipeline,
         render,
@@ -100,7 +98,8 @@ def open_local(
         journal=journal,
         reporter=reporter,
     )
-    if batch_size is None and device.type == "cuda" and not render.compile:
+    free = batch_size is None and type(pipeline).__name__ not in ALONE
+    if free and device.type == "cuda" and not render.compile:
         import torch
 
         most = first_batch_size(device, width * height, _LARGEST_GPU_BATCH)
@@ -126,7 +125,7 @@ class LocalRenderer(Renderer):
         reporter: Reporter,
     ) -> None:
         self.identity = identity
-        self.batch_size = batch_size
+        self.batch_size = 1 if type(pipeline).__name__ in ALONE else batch_size
         self._pipeline = pipeline
         self._render = render
         self._journal = journal
@@ -134,7 +133,7 @@ class LocalRenderer(Renderer):
         self._settings = call_settings(pipeline, render)
         self._prompts = None
         if can_encode(pipeline):
-            guided = render.guidance_scale > 1
+            guided = render.guidance_scale > 1 or guidance_input(pipeline) is None
             self._prompts = PromptCache(pipeline, render.negative_prompt, guided=guided)
         self._inputs = inputs_of(pipeline).keys()
         self._uncompiled = self._compile() if render.compile else None

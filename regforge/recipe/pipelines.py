@@ -68,8 +68,9 @@ TRAINS = (
 GUIDED_FROM_ZERO = frozenset({"Krea2Pipeline", "ZImagePipeline", "ZImageOmniPipeline"})
 """Pipelines whose `guidance_scale` is what is added to 1: they draw with 1 + it, and 0 is off."""
 
-ALONE = frozenset({"GlmImagePipeline"})
-"""Pipelines in which one seed serves a whole batch, so that images are drawn one by one."""
+ALONE = frozenset({"CogView4Pipeline", "GlmImagePipeline"})
+"""Pipelines in which one seed serves a whole batch, or a caption is filled up as the others in it
+are long and nothing says so, so that images are drawn one by one."""
 
 CACHED = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline"})
 """Pipelines with a `UNet2DConditionModel` that is called once a step (`render.cache_interval`)."""

@@ -10,11 +10,11 @@ from regforge.embedded import TINYWORLD
 
 
 def build(kind: str, folder: Path) -> str:
-    """The folder of a tiny model of a kind, one of `KINDS`."""
+    """The folder of a tiny model of a kind, one of `KINDS` or `DRAWN`."""
     import torch
 
     torch.manual_seed(0)
-    KINDS[kind](folder)
+    {**KINDS, **DRAWN}[kind](folder)
     return str(folder)
 
 
@@ -406,6 +406,159 @@ def _hidream(folder: Path) -> None:
         ),
     ).save_pretrained(folder)
 
+
+def _cogview4(folder: Path) -> None:
+    from diffusers import CogView4Pipeline, CogView4Transformer2DModel
+    from transformers import GlmConfig, GlmModel
+
+    CogView4Pipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=GlmModel(GlmConfig(**_language_model(), pad_token_id=0)),
+        vae=_vae(),
+        transformer=CogView4Transformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            text_embed_dim=8,
+            time_embed_dim=8,
+            condition_dim=4,
+            rope_axes_dim=(16, 16),
+        ),
+        scheduler=_scheduler(use_dynamic_shifting=True),
+    ).save_pretrained(folder)
+
+
+def _ernie(folder: Path) -> None:
+    from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    ErnieImagePipeline(
+        transformer=ErnieImageTransformer2DModel(
+            hidden_size=32,
+            num_attention_heads=2,
+            num_layers=1,
+            ffn_hidden_size=32,
+            in_channels=16,
+            out_channels=16,
+            text_in_dim=8,
+            rope_axes_dim=(4, 6, 6),
+        ),
+        vae=_flux2_parts(guided=False)["vae"],
+        text_encoder=Qwen3Model(Qwen3Config(**_language_model())),
+        tokenizer=_tokenizer(),
+        scheduler=_scheduler(),
+    ).save_pretrained(folder)
+
+
+def _hunyuan_image(folder: Path) -> None:
+    from diffusers import (
+        AdaptiveProjectedMixGuidance,
+        AutoencoderKLHunyuanImage,
+        HunyuanImagePipeline,
+        HunyuanImageTransformer2DModel,
+    )
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        T5EncoderModel,
+    )
+
+    tokenizer = _tokenizer()
+    text = {**_language_model(), "rope_parameters": _sections([1, 1, 0])}
+    HunyuanImagePipeline(
+        scheduler=_scheduler(),
+        vae=AutoencoderKLHunyuanImage(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=4,
+            block_out_channels=(32, 32),
+            layers_per_block=1,
+            spatial_compression_ratio=2,
+            sample_size=32,
+            scaling_factor=0.4,
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=_vision())
+        ),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(drawing._t5_config(len(tokenizer), 16)),
+        tokenizer_2=tokenizer,
+        transformer=HunyuanImageTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            text_embed_dim=8,
+            text_embed_2_dim=16,
+            rope_axes_dim=(8, 8),
+        ),
+        guider=AdaptiveProjectedMixGuidance(guidance_scale=3.5),
+        ocr_guider=AdaptiveProjectedMixGuidance(guidance_scale=3.5),
+    ).save_pretrained(folder)
+
+
+def _ovis_image(folder: Path) -> None:
+    from diffusers import OvisImagePipeline, OvisImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    OvisImagePipeline(
+        scheduler=_scheduler(use_dynamic_shifting=True),
+        vae=_vae(),
+        text_encoder=Qwen3Model(Qwen3Config(**_language_model())),
+        tokenizer=_tokenizer(),
+        transformer=OvisImageTransformer2DModel(
+            in_channels=16,
+            out_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=8,
+            axes_dims_rope=(4, 6, 6),
+        ),
+    ).save_pretrained(folder)
+
+
+def _pixart_sigma(folder: Path) -> None:
+    from diffusers import (
+        DPMSolverMultistepScheduler,
+        PixArtSigmaPipeline,
+        PixArtTransformer2DModel,
+    )
+    from transformers import T5EncoderModel
+
+    tokenizer = _tokenizer()
+    PixArtSigmaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=T5EncoderModel(drawing._t5_config(len(tokenizer), 16)),
+        vae=_vae(),
+        transformer=PixArtTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=4,
+            num_layers=1,
+            norm_num_groups=2,
+            cross_attention_dim=16,
+            sample_size=32,  # it knows a few alone
+            caption_channels=16,
+        ),
+        scheduler=DPMSolverMultistepScheduler(),
+    ).save_pretrained(folder)
+
+
+DRAWN: dict[str, Callable[[Path], Any]] = {
+    "cogview4": _cogview4,
+    "ernie-image": _ernie,
+    "hunyuan-image": _hunyuan_image,
+    "ovis-image": _ovis_image,
+    "pixart-sigma": _pixart_sigma,
+}
+"""Models that are drawn with and not trained."""
 
 KINDS: dict[str, Callable[[Path], Any]] = {
     "sd3": drawing.sd3,

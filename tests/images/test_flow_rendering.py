@@ -15,12 +15,23 @@ NOISE = 2
 SIDE = 32
 
 
-@pytest.mark.parametrize("kind", sorted(set(flow_models.KINDS) - {"sd3", "flux1"}))
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow)
+    if kind in ("hunyuan-image", "pixart-sigma")
+    else kind
+    for kind in sorted({*flow_models.KINDS, *flow_models.DRAWN} - {"sd3", "flux1"})
+]
+UNGUIDED = ("flux2-dev",)
+ONE_BY_ONE = ("cogview4", "ernie-image")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_draws_as_when_simply_called_in_batches_of_any_size(kind: str, tmp_path: Path) -> None:
     import torch
 
     base = flow_models.build(kind, tmp_path)
-    plan = {"guidance_scale": GUIDANCE, "width": SIDE, "height": SIDE, "steps": 1}
+    guidance = 5.0 if kind == "hunyuan-image" else GUIDANCE  # it guides as it was configured
+    plan = {"guidance_scale": guidance, "width": SIDE, "height": SIDE, "steps": 1}
     renderer: Any = opened(model=base, batch_size=3, **plan)
     renderer._pipeline.default_sample_size = SIDE // 2  # HiDream draws in its own size alone
     encoded: list[Any] = []
@@ -34,8 +45,10 @@ def test_it_draws_as_when_simply_called_in_batches_of_any_size(kind: str, tmp_pa
 
     renderer._pipeline.encode_prompt = counted
     three = drawn(renderer, jobs(3))
-    assert len(encoded) == (1 if kind == "flux2-dev" else 2)  # all prompts, the negative one
-    assert encoded[0][:3] == list(CAPTIONS[:3])
+    negative = int(kind not in UNGUIDED)
+    assert len(encoded) == (3 if kind in ONE_BY_ONE else 1) + negative
+    together = 1 if kind in ONE_BY_ONE else 3
+    assert encoded[0][:together] == list(CAPTIONS[:together])
     assert difference(three[:1], drawn(renderer, jobs(1))) <= NOISE
     del renderer._pipeline.encode_prompt
     settings: dict[str, Any] = guidance_of(renderer._pipeline, GUIDANCE)
