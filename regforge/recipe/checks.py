@@ -189,7 +189,7 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
         if render.vae is not None:
             yield from single_model(render.vae, ("render", "vae"))
         for number, each in enumerate(render.lora):
-            yield from lora(each.path, ("render", "lora", number, "path"))
+            yield from lora(each.path, ("render", "lora", number, "path"), render)
     elif is_embedded(render.model):
         message = "an image API draws with a LiteLLM image model, such as 'gpt-image-1'"
         yield Finding(at, message, (("render", "renderer"),))

@@ -35,10 +35,11 @@ from regforge.recipe.named_files import (
     strays_in,
 )
 from regforge.recipe.phrases import knows_word, noun_fault
-from regforge.recipe.pipelines import folder_here
+from regforge.recipe.pipelines import CACHED, TRAINABLE, class_here, folder_here, read_json
 from regforge.recipe.problems import Location, shown
+from regforge.recipe.rendering import Render
 from regforge.recipe.sections import RARE
-from regforge.recipe.single_files import SingleFileError, names_file, single_file
+from regforge.recipe.single_files import SingleFileError, names_file, single_file, tensor_shapes
 from regforge.words import did_you_mean, has_words, without_words
 
 _EMBEDDED: dict[Location, str] = {
@@ -249,19 +250,50 @@ def _autoencoder(path: Path, at: Location) -> Iterator[Finding]:
         yield Finding(at, error.message.rstrip("."))
 
 
-def lora(name: str, at: Location) -> Iterator[Finding]:
-    """What is wrong with a LoRA's file, folder or repository."""
+def lora(name: str, at: Location, render: Render) -> Iterator[Finding]:
+    """What is wrong with a LoRA, and with laying it over the model."""
     path = expanded(name)
     try:
         file = lora_in(path) if is_folder(path) else path
         if file is not None and is_file(file):
             require_lora(file)
+            yield from _misfit(file, at, render)
         elif is_folder(path):
             yield Finding(at, f"{name} holds no .safetensors file")
         elif _names_path(name) or not name.strip():
             yield Finding(at, f"there is no LoRA {name}")
     except LoraError as error:
         yield Finding(at, error.message.rstrip("."))
+
+
+_OF_UNETS = re.compile(r"(down|up|input|output)_blocks[._]|mid(dle)?_block[._]")
+_OF_TRANSFORMERS = re.compile(r"(double|single|joint|transformer)_blocks[._]|(^|[._])layers[._]")
+_READS_CAPTIONS = re.compile(r"attn2[._]to_k.*lora[._](A|down)")
+_OF_TEXT_ENCODERS = ("text_encoder", "lora_te")
+
+
+def _misfit(file: Path, at: Location, render: Render) -> Iterator[Finding]:
+    """What headers tell of a LoRA that is for another kind of model; not all that is wrong."""
+    model, about = render.model, (("render", "model"),)
+    kind = class_here(model, render.revision)
+    shapes = tensor_shapes(file)
+    layers = [name for name in shapes if not name.startswith(_OF_TEXT_ENCODERS)]
+    of_unets = any(map(_OF_UNETS.search, layers))
+    if kind not in TRAINABLE or not (of_unets or any(map(_OF_TRANSFORMERS.search, layers))):
+        return
+    if of_unets != (kind in CACHED):
+        what = "a UNet, as Stable Diffusion 1.x, 2.x and XL have," if of_unets else "a transformer"
+        yield Finding(at, f"{file} is a LoRA for {what} and {model} is a {kind}", about)
+        return
+    folder = folder_here(model, render.revision, render.config)
+    width = read_json(str(folder), "unet/config.json").get("cross_attention_dim")
+    read = {shapes[name][1] for name in layers if _READS_CAPTIONS.search(name)}
+    if isinstance(width, int) and read - {width}:
+        message = (
+            f"{file} is a LoRA for another kind of model: it reads captions of width "
+            f"{min(read - {width})}, and {model} has {width}"
+        )
+        yield Finding(at, message, about)
 
 
 def pipeline(

@@ -186,7 +186,10 @@ def _read(path: Path, _size: int, _changed: int) -> SingleFile:
         )
     if suffix not in SUFFIXES:
         raise SingleFileError(f"{path} is no model: neither {' nor '.join(SUFFIXES)}.")
-    about, shapes = _gguf(path) if suffix == ".gguf" else ("", _safetensors(path))
+    try:
+        about, shapes = _gguf(path) if suffix == ".gguf" else ("", tensor_shapes(path))
+    except LoraError as error:
+        raise SingleFileError(error.message, hint=error.hint) from error
     names = {name.removeprefix(_DENOISER): shape for name, shape in shapes.items()}
     if any("lora" in name for name in names):
         raise SingleFileError(f"{path} is a LoRA and no whole model.")
@@ -209,15 +212,17 @@ def _read(path: Path, _size: int, _changed: int) -> SingleFile:
     return SingleFile(path, kind, sum(map(math.prod, shapes.values())), noise)
 
 
-def _safetensors(path: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file's tensors.
+
+    Raises:
+        LoraError: It is no safetensors file, or a damaged one.
+    """
     from safetensors import safe_open
 
-    try:
-        lora_header(path)
-        with safe_open(path, "np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except LoraError as error:
-        raise SingleFileError(error.message, hint=error.hint) from error
+    names = lora_header(path)[0]
+    with safe_open(path, "np") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
 
 def _gguf(path: Path) -> tuple[str, dict[str, tuple[int, ...]]]:

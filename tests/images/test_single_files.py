@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,34 @@ def test_check_refuses_in_a_sentence(what: str, tmp_path: Path, shell: Shell) ->
         assert shell("check", tmp_path / "recipe.yaml") == 2
         assert f"{at}: " in shell.err
         assert told in shell.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        ("transformer.transformer_blocks.0.attn.to_q", "a LoRA for a transformer and "),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", "width 768, and "),
+        ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "width 768, and "),
+        ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q", None),
+    ],
+)
+def test_check_refuses_a_lora_of_another_family(
+    layer: str, told: str | None, xl: Path, tmp_path: Path
+) -> None:
+    down, up = (".lora_down", ".lora_up") if layer[:5] == "lora_" else (".lora_A", ".lora_B")
+    shapes = {f"{layer}{down}.weight": (4, 768), f"{layer}{up}.weight": (768, 4)}
+    render = {"model": str(xl), "lora": of_names(tmp_path / "lora.safetensors", **shapes)}
+    content = {"name": "x", "subject": {"class_noun": "cat"}, "render": render}
+    recipe = Recipe.model_validate(content)
+    if told is None:
+        assert checked(recipe)
+        return
+    with pytest.raises(RecipeError, match=rf"render\.lora\.0\.path: .*{told}"):
+        checked(recipe)
+    flux = of_names(tmp_path / "flux.safetensors", *FLUX)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(RecipeError) if "unet" in layer else nullcontext():
+        checked(Recipe.model_validate({**content, "render": {**render, "model": flux}}))
 
 
 def test_check_tells_kind_and_size(xl: Path, tmp_path: Path, shell: Shell) -> None:
