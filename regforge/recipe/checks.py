@@ -43,7 +43,14 @@ from regforge.recipe.models import (
 )
 from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
-from regforge.recipe.pipelines import CACHED, Usual, distilled, likely_class, mismatch
+from regforge.recipe.pipelines import (
+    CACHED,
+    Usual,
+    distilled,
+    likely_class,
+    mismatch,
+    unsaid_velocity,
+)
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.rendering import ALL_STEPS, Render
 from regforge.recipe.sections import Slot
@@ -311,6 +318,9 @@ def _about_prompts(recipe: Recipe) -> Iterator[str]:
 def _about_images(recipe: Recipe) -> Iterator[str]:
     render, alignment = recipe.render, recipe.curate.alignment
     yield from not_drawable(render.model, recipe.subject.class_noun, "render.model")
+    unsaid = unsaid_velocity(render.model, render.revision, render.config)
+    if render.renderer == "local" and unsaid:
+        yield f"render.model: {unsaid}"
     if render.renderer == "local" and (
         made_for := mismatch(
             render.model, render.revision, render.steps, render.guidance_scale, render.config

@@ -163,6 +163,7 @@ _KLEIN = "Flux2KleinPipeline"
 _4B, _9B = (("transformer/config.json", "num_layers", layers) for layers in (5, 8))
 _GUIDED = (("transformer/config.json", "guidance_embeds", True),)
 _BASE, _DISTILLED = ((MODEL_INDEX, "is_distilled", whether) for whether in (False, True))
+_V = re.compile(r"v[-_. ]?pred", re.IGNORECASE)
 _FOUR, _EIGHT = Usual(4, 1), Usual(8, 1)
 
 # fmt: off
@@ -419,8 +420,23 @@ def predicts_v(base_model: str, family: Family | None) -> bool:
     if kind := read_json(base_model, "scheduler/scheduler_config.json").get("prediction_type"):
         return bool(kind == "v_prediction")
     name = base_model.casefold()
-    named = re.search(r"v[-_. ]?pred", name) or (family.name == "sd2" and not name.endswith("base"))
+    named = _V.search(name) or (family.name == "sd2" and not name.endswith("base"))
     return bool(named)
+
+
+def unsaid_velocity(model: str, revision: str | None, config: str | None) -> str | None:
+    """What to say of a file that is called v-prediction and does not say so; None if all is well."""
+    file = _file(model)
+    if file is None or file.noise or not file.kind.whole or not _V.search(file.path.name):
+        return None
+    folder = folder_here(model, revision, config)
+    scheduler = _json(folder / "scheduler" / "scheduler_config.json") if folder else {}
+    if scheduler.get("prediction_type") == "v_prediction":
+        return None
+    return (
+        f"{file.path.name} is called a v-prediction model, and neither it nor its configuration "
+        "says so: name a `config` with a scheduler that does, or its images will be noise."
+    )
 
 
 def read_json(model: str, file: str) -> Mapping[str, Any]:

@@ -171,11 +171,13 @@ class Data(Section):
     """What is done with images and captions on their way into a batch."""
 
     resolution: int | None = Field(default=None, ge=16, le=8192)
-    """Side of the square crops, in pixels; the model's own if left out."""
+    """Side of the square crops, in pixels, and the root of other areas; the model's own if left
+    out."""
     crop: Literal["random", "center", "none"] = "random"
     """`random`: a random square of the image, at a random scale down to `crop_scale`; `center`: the
-    middle square; `none`: the whole image, resized so that its area is resolution squared (other
-    proportions need a forward pass of their own)."""
+    middle square; `none`: all of the image in its own proportions, at about the area of resolution
+    squared. These are rounded to sixteenths of the resolution, up to 4:1 (buckets), and batches are
+    of one bucket where there are enough images."""
     crop_scale: float = Field(default=0.6, gt=0, le=1)
     """Smallest side of a random crop, relative to the shorter side of the image."""
     crop_wording: bool = True

@@ -40,6 +40,7 @@ from regforge.recipe.pipelines import (
     likely_class,
     mismatch,
     undistilled,
+    unsaid_velocity,
 )
 from regforge.recipe.problems import Location, one_of
 from regforge.recipe.training import NewToken, TrainingRecipe
@@ -262,6 +263,8 @@ def _about_the_base_model(recipe: TrainingRecipe) -> Iterator[str]:
             f"base_model: {Path(model).name} is distilled ({made_for}), and training undoes that: "
             f"{undistilled(model)}."
         )
+    if unsaid := unsaid_velocity(model, recipe.revision, recipe.config):
+        yield f"base_model: {unsaid}"
     steps, guidance = validation.steps, validation.guidance_scale
     if other := mismatch(model, recipe.revision, steps, guidance, recipe.config):
         yield (
@@ -298,11 +301,6 @@ def _about_the_subject(recipe: TrainingRecipe) -> Iterator[str]:
 
 def _about_the_steps(recipe: TrainingRecipe) -> Iterator[str]:
     optimizer, steps = recipe.optimizer, recipe.optimizer.steps
-    if recipe.data.crop == "none" and (optimizer.batch_size > 1 or uses_regularization(recipe)):
-        yield (
-            "data.crop: none: only images of the same proportions share a forward pass, so "
-            "batches of mixed ones run in pieces and more slowly."
-        )
     if optimizer.name == "prodigy" and optimizer.lr < 0.1:
         yield (
             f"optimizer.lr: prodigy finds the rate itself and multiplies it by {optimizer.lr:g}; "

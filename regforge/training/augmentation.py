@@ -100,15 +100,19 @@ class Cropping:
         """One of the crops of an image.
 
         `random` takes a square whose side is even between `scale` and 1 of the shorter side, at an
-        even place; `center` the largest square in the middle; `none` everything, with its
-        proportions kept as far as `multiple` allows.
+        even place; `center` the largest square in the middle; `none` everything, but for what
+        the nearest bucket has no room for.
 
         `size` is the image's height and width in pixels, as a viewer shows it; randomness follows
         from stream, name and variant.
         """
         height, width = size
         if self.kind == "none":
-            return Crop(size, (0, 0, width, height), self._whole(size), flip)
+            target = self._bucket(size)
+            scale = min(height / target[0], width / target[1])
+            down, across = round(target[0] * scale), round(target[1] * scale)
+            top, left = (height - down) // 2, (width - across) // 2
+            return Crop(size, (left, top, left + across, top + down), target, flip)
         side, target = min(size), (self.resolution, self.resolution)
         top, left = (height - side) // 2, (width - side) // 2
         if self.kind == "random":
@@ -117,13 +121,20 @@ class Cropping:
             top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         return Crop(size, (left, top, left + side, top + side), target, flip)
 
-    def _whole(self, size: tuple[int, int]) -> tuple[int, int]:
-        ratio = math.sqrt(size[0] / size[1])
+    def _bucket(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of the nearest proportions out of few, so that many images have the same.
 
-        def rounded(pixels: float) -> int:
-            return max(1, round(pixels / self.multiple)) * self.multiple
-
-        return rounded(self.resolution * ratio), rounded(self.resolution / ratio)
+        The longer side is `resolution` and up to twice that in sixteenths, the shorter one as long
+        as the area is not larger than its square, for which some models have no room.
+        """
+        step = max(1, round(self.resolution / 16 / self.multiple)) * self.multiple
+        area, ratio = self.resolution**2, max(size) / min(size)
+        longer = min(
+            range(self.resolution, 2 * self.resolution + 1, step),
+            key=lambda side: abs(math.log(side**2 / area / ratio)),
+        )
+        shorter = max(1, area // longer // self.multiple) * self.multiple
+        return (longer, shorter) if size[0] > size[1] else (shorter, longer)
 
 
 def pixels_of(image: Image.Image, crop: Crop) -> np.ndarray:

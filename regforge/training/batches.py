@@ -13,7 +13,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,6 +115,7 @@ class Batches:
         accumulation: Batches per optimizer step.
         process: Which of the processes this is, from 0; each has batches of its own.
         twins: Share of the regularization images that are class twins; 1 without a dataset.
+        shapes: Of each image of a stream, what those of a batch should have in common.
     """
 
     instances: int
@@ -126,6 +127,7 @@ class Batches:
     processes: int = 1
     process: int = 0
     twins: float = 0.0
+    shapes: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
     @property
     def instances_per_step(self) -> int:
@@ -166,28 +168,63 @@ class Batches:
 
     @cached_property
     def _instances(self) -> _Shuffled:
-        return _Shuffled(self.instances, self.seed, "instance")
+        return self._shuffled("instance", self.instances, 1)
 
     @cached_property
     def _regularization(self) -> _Shuffled:
-        return _Shuffled(self.regularization, self.seed, "class")
+        beside = self.per_instance * (1 - self.twins)
+        return self._shuffled("class", self.regularization, beside)
+
+    def _shuffled(self, stream: Stream, count: int, beside: float) -> _Shuffled:
+        # Of whole optimizer steps: how they are divided into batches changes nothing.
+        together = round(self.instances_per_step * self.processes * beside)
+        return _Shuffled(count, self.seed, stream, self.shapes.get(stream, ()), max(1, together))
 
 
 class _Shuffled:
-    """An endless shuffled sequence over a set; each pass shows every item once."""
+    """An endless shuffled sequence over a set; each pass shows every item once.
 
-    def __init__(self, count: int, seed: int, stream: Stream) -> None:
+    Of `together` items that follow each other, as few as possible differ in shape.
+    """
+
+    def __init__(
+        self, count: int, seed: int, stream: Stream, shapes: Sequence[object], together: int
+    ) -> None:
         self._count = count
         self._seed = seed
         self._stream = stream
+        self._shapes = shapes
+        self._together = together
         self._pass: tuple[int, np.ndarray] | None = None
 
     def item(self, number: int) -> int:
         turn, place = divmod(number, self._count)
         if self._pass is None or self._pass[0] != turn:
             rng = generator(self._seed, self._stream, turn, "order")
-            self._pass = turn, rng.permutation(self._count)
+            order = rng.permutation(self._count)
+            if self._shapes and self._together > 1:
+                order = self._alike(order, -turn * self._count % self._together, rng)
+            self._pass = turn, order
         return int(self._pass[1][place])
+
+    def _alike(self, order: np.ndarray, first: int, rng: np.random.Generator) -> np.ndarray:
+        """The order changed: after the `first`, which end what the last pass began, in groups."""
+        size = self._together
+        of_shape: dict[object, list[int]] = {}
+        for index in order.tolist():
+            of_shape.setdefault(self._shapes[index], []).append(index)
+        groups: list[list[int]] = []
+        rest: list[int] = []
+        for members in of_shape.values():
+            end = len(members) - len(members) % size
+            groups += [members[at : at + size] for at in range(0, end, size)]
+            rest += members[end:]
+        while groups and len(rest) < first:
+            rest += groups.pop()
+        end = len(rest) - (len(rest) - first) % size
+        groups += [rest[at : at + size] for at in range(first, end, size)]
+        between = [index for at in rng.permutation(len(groups)) for index in groups[at]]
+        return np.array([*rest[:first], *between, *rest[max(first, end) :]])
 
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:

@@ -113,6 +113,11 @@ class Examples:
             processes=processes,
             process=process,
             twins=twins_of(recipe),
+            shapes={
+                stream: [self._cropping.crop(e.size, stream, e.name, 0).target for e in each.images]
+                for stream, each in self._sets.items()
+                if data.crop == "none"
+            },
         )
         self.notes = [
             *(note for each in self._sets.values() for note in each.notes),

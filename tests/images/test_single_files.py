@@ -19,7 +19,7 @@ from training.training_runs import recipe as training_recipe
 
 from regforge import sample, train
 from regforge.files import file_digest
-from regforge.recipe import Recipe, RecipeError, checked, recipe_digest
+from regforge.recipe import Recipe, RecipeError, checked, recipe_digest, recipe_warnings
 from regforge.recipe.pipelines import described, family_of, predicts_v, usual
 from regforge.recipe.single_files import SingleFileError, single_file
 
@@ -62,6 +62,12 @@ def test_a_checkpoint_says_whether_it_predicts_the_velocity(xl: Path, tmp_path: 
     file = checkpoint(xl, tmp_path / "noob.safetensors", "v_pred", "ztsnr")
     assert predicts_v(str(file), family_of(str(file)))
     assert "velocity" in described(str(file), None)
+    silent = checkpoint(xl, tmp_path / "other-vpred.safetensors")
+    for model, warned in ((file, False), (silent, True)):
+        render = {"model": str(model), "config": str(xl)}
+        content = {"name": "x", "subject": {"class_noun": "cat"}, "render": render}
+        told = recipe_warnings(Recipe.model_validate(content))
+        assert any("v-prediction" in each for each in told) is warned
     scheduler = opened(model=str(file), config=str(xl))._pipeline.scheduler  # type: ignore[attr-defined]
     assert scheduler.config.prediction_type == "v_prediction"
     assert float(scheduler.alphas_cumprod[-1]) < 1e-6

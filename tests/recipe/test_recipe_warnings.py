@@ -60,11 +60,6 @@ OF_TRAINING: list[tuple[dict[str, Any], str]] = [
     ({"subject": {"identifier": "red", "class_noun": "red cat"}}, "is part of the class noun"),
     ({"subject": {"class_noun": "skyscraper"}}, "never seen a skyscraper"),
     ({"subject": {"class_noun": "skyscraper"}}, "Name another base_model"),
-    (
-        {"data": {"crop": "none"}, "optimizer": {"batch_size": 2}},
-        "data.crop: none: only images",
-    ),
-    ({"data": {"crop": "none"}, "regularization": {"dataset": "me/x"}}, "data.crop: none"),
     ({"optimizer": {"name": "prodigy"}}, "optimizer.lr: prodigy finds the rate itself"),
     ({"optimizer": {"warmup_steps": 9, "steps": 9}}, "optimizer.warmup_steps: "),
     (

@@ -73,14 +73,18 @@ def test_the_middle(height: int, width: int) -> None:
 @given(st.integers(100, 3000), st.integers(100, 3000), st.sampled_from([8, 16, 64]))
 def test_the_whole_image(height: int, width: int, multiple: int) -> None:
     made = cropping("none", multiple=multiple).crop((height, width), "class", "x", 0)
-    assert made.box == (0, 0, width, height)
-    assert made.geometry.top_left == (0, 0)
-    for side, exact in zip(
-        made.target, (512 * (height / width) ** 0.5, 512 * (width / height) ** 0.5), strict=True
-    ):
-        assert side % multiple == 0
-        assert side >= multiple
-        assert abs(side - exact) <= max(multiple / 2, multiple - exact)
+    left, top, right, bottom = made.box
+    assert left == 0 or top == 0
+    assert abs(left - (width - right)) <= 1
+    assert abs(top - (height - bottom)) <= 1
+    down, across = made.target
+    assert (bottom - top) / (right - left) == pytest.approx(down / across, rel=0.02)
+    assert down % multiple == across % multiple == 0
+    assert 256 <= min(made.target) <= max(made.target) <= 1024
+    if max(height, width) <= 4 * min(height, width):
+        assert (1 - multiple / 256) * 512**2 <= down * across <= 512**2
+        cropped = 1 - (right - left) * (bottom - top) / width / height
+        assert cropped <= 0.07 + multiple / 256
 
 
 def gradient(height: int, width: int) -> Image.Image:
