@@ -425,7 +425,7 @@ def predicts_v(base_model: str, family: Family | None) -> bool:
 
 
 def unsaid_velocity(model: str, revision: str | None, config: str | None) -> str | None:
-    """What to say of a file that is called v-prediction and does not say so; None if all is well."""
+    """What to say of a file that only its name calls v-prediction; None if all is well."""
     file = _file(model)
     if file is None or file.noise or not file.kind.whole or not _V.search(file.path.name):
         return None
