@@ -20,6 +20,7 @@ from regforge.embedded import TINYWORLD
 from regforge.files import expanded
 from regforge.recipe.pipelines import READS
 from regforge.recipe.rendering import Render
+from regforge.recipe.single_files import hub_file, pipeline_of
 from regforge.words import first_line
 
 CLIP_LIMIT = 77
@@ -159,13 +160,14 @@ def estimated_tokens(text: str) -> int:
 def _folder(render: Render, *, offline: bool) -> Path:
     if render.model == EMBEDDED:
         return TINYWORLD
-    folder = expanded(render.model)
+    named = pipeline_of(render.model, render.config)
+    folder = expanded(named)
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
 
     found = snapshot_download(
-        render.model,
+        named,
         revision=render.revision,
         allow_patterns=["model_index.json", "tokenizer*/*"],
         local_files_only=offline,
@@ -236,6 +238,6 @@ def _sequence_length(pipeline_class: str) -> int | None:
 def _why_none(model: str, error: Exception) -> str:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if isinstance(error, LocalEntryNotFoundError):
+    if isinstance(error, LocalEntryNotFoundError) or hub_file(model) is not None:
         return f"{model} is not on this machine, and the Hub was not reached"
     return f"{model} has no tokenizer here: {first_line(error, 200)}"

@@ -22,7 +22,13 @@ from regforge.embedded import EMBEDDED_FOLDERS
 from regforge.files import expanded, read_text
 from regforge.hub.errors import HubAddress
 from regforge.recipe.named_files import MODEL_INDEX, is_file, is_folder, pipeline_class
-from regforge.recipe.single_files import SingleFile, SingleFileError, hub_file, single_file
+from regforge.recipe.single_files import (
+    SingleFile,
+    SingleFileError,
+    hub_file,
+    pipeline_of,
+    single_file,
+)
 
 
 class Trained(NamedTuple):
@@ -348,12 +354,11 @@ def _file(model: str) -> SingleFile | None:
 
 def folder_here(model: str, revision: str | None, config: str | None) -> Path | None:
     """The pipeline's folder on this machine that a recipe names; of a file, what describes it."""
-    if (file := _file(model)) is not None:
-        try:
-            model = file.configuration(config)
-        except SingleFileError:
-            return None
-    return folder_of(model) or cached_folder(model, revision)
+    try:
+        named = pipeline_of(model, config)
+    except SingleFileError:
+        return None
+    return folder_of(named) or cached_folder(named, revision)
 
 
 def class_here(model: str, revision: str | None) -> str | None:

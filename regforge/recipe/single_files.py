@@ -176,6 +176,20 @@ def single_file(model: str) -> SingleFile | None:
     return _read(Path(path), about.st_size, about.st_mtime_ns)
 
 
+def pipeline_of(model: str, config: str | None) -> str:
+    """The folder or repository that a model is, or that describes its file.
+
+    Raises:
+        SingleFileError: It is no model that can be loaded, or nothing says what describes it.
+    """
+    if not names_file(model):
+        return model
+    file = single_file(model)
+    if file is None and config is None:
+        raise SingleFileError(f"{model} is not on this machine.")
+    return file.configuration(config) if file else config or ""
+
+
 @lru_cache(maxsize=64)
 def _read(path: Path, _size: int, _changed: int) -> SingleFile:
     suffix = path.suffix.lower()

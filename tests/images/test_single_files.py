@@ -238,6 +238,7 @@ def test_check_tells_kind_and_size(xl: Path, tmp_path: Path, shell: Shell) -> No
     (tmp_path / "recipe.yaml").write_text(json.dumps(content))
     assert shell("check", tmp_path / "recipe.yaml") == 0, shell.err
     assert "xl.safetensors (Stable Diffusion XL, 0.00 billion parameters" in shell.out
+    assert f"counted by the tokenizer of {xl.parent / 'xl.safetensors'}" in shell.out
 
 
 def digest(**render: str) -> str:
