@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=4.0)
-    parser.add_argument("--nouns", type=int, help="look for drawings of so many (all)")
+    parser.add_argument("--nouns", type=int, help="look for the drawings of so many (all; 0: none)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--paraphrase", action="store_true", help="reworded captions")
     parser.add_argument("--sheet", type=Path, help="save the first 48 images here")
@@ -191,11 +191,12 @@ def main() -> None:
         | {
             "sharpness": energy(np.stack(images)) / energy(np.stack(world[0])),
             "frechet": frechet(generated, second) / floor,
-            "drawings": all_drawings(images_alike, nouns, judge),
         },
-        "real": accuracy(reader, world[0], named)
-        | {"sharpness": 1.0, "frechet": 1.0, "drawings": all_drawings(world_alike, nouns, judge)},
+        "real": accuracy(reader, world[0], named) | {"sharpness": 1.0, "frechet": 1.0},
     }
+    if nouns:
+        for name, drawn in (("generated", images_alike), ("real", world_alike)):
+            result[name]["drawings"] = all_drawings(drawn, nouns, judge)
     print(f"{len(specs)} held-out captions, {args.steps} steps, guidance {args.guidance}, ", end="")
     print(f"{seconds:.2f} s an image")
     print(f"{'':12s} {'generated':>10s} {'real':>6s}  goal")

@@ -188,13 +188,13 @@ def test_it_follows_held_out_captions(tmp_path):
     example = Path(__file__).parents[2] / "examples" / "tinyworld"
     result = tmp_path / "scores.json"
     subprocess.run(
-        [sys.executable, "evaluate.py", "--count", "60", "--nouns", "2", "--json", str(result)],
+        [sys.executable, "evaluate.py", "--count", "60", "--nouns", "0", "--json", str(result)],
         cwd=example,
         check=True,
         capture_output=True,
     )
     scores = json.loads(result.read_text())
-    # Measured on 500 captions: generated 0.91, 0.82, 0.93, 0.89; real 0.93, 0.80, 0.98, 0.96.
+    # Measured on 500 captions: generated 0.92, 0.78, 0.97, 0.92; real 0.93, 0.80, 0.98, 0.96.
     floors = {
         "class_noun": (0.6, 0.8),
         "color": (0.5, 0.6),
@@ -204,3 +204,4 @@ def test_it_follows_held_out_captions(tmp_path):
     for slot, (generated, real) in floors.items():
         assert scores["generated"][slot] > generated, slot
         assert scores["real"][slot] > real, slot
+    assert 0.85 < scores["generated"]["sharpness"] < 1.1
