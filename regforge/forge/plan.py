@@ -1,8 +1,8 @@
 """What a run of a recipe would do: counts, calls, cost, time, and a few captions. Touches nothing.
 
-No model is loaded and nobody is asked, the Hub neither. Where the language model has not spoken
-yet, phrases of the banks stand in for its own, so the sample captions show the form, not the final
-words.
+No model is loaded and nobody is asked, the Hub neither: only servers of one's own are, what they
+have. Where the language model has not spoken yet, phrases of the banks stand in for its own, so the
+sample captions show the form, not the final words.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from regforge.runs import RunFolder
 from regforge.words import dollars, duration, listed
 
 if TYPE_CHECKING:
+    from regforge.images.renderer import ModelIdentity
     from regforge.prompts.imported import ImportedCaptions
     from regforge.prompts.vocabulary import Vocabulary
 
@@ -210,6 +211,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
     if calls.calls:
         calls_cost = estimate_cost(llm, calls.prompt_tokens, calls.completion_tokens)
     check_price(recipe)
+    who, absent = _asked(recipe)
     images = recipe.prompts.count * render.images_per_prompt
     price, speed = _image_price(recipe), seconds_per_image(render)
     memory = estimate(render)
@@ -232,12 +234,12 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
         cost=None if calls_cost is None or images_cost is None else calls_cost + images_cost,
         calls_cost=calls_cost,
         images_cost=images_cost,
-        model=described(render.model, render.config),
+        model=described(render.model, render.config) if who is None else who.model,
         images=images,
         size=_size(recipe),
         hosted=render.renderer == "hosted",
-        steps=render.steps if is_sent(render, "steps") else None,
-        guidance_scale=render.guidance_scale if is_sent(render, "guidance_scale") else None,
+        steps=render.steps if is_sent(render, "steps", who) else None,
+        guidance_scale=render.guidance_scale if is_sent(render, "guidance_scale", who) else None,
         shortcuts=render.shortcuts,
         memory=memory,
         seconds=None if speed is None else speed * images,
@@ -249,6 +251,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
             *notes,
             *photo_notes(recipe, photos),
             *_not_ready(recipe, here, asks=calls.calls > 0),
+            *absent,
             *_about_money(recipe, calls_cost, images_cost),
             *(memory.warnings if memory else ()),
         ],
@@ -349,8 +352,8 @@ def _image_price(recipe: Recipe) -> float | None:
     from regforge.images.hosted import SIDE, image_price
 
     render = recipe.render
-    if render.renderer == "local":
-        return 0.0
+    if render.renderer != "hosted":
+        return render.cost_per_image or 0.0
     return image_price(render, render.width or SIDE, render.height or SIDE)
 
 
@@ -387,6 +390,22 @@ def _about_money(
             yield f"{key} is {dollars(most)}, and the run needs {needed}."
 
 
+def _asked(recipe: Recipe) -> tuple[ModelIdentity | None, list[str]]:
+    """What servers of one's own say of themselves, and what keeps them from drawing."""
+    from regforge.images import open_renderer
+    from regforge.images.renderer import RenderError
+
+    if recipe.render.renderer not in ("comfyui", "a1111"):
+        return None, []
+    notes = _Notes()
+    try:
+        renderer = open_renderer(recipe.render, journal=Journal(None), reporter=notes)
+    except RenderError as error:
+        return None, [f"{error.message} {error.hint or ''}".rstrip()]
+    renderer.close()
+    return renderer.identity, notes.lines
+
+
 def _not_ready(recipe: Recipe, here: Path | None, *, asks: bool) -> Iterator[str]:
     """Models that are reached over the network, and what keeps them from being reached."""
     from huggingface_hub import constants
@@ -402,13 +421,13 @@ def _not_ready(recipe: Recipe, here: Path | None, *, asks: bool) -> Iterator[str
         named.append(("prompts.llm", "vision_model", llm.vision_model))
     if render.renderer == "hosted":
         named.append(("render", "model", render.model))
-    elif here is None and constants.HF_HUB_OFFLINE:
+    elif render.renderer == "local" and here is None and constants.HF_HUB_OFFLINE:
         yield (
             f"render.model: {render.model} is not on this machine, and HF_HUB_OFFLINE is set, so "
             "it cannot be downloaded. Unset HF_HUB_OFFLINE."
         )
     for section, key, model in named:
-        base = render.api_base if section == "render" else ChatModel(llm).base_of(model)
+        base = render.server if section == "render" else ChatModel(llm).base_of(model)
         if problem := not_ready(section, model, base):
             yield f"{section}.{key}: {problem[0]} {problem[1]}"
 

@@ -334,13 +334,15 @@ class ImageStage:
             prompt_set=job.prompt.prompt_set,
             slots=job.prompt.slots,
             negative_prompt=render.negative_prompt,
-            seed=job.seed if is_sent(render, "seed") else None,
+            seed=job.seed if is_sent(render, "seed", identity) else None,
             width=width,
             height=height,
             model=identity.model,
             model_revision=identity.revision,
-            scheduler=sampling(identity, render) if is_sent(render, "scheduler") else None,
-            steps=render.steps if is_sent(render, "steps") else None,
+            scheduler=sampling(identity, render)
+            if is_sent(render, "scheduler", identity)
+            else None,
+            steps=render.steps if is_sent(render, "steps", identity) else None,
             guidance_scale=render.guidance_scale
             if is_sent(render, "guidance_scale", identity)
             else None,
@@ -371,9 +373,31 @@ class ImageStage:
                 engine=self.engine,
                 workers=self.workers,
             )
+            self._refuse_another(renderer)
             staging = Staging(self.folder.staging, self.recipe.render, renderer.identity)
             self._opened = renderer, staging
         return self._opened
+
+    def _refuse_another(self, renderer: Renderer) -> None:
+        """See that a web UI has what it had loaded in earlier sessions; no recipe names all of it.
+
+        Raises:
+            RenderSettingError: It would draw with something else.
+        """
+        from regforge.images.renderer import RenderSettingError
+
+        if self.recipe.render.renderer != "a1111":
+            return
+        now = [renderer.identity.model, renderer.identity.revision]
+        before = self.folder.state().get("drawn_with", now)
+        if before != now:
+            renderer.close()
+            raise RenderSettingError(
+                f"The images of {self.folder.path} were drawn with {before[0]} ({before[1]}), and "
+                f"the web UI has {now[0]} ({now[1]}).",
+                hint="Load the same there, or begin another run with --out.",
+            )
+        self.folder.remember(drawn_with=now)
 
     def _close(self) -> None:
         if self._opened is not None:
@@ -393,7 +417,7 @@ class ImageStage:
     def _about_blank(self) -> str:
         """What to do when images show nothing."""
         render, dtype = self.recipe.render, self._open()[0].identity.dtype
-        if render.renderer == "hosted":
+        if render.renderer != "local":
             return (
                 "Ask the service for one image of such a caption: it may need another model, or "
                 "send a placeholder in place of what it will not draw."

@@ -1,12 +1,13 @@
-"""Renderers and curation. Opens the renderer that a recipe asks for, local or hosted."""
+"""Renderers and curation. Opens the renderer that a recipe asks for, here or elsewhere."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from regforge.journal import Journal, Reporter
+
 if TYPE_CHECKING:
     from regforge.images.renderer import Renderer
-    from regforge.journal import Journal, Reporter
     from regforge.recipe.rendering import Render
 
 Engine = Literal["local", "ray"]
@@ -20,18 +21,20 @@ def require_renderer(render: Render) -> None:
 
     Raises:
         ModelUnavailable: The model is not there, may not be used, or is no text-to-image model; of
-            an image service, there is no key.
+            an image service, there is no key or no server.
         LoraError: A LoRA is not there, or is none.
-        RenderSettingError: A setting that image services do not take.
+        RenderSettingError: A setting that image services do not take, or a server does not have.
     """
-    if render.renderer == "hosted":
-        from regforge.images.hosted import require_service
-
-        require_service(render)
-    else:
+    if render.renderer == "local":
         from regforge.images.loading import require_model
 
         require_model(render)
+    elif render.renderer == "hosted":
+        from regforge.images.hosted import require_service
+
+        require_service(render)
+    else:  # opening it asks the servers
+        open_renderer(render, journal=Journal(None), reporter=Reporter(quiet=True)).close()
 
 
 def require_engine(render: Render, engine: Engine, workers: int | None) -> None:
@@ -88,6 +91,14 @@ def open_renderer(
         from regforge.images.hosted import HostedRenderer
 
         return HostedRenderer(render, journal=journal, reporter=reporter)
+    if render.renderer == "comfyui":
+        from regforge.images.comfyui import ComfyRenderer
+
+        return ComfyRenderer(render, journal=journal, reporter=reporter)
+    if render.renderer == "a1111":
+        from regforge.images.webui import WebuiRenderer
+
+        return WebuiRenderer(render, journal=journal, reporter=reporter)
     from regforge.images.local import open_local
 
     return open_local(render, journal=journal, reporter=reporter, batch_size=batch_size)

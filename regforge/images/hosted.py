@@ -9,50 +9,32 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import io
 import socket
-from collections import deque
-from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import numpy as np
-from PIL import Image
-
-from regforge.images.renderer import (
-    ModelIdentity,
-    ModelUnavailable,
-    Pixels,
-    RenderedImage,
-    Renderer,
-    RenderError,
-    RenderSettingError,
-    is_sent,
-    job_size,
-)
+from regforge.images.renderer import ModelIdentity, ModelUnavailable, is_sent
+from regforge.images.services import ServiceRenderer
 from regforge.journal import Journal, Reporter
 from regforge.providers import library
-from regforge.providers.calls import Caller, Clock, Reply, server_arguments
-from regforge.providers.errors import CallFailed, ModelUnusable, UnknownModel, WrongKey, meaning
+from regforge.providers.calls import Clock, Reply, server_arguments
+from regforge.providers.errors import CallFailed, meaning
 from regforge.recipe.rendering import Render
 from regforge.records import ImageJob
 
 SIDE = 1024
 """Pixels of an image whose recipe names no size; services want to be told one."""
-TRIES = 6
-"""How often an image is asked for when the service is busy, fails or sends something else."""
 
 _TIMEOUT = 180.0
 _TO_CONNECT = 10.0
 _MOST_BYTES = 64 * 2**20
-_FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def require_service(render: Render) -> None:
     """Raise ModelUnavailable if the service cannot be asked: no key, no provider, no server."""
-    if problem := library.not_ready("render", render.model, render.api_base):
+    if problem := library.not_ready("render", render.model, render.server):
         raise ModelUnavailable(problem[0], hint=problem[1])
-    address = urlsplit(render.api_base or "")
+    address = urlsplit(render.server or "")
     host, port = address.hostname, address.port or (443 if address.scheme == "https" else 80)
     if host is None or (address.scheme in getproxies() and not proxy_bypass(host)):
         return
@@ -60,7 +42,7 @@ def require_service(render: Render) -> None:
         socket.create_connection((host, port), timeout=_TO_CONNECT).close()
     except OSError as error:
         raise ModelUnavailable(
-            f"{render.model} cannot be reached at {render.api_base}.",
+            f"{render.model} cannot be reached at {render.server}.",
             hint="Start the server, or correct render.api_base.",
         ) from error
 
@@ -73,13 +55,11 @@ def image_price(render: Render, width: int, height: int) -> float | None:
     if render.cost_per_image is not None:
         return render.cost_per_image
     listed = library.listed_image_price(render.model, width, height)
-    return 0.0 if listed is None and library.is_local(render.model, render.api_base) else listed
+    return 0.0 if listed is None and library.is_local(render.model, render.server) else listed
 
 
-class HostedRenderer(Renderer):
+class HostedRenderer(ServiceRenderer):
     """A `Renderer` that asks an image service."""
-
-    batch_size = 1
 
     def __init__(
         self, render: Render, *, journal: Journal, reporter: Reporter, clock: Clock | None = None
@@ -87,92 +67,22 @@ class HostedRenderer(Renderer):
         self.identity = ModelIdentity(
             render.model, None, "unknown", "unknown", render.width or SIDE, render.height or SIDE
         )
-        self._render = render
-        self._journal = journal
-        self._reporter = reporter
-        self._caller = Caller("render", "image_call", render, journal, clock or Clock())
-        self._loop = library.EventLoop()
-
-    def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:
-        """See `Renderer.render`. When one image fails for good, those on their way come first."""
-        coming = iter(jobs)
-        running: deque[asyncio.Task[RenderedImage]] = deque()
-        failure: RenderError | None = None
-
-        async def fill() -> None:
-            """Ask for as many as may be asked for, and wait for the one that comes next."""
-            while failure is None and len(running) < self._render.max_concurrency:
-                if (job := next(coming, None)) is None:
-                    break
-                running.append(asyncio.create_task(self._draw(job)))
-            if running:  # not the first that is done: images come in the order of their jobs
-                await asyncio.wait({running[0]})
-
-        try:
-            while self._loop.run(fill()) is None and running:
-                try:
-                    image = running.popleft().result()
-                except RenderError as error:
-                    failure = failure or error
-                else:
-                    yield image
-        finally:
-            for task in running:
-                task.cancel()
-        if failure is not None:
-            raise failure
+        super().__init__(render, journal=journal, reporter=reporter, clock=clock)
 
     def close(self) -> None:
         """Stop asking."""
         if self._caller.usage.calls:
             self._loop.run(library.close_clients())
-        self._loop.close()
+        super().close()
 
-    async def _draw(self, job: ImageJob) -> RenderedImage:
-        width, height = job_size(job, self.identity)
-        try:
-            return RenderedImage(job, await self._try_often(job, width, height), nsfw=False)
-        except CallFailed as failure:
-            if failure.kind != "policy":
-                raise self._no_image(failure) from failure
-            # A black image in place of the one that the service did not want to draw.
-            return RenderedImage(job, np.zeros((height, width, 3), np.uint8), nsfw=True)
-        except (WrongKey, UnknownModel) as error:
-            raise ModelUnavailable(error.message, hint=error.hint) from error
-        except ModelUnusable as error:
-            raise RenderError(error.message, hint=error.hint) from error
-
-    async def _try_often(self, job: ImageJob, width: int, height: int) -> Pixels:
-        render, attempt = self._render, 1
-        limited = render.max_cost is not None
-        while True:
-            try:
-                reply = await self._caller.send(
-                    lambda: self._send(job, width, height),
-                    model=render.model,
-                    entry={"image": job.id, "attempt": attempt},
-                    # Prices are in LiteLLM, which takes seconds to import.
-                    most=image_price(render, width, height) if limited else None,
-                )
-                return _decoded(await self._file_in(reply), width, height)
-            except CallFailed as failure:
-                text, wait, last = failure.message, 0.0, attempt == TRIES
-                if failure.may_pass and last:
-                    text += f" Given up after {TRIES} tries."
-                elif failure.may_pass:
-                    wait = self._caller.seconds_to_wait(render.model, failure, attempt)
-                    text += f" Tried again after {wait:.1f} s."
-                self._journal.failure("images", job.id, text, failure.raw)
-                if last or not failure.may_pass:
-                    raise
-                if attempt == 2:
-                    self._reporter.say(f"{render.model}: {failure.message} Trying again.")
-            await self._caller.clock.sleep(wait)
-            attempt += 1
+    def _most_cost(self, width: int, height: int) -> float | None:
+        # Prices are in LiteLLM, which takes seconds to import.
+        limited = self._render.max_cost is not None
+        return image_price(self._render, width, height) if limited else None
 
     async def _send(self, job: ImageJob, width: int, height: int) -> Reply:
         render = self._render
-        arguments = server_arguments("render", render.model, render.api_base)
+        arguments = server_arguments("render", render.model, render.server)
         negative = render.negative_prompt or None
         extra = {"seed": job.seed, "steps": render.steps, "negative_prompt": negative}
         # For a server of one's own; official ones refuse what they do not know.
@@ -200,7 +110,7 @@ class HostedRenderer(Renderer):
                 error,
                 section="render",
                 model=render.model,
-                base=render.api_base,
+                base=render.server,
                 answered=self._caller.answers > 0,
                 timeout=_TIMEOUT,
             ) from error
@@ -208,20 +118,6 @@ class HostedRenderer(Renderer):
         if not listed or render.cost_per_image is not None:
             listed = image_price(render, width, height)
         return Reply(tuple(getattr(reply, "data", None) or ()), listed)
-
-    def _no_image(self, failure: CallFailed) -> RenderError:
-        where = f" at {self._render.api_base}" if self._render.api_base else ""
-        if failure.may_pass:
-            return RenderError(
-                f"{self._render.model}{where} did not draw an image in {TRIES} tries: "
-                f"{failure.message}",
-                hint="Run the same command again when it is back; what was made is kept.",
-            )
-        return RenderSettingError(
-            f"{self._render.model}{where} does not accept the request: {failure.message}",
-            hint=failure.hint
-            or "Often the size: services draw only certain render.width and render.height.",
-        )
 
     # ---------------------------------------------------------------------------------- the file
 
@@ -260,23 +156,7 @@ class HostedRenderer(Renderer):
 
     def _may_fetch(self, url: str) -> bool:
         """Whether an address in a reply is a safe one: https, or the recipe's own server."""
-        address, own = urlsplit(url), urlsplit(self._render.api_base or "")
+        address, own = urlsplit(url), urlsplit(self._render.server or "")
         return address.scheme == "https" or (
             address.scheme == own.scheme == "http" and address.netloc == own.netloc
         )
-
-
-def _decoded(file: bytes, width: int, height: int) -> Pixels:
-    """The pixels, uint8 [H, W, 3]; the size is checked before anything is unpacked."""
-    try:
-        with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
-            if image.size != (width, height):
-                raise CallFailed(
-                    "refused",
-                    f"{width} x {height} pixels were asked for, and {image.width} x "
-                    f"{image.height} came.",
-                    hint=f"Set render.width: {image.width} and render.height: {image.height}.",
-                )
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CallFailed("server", "The answer is no PNG, JPEG or WebP image.") from error

@@ -40,9 +40,9 @@ def require_cluster(render: Render) -> None:
         raise ClusterSettingError(
             "--engine ray needs Ray, which is not installed.", hint='pip install "regforge[ray]"'
         )
-    if render.renderer == "hosted":
+    if render.renderer != "local":
         raise ClusterSettingError(
-            "--engine ray has nothing to draw: render.renderer is hosted.",
+            f"--engine ray has nothing to draw: render.renderer is {render.renderer}.",
             hint="Leave --engine out; render.max_concurrency says how many images are asked for "
             "at a time.",
         )

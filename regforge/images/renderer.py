@@ -56,6 +56,7 @@ class ModelIdentity:
         width: Pixels of an image whose prompt asks for no size of its own; height likewise.
         vae: Its autoencoder, where it is not its own.
         takes_guidance: Whether a recipe's guidance scale reaches it; some guide as they were made.
+        sent: The settings that a server is told; None where the renderer alone decides that.
     """
 
     model: str
@@ -67,6 +68,7 @@ class ModelIdentity:
     loras: tuple[LoraIdentity, ...] = ()
     vae: str | None = None
     takes_guidance: bool = True
+    sent: frozenset[str] | None = None
 
     @property
     def loras_as_json(self) -> str | None:
@@ -140,6 +142,8 @@ def is_sent(render: Render, setting: str, identity: ModelIdentity | None = None)
     Services get none, and servers of one's own some: what was not sent must be in no record. The
     `identity` of a model that is open says what it takes.
     """
+    if identity is not None and identity.sent is not None:
+        return setting in identity.sent
     if render.renderer == "hosted":
         return render.api_base is not None and setting in ("seed", "steps", "negative_prompt")
     return setting != "guidance_scale" or identity is None or identity.takes_guidance

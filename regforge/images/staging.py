@@ -108,13 +108,15 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
     """
     width, height = job_size(job, identity)
     values: dict[str, object] = {
-        "Steps": render.steps if is_sent(render, "steps") else None,
-        "Sampler": sampler_name(identity.scheduler) if is_sent(render, "scheduler") else None,
+        "Steps": render.steps if is_sent(render, "steps", identity) else None,
+        "Sampler": sampler_name(identity.scheduler)
+        if is_sent(render, "scheduler", identity)
+        else None,
         "CFG scale": f"{render.guidance_scale:g}"
         if is_sent(render, "guidance_scale", identity)
         else None,
         **render.shortcuts,
-        "Seed": job.seed if is_sent(render, "seed") else None,
+        "Seed": job.seed if is_sent(render, "seed", identity) else None,
         "Size": f"{width}x{height}",
         "Model": identity.model,
         "Revision": identity.revision,

@@ -88,7 +88,7 @@ def token_budget(
         encoder cuts, another still reads (Flux: T5's 512 beside CLIP's 77). An estimate for hosted
         models and where no tokenizer can be loaded.
     """
-    if render.renderer == "hosted":
+    if render.renderer != "local":
         return estimated_budget(f"{render.model} is hosted and shows no tokenizer", max_tokens)
     try:
         exact, limit = _longest(_folder(render, offline=offline))

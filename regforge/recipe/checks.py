@@ -54,6 +54,7 @@ from regforge.recipe.pipelines import (
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.rendering import ALL_STEPS, Render
 from regforge.recipe.sections import Slot
+from regforge.recipe.workflows import Role, WorkflowError, read_workflow
 from regforge.words import has_words, is_token
 
 SCHEDULERS = tuple(
@@ -209,8 +210,9 @@ def _models(recipe: Recipe) -> Iterator[Finding]:
 
 def _services(recipe: Recipe) -> Iterator[Finding]:
     llm, render = recipe.prompts.llm, recipe.render
-    for section, address in ((("prompts", "llm"), llm.api_base), (("render",), render.api_base)):
-        secret = credentials_in(address) if address is not None else False
+    addresses = [(("prompts", "llm"), each) for each in (llm.api_base,) if each is not None]
+    for section, address in (*addresses, *((("render",), each) for each in render.servers)):
+        secret = credentials_in(address)
         if secret is None:
             message = "must be a URL such as http://localhost:8000/v1"
             yield Finding((*section, "api_base"), message)
@@ -221,15 +223,36 @@ def _services(recipe: Recipe) -> Iterator[Finding]:
         at = ("prompts", "llm", "max_cost")
         message = "needs prompts.llm.max_tokens: nobody knows what a reply of any length may cost"
         yield Finding(at, message, (("prompts", "llm", "max_tokens"),))
-    if render.renderer != "hosted":
-        return
-    about = ("render", "renderer")
-    for key in ("scheduler", "lora", "vae", "variant", "revision", "config"):
+    yield from _renderer(render)
+
+
+def _renderer(render: Render) -> Iterator[Finding]:
+    """What does not go with who draws."""
+    about, named = ("render", "renderer"), f"`renderer: {render.renderer}`"
+    for key in ("workflow", "nodes") if render.renderer != "comfyui" else ():
         if getattr(render, key):
-            yield Finding(("render", key), "does not go with `renderer: hosted`", (about,))
-    for key in ("speed", "cache_interval", "guidance_window", "quantize"):
+            yield Finding(("render", key), "goes with `renderer: comfyui` alone", (about,))
+    if render.renderer == "local":
+        return
+    unknown = ["lora", "vae", "variant", "revision", "config"]
+    unknown += ["scheduler"] if render.renderer != "a1111" else []
+    unknown += ["speed", "cache_interval", "guidance_window", "quantize"]
+    for key in unknown:
         if getattr(render, key) != Render.model_fields[key].default:
-            yield Finding(("render", key), "does not go with `renderer: hosted`", (about,))
+            yield Finding(("render", key), f"does not go with {named}", (about,))
+    if render.renderer == "hosted":
+        yield from _hosted(render)
+    elif render.renderer == "comfyui":
+        yield from _workflow(render)
+    elif render.width is None or render.height is None:
+        message = f"is needed with {named}: a checkpoint does not say how large its images are"
+        yield Finding(("render", "width" if render.width is None else "height"), message, (about,))
+
+
+def _hosted(render: Render) -> Iterator[Finding]:
+    about = ("render", "renderer")
+    if len(render.servers) > 1:
+        yield Finding(("render", "api_base"), "takes one URL with `renderer: hosted`", (about,))
     if render.negative_prompt and render.api_base is None:
         yield Finding(
             ("render", "negative_prompt"),
@@ -238,12 +261,41 @@ def _services(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
+def _workflow(render: Render) -> Iterator[Finding]:
+    """What is wrong with a workflow of ComfyUI, and what of the recipe does not reach it."""
+    at = ("render", "workflow")
+    if render.workflow is None:
+        message = "is needed with `renderer: comfyui`: a file that ComfyUI's `Export (API)` writes"
+        yield Finding(at, message, (("render", "renderer"),))
+        return
+    try:
+        workflow = read_workflow(render.workflow, render.nodes)
+    except WorkflowError as error:
+        yield Finding(("render", "nodes") if error.role else at, error.message, (at,))
+        return
+    keys: tuple[Role, ...] = ("width", "height", "steps", "guidance_scale", "negative_prompt")
+    for key in keys:
+        value = getattr(render, key)
+        if workflow.places[key] or key in render.nodes:
+            continue
+        if key in ("width", "height") and value is None:
+            yield Finding(("render", key), "is needed: the workflow says it in no one place", (at,))
+        elif value != Render.model_fields[key].default:
+            yield Finding(
+                ("render", key),
+                "reaches no one node of the workflow: leave it out, or name its input in "
+                f"render.nodes ({key}: [] where the workflow decides)",
+                (at, ("render", "nodes")),
+            )
+
+
 def _rendering(recipe: Recipe) -> Iterator[Finding]:
     yield from multiple_of_8(recipe.render.width, ("render", "width"))
     yield from multiple_of_8(recipe.render.height, ("render", "height"))
     scheduler, repo = recipe.render.scheduler, recipe.dataset.repo_id
     of_diffusers = re.fullmatch(r"[A-Z]\w*Scheduler", scheduler or "")
-    if scheduler is not None and scheduler not in SCHEDULERS and not of_diffusers:
+    known = scheduler in SCHEDULERS or of_diffusers or recipe.render.renderer == "a1111"
+    if scheduler is not None and not known:
         options = one_of(SCHEDULERS, scheduler, ", or a diffusers class")
         yield Finding(("render", "scheduler"), f"must be {options}")
     if recipe.render.speed != "exact" and (made_for := distilled(recipe.render.model)):

@@ -64,7 +64,7 @@ from regforge.recipe.named_files import (
     phrases_in,
 )
 from regforge.recipe.problems import Location, Problem, RecipeError
-from regforge.recipe.rendering import ALL_STEPS
+from regforge.recipe.rendering import ALL_STEPS, Render
 from regforge.recipe.sections import Section, Slot
 from regforge.recipe.single_files import SingleFileError, hub_file, single_file
 from regforge.recipe.training import TrainingRecipe
@@ -155,6 +155,7 @@ def _data_of(recipe: Recipe) -> dict[str, Any]:
     if recipe.render.renderer == "local":
         render["model"] = _model_of(recipe.render.model, ("render", "model"))
     _configure(render, recipe.render.model, recipe.render.config, ("render", "config"))
+    _place_of_drawing(recipe.render, render)
     del render["speed"]  # what it means is there
     for key, whole in (("cache_interval", 1), ("guidance_window", list(ALL_STEPS))):
         if render[key] == whole:
@@ -173,6 +174,21 @@ def _data_of(recipe: Recipe) -> dict[str, Any]:
     if alignment is not None:
         alignment["model"] = _model_of(alignment["model"], ("curate", "alignment", "model"))
     return data
+
+
+def _place_of_drawing(render: Render, data: dict[str, Any]) -> None:
+    """What a workflow says counts; which of several servers draws does not."""
+    if render.workflow is None:
+        del data["workflow"]  # as before there were any
+    else:
+        text = _text_of(render.workflow, ("render", "workflow"))
+        with suppress(ValueError):  # the checks say what is wrong with it
+            text = json.dumps(parse_json(text), sort_keys=True)  # however it is indented
+        data["workflow"] = _sha256(text.encode())
+    if not render.nodes:
+        del data["nodes"]
+    if render.renderer not in ("local", "hosted"):
+        del data["api_base"]
 
 
 def _replace_prompts(recipe: Recipe, data: dict[str, Any]) -> None:
@@ -441,10 +457,16 @@ def _tidy(data: dict[str, Any], *, portable: bool) -> None:
             for slot in prompts["slots"]
         ]
     for section in (data["render"], prompts["llm"]) if portable else ():
-        if section["api_base"]:
-            parts = urlsplit(section["api_base"])
-            server = parts.netloc.rpartition("@")[2]
-            section["api_base"] = parts._replace(netloc=server, query="", fragment="").geturl()
+        bases = section["api_base"]
+        if bases:
+            said = [_server_of(each) for each in ([bases] if isinstance(bases, str) else bases)]
+            section["api_base"] = said[0] if isinstance(bases, str) else said
+
+
+def _server_of(address: str) -> str:
+    parts = urlsplit(address)
+    server = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=server, query="", fragment="").geturl()
 
 
 # ------------------------------------------------------------------------------------ differences

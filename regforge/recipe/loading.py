@@ -67,6 +67,7 @@ PATHS: dict[type[AnyRecipe], dict[tuple[str, ...], str]] = {
         ("render", "model"): "model",
         ("render", "config"): "model",
         ("render", "lora", "*", "path"): "model",
+        ("render", "workflow"): "path",
     },
     TrainingRecipe: {
         ("subject", "images"): "path",
@@ -490,7 +491,7 @@ def _resolve_paths(root: Node, model: type[AnyRecipe]) -> None:
     _spell_out_loras(child(root, "render", "lora"))
     renderer = child(root, "render", "renderer")
     for location, what in PATHS[model].items():
-        if location == ("render", "model") and renderer and renderer.content == "hosted":
+        if location == ("render", "model") and renderer and renderer.content != "local":
             continue
         for node in _nodes(root, location):
             value = node.content

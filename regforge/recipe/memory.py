@@ -399,7 +399,7 @@ def estimate(plan: Render | TrainingRecipe) -> Memory | None:
     """
     targets = None
     if isinstance(plan, Render):
-        model, nowhere = plan.model, plan.renderer == "hosted"
+        model, nowhere = plan.model, plan.renderer != "local"
     else:
         model, nowhere, targets = plan.base_model, False, plan.method.targets
     if nowhere or is_embedded(model) or plan.device == "cpu":

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from regforge.recipe.pipelines import UNDISTILLED, usual
 from regforge.recipe.sections import Quantize, Runtime, Section, not_truth, problem_of
+from regforge.recipe.workflows import Role, WorkflowError, read_workflow
 
 
 class Lora(Section):
@@ -58,6 +68,35 @@ PRESETS: dict[str, dict[str, Any]] = {
 guidance, noise on the way (ancestral schedulers), distilled LoRAs."""
 
 
+def _names(value: object) -> object:
+    return [str(value)] if isinstance(value, str | int) else value
+
+
+Nodes = dict[
+    Role,
+    Annotated[tuple[str, ...], BeforeValidator(_names, json_schema_input_type=str | list[str])],
+]
+_NODES = TypeAdapter(Nodes)
+
+AS_LOADED = "as loaded"
+"""The `render.model` of a web UI whose checkpoint the recipe leaves to it."""
+_USUAL_ADDRESS = {"comfyui": "http://127.0.0.1:8188", "a1111": "http://127.0.0.1:7860"}
+
+
+def _with_the_servers_own(given: dict[str, Any]) -> dict[str, Any]:
+    """A section of the recipe with what is left out, by the server or its workflow."""
+    renderer = str(given.get("renderer"))
+    if renderer not in _USUAL_ADDRESS:
+        return given
+    own: dict[str, Any] = {"api_base": _USUAL_ADDRESS[renderer], "model": AS_LOADED}
+    if renderer == "comfyui":
+        with suppress(WorkflowError, ValidationError, TypeError):  # the checks say what is wrong
+            path = Path(given.get("workflow") or "")
+            named = _NODES.validate_python(given.get("nodes") or {})
+            own |= {"model": path.stem, **read_workflow(path, named).settings()}
+    return {**own, **{key: value for key, value in given.items() if value is not None}}
+
+
 class Render(Section):
     """Which model draws the images, and how."""
 
@@ -70,8 +109,11 @@ class Render(Section):
     """Of a single file: the diffusers repository or folder that says how it is built, and has what
     the file lacks. Left out, the file's own folder if it is one, or the model of its kind on the
     Hub, such as `stabilityai/stable-diffusion-xl-base-1.0`."""
-    renderer: Literal["local", "hosted"] = "local"
-    """`local`: a diffusers pipeline on this machine. `hosted`: an image API through LiteLLM."""
+    renderer: Literal["local", "hosted", "comfyui", "a1111"] = "local"
+    """`local`: a diffusers pipeline on this machine. `hosted`: an image API through LiteLLM.
+    `comfyui`: ComfyUI, with `workflow`. `a1111`: the API of the AUTOMATIC1111 web UI, Forge or
+    SD.Next. For both of these `model` is the checkpoint as the server calls it; left out, the one
+    in the workflow, or the one that the web UI has loaded."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     variant: str | None = None
@@ -145,12 +187,23 @@ class Render(Section):
     CPU."""
     trust_remote_code: bool = False
     """Run code that the model's repository brings along."""
-    api_base: str | None = None
-    """URL of the image server, for `renderer: hosted`."""
+    api_base: str | tuple[str, ...] | None = None
+    """URL of the image server, for `renderer: hosted`, `comfyui` (`http://127.0.0.1:8188` if left
+    out) and `a1111` (`http://127.0.0.1:7860`). Of the last two it may be a list: each server takes
+    the next image when it has one fewer than the others, and the list may change during a run."""
+    workflow: Path | None = None
+    """For `renderer: comfyui`: a workflow in its API format (`Export (API)`). Size, steps, guidance
+    scale, negative prompt and checkpoint are the workflow's where the recipe leaves them out."""
+    nodes: Nodes = {}  # noqa: RUF012 (pydantic copies it)
+    """For `renderer: comfyui`: the inputs of the workflow that get `prompt`, `negative_prompt`,
+    `seed`, `width`, `height`, `steps`, `guidance_scale`, `model` or `filename`, such as `6.text`,
+    and the node of the `image`, such as `9`, where several could be meant. A list names several,
+    and `[]` none: the workflow decides then."""
     max_concurrency: Runtime[int] = Field(default=4, ge=1, le=100)
-    """Calls at the same time, for `renderer: hosted`."""
+    """Calls at the same time, for renderers other than `local`; of several servers, at each."""
     rpm: Runtime[int | None] = Field(default=None, ge=1)
-    """Most calls a minute, for `renderer: hosted`. Calls wait, they are never rejected."""
+    """Most calls a minute, for renderers other than `local`. Calls wait, they are never
+    rejected."""
     max_cost: Runtime[float | None] = Field(default=None, gt=0)
     """Most to spend on the images of a run, in US dollars, all sessions together, for `renderer:
     hosted`. The run stops before it is exceeded."""
@@ -161,12 +214,22 @@ class Render(Section):
     @model_validator(mode="before")
     @classmethod
     def _as_the_model_is_made(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("renderer") == "hosted":
-            return given
+        if not isinstance(given, dict) or given.get("renderer", "local") != "local":
+            return _with_the_servers_own(given) if isinstance(given, dict) else given
         model = given.get("model")
         made_for = usual(model) if isinstance(model, str) else None
         preset = PRESETS.get(str(given.get("speed")), {})
         return {**(made_for._asdict() if made_for else {}), **preset, **given}
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses in `api_base`."""
+        return (self.api_base,) if isinstance(self.api_base, str) else self.api_base or ()
+
+    @property
+    def server(self) -> str | None:
+        """The first of the `servers`, if there is any."""
+        return next(iter(self.servers), None)
 
     @property
     def shortcuts(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_servers import plain_workflow
 from pydantic import BaseModel
 
 from regforge.recipe import Recipe, RecipeError, Slot, load_recipe, recipe_digest
@@ -51,6 +53,10 @@ def here(tmp_path: Path) -> Path:
         (tmp_path / name).write_text(f"in {name}\n")
     (tmp_path / "vocabulary.json").write_text('{"format": 1, "slots": {}}')
     (tmp_path / "other.json").write_text('{"format": 1, "slots": {"color": 1}}')
+    nodes = plain_workflow()
+    (tmp_path / "workflow.json").write_text(json.dumps(nodes))
+    nodes["3"]["inputs"]["denoise"] = 0.5
+    (tmp_path / "other_workflow.json").write_text(json.dumps(nodes))
     (tmp_path / "messages").mkdir()
     shutil.copytree(tmp_path / "photos", tmp_path / "other")
     (tmp_path / "other" / "3.png").write_text("3")
@@ -141,6 +147,8 @@ DATA: dict[str, Any] = {
     "render.max_attempts": 4,
     "render.trust_remote_code": True,
     "render.api_base": "http://localhost/v1",
+    "render.workflow": "other_workflow.json",
+    "render.nodes": {"steps": []},
     "curate.max_duplicate_distance": 5,
     "curate.constant": False,
     "curate.nsfw": False,
@@ -208,6 +216,10 @@ def test_every_key_that_decides_what_is_made_changes_it(here: Path, key: str) ->
         base = changed("render.model", "https://huggingface.co/me/x/blob/main/x.safetensors")
         assert digest(here, base) != digest(here, changed(key, DATA[key], base))
         return
+    if key in ("render.workflow", "render.nodes"):
+        base = changed("render", {"renderer": "comfyui", "workflow": "workflow.json", "steps": 9})
+        assert digest(here, base) != digest(here, changed(key, DATA[key], base))
+        return
     content = changed(key, DATA[key])
     if key == "subject.kind":
         base = changed("prompts.slots", ["color"])
@@ -221,6 +233,17 @@ def test_every_key_that_decides_what_is_made_changes_it(here: Path, key: str) ->
 @pytest.mark.parametrize("key", RUNTIME)
 def test_no_runtime_knob_changes_it(here: Path, key: str) -> None:
     assert digest(here, changed(key, RUNTIME[key])) == digest(here)
+
+
+def test_which_server_draws_a_workflow_and_how_its_file_is_laid_out_changes_nothing(
+    here: Path,
+) -> None:
+    base = changed("render", {"renderer": "comfyui", "workflow": "workflow.json"})
+    before = digest(here, base)
+    (here / "workflow.json").write_text(json.dumps(plain_workflow(), indent=2))
+    assert digest(here, changed("render.api_base", ["http://a:1", "http://b:2"], base)) == before
+    assert digest(here, changed("render.steps", 20, base)) == before, "what the workflow says"
+    assert digest(here, changed("render.steps", 21, base)) != before
 
 
 def test_a_speed_is_what_it_fills_in(here: Path) -> None:
