@@ -192,7 +192,7 @@ def over_training(
     There are none without snapshots.
     """
     figures = {}
-    for key in ("dino", "clip_t", "pres"):
+    for key in ("dino", "lift", "clip_t", "pres", "class_closeness"):
         metric = BY_KEY[key]
         series = {
             run: [(each.model.steps or 0, each.scores[key]) for each in those if key in each.scores]
