@@ -333,7 +333,7 @@ class ImageStage:
             kind=job.prompt.kind,
             prompt_set=job.prompt.prompt_set,
             slots=job.prompt.slots,
-            negative_prompt=render.negative_prompt,
+            negative_prompt=render.negative_for(job.prompt.prompt_set),
             seed=job.seed if is_sent(render, "seed", identity) else None,
             width=width,
             height=height,

@@ -50,7 +50,7 @@ def require_negative_prompt(pipeline_class: type | None, render: Render) -> None
     Raises:
         RenderSettingError: The pipeline takes none.
     """
-    if pipeline_class is None or not render.negative_prompt:
+    if pipeline_class is None or not render.has_negatives:
         return
     inputs = inspect.signature(pipeline_class.__call__).parameters
     scale = inputs.get("guidance_scale")
@@ -88,9 +88,8 @@ def call_settings(pipeline: Any, render: Render) -> dict[str, Any]:
         **_PLAIN,
         **guidance_of(pipeline, scale),
     }
-    if scale > 1:
-        if render.negative_prompt:
-            settings["negative_prompt"] = render.negative_prompt
-        elif guidance == "true_cfg_scale":
-            settings["negative_prompt"] = " "  # without one these pipelines do not guide at all
+    if scale > 1 and guidance == "true_cfg_scale":
+        settings["negative_prompt"] = " "  # without one these pipelines do not guide at all
+    elif scale > 1 and render.has_negatives:
+        settings["negative_prompt"] = ""  # of images whose prompt set has none
     return {name: value for name, value in settings.items() if name in inputs}

@@ -116,7 +116,7 @@ class ComfyRenderer(ServerRenderer):
         render = self._render
         values: dict[str, Any] = {
             "prompt": _literally(job.prompt.text),
-            "negative_prompt": _literally(render.negative_prompt),
+            "negative_prompt": _literally(render.negative_for(job.prompt.prompt_set)),
             "seed": job.seed,
             "width": width,
             "height": height,

@@ -200,31 +200,34 @@ class PromptCache:
     depend on which others there are.
     """
 
-    def __init__(self, pipeline: Any, negative_prompt: str, *, guided: bool) -> None:
+    def __init__(self, pipeline: Any, *, guided: bool) -> None:
         how = _ENCODINGS[type(pipeline).__name__]
         self._pipeline = pipeline
         self._together = how.together
-        self._negative_prompt = negative_prompt or None
         self._guided = guided and (bool(how.negative) or how.nothing is not None)
         self._known: OrderedDict[str, Embeddings] = OrderedDict()
-        self._negative: Embeddings | None = None
+        self._negatives: dict[str, Embeddings] = {}
         self._expected: dict[str, None] = {}
 
     def expect(self, texts: Sequence[str]) -> None:
         """Say which prompts will be asked for, so that they are encoded in large batches."""
         self._expected = dict.fromkeys(text for text in texts if text not in self._known)
 
-    def arguments(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Arguments in place of `prompt` and `negative_prompt`, on the device."""
+    def arguments(self, texts: Sequence[str], negatives: Sequence[str]) -> dict[str, Any]:
+        """Arguments in place of `prompt` and `negative_prompt`, on the device.
+
+        Empty negative prompts are what the pipeline takes where there is none.
+        """
         import torch
 
         each, device = [self._embeddings(text) for text in texts], self._pipeline._execution_device
-        if self._guided and self._negative is None:
-            with torch.inference_mode():
-                found = encode_negative(self._pipeline, self._negative_prompt, device)
-            self._negative = {name: value.cpu() for name, value in found.items()}
-        negatives = [self._negative] * len(texts) if self._negative is not None else []
-        return arguments(self._pipeline, each, negatives, device)
+        for text in dict.fromkeys(negatives if self._guided else ()):
+            if text not in self._negatives:
+                with torch.inference_mode():
+                    found = encode_negative(self._pipeline, text or None, device)
+                self._negatives[text] = {name: value.cpu() for name, value in found.items()}
+        away = [self._negatives[text] for text in negatives] if self._guided else []
+        return arguments(self._pipeline, each, away, device)
 
     def _embeddings(self, text: str) -> Embeddings:
         if text not in self._known:

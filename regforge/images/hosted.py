@@ -83,7 +83,7 @@ class HostedRenderer(ServiceRenderer):
     async def _send(self, job: ImageJob, width: int, height: int) -> Reply:
         render = self._render
         arguments = server_arguments("render", render.model, render.server)
-        negative = render.negative_prompt or None
+        negative = render.negative_for(job.prompt.prompt_set) or None
         extra = {"seed": job.seed, "steps": render.steps, "negative_prompt": negative}
         # For a server of one's own; official ones refuse what they do not know.
         extra = {k: v for k, v in extra.items() if v is not None and is_sent(render, k)}

@@ -134,7 +134,7 @@ class LocalRenderer(Renderer):
         self._prompts = None
         if can_encode(pipeline):
             guided = render.guidance_scale > 1 or guidance_input(pipeline) is None
-            self._prompts = PromptCache(pipeline, render.negative_prompt, guided=guided)
+            self._prompts = PromptCache(pipeline, guided=guided)
         self._inputs = inputs_of(pipeline).keys()
         self._uncompiled = self._compile() if render.compile else None
         self._shortcuts = shorten(pipeline, render)
@@ -229,13 +229,14 @@ class LocalRenderer(Renderer):
         arguments = {**self._settings, "width": width, "height": height}
         arguments["generator"] = [torch.Generator("cpu").manual_seed(job.seed) for job in batch]
         texts = [job.prompt.text for job in batch]
-        negative = arguments.pop("negative_prompt", None)
+        negatives = [self._render.negative_for(job.prompt.prompt_set) for job in batch]
+        nothing = arguments.pop("negative_prompt", None)
         if self._prompts is not None:
-            arguments |= self._prompts.arguments(texts)
+            arguments |= self._prompts.arguments(texts, negatives)
         else:
             arguments["prompt"] = texts
-            if negative is not None:
-                arguments["negative_prompt"] = [negative] * len(batch)
+            if nothing is not None:
+                arguments["negative_prompt"] = [each or nothing for each in negatives]
         takes = {name: value for name, value in arguments.items() if name in self._inputs}
         if self._shortcuts is not None:
             self._shortcuts.begin(len(batch))

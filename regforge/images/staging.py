@@ -130,8 +130,8 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
     }
     # No line of the prompt may pass for the negative prompt.
     lines = [re.sub(r"\s*\n\s*(?=Negative prompt:)", " ", job.prompt.text.strip())]
-    if render.negative_prompt.strip():
-        lines.append(f"Negative prompt: {render.negative_prompt.strip()}")
+    if negative := render.negative_for(job.prompt.prompt_set).strip():
+        lines.append(f"Negative prompt: {negative}")
     known = ((name, value) for name, value in values.items() if value is not None)
     lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in known))
     return "\n".join(lines)

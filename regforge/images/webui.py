@@ -111,7 +111,7 @@ class WebuiRenderer(ServerRenderer):
             "/sdapi/v1/txt2img",
             json={
                 "prompt": _literally(job.prompt.text),
-                "negative_prompt": _literally(render.negative_prompt),
+                "negative_prompt": _literally(render.negative_for(job.prompt.prompt_set)),
                 "seed": job.seed,
                 "width": width,
                 "height": height,

@@ -253,7 +253,7 @@ def _hosted(render: Render) -> Iterator[Finding]:
     about = ("render", "renderer")
     if len(render.servers) > 1:
         yield Finding(("render", "api_base"), "takes one URL with `renderer: hosted`", (about,))
-    if render.negative_prompt and render.api_base is None:
+    if render.has_negatives and render.api_base is None:
         yield Finding(
             ("render", "negative_prompt"),
             "goes with `renderer: hosted` only for a server of your own (render.api_base)",
@@ -381,7 +381,7 @@ def _about_images(recipe: Recipe) -> Iterator[str]:
         name, now = Path(render.model).name, Usual(render.steps, render.guidance_scale)
         yield f"render.steps and render.guidance_scale: {name} is made for {made_for}, not {now}."
     yield from _about_shortcuts(render)
-    if render.negative_prompt and render.guidance_scale <= 1:
+    if render.has_negatives and render.guidance_scale <= 1:
         yield "render.negative_prompt has no effect where render.guidance_scale is 1 or less."
     if render.offload is not None and render.device == "cpu":
         yield "render.offload has no effect with render.device: cpu."

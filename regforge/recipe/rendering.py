@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from regforge.recipe.pipelines import UNDISTILLED, usual
-from regforge.recipe.sections import Quantize, Runtime, Section, not_truth, problem_of
+from regforge.recipe.sections import PromptSet, Quantize, Runtime, Section, not_truth, problem_of
 from regforge.recipe.workflows import Role, WorkflowError, read_workflow
 
 
@@ -152,8 +152,10 @@ class Render(Section):
     scheduler: str | None = None
     """`euler_ancestral`, `euler`, `ddim`, `ddpm`, `dpmpp_2m`, `dpmpp_2m_karras`, `unipc`, `lms`,
     `heun`, or a diffusers class name; the model's own if left out."""
-    negative_prompt: str = ""
-    """What the images should not show."""
+    negative_prompt: str | dict[PromptSet, str] = Field(
+        default="", examples=["blurry", {"amplify": "blurry, text"}]
+    )
+    """What the images should not show: of all of them, or of each prompt set that is named."""
     images_per_prompt: int = Field(default=1, ge=1, le=100)
     """Images of each caption."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -220,6 +222,20 @@ class Render(Section):
         made_for = usual(model) if isinstance(model, str) else None
         preset = PRESETS.get(str(given.get("speed")), {})
         return {**(made_for._asdict() if made_for else {}), **preset, **given}
+
+    def negative_for(self, prompt_set: str) -> str:
+        """The negative prompt of the images of a prompt set; empty if there is none."""
+        if isinstance(self.negative_prompt, str):
+            return self.negative_prompt
+        return next((text for name, text in self.negative_prompt.items() if name == prompt_set), "")
+
+    @property
+    def has_negatives(self) -> bool:
+        """Whether some images have a negative prompt."""
+        of_all = self.negative_prompt
+        return any(
+            each.strip() for each in ([of_all] if isinstance(of_all, str) else of_all.values())
+        )
 
     @property
     def servers(self) -> tuple[str, ...]:

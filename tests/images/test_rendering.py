@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,26 @@ def test_sdxl_draws_as_when_simply_called(sdxl: str, negative: str) -> None:
     ours = drawn(opened(model=sdxl, negative_prompt=negative), jobs(3))
     assert difference(ours, plain) <= NOISE
     assert opened(model=sdxl, width=None).identity.width == 32
+
+
+@pytest.mark.slow
+def test_each_prompt_set_has_its_own_negative_prompt(sdxl: str) -> None:
+    of_sets = {"against": "blurry, dark", "naive": ""}
+    sets = ("against", "amplify", "naive")
+    todo = [
+        replace(job, prompt=replace(job.prompt, prompt_set=name))
+        for job, name in zip(jobs(3), sets, strict=True)
+    ]
+    for model in (sdxl, "embedded/tinyworld"):
+        together = drawn(opened(model=model, negative_prompt=of_sets, batch_size=3), todo)
+        for number, name in enumerate(sets):
+            alone = opened(model=model, negative_prompt=of_sets.get(name, ""))
+            assert (
+                difference(together[number : number + 1], drawn(alone, todo)[number : number + 1])
+                <= NOISE
+            )
+        other = drawn(opened(model=model, negative_prompt="blurry, dark"), todo)
+        assert difference(together[1:], other[1:]) > NOISE
 
 
 def test_sd3_draws_as_when_simply_called(tmp_path: Path) -> None:
