@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -273,7 +274,7 @@ class RunFolder(RecipeFolder):
 
     made = (
         *("vocabulary.json", "captions.json", "imported.jsonl", "prompts.jsonl"),
-        *("staging/*-*.*.*", "shards/*.parquet", "shards/set-aside/*.parquet"),
+        *("staging/*-*.*.*", "shards/*.parquet", "shards/set-aside/*.parquet", "reviewed/*-*.*.*"),
         # Of the cards nothing: somebody may have written into them. The next one takes its place.
         *(
             f"{dataset}/{file}"
@@ -295,6 +296,12 @@ class RunFolder(RecipeFolder):
         self.staging = self.path / "staging"
         self.dataset = self.path / "dataset"
         self.report = self.path / "report.html"
+        self.reviewed = self.path / "reviewed"
+
+    @property
+    def command(self) -> str:
+        """The command that goes on with the run."""
+        return shlex.join(["regforge", "run", str(self.recipe), "--out", str(self.path)])
 
 
 class TrainingFolder(RecipeFolder):

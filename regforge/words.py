@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -183,6 +183,11 @@ def folded(text: str) -> str:
 def has_words(text: str, words: str) -> bool:
     """Whether words stand in a text as words, `folded`: "cat" not in "caterpillar"."""
     return bool(words.split()) and re.search(_as_words(words), folded(text)) is not None
+
+
+def still_said(slots: Mapping[str, str | None], text: str) -> dict[str, str | None]:
+    """The slots of a caption that was edited: None where it does not say the phrase any more."""
+    return {slot: said if said and has_words(text, said) else None for slot, said in slots.items()}
 
 
 def without_words(text: str, words: str) -> str:

@@ -25,7 +25,7 @@ FLOORS = (
     ("cli",),
     ("api",),
     ("publishing",),
-    ("doctor", "forge", "training", "evaluation", "exporting", "auditing"),
+    ("doctor", "forge", "training", "evaluation", "exporting", "auditing", "reviewing"),
     ("prompts", "images", "dataset"),
     ("providers",),
     ("runs",),

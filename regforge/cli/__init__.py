@@ -18,7 +18,7 @@ from regforge.cli.console import (
     json_of,
     lenient_streams,
 )
-from regforge.cli.datasets import check, init, prompts, render, report, run
+from regforge.cli.datasets import check, init, prompts, render, report, review, run
 from regforge.cli.sharing import audit, export, publish
 from regforge.cli.training import evaluate, sample, train
 from regforge.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Interrupted, RegforgeError
@@ -85,7 +85,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 for _command in (  # in the order of `regforge --help`
-    *(init, check, prompts, render, run, report),
+    *(init, check, prompts, render, run, review, report),
     *(publish, export, audit),
     *(train, sample, evaluate),
     *(schema, doctor),

@@ -22,6 +22,7 @@ from regforge.cli.console import (
     Workers,
     echo,
     for_each_subject,
+    show,
     show_each,
 )
 from regforge.journal import Reporter
@@ -184,6 +185,47 @@ def report(
     from regforge.forge import write_report
 
     echo(f"Wrote {from_here(write_report(folder))}")
+
+
+def review(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run, or any folder of captioned images.")
+    ],
+    apply: Annotated[
+        Path | None, typer.Option("--apply", help="Take over the decisions in this file.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Write the decisions that count into this file.")
+    ] = None,
+    copy: Annotated[
+        Path | None,
+        typer.Option("--copy", help="Copy a folder that is no run, without what was rejected."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Throw out images by eye, and mend captions.
+
+    Decisions are kept in review.jsonl; `regforge run` carries them out, and draws other images in
+    place of those that were rejected.
+
+    Example: regforge review runs/teapot --apply decisions.jsonl
+    """
+    from regforge.reviewing import (
+        Reviewed,
+        apply_decisions,
+        copy_cleaned,
+        export_decisions,
+        open_material,
+    )
+
+    material = open_material(folder)
+    if apply is not None:
+        apply_decisions(material, apply)
+    if export is not None:
+        export_decisions(material, export)
+    if copy is not None:
+        copy_cleaned(material, copy)
+    show(Reviewed.of(material), as_json)
 
 
 def _run(

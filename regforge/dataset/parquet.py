@@ -6,7 +6,7 @@ already; everything else is compressed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -98,8 +98,10 @@ def data_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_file(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
-    """The rows of a file in order, a few in memory at a time.
+def read_file(
+    path: Path, *, images: bool = True, groups: Iterable[int] | None = None
+) -> Iterator[ImageRow]:
+    """The rows of a file in order, a few in memory at a time; only those of some row groups.
 
     Without images, `image` is empty, and a file of many gigabytes is read in an instant.
 
@@ -112,7 +114,7 @@ def read_file(path: Path, *, images: bool = True) -> Iterator[ImageRow]:
     try:
         names = [name for name in file.schema_arrow.names if images or name != "image"]
         # One group at a time: read in one go, pyarrow keeps all that it has read.
-        for group in range(file.num_row_groups):
+        for group in range(file.num_row_groups) if groups is None else groups:
             for batch in file.iter_batches(_ROWS_AT_A_TIME, [group], names, use_threads=False):
                 for row in batch.to_pylist():
                     image = row.pop("image", None)
@@ -136,6 +138,12 @@ def read_metadata(path: Path, key: str) -> str | None:
     with _open(path) as file:
         text: bytes | None = (file.metadata.metadata or {}).get(key.encode())
     return None if text is None else text.decode(errors="replace")
+
+
+def rows_by_group(path: Path) -> list[int]:
+    """How many rows each row group of a file has; a ParquetError if it is none."""
+    with _open(path) as file:
+        return [file.metadata.row_group(each).num_rows for each in range(file.num_row_groups)]
 
 
 def count_rows(path: Path) -> int:

@@ -27,10 +27,12 @@ from markupsafe import Markup
 from regforge import journal
 from regforge.dataset import report_facts as facts
 from regforge.dataset.card import provenance
+from regforge.dataset.decisions import Review, kept_file
 from regforge.files import parse_json, templates_folder, write_atomically
 from regforge.records import ImageRow
+from regforge.runs import RunFolder
 from regforge.version import __version__
-from regforge.words import duration
+from regforge.words import counted, duration
 
 if TYPE_CHECKING:
     from regforge.dataset.store import Rejection
@@ -101,19 +103,44 @@ def gather(run_folder: Path, count: int | None = None) -> ReportData:
         key=lambda path: int(path.stem),
     )
     store = Store(run_folder / "shards", slots=(), recipe_digest="")  # to read refusals only
-    rows = list(islice((row for path in shards for row in read_file(path, images=False)), count))
+    stored = list(islice((row for path in shards for row in read_file(path, images=False)), count))
+    review = Review.of(run_folder)
+    pending = sum(map(review.is_pending, stored))
+    rows = [review.corrected(row) for row in stored if not review.goes((row.id, row.image_digest))]
     shown = {rows[position].id for position in facts.choose_shown(rows, MOST_SHOWN)}
     whole = (row for path in shards for row in read_file(path) if row.id in shown)
     return ReportData(
         name=_name_of(run_folder),
-        summary=summarize(rows),
+        summary={**summarize(rows), **_pending(run_folder, pending)},
         rows=rows,
         thumbnails=dict(_thumbnails(whole)),
-        rejected=[each for path in shards for each in store.rejected(int(path.stem))],
+        rejected=[
+            *(each for path in shards for each in store.rejected(int(path.stem))),
+            *_rejected_by_eye(run_folder, review),
+        ],
         log=list(journal.read(run_folder / "log.jsonl")),
         ledger=list(journal.read(run_folder / "ledger.jsonl")),
         offered=_offered(run_folder / "vocabulary.json"),
     )
+
+
+def _pending(run_folder: Path, pending: int) -> dict[str, str]:
+    if not pending:
+        return {}
+    said = f"{counted(pending, 'decision')} not carried out yet: {RunFolder(run_folder).command}"
+    return {"Review": said}
+
+
+def _rejected_by_eye(run_folder: Path, review: Review) -> Iterator[Rejection]:
+    """What people rejected and `run` has replaced."""
+    from regforge.dataset.store import Rejection, thumbnail
+
+    for each in (one for some in review.rejected.values() for one in some):
+        if (file := kept_file(run_folder, each.id, each.image)) is not None:
+            index = int(each.id.rpartition("-")[2])
+            reason = "rejected by eye" + (f": {each.reason}" if each.reason else "")
+            small = thumbnail(file.read_bytes(), THUMBNAIL_SIZE)
+            yield Rejection(each.id, index, each.was, (reason,), 1, small)
 
 
 def _thumbnails(rows: Iterable[ImageRow]) -> Iterator[tuple[str, bytes | None]]:

@@ -37,9 +37,11 @@ SHARD_SIZE = 128
 THUMBNAIL_SIZE = 96
 """Longest side of the small copy of a refused image, in pixels."""
 
+FURTHEST_ATTEMPT = 1000
+"""Attempts at one image among which a seed is looked for."""
+
 _FOOTER = "regforge"
 _ROWS_PER_GROUP = 32
-_MOST_ATTEMPTS = 20  # as many as a recipe may ask for
 
 
 class StoreError(RegforgeError):
@@ -244,9 +246,9 @@ def thumbnail(image: bytes, size: int = THUMBNAIL_SIZE) -> bytes | None:
 
 
 def is_made_from(row: ImageRow, job: ImageJob) -> bool:
-    """Whether an image is one of a job's attempts: same caption, its size, one of its seeds."""
-    prompt = job.prompt
-    later = (image_seed(row.recipe_digest, row.index, n) for n in range(1, _MOST_ATTEMPTS))
+    """Whether an image is a job or a later attempt at it: same caption, its size, such a seed."""
+    prompt, attempts = job.prompt, range(job.attempt + 1, FURTHEST_ATTEMPT)
+    later = (image_seed(row.recipe_digest, row.index, attempt) for attempt in attempts)
     return (
         row.text == prompt.text
         and prompt.width in (None, row.width)

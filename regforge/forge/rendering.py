@@ -15,9 +15,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regforge.dataset.decisions import FILE, DecisionsError, Review
 from regforge.dataset.store import SHARD_SIZE, Rejection, Store, is_made_from, thumbnail
 from regforge.errors import RegforgeError
 from regforge.files import StorageError, cache_folder, parse_json, write_atomically
@@ -25,8 +27,9 @@ from regforge.forge.prompting import PromptStage
 from regforge.images.curation import BLANK, Curator, Verdict
 from regforge.journal import Journal, Reporter, Task
 from regforge.recipe import Recipe, Render
-from regforge.records import ImageJob, ImageRow, Prompt, image_jobs
+from regforge.records import ImageJob, ImageRow, Prompt, file_suffix, image_jobs
 from regforge.runs import RunFolder
+from regforge.words import still_said
 
 if TYPE_CHECKING:
     from regforge.images import Engine
@@ -52,8 +55,8 @@ class NothingDrawn(RegforgeError):
 class _Stored:
     """What an earlier session stored of some jobs, and of others in the same shard.
 
-    Images whose caption was edited since are in neither. `relabelled` says that a caption is the
-    same and what is noted about it is not.
+    Images that were rejected since, or whose caption was edited, are in neither. `relabelled` says
+    that what is noted about an image has changed.
     """
 
     rows: list[ImageRow] = field(default_factory=list)
@@ -124,7 +127,36 @@ class ImageStage:
         end = min(start + SHARD_SIZE, len(self._prompts) * per_prompt)
         some = [self._prompts[at] for at in range(start // per_prompt, -(-end // per_prompt))]
         jobs = image_jobs(some, self.store.recipe_digest, per_prompt)
-        return [job for job in jobs if start <= job.index < end]
+        return [self._reviewed(job) for job in jobs if start <= job.index < end]
+
+    @cached_property
+    def _review(self) -> Review:
+        """What people decided about the images.
+
+        Raises:
+            DecisionsError: It cannot be read, or there is a caption that no image can be drawn of.
+        """
+        from regforge.prompts.tokens import token_budget
+        from regforge.prompts.writing import caption_problem
+
+        review, recipe = Review.of(self.folder.path), self.recipe
+        if review.captions:
+            budget = token_budget(recipe.render, recipe.prompts.max_tokens)
+            for each in review.captions.values():
+                if problem := caption_problem(each.text, recipe.subject.identifier, budget):
+                    raise DecisionsError(
+                        f"{self.folder.path / FILE}, decision {each.n}: the caption {problem}.",
+                        hint="Change the line, or delete it.",
+                    )
+        return review
+
+    def _reviewed(self, job: ImageJob) -> ImageJob:
+        """The image as people want it: of their caption, and none that they rejected."""
+        text = self._review.asked_text(job.id)
+        if text is not None:
+            slots = still_said(job.prompt.slots, text)
+            job = replace(job, prompt=replace(job.prompt, text=text, slots=slots))
+        return self._review.first_attempt(job, self.store.recipe_digest)
 
     # ------------------------------------------------------------------------------ one shard
 
@@ -173,17 +205,24 @@ class ImageStage:
             return stored
         asked = {job.id: job for job in jobs}
         for row in self.store.rows(number):
+            key = row.id, row.image_digest
+            drawn = replace(row, text=self._review.drawn_text(key, row.text))
             if row.id not in asked:
                 stored.other_rows.append(row)
-            elif is_made_from(row, asked[row.id]):
+            elif self._review.goes(key):
+                suffix = f"{row.image_digest[:8]}.{file_suffix(row.image)}"
+                write_atomically(self.folder.reviewed / f"{row.id}.{suffix}", row.image)
+            elif is_made_from(drawn, asked[row.id]):
                 prompt = asked[row.id].prompt
                 now = replace(  # what is noted about the caption may have been edited
                     row,
+                    text=prompt.text,
                     slots={name: prompt.slots.get(name) for name in row.slots},
                     prompt_set=prompt.prompt_set,
                     template=prompt.template,
                     reference=prompt.reference,
                 )
+                now = self._review.corrected(now)
                 stored.relabelled |= now != row
                 stored.rows.append(now)
         for each in self.store.rejected(number):

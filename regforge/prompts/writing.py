@@ -49,7 +49,7 @@ from regforge.recipe import (
     template_name,
 )
 from regforge.records import Prompt
-from regforge.words import has_words
+from regforge.words import has_words, still_said
 
 
 class CannotWrite(RegforgeError):
@@ -105,6 +105,20 @@ def write_prompts(
     return writer.prompts(recipe.prompts.count if count is None else count)
 
 
+def caption_problem(text: str, identifier: str | None, budget: TokenBudget) -> str | None:
+    """What is wrong with a caption that a person wrote, such as `is empty`; None if nothing is."""
+    if not text.strip():
+        return "is empty"
+    if identifier and word_pattern(identifier).search(text):
+        return f"names the identifier {identifier!r}"
+    if budget.fits(text):
+        return None
+    return (
+        f"has {budget.count(text)} tokens, and no caption may have more than {budget.limit} "
+        f"({budget.source})"
+    )
+
+
 def edited_prompts(
     prompts: Iterable[Prompt], path: Path, *, identifier: str | None, budget: TokenBudget
 ) -> Iterator[Prompt]:
@@ -113,29 +127,14 @@ def edited_prompts(
     Raises:
         EditedPromptsError: A caption is empty, too long, or names the subject.
     """
-    named = word_pattern(identifier) if identifier else None
     for prompt in prompts:
-        problem = None
-        if not prompt.text.strip():
-            problem = "is empty"
-        elif named and named.search(prompt.text):
-            problem = f"names the identifier {identifier!r}"
-        elif not budget.fits(prompt.text):
-            problem = (
-                f"has {budget.count(prompt.text)} tokens, and no caption may have more than "
-                f"{budget.limit} ({budget.source})"
-            )
-        if problem is not None:
+        if (problem := caption_problem(prompt.text, identifier, budget)) is not None:
             raise EditedPromptsError(
                 f"{path}, line {prompt.index + 1}: the caption {problem}.",
                 hint="Change the line, or delete the file: captions that nobody edited come out "
                 "the same.",
             )
-        slots = {
-            slot: phrase if phrase and word_pattern(phrase).search(prompt.text) else None
-            for slot, phrase in prompt.slots.items()
-        }
-        yield replace(prompt, slots=slots)
+        yield replace(prompt, slots=still_said(prompt.slots, prompt.text))
 
 
 def photo_notes(recipe: Recipe, photos: Sequence[PhotoCaption]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from regforge.dataset.build import DatasetError
 from regforge.dataset.card import Refusals, Survey, write_card
 from regforge.dataset.card_parts import Card
+from regforge.dataset.decisions import FILE, Review
 from regforge.dataset.parquet import read_rows
 from regforge.dataset.store import SHARD_SIZE, Store, StoreError
 from regforge.files import write_atomically
@@ -21,6 +22,7 @@ from regforge.forge.running import RunFailed
 from regforge.hub import publish_files
 from regforge.journal import Reporter
 from regforge.publishing import (
+    CannotPublish,
     PublishedRun,
     check_tag,
     license_notes,
@@ -33,6 +35,7 @@ from regforge.recipe.problems import Place
 from regforge.recipe.yaml_nodes import Dumper, plain, read_yaml
 from regforge.runs import RunFolder
 from regforge.version import __version__
+from regforge.words import counted
 
 
 def publish_run(
@@ -61,6 +64,7 @@ def publish_run(
     rows = _finished(run, folder)
     check_tag(tag)
     with run.locked():
+        _check_reviewed(run)
         recipe = recipe_of(run.dataset)
         repository = repository_of(repo_id or recipe.dataset.repo_id, run, key="dataset.repo_id")
         license_id = license_of(
@@ -118,6 +122,20 @@ def _finished(run: RunFolder, given: str | Path) -> int:
             hint=f"Run its recipe first, to the end: regforge run RECIPE --out {given}",
         )
     return images
+
+
+def _check_reviewed(run: RunFolder) -> None:
+    """See that the dataset is what people decided that it should be.
+
+    Raises:
+        CannotPublish: Decisions of theirs are not carried out yet.
+    """
+    if pending := sum(map(Review.of(run.path).is_pending, read_rows(run.dataset, images=False))):
+        raise CannotPublish(
+            f"{counted(pending, 'image')} of {run.dataset} would go as {run.path / FILE} does not "
+            "want it.",
+            hint=f"Carry the decisions out: {run.command}",
+        )
 
 
 # -------------------------------------------------------------------- the dataset's recipe and card

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from regforge.dataset.decisions import DecisionFile, Review, decisions_of
 from regforge.dataset.sources.caption_columns import Findings
 from regforge.dataset.sources.choosing import Choice, DeclaredData, choose, read_card
 from regforge.dataset.sources.image_folders import FolderReader
@@ -27,7 +28,8 @@ from regforge.files import expanded
 from regforge.hub import HubAddress, HubError
 from regforge.recipe.named_files import LEADS_OUT, inside, is_file, is_folder
 from regforge.records import Example
-from regforge.words import counted, listed, nearest
+from regforge.runs import RunFolder
+from regforge.words import counted, listed, nearest, still_said
 
 _FILES = re.compile(r"\.(?:parquet|zip|tar|tar\.gz|tgz)$", re.IGNORECASE)
 
@@ -82,9 +84,33 @@ class _Opened:
     run: Path | None
     notes: list[str]
     _reader: FolderReader | TableReader | TarReader = field(repr=False)
+    _decisions: DecisionFile | None = None
+
+    def __post_init__(self) -> None:
+        # Read once: who reads the images twice shall see the same ones.
+        self._review = Review(self._decisions.read() if self._decisions else ())
 
     def examples(self, *, images: bool = True) -> Iterator[Example]:
         """See `CaptionedDataset.examples`."""
+        left = out = 0
+        for example in self._examples(images=images):
+            key = key_of(example)
+            if self._review.goes(key):
+                out += 1
+                continue
+            left += 1
+            text = self._review.text(key, example.text or "")
+            yield example if text == (example.text or "") else corrected(example, text)
+        if out:
+            assert self._decisions is not None
+            note = f"Left out: {counted(out, 'image')}, by {self._decisions.path}."
+            if self.run is not None:
+                note += f" Others are drawn in their place by: {RunFolder(self.run).command}"
+            self.notes.append(note)
+        if not left:
+            raise CannotOpen(f"All images of {self.name} are rejected.", hint=self.notes[-1])
+
+    def _examples(self, *, images: bool) -> Iterator[Example]:
         findings = Findings()
         ids: dict[str, int] = {}
         for example in self._reader.read(images=images, findings=findings):
@@ -104,12 +130,26 @@ class _Opened:
             raise CannotOpen(f"{self.name} holds no image that can be read.", hint=hint)
 
 
+def key_of(example: Example) -> tuple[str, str]:
+    """The image, as decisions name it."""
+    return example.id, str(example.metadata.get("image_digest") or "")
+
+
+def corrected(example: Example, text: str) -> Example:
+    """The image with another caption, and without what was true of the old one only."""
+    metadata = dict(example.metadata)
+    if isinstance(scores := metadata.get("scores"), dict):
+        metadata["scores"] = {**scores, "alignment": None}
+    return replace(example, text=text, slots=still_said(example.slots, text), metadata=metadata)
+
+
 def open_dataset(
     where: str | Path,
     *,
     revision: str | None = None,
     streaming: bool = False,
     caption_column: str | None = None,
+    reviewed: bool = True,
 ) -> CaptionedDataset:
     """Open a dataset.
 
@@ -119,6 +159,8 @@ def open_dataset(
         revision: Branch, tag or commit on the Hub; the same as `@revision`.
         streaming: Read from the Hub piece by piece instead of downloading it first.
         caption_column: Where captions stand, if not in `text`, `caption`, `prompt` or `txt`.
+        reviewed: Leave out what people rejected, and take the captions that they corrected; see
+            `regforge.dataset.decisions`.
 
     Raises:
         CannotOpen: There is no such thing, or it holds no images.
@@ -129,7 +171,7 @@ def open_dataset(
         if revision is not None:
             raise CannotOpen(f"{where} lies on this machine and has no revision {revision!r}.")
         open_it = _open_file if is_file(path) else _open_folder
-        return open_it(path, caption_column)
+        return open_it(path, caption_column, reviewed)
     address = HubAddress.parse(str(where))
     if address is None:
         raise CannotOpen(f"{where} is not there.", hint=_did_you_mean(path))
@@ -141,7 +183,7 @@ def open_dataset(
         raise HubError(error.message, hint=hint) from error
 
 
-def _open_folder(folder: Path, caption_column: str | None) -> _Opened:
+def _open_folder(folder: Path, caption_column: str | None, reviewed: bool) -> _Opened:
     run, data = _run_of(folder), folder
     if is_file(folder / "recipe.yaml") and is_folder(folder / "dataset"):
         data = folder / "dataset"
@@ -151,8 +193,7 @@ def _open_folder(folder: Path, caption_column: str | None) -> _Opened:
         _refuse_training(folder)
         raise CannotOpen(
             f"The run {folder} has no dataset yet.",
-            hint="Finish it: "
-            + shlex.join(["regforge", "run", str(folder / "recipe.yaml"), "--out", str(folder)]),
+            hint=f"Finish it: {RunFolder(folder).command}",
         )
     tree = LocalTree(data)
     card = read_card(tree)
@@ -168,10 +209,19 @@ def _open_folder(folder: Path, caption_column: str | None) -> _Opened:
         choice = choose(tree.files, card, str(folder))
     except CannotOpen as error:
         raise CannotOpen(error.message, hint=" ".join([*notes, error.hint or ""])) from error
-    return _open(tree, choice, card, name, caption_column, run=run, notes=notes)
+    return _open(
+        tree,
+        choice,
+        card,
+        name,
+        caption_column,
+        run=run,
+        notes=notes,
+        decisions=decisions_of(folder, run) if reviewed else None,
+    )
 
 
-def _open_file(path: Path, caption_column: str | None) -> _Opened:
+def _open_file(path: Path, caption_column: str | None, reviewed: bool) -> _Opened:
     if not _FILES.search(path.name):
         raise CannotOpen(
             f"{path} is no dataset.",
@@ -179,7 +229,14 @@ def _open_file(path: Path, caption_column: str | None) -> _Opened:
             "name the folder.",
         )
     tree, card = LocalTree.of_file(path), DeclaredData()
-    return _open(tree, choose(tree.files, card, str(path)), card, path.name, caption_column)
+    return _open(
+        tree,
+        choose(tree.files, card, str(path)),
+        card,
+        path.name,
+        caption_column,
+        decisions=decisions_of(path, None) if reviewed else None,
+    )
 
 
 def _open_on_hub(address: HubAddress, streaming: bool, caption_column: str | None) -> _Opened:
@@ -210,6 +267,7 @@ def _open(
     revision: str | None = None,
     run: Path | None = None,
     notes: Sequence[str] = (),
+    decisions: Path | None = None,
 ) -> _Opened:
     """Open the files of a dataset, and read its first image."""
     reader: FolderReader | TableReader | TarReader
@@ -239,6 +297,7 @@ def _open(
         run=run,
         notes=list(reader.notes),
         _reader=reader,
+        _decisions=DecisionFile(decisions) if decisions else None,
     )
     next(opened.examples(images=False), None)  # so that what cannot be read is reported at once
     return opened

@@ -1,0 +1,82 @@
+"""Reviewing a folder of somebody else's: the folder itself stays as it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from shell import Shell
+
+from regforge.dataset.sources import open_dataset
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three images as kohya's trainer takes them."""
+    folder = tmp_path / "set" / "10_teapot"
+    folder.mkdir(parents=True)
+    for name in "abc":
+        Image.new("RGB", (16, 16), (ord(name), 80, 160)).save(folder / f"{name}.png")
+        (folder / f"{name}.caption").write_text(f"a teapot, {name}")
+    return folder.parent
+
+
+def write(path: Path, *lines: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_folder_is_reviewed_and_left_alone(photos: Path, shell: Shell, tmp_path: Path) -> None:
+    before = files_in(photos)
+    wanted = write(
+        tmp_path / "wanted.jsonl",
+        {"do": "reject", "id": "10_teapot/a.png", "reason": "blurred"},
+        {"do": "caption", "id": "10_teapot/b.png", "text": "a blue teapot", "redraw": True},
+    )
+    clean = tmp_path / "clean"
+    assert shell("review", photos, "--apply", wanted, "--copy", clean) == 0
+    assert files_in(photos) == before
+    decided = (tmp_path / "set.review.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("reason") for line in decided] == ["blurred", None]
+    assert files_in(clean) == {
+        "10_teapot/b.png": before["10_teapot/b.png"],
+        "10_teapot/b.caption": b"a blue teapot",
+        "10_teapot/c.png": before["10_teapot/c.png"],
+        "10_teapot/c.caption": before["10_teapot/c.caption"],
+    }
+    # Whoever reads the folder itself is given the same.
+    read = {each.id: each.text for each in open_dataset(photos).examples()}
+    assert read == {"10_teapot/b.png": "a blue teapot", "10_teapot/c.png": "a teapot, c"}
+    assert shell("review", photos, "--copy", clean) == 2
+    assert shell("review", photos, "--copy", photos / "inside") == 2
+    write(tmp_path / "none.jsonl", *({"do": "reject", "id": f"10_teapot/{n}.png"} for n in "bc"))
+    assert shell("review", photos, "--apply", tmp_path / "none.jsonl") == 0
+    assert shell("audit", photos) != 0
+    assert "set.review.jsonl" in shell.err
+
+
+def test_metadata_files_say_the_same_in_a_copy(photos: Path, shell: Shell, tmp_path: Path) -> None:
+    folder = photos / "10_teapot"
+    write(
+        folder / "metadata.jsonl",
+        *({"file_name": f"{name}.png", "text": f"pot {name}", "seed": 7} for name in "abc"),
+    )
+    wanted = write(
+        tmp_path / "wanted.jsonl",
+        {"do": "reject", "id": "c.png"},
+        {"do": "caption", "id": "b.png", "text": "a blue teapot"},
+    )
+    assert shell("review", folder, "--apply", wanted, "--copy", tmp_path / "clean") == 0
+    rows = [json.loads(line) for line in (tmp_path / "clean/metadata.jsonl").open()]
+    assert rows == [
+        {"file_name": "a.png", "text": "pot a", "seed": 7},
+        {"file_name": "b.png", "text": "a blue teapot", "seed": 7},
+    ]
