@@ -22,6 +22,7 @@ from regforge.exporting.trainer import (
 )
 from regforge.prompts.captions import article_for
 from regforge.recipe.pipelines import NAMED
+from regforge.recipe.single_files import names_file
 from regforge.words import counted
 
 T = TypeVar("T")
@@ -111,6 +112,17 @@ def _often(times: float) -> str:
 def class_caption(class_noun: str) -> str:
     """Such as `a photo of an owl`."""
     return f"a photo of {article_for(class_noun)(class_noun)}"
+
+
+def folder_notes(material: Material) -> list[str]:
+    """What to say of a base model that is a file, to users of trainers that take folders alone."""
+    if not names_file(material.base_model):
+        return []
+    return [
+        f"{PurePath(material.base_model).name} is a single file, and a folder in diffusers' layout "
+        f"is needed: {material.kind.pipeline}.from_single_file(FILE).save_pretrained(FOLDER) makes "
+        "one. Put it where the command names the file."
+    ]
 
 
 def closing_notes(material: Material, folder: str = SUBJECT) -> list[str]:

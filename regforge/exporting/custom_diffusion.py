@@ -125,6 +125,7 @@ def _notes(material: Material) -> list[str]:
         "--noaug turns that off. Regularization images are only cropped.",
         "images.txt has absolute paths. If the folder will lie elsewhere, export with --root.",
         *common.distillation_notes(material),
+        *common.folder_notes(material),
         *common.closing_notes(material, INSTANCE_IMAGES),
     ]
 

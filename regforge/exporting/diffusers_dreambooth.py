@@ -205,7 +205,7 @@ def _notes(material: Material) -> list[str]:
             "regularization images the photos' size and crop, and --snr_gamma fails with them."
         )
     notes += common.distillation_notes(material)
-    return notes + common.closing_notes(material, INSTANCE_IMAGES)
+    return notes + common.folder_notes(material) + common.closing_notes(material, INSTANCE_IMAGES)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -27,6 +27,7 @@ from regforge.exporting.trainer import (
     Plan,
     Trainer,
 )
+from regforge.recipe.pipelines import zero_snr
 from regforge.words import counted
 
 CONFIG = "kohya.toml"
@@ -182,6 +183,7 @@ def _command(material: Material) -> str:
         ["--mixed_precision=bf16", "--gradient_checkpointing", "--sdpa"],
         *([flag] for flag in script.flags),
         ["--v_parameterization"] if material.predicts_v else [],
+        ["--zero_terminal_snr"] if zero_snr(material.base_model) else [],
         ["--output_dir=output", f"--output_name={material.run_name}"],
     )
 

@@ -25,6 +25,7 @@ from regforge.exporting.trainer import NO_BASE_MODEL, ExportError, Settings, Tra
 from regforge.files import expanded, parse_json, remove_unfinished, write_atomically
 from regforge.prompts.captions import word_pattern
 from regforge.recipe.pipelines import NAMED, family_of, predicts_v
+from regforge.recipe.single_files import hub_file, single_file
 from regforge.runs import OwnedFolder
 from regforge.version import __version__
 from regforge.words import counted, did_you_mean
@@ -137,8 +138,13 @@ def _class_noun(dataset: ScannedDataset, given: str | None, notes: list[str]) ->
 def _base_model(dataset: ScannedDataset, given: str | None, notes: list[str]) -> str:
     if given is not None:
         if tidy(given) != given or not given:
-            raise ExportError(f"--base-model {given!r} is no repository and no folder.")
-        return given
+            raise ExportError(f"--base-model {given!r} is no repository, folder or file.")
+        if (of := hub_file(given)) is None:
+            return given
+        if (file := single_file(given)) is not None:
+            return str(file.path)
+        notes.append(f"Trainers take files, not URLs: hf download {of[0]} {of[1]}")
+        return of[1]
     models = list(dataset.models)
     if models == [EMBEDDED]:
         return str(TINYWORLD)

@@ -201,7 +201,7 @@ def _notes(material: Material, repeats: int) -> list[str]:
     ]
     how = f"for this flavour SimpleTuner loads {material.kind.adapter} while it trains"
     notes += common.distillation_notes(material, how if material.kind.name in _FAMILIES else "")
-    return notes + common.closing_notes(material)
+    return notes + common.folder_notes(material) + common.closing_notes(material)
 
 
 def _read(out: Path, root: PurePath) -> Iterator[LoadedImage]:

@@ -429,6 +429,13 @@ def predicts_v(base_model: str, family: Family | None) -> bool:
     return bool(named)
 
 
+def zero_snr(model: str) -> bool:
+    """Whether a model was trained down to pure noise, as far as its marks or files say."""
+    if (file := _file(model)) is not None and file.noise:
+        return "rescale_betas_zero_snr" in file.noise
+    return bool(read_json(model, "scheduler/scheduler_config.json").get("rescale_betas_zero_snr"))
+
+
 def unsaid_velocity(model: str, revision: str | None, config: str | None) -> str | None:
     """What to say of a file that only its name calls v-prediction; None if all is well."""
     file = _file(model)

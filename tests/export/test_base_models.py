@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from export_samples import Memory, export, material, ours
 from own_code import PARSERS
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from trainer_arguments import READERS, custom_diffusion, kohya
 
@@ -285,6 +287,35 @@ def test_a_file_of_weights_stays_where_kohya_wants_files() -> None:
     made = replace(material(family="flux1-dev"), base_model="/models/flux1-dev.safetensors")
     found = kohya(KOHYA.plan(made))
     assert found["pretrained_model_name_or_path"] == "/models/flux1-dev.safetensors"
+
+
+@pytest.fixture
+def noob(tmp_path: Path) -> Path:
+    """The header of an SDXL file that predicts the velocity, by any name."""
+    mark = "conditioner.embedders.1.model.positional_embedding"
+    path = tmp_path / "mine.safetensors"
+    save_file({name: np.zeros(1, np.float32) for name in (mark, "v_pred", "ztsnr")}, path)
+    return path
+
+
+def test_trainers_take_a_model_that_is_a_file(noob: Path, tmp_path: Path) -> None:
+    kohya_, _, simple = (
+        export(
+            ours(4), tmp_path / "out", "kohya", "ai-toolkit", "simpletuner", base_model=str(noob)
+        )
+    ).targets
+    words = kohya_.command.replace("\\\n", " ").split()
+    assert f"--pretrained_model_name_or_path={noob}" in words
+    assert {"--v_parameterization", "--zero_terminal_snr"} <= {*words}
+    assert any("from_single_file" in note for note in simple.notes)
+    assert not any("from_single_file" in note for note in kohya_.notes)
+
+
+def test_a_file_on_the_hub_is_named_as_it_will_be_called(tmp_path: Path) -> None:
+    url = "https://huggingface.co/me/models/blob/main/sdxl-mine.safetensors"
+    done = export(ours(4), tmp_path / "out", "kohya", base_model=url)
+    assert "--pretrained_model_name_or_path=sdxl-mine.safetensors" in done.targets[0].command
+    assert any("hf download me/models sdxl-mine.safetensors" in note for note in done.notes)
 
 
 def hosted() -> Memory:

@@ -57,6 +57,7 @@ _KOHYA = (
 )
 _KOHYA_SWITCHES = (
     "gradient_checkpointing sdpa network_train_unet_only v2 v_parameterization "
+    "zero_terminal_snr "
     "cache_text_encoder_outputs"
 )
 _PRECISION = {"mixed_precision": "no fp16 bf16"}
