@@ -210,7 +210,8 @@ def _body(
     vocabulary: bool,
     front: Mapping[str, Any],
 ) -> str:
-    template = card_environment("card").get_template("README.md.j2")
+    template, render = card_environment("card").get_template("README.md.j2"), recipe.render
+    beside = (("VAE", render.vae), ("configuration", render.config))
     return template.render(
         title=_title(recipe),
         rows=survey.rows,
@@ -218,7 +219,7 @@ def _body(
         models=survey.values("rendering model"),
         made=[
             *survey.provenance(),
-            *([("VAE", [without_folders(recipe.render.vae)])] if recipe.render.vae else ()),
+            *((what, [without_folders(named)]) for what, named in beside if named),
             ("seed", [recipe.seed]),
         ],
         top=_TOP,

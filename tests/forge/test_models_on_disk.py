@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from evaluation.trained_models import fitting_lora, lora
+from images import drawing
+from images.single_files import checkpoint
 from safetensors.numpy import load_file, save_file
 from shell import Shell
 from small_runs import WriteRecipe, quietly, rows_of
+from training.training_runs import QUIET
+from training.training_runs import recipe as training_recipe
 
+from regforge import sample, train
 from regforge.embedded import TINYWORLD, load_pipeline
 from regforge.files import file_digest, revision_of
 from regforge.recipe import load_recipe, recipe_digest
@@ -47,6 +53,34 @@ def test_another_lora_is_a_change(fitting: Path, tmp_path: Path, write_recipe: W
         quietly(load_recipe(path, ["prompts.count=4"]), tmp_path / "run")
     shutil.copy(fitting, tmp_path / "x.safetensors")
     assert quietly(load_recipe(path, ["prompts.count=3"]), tmp_path / "run").images == 3
+
+
+@pytest.mark.slow
+def test_a_file_is_drawn_with_and_trained_on(tmp_path: Path, write_recipe: WriteRecipe) -> None:
+    torch.manual_seed(0)
+    folder = Path(drawing.sdxl(tmp_path / "xl"))
+    file = checkpoint(folder, tmp_path / "mine.safetensors")
+    render = {"model": "mine.safetensors", "config": "xl", "width": 32, "height": 32}
+    path = write_recipe(prompts={"count": 2, "sets": {"amplify": 1}}, render=render)
+    done = quietly(load_recipe(path), tmp_path / "run")
+    (named,) = {(row.model, row.model_revision) for row in rows_of(done)}
+    assert named == ("mine.safetensors", f"sha256:{file_digest(file)}")
+    card = (done.dataset_folder / "README.md").read_text(encoding="utf-8")
+    assert file_digest(file)[:12] in card
+    assert str(tmp_path) not in card
+    recipe = training_recipe(
+        base_model=str(file), config=str(folder), regularization={"dataset": str(tmp_path / "run")}
+    )
+    trained = train(recipe, tmp_path / "trained", reporter=QUIET)
+    assert f"sha256:{file_digest(file)}"[:19] in (trained.folder / "README.md").read_text()
+    checkpoint(folder, file, "v_pred", "ztsnr")
+    with pytest.raises(RunFolderError):
+        quietly(load_recipe(path, ["prompts.count=4"]), tmp_path / "run")
+    with pytest.raises(RunFolderError):
+        train(recipe.model_copy(), tmp_path / "trained", reporter=QUIET)
+    shutil.move(file, folder / "mine.safetensors")  # beside its configuration
+    drawn = sample(folder / "mine.safetensors", "a cat", count=1, steps=1, out=tmp_path / "samples")
+    assert drawn.model.name == "mine"
 
 
 @pytest.mark.slow
