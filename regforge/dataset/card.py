@@ -24,8 +24,8 @@ from regforge.dataset.card_parts import BEGIN, END, LICENSE_KEYS, OUR_KEYS, Card
 from regforge.dataset.store import Rejection
 from regforge.files import templates_folder
 from regforge.journal import without_secrets
-from regforge.recipe.model_checks import terms_of
 from regforge.recipe.models import Curate, Recipe
+from regforge.recipe.terms import terms_of
 from regforge.records import ImageRow, arrow_schema, image_seed, without_folders
 from regforge.version import __version__
 

@@ -29,7 +29,8 @@ from regforge.evaluation.models import base_digest
 from regforge.evaluation.suites import EvaluationError, ImageRequest, PersonalizedModel
 from regforge.files import parse_json, write_atomically
 from regforge.images.curation import constant_colour_of
-from regforge.images.loading import EMBEDDED, ModelChoice, load_model
+from regforge.images.finding import EMBEDDED, ModelChoice
+from regforge.images.loading import load_model
 from regforge.images.loras import load_loras, silent, unload_loras
 from regforge.images.pipelines import sampler_name
 from regforge.images.renderer import ModelIdentity, RenderedImage, RenderError

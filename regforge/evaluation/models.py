@@ -36,7 +36,7 @@ from regforge.evaluation.suites import (
 )
 from regforge.files import MOST_TEXT, expanded, file_digest, revision_of
 from regforge.hub import HubAddress
-from regforge.images.loading import EMBEDDED
+from regforge.images.finding import EMBEDDED
 from regforge.images.loras import download
 from regforge.recipe.named_files import (
     EMBEDDING_FOLDER,

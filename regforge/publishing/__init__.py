@@ -12,7 +12,7 @@ from regforge.display import Displayed
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.hub import Published, Remote
 from regforge.journal import without_secrets
-from regforge.recipe.model_checks import OVERVIEW, not_an_identifier, terms_of
+from regforge.recipe.terms import OVERVIEW, not_an_identifier, terms_of
 from regforge.runs import RecipeFolder
 
 CARD = "README.md"

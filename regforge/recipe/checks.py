@@ -28,7 +28,6 @@ from regforge.recipe.model_checks import (
     pipeline,
     quantized_file,
     single_model,
-    terms_of,
     text_file,
 )
 from regforge.recipe.models import (
@@ -54,6 +53,7 @@ from regforge.recipe.pipelines import (
 from regforge.recipe.problems import Location, one_of, suggestion
 from regforge.recipe.rendering import ALL_STEPS, Render
 from regforge.recipe.sections import Slot
+from regforge.recipe.terms import terms_of
 from regforge.recipe.workflows import Role, WorkflowError, read_workflow
 from regforge.words import has_words, is_token
 

@@ -17,13 +17,13 @@ from regforge.hub.errors import HubAddress
 from regforge.journal import without_secrets
 from regforge.prompts.captions import instance_caption
 from regforge.recipe import TrainingRecipe, twins_of, uses_regularization
-from regforge.recipe.model_checks import terms_of
 from regforge.recipe.named_files import (
     EMBEDDING_FOLDER,
     embedding_in,
     lora_header,
     names_recipe,
 )
+from regforge.recipe.terms import terms_of
 from regforge.records import without_folders
 from regforge.training.recording import IMAGES, prompts_of
 from regforge.training.saving import LORA_FILE, kohya_file

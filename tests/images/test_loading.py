@@ -11,7 +11,7 @@ from evaluation.trained_models import LORA, fitting_lora
 from hub_server import LoopbackHub
 
 from regforge.embedded import TINYWORLD, load_pipeline
-from regforge.images.loading import draws_from_text
+from regforge.images.finding import draws_from_text
 from regforge.images.renderer import ModelUnavailable
 from regforge.recipe import Recipe, RecipeError, checked
 from regforge.recipe.named_files import LoraError

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from regforge.files import recipes_folder
-from regforge.recipe.model_checks import IDENTIFIERS, not_an_identifier, terms_of
+from regforge.recipe.terms import IDENTIFIERS, not_an_identifier, terms_of
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from regforge.images.loading import ModelChoice, find_model, load_model
+from regforge.images.finding import ModelChoice, find_model
+from regforge.images.loading import load_model
 from regforge.images.quantizing import require_quantizer
 from regforge.recipe.pipelines import TRAINABLE
 from regforge.recipe.training_checks import unfit

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from regforge.devices import free_memory
 from regforge.images.encoding import encode, encode_negative
-from regforge.images.loading import FoundModel, load_part
+from regforge.images.finding import FoundModel
+from regforge.images.loading import load_part
 from regforge.recipe.pipelines import TRAINS
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, FamilyError, Geometry

@@ -17,7 +17,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.utils.checkpoint import checkpoint
 
 from regforge.images.encoding import as_called
-from regforge.images.loading import FoundModel
+from regforge.images.finding import FoundModel
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, Geometry
 from regforge.training.families.base import Family

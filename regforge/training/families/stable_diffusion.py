@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regforge.images.loading import FoundModel
+from regforge.images.finding import FoundModel
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, FamilyError, Geometry
 from regforge.training.families.base import DiscreteNoise, Family
