@@ -1,190 +1,105 @@
-"""What the cells of the experiment say together, as curves, images and a page."""
+"""What the runs say together, as one figure and one image."""
 
 from __future__ import annotations
 
-import html
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-import tables
-from grid import Experiment, cells
+import grid
+from grid import Experiment, Pair
+from measure import CLASS, PARTS, PLAIN, SHOWN, asked, photos_in
 from regforge.evaluation import plots
-from regforge.evaluation.results import Evaluation
-from regforge.files import write_atomically
-from scores import BASE, PLAIN, Found, Groups, mean_of
-from tables import BY_KEY
+from tables import MEASURES, Found, label
 
-CURVES: tuple[tuple[str, Groups, str], ...] = (
-    ("both", PLAIN, "This subject, in the place and style that were asked for"),
-    ("dino", ("place",), "Identity, where the prompt says nothing about the subject"),
-    ("dino", ("style",), "Identity, in another style"),
-    ("matched", (), "Is it the image that was asked for? (all prompts)"),
-    ("clip_t", (), "Alignment (all prompts)"),
-    ("pres", (), "Has the whole class become the subject? (low is good)"),
-)
-"""Metric, kinds of prompts (none: all), and title of each curve.
-
-Identity is not averaged over all prompts here: a model that draws "a red sks cat" red is right, and
-less like the photos; one that ignores the colour scores higher.
-"""
+_ACROSS, _UP = "closeness", ("lift", "shown")
+_ROWS = ((SHOWN, "place"), (SHOWN, "style"), (PLAIN, "style"), (CLASS, ""))
+_SIDE, _BAND = 144, 20
 
 
-# ----------------------------------------------------------------------------------------- figures
+def write(experiment: Experiment) -> None:
+    """Write figures/frontier.svg and figures/images.webp of what is there."""
+    folder = experiment.out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    _frontier(Found(experiment), folder / "frontier.svg")
+    _images(experiment, folder / "images.webp")
 
 
-def write_all(experiment: Experiment) -> Path:
-    """Numbers, figures and the page, from what is there.
+def _frontier(found: Found, path: Path) -> None:
+    """The class across, the subject upwards; a line a set, from the shortest training on."""
+    from matplotlib.figure import Figure
 
-    Returns:
-        The page.
-    """
-    found = Found(experiment)
-    folder = experiment.out
-    figures = folder / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    made: list[tuple[str, Path]] = []
-    for metric, groups, title in CURVES:
-        path = _curve(found, metric, groups, title, figures)
-        if path:
-            made.append((title, path))
-    made += _side_figures(found, figures)
-    grid = _images(experiment, figures)
-    text = "\n\n".join(tables.markdown(found))
-    whole = f"# All numbers\n\n{tables.state(found)}\n\n{text}\n"
-    write_atomically(folder / "results.md", whole.encode())
-    write_atomically(folder / "results.json", json.dumps(tables.means(found), indent=1).encode())
-    return _page(experiment, found, made, grid, text)
-
-
-def _curve(found: Found, metric: str, groups: Groups, title: str, folder: Path) -> Path | None:
-    """Fig. 5: a metric over training, one line a set."""
-    unit = found.experiment.steps
-    series = {
-        arm: [
-            (step / unit, mean)
-            for step in found.steps
-            if (mean := found.mean(arm, step, metric, groups))
-        ]
-        for arm in found.arms
-    }
-    if not any(series.values()):
-        return None
-    start = found.base(metric, groups)
-    figure = plots.curves(
-        series,
-        title=title,
-        x_label=f"training, in multiples of {unit} steps",
-        y_label=BY_KEY[metric].name,
-        log_x=True,
-        reference_lines={BASE: start.mean} if start else None,
-    )
-    path = folder / ("-".join((metric, *groups)) + ".svg")
+    compared = found.experiment.compared
+    figure = Figure(figsize=(8, 4.2), dpi=100)
+    panels = figure.subplots(1, len(_UP))
+    for axes, measure in zip(panels, _UP, strict=True):
+        for pair, color in zip((*compared.with_, compared.default), plots.COLORS, strict=False):
+            steps = [step for step in found.experiment.stops if found.runs(pair, step)]
+            across, up = ([found.mean(pair, step, m) for step in steps] for m in (_ACROSS, measure))
+            points = [(x.mean, y.mean) for x, y in zip(across, up, strict=True) if x and y]
+            if points:
+                width = 2.5 if pair == compared.default else 1.5
+                axes.plot(*zip(*points, strict=True), color=color, linewidth=width,
+                          label=label(pair))  # fmt: skip
+                sizes = [20 + 40 * place for place in range(len(points))]
+                axes.scatter(*zip(*points, strict=True), s=sizes, color=color)
+        axes.axvline(1, color="#6c655d", linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xlabel(MEASURES[_ACROSS].name)
+        axes.set_title(MEASURES[measure].name, loc="left", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=3, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
     plots.save(figure, path)
-    return path
 
 
-def _side_figures(found: Found, folder: Path) -> list[tuple[str, Path]]:
-    """Figures 3 and 4, the size of the set, and what each slot is good for."""
-    made = []
-    longest = {name: (title, groups) for name, title, _, groups in tables.side_groups(found)}
-    for name, (title, groups) in longest.items():
-        series = {
-            label: {m: mean_of(had) for m, had in by_metric.items() if had and m != "pres"}
-            for label, by_metric in groups.items()
-            if not label.endswith(tables.AS_ASKED)
-        }
-        series = {label: had for label, had in series.items() if had}
-        if len(series) < 2:
-            continue
-        path = folder / f"{name}.svg"
-        plots.save(plots.bars(series, title=title), path)
-        made.append((title, path))
-    return made
-
-
-# ---------------------------------------------------------------------------------------- images
-
-
-def _images(experiment: Experiment, folder: Path) -> Path | None:
-    """The same prompts and noise: one row a set, at the longest training; first seed."""
-    from run import evaluation_folder
-
-    rows: list[tuple[str, list[Image.Image]]] = []
-    seed = experiment.seeds[0]
-    subject = next(iter(experiment.subjects))
-    for cell in cells(experiment):
-        main = Found.name(cell) in {"none", *(f"{a} {experiment.images}" for a in experiment.arms)}
-        if cell.seed != seed or cell.subject != subject or not main:
-            continue
-        where = evaluation_folder(experiment, cell, experiment.prompts)
-        if not (where / "evaluation.json").exists():
-            continue
-        last = Evaluation.load(where).results[-1]
-        shown = [p for p in last.images if p.question and p.number == 0][:10]
-        shown += [p for p in last.images if p.question is None][:2]
-        label = cell.regularization.arm if cell.regularization else "none"
-        rows.append((label, [Image.open(where / p.file).convert("RGB") for p in shown]))
-    if not rows:
-        return None
-    side = max(96, rows[0][1][0].width)
-    columns = len(rows[0][1])
-    margin = 150
-    sheet = Image.new("RGB", (margin + side * columns, side * len(rows)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for y, (label, images) in enumerate(rows):
-        draw.text((8, y * side + side // 2 - 8), label, fill="#1d1a17", font_size=16)
-        for x, image in enumerate(images):
-            sheet.paste(image.resize((side, side)), (margin + x * side, y * side))
-    path = folder / "images.webp"
-    sheet.save(path, quality=90, method=6)
-    return path
-
-
-def _as_html(table: str) -> str:
-    """A Markdown table, or a bold heading, as HTML."""
-    if not table.startswith("|"):
-        return f"<h2>{html.escape(table.strip('*'))}</h2>"
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    lines = ["".join(f"<td>{_bold(cell)}" for cell in row) for row in [rows[0], *rows[2:]]]
-    return "<table>" + "".join(f"<tr>{line}" for line in lines) + "</table>"
-
-
-def _bold(cell: str) -> str:
-    text = html.escape(cell)
-    return f"<b>{text.strip('*')}</b>" if text.startswith("**") else text
-
-
-def _page(
-    experiment: Experiment,
-    found: Found,
-    figures: Sequence[tuple[str, Path]],
-    grid: Path | None,
-    numbers: str,
-) -> Path:
-    """One page with everything, self-contained but for the images beside it."""
-    parts = [f"<h1>Does the data help?</h1><p>{html.escape(tables.state(found))}</p>"]
-    parts += [
-        f'<figure><img src="figures/{path.name}" alt="{html.escape(title)}"></figure>'
-        for title, path in figures
-    ]
-    if grid:
-        parts.append(
-            f'<figure><img src="figures/{grid.name}" alt="images"><figcaption>The same prompts '
-            f"and noise at the longest training. The last two columns are asked for without the "
-            "identifier.</figcaption></figure>"
-        )
-    parts += [_as_html(table) for table in numbers.split("\n\n")]
-    page = (
-        "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        "<title>Does the data help?</title><style>body{font:16px/1.5 system-ui;max-width:60rem;"
-        "margin:2rem auto;padding:0 1rem;background:#fff;color:#1d1a17}img{max-width:100%}"
-        "table{border-collapse:collapse;font-size:14px;display:block;overflow:auto}"
-        "td{padding:.15rem .7rem;border-bottom:1px solid #e6e1da;white-space:nowrap}"
-        "tr:first-child td{font-weight:600}</style>" + "".join(parts)
+def _images(experiment: Experiment, path: Path) -> None:
+    """Columns: a photo, the untouched model, and three sets at the longest training, one noise."""
+    pairs = [*experiment.compared.with_[::2], experiment.compared.default]
+    heads = ["photos", "base model", *map(label, pairs)]
+    kinds = {about.kind: name for name, about in reversed(experiment.subjects.items())}
+    made = Image.new(
+        "RGB", (_SIDE * len(heads), _BAND + len(kinds) * len(_ROWS) * (_SIDE + _BAND)), "white"
     )
-    path = experiment.out / "report.html"
-    write_atomically(path, page.encode())
-    return path
+    draw = ImageDraw.Draw(made)
+    for x, head in enumerate(heads):
+        draw.text((x * _SIDE + 3, 3), head, fill="#1d1a17", font_size=12)
+    y = _BAND
+    for subject in kinds.values():
+        photos = photos_in(experiment.subjects[subject].images)
+        for row, (part, group) in enumerate(_ROWS):
+            tiles = [_tile(experiment, subject, pair, part, group) for pair in (None, *pairs)]
+            noun = grid.noun_of(experiment, subject)
+            this = f"this {noun}" if part == SHOWN else f"a {noun}"
+            text = tiles[0][0].replace("a {}", this)
+            draw.text((3, y + 3), text, fill="#6c655d", font_size=12)
+            for x, image in enumerate([photos[row % len(photos)], *(image for _, image in tiles)]):
+                made.paste(image.resize((_SIDE, _SIDE)), (x * _SIDE, y + _BAND))
+            y += _SIDE + _BAND
+    made.save(path, quality=92, method=6)
+
+
+def _tile(
+    experiment: Experiment, subject: str, pair: Pair | None, part: str, group: str
+) -> tuple[str, Image.Image]:
+    """A prompt, and what a set (None: the untouched model) drew for it; grey if it has not yet."""
+    about, noun = experiment.subjects[subject], grid.noun_of(experiment, subject)
+    if pair is None:
+        file = grid.base_folder(experiment) / f"{subject}.webp"
+        part = PLAIN if part == SHOWN else part
+    else:
+        seed = experiment.seeds[0]
+        pack = next(
+            p
+            for p in grid.packs(experiment)
+            if (p.arm, p.identifier) == pair and (subject, seed) in p.runs
+        )
+        scores = grid.scores_file(grid.pack_folder(experiment, pack), experiment.stops[-1])
+        file = scores.with_suffix("") / f"{subject}-{seed}.webp"
+    questions = [q for q in asked(experiment, about, noun, "*" if pair else None) if q.part == part]
+    x, question = next((n, q) for n, q in enumerate(questions) if q.group == group)
+    if not file.exists():
+        return question.text, Image.new("RGB", (_SIDE, _SIDE), "#e6e1da")
+    sheet = Image.open(file).convert("RGB")
+    side, y = sheet.height // len(PARTS), PARTS.index(part)
+    return question.text, sheet.crop((x * side, y * side, (x + 1) * side, (y + 1) * side))

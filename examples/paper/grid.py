@@ -1,19 +1,25 @@
-"""What the experiment consists of: reads its YAML file and lists its cells.
+"""What the experiment consists of: reads its YAML file and lists its runs.
 
-A cell is one training run: a subject, a regularization set, a seed. Cells come in the order in
-which they are worked off, all of one seed before the next, so that an experiment that was stopped
-early has something to show.
+Runs of an arm and an identifier differ in subject and seed alone: a pack, trained side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from regforge.evaluation.models import base_digest
+from regforge.files import write_atomically
+from regforge.recipe import Recipe, TrainingRecipe, load_recipe, load_training_recipe, recipe_digest
+from regforge.training.batches import key_of
+
+Pair = tuple[str, str]
+"""An arm and an identifier, by their names."""
 
 
 class ExperimentError(Exception):
@@ -28,8 +34,7 @@ class Subject(_Section):
     """Who is learned.
 
     Attributes:
-        images: Folder of photos and captions.
-        kind: `object` or `living`.
+        images: Folder of photos; what they are called in captions beside them is `sks`.
         class_noun: The subject's key in the file if left out.
         references: Folder of other photos of it to measure against; those trained on if left out.
     """
@@ -40,24 +45,44 @@ class Subject(_Section):
     references: Path | None = None
 
 
-class Study(_Section):
-    """A side question, answered with runs beside those of the main grid.
+class Identifier(_Section):
+    """What stands for the subject; with `arms` only in these."""
 
-    Attributes:
-        prompts: A benchmark's name or file; the experiment's prompts if left out.
-        points: When, in multiples of `steps`.
-        seeds: Of its runs; the experiment's if left out.
-        without: Slots that are taken out of the regularization captions, one at a time.
-        images: Sizes of the regularization set.
-        arm: Whose set is varied; the last of the experiment's arms if left out.
+    is_: str | dict[str, Any] = Field(alias="is")
+    arms: tuple[str, ...] | None = None
+
+    @property
+    def word(self) -> str:
+        """As captions write it."""
+        return self.is_ if isinstance(self.is_, str) else str(self.is_["new"])
+
+
+class Dataset(_Section):
+    """Regularization images: prompt sets, the slots of captions, and how often they are there.
+
+    Captions that are fewer than the images are drawn several times each.
     """
 
-    prompts: str | None = None
-    points: tuple[float, ...]
-    seeds: tuple[int, ...] | None = None
-    without: str | tuple[str, ...] | None = None
-    images: tuple[int, ...] = ()
-    arm: str | None = None
+    sets: dict[str, float]
+    captions: int | None = Field(default=None, ge=1)
+    slots: tuple[str, ...] | None = None
+    presence: dict[str, float] = {}
+
+
+class Arm(_Section):
+    """What is trained beside the photos, and keys of the training recipe."""
+
+    dataset: str | None = None
+    set: tuple[str, ...] = ()
+
+
+class Compared(_Section):
+    """What is compared, decided beforehand; measures by `tables.MEASURES`."""
+
+    default: Pair
+    with_: tuple[Pair, ...] = Field(alias="with")
+    primary: tuple[str, ...]
+    at_least: dict[str, float]
 
 
 class Experiment(_Section):
@@ -68,70 +93,220 @@ class Experiment(_Section):
     training: Path
     regularization: Path
     subjects: dict[str, Subject]
-    arms: dict[str, dict[str, float] | None]
+    seeds: tuple[int, ...]
+    identifiers: dict[str, Identifier]
+    datasets: dict[str, Dataset]
+    arms: dict[str, Arm]
     images: int = Field(ge=1)
     steps: int = Field(ge=1)
     points: tuple[float, ...]
-    seeds: tuple[int, ...]
+    together: int = Field(ge=1)
     prompts: str
-    samples: int = Field(ge=1)
-    class_samples: int = Field(ge=1)
-    sampling_steps: int = Field(ge=1)
+    class_samples: int = Field(ge=2)
     guidance_scale: float
-    studies: dict[Literal["rephrased", "motion", "size", "slots", "color"], Study] = {}
+    compared: Compared
     structure_encoder: str | None = None
     alignment_encoder: str | None = None
     overrides: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _knows_all_names(self) -> Experiment:
+        pairs = {(pack.arm, pack.identifier) for pack in packs(self)}
+        unknown = [
+            *(
+                f"arms.{n}.dataset: {a.dataset}"
+                for n, a in self.arms.items()
+                if a.dataset not in (None, *self.datasets)
+            ),
+            *(
+                f"compared: {pair}"
+                for pair in (self.compared.default, *self.compared.with_)
+                if pair not in pairs
+            ),
+        ]
+        if unknown:
+            raise ValueError(f"there is no {unknown[0]}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where everything lies: other weights of the base model have another one."""
+        base = _yaml(self.training)
+        digest = base_digest(base["base_model"], base.get("revision"))
+        return self.out / digest[:8]
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """`points` in steps."""
+        return tuple(sorted({max(1, round(point * self.steps)) for point in self.points}))
+
 
 @dataclass(frozen=True)
-class RegularizationSet:
-    """One dataset.
-
-    Attributes:
-        arm: Its name in the experiment; `none` is no dataset.
-        subject: For whom.
-        images: How many.
-        without: A slot that its captions do not have.
-    """
+class Pack:
+    """Runs that are trained side by side: an arm and an identifier, and subjects and seeds."""
 
     arm: str
-    subject: str
-    images: int
-    without: str | None = None
+    identifier: str
+    runs: tuple[tuple[str, int], ...]
 
     @property
-    def key(self) -> str:
-        """Its folder's name."""
-        less = f"-no-{self.without}" if self.without else ""
-        return f"{self.subject}-{self.arm}-{self.images}{less}"
+    def name(self) -> str:
+        """For people; not unique where an arm's runs do not go together."""
+        return f"{self.arm} ({self.identifier})"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One training run, and what is asked of it.
+def packs(experiment: Experiment) -> list[Pack]:
+    """All packs; those that `compared` names come first."""
+    runs = [(subject, seed) for seed in experiment.seeds for subject in experiment.subjects]
+    size = experiment.together
+    first = (experiment.compared.default, *experiment.compared.with_)
+    pairs = [
+        (arm, name)
+        for name, identifier in experiment.identifiers.items()
+        for arm in identifier.arms or experiment.arms
+    ]
+    return [
+        Pack(*pair, tuple(runs[start : start + size]))
+        for pair in sorted(pairs, key=lambda pair: pair not in first)
+        for start in range(0, len(runs), size)
+    ]
 
-    Attributes:
-        study: `main`, or the side study that it belongs to.
-        regularization: What it is trained beside; None for nothing.
-        subject: Who is learned.
-        seed: Of the training.
-        points: When it is looked at, in steps.
-        prompts: The suites that are asked: file, and at which points.
-    """
 
-    study: str
-    subject: str
-    regularization: RegularizationSet | None
-    seed: int
-    points: tuple[int, ...]
-    prompts: tuple[tuple[str, tuple[int, ...]], ...]
+# ----------------------------------------------------------------------------------------- recipes
 
-    @property
-    def key(self) -> str:
-        """Its folder."""
-        of = self.regularization.key if self.regularization else f"{self.subject}-none"
-        return f"{of}/seed-{self.seed}"
+
+def noun_of(experiment: Experiment, subject: str) -> str:
+    """What a subject is."""
+    return experiment.subjects[subject].class_noun or subject
+
+
+def dataset_recipe(experiment: Experiment, dataset: str, subject: str) -> Recipe:
+    """The recipe of a subject's regularization images."""
+    of, about = experiment.datasets[dataset], experiment.subjects[subject]
+    count = min(of.captions or experiment.images, experiment.images)
+    slots = []
+    for slot in _yaml(experiment.regularization)["prompts"]["slots"]:
+        entry = {"name": slot} if isinstance(slot, str) else dict(slot)
+        name = entry["name"]
+        if name == "motion" and about.kind != "living":
+            continue
+        if of.slots is None or name in of.slots:
+            slots.append(entry | ({"presence": of.presence[name]} if name in of.presence else {}))
+    return load_recipe(
+        experiment.regularization,
+        _settings(
+            name=f"{experiment.name}-{subject}-{dataset}",
+            **{
+                "subject.class_noun": noun_of(experiment, subject),
+                "subject.kind": about.kind,
+                "subject.images": str(about.images),
+                "prompts.sets": of.sets,
+                "prompts.count": count,
+                "render.images_per_prompt": -(-experiment.images // count),
+                "prompts.slots": slots,
+            },
+        ),
+    )
+
+
+def dataset_folder(experiment: Experiment, dataset: str, subject: str) -> Path:
+    """Where a subject's regularization images lie."""
+    digest = recipe_digest(dataset_recipe(experiment, dataset, subject))
+    return experiment.folder / "sets" / f"{subject}-{dataset}-{digest[:8]}"
+
+
+def photos_folder(experiment: Experiment, identifier: str, subject: str) -> Path:
+    """A subject's photos, with captions that say the identifier; made if it is not there."""
+    images = experiment.subjects[subject].images
+    written = str(_yaml(experiment.training)["subject"]["identifier"])
+    word = experiment.identifiers[identifier].word
+    if word == written:
+        return images
+    folder = experiment.folder / "photos" / f"{subject}-{identifier}"
+    for path in () if folder.exists() else images.iterdir():
+        content = path.read_bytes()
+        if path.suffix == ".txt":
+            content = content.replace(written.encode(), word.encode())
+        write_atomically(folder / path.name, content)
+    return folder
+
+
+def training_recipe(experiment: Experiment, pair: Pair, subject: str, seed: int) -> TrainingRecipe:
+    """The recipe of one run."""
+    arm, identifier = experiment.arms[pair[0]], pair[1]
+    images = arm.dataset and str(dataset_folder(experiment, arm.dataset, subject))
+    return load_training_recipe(
+        experiment.training,
+        [
+            *_settings(
+                name=subject,
+                seed=seed,
+                **{
+                    "subject.images": str(photos_folder(experiment, identifier, subject)),
+                    "subject.class_noun": noun_of(experiment, subject),
+                    "subject.identifier": experiment.identifiers[identifier].is_,
+                    "regularization.dataset": images,
+                    "optimizer.steps": experiment.stops[-1],
+                },
+            ),
+            *arm.set,
+            *experiment.overrides,
+        ],
+    )
+
+
+def recipes_of(experiment: Experiment, pack: Pack) -> list[TrainingRecipe]:
+    """The recipes of a pack's runs."""
+    pair = pack.arm, pack.identifier
+    return [training_recipe(experiment, pair, subject, seed) for subject, seed in pack.runs]
+
+
+def base_folder(experiment: Experiment) -> Path:
+    """Where what the untouched model draws lies."""
+    return experiment.folder / "base" / key_of(*_asked(experiment))[:8]
+
+
+def pack_folder(experiment: Experiment, pack: Pack) -> Path:
+    """Where a pack's runs lie; other recipes or other questions have another folder."""
+    digests = [recipe_digest(recipe) for recipe in recipes_of(experiment, pack)]
+    key = key_of(*digests, *_asked(experiment))[:8]
+    name = f"{pack.arm}-{pack.identifier}".replace(", ", "-").replace(" ", "-")
+    return experiment.folder / "runs" / f"{name}-{key}"
+
+
+def _asked(experiment: Experiment) -> list[Any]:
+    """What is drawn and measured."""
+    prompts = Path(experiment.prompts)
+    return [
+        prompts.read_text(encoding="utf-8") if prompts.suffix == ".yaml" else experiment.prompts,
+        experiment.class_samples,
+        experiment.guidance_scale,
+        experiment.structure_encoder,
+        experiment.alignment_encoder,
+    ]
+
+
+def scores_file(folder: Path, step: int) -> Path:
+    """What a pack's runs score after so many steps."""
+    return folder / f"step-{step:06d}.json"
+
+
+def is_done(experiment: Experiment, pack: Pack) -> bool:
+    """Whether a pack's runs are trained and measured."""
+    folder = pack_folder(experiment, pack)
+    return all(scores_file(folder, step).exists() for step in experiment.stops)
+
+
+def _settings(**values: Any) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
+
+
+# -------------------------------------------------------------------------------------- the file
 
 
 def read(path: Path) -> Experiment:
@@ -152,97 +327,13 @@ def read(path: Path) -> Experiment:
 def _merged(path: Path) -> dict[str, Any]:
     """The file, laid over the one that it extends."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _yaml(path)
     except (OSError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path}: {error}") from error
     base = content.pop("extends", None)
-    for key in ("out", "training", "regularization"):
-        if key in content:
-            content[key] = (path.parent / content[key]).resolve()
-    asking = [content, *(content.get("studies") or {}).values()]
-    for section in asking:
-        if str(section.get("prompts", "")).endswith(".yaml"):
-            section["prompts"] = str((path.parent / section["prompts"]).resolve())
-    for section in (content.get("subjects") or {}).values():
-        for key in ("images", "references"):
-            if key in section:
-                section[key] = (path.parent / section[key]).resolve()
+    for section in (content, *(content.get("subjects") or {}).values()):
+        for key in ("out", "training", "regularization", "images", "references", "prompts"):
+            value = section.get(key)
+            if isinstance(value, str) and (key != "prompts" or value.endswith(".yaml")):
+                section[key] = str((path.parent / value).resolve())
     return {**_merged((path.parent / base).resolve()), **content} if base else content
-
-
-def cells(experiment: Experiment) -> list[Cell]:
-    """All runs, in the order in which they are done; the main grid first."""
-    found = {}
-    for cell in [*_main(experiment), *_side(experiment)]:
-        found.setdefault(cell.key, []).append(cell)
-    return [_joined(same) for same in found.values()]
-
-
-def _main(experiment: Experiment) -> Iterator[Cell]:
-    asked = [(experiment.prompts, steps_of(experiment, experiment.points))]
-    rephrased = experiment.studies.get("rephrased")
-    if rephrased is not None and rephrased.prompts is not None:
-        asked.append((rephrased.prompts, steps_of(experiment, rephrased.points)))
-    for seed in experiment.seeds:
-        for subject in experiment.subjects:
-            for arm, sets in experiment.arms.items():
-                of = RegularizationSet(arm, subject, experiment.images) if sets else None
-                yield Cell("main", subject, of, seed, asked[0][1], tuple(asked))
-
-
-def _side(experiment: Experiment) -> Iterator[Cell]:
-    """The runs of the side studies; those that the main grid has too are joined with it."""
-    for name, study in experiment.studies.items():
-        arm = study.arm or list(experiment.arms)[-1]
-        steps = steps_of(experiment, study.points)
-        asked = ((study.prompts or experiment.prompts, steps),)
-        living = name == "motion"
-        for seed in study.seeds or experiment.seeds:
-            for subject, about in experiment.subjects.items():
-                if living and about.kind != "living":
-                    continue
-                whole = RegularizationSet(arm, subject, experiment.images)
-                for of in _varied(name, study, whole):
-                    yield Cell(name, subject, of, seed, steps, asked)
-
-
-def _varied(name: str, study: Study, whole: RegularizationSet) -> Iterator[RegularizationSet]:
-    if name == "rephrased":
-        return
-    yield whole
-    slots = (study.without,) if isinstance(study.without, str) else study.without or ()
-    for slot in slots:
-        yield RegularizationSet(whole.arm, whole.subject, whole.images, slot)
-    for images in study.images:
-        yield RegularizationSet(whole.arm, whole.subject, images)
-
-
-def stem(prompts: str) -> str:
-    """A short name of prompts: of a benchmark its own, of a file that of the file."""
-    return Path(prompts).stem
-
-
-def steps_of(experiment: Experiment, points: tuple[float, ...]) -> tuple[int, ...]:
-    return tuple(sorted({max(1, round(point * experiment.steps)) for point in points}))
-
-
-def _joined(same: list[Cell]) -> Cell:
-    """Cells of one training run as one: looked at whenever any of them is, asked all of it."""
-    first = same[0]
-    asked: dict[str, set[int]] = {}
-    for cell in same:
-        for file, points in cell.prompts:
-            asked.setdefault(file, set()).update(points)
-    return Cell(
-        first.study,
-        first.subject,
-        first.regularization,
-        first.seed,
-        tuple(sorted({point for cell in same for point in cell.points})),
-        tuple((file, tuple(sorted(points))) for file, points in asked.items()),
-    )
-
-
-def sets(all_cells: list[Cell]) -> list[RegularizationSet]:
-    """The datasets that the cells need, each once, in the order of need."""
-    return list(dict.fromkeys(cell.regularization for cell in all_cells if cell.regularization))

@@ -1,12 +1,11 @@
-"""Reproduce the paper's claims: which regularization images let a model train longer?
+"""Which regularization, and which identifier, let a model train longer on a few photos?
 
-    python examples/paper/run.py                            the full grid, a night on a CPU
-    python examples/paper/run.py examples/paper/small.yaml  a smaller one
+    python examples/paper/run.py                            on the embedded pipeline
     python examples/paper/run.py examples/paper/sdxl.yaml   on a GPU
     python examples/paper/run.py --engine ray               on all GPUs of a machine or Ray cluster
 
-Makes the regularization sets, trains every cell of the grid, measures it on the way, and writes
-curves, tables and a page. Started again, it goes on where it was. `--only` does one of these alone.
+Makes the regularization images, trains every run, measures it on the way, and writes tables and
+figures. Started again, it goes on where it was. `--only` does one of these alone.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -22,147 +22,103 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import Any
 
 import grid
-from grid import Cell, Experiment, ExperimentError, RegularizationSet
-
-if TYPE_CHECKING:
-    from regforge.forge import Until
+from grid import Experiment, ExperimentError, Pack
+from regforge.files import write_atomically
 
 HERE = Path(__file__).parent
 
 
-def make_set(experiment: Experiment, of: RegularizationSet, until: Until = "report") -> None:
-    """Make one regularization set, or what is missing of it; or only its captions."""
+def make_dataset(experiment: Experiment, dataset: str, subject: str) -> None:
+    """Make a subject's regularization images, or what is missing of them."""
     import regforge
     from regforge.journal import Reporter
 
-    recipe = regforge.load_recipe(experiment.regularization, _set_overrides(experiment, of))
-    out = set_folder(experiment, of)
-    regforge.run(recipe, out=out, until=until, reporter=Reporter(quiet=True))
+    recipe = grid.dataset_recipe(experiment, dataset, subject)
+    out = grid.dataset_folder(experiment, dataset, subject)
+    regforge.run(recipe, out=out, reporter=Reporter(quiet=True))
 
 
-def _set_overrides(experiment: Experiment, of: RegularizationSet) -> list[str]:
-    about = experiment.subjects[of.subject]
-    return [
-        f"name={experiment.name}-{of.subject}-{of.arm.replace('+', '-')}",
-        f"subject.class_noun={about.class_noun or of.subject}",
-        f"subject.kind={about.kind}",
-        f"subject.images={about.images}",
-        f"prompts.sets={json.dumps(experiment.arms[of.arm])}",
-        f"prompts.count={of.images}",
-        f"prompts.slots={json.dumps(_slots(experiment, of))}",
-    ]
+def measure_base(experiment: Experiment, subject: str) -> None:
+    """Draw what the untouched model makes of a subject's class, which runs are compared with."""
+    import numpy as np
+
+    from measure import Measuring, asked, photos_in, sheet
+
+    first = next(iter(experiment.identifiers))
+    pair = next(iter(experiment.arms)), first
+    measuring = Measuring(experiment, grid.training_recipe(experiment, pair, subject, 0))
+    about = experiment.subjects[subject]
+    questions = asked(experiment, about, grid.noun_of(experiment, subject), None)
+    images = measuring.draw(questions, None)
+    photos = measuring.vectors(photos_in(about.references or about.images))
+    folder = grid.base_folder(experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet(questions, images).save(folder / f"{subject}.webp", quality=95)
+    np.savez(folder / f"{subject}.npz", photos=photos, base=measuring.vectors(images))
 
 
-def _slots(experiment: Experiment, of: RegularizationSet) -> list[Any]:
-    """The slots of the recipe that this set's captions have: motion is for living things."""
-    recipe = yaml.safe_load(experiment.regularization.read_text(encoding="utf-8"))
-    living = experiment.subjects[of.subject].kind == "living"
-    unsaid = {of.without} if living else {of.without, "motion"}
-    return [slot for slot in recipe["prompts"]["slots"] if _name(slot) not in unsaid]
+def train_pack(experiment: Experiment, pack: Pack) -> None:
+    """Train runs side by side; they are measured, and can go on, at each of their points."""
+    import torch
+
+    from many import many_loop
+    from measure import Measuring
+    from regforge.training.checkpoints import Checkpoints
+
+    recipes = grid.recipes_of(experiment, pack)
+    folder, runs = grid.pack_folder(experiment, pack), len(pack.runs)
+    missing = [stop for stop in experiment.stops if not grid.scores_file(folder, stop).exists()]
+    loop = many_loop(recipes)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=1, digest=folder.name)
+    state = checkpoints.newest(at_most=missing[0])
+    done = 0
+    if state is not None:
+        loop.restore(state)
+        done = state.step
+    measuring = Measuring(experiment, recipes[0])
+    for step in range(done, experiment.stops[-1] + 1):
+        if step in missing:
+            weights = loop.state(step).weights
+            of_run = [
+                {name: value[number] if runs > 1 else value for name, value in weights.items()}
+                for number in range(runs)
+            ]
+            _measure(experiment, pack, measuring, of_run, grid.scores_file(folder, step))
+        if step == experiment.stops[-1]:
+            break
+        losses, _ = loop.step(step)
+        if not torch.isfinite(losses).all():
+            raise FloatingPointError(f"{pack.name}: the loss is not a number after step {step + 1}")
+        if step + 1 in missing or (step + 1) % recipes[0].checkpoint.every == 0:
+            checkpoints.save(loop.state(step + 1))
+    checkpoints.wait()
+    shutil.rmtree(folder / "checkpoints")
 
 
-def _name(slot: str | dict[str, Any]) -> str:
-    return slot if isinstance(slot, str) else str(slot["name"])
+def _measure(
+    experiment: Experiment, pack: Pack, measuring: Any, weights: Sequence[Any], file: Path
+) -> None:
+    """Draw and score all runs of a pack."""
+    import numpy as np
 
+    from measure import asked, sheet
 
-def set_folder(experiment: Experiment, of: RegularizationSet) -> Path:
-    """Where a regularization set lies."""
-    return experiment.out / "sets" / of.key
-
-
-def train_cell(experiment: Experiment, cell: Cell) -> None:
-    """Train one cell; its weights are kept at all its points."""
-    from regforge.journal import Reporter
-    from regforge.recipe import load_training_recipe
-    from regforge.training import train
-
-    about = experiment.subjects[cell.subject]
-    of = cell.regularization
-    overrides = [
-        f"name={cell.subject}",
-        f"subject.images={about.images}",
-        f"subject.class_noun={about.class_noun or cell.subject}",
-        f"regularization.dataset={set_folder(experiment, of) if of else 'null'}",
-        f"optimizer.steps={cell.points[-1]}",
-        f"checkpoint.snapshots={list(cell.points)}",
-        f"seed={cell.seed}",
-        *experiment.overrides,
-    ]
-    recipe = load_training_recipe(experiment.training, overrides)
-    train(recipe, out=run_folder(experiment, cell), reporter=Reporter(quiet=True))
-
-
-def run_folder(experiment: Experiment, cell: Cell) -> Path:
-    """Where a cell's training run lies."""
-    return experiment.out / "cells" / cell.key
-
-
-def evaluate_cell(experiment: Experiment, cell: Cell) -> None:
-    """Draw and measure what a cell asks, at its points."""
-    from regforge.evaluation import EvaluationSettings, evaluate, open_model
-    from regforge.journal import Reporter
-
-    about = experiment.subjects[cell.subject]
-    run = run_folder(experiment, cell)
-    for suite, points in cell.prompts:
-        models = [open_model(run / "snapshots" / f"step-{step:06d}") for step in points]
-        settings = EvaluationSettings(
-            references=about.references,
-            suites=[suite],
-            **_drawing(experiment),
-            structure_encoder=experiment.structure_encoder,
-            alignment_encoder=experiment.alignment_encoder,
-            text_fidelity=False,
-            with_base=_with_base(experiment, cell),
-        )
-        folder = evaluation_folder(experiment, cell, suite)
-        evaluate(models, settings, out=folder, reporter=Reporter(quiet=True))
-
-
-def _drawing(experiment: Experiment) -> dict[str, Any]:
-    """How images are drawn, as `EvaluationSettings` and `evaluation.json` have it."""
-    return {
-        "samples": experiment.samples,
-        "class_samples": experiment.class_samples,
-        "steps": experiment.sampling_steps,
-        "guidance_scale": experiment.guidance_scale,
-    }
-
-
-def _with_base(experiment: Experiment, cell: Cell) -> bool:
-    """Whether the base model is measured as well: once a subject, as the level to start from."""
-    return cell.regularization is None and cell.seed == experiment.seeds[0]
-
-
-def evaluation_folder(experiment: Experiment, cell: Cell, suite: str) -> Path:
-    """Where what was measured of a cell lies."""
-    return run_folder(experiment, cell) / "evaluations" / grid.stem(suite)
-
-
-def is_done(experiment: Experiment, cell: Cell, only: str | None) -> bool:
-    """Whether nothing is left to do for a cell."""
-    if only == "train":
-        run = run_folder(experiment, cell)
-        return all((run / "snapshots" / f"step-{step:06d}").exists() for step in cell.points)
-    return all(_is_measured(experiment, cell, suite, points) for suite, points in cell.prompts)
-
-
-def _is_measured(experiment: Experiment, cell: Cell, suite: str, points: tuple[int, ...]) -> bool:
-    """Whether what is there is what the experiment asks for now: its file may have changed."""
-    from regforge.evaluation import Evaluation
-
-    folder = evaluation_folder(experiment, cell, suite)
-    if not (folder / "evaluation.json").exists():
-        return False
-    there = Evaluation.load(folder)
-    as_asked = _drawing(experiment).items() <= there.settings.items()
-    asked = [0, *points] if _with_base(experiment, cell) else list(points)
-    return as_asked and [result.model.steps for result in there.results] == asked
+    word = experiment.identifiers[pack.identifier].word
+    found = []
+    for (subject, seed), own in zip(pack.runs, weights, strict=True):
+        about, noun = experiment.subjects[subject], grid.noun_of(experiment, subject)
+        questions = asked(experiment, about, noun, word)
+        images = measuring.draw(questions, own)
+        with np.load(grid.base_folder(experiment) / f"{subject}.npz") as known:
+            rows = measuring.score(questions, images, known["photos"], known["base"])
+        found.append({"subject": subject, "seed": seed, "rows": rows})
+        place = file.with_suffix("") / f"{subject}-{seed}.webp"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        sheet(questions, images).save(place, quality=90)
+    write_atomically(file, json.dumps(found).encode())
 
 
 Job = tuple[str, Callable[..., None], tuple[Any, ...]]
@@ -172,7 +128,7 @@ def work_off(name: str, jobs: Sequence[Job], workers: int | None, engine: str) -
     """Run jobs side by side, and say how far they are.
 
     Returns:
-        Whether all went well: a night's other cells are not lost to one that fails.
+        Whether all went well: a night's other runs are not lost to one that fails.
     """
     started, failed = time.monotonic(), 0
     side_by_side = _on_ray if engine == "ray" else _in_processes
@@ -245,13 +201,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _train_and_evaluate(experiment: Experiment, cell: Cell, only: str | None) -> None:
-    if only != "evaluate":
-        train_cell(experiment, cell)
-    if only != "train":
-        evaluate_cell(experiment, cell)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -262,33 +211,42 @@ def main() -> None:
         "--workers", type=int, default=None, help="at a time; one a CPU core or GPU"
     )
     parser.add_argument("--engine", choices=["processes", "ray"], default="processes")
-    parser.add_argument("--only", choices=["sets", "train", "evaluate", "figures"])
-    parser.add_argument("--study", help="main, motion, size or slots: these cells alone")
-    parser.add_argument("--until", type=int, help="stop after so many cells")
+    parser.add_argument("--only", choices=["sets", "train", "tables"])
+    parser.add_argument("--until", type=int, help="stop after so many groups of runs")
     arguments = parser.parse_args()
     try:
         experiment = grid.read(arguments.experiment)
     except ExperimentError as error:
         sys.exit(str(error))
     only, how = arguments.only, (arguments.workers, arguments.engine)
-    chosen = [c for c in grid.cells(experiment) if arguments.study in (None, c.study)]
-    chosen = chosen[: arguments.until]
+    chosen = grid.packs(experiment)[: arguments.until]
     well = True
     if only in (None, "sets"):
+        named = {(experiment.arms[pack.arm].dataset, s) for pack in chosen for s, _ in pack.runs}
         missing = [
-            s for s in grid.sets(chosen) if not (set_folder(experiment, s) / "dataset").exists()
+            (dataset, subject)
+            for dataset, subject in sorted((d, s) for d, s in named if d)
+            if not (grid.dataset_folder(experiment, dataset, subject) / "dataset").exists()
         ]
-        well = work_off(
-            "sets", [(each.key, make_set, (experiment, each)) for each in missing], *how
+        jobs = [(f"{s} {d}", make_dataset, (experiment, d, s)) for d, s in missing]
+        well = work_off("sets", jobs, *how)
+    if only in (None, "train"):
+        bases = [
+            (subject, measure_base, (experiment, subject))
+            for subject in experiment.subjects
+            if not (grid.base_folder(experiment) / f"{subject}.npz").exists()
+        ]
+        well = work_off("base model", bases, *how) and well
+        left = [pack for pack in chosen if not grid.is_done(experiment, pack)]
+        well = (
+            work_off("runs", [(p.name, train_pack, (experiment, p)) for p in left], *how) and well
         )
-    if only in (None, "train", "evaluate"):
-        left = [cell for cell in chosen if not is_done(experiment, cell, only)]
-        jobs = [(cell.key, _train_and_evaluate, (experiment, cell, only)) for cell in left]
-        well = work_off("cells", jobs, *how) and well
-    if only in (None, "figures"):
+    if only in (None, "tables"):
         import figures
+        import tables
 
-        print(figures.write_all(experiment))
+        print(tables.write(experiment))
+        figures.write(experiment)
     if not well:
         sys.exit("Something failed, see above. The same command goes on with it.")
 

@@ -1,264 +1,263 @@
-"""What the cells of the experiment say together, as numbers: Markdown tables, and JSON."""
+"""What the runs say together: means, differences with intervals, and whether the goal is met.
+
+A run's measures are means over its prompts. Intervals are over subjects, each with all its seeds
+(`regforge.evaluation.metrics`); differences are taken within the same subject and seed. Works on
+as many runs as are there.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
 
-from grid import stem
-from regforge.evaluation.metrics import METRICS, Interval, is_clear
-from scores import BASE, BOTH, PLAIN, Found, Groups, Score, mean_of, paired
-
-SHOWN = ("dino", "clip_t", "matched", "both", "pres")
-"""The metrics of tables."""
-
-BY_KEY = {metric.key: metric for metric in (*METRICS, BOTH)}
-
-AS_ASKED = ", as asked"
-"""Ends the label of what a side study is compared with."""
+import grid
+from grid import Experiment, Pair
+from measure import CLASS, PLAIN, SHOWN, Row
+from regforge.evaluation.metrics import Interval, difference, interval, is_clear
+from regforge.files import write_atomically
 
 
-def markdown(found: Found) -> list[str]:
-    """All tables, with a heading before each but the first."""
-    tables = [
-        _main_table(found),
-        *_difference_tables(found),
-        *(table for groups in [*_groups(found), PLAIN] for table in _group_tables(found, groups)),
-        *_side_tables(found),
+@dataclass(frozen=True)
+class Measure:
+    """What a number means."""
+
+    name: str
+    meaning: str
+
+
+MEASURES = {
+    "lift": Measure(
+        "lift",
+        "Identity with the identifier less identity without it, same prompt and noise, in other "
+        "places and styles.",
+    ),
+    "shown": Measure(
+        "identity shown",
+        "Identity in other places and styles, and 0 where another prompt fits the image better.",
+    ),
+    "matched": Measure("R-precision", "Share of images whose own prompt fits best of all asked."),
+    "clip_t": Measure("CLIP-T", "Cosine of image and prompt."),
+    "pres": Measure("PRES", "Identity of the class's images, less the untouched model's."),
+    "pres_words": Measure("PRES, other words", "The same, of the class prompts but the first."),
+    "pres_places": Measure("PRES, places", "The same, of the class in the places that are asked."),
+    "closeness": Measure(
+        "class closeness",
+        "Cosine of the class's images with the untouched model's, as a share of its own.",
+    ),
+    "diversity": Measure(
+        "class diversity",
+        "Distance between images of one class prompt, as a share of the untouched model's.",
+    ),
+}
+"""All measures, in the order of tables."""
+
+Run = tuple[str, int]
+"""Subject and seed."""
+
+
+def of_run(rows: Sequence[Row]) -> dict[str, float]:
+    """A run's measures, from its images."""
+    texts = list(dict.fromkeys(row["text"] for row in rows if row["part"] == CLASS))
+    shown = [row for row in rows if row["part"] == SHOWN]
+    free = [row for row in shown if "lift" in row]
+    found = {
+        "lift": [row["lift"] for row in free],
+        "shown": [row["dino"] * row["matched"] for row in free],
+        "matched": [row["matched"] for row in shown],
+        "clip_t": [row["clip_t"] for row in shown],
+        "pres": [row["pres"] for row in rows if row["text"] == texts[0]],
+        "pres_words": [row["pres"] for row in rows if row["text"] in texts[1:]],
+        "pres_places": [
+            row["pres"] for row in rows if (row["part"], row["group"]) == (PLAIN, "place")
+        ],
+        "closeness": [row["closeness"] for row in rows if row["part"] == CLASS],
+        "diversity": [row["diversity"] for row in rows if row["part"] == CLASS],
+    }
+    return {measure: fmean(values) for measure, values in found.items() if values}
+
+
+class Found:
+    """The measures of all runs that are there."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._by: dict[tuple[Pair, int], dict[Run, dict[str, float]]] = {}
+        for pack in grid.packs(experiment):
+            folder = grid.pack_folder(experiment, pack)
+            for step in experiment.stops:
+                file = grid.scores_file(folder, step)
+                of_pair = self._by.setdefault(((pack.arm, pack.identifier), step), {})
+                for run in json.loads(file.read_text()) if file.exists() else ():
+                    of_pair[run["subject"], run["seed"]] = of_run(run["rows"])
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Those of which there is something, as the file has them."""
+        there = {pair for (pair, _), runs in self._by.items() if runs}
+        experiment = self.experiment
+        every = [(arm, name) for arm in experiment.arms for name in experiment.identifiers]
+        return [pair for pair in every if pair in there]
+
+    def runs(self, pair: Pair, step: int) -> Mapping[Run, Mapping[str, float]]:
+        """Measures by run."""
+        return self._by.get((pair, step), {})
+
+    def mean(self, pair: Pair, step: int, measure: str) -> Interval | None:
+        """Over subjects, each with all its seeds."""
+        had = {
+            run: values[measure]
+            for run, values in self.runs(pair, step).items()
+            if measure in values
+        }
+        return interval(list(had.values()), list(had)) if had else None
+
+    def change(self, first: Pair, second: Pair, step: int, measure: str) -> Interval | None:
+        """How much higher the second is, over the runs that both have."""
+        before, after = self.runs(first, step), self.runs(second, step)
+        both = [run for run in before if run in after and measure in before[run]]
+        if not both:
+            return None
+        values = ([of[run][measure] for run in both] for of in (before, after))
+        return difference(*values, both)
+
+
+def write(experiment: Experiment) -> Path:
+    """Write results.md and results.json; returns the first."""
+    found = Found(experiment)
+    path = experiment.out / "results.md"
+    write_atomically(path, ("\n\n".join(_markdown(found)) + "\n").encode())
+    rows = [
+        {
+            "arm": pair[0],
+            "identifier": pair[1],
+            "step": step,
+            "measure": measure,
+            "mean": round(mean.mean, 5),
+            "low": round(mean.low, 5),
+            "high": round(mean.high, 5),
+            "runs": {
+                f"{subject} {seed}": round(values[measure], 5)
+                for (subject, seed), values in found.runs(pair, step).items()
+                if measure in values
+            },
+        }
+        for pair in found.pairs
+        for step in experiment.stops
+        for measure in MEASURES
+        if (mean := found.mean(pair, step, measure)) is not None
     ]
-    return [table for table in tables if table]
+    write_atomically(path.with_suffix(".json"), (json.dumps(rows, indent=1) + "\n").encode())
+    return path
 
 
-def state(found: Found) -> str:
-    """What was compared, and how the numbers are to be read."""
+# ------------------------------------------------------------------------------------------ tables
+
+
+def _markdown(found: Found) -> Iterator[str]:
     experiment = found.experiment
+    last = experiment.stops[-1]
+    times = f"{last / experiment.steps:g}x"
     whole = len(experiment.subjects) * len(experiment.seeds)
-    return (
-        f"{len(found.common)} of {whole} runs of each set ({', '.join(found.arms)}). Means ± half "
-        "of their 95 % interval over subjects (over runs, where there are two subjects). "
-        "Differences are taken prompt by prompt within the same subject and seed; where one is "
-        "bold, its interval does not hold 0."
+    yield "# All numbers"
+    yield (
+        f"Weights {experiment.folder.name}; {whole} runs of each row ({len(experiment.subjects)} "
+        f"subjects, {len(experiment.seeds)} seeds) unless said; 1x is {experiment.steps} steps. "
+        "Means, with 95 % intervals over subjects, each with all its seeds; differences are taken "
+        "within the same subject and seed, and are bold where their interval does not hold 0."
     )
+    yield "\n".join(f"- **{each.name}**: {each.meaning}" for each in MEASURES.values())
+    yield f"## The goal, at {times}"
+    yield _goal(found, last)
+    yield "## Means"
+    yield _means(found)
+    default = experiment.compared.default
+    for title, pairs in (
+        (f"{label(default)} against each other row", [(p, default) for p in found.pairs]),
+        (
+            "The learned token against the word, with the same images",
+            [((arm, "sks"), (arm, "token")) for arm in experiment.arms],
+        ),
+        (
+            "Each set against naive, with the same identifier",
+            [(("naive", name), (arm, name)) for arm, name in found.pairs],
+        ),
+    ):
+        table = _differences(found, [pair for pair in pairs if pair[0] != pair[1]], last)
+        if table:
+            yield f"## {title}, at {times}"
+            yield table
 
 
-def _main_table(found: Found) -> str:
-    """Means of the main grid: one row a set and point."""
-    unit = found.experiment.steps
+def label(pair: Pair) -> str:
+    """For tables and figures."""
+    return f"{pair[0]}, {pair[1]}"
+
+
+def _goal(found: Found, step: int) -> str:
+    """What was decided beforehand, and whether it came out."""
+    compared = found.experiment.compared
     lines = [
-        "| set | runs | training | " + " | ".join(BY_KEY[m].name for m in SHOWN) + " |",
-        "| --- | ---: | ---: | " + " | ".join("---:" for _ in SHOWN) + " |",
+        f"Default, declared beforehand: {label(compared.default)}.",
+        "",
+        "| what | measure | found | met |",
+        "| --- | --- | ---: | --- |",
     ]
-    base = " | ".join(_shown(found.base(metric)) for metric in SHOWN)
-    lines.append(f"| {BASE} | {len(found.experiment.subjects)} | | {base} |")
-    for arm in found.arms:
-        for step in found.steps:
-            row = " | ".join(_shown(found.mean(arm, step, metric)) for metric in SHOWN)
-            lines.append(f"| {arm} | {len(found.common)} | {step / unit:g}x | {row} |")
+    for other in compared.with_:
+        for measure in compared.primary:
+            change = found.change(other, compared.default, step, measure)
+            if change is not None:
+                met = "yes" if change.low > 0 else "worse" if change.high < 0 else "not clear"
+                name = MEASURES[measure].name
+                lines.append(f"| above {label(other)} | {name} | {_change(change)} | {met} |")
+    for measure, least in compared.at_least.items():
+        share = found.mean(compared.default, step, measure)
+        if share is not None:
+            met = "yes" if share.low >= least else "below" if share.high < least else "not clear"
+            name = MEASURES[measure].name
+            lines.append(f"| at least {least:g} of the base | {name} | {_plain(share)} | {met} |")
     return "\n".join(lines)
 
 
-def _difference_tables(found: Found) -> Iterator[str]:
-    """Sets against none and against naive, at the longest training; clear ones in bold."""
-    unit, step = found.experiment.steps, found.steps[-1]
-    rephrased = found.experiment.studies.get("rephrased")
-    yield f"**Differences at {step / unit:g}x**"
-    yield _differences(found, step, stem(found.experiment.prompts))
-    if rephrased and rephrased.prompts:
-        yield f"**The same in other words, at {step / unit:g}x**"
-        yield _differences(found, step, stem(rephrased.prompts))
+def _head(first: Sequence[str]) -> list[str]:
+    names = [measure.name for measure in MEASURES.values()]
+    rule = ["---"] * len(first) + ["---:"] * len(names)
+    return [f"| {' | '.join([*first, *names])} |", f"| {' | '.join(rule)} |"]
 
 
-def _differences(found: Found, step: int, suite: str) -> str:
-    columns = [(metric, step) for metric in SHOWN]
-    return "\n".join(
-        [
-            "| | " + " | ".join(BY_KEY[m].name for m in SHOWN) + " |",
-            "| --- | " + " | ".join("---:" for _ in SHOWN) + " |",
-            *_against(found, columns, suite=suite),
-        ]
-    )
-
-
-def _against(
-    found: Found,
-    columns: Sequence[tuple[str, int]],
-    groups: Groups = (),
-    suite: str | None = None,
-) -> Iterator[str]:
-    """Rows of differences: every set against none, and every other against naive."""
-    for first in ("none", "naive"):
-        for arm in found.arms:
-            if arm == first or (first, arm) == ("naive", "none"):
+def _means(found: Found) -> str:
+    experiment = found.experiment
+    whole = len(experiment.subjects) * len(experiment.seeds)
+    lines = _head(["set", "identifier", "training"])
+    for pair in found.pairs:
+        for step in experiment.stops:
+            runs = len(found.runs(pair, step))
+            if not runs:
                 continue
-            row = (
-                _change(
-                    paired(
-                        found.main(first, step, metric, groups, suite),
-                        found.main(arm, step, metric, groups, suite),
-                    )
-                )
-                for metric, step in columns
-            )
-            yield f"| {arm} against {first} | {' | '.join(row)} |"
+            times = f"{step / experiment.steps:g}x" + (f" ({runs} runs)" if runs < whole else "")
+            row = [_plain(found.mean(pair, step, measure)) for measure in MEASURES]
+            lines.append(f"| {' | '.join([*pair, times, *row])} |")
+    return "\n".join(lines)
 
 
-def _groups(found: Found) -> list[Groups]:
-    """What the prompts of the main grid are about, each kind for itself."""
-    arm, step = found.arms[0], found.steps[-1]
-    return [(group,) for group in dict.fromkeys(s.group for s in found.main(arm, step, "dino"))]
+def _differences(found: Found, pairs: Sequence[tuple[Pair, Pair]], step: int) -> str:
+    rows = []
+    for first, second in pairs:
+        changes = [found.change(first, second, step, measure) for measure in MEASURES]
+        if any(changes):
+            cells = [label(second), label(first), *map(_change, changes)]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*_head(["set", "against"]), *rows]) if rows else ""
 
 
-def _group_tables(found: Found, groups: Groups) -> Iterator[str]:
-    """A heading, and identity and R-precision of some kinds of prompts."""
-    yield f"**Prompts about {' and '.join(groups)}**"
-    columns = [
-        (metric, step)
-        for metric in ("dino", "matched", "both")
-        for step in (found.experiment.steps, found.steps[-1])
-    ]
-    names = [f"{BY_KEY[m].name} {step / found.experiment.steps:g}x" for m, step in columns]
-    lines = [
-        "| | " + " | ".join(names) + " |",
-        "| --- | " + " | ".join("---:" for _ in names) + " |",
-    ]
-    base = " | ".join(_shown(found.base(metric, groups)) for metric, _ in columns)
-    lines.append(f"| {BASE} | {base} |")
-    for arm in found.arms:
-        row = (_shown(found.mean(arm, step, metric, groups)) for metric, step in columns)
-        lines.append(f"| {arm} | {' | '.join(row)} |")
-    yield "\n".join([*lines, *_against(found, columns, groups)])
-
-
-def _side_tables(found: Found) -> Iterator[str]:
-    """What the bars of the side studies show, as numbers; each beside what it is a change of."""
-    columns = [(metric, "") for metric in SHOWN] + [("dino", "style")]
-    names = [BY_KEY[metric].name + (f", {group}" if group else "") for metric, group in columns]
-    for _, title, whole, groups in side_groups(found):
-        if not any(had for each in groups.values() for had in each.values()):
-            continue
-        yield f"**{title}**"
-        lines = [
-            "| | runs | " + " | ".join(names) + " |",
-            "| --- | ---: | " + " | ".join("---:" for _ in names) + " |",
-        ]
-        for label, by_metric in groups.items():
-            runs = {(s.cell.subject, s.cell.seed) for had in by_metric.values() for s in had}
-            row = " | ".join(_number(_about(by_metric[m], group)) for m, group in columns)
-            lines.append(f"| {label} | {len(runs)} | {row} |")
-        for label, by_metric in groups.items():
-            if whole in ("", label):
-                continue
-            changes = (
-                _change(paired(_about(groups[whole][m], group), _about(by_metric[m], group)))
-                for m, group in columns
-            )
-            lines.append(f"| {label} against {whole} | | {' | '.join(changes)} |")
-        yield "\n".join(lines)
-
-
-def _about(had: Sequence[Score], group: str) -> list[Score]:
-    return [score for score in had if group in ("", score.group)]
-
-
-def _number(had: Sequence[Score]) -> str:
-    return _shown(mean_of(had) if had else None)
-
-
-def _shown(found: Interval | None) -> str:
-    if found is None:
-        return ""
-    return f"{found.mean:.3f} ± {(found.high - found.low) / 2:.3f}"
+def _plain(found: Interval | None) -> str:
+    return "" if found is None else f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _change(change: Interval | None) -> str:
     if change is None:
         return ""
-    text = f"{change.mean:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
+    text = f"{change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f})"
     return f"**{text}**" if is_clear(change) else text
-
-
-def means(found: Found) -> list[dict[str, Any]]:
-    """All means, for whoever wants to plot them otherwise."""
-    rows = []
-    for (name, suite, step, metric), had in found.all():
-        mean = mean_of(had)
-        rows.append(
-            {
-                "set": name,
-                "prompts": suite,
-                "step": step,
-                "metric": metric,
-                "mean": round(mean.mean, 5),
-                "low": round(mean.low, 5),
-                "high": round(mean.high, 5),
-                "images": mean.count,
-                "runs": len({(s.cell.subject, s.cell.seed) for s in had}),
-            }
-        )
-    return rows
-
-
-# ------------------------------------------------------------------------------------ side studies
-
-
-def side_groups(
-    found: Found,
-) -> Iterator[tuple[str, str, str, dict[str, dict[str, list[Score]]]]]:
-    """What the side studies compare, at each of their points, the longest training last.
-
-    Yields:
-        Name, title, the label that the others are changes of (empty where prompts differ, which
-        cannot be paired), and label -> metric -> scores.
-    """
-    experiment = found.experiment
-    main = stem(experiment.prompts)
-
-    for name, study in experiment.studies.items():
-        suite = stem(study.prompts) if study.prompts else main
-        arm = study.arm or list(experiment.arms)[-1]
-        for point in sorted(study.points):
-            step = round(point * experiment.steps)
-
-            def at(of: str, suite: str = suite, step: int = step) -> dict[str, list[Score]]:
-                return {metric: found.of(of, suite, step, metric) for metric in SHOWN}
-
-            times = f"at {point:g}x"
-            whole = "all slots"
-            if name == "rephrased":
-                groups, whole = {}, ""
-                for each in found.arms:
-                    groups[f"{each}{AS_ASKED}"] = at(each, main)
-                    groups[each] = at(each)
-                title = f"Rephrased prompts, {times} (Fig. 3)"
-            elif name == "size":
-                sizes = sorted({*study.images, experiment.images})
-                groups = {f"{size} images": at(f"{arm} {size}") for size in sizes}
-                title, whole = f"Size of the set, {times}", f"{experiment.images} images"
-            else:
-                slots = (study.without,) if isinstance(study.without, str) else study.without or ()
-                groups = {whole: at(arm)}
-                for slot in slots:
-                    groups[f"without {slot}"] = at(f"{arm} {experiment.images} without {slot}")
-                title = f"One slot less, of {arm}, {times}"
-                if name == "motion":
-                    title = f"Prompts with motion, living subjects, {times} (Fig. 4)"
-            yield name, title, whole, _of_same_runs(groups)
-
-
-def _of_same_runs(
-    groups: dict[str, dict[str, list[Score]]],
-) -> dict[str, dict[str, list[Score]]]:
-    """Only the subjects and seeds that every group has: some studies have fewer seeds."""
-
-    def runs(by_metric: Mapping[str, list[Score]]) -> set[tuple[str, int]]:
-        return {(s.cell.subject, s.cell.seed) for had in by_metric.values() for s in had}
-
-    had = [runs(each) for each in groups.values() if any(each.values())]
-    common = set.intersection(*had) if had else set()
-    return {
-        label: {
-            metric: [s for s in found if (s.cell.subject, s.cell.seed) in common]
-            for metric, found in by_metric.items()
-        }
-        for label, by_metric in groups.items()
-    }

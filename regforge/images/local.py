@@ -131,13 +131,18 @@ class LocalRenderer(Renderer):
         self._journal = journal
         self._reporter = reporter
         self._settings = call_settings(pipeline, render)
-        self._prompts = None
-        if can_encode(pipeline):
-            guided = render.guidance_scale > 1 or guidance_input(pipeline) is None
-            self._prompts = PromptCache(pipeline, guided=guided)
+        self.forget_prompts()
         self._inputs = inputs_of(pipeline).keys()
         self._uncompiled = self._compile() if render.compile else None
         self._shortcuts = shorten(pipeline, render)
+
+    def forget_prompts(self) -> None:
+        """Encode prompts anew: the weights of the text encoders have changed."""
+        self._prompts: PromptCache | None = None
+        if can_encode(self._pipeline):
+            has_scale = guidance_input(self._pipeline) is not None
+            guided = self._render.guidance_scale > 1 or not has_scale
+            self._prompts = PromptCache(self._pipeline, guided=guided)
 
     def find_batch_size(
         self, device: str, most: int, clock: Callable[[], float] = time.perf_counter

@@ -237,9 +237,7 @@ class Loop:
         parts = self._backward(step)
         self._average_gradients(parts)
         self._scaler.unscale_(self._optimizer)
-        length = torch.nn.utils.clip_grad_norm_(
-            self._parameters, self._settings.max_grad_norm or float("inf")
-        )
+        length = self._clip()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
@@ -303,6 +301,12 @@ class Loop:
             embeddings = stacked(each)
         return self._family.predict(
             noisy[start:], times[start:], embeddings, batch.geometry[start:]
+        )
+
+    def _clip(self) -> Tensor:
+        """Shorten the gradient if need be; returns its length before."""
+        return torch.nn.utils.clip_grad_norm_(
+            self._parameters, self._settings.max_grad_norm or float("inf")
         )
 
     def _average_gradients(self, parts: Tensor) -> None:

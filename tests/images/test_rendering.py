@@ -228,6 +228,15 @@ def test_each_prompt_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(text for text in encoded if text) == sorted(CAPTIONS)
 
 
+def test_prompts_are_encoded_anew_where_the_text_encoder_has_changed() -> None:
+    renderer: Any = opened(steps=1)
+    before = drawn(renderer, jobs(1))
+    renderer._pipeline.text_encoder.get_input_embeddings().weight.data.mul_(2)
+    assert difference(drawn(renderer, jobs(1)), before) == 0
+    renderer.forget_prompts()
+    assert difference(drawn(renderer, jobs(1)), before) > 0
+
+
 @pytest.fixture(scope="module")
 def pipeline() -> Any:
     from regforge.embedded import load_pipeline
