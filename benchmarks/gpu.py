@@ -1,4 +1,4 @@
-"""Everything that only a GPU can show, in one go: no network, about eight minutes.
+"""Everything that only a GPU can show, in one go: no network, about ten minutes.
 
     benchmarks/gpu.sh                       # results.json and results.md in gpu-results/
     benchmarks/gpu.sh --parts sdxl,flux --compile
@@ -7,11 +7,14 @@
 Of pipelines of the size of Stable Diffusion 1.5, SDXL and FLUX.1, made on the GPU with random
 weights in bfloat16:
 
-- regularization images: regforge's renderer, with each `render.speed` and with `render.offload`,
-  beside the class-image loop of diffusers' DreamBooth script (`class_images.py`);
+- regularization images: regforge's renderer, with each `render.speed`, each `render.offload` and
+  (FLUX.1) `render.quantize: int8`, beside the class-image loop of diffusers' DreamBooth script
+  (`class_images.py`);
 - training steps: regforge's, without and with gradient checkpointing, beside a plain loop, which
   says in our words what a step of the script is with `--mixed_precision bf16` and text embeddings
   computed beforehand. (`training.py` measures the script itself, and needs the network for it.)
+  FLUX.1's are regforge's alone, with gradient checkpointing, plain and with `method.quantize:
+  int8`, and their peaks are those of the steps.
 
 Of the embedded pipeline: half a minute of UNet training from artwork (`examples/tinyworld`). A row
 is written down when it is measured. What fails, does not fit or finds the time over says so, and
@@ -138,8 +141,24 @@ def _cells(row: dict[str, Any]) -> list[str]:
 # ------------------------------------------------------------------------------------------- images
 
 
-def measure_images(results: Results, kind: str, plan: Plan, pipeline: Any, compiled: bool) -> None:
-    """Images a second, of the loop and of regforge's renderer on the same weights."""
+def denoiser_of(pipeline: Any) -> Any:
+    """The UNet or transformer."""
+    return getattr(pipeline, "transformer", None) or pipeline.unet
+
+
+def measure_images(
+    results: Results,
+    kind: str,
+    plan: Plan,
+    pipeline: Any,
+    *,
+    compiled: bool = False,
+    quantized: bool = False,
+) -> None:
+    """Images a second, of the loop and of regforge's renderer on the same weights.
+
+    Where these were `quantized`, of the renderer alone.
+    """
     part, settings = f"{kind} images", argparse.Namespace(**vars(plan))
 
     def shell() -> Any:  # with a scheduler of its own
@@ -171,8 +190,11 @@ def measure_images(results: Results, kind: str, plan: Plan, pipeline: Any, compi
     }
     speeds = () if kind == "flux" else ("balanced", "fast")
     ways |= {f"regforge, render.speed: {each}": regforge(speed=each) for each in speeds}
-    ways["regforge, render.offload: true"] = regforge(offload=True)
-    denoiser = getattr(pipeline, "transformer", None) or pipeline.unet
+    for each in ("model", "sequential", "group"):
+        ways[f"regforge, render.offload: {each}"] = regforge(offload=each)
+    if quantized:
+        ways = {"regforge, render.quantize: int8": regforge(quantize="int8")}
+    denoiser = denoiser_of(pipeline)
 
     def by_block() -> Callable[[], int]:
         denoiser.compile_repeated_blocks()
@@ -184,8 +206,30 @@ def measure_images(results: Results, kind: str, plan: Plan, pipeline: Any, compi
         results.measure(part, name, plan.seconds, prepare)
         as_before(denoiser)
         if "offload" in name:
-            pipeline.remove_all_hooks()
-            pipeline.to(results.device)
+            back_on_device(pipeline, results.device)
+
+
+def back_on_device(pipeline: Any, device: Any) -> None:
+    """Take off what `render.offload` has put on."""
+    from diffusers.hooks.group_offloading import _is_group_offload_enabled
+    from diffusers.hooks.hooks import HookRegistry
+
+    pipeline.remove_all_hooks()
+    for part in pipeline.components.values():
+        if hasattr(part, "parameters") and _is_group_offload_enabled(part):
+            for module in part.modules():
+                registry = HookRegistry.check_if_exists_or_initialize(module)
+                for hook in list(registry.hooks):
+                    registry.remove_hook(hook, recurse=False)
+    pipeline.to(device)
+
+
+def quantize(pipeline: Any) -> None:
+    """Give a pipeline's denoiser and its T5 weights of 8 bits, as when they are loaded so."""
+    from regforge.images.quantizing import quantize_in_place
+
+    for part in (denoiser_of(pipeline), pipeline.text_encoder_2):
+        quantize_in_place(part)
 
 
 def as_before(denoiser: Any) -> None:
@@ -199,10 +243,19 @@ def as_before(denoiser: Any) -> None:
 # ----------------------------------------------------------------------------------------- training
 
 
-def measure_training(results: Results, kind: str, plan: Plan, pipeline: Any, folder: Path) -> None:
+def measure_training(
+    results: Results,
+    kind: str,
+    plan: Plan,
+    pipeline: Any,
+    folder: Path,
+    *,
+    quantized: bool = False,
+) -> None:
     """Optimizer steps a second on one photo and one class image, LoRA, bfloat16."""
     part = f"{kind} training steps"
-    write_images(folder, plan.side, 24)
+    if not quantized:
+        write_images(folder, plan.side, 24)
     setting = Setting(Path(), TINYWORLD, plan.side, 0, 60, folder)
 
     def plain() -> Callable[[], int]:
@@ -217,9 +270,12 @@ def measure_training(results: Results, kind: str, plan: Plan, pipeline: Any, fol
         "regforge": regforge(),
         "regforge, gradient_checkpointing": regforge(gradient_checkpointing=True),
     }
+    if kind == "flux":  # activations of all layers are 50 GB, and a plain loop would be another one
+        name = "regforge, gradient_checkpointing"
+        ways = {f"{name}, quantize: int8" if quantized else name: ways[name]}
     for name, prepare in ways.items():
         results.measure(part, name, plan.seconds, prepare)
-        pipeline.unet.unload_lora()
+        denoiser_of(pipeline).unload_lora()
 
 
 def plain_training(pipeline: Any, folder: Path, side: int, device: Any) -> Callable[[], int]:
@@ -279,20 +335,34 @@ def plain_training(pipeline: Any, folder: Path, side: int, device: Any) -> Calla
 
 def our_training(pipeline: Any, content: dict[str, Any], device: Any) -> Callable[[], int]:
     """A function that does a step of regforge's."""
+    import torch
+
+    from regforge.devices import free_memory
+    from regforge.images.loading import FoundModel
     from regforge.journal import Reporter
     from regforge.recipe import TrainingRecipe
     from regforge.training.examples import Examples
+    from regforge.training.families.flow import Flux
     from regforge.training.families.stable_diffusion import StableDiffusion, StableDiffusionXL
     from regforge.training.loop import Loop, precision_of
     from regforge.training.weights import attach
 
     recipe = TrainingRecipe.model_validate(content)
     precision = precision_of(recipe, device)
-    kind = StableDiffusionXL if hasattr(pipeline, "text_encoder_2") else StableDiffusion
-    pipeline.unet.requires_grad_(requires_grad=False)
-    family = kind(type(pipeline)(**pipeline.components), TINYWORLD, device, recipe)
+    families = {
+        "StableDiffusionPipeline": StableDiffusion,
+        "StableDiffusionXLPipeline": StableDiffusionXL,
+        "FluxPipeline": Flux,
+    }
+    denoiser_of(pipeline).requires_grad_(requires_grad=False)
+    shell = type(pipeline)(**pipeline.components)
+    family = families[type(pipeline).__name__](shell, FoundModel(TINYWORLD), device, recipe)
     examples = Examples(recipe, family, device=device, reporter=Reporter(quiet=True))
     examples.prepare()
+    if families[type(pipeline).__name__] is Flux and device.type == "cuda":
+        pipeline.text_encoder_2.to("cpu")  # our training has let go of it, the benchmark has not
+        free_memory()
+        torch.cuda.reset_peak_memory_stats()
     trainable = attach(family, recipe.method)
     if recipe.optimizer.gradient_checkpointing:
         trainable.checkpoint_gradients()
@@ -353,7 +423,7 @@ def main() -> None:
     """Measure all parts, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--parts", default=",".join(("unet", *KINDS)))
-    parser.add_argument("--minutes", type=float, default=8, help="no row begins after these")
+    parser.add_argument("--minutes", type=float, default=10, help="no row begins after these")
     parser.add_argument("--compile", action="store_true", help="also compiled by block")
     parser.add_argument("--dry-run", action="store_true", help="tiny models, on any device")
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
@@ -391,9 +461,13 @@ def main() -> None:
                 results.add(part, "all", {"failed": f"not measured: needs {plan.needs} GB"})
                 continue
             pipeline = random_pipeline(part, device, torch.bfloat16, tiny=args.dry_run)
-            measure_images(results, part, plan, pipeline, args.compile)
-            if part != "flux":
-                measure_training(results, part, plan, pipeline, Path(folder))
+            measure_images(results, part, plan, pipeline, compiled=args.compile)
+            measure_training(results, part, plan, pipeline, Path(folder))
+            if part == "flux":
+                pipeline.to(device)
+                quantize(pipeline)
+                measure_images(results, part, plan, pipeline, quantized=True)
+                measure_training(results, part, plan, pipeline, Path(folder), quantized=True)
             del pipeline
     print((args.out / "results.md").read_text())
     if args.dry_run and any("failed" in row for row in results.rows):

@@ -30,11 +30,12 @@ def test_all_rows_are_measured_beside_the_loops_of_others(repo: Path, tmp_path: 
         assert row["rate"] > 0
         assert f"| {row['part']} | {row['row']} | " in (tmp_path / "results.md").read_text()
     assert counts == {
-        "sd15 images": 5,
+        "sd15 images": 7,
         "sd15 training steps": 3,
-        "sdxl images": 5,
+        "sdxl images": 7,
         "sdxl training steps": 3,
-        "flux images": 3,
+        "flux images": 6,
+        "flux training steps": 2,
     }
 
 
@@ -43,5 +44,5 @@ def test_a_row_that_fails_is_written_down_and_told(repo: Path, tmp_path: Path) -
     ran = measured(repo, "--dry-run", "--parts", "flux", "--minutes", "0", "--out", str(tmp_path))
     assert ran.returncode == 1
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert len(rows) == 3
+    assert len(rows) == 8
     assert all("the time was over" in row["failed"] for row in rows)
