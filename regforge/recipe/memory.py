@@ -193,13 +193,13 @@ def sizes_of(
 def _counted(folder: Path, known: Sizes | None, targets: Sequence[str] | None) -> Sizes | None:
     """Sizes by the headers of a folder's files; None if some are not there."""
     index = read_json(str(folder), MODEL_INDEX)
-    name = next((each for each in ("transformer", "unet", "prior") if each in index), "")
-    encoders = sorted(part for part in index if part.startswith("text_encoder") and index[part][0])
+    name = next((each for each in ("transformer", "unet", "prior") if each in index), "none")
+    encoders = sorted(path.name for path in folder.glob("text_encoder*"))
     try:
-        shapes = {part: shapes_in(folder / part) for part in (name, "vae", *encoders) if part}
+        shapes = {part: shapes_in(folder / part) for part in (name, "vae", *encoders)}
     except (LoraError, OSError):  # whoever loads it says so
         return None
-    if not all(shapes.get(part) for part in (name, "vae")):
+    if not shapes[name] or not shapes["vae"]:
         return None
     denoiser, vae = _part_of(shapes[name]), _part_of(shapes["vae"])
     ends = tuple(f".{each}.weight" for each in targets or _USUAL_TARGETS)
@@ -210,21 +210,19 @@ def _counted(folder: Path, known: Sizes | None, targets: Sequence[str] | None) -
     kept = _OTHER_KEPT if known is None else tuple(k / sqrt(known.denoiser.all) for k in known.kept)
     no_clip = language_models(folder)
     latents = read_json(str(folder), f"{name}/config.json").get("sample_size")
-    side = latents * _shrinking(folder) if isinstance(latents, int) else known and known.side
+    config = read_json(str(folder), "vae/config.json")
+    blocks = config.get("block_out_channels") or config.get("encoder_block_out_channels")
+    side = known.side if known is not None else 1024
+    if isinstance(latents, int) and isinstance(blocks, list):
+        side = latents * 2 ** (len(blocks) - 1)
     return Sizes(
         denoiser,
         {part if part in no_clip else f"clip-{part}": _part_of(shapes[part]) for part in encoders},
         vae,
         adapted,
         (kept[0] * root, kept[1] * root),
-        side or 1024,
+        side,
     )
-
-
-def _shrinking(folder: Path) -> int:
-    """How many times smaller latents are."""
-    blocks = read_json(str(folder), "vae/config.json").get("block_out_channels") or (0,) * 4
-    return int(2 ** (len(blocks) - 1))
 
 
 def _part_of(shapes: Mapping[str, Sequence[int]]) -> Part:
@@ -246,7 +244,7 @@ class Memory:
 
     Attributes:
         there: Bytes of the GPU that is here, if there is one.
-        change: The setting with which it fits there, if it does not as it is.
+        change: What to set so that it fits there, if it does not as it is.
     """
 
     moments: Mapping[str, float]
@@ -278,7 +276,7 @@ class Memory:
         """What to say where the GPU that is here has less."""
         if self.there is None or self.peak <= self.there:
             return []
-        advice = f": `{self.change}` should do" if self.change else ", whatever is set"
+        advice = f": {self.change} should do" if self.change else ", whatever is set"
         return [
             f"memory: this takes about {self.peak / GB:.1f} GB (an estimate), and the GPU has "
             f"{self.there / GB:.1f} GB{advice}."
@@ -343,11 +341,11 @@ def _trained_weights(recipe: TrainingRecipe, sizes: Sizes, each: float) -> float
     optimizer, method, whole = recipe.optimizer, recipe.method, sizes.denoiser.all
     moving = 8 + _STATES.get(optimizer.name, 8) + (4 if optimizer.ema else 0)
     if method.kind == "full":
-        teacher = (
-            4 if recipe.regularization.target == "teacher" and uses_regularization(recipe) else 0
-        )
+        prior = recipe.regularization
+        taught = prior.target == "teacher" and uses_regularization(recipe)
+        copy = 4 if taught or prior.drift_penalty else 0
         cast = 2 if each == 2 else 0  # of a forward pass in 16 bits
-        return whole * (moving + teacher + cast)
+        return whole * (moving + copy + cast)
     trained = sizes.adapted * method.rank if method.kind == "lora" else 0.0
     return sizes.denoiser.bytes(each, method.quantize) + trained * moving
 
@@ -408,6 +406,12 @@ def estimate(plan: Render | TrainingRecipe) -> Memory | None:
     if sizes is None:
         return None
     found, there = memory_of(plan, sizes), gpu_memory(plan.device)
-    if there is None or found.peak <= there:
-        return replace(found, there=there)
-    return replace(found, there=there, change=lightest_change(plan, sizes, there))
+    change = None
+    if there is not None and (name := lightest_change(plan, sizes, there)) is not None:
+        sections = {"render": RENDERING[name]} if isinstance(plan, Render) else TRAINING[name]
+        change = ", ".join(
+            f"{section}.{key}: {str(value).lower()}"
+            for section, keys in sections.items()
+            for key, value in keys.items()
+        )
+    return replace(found, there=there, change=change)

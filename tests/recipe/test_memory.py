@@ -78,7 +78,7 @@ def test_the_table_has_what_a_forward_pass_keeps(name: str) -> None:
     assert found == pytest.approx(MODELS[name].kept, rel=0.02)
 
 
-@pytest.fixture(scope="module", params=["flux1", "qwen-image", "hidream", "embedded/tinyworld"])
+@pytest.fixture(scope="module", params=["flux1", "krea2", "hidream", "embedded/tinyworld"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     if request.param.startswith("embedded"):
         return request.param
@@ -224,7 +224,7 @@ def test_check_says_it_and_warns_of_a_gpu_that_is_too_small(
     assert shell("check", recipe) == 0
     assert "(an estimate)" in shell.out
     assert "warning: memory: " in shell.out
-    assert "`quantize: int8`" in shell.out
+    assert "render.offload: model, render.quantize: int8 should do" in shell.out
 
 
 def test_check_says_it_of_a_training(repo: Path, shell: Shell) -> None:

@@ -69,7 +69,8 @@ def test_no_moment_holds_more_than_the_denoiser_and_its_activations(tmp_path: Pa
     sizes = sizes_of(model)
     assert sizes is not None
     t5, denoiser = sizes.encoders["text_encoder_2"].bytes(4), sizes.denoiser.bytes(4)
-    assert held["captions"] > 0.9 * t5 > denoiser
+    assert held["captions"] > 0.9 * t5
+    assert t5 > denoiser
     # Libraries that were imported on the way, and what Python itself keeps.
     rest = held["loading"]
     assert rest < 0.25 * t5
