@@ -158,7 +158,9 @@ _OTHER_KEPT = (0.25, 0.02)
 _USUAL_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 # Embeddings are no linear layers, though their weights look alike; what a language model answers
 # with is not quantized.
-_NOT_LINEAR = re.compile(r"embed_tokens|shared\.|lm_head|(position|token)_embedding|relative_atten")
+_NOT_LINEAR = re.compile(
+    r"embed_tokens|shared\.|lm_head|(position|token)_embedding|pos_embed\.weight|relative_atten"
+)
 
 
 def known_sizes(family: Family) -> Sizes | None:
