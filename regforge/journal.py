@@ -59,18 +59,18 @@ class Journal:
     """The log and the ledger of one run, or of none; safe to use from several threads."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._lock = threading.Lock()
         self.failures = 0
 
     @property
     def ledger(self) -> Path | None:
         """None if nothing is written down."""
-        return None if self._folder is None else self._folder / "ledger.jsonl"
+        return None if self.folder is None else self.folder / "ledger.jsonl"
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The entries of the log so far, of earlier sessions too."""
-        return iter(()) if self._folder is None else read(self._folder / "log.jsonl")
+        return iter(()) if self.folder is None else read(self.folder / "log.jsonl")
 
     def event(self, event: str, **fields: Any) -> None:
         """Log something that happened: its name in snake case, and anything that JSON can hold."""
@@ -89,11 +89,11 @@ class Journal:
         self._append("ledger.jsonl", entry)
 
     def _append(self, name: str, entry: dict[str, Any]) -> None:
-        if self._folder is None:
+        if self.folder is None:
             return
         stamped = {"time": round(time.time(), 3), **entry}
         line = json.dumps(_clean(stamped), ensure_ascii=False) + "\n"
-        path = self._folder / name
+        path = self.folder / name
         try:
             with self._lock:
                 path.parent.mkdir(parents=True, exist_ok=True)

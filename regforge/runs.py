@@ -283,7 +283,7 @@ class RunFolder(RecipeFolder):
                 *("data/*.parquet", "recipe.yaml", "caption.j2", "vocabulary.json", "samples.webp"),
             )
         ),
-        "report.html",
+        *("to_draw/prompts.csv", "to_draw/prompts.txt", "report.html"),
     )
 
     def __init__(self, path: Path) -> None:

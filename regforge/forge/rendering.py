@@ -25,6 +25,7 @@ from regforge.errors import RegforgeError
 from regforge.files import StorageError, cache_folder, parse_json, write_atomically
 from regforge.forge.prompting import PromptStage
 from regforge.images.curation import BLANK, Curator, Verdict
+from regforge.images.elsewhere import ImagesMissing, hand_out, take_back
 from regforge.journal import Journal, Reporter, Task
 from regforge.recipe import Recipe, Render
 from regforge.records import ImageJob, ImageRow, Prompt, file_suffix, image_jobs
@@ -86,6 +87,7 @@ class ImageStage:
     _complete: dict[int, tuple[int, int]] = field(default_factory=dict)
     """By shard: how many jobs it was completed for, and how many images were accepted."""
     _prompts: Sequence[Prompt] = ()
+    _missing: list[ImagesMissing] = field(default_factory=list)
     _expected: int = 0
     """The last shard that was spoken of to the renderer."""
 
@@ -108,6 +110,7 @@ class ImageStage:
                     spare = min(spare, most - planned)
                     planned += spare
                     task.extend(spare * per_prompt)
+            take_back(self.folder.path)
             if self._opened is not None:
                 self._opened[1].discard()  # of an earlier session that was asked for more
         finally:
@@ -116,7 +119,15 @@ class ImageStage:
     def _make(self, prompts: Sequence[Prompt], task: Task) -> int:
         """Complete the shards of these prompts; returns how many images were accepted."""
         self._prompts = prompts
-        return sum(self._shard(number, self._jobs(number), task) for number in range(self._shards))
+        accepted = 0
+        for number in range(self._shards):
+            try:
+                accepted += self._shard(number, self._jobs(number), task)
+            except ImagesMissing as error:  # all shards are looked at, for all that is missing
+                self._missing.append(error)
+        if self._missing:
+            raise hand_out(self.folder.path, self.recipe.render, self._missing)
+        return accepted
 
     @property
     def _shards(self) -> int:
@@ -176,6 +187,8 @@ class ImageStage:
             self._look_ahead(number)
             drawn, refused = self._draw(todo, task)
             rows, rejected = [*rows, *drawn], [*rejected, *refused]
+        if self._missing:  # it was judged without what is to come before it
+            return len(rows)
         if todo or stored.relabelled:
             self.store.write(
                 number, [*rows, *stored.other_rows], [*rejected, *stored.other_rejected]
@@ -256,11 +269,17 @@ class ImageStage:
             if not wanted:
                 break
             task.extend(len(wanted))
-            self._render(wanted, task)
+            try:
+                self._render(wanted, task)
+            except ImagesMissing as error:
+                last = (refused[-1] for refused, _ in judged if refused)
+                why = {job.id: "; ".join(verdict.reasons) for job, verdict in last}
+                error.reasons = why | error.reasons
+                raise
             for job in wanted:
                 attempts[job.id].append(job)
             self.curator.forget(before)  # a new image may now be in the way of a later one
-        for refused, _ in judged:
+        for refused, _ in judged if not self._missing else ():
             for job, verdict in refused:
                 self.journal.failure("images", job.id, "; ".join(verdict.reasons))
         return (
@@ -269,9 +288,11 @@ class ImageStage:
         )
 
     def _first(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
-        """The first whole batches that hold a few images."""
+        """The first whole batches that hold a few images; of files all jobs."""
         from regforge.images.renderer import batches
 
+        if self.recipe.render.renderer == "files":
+            return list(jobs)
         first: list[ImageJob] = []
         renderer = self._open()[0]
         for batch in batches(jobs, renderer.batch_size, renderer.identity):
@@ -326,7 +347,7 @@ class ImageStage:
             seconds = round(time.monotonic() - start, 3)
             batch_size = renderer.batch_size
             self.journal.event("rendered", images=drawn, seconds=seconds, batch_size=batch_size)
-            if not renderer.ahead:  # the speed of this machine alone
+            if not renderer.ahead and self.recipe.render.renderer != "files":  # of one machine
                 remember(self.recipe.render, drawn, seconds)
 
     def _judge(self, attempts: Sequence[ImageJob]) -> tuple[_Refused, ImageRow | None]:

@@ -33,7 +33,7 @@ def require_renderer(render: Render) -> None:
         from regforge.images.hosted import require_service
 
         require_service(render)
-    else:  # opening it asks the servers
+    elif render.renderer != "files":  # opening it asks the servers
         open_renderer(render, journal=Journal(None), reporter=Reporter(quiet=True)).close()
 
 
@@ -95,6 +95,10 @@ def open_renderer(
         from regforge.images.comfyui import ComfyRenderer
 
         return ComfyRenderer(render, journal=journal, reporter=reporter)
+    if render.renderer == "files":
+        from regforge.images.elsewhere import ElsewhereRenderer
+
+        return ElsewhereRenderer(render, journal=journal)
     if render.renderer == "a1111":
         from regforge.images.webui import WebuiRenderer
 

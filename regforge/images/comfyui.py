@@ -59,7 +59,6 @@ class ComfyRenderer(ServerRenderer):
             self._workflow = read_workflow(render.workflow, render.nodes)
         except WorkflowError as error:
             raise RenderSettingError(f"render.workflow: {error.message}.") from error
-        self._tried = set[str]()
         super().__init__(render, journal=journal, reporter=reporter, clock=clock)
 
     async def _greet(self, server: Server) -> ModelIdentity:
@@ -126,9 +125,6 @@ class ComfyRenderer(ServerRenderer):
         }
         text = json.dumps(self._sent(values), sort_keys=True)
         mark = hashlib.sha256(f"{job.id}.{job.attempt} {text}".encode()).hexdigest()[:32]
-        if mark in self._tried:  # only the connection may have broken
-            await self._look(server)
-        self._tried.add(mark)
         if (known := server.known.pop(mark, None)) is not None:
             try:
                 return await self._result(server, known)

@@ -144,6 +144,8 @@ def is_sent(render: Render, setting: str, identity: ModelIdentity | None = None)
     """
     if identity is not None and identity.sent is not None:
         return setting in identity.sent
+    if render.renderer in ("comfyui", "files"):  # nobody has asked them yet
+        return False
     if render.renderer == "hosted":
         return render.api_base is not None and setting in ("seed", "steps", "negative_prompt")
     return setting != "guidance_scale" or identity is None or identity.takes_guidance

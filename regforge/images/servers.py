@@ -38,7 +38,7 @@ class Server:
     Attributes:
         busy: How many images it was asked for that it has not given yet.
         rests_until: By the clock, when it is asked again although others are there.
-        met: Whether it was asked what it has since it was last away.
+        met: Whether it was asked what it has since it last failed.
         known: What it has drawn, or is about to, that nobody has fetched.
     """
 
@@ -138,8 +138,9 @@ class ServerRenderer(ServiceRenderer):
         except _UNREADABLE as error:
             raise self._odd(server) from error
         except CallFailed as failure:
+            server.met = False  # before it is asked again, see what it has by now
             if failure.kind in ("unreachable", "lost"):
-                server.met, server.rests_until = False, self._caller.clock.now() + _REST
+                server.rests_until = self._caller.clock.now() + _REST
             raise
         finally:
             server.busy -= 1

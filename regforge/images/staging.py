@@ -117,7 +117,7 @@ def parameters_text(job: ImageJob, render: Render, identity: ModelIdentity) -> s
         else None,
         **render.shortcuts,
         "Seed": job.seed if is_sent(render, "seed", identity) else None,
-        "Size": f"{width}x{height}",
+        "Size": f"{width}x{height}" if width and height else None,
         "Model": identity.model,
         "Revision": identity.revision,
         "VAE": identity.vae,

@@ -236,6 +236,7 @@ def _renderer(render: Render) -> Iterator[Finding]:
         return
     unknown = ["lora", "vae", "variant", "revision", "config"]
     unknown += ["scheduler"] if render.renderer != "a1111" else []
+    unknown += ["steps", "guidance_scale", "api_base"] if render.renderer == "files" else []
     unknown += ["speed", "cache_interval", "guidance_window", "quantize"]
     for key in unknown:
         if getattr(render, key) != Render.model_fields[key].default:
@@ -244,7 +245,7 @@ def _renderer(render: Render) -> Iterator[Finding]:
         yield from _hosted(render)
     elif render.renderer == "comfyui":
         yield from _workflow(render)
-    elif render.width is None or render.height is None:
+    elif render.renderer == "a1111" and None in (render.width, render.height):
         message = f"is needed with {named}: a checkpoint does not say how large its images are"
         yield Finding(("render", "width" if render.width is None else "height"), message, (about,))
 

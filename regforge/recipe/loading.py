@@ -68,6 +68,7 @@ PATHS: dict[type[AnyRecipe], dict[tuple[str, ...], str]] = {
         ("render", "config"): "model",
         ("render", "lora", "*", "path"): "model",
         ("render", "workflow"): "path",
+        ("render", "folder"): "path",
     },
     TrainingRecipe: {
         ("subject", "images"): "path",

@@ -80,12 +80,16 @@ _NODES = TypeAdapter(Nodes)
 
 AS_LOADED = "as loaded"
 """The `render.model` of a web UI whose checkpoint the recipe leaves to it."""
+ELSEWHERE = "drawn elsewhere"
+"""The scheduler, and where the recipe names none the model, of images that come as files."""
 _USUAL_ADDRESS = {"comfyui": "http://127.0.0.1:8188", "a1111": "http://127.0.0.1:7860"}
 
 
 def _with_the_servers_own(given: dict[str, Any]) -> dict[str, Any]:
     """A section of the recipe with what is left out, by the server or its workflow."""
     renderer = str(given.get("renderer"))
+    if renderer == "files":
+        return {"model": ELSEWHERE, **given}
     if renderer not in _USUAL_ADDRESS:
         return given
     own: dict[str, Any] = {"api_base": _USUAL_ADDRESS[renderer], "model": AS_LOADED}
@@ -109,11 +113,13 @@ class Render(Section):
     """Of a single file: the diffusers repository or folder that says how it is built, and has what
     the file lacks. Left out, the file's own folder if it is one, or the model of its kind on the
     Hub, such as `stabilityai/stable-diffusion-xl-base-1.0`."""
-    renderer: Literal["local", "hosted", "comfyui", "a1111"] = "local"
+    renderer: Literal["local", "hosted", "comfyui", "a1111", "files"] = "local"
     """`local`: a diffusers pipeline on this machine. `hosted`: an image API through LiteLLM.
     `comfyui`: ComfyUI, with `workflow`. `a1111`: the API of the AUTOMATIC1111 web UI, Forge or
     SD.Next. For both of these `model` is the checkpoint as the server calls it; left out, the one
-    in the workflow, or the one that the web UI has loaded."""
+    in the workflow, or the one that the web UI has loaded. `files`: captions go into the run's
+    folder `to_draw`, and images come back by way of `folder`; `model` is what you call what drew
+    them."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     variant: str | None = None
@@ -201,6 +207,8 @@ class Render(Section):
     `seed`, `width`, `height`, `steps`, `guidance_scale`, `model` or `filename`, such as `6.text`,
     and the node of the `image`, such as `9`, where several could be meant. A list names several,
     and `[]` none: the workflow decides then."""
+    folder: Runtime[Path | None] = None
+    """For `renderer: files`: where you put the images; `drawn` in the run's folder if left out."""
     max_concurrency: Runtime[int] = Field(default=4, ge=1, le=100)
     """Calls at the same time, for renderers other than `local`; of several servers, at each."""
     rpm: Runtime[int | None] = Field(default=None, ge=1)

@@ -156,10 +156,11 @@ def test_comfyui_is_asked_again_after_a_fault(fault: Any, workflow: Path) -> Non
         assert are_right(list(renderer.render(jobs(3))), 3)
 
 
-def test_after_a_broken_connection_nothing_is_drawn_twice(workflow: Path) -> None:
+@pytest.mark.parametrize("answer", [(0, None), (500, {})])
+def test_after_a_broken_connection_nothing_is_drawn_twice(answer: Answer, workflow: Path) -> None:
     with ComfyServer() as server:
         renderer = comfy(server.url, workflow)
-        server.fault = once("/history/", (0, None), 4)
+        server.fault = once("/history/", answer, 4)
         assert are_right(list(renderer.render(jobs(4))), 4)
     assert len(server.drawn) == 4
 

@@ -173,6 +173,7 @@ RUNTIME: dict[str, Any] = {
     "prompts.llm.cache": False,
     "render.batch_size": 3,
     "render.device": "cpu",
+    "render.folder": "drawn",
     "render.compile": True,
     "render.offload": True,
     "render.max_concurrency": 1,

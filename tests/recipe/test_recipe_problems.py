@@ -94,6 +94,7 @@ def test_a_minimal_recipe_is_sound_and_an_identifier_that_only_looks_like_the_no
         ("render: {workflow: none.json}\n", "5:20  render.workflow: goes with `renderer: comfyui` alone"),
         ("render: {renderer: a1111, height: 512}\n", "5:1  render.width: is needed with `renderer: a1111`: a checkpoint does not say how large its images are"),
         ("render: {renderer: a1111, width: 512, height: 512, vae: x/y}\n", "5:57  render.vae: does not go with `renderer: a1111`"),
+        ("render: {renderer: files, steps: 9}\n", "5:34  render.steps: does not go with `renderer: files`"),
         ("render: {renderer: hosted, model: dall-e-3, api_base: ['http://a', 'http://b']}\n", "5:55  render.api_base: takes one URL with `renderer: hosted`"),
         ("render: {renderer: hosted}\n", "5:1  render.model: an image API draws with a LiteLLM image model, such as 'gpt-image-1'"),
         ("dataset: {repo_id: teapots}\n", "5:20  dataset.repo_id: must look like user/name, not 'teapots'"),
