@@ -11,6 +11,7 @@ import pytest
 import torch
 from drawing import difference, drawn, jobs, opened, sdxl
 from flow_models import build
+from hub_server import LoopbackHub
 from safetensors.torch import load_file, save_file
 from shell import Shell
 from single_files import checkpoint, denoiser, gguf, z_image_names
@@ -20,7 +21,7 @@ from training.training_runs import recipe as training_recipe
 from regforge import sample, train
 from regforge.files import file_digest
 from regforge.recipe import Recipe, RecipeError, checked, recipe_digest, recipe_warnings
-from regforge.recipe.pipelines import described, family_of, predicts_v, usual
+from regforge.recipe.pipelines import described, family_of, folder_here, predicts_v, usual
 from regforge.recipe.single_files import SingleFileError, single_file
 
 SIZES = {"width": 32, "height": 32}
@@ -107,6 +108,27 @@ def test_a_lora_is_trained_on_a_gguf(tmp_path: Path, shell: Shell) -> None:
     assert max(abs(value).max() for value in weights(tmp_path / "run").values()) > 1e-4
     with pytest.raises(RecipeError, match=r"method\.kind: .*gguf"):
         checked(training_recipe(base_model=str(file), config=str(folder), method={"kind": "full"}))
+
+
+@pytest.mark.slow
+def test_file_and_configuration_come_from_the_hub(
+    xl: Path, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    files = {str(p.relative_to(xl)): p.read_bytes() for p in xl.rglob("*") if p.is_file()}
+    hub.put("me/xl", files, repo_type="model")
+    hub.put(
+        "me/files",
+        {"mine.safetensors": (xl.parent / "xl.safetensors").read_bytes()},
+        repo_type="model",
+    )
+    url = "https://huggingface.co/me/files/blob/main/mine.safetensors"
+    assert single_file(url) is None
+    renderer = opened(model=url, config="me/xl", **SIZES)
+    assert renderer.identity.model == url
+    assert np.array_equal(drawn(renderer, jobs(1)), drawn(opened(model=str(xl), **SIZES), jobs(1)))
+    here = folder_here(url, None, "me/xl")
+    assert here is not None
+    assert not [*here.rglob("*.safetensors")]  # the file has all weights
 
 
 FLUX = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.weight")
