@@ -57,7 +57,7 @@ _FLUX2, _EIGHT = "single_stream_modulation.lin.weight", "double_blocks.7.img_att
 _UNET, _TOKENS = ("input_blocks.0.0.weight", 4), ("img_in.weight", 64)
 _BFL, _SAI = "black-forest-labs/FLUX", "stabilityai/stable-diffusion"
 # fmt: off
-_KINDS = (
+KINDS = (
     _Kind(("sdxl",), ("conditioner.embedders.1.model.positional_embedding",),
           "StableDiffusionXLPipeline", (f"{_SAI}-xl-base-1.0",), _UNET, whole=True),
     _Kind(("sd2",), ("cond_stage_model.model.positional_embedding",), "StableDiffusionPipeline",
@@ -95,6 +95,8 @@ _KINDS = (
           "HiDreamImagePipeline", ("HiDream-ai/HiDream-I1-Full", "HiDream-ai/HiDream-I1-Dev")),
 )
 # fmt: on
+"""The first whose marks are there is the file's. Families are described in `pipelines` too."""
+
 _KNOWN = (
     "Stable Diffusion 1.x, 2.x and XL whole; the denoisers of Stable Diffusion 3, FLUX.1, FLUX.2, "
     "Chroma, Qwen-Image, Krea 2, Z-Image, Lumina 2, Sana and HiDream"
@@ -212,7 +214,7 @@ def _read(path: Path, _size: int, _changed: int) -> SingleFile:
             f"{path} has weights that were quantized for another program, which diffusers would "
             "misread: take the same model in 16 bits, in plain float8, or as .gguf."
         )
-    kind = next((each for each in _KINDS if all(mark in names for mark in each.marks)), None)
+    kind = next((each for each in KINDS if all(mark in names for mark in each.marks)), None)
     if kind is None or "edm_mean" in names:
         raise SingleFileError(
             f"{path} is {about or 'a file'} of no known kind. Known are {_KNOWN}."

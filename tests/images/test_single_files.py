@@ -21,8 +21,8 @@ from training.training_runs import recipe as training_recipe
 from regforge import sample, train
 from regforge.files import file_digest
 from regforge.recipe import Recipe, RecipeError, checked, recipe_digest, recipe_warnings
-from regforge.recipe.pipelines import described, family_of, folder_here, predicts_v, usual
-from regforge.recipe.single_files import SingleFileError, single_file
+from regforge.recipe.pipelines import NAMED, described, family_of, folder_here, predicts_v, usual
+from regforge.recipe.single_files import KINDS, SingleFileError, single_file
 
 SIZES = {"width": 32, "height": 32}
 
@@ -45,6 +45,7 @@ def of_names(path: Path, *names: str, **shapes: tuple[int, ...]) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_draws_what_its_folder_draws(xl: Path, tmp_path: Path) -> None:
     file = xl.parent / "xl.safetensors"
     from_folder = drawn(opened(model=str(xl), **SIZES), jobs(1))
@@ -76,6 +77,7 @@ def test_a_checkpoint_says_whether_it_predicts_the_velocity(xl: Path, tmp_path: 
         opened(model=str(file), config=str(xl), scheduler="heun")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"), [("z-image", z_image_names), ("qwen-image", dict)], ids=["z-image", "qwen"]
 )
@@ -90,6 +92,7 @@ def test_a_file_of_the_denoiser_takes_the_rest_from_its_configuration(
     assert np.array_equal(drawn(read, jobs(1)), from_folder)
 
 
+@pytest.mark.slow
 def test_a_gguf_draws_about_the_same(tmp_path: Path) -> None:
     folder = Path(build("qwen-image", tmp_path / "model"))
     file = gguf(folder, tmp_path / "denoiser.gguf", "qwen_image")
@@ -132,6 +135,14 @@ def test_file_and_configuration_come_from_the_hub(
 
 
 FLUX = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.weight")
+
+
+def test_kinds_of_files_are_what_is_known_of_their_families() -> None:
+    for kind in KINDS:
+        families = [NAMED[name] for name in kind.families]
+        assert {family.pipeline for family in families} == {kind.pipeline}
+        if kind.configurations != ("stabilityai/stable-diffusion-3.5-medium",):
+            assert tuple(family.repository for family in families) == kind.configurations
 
 
 def test_the_header_tells_the_family_and_not_the_name(tmp_path: Path) -> None:
