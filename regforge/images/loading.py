@@ -182,12 +182,12 @@ def assemble(
     *,
     trust_remote_code: bool = False,
 ) -> Any:
-    """Load a pipeline into main memory, but for parts that are there already."""
+    """Load a pipeline into main memory, but for the `given` parts, which are there already."""
     import diffusers
 
     from regforge.images.loras import silent
 
-    file, pipeline = found.file, diffusers.DiffusionPipeline
+    file = found.file
     if file is not None and file.kind.whole:
         with silent():
             made: Any = getattr(diffusers, file.kind.pipeline).from_single_file(
@@ -201,7 +201,7 @@ def assemble(
         return made
     if file is not None and not given.keys() & {*DENOISERS}:
         given = {**given, "transformer": load_part(found, "transformer", dtype, variant)}
-    return pipeline.from_pretrained(
+    return diffusers.DiffusionPipeline.from_pretrained(
         found.folder,
         dtype=dtype,
         variant=variant,
@@ -224,11 +224,11 @@ def load_part(
     Raises:
         ModelUnavailable: It cannot be loaded.
     """
+    from regforge.images.loras import silent
+
     file, place = found.file, found.folder / part
     named = variant if any(place.glob(f"*.{variant}*.safetensors")) else None
     given: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
-    from regforge.images.loras import silent
-
     try:
         with quiet_loading():
             kind = _class_of(found.folder, part)
