@@ -267,9 +267,15 @@ def base_folder(experiment: Experiment) -> Path:
 
 
 def pack_folder(experiment: Experiment, pack: Pack) -> Path:
-    """Where a pack's runs lie; other recipes or other questions have another folder."""
-    digests = [recipe_digest(recipe) for recipe in recipes_of(experiment, pack)]
-    key = key_of(*digests, *_asked(experiment))[:8]
+    """Where a pack's runs lie; another training or other questions have another folder."""
+    arm = experiment.arms[pack.arm]
+    runs = [
+        (subject, seed, arm.dataset and dataset_folder(experiment, arm.dataset, subject).name)
+        for subject, seed in pack.runs
+    ]
+    how = _yaml(experiment.training), arm.set, experiment.overrides, experiment.stops[-1]
+    identifier = experiment.identifiers[pack.identifier].is_
+    key = key_of(how, identifier, runs, _asked(experiment))[:8]
     name = f"{pack.arm}-{pack.identifier}".replace(", ", "-").replace(" ", "-")
     return experiment.folder / "runs" / f"{name}-{key}"
 
