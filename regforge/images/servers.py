@@ -62,7 +62,7 @@ class ServerRenderer(ServiceRenderer):
     """
 
     tries = 10  # a server that is started again takes a minute to load its model
-    name = "The server"
+    name = "a server"
 
     def __init__(
         self, render: Render, *, journal: Journal, reporter: Reporter, clock: Clock | None = None
@@ -157,7 +157,7 @@ class ServerRenderer(ServiceRenderer):
 
     def _odd(self, server: Server) -> CallFailed:
         """Of an answer that lacks what is to be in it."""
-        message = f"{server.base} does not answer as {self.name} does."
+        message = f"What answers at {server.base} is not {self.name}."
         return CallFailed("garbled", message, hint="Correct render.api_base.")
 
     async def _bytes(
@@ -195,7 +195,7 @@ class ServerRenderer(ServiceRenderer):
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise CallFailed(
                 "unreachable",
-                f"{self.name} cannot be reached at {server.base}.",
+                f"{server.base} cannot be reached: is {self.name} running there?",
                 hint="Start the server, or correct render.api_base.",
                 raw=str(error),
             ) from error
@@ -221,7 +221,11 @@ class ServerRenderer(ServiceRenderer):
             kind = "busy"
         elif status >= 500:
             kind = "server"
-        hint = f"There is no {path}: correct render.api_base." if status == 404 else None
+        hint = (
+            f"There is no {path}: correct render.api_base."
+            if status == 404 and reason in ("", "Not Found")
+            else None
+        )
         return CallFailed(
             kind,
             said,

@@ -38,7 +38,7 @@ _OWN_VAE = ("", "None", "none", "Automatic", None)
 class WebuiRenderer(ServerRenderer):
     """A `Renderer` that asks web UIs for one image after the other."""
 
-    name = "The web UI"
+    name = "a web UI"
     size_hint = "Its own window says more."
 
     def __init__(

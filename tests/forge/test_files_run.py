@@ -157,16 +157,25 @@ def test_all_shards_are_looked_at_before_captions_go_out(
 ) -> None:
     for module in ("forge.rendering", "dataset.store"):
         monkeypatch.setattr(f"regforge.{module}.SHARD_SIZE", 2)
-    assert exchange.run() == 1
+    alike = ("--set", "curate.max_duplicate_distance=0")
+    assert exchange.run(*alike) == 1
     rows = exchange.rows
     assert len(rows) == 6
     exchange.draw(rows)
     for number in (0, 5):
         exchange.put(rows[number]["file"], black())
-    assert exchange.run() == 1
-    assert [row["id"] for row in exchange.rows] == [rows[0]["id"], rows[5]["id"]]
-    exchange.draw(exchange.rows)
-    assert exchange.run() == 0, exchange.shell.err
+    assert exchange.run(*alike) == 1
+    first, last = exchange.rows
+    assert [first["id"], last["id"]] == [rows[0]["id"], rows[5]["id"]]
+    exchange.draw([last])
+    copied = io.BytesIO()  # the same image as that of a later row
+    Image.fromarray(drawn(int(rows[2]["seed"]))).save(copied, "PNG", compress_level=0)
+    exchange.put(first["file"], copied.getvalue())
+    assert exchange.run(*alike) == 1
+    (later,) = exchange.rows  # each is compared with those before it, whichever came first
+    assert (later["id"], later["attempt"]) == (rows[2]["id"], "1")
+    exchange.draw([later])
+    assert exchange.run(*alike) == 0, exchange.shell.err
 
 
 def test_a_file_does_not_count_for_a_caption_that_was_edited_since(exchange: Exchange) -> None:
