@@ -63,7 +63,7 @@ class ComfyRenderer(ServerRenderer):
 
     async def _greet(self, server: Server) -> ModelIdentity:
         await self._look(server)
-        classes = {node["class_type"] for node in self._sent({}).values()}
+        classes = {node["class_type"] for node in self._workflow.filled({}).values()}
         asked = [self._json(server, "GET", f"/object_info/{quote(each, '')}") for each in classes]
         about = {name: info for each in await asyncio.gather(*asked) for name, info in each.items()}
         if missing := sorted(classes - about.keys()):
@@ -72,7 +72,7 @@ class ComfyRenderer(ServerRenderer):
                 f"ComfyUI at {server.base} has no node {listed(missing, 5)}.",
                 hint="Install the custom nodes that the workflow needs.",
             )
-        for id_, node in self._sent({"model": self._render.model}).items():
+        for id_, node in self._workflow.filled({"model": self._render.model}).items():
             for name, value in node["inputs"].items():
                 there = _choices(about[node["class_type"]], name)
                 if isinstance(value, str) and there is not None and value not in there:
@@ -97,9 +97,6 @@ class ComfyRenderer(ServerRenderer):
             sent=frozenset(("scheduler", *(key for key in _RECORDED if places[key]))),
         )
 
-    def _sent(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return self._workflow.filled(values)
-
     async def _look(self, server: Server) -> None:
         """Note what a server is about to draw for us, or has drawn."""
         queue, history = await asyncio.gather(
@@ -123,17 +120,17 @@ class ComfyRenderer(ServerRenderer):
             "guidance_scale": render.guidance_scale,
             "model": render.model,
         }
-        text = json.dumps(self._sent(values), sort_keys=True)
+        text = json.dumps(self._workflow.filled(values), sort_keys=True)
         mark = hashlib.sha256(f"{job.id}.{job.attempt} {text}".encode()).hexdigest()[:32]
         if (known := server.known.pop(mark, None)) is not None:
             try:
                 return await self._result(server, known)
             except CallFailed as failure:  # it failed, or its file was deleted
-                if failure.kind == "unreachable":
+                if failure.kind in ("unreachable", "lost", "timeout"):
                     raise
         # Another name each time: what a node has saved already, it does not save again.
         values["filename"] = f"regforge/{job.id}.{job.attempt}.{uuid.uuid4().hex[:6]}"
-        body = {"prompt": self._sent(values), "extra_data": {_MARK: mark}}
+        body = {"prompt": self._workflow.filled(values), "extra_data": {_MARK: mark}}
         reply = await self._json(server, "POST", "/prompt", json=body)
         return await self._result(server, reply["prompt_id"])
 
@@ -148,7 +145,7 @@ class ComfyRenderer(ServerRenderer):
                 if (entry := await self._entry(server, prompt_id)) is not None:
                     break
                 raise CallFailed(
-                    "lost", f"{server.base} has forgotten what it was to draw: was it restarted?"
+                    "server", f"{server.base} has forgotten what it was to draw: was it restarted?"
                 )
             await self._caller.clock.sleep(wait)
             wait = min(_LATER_LOOKS, wait * 1.5)

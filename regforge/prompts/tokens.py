@@ -89,7 +89,8 @@ def token_budget(
         models and where no tokenizer can be loaded.
     """
     if render.renderer != "local":
-        return estimated_budget(f"`{render.renderer}` shows no tokenizer", max_tokens)
+        who = f"{render.model} is hosted and" if render.renderer == "hosted" else "what draws"
+        return estimated_budget(f"{who} shows no tokenizer", max_tokens)
     try:
         exact, limit = _longest(_folder(render, offline=offline))
     except Exception as error:  # whatever the Hub client, transformers or a broken folder raises
