@@ -1,6 +1,6 @@
 """Chromium without a window, driven through its DevTools pipe, to look at pages with.
 
-It cannot reach any network, so a page that needed one would fail.
+It cannot reach any network but this machine, so a page that needed one would fail.
 """
 
 import fcntl
@@ -58,7 +58,7 @@ class Page:
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.05)
 
-    def click(self, selector: str) -> None:
+    def click(self, selector: str, *, shift: bool = False) -> None:
         """A real mouse click in the middle of an element."""
         box = self.js(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
@@ -67,14 +67,21 @@ class Page:
             "return {x: b.x + b.width / 2, y: b.y + b.height / 2}; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.command("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **box)
+            box |= {"button": "left", "clickCount": 1, "modifiers": 8 if shift else 0}
+            self.command("Input.dispatchMouseEvent", type=kind, **box)
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, *, shift: bool = False) -> None:
         codes = {"Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "Enter": 13}
-        for kind in ("rawKeyDown", "keyUp"):
-            self.command(
-                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key]
-            )
+        code = codes.get(key) or ord(key.upper())
+        text = {"text": "\r" if key == "Enter" else key} if key == "Enter" or len(key) == 1 else {}
+        held = {"modifiers": 8 if shift else 0, "windowsVirtualKeyCode": code}
+        down = "keyDown" if text else "rawKeyDown"
+        self.command("Input.dispatchKeyEvent", type=down, key=key, **text, **held)
+        self.command("Input.dispatchKeyEvent", type="keyUp", key=key, **held)
+
+    def write(self, text: str) -> None:
+        """Type into what has the focus."""
+        self.command("Input.insertText", text=text)
 
     def each(self, selector: str, value: str) -> list[Any]:
         """What a value comes to for each element `e`."""
@@ -125,7 +132,10 @@ class Browser:
                 *map(str, high),
                 *(CHROMIUM, "--headless=new", "--remote-debugging-pipe", "--disable-gpu"),
                 *("--no-sandbox", "--no-first-run", "--disable-background-networking"),
-                *("--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"),
+                *(
+                    "--proxy-server=127.0.0.1:9",
+                    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                ),
                 *("--disable-dev-shm-usage", f"--user-data-dir={profile}", "about:blank"),
             ],
             pass_fds=high,

@@ -201,14 +201,23 @@ def review(
         Path | None,
         typer.Option("--copy", help="Copy a folder that is no run, without what was rejected."),
     ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Where the page listens; this machine alone by default.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Of the page; a free one if 0.")
+    ] = 0,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Do not open the page in the browser.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Throw out images by eye, and mend captions.
+    """Throw out images by eye, and mend captions, on a page in the browser.
 
     Decisions are kept in review.jsonl; `regforge run` carries them out, and draws other images in
-    place of those that were rejected.
+    place of those that were rejected. With --apply, --export or --copy there is no page.
 
-    Example: regforge review runs/teapot --apply decisions.jsonl
+    Example: regforge review runs/teapot
     """
     from regforge.reviewing import (
         Reviewed,
@@ -219,6 +228,10 @@ def review(
     )
 
     material = open_material(folder)
+    if (apply, export, copy) == (None, None, None) and not as_json:
+        from regforge.reviewing.server import serve
+
+        serve(material, host=host, port=port, open_browser=not no_open, announce=echo)
     if apply is not None:
         apply_decisions(material, apply)
     if export is not None:

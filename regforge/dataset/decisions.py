@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -131,6 +132,7 @@ class DecisionFile:
         self.path = path
         self._known: list[Decision] = []
         self._end = 0  # bytes that were read
+        self._lock = threading.RLock()
 
     def read(self) -> Sequence[Decision]:
         """All decisions; reads only what was added since the last call.
@@ -138,6 +140,11 @@ class DecisionFile:
         Raises:
             DecisionsError: The file cannot be read, or somebody wrote something else into it.
         """
+        with self._lock:
+            self._read_on()
+            return tuple(self._known)
+
+    def _read_on(self) -> None:
         try:
             with self.path.open("rb") as stream:
                 if os.fstat(stream.fileno()).st_size < self._end:  # it is another file
@@ -146,7 +153,7 @@ class DecisionFile:
                 lines = stream.read().splitlines(keepends=True)
         except FileNotFoundError:
             self._known, self._end = [], 0
-            return self._known
+            return
         except OSError as error:
             raise DecisionsError(f"{self.path} cannot be read: {error.strerror}.") from error
         for line in lines:
@@ -163,7 +170,6 @@ class DecisionFile:
             if decision is not None:
                 number = decision.n or (self._known[-1].n if self._known else 0) + 1
                 self._known.append(replace(decision, n=number))
-        return self._known
 
     def append(self, decisions: Iterable[Decision]) -> list[Decision]:
         """Add the decisions of one action, as one; they are on the disk when this returns.
@@ -175,7 +181,7 @@ class DecisionFile:
             DecisionsError: The file cannot be read.
             StorageError: It cannot be written.
         """
-        with storage_errors(self.path), self.path.open("a+b") as stream:
+        with self._lock, storage_errors(self.path), self.path.open("a+b") as stream:
             _wait_for(stream)
             known = self.read()
             first = (known[-1].n if known else 0) + 1

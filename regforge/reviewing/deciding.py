@@ -127,15 +127,14 @@ def _captioned(material: Material, wanted: Decision, was: str, now: str) -> Deci
     Raises:
         DecisionsError: No image can have it.
     """
-    from regforge.prompts.tokens import token_budget
     from regforge.prompts.writing import caption_problem
 
     text = " ".join(wanted.text.split())
     if material.run is None:
         wanted = replace(wanted, redraw=False)
-    elif (recipe := material.recipe) is not None:
-        budget = token_budget(recipe.render, recipe.prompts.max_tokens)
-        if problem := caption_problem(text, recipe.subject.identifier, budget):
+    elif material.recipe is not None and material.budget is not None:
+        identifier = material.recipe.subject.identifier
+        if problem := caption_problem(text, identifier, material.budget):
             raise DecisionsError(f"{wanted.id}: the caption {problem}.")
     return None if text == (was if wanted.redraw else now) else replace(wanted, text=text)
 

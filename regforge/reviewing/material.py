@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from regforge.dataset.decisions import DecisionFile, Key, Review, decisions_of, kept_file
 from regforge.dataset.parquet import read_file, rows_by_group
@@ -20,8 +21,12 @@ from regforge.files import MOST_IMAGE, StorageError, cache_folder, write_atomica
 from regforge.files import read_file as read_bytes
 from regforge.image_files import BrokenImage, decode, plain
 from regforge.recipe import Recipe, load_recipe
+from regforge.recipe.named_files import photos_in
 from regforge.records import Example, ImageRow
 from regforge.runs import RunFolder, is_training_run
+
+if TYPE_CHECKING:
+    from regforge.prompts.tokens import TokenBudget
 
 THUMBNAIL_SIZE = 256
 """Longest side of a thumbnail, in pixels."""
@@ -49,20 +54,27 @@ class Material:
     _places: dict[Key, tuple[Path, int, int]] = field(default_factory=dict)
     _groups: OrderedDict[tuple[Path, int, str], list[bytes]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    version: str = ""
+    version: str = "folder"
     """Another one when the images have changed."""
+
+    def __post_init__(self) -> None:
+        self.keys = list(self.examples)
 
     def review(self) -> Review:
         """What the decisions come to now."""
         return Review(self.file.read())
 
-    def refresh(self) -> bool:
-        """Look at the images again, if a run has changed them; returns whether it has."""
+    def refresh(self) -> None:
+        """Look at the images again, if a run has changed them.
+
+        Raises:
+            ParquetError: A shard is damaged.
+        """
         shards = self._shards()
         facts = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in shards]
         version = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         if self.run is None or version == self.version:
-            return False
+            return
         examples, places = dict[Key, Example](), dict[Key, tuple[Path, int, int]]()
         for path in shards:
             groups = ((group, at) for group, n in enumerate(rows_by_group(path)) for at in range(n))
@@ -70,7 +82,7 @@ class Material:
                 key = row.id, row.image_digest
                 examples[key], places[key] = _as_example(row), (path, group, at)
         self.examples, self._places, self.version = examples, places, version
-        return True
+        self.keys = list(examples)
 
     def read(self, key: Key) -> bytes:
         """The file of an image, also of one that was replaced since.
@@ -123,11 +135,15 @@ class Material:
         """The subject's photos, as far as they are there."""
         recipe = self.recipe
         folder = recipe.subject.images if recipe else None
-        return sorted(
-            each
-            for each in (folder.iterdir() if folder and folder.is_dir() else ())
-            if each.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
-        )
+        return photos_in(folder) if folder and folder.is_dir() else []
+
+    @cached_property
+    def budget(self) -> TokenBudget | None:
+        """How long a caption may be; None where there is no recipe."""
+        from regforge.prompts.tokens import token_budget
+
+        recipe = self.recipe
+        return token_budget(recipe.render, recipe.prompts.max_tokens) if recipe else None
 
     @cached_property
     def recipe(self) -> Recipe | None:
