@@ -37,6 +37,7 @@ from regforge.recipe import (
     recipe_digest,
     resolved_yaml,
 )
+from regforge.words import from_here
 
 _LOCK = ".lock"
 _STATE = "state.json"
@@ -301,7 +302,8 @@ class RunFolder(RecipeFolder):
     @property
     def command(self) -> str:
         """The command that goes on with the run."""
-        return shlex.join(["regforge", "run", str(self.recipe), "--out", str(self.path)])
+        recipe, folder = from_here(self.recipe), from_here(self.path)
+        return shlex.join(["regforge", "run", str(recipe), "--out", str(folder)])
 
 
 class TrainingFolder(RecipeFolder):

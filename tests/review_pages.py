@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 import yaml
@@ -71,13 +70,9 @@ class ReviewPage(Page):
         super().__init__(browser, url)
         self.wait_until("document.body.dataset.ready !== undefined")
 
-    def state_of(self, image_id: str) -> Any:
-        return self.js(f"document.querySelector('[data-id=\"{image_id}\"]')?.dataset.do")
-
     def wait_for_state(self, image_id: str, state: str) -> None:
-        self.wait_until(
-            f"document.querySelector('[data-id=\"{image_id}\"]')?.dataset.do === '{state}'"
-        )
+        cell = f"document.querySelector('[data-id=\"{image_id}\"]')"
+        self.wait_until(f"{cell}?.dataset.do === '{state}'")
 
     def written(self) -> None:
         """Wait until everything is on the disk."""

@@ -222,7 +222,7 @@ async function saveCaption(redraw) {
 async function rejectAll() {
   const rows = shown.filter((row) => marks.get(keyOf(row))?.do !== "reject");
   if (!rows.length) return;
-  const phrase = [$("query").value.trim(), ...facetValues().map(([, value]) => value)].filter(Boolean).join(", ");
+  const phrase = [$("query").value.trim().replaceAll('"', ""), ...facetValues().map(([, value]) => value)].filter(Boolean).join(", ");
   $("sure-title").textContent = `Reject ${format(rows.length)} ${rows.length === 1 ? "image" : "images"}${phrase ? ` with “${phrase}”` : ""}?`;
   if (await ask($("sure"))) mark("reject", phrase, rows);
 }
@@ -249,7 +249,7 @@ function fillFacets() {
 const facetValues = () => [...$("facets").querySelectorAll("select")].filter((each) => each.value).map((each) => [each.name, each.value]);
 
 function filter(here = shown[cursor] && keyOf(shown[cursor])) {
-  const words = $("query").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = [...$("query").value.toLowerCase().matchAll(/"([^"]+)"|[^\s"]+/g)].map((found) => found[1] ?? found[0]);
   const state = $("state").value, facets = facetValues();
   const below = parseFloat($("below").value), near = parseFloat($("near").value);
   shown = page.rows.filter((row) =>
@@ -305,7 +305,7 @@ function draw() {
   const counts = { keep: 0, reject: 0, caption: 0, open: 0 };
   for (const row of page.rows) counts[stateOf(row)]++;
   $("progress").textContent = `${format(page.rows.length - counts.open)} of ${format(page.rows.length)} decided: ${format(counts.keep)} kept, ${format(counts.reject)} rejected, ${format(counts.caption)} with another caption`;
-  $("count").textContent = `${format(shown.length)} shown${selected.size ? `, ${format(selected.size)} selected` : ""}`;
+  $("count").textContent = `${format(shown.length)} shown${selected.size ? `, ${format(selected.size)} selected` : ""}${shown[cursor] && !single ? ` · ${textOf(shown[cursor])}` : ""}`;
   $("next").textContent = counts.reject || counts.caption ? page.next : "";
   $("single").hidden = !single;
   $("grid").hidden = single;
@@ -319,6 +319,8 @@ function drawGrid() {
   size = Math.floor(width / columns);
   const height = size + 18, count = Math.ceil(shown.length / columns);
   $("sheet").style.height = `${count * height}px`;
+  $("sheet").style.setProperty("--width", `${size}px`);
+  $("sheet").style.setProperty("--height", `${height}px`);
   const first = Math.max(0, Math.floor(grid.scrollTop / height) - 1) * columns;
   const last = Math.min(shown.length, (Math.ceil((grid.scrollTop + grid.clientHeight) / height) + 1) * columns);
   const spare = [];
@@ -343,7 +345,7 @@ function drawGrid() {
 
 let made = 0;
 function newCell() {
-  const cell = make("div", { className: "cell", id: `cell-${made++}` }, make("img", { alt: "", decoding: "async" }), make("span"));
+  const cell = make("div", { className: "cell", id: `cell-${made++}` }, make("img", { alt: "", decoding: "async" }), make("span", {}, " "));
   cell.setAttribute("role", "option");
   $("sheet").append(cell);
   return cell;
@@ -351,21 +353,21 @@ function newCell() {
 
 function drawCell(cell, place, height) {
   const row = shown[place], [image, words] = cell.children, state = stateOf(row), text = textOf(row);
-  const key = keyOf(row), address = thumbnail(row);
-  if (cell.dataset.key !== key) {
-    cell.dataset.key = key;
+  const key = keyOf(row), address = thumbnail(row), reason = marks.get(key)?.reason ?? "";
+  // What a cell shows is written only where it has changed: that is what scrolling costs.
+  const look = [place, columns, size, shown.length, key, state, reason, text, place === cursor, selected.has(key)].join("\n");
+  if (cell.look !== look) {
+    cell.look = look;
+    cell.style.transform = `translate(${(place % columns) * size}px, ${Math.floor(place / columns) * height}px)`;
+    words.firstChild.data = text;
     cell.dataset.id = row.id;
+    cell.dataset.do = state;
+    cell.classList.toggle("current", place === cursor);
+    cell.setAttribute("aria-selected", selected.has(key));
+    cell.setAttribute("aria-label", `${text}. ${{ open: "Not decided", keep: "Kept", reject: `Rejected ${reason}`, caption: "Caption changed" }[state]}`);
+    cell.setAttribute("aria-posinset", place + 1);
+    cell.setAttribute("aria-setsize", shown.length);
   }
-  cell.style.width = `${size}px`;
-  cell.style.height = `${height}px`;
-  cell.style.transform = `translate(${(place % columns) * size}px, ${Math.floor(place / columns) * height}px)`;
-  if (words.textContent !== text) words.textContent = text;
-  if (cell.dataset.do !== state) cell.dataset.do = state;
-  cell.classList.toggle("current", place === cursor);
-  cell.setAttribute("aria-selected", selected.has(key));
-  cell.setAttribute("aria-label", `${text}. ${{ open: "Not decided", keep: "Kept", reject: `Rejected ${marks.get(key)?.reason ?? ""}`, caption: "Caption changed" }[state]}`);
-  cell.setAttribute("aria-posinset", place + 1);
-  cell.setAttribute("aria-setsize", shown.length);
   if (image.dataset.src === address) return;
   image.dataset.src = address;
   if (seen.has(address) || performance.now() - settled > SETTLED) fetchInto(image);
@@ -564,7 +566,9 @@ addEventListener("resize", () => { if (!single) drawGrid(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
 
 $("reasons").replaceChildren(...REASONS.map((reason) => make("li", {}, reason)));
-$("filters").open = matchMedia("(min-width: 52rem)").matches;
+const wide = matchMedia("(min-width: 52.01rem)");
+wide.addEventListener("change", () => { $("filters").open = wide.matches; });
+$("filters").open = wide.matches;
 load().then(async () => {
   $("grid").focus();
   await poll();

@@ -66,7 +66,7 @@ def test_rejected_images_are_replaced_and_the_others_stay(made: Path, shell: She
     ]
     assert any("review.jsonl" in note for note in dataset.notes)
     assert shell("publish", made, "--repo-id", "me/cats") == 2
-    assert f"regforge run {made}/recipe.yaml" in shell.err
+    assert "regforge run run/recipe.yaml --out run" in shell.err
     assert "2 decisions not carried out yet" in write_report(made).read_text()
 
     after = rows_in(made)

@@ -104,7 +104,7 @@ def test_many_at_once(page: ReviewPage, run: Path) -> None:
     page.js("document.getElementById('form').dispatchEvent(new Event('input'))")
     assert page.text("#count").startswith("100 shown")
     page.press("/")
-    page.write("number 1")
+    page.write('"number 1"')
     page.press("Enter")
     wanted = {row.id for row in ROWS if row.slots["color"] == "teal" and "number 1" in row.text}
     page.wait_until(
@@ -112,7 +112,7 @@ def test_many_at_once(page: ReviewPage, run: Path) -> None:
     )
     page.click("#reject-all")
     page.click("#sure [value=ok]")
-    page.wait_until("document.getElementById('progress').textContent.includes('rejected')")
+    page.wait_until("document.getElementById('progress').textContent.includes('39 rejected')")
     page.written()
     assert rejected(run) == dict.fromkeys(wanted, "number 1, teal")
     page.js("document.getElementById('state').value = 'open'")
@@ -145,12 +145,17 @@ def test_two_tabs_agree(page: ReviewPage, run: Path, browser: Browser) -> None:
     other = ReviewPage(browser, address)
     other.press("k")
     other.press("k")
+    page.command("Page.bringToFront")
     page.wait_for_state(ROWS[1].id, "keep")
     page.press("ArrowRight")
     page.press("r")
     page.press("Enter")
+    page.written()
+    other.command("Page.bringToFront")
     other.wait_for_state(ROWS[1].id, "reject")
     other.press("u")
+    other.written()
+    page.command("Page.bringToFront")
     page.wait_for_state(ROWS[1].id, "keep")
     assert [each.n for each in decisions(run)] == [1, 2, 3, 4]
 
