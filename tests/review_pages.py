@@ -74,6 +74,7 @@ class ReviewPage(Page):
         cell = f"document.querySelector('[data-id=\"{image_id}\"]')"
         self.wait_until(f"{cell}?.dataset.do === '{state}'")
 
-    def written(self) -> None:
-        """Wait until everything is on the disk."""
-        self.wait_until("waiting.length === 0")
+    def written(self, progress: str = "") -> None:
+        """Wait until this is said of the progress, and everything is on the disk."""
+        said = f"document.getElementById('progress').textContent.includes({json.dumps(progress)})"
+        self.wait_until(f"waiting.length === 0 && {said}")

@@ -25,7 +25,7 @@ def test_what_is_decided_on_the_page_is_drawn(repo: Path, tmp_path: Path, browse
         page.wait_until("!document.querySelector('dialog[open]')")
         page.press("ArrowRight")
         page.press("s")
-        page.written()
+        page.written("1 rejected")
         assert f"regforge run {run}/recipe.yaml" in page.text("#next")
         after = rows_of(quietly(recipe, run))
         assert after[2:] == before[2:]
