@@ -37,7 +37,7 @@ def many_loop(recipes: Sequence[TrainingRecipe]) -> Loop:
     """The loop of many runs; its weights and states have an axis of the runs in front.
 
     Recipes differ in `subject`, `regularization.dataset` and `seed` at most, and train the text
-    encoder, so that all captions are encoded at their step.
+    encoder, so that all captions are encoded at their step. Of a single one it is regforge's own.
     """
     first = recipes[0]
     device = pick_device(first.device, "device")
