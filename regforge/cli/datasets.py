@@ -189,7 +189,8 @@ def report(
 
 def review(
     folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run, or any folder of captioned images.")
+        Path,
+        typer.Argument(metavar="RUN", help="A run, a recipe, or a folder of captioned images."),
     ],
     apply: Annotated[
         Path | None, typer.Option("--apply", help="Take over the decisions in this file.")
@@ -214,6 +215,9 @@ def review(
 ) -> None:
     """Throw out images by eye, and mend captions, on a page in the browser.
 
+    Of a run that has no images yet, or of a recipe, the page shows the phrases and captions, so
+    that nobody pays for images of a phrase that is wrong.
+
     Decisions are kept in review.jsonl; `regforge run` carries them out, and draws other images in
     place of those that were rejected. With --apply, --export or --copy there is no page.
 
@@ -227,6 +231,11 @@ def review(
         open_material,
     )
 
+    if folder.suffix in (".yaml", ".yml") and folder.is_file():
+        from regforge.forge import run as run_recipe
+        from regforge.recipe import load_recipe
+
+        folder = run_recipe(load_recipe(folder), until="prompts").folder
     material = open_material(folder)
     if (apply, export, copy) == (None, None, None) and not as_json:
         from regforge.reviewing.server import serve

@@ -105,10 +105,14 @@ def decide(material: Material, wanted: Iterable[Decision]) -> list[Decision]:
             continue
         before = review.captions if each.do == "caption" else review.marks
         was = review.drawn_text(key, example.text or "")
-        decision: Decision | None = each
+        decision = each
         if each.do == "caption":
-            decision = _captioned(material, each, was, review.text(key, example.text or ""))
-        if decision is None or (key in before and _same(before[key], decision)):
+            decision = _captioned(material, each)
+            if decision.text == was:  # nothing to draw; it may call off what was asked before
+                decision = replace(decision, redraw=False)
+                if key not in before:
+                    continue
+        if key in before and _same(before[key], decision):
             continue
         seed = example.metadata.get("seed")
         seed = seed if isinstance(seed, int) else None
@@ -121,8 +125,8 @@ def _same(before: Decision, now: Decision) -> bool:
     return facts[0] == facts[1]
 
 
-def _captioned(material: Material, wanted: Decision, was: str, now: str) -> Decision | None:
-    """The decision about a caption; None if that is the image's caption as it is.
+def _captioned(material: Material, wanted: Decision) -> Decision:
+    """The decision about a caption, tidied and checked.
 
     Raises:
         DecisionsError: No image can have it.
@@ -136,7 +140,7 @@ def _captioned(material: Material, wanted: Decision, was: str, now: str) -> Deci
         identifier = material.recipe.subject.identifier
         if problem := caption_problem(text, identifier, material.budget):
             raise DecisionsError(f"{wanted.id}: the caption {problem}.")
-    return None if text == (was if wanted.redraw else now) else replace(wanted, text=text)
+    return replace(wanted, text=text)
 
 
 def apply_decisions(material: Material, path: Path) -> list[Decision]:

@@ -51,14 +51,16 @@ class Material:
     run: RunFolder | None
     file: DecisionFile
     examples: dict[Key, Example] = field(default_factory=dict)
-    _places: dict[Key, tuple[Path, int, int]] = field(default_factory=dict)
-    _groups: OrderedDict[tuple[Path, int, str], list[bytes]] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
     version: str = "folder"
     """Another one when the images have changed."""
+    _places: dict[Key, tuple[Path, int]] = field(default_factory=dict)  # shard, row group
+    _groups: OrderedDict[tuple[Path, int, str], dict[Key, bytes]] = field(
+        default_factory=OrderedDict
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.keys = list(self.examples)
+        self._keys = list(self.examples)
 
     def review(self) -> Review:
         """What the decisions come to now."""
@@ -75,14 +77,22 @@ class Material:
         version = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         if self.run is None or version == self.version:
             return
-        examples, places = dict[Key, Example](), dict[Key, tuple[Path, int, int]]()
+        examples, places = dict[Key, Example](), dict[Key, tuple[Path, int]]()
         for path in shards:
-            groups = ((group, at) for group, n in enumerate(rows_by_group(path)) for at in range(n))
-            for row, (group, at) in zip(read_file(path, images=False), groups, strict=True):
+            groups = (group for group, rows in enumerate(rows_by_group(path)) for _ in range(rows))
+            for row, group in zip(read_file(path, images=False), groups, strict=True):
                 key = row.id, row.image_digest
-                examples[key], places[key] = _as_example(row), (path, group, at)
-        self.examples, self._places, self.version = examples, places, version
-        self.keys = list(examples)
+                examples[key], places[key] = _as_example(row), (path, group)
+        with self._lock:
+            self.examples, self._places, self.version = examples, places, version
+            self._keys = list(examples)
+
+    def key_at(self, version: str, number: int) -> Key:
+        """Image `number` of those that there were at `version`; a KeyError if there are others."""
+        with self._lock:
+            if version != self.version or number >= len(self._keys):
+                raise KeyError(number)
+            return self._keys[number]
 
     def read(self, key: Key) -> bytes:
         """The file of an image, also of one that was replaced since.
@@ -99,15 +109,16 @@ class Material:
             if (file := kept_file(self.run.path, *key)) is None:
                 raise KeyError(key)
             return read_bytes(file, MOST_IMAGE)
-        path, group, position = self._places[key]
         with self._lock:
+            path, group = self._places[key]
             known = path, group, self.version
             if known not in self._groups:
-                self._groups[known] = [row.image for row in read_file(path, groups=[group])]
+                rows = read_file(path, groups=[group])
+                self._groups[known] = {(row.id, row.image_digest): row.image for row in rows}
                 while len(self._groups) > _GROUPS_KEPT:
                     self._groups.popitem(last=False)
             self._groups.move_to_end(known)
-            return self._groups[known][position]
+            return self._groups[known][key]
 
     def thumbnail(self, key: Key) -> bytes | None:
         """A small WebP copy of an image, upright; made once. None if the image cannot be shown.
@@ -177,7 +188,7 @@ def open_material(folder: Path) -> Material:
             run.path.name, run.path, run, DecisionFile(decisions_of(folder, run.path))
         )
         material.refresh()
-        if not material.examples:
+        if not material.examples and not (run.prompts.is_file() and run.vocabulary.is_file()):
             raise CannotOpen(
                 f"The run {folder} has no images yet.", hint=f"Draw some: {run.command}"
             )

@@ -28,6 +28,7 @@ from regforge.images.curation import perceptual_hash_of
 from regforge.records import Example
 from regforge.reviewing.deciding import decide
 from regforge.reviewing.material import Material, small_copy
+from regforge.reviewing.phrases import phrases_of, preview, save
 
 _MOST_POSTED = 16 * 2**20
 """Bytes of what a page may post: decisions about 50,000 images."""
@@ -55,13 +56,15 @@ def application(material: Material, token: str, host: str) -> Starlette:
         "review.{kind}": page.static,
         "images.json": page.images,
         "subject.json": page.subject,
+        "phrases.json": page.phrases,
         "photo/{number:int}": page.photo,
         "decided/{number:int}": page.decided,
         "decisions": page.decisions,
         "{kind}/{version}/{number:int}": page.image,
     }
     routes = [Route(f"/{token}/{path}", endpoint) for path, endpoint in paths.items()]
-    routes.append(Route(f"/{token}/decisions", page.decide, methods=["POST"]))
+    for path, endpoint in (("decisions", page.decide), ("phrases.json", page.edit)):
+        routes.append(Route(f"/{token}/{path}", endpoint, methods=["POST"]))
     return Starlette(
         routes=routes,
         middleware=[Middleware(_Guard, token=token, host=host)],
@@ -74,7 +77,7 @@ def _said(_: Request, error: Exception) -> Response:
 
 
 class _Page:
-    """What is answered; each method is one address, and all but `decide` run in threads."""
+    """What is answered; each method is one address, and those for GET run in threads."""
 
     def __init__(self, material: Material) -> None:
         self._material = material
@@ -94,14 +97,12 @@ class _Page:
         return JSONResponse(_subject(self._material))
 
     def image(self, request: Request) -> Response:
-        material, number = self._material, request.path_params["number"]
-        keys = material.keys
-        if request.path_params["version"] != material.version or number >= len(keys):
-            raise HTTPException(404, "These images are not there any more.")
+        asked, material = request.path_params, self._material
         try:
-            if request.path_params["kind"] == "image":
-                return _file(material.read(keys[number]))
-            return _small(material.thumbnail(keys[number]))
+            key = material.key_at(asked["version"], asked["number"])
+            if asked["kind"] == "image":
+                return _file(material.read(key))
+            return _small(material.thumbnail(key))
         except (KeyError, OSError, RegforgeError) as error:
             raise HTTPException(404, "The image cannot be read.") from error
 
@@ -123,20 +124,46 @@ class _Page:
         self._material.refresh()
         return JSONResponse({"version": self._material.version, "decisions": self._after(request)})
 
-    async def decide(self, request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            raise HTTPException(415, "Decisions are posted as JSON.")
-        content = bytearray()
-        async for part in request.stream():
-            content += part
-            if len(content) > _MOST_POSTED:
-                raise HTTPException(413, "Too many decisions at once.")
+    def phrases(self, _: Request) -> Response:
+        return JSONResponse(phrases_of(self._material))
+
+    async def edit(self, request: Request) -> Response:
+        """Say what an edited vocabulary comes to; where it has a digest, write it down."""
+        posted = await self._posted(request)
         try:
-            wanted = [Decision.from_json(each) for each in parse_json(bytes(content))]
+            slots = {
+                str(slot): [(was, str(text)) for was, text in some]
+                for slot, some in posted["slots"].items()
+            }
+            digest = posted.get("digest")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise HTTPException(400, "That is no vocabulary.") from error
+        if digest is None:
+            return JSONResponse(
+                {"captions": await run_in_threadpool(preview, self._material, slots)}
+            )
+        return JSONResponse(await run_in_threadpool(save, self._material, slots, str(digest)))
+
+    async def decide(self, request: Request) -> Response:
+        try:
+            wanted = [Decision.from_json(each) for each in await self._posted(request)]
         except (ValueError, TypeError) as error:
             raise HTTPException(400, f"That is no decision: {error}.") from error
         await run_in_threadpool(decide, self._material, wanted)
         return JSONResponse({"decisions": self._after(request)})
+
+    async def _posted(self, request: Request) -> Any:
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise HTTPException(415, "Only JSON may be posted.")
+        content = bytearray()
+        async for part in request.stream():
+            content += part
+            if len(content) > _MOST_POSTED:
+                raise HTTPException(413, "Too much at once.")
+        try:
+            return parse_json(bytes(content))
+        except ValueError as error:
+            raise HTTPException(400, f"That is no JSON: {error}.") from error
 
     def _after(self, request: Request) -> list[dict[str, Any]]:
         """The decisions that a page does not know yet."""

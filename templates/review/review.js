@@ -86,6 +86,11 @@ async function load() {
   subject = { photos: [], nearness: [] };
   document.title = `${page.name} · regforge review`;
   $("name").textContent = page.name;
+  const before = page.run && !page.rows.length;
+  $("vocabulary").hidden = !before;
+  $("filters").hidden = $("grid").hidden = $("count").hidden = before;
+  document.querySelector(".work").classList.toggle("before", before);
+  if (before) return loadPhrases();
   fillFacets();
   fold();
   filter(here);
@@ -208,8 +213,8 @@ async function askCaption() {
 }
 
 async function saveCaption(redraw) {
-  const row = shown[cursor], text = $("text").value.trim();
-  if (!text || text === textOf(row)) return $("edit").close();
+  const row = shown[cursor], text = $("text").value.trim(), before = captions.get(keyOf(row));
+  if (!text || (text === textOf(row) && (!before || Boolean(before.redraw) === redraw))) return $("edit").close();
   try {
     await decide([{ do: "caption", id: row.id, image: row.image, text, redraw }], redraw ? "Drawn anew by the next run" : "Caption corrected");
     $("edit").close();
@@ -302,6 +307,7 @@ const thumbnail = (row) => `thumbnail/${page.version}/${row.number}`;
 
 /** Show the state of everything; cheap enough for every key. */
 function draw() {
+  if (!page.rows.length) return;
   const counts = { keep: 0, reject: 0, caption: 0, open: 0 };
   for (const row of page.rows) counts[stateOf(row)]++;
   $("progress").textContent = `${format(page.rows.length - counts.open)} of ${format(page.rows.length)} decided: ${format(counts.keep)} kept, ${format(counts.reject)} rejected, ${format(counts.caption)} with another caption`;
@@ -481,6 +487,77 @@ function showAll(slot, value) {
   $("grid").focus();
 }
 
+// ------------------------------------------------------------------------------ phrases before images
+
+let vocabulary = { slots: {}, captions: [], digest: "" };
+
+async function loadPhrases() {
+  showPhrases(await get("phrases.json"));
+}
+
+function showPhrases(found) {
+  vocabulary = found;
+  $("slots").replaceChildren(...Object.entries(found.slots).map(([slot, phrases]) => {
+    const more = make("button", { type: "button", onclick: () => more.before(phraseField(slot, null)) }, "Add a phrase");
+    return make("fieldset", { name: slot }, make("legend", {}, slot.replaceAll("_", " ")), ...phrases.map((phrase) => phraseField(slot, phrase)), more);
+  }));
+  showCaptions(found.captions);
+}
+
+function phraseField(slot, was) {
+  const input = make("input", { value: was ?? "", ariaLabel: `Phrase of ${slot}`, autocomplete: "off" });
+  const strike = make("button", { type: "button", ariaPressed: "false", onclick: () => {
+    strike.ariaPressed = String(field.classList.toggle("struck"));
+    edited();
+  } }, "Strike");
+  const field = make("div", { className: "phrase" }, input, strike);
+  field.was = was;
+  input.addEventListener("input", () => field.classList.toggle("edited", input.value !== (was ?? "")));
+  if (was === null) setTimeout(() => input.focus());
+  return field;
+}
+
+/** All phrases that are to stay, each with what it was. */
+function phrasesNow() {
+  return Object.fromEntries([...$("slots").children].map((slot) => [slot.name, [...slot.querySelectorAll(".phrase:not(.struck)")]
+    .map((field) => [field.was, field.firstChild.value]).filter(([, text]) => text.trim())]));
+}
+
+function showCaptions(captions) {
+  const changed = captions.filter((text, number) => text !== vocabulary.captions[number]).length;
+  $("changed").textContent = changed ? `${format(changed)} of the first ${format(captions.length)} captions change` : `The first ${format(captions.length)} captions`;
+  $("save").disabled = !changed && !document.querySelector(".struck, .edited");
+  $("captions").replaceChildren(...captions.map((text, number) => text === vocabulary.captions[number]
+    ? make("li", {}, text)
+    : make("li", {}, make("ins", {}, text), make("del", {}, vocabulary.captions[number] ?? ""))));
+}
+
+let editing = 0;
+function edited() {
+  clearTimeout(editing);
+  editing = setTimeout(() => postPhrases({ slots: phrasesNow() }).then((found) => showCaptions(found.captions), () => {}), 300);
+}
+
+async function postPhrases(body) {
+  const reply = await fetch("phrases.json", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  if (!reply.ok) {
+    const problem = await reply.text();
+    $("changed").textContent = problem;
+    $("save").disabled = true;
+    throw new Error(problem);
+  }
+  return reply.json();
+}
+
+$("phrases-form").addEventListener("input", edited);
+$("phrases-form").addEventListener("submit", (event) => event.preventDefault());
+$("save").addEventListener("click", async () => {
+  clearTimeout(editing);
+  $("save").disabled = true;
+  showPhrases(await postPhrases({ slots: phrasesNow(), digest: vocabulary.digest }));
+  $("changed").textContent = "Saved; these are the captions now";
+});
+
 // ------------------------------------------------------------------------------ keys and clicks
 
 const ACTIONS = {
@@ -509,6 +586,7 @@ const KEYS = {
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (!page.rows.length) return;
   const typing = event.target.closest("input, select, textarea");
   if (typing) {
     if (event.key === "Escape" || (event.key === "Enter" && typing.tagName === "INPUT")) {

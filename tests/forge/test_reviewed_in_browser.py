@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 from browser import Browser, needs_chromium
 from review_pages import ReviewPage, served
+from shell import Shell
 from small_runs import quietly, rows_of, write_small
 
+from regforge.prompts.vocabulary import Vocabulary
 from regforge.recipe import load_recipe
-from regforge.records import image_seed
+from regforge.records import image_seed, read_prompts
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
@@ -42,3 +44,36 @@ def test_what_is_decided_on_the_page_is_drawn(repo: Path, tmp_path: Path, browse
         page.press("Enter")
         page.wait_until("document.querySelector('#beside img[src^=decided]')?.naturalWidth > 0")
         assert "another seed" in page.text("#beside")
+
+
+def test_phrases_are_mended_before_anything_is_drawn(
+    repo: Path, tmp_path: Path, browser: Browser, shell: Shell
+) -> None:
+    recipe = write_small(tmp_path / "recipe.yaml", repo, prompts={"count": 12})
+    assert shell("review", recipe, "--json") == 0
+    run = tmp_path / "runs/small"
+    before = [prompt.text for prompt in read_prompts(run / "prompts.jsonl")]
+    assert any("red" in text.split() for text in before)
+    with served(run) as address:
+        page = ReviewPage(browser, address)
+        assert page.each("#captions li", "e.textContent") == before
+        field = "[name=color] .phrase:nth-of-type({})"
+        assert page.each("[name=color] input", "e.value")[:2] == ["red", "blue"]
+        page.click(f"{field.format(1)} button")  # strike
+        page.wait_until("document.querySelector('#captions ins')")
+        page.js(f"document.querySelector('{field.format(2)} input').select()")
+        page.write("sks")
+        page.wait_until("document.getElementById('changed').textContent.includes('identifier')")
+        assert page.js("document.getElementById('save').disabled")
+        page.js(f"document.querySelector('{field.format(2)} input').select()")
+        page.write("dark blue")
+        page.wait_until("document.getElementById('changed').textContent.includes('change')")
+        said = page.each("#captions li", "(e.querySelector('ins') ?? e).textContent")
+        assert [prompt.text for prompt in read_prompts(run / "prompts.jsonl")] == before
+        page.click("#save")
+        page.wait_until("document.getElementById('changed').textContent.startsWith('Saved')")
+    assert Vocabulary.load(run / "vocabulary.json").slots["color"][:2] == ("dark blue", "black")
+    after = [prompt.text for prompt in read_prompts(run / "prompts.jsonl")]
+    assert after == said
+    assert not any("red" in text.split() for text in after)
+    assert not (run / "shards").exists()

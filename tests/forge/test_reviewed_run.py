@@ -112,6 +112,11 @@ def test_a_caption_is_drawn_anew_or_corrected(made: Path, shell: Shell) -> None:
     assert after[2].slots["color"] is None
     slots = {name: said if said == "a photo of" else None for name, said in corrected.slots.items()}
     assert after[3] == replace(corrected, text="a photo of a cat", slots=slots)
+    # The caption that it had is none to draw an image of, and calls off another one.
+    other = {"do": "caption", "id": before[0].id, "text": "a photo of a red cat", "redraw": True}
+    assert decide(shell, made, other) == 0
+    assert decide(shell, made, {**other, "text": before[0].text}) == 0
+    assert before[0].id in {each.id for each in open_dataset(made).examples(images=False)}
     # Taken back, the captions are the prompts' again, and so is the image, drawn alone this time.
     with (made / FILE).open("a") as file:
         file.write(json.dumps({"do": "undo", "undoes": [1, 2]}) + "\n")
