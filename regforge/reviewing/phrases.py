@@ -120,31 +120,23 @@ def _edited(vocabulary: Vocabulary, edits: Edits) -> Vocabulary:
     """The vocabulary with other phrases; what is known of one is so whatever it says now."""
     if unknown := edits.keys() - vocabulary.slots.keys():
         raise DecisionsError(f"The vocabulary has no slot {min(unknown)!r}.")
-    slots, weights, now = dict(vocabulary.slots), dict(vocabulary.weights), {}
+    slots, weights = dict(vocabulary.slots), dict(vocabulary.weights)
+    spelled: dict[tuple[str, str | None], str] = {}  # the phrases that stay, by what they were
     for slot, phrases in edits.items():
         kept = {" ".join(text.split()): was for was, text in phrases if text.strip()}
         slots[slot] = tuple(kept)
-        now |= {(slot, was): text for text, was in kept.items()}
+        spelled |= {(slot, was): text for text, was in kept.items()}
         if slot in weights:
             known = dict(zip(vocabulary.slots[slot], weights[slot], strict=True))
             usual = sum(weights[slot]) / len(weights[slot])
             weights[slot] = tuple(known.get(was or "", usual) for was in kept.values())
+
+    def now(slot: str, phrase: str) -> str | None:
+        return spelled.get((slot, phrase)) if slot in edits else phrase
+
     pairs = (
-        (
-            one,
-            now.get((one, first), first if one not in edits else None),
-            other,
-            now.get((other, second), second if other not in edits else None),
-        )
-        for one, first, other, second in vocabulary.incompatible
+        pair_of(one, first, other, second)
+        for one, before, other, there in vocabulary.incompatible
+        if (first := now(one, before)) and (second := now(other, there))
     )
-    return replace(
-        vocabulary,
-        slots=slots,
-        weights=weights,
-        incompatible=frozenset(
-            pair_of(one, first, other, second)
-            for one, first, other, second in pairs
-            if first is not None and second is not None
-        ),
-    )
+    return replace(vocabulary, slots=slots, weights=weights, incompatible=frozenset(pairs))

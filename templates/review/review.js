@@ -596,8 +596,8 @@ addEventListener("keydown", (event) => {
     return;
   }
   if (event.target.closest("button, summary") && (event.key === "Enter" || event.key === " ")) return;
-  const page = columns * Math.max(1, Math.floor($("grid").clientHeight / (size + 18)));
-  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: single ? 1 : columns, ArrowUp: single ? -1 : -columns, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+  const screenful = columns * Math.max(1, Math.floor($("grid").clientHeight / (size + 18)));
+  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: single ? 1 : columns, ArrowUp: single ? -1 : -columns, PageDown: screenful, PageUp: -screenful, Home: -Infinity, End: Infinity };
   const step = steps[event.key], action = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
   if (step === undefined && !action) return;
   event.preventDefault();
