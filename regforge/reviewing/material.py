@@ -61,6 +61,7 @@ class Material:
 
     def __post_init__(self) -> None:
         self._keys = list(self.examples)
+        self.file.read()  # what is wrong with it is said before anything else
 
     def review(self) -> Review:
         """What the decisions come to now."""
@@ -175,6 +176,7 @@ def open_material(folder: Path) -> Material:
 
     Raises:
         CannotOpen: There are no images, or they lie in files of another kind.
+        DecisionsError: The decisions about them cannot be read.
         ParquetError: A shard is damaged.
     """
     run = RunFolder(folder)
