@@ -34,7 +34,7 @@ from regforge.recipe import (
 from regforge.recipe.memory import Memory, estimate
 from regforge.recipe.pipelines import Usual, described, folder_here
 from regforge.runs import RunFolder
-from regforge.words import dollars, duration, listed
+from regforge.words import counted, dollars, duration, listed
 
 if TYPE_CHECKING:
     from regforge.images.renderer import ModelIdentity
@@ -333,15 +333,16 @@ def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Rec
             return f"the language model chooses among {len(slot.values)} values{share}"
         count = slot.count or recipe.prompts.phrases_per_slot
         return f"up to {count} phrases from the language model{share}"
+    phrases = counted(known, "phrase")
     source = {
-        "list": "values",
-        "file": f"phrases from {slot.file.name if slot.file else ''}",
-        "bank": "phrases from the banks",
-        "llm": "phrases from the language model",
+        "list": counted(known, "value"),
+        "file": f"{phrases} from {slot.file.name if slot.file else ''}",
+        "bank": f"{phrases} from the banks",
+        "llm": f"{phrases} from the language model",
     }
     weights = ", weighted" if slot.weights else ""
     mode = "" if slot.mode == "sample" else f", {slot.mode}"
-    return f"{known} {source[vocabulary.origins.get(slot.name, 'list')]}{weights}{mode}{share}"
+    return f"{source[vocabulary.origins.get(slot.name, 'list')]}{weights}{mode}{share}"
 
 
 # ------------------------------------------------------------------------------------------ money

@@ -265,7 +265,7 @@ class Memory:
 
     def __str__(self) -> str:
         when = max(self.moments, key=lambda name: self.moments[name])
-        fits = f"fits GPUs of {self.cards[0]} GB" if self.cards else "too much for 80 GB"
+        fits = f"fits GPUs from {self.cards[0]} GB on" if self.cards else "too much for 80 GB"
         return f"about {self.peak / GB:.1f} GB of a GPU, {when}; {fits} (an estimate)"
 
     def as_dict(self) -> dict[str, Any]:
