@@ -104,6 +104,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=
 OLD, NEW = (Card({"license": "mit"}, ours=f"\n{words}\n").as_text() for words in ("old", "new"))
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @example(before="\n", after="\n0", keys={})
 @given(

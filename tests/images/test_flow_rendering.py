@@ -25,6 +25,7 @@ UNGUIDED = ("flux2-dev",)
 ONE_BY_ONE = ("cogview4", "ernie-image")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_draws_as_when_simply_called_in_batches_of_any_size(kind: str, tmp_path: Path) -> None:
     import torch

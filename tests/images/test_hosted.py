@@ -96,6 +96,7 @@ def test_each_job_gets_its_image_in_order(tmp_path: Path) -> None:
     assert not any("error" in call for call in calls)
 
 
+@pytest.mark.slow
 def test_no_more_calls_at_a_time_than_allowed() -> None:
     def slow(call: Call) -> Reply:
         return Reply(body=drawn(call).body, wait=0.05)

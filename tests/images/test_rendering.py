@@ -54,6 +54,7 @@ def test_images_are_what_the_model_draws() -> None:
     assert str(renderer.identity.revision).startswith("sha256:")
 
 
+@pytest.mark.slow
 def test_the_same_batches_give_the_same_bits_also_in_another_session() -> None:
     whole, other = drawn(opened(batch_size=4), jobs(12)), opened(batch_size=4)
     # As after an interruption: other prompts are encoded together then.
@@ -61,6 +62,7 @@ def test_the_same_batches_give_the_same_bits_also_in_another_session() -> None:
     assert np.array_equal(drawn(other, jobs(12)), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "most"), [("float32", NOISE), ("bfloat16", COARSE_NOISE)])
 def test_an_image_does_not_depend_on_its_batch(dtype: str, most: int, renderer: Renderer) -> None:
     one, eight = (drawn(opened(batch_size=size, dtype=dtype), jobs(9)) for size in (1, 8))
@@ -369,6 +371,7 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
         opened(device=device)
 
 
+@pytest.mark.slow
 def test_the_batch_size_that_saturates_a_device_is_found_once_and_changes_no_image(
     renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

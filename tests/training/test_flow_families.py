@@ -274,6 +274,7 @@ def test_a_training_learns_goes_on_and_needs_no_cache(base: str, tmp_path: Path)
         assert np.asarray(make_image(grid)).std() > 1
 
 
+@pytest.mark.slow
 def test_text_encoders_autoencoder_and_denoiser_are_there_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def states(family: Family, caption: str = PROMPT) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_begins_as_the_mean_of_words(base_of: Callable[[str], str], kind: str) -> None:
     plain = opened(base_of(kind))
@@ -95,6 +96,7 @@ def test_it_begins_as_the_mean_of_words(base_of: Callable[[str], str], kind: str
     assert torch.equal(*(states(each, "a cat")[name] for each in (noun, itself)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
 @pytest.mark.parametrize("method", ["embedding", "lora", "text", "full"])
 def test_nothing_but_its_rows_moves(
@@ -290,6 +292,7 @@ def test_what_cannot_have_one_is_refused_before_anything_is_loaded(
         find_base_model(asked(str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_a_run_without_a_lora(tmp_path: Path) -> None:
     """`method.kind: embedding`, and what a snapshot of it is."""
     each = recipe(

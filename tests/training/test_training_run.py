@@ -136,6 +136,7 @@ def test_one_batch_of_eight_is_eight_batches_of_one(dogs: Path, tmp_path: Path) 
     assert differences(one, other) < 1e-6
 
 
+@pytest.mark.slow
 def test_zero_prior_weight_is_no_dataset(dogs: Path, tmp_path: Path) -> None:
     each = recipe(regularization={"dataset": str(dogs), "prior_weight": 0}, optimizer={"steps": 2})
     without = train(each, tmp_path / "without", reporter=QUIET)
@@ -144,6 +145,7 @@ def test_zero_prior_weight_is_no_dataset(dogs: Path, tmp_path: Path) -> None:
     assert differences(weights(without.folder), weights(none.folder)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [{"target": "teacher"}, {"class_twins": 1}], ids=str)
 def test_an_untouched_lora_agrees_with_its_teacher(dogs: Path, tmp_path: Path, prior: dict) -> None:
     prior |= {"dataset": str(dogs)} if "target" in prior else {}
@@ -155,6 +157,7 @@ def test_an_untouched_lora_agrees_with_its_teacher(dogs: Path, tmp_path: Path, p
     assert second > 1e-8
 
 
+@pytest.mark.slow
 def test_a_drift_penalty_holds_the_weights_and_is_logged(tmp_path: Path) -> None:
     """Without regularization images; the log tells how far the weights were before each step."""
 
@@ -279,6 +282,7 @@ def test_a_snapshot_is_what_the_run_would_have_ended_with(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_snapshots_that_come_too_late_are_named(tmp_path: Path) -> None:
     train(with_average(2), tmp_path, reporter=QUIET)
     # It does not change where training goes, so it may be asked for later; of step 2 there is a
