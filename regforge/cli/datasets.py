@@ -166,13 +166,9 @@ def run(
         if not quiet:
             echo(_what_next(made[""], recipe, overrides or (), out))
     elif made:
-        from regforge.dataset.index import write_index
-
-        folder = next(iter(made.values())).folder.parent
         for name, done in made.items():
             echo(f"\n{name}\n{done.as_text()}")
-        card = write_index(folder)
-        echo(f"\nAll of them: {from_here(card)}")
+        echo(f"\nAll of them: {from_here(done.folder.parent / 'README.md')}")
 
 
 def report(
@@ -284,6 +280,10 @@ def _run(
         )
 
     done = for_each_subject(recipes, out, reporter, work)
+    if until == "report" and "" not in done:
+        from regforge.dataset.index import write_index
+
+        write_index(next(iter(done.values())).folder.parent)
     if as_json:
         show_each(done, as_json)
     return {} if as_json else done

@@ -22,13 +22,16 @@ def write_index(folder: Path) -> Path:
     configs, columns = [], []
     for name in names:
         own = Card.parse((folder / name / "dataset" / CARD).read_text(encoding="utf-8")).front
-        (config,), info = own["configs"], own["dataset_info"]
-        files = [
-            {**each, "path": f"{name}/dataset/{each['path']}"} for each in config["data_files"]
-        ]
+        try:
+            (config,), info = own["configs"], dict(own["dataset_info"])
+            described = [*config["data_files"]]
+        except (KeyError, TypeError, ValueError):  # edited, or not regforge's
+            continue
+        files = [{**each, "path": f"{name}/dataset/{each['path']}"} for each in described]
         # With the content's digest, by which the cache of `datasets` tells one run from another.
         configs.append({**config, "config_name": name, "data_files": files})
         columns.append({"config_name": name, **info})
+    names = [config["config_name"] for config in configs]
     calls = (f'datasets.load_dataset("{folder.name}", "{name}", split="train")' for name in names)
     images = (f"[![{name}]({name}/dataset/samples.webp)]({name}/dataset/{CARD})" for name in names)
     ours = (

@@ -34,6 +34,7 @@ def test_a_run_for_each_subject(
     assert "6 images" in shell.out
     assert shell("run", recipe, "--only", "teapot", "--json") == 0
     assert [*json.loads(shell.out)] == ["teapot"]
+    assert "config_name: teapot" in (tmp_path / "runs/many/README.md").read_text()
     alone = (tmp_path / "runs/many/teapot/dataset/README.md").read_bytes()
 
     (tmp_path / "runs/many/cat").mkdir()
@@ -50,5 +51,8 @@ def test_a_run_for_each_subject(
         assert len(rows) == 3
     card = tmp_path / "runs/many/README.md"
     card.write_text(card.read_text() + "\nMy own words.\n")
+    (tmp_path / "runs/many/other/dataset").mkdir(parents=True)
+    (tmp_path / "runs/many/other/dataset/README.md").write_text("no card of ours")
     assert write_index(card.parent) == card
+    assert datasets.get_dataset_config_names("runs/many") == ["cat", "teapot"]
     assert card.read_text().endswith("My own words.\n")
