@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from regforge.dataset.card_parts import Card
+import yaml
+
+from regforge.dataset.card_parts import LICENSE_KEYS, OUR_KEYS, Card
 from regforge.files import write_atomically
+from regforge.words import counted
 
 CARD = "README.md"
 
 
-def write_index(folder: Path) -> Path:
+def subjects_in(folder: Path) -> list[str]:
+    """The subjects whose runs lie in a folder, finished or not; no run of another recipe.
+
+    A subject's own recipe is called as the one over all of them is, and then as its folder.
+    """
+    return [
+        run.parent.name
+        for run in sorted(folder.glob("*/recipe.yaml"))
+        if _name_in(run).endswith(f"-{run.parent.name}")
+    ]
+
+
+def write_index(folder: Path, repo_id: str | None = None) -> Path:
     """Write the card of a folder of runs, for `load_dataset(folder, subject)` to read one of them.
 
-    Each `<subject>/dataset` in it is a configuration. What else its card has, the user's own words
-    and front matter, stays.
+    Each subject's dataset is a configuration. What else the card has, the user's own words and
+    front matter, stays. With `repo_id` it says how to load them from there.
     """
     path = folder / CARD
     card = Card.parse(path.read_text(encoding="utf-8") if path.is_file() else None)
-    names = sorted(each.parent.parent.name for each in folder.glob(f"*/dataset/{CARD}"))
-    configs, columns = [], []
-    for name in names:
-        own = Card.parse((folder / name / "dataset" / CARD).read_text(encoding="utf-8")).front
+    cards = [folder / name / "dataset" / CARD for name in subjects_in(folder)]
+    shared: dict[str, Any] = {}
+    licenses, configs, columns = dict[str, None](), [], []
+    for each in filter(Path.is_file, cards):
+        name = each.parent.parent.name
+        own = Card.parse(each.read_text(encoding="utf-8")).front
         try:
             (config,), info = own["configs"], dict(own["dataset_info"])
             described = [*config["data_files"]]
@@ -31,13 +49,29 @@ def write_index(folder: Path) -> Path:
         # With the content's digest, by which the cache of `datasets` tells one run from another.
         configs.append({**config, "config_name": name, "data_files": files})
         columns.append({"config_name": name, **info})
-    names = [config["config_name"] for config in configs]
-    calls = (f'datasets.load_dataset("{folder.name}", "{name}", split="train")' for name in names)
+        licenses |= {str(own["license"]): None} if "license" in own else {}
+        shared |= {key: own[key] for key in (OUR_KEYS | LICENSE_KEYS) & own.keys()}
+        if "://" not in (link := str(own.get("license_link", "://"))):
+            shared["license_link"] = f"{name}/dataset/{link}"
+    title = f"Regularization images of {counted(len(configs), 'subject')}"
+    theirs = {key: value for key, value in card.front.items() if key not in OUR_KEYS}
+    front = {**shared, **theirs, "pretty_name": title, "configs": configs, "dataset_info": columns}
+    front.pop("size_categories", None)  # of one of them
+    if len(licenses) > 1:
+        front["license"] = list(licenses)
+    names, where = [config["config_name"] for config in configs], repo_id or folder.name
+    calls = (f'datasets.load_dataset("{where}", "{name}", split="train")' for name in names)
     images = (f"[![{name}]({name}/dataset/samples.webp)]({name}/dataset/{CARD})" for name in names)
     ours = (
-        "\n\nOne configuration for each subject, each the dataset of a run of its own:\n\n"
-        "```python\n{}\n```\n\n{}\n\n"
-    ).format("\n".join(calls), "\n\n".join(images))
-    front = {**card.front, "configs": configs, "dataset_info": columns}
+        "\n# {}\n\nOne configuration for each subject, each the dataset of a run of its own, whose "
+        "card has how it was made and its licence:\n\n```python\n{}\n```\n\n{}\n\n"
+    ).format(title, "\n".join(calls), "\n\n".join(images))
     write_atomically(path, Card(front, card.before, ours, card.after).as_text())
     return path
+
+
+def _name_in(recipe: Path) -> str:
+    try:
+        return str(yaml.safe_load(recipe.read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+        return ""

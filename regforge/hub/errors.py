@@ -23,27 +23,36 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------------------------------- addresses
 
-_REPOSITORY = re.compile(r"(?:datasets/)?(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^\s@]+))?")
+_REPOSITORY = re.compile(
+    r"(?:datasets/)?(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[^\s@]+))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class HubAddress:
-    """A repository of the Hub at a branch, tag or commit; None is the main branch."""
+    """A repository of the Hub at a branch, tag or commit; None is the main branch.
+
+    Of a dataset of several configurations, `config` is one of them.
+    """
 
     repo_id: str
     revision: str | None = None
+    config: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> HubAddress | None:
+    def parse(cls, text: str, *, dataset: bool = False) -> HubAddress | None:
         """Parse `user/name`, `user/name@v1`, the same after `datasets/`, or the page's URL.
 
-        Returns None for any other text.
+        Of a dataset also `user/name:config` and `user/name:config@v1`. Returns None for any other
+        text.
         """
         text = re.sub(r"^(?:https?://[^/\s]+/(?=datasets/)|hf://)", "", text.strip()).rstrip("/")
         found = _REPOSITORY.fullmatch(re.sub(r"/tree/(?=[^/]+$)", "@", text))
         if found is None or any(set(part) <= {"."} for part in found["id"].split("/")):
             return None
-        return cls(found["id"], found["revision"])
+        if found["config"] and not dataset:
+            return None
+        return cls(found["id"], found["revision"], found["config"])
 
     def at(self, revision: str | None) -> HubAddress:
         """The same repository at another revision; unchanged for None."""
@@ -51,7 +60,8 @@ class HubAddress:
 
     def __str__(self) -> str:
         """As `parse` reads it."""
-        return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
+        config = f":{self.config}" if self.config else ""
+        return f"{self.repo_id}{config}" + (f"@{self.revision}" if self.revision else "")
 
 
 # ------------------------------------------------------------------------------------------- errors

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from regforge.dataset.build import DatasetError
 from regforge.dataset.card import Refusals, Survey, write_card
 from regforge.dataset.card_parts import Card
 from regforge.dataset.decisions import FILE, Review
+from regforge.dataset.index import subjects_in, write_index
 from regforge.dataset.parquet import read_rows
 from regforge.dataset.store import SHARD_SIZE, Store, StoreError
 from regforge.files import write_atomically
@@ -29,13 +31,13 @@ from regforge.publishing import (
     license_of,
     repository_of,
 )
-from regforge.publishing.package import check_license, pack
+from regforge.publishing.package import Package, check_license, pack, together
 from regforge.recipe import Recipe, RecipeError, slots_of
 from regforge.recipe.problems import Place
 from regforge.recipe.yaml_nodes import Dumper, plain, read_yaml
 from regforge.runs import RunFolder
 from regforge.version import __version__
-from regforge.words import counted
+from regforge.words import counted, listed
 
 
 def publish_run(
@@ -50,6 +52,8 @@ def publish_run(
 ) -> PublishedRun:
     """Put the dataset of a run on the Hub, in one commit; what is there already stays.
 
+    Of a folder with the runs of several subjects, all of them, with a configuration each.
+
     Settings that are left out are the recipe's; the licence then follows from the rendering model.
     Those that are given are written into the dataset's recipe and card first, so that the folder
     and the Hub say the same.
@@ -60,53 +64,88 @@ def publish_run(
         NotPublishable: A reader would not get the dataset as it is. Nothing has been uploaded.
         HubError: The Hub cannot be reached, or does not let us.
     """
-    run, reporter = RunFolder(Path(folder)), reporter or Reporter()
-    rows = _finished(run, folder)
+    top, reporter = Path(folder), reporter or Reporter()
+    subjects = [] if RunFolder(top).digest else subjects_in(top)
+    runs = [RunFolder(top / name) for name in subjects] or [RunFolder(top)]
+    rows = [_finished(run, top / name) for run, name in zip(runs, subjects or [""], strict=True)]
     check_tag(tag)
-    with run.locked():
-        _check_reviewed(run)
-        recipe = recipe_of(run.dataset)
-        repository = repository_of(repo_id or recipe.dataset.repo_id, run, key="dataset.repo_id")
-        license_id = license_of(
-            license_id or recipe.dataset.license,
-            recipe.render.model,
-            did="which drew the images",
-            key="dataset.license",
-        )
-        private = recipe.dataset.private if private is None else private
-        check_license(run.dataset, license_id)  # what is refused is not remembered
-        settings = {"license": license_id, "repo_id": repository, "private": private}
-        rewrite(run.dataset, run.shards, settings)
-        slots = tuple(slot.name for slot in slots_of(recipe))
-        name, digest = repository.partition("/")[2], str(run.digest)
-        package = pack(run.dataset, name, rows=rows, recipe_digest=digest, slots=slots)
-        package.notes += license_notes(license_id, recipe.render.model, cautioned=True)
-        package.notes += [
-            f"The terms of the LoRA {lora.path} count as well." for lora in recipe.render.lora
+    with ExitStack() as locks:
+        for run in runs:
+            locks.enter_context(run.locked())
+            _check_reviewed(run)
+        recipes = [recipe_of(run.dataset) for run in runs]
+        repository = _repository_of(repo_id, recipes, runs[0])
+        licenses = [
+            license_of(
+                license_id or recipe.dataset.license,
+                recipe.render.model,
+                did="which drew the images",
+                key="dataset.license",
+            )
+            for recipe in recipes
         ]
+        if private is None:
+            private = any(recipe.dataset.private for recipe in recipes)
+        for run, terms in zip(runs, licenses, strict=True):
+            check_license(run.dataset, terms)  # what is refused is not remembered
+        packages = []
+        for run, recipe, count, terms in zip(runs, recipes, rows, licenses, strict=True):
+            # The repository of several subjects is no place for one of them alone.
+            where = {} if subjects else {"repo_id": repository}
+            settings = {"license": terms, **where, "private": private}
+            rewrite(run.dataset, run.shards, settings)
+            packages.append(_packed(run, recipe, count, repository, terms))
+        package = packages[0]
+        if subjects:
+            parts = dict(zip(subjects, packages, strict=True))
+            package = together(parts, write_index(top, repository), repository)
         package.check(reporter)
         done = publish_files(
             repository,
             package.contents,
-            message=f"{rows} images, with regforge {__version__}",
+            message=f"{sum(rows)} images, with regforge {__version__}",
             private=private,
             tag=tag,
             create_pr=create_pr,
             reporter=reporter,
         )
-        run.remember(published={"repo_id": done.repo_id, "commit": done.commit, "tag": done.tag})
-    which = f'"{done.repo_id}", revision="{done.tag or done.commit}", split="train"'
+        published = {"repo_id": done.repo_id, "commit": done.commit, "tag": done.tag}
+        for run in runs:
+            run.remember(published=published)
+    name = f'"{done.repo_id}"' + (f', "{subjects[0]}"' if subjects else "")
+    what = f"{sum(rows)} images" + (f" of {counted(len(subjects), 'subject')}" if subjects else "")
     return PublishedRun(
         done,
-        what=f"{rows} images",
-        these=f"these {rows} images",
-        load=f"datasets.load_dataset({which})",
-        facts={"images": rows},
-        license=license_id,
+        what=what,
+        these=f"these {what}",
+        load=f'datasets.load_dataset({name}, revision="{done.tag or done.commit}", split="train")',
+        facts={"images": sum(rows), **({"subjects": subjects} if subjects else {})},
+        license=listed(dict.fromkeys(licenses)),
         files=tuple(package.files),
         notes=(*package.notes, *package.hub_notes),
         own_files=tuple(package.own_files),
     )
+
+
+def _repository_of(repo_id: str | None, recipes: Sequence[Recipe], run: RunFolder) -> str:
+    asked = {repo_id or recipe.dataset.repo_id for recipe in recipes}
+    if len(asked) > 1:
+        raise CannotPublish(
+            "The recipe names a repository for each subject.",
+            hint="Publish their runs one by one, or name one for all of them with --repo-id.",
+        )
+    return repository_of(asked.pop(), run, key="dataset.repo_id")
+
+
+def _packed(run: RunFolder, recipe: Recipe, rows: int, repository: str, license_id: str) -> Package:
+    slots = tuple(slot.name for slot in slots_of(recipe))
+    name, digest = repository.partition("/")[2], str(run.digest)
+    package = pack(run.dataset, name, rows=rows, recipe_digest=digest, slots=slots)
+    package.notes += license_notes(license_id, recipe.render.model, cautioned=True)
+    package.notes += [
+        f"The terms of the LoRA {lora.path} count as well." for lora in recipe.render.lora
+    ]
+    return package
 
 
 def _finished(run: RunFolder, given: str | Path) -> int:

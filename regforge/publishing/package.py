@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice, product
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,7 @@ from regforge.dataset.parquet import NoDataset, count_rows, data_files, read_fil
 from regforge.errors import RegforgeError
 from regforge.hub import Contents, Remote
 from regforge.journal import Reporter, without_secrets
-from regforge.publishing import CARD, card_of, check_other, refuse_secrets
+from regforge.publishing import CARD, RepositoryTaken, card_of, check_other, refuse_secrets
 from regforge.records import ImageRow, arrow_schema, file_suffix, image_id, without_folders
 from regforge.words import first_line
 
@@ -51,6 +52,7 @@ class Expected:
     slots: tuple[str, ...]
     data: tuple[str, ...]  # paths of the Parquet files in the folder, in order
     content: str  # digest of the rows that the card names, see `Survey.content`
+    config: str = "default"  # the configuration that it is
 
 
 def check_card(text: str, slots: Sequence[str]) -> str:
@@ -79,13 +81,22 @@ def check_card(text: str, slots: Sequence[str]) -> str:
     return content
 
 
-def check_files(folder: Path, expected: Expected) -> None:
-    """Check that a folder's files, as `datasets` picks them, are the dataset; reads no image.
+def check_files(folder: Path, all_expected: Sequence[Expected]) -> None:
+    """Check that a folder's files, as `datasets` picks them, are the datasets; reads no image.
 
     Raises:
         NotPublishable: There are others, or fewer; or a reader would get other columns.
         ParquetError: A file is damaged.
     """
+    with _reading() as (datasets, _):
+        found = datasets.get_dataset_config_names(str(folder))
+    if found != [each.config for each in all_expected]:
+        raise NotPublishable(f"A reader would get the configurations {', '.join(found)}.")
+    for each in all_expected:
+        _check_config(folder, each)
+
+
+def _check_config(folder: Path, expected: Expected) -> None:
     schema = arrow_schema(expected.slots)
     for name in expected.data:
         if not read_schema(folder / name).equals(schema):
@@ -97,16 +108,15 @@ def check_files(folder: Path, expected: Expected) -> None:
             hint=_AGAIN.format("the dataset is"),
         )
     with _reading() as (datasets, cache):
-        configs = datasets.get_dataset_config_names(str(folder))
-        builder = datasets.load_dataset_builder(str(folder), cache_dir=cache)
+        builder = datasets.load_dataset_builder(str(folder), expected.config, cache_dir=cache)
         picked = {
             str(split): [Path(path).relative_to(folder.resolve()).as_posix() for path in paths]
             for split, paths in builder.config.data_files.items()
         }
         wanted = datasets.Features.from_arrow_schema(schema)
         features = builder.info.features
-    if configs != ["default"] or list(picked) != ["train"]:
-        found = f"the configurations {', '.join(configs)} with the splits {', '.join(picked)}"
+    if list(picked) != ["train"]:
+        found = f"the splits {', '.join(picked)}"
         raise NotPublishable(f"A reader would get {found}, not `train` alone.")
     if picked["train"] != list(expected.data):
         others = sorted(set(picked["train"]) ^ set(expected.data))
@@ -139,6 +149,7 @@ def check_rows(
     with _reading() as (datasets, cache):
         stream = datasets.load_dataset(
             str(folder),
+            expected.config,
             split="train",
             streaming=True,
             cache_dir=cache,
@@ -252,11 +263,11 @@ _ALSO_READ = frozenset({"dataset_infos.json", ".huggingface.yaml"})
 
 @dataclass
 class Package:
-    """A dataset that is ready for the Hub."""
+    """A dataset that is ready for the Hub, or one each of several subjects."""
 
     name: str  # the repository's, without its owner
-    files: Mapping[str, Path]  # by path in the repository
-    expected: Expected
+    files: Mapping[str, Path | bytes]  # by path in the repository
+    expected: Sequence[Expected]
     notes: list[str]  # what people should know, a sentence each
     hub_notes: list[str] = field(default_factory=list)  # about what was in the repository before
 
@@ -274,18 +285,27 @@ class Package:
         """
         with _staged(self.files, {}, self.name) as folder:
             check_files(folder, self.expected)
-            with reporter.task("checking", self.expected.rows, "images") as task:
-                self.notes += check_rows(folder, self.expected, task.advance)
+            rows = sum(each.rows for each in self.expected)
+            with reporter.task("checking", rows, "images") as task:
+                for each in self.expected:
+                    self.notes += check_rows(folder, each, task.advance)
 
     def contents(self, remote: Remote) -> Contents:
         """What the repository shall hold, given what it holds; see `hub.publish_files`.
 
         Raises:
             RepositoryTaken: It holds something that regforge did not make; with our card beside
-                it, `load_dataset` would give its readers our dataset.
+                it, `load_dataset` would give its readers our dataset. Or several subjects, where
+                this is one.
             NotPublishable: A file there would change what a reader gets.
         """
         theirs = card_of(remote, self.files, "dataset")
+        several = [path for path in remote.files if _of_subject(path) != path]
+        if several and all(_of_subject(path) == path for path in self.files):
+            raise RepositoryTaken(
+                f"The repository holds the datasets of several subjects, such as {several[0]}.",
+                hint="Publish the folder in which their runs lie, or choose another repository.",
+            )
         card, self.hub_notes = merged(_text_of(self.files[CARD]), theirs)
         stale = [path for path in remote.files if _is_ours(path) and path not in self.files]
         others = {
@@ -301,11 +321,18 @@ class Package:
 
 
 def _is_ours(path: str) -> bool:
+    path = _of_subject(path)
     return path in OUR_FILES or fnmatchcase(path, DATA_FILES)
 
 
-def _text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+def _of_subject(path: str) -> str:
+    """A path of one of several subjects, as it is in that subject's dataset; others unchanged."""
+    return re.sub(r"^[^/]+/dataset/", "", path)
+
+
+def _text_of(file: Path | bytes) -> str:
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    return content.decode(errors="replace")
 
 
 def pack(
@@ -329,7 +356,28 @@ def pack(
     content = check_card(card, slots)
     front = Card.parse(card).front
     _check_license(front.get("license"), front, files)
-    return Package(name, files, Expected(rows, recipe_digest, slots, data, content), notes)
+    return Package(name, files, [Expected(rows, recipe_digest, slots, data, content)], notes)
+
+
+def together(parts: Mapping[str, Package], index: Path, repo_id: str) -> Package:
+    """The datasets of several subjects as one: a configuration each, and files as runs have them.
+
+    `index` is the card over them, see `write_index`.
+    """
+    files: dict[str, Path | bytes] = {CARD: index}
+    _refuse_secrets(CARD, index)
+    expected, notes = [], []
+    for name, part in parts.items():
+        files |= {f"{name}/dataset/{path}": file for path, file in part.files.items()}
+        call = f'load_dataset("{repo_id}", "{name}", split'
+        card = re.sub(r'load_dataset\("[^"]*", split', call, _text_of(part.files[CARD]))
+        files[f"{name}/dataset/{CARD}"] = card.encode()
+        expected += [
+            replace(each, config=name, data=tuple(f"{name}/dataset/{path}" for path in each.data))
+            for each in part.expected
+        ]
+        notes += part.notes
+    return Package(repo_id.partition("/")[2], files, expected, list(dict.fromkeys(notes)))
 
 
 def check_license(folder: Path, license_id: str) -> None:

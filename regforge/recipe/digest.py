@@ -275,7 +275,7 @@ def _regularization(
     if made_by is not None:
         images = made_by.prompts.count * made_by.render.images_per_prompt
         return {**data, "dataset": {"recipe": recipe_digest(made_by), "images": images}}
-    address = HubAddress.parse(named.dataset)
+    address = HubAddress.parse(named.dataset, dataset=True)
     if address is not None:
         return {**data, "dataset": str(address.at(named.revision)), "revision": None}
     path = Path(named.dataset)

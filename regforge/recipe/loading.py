@@ -476,7 +476,7 @@ def may_be_path(value: str, what: str) -> bool:
         case "exclusion":
             return not is_benchmark(value)
         case "dataset":
-            return names_recipe(value) or HubAddress.parse(value) is None
+            return names_recipe(value) or HubAddress.parse(value, dataset=True) is None
         case "model":
             remote = is_embedded(value) or HubAddress.parse(value) or hub_file(value)
             return bool(value.strip()) and not remote
@@ -504,7 +504,7 @@ def _resolve_paths(root: Node, model: type[AnyRecipe]) -> None:
                 path = node.place.folder / expanded(value)
                 node.content = os.path.abspath(path)  # noqa: PTH100 (keeps symbolic links)
             elif what == "dataset":
-                node.content = str(HubAddress.parse(value))
+                node.content = str(HubAddress.parse(value, dataset=True))
 
 
 def _nodes(node: Node | None, location: Sequence[str]) -> Iterator[Node]:

@@ -191,7 +191,7 @@ def text_file(path: Path, at: Location) -> Iterator[Finding]:
 
 def dataset_revision(dataset: str, revision: str | None, section: Location) -> Iterator[Finding]:
     """What is wrong with the revision of a dataset, named in a section of the recipe."""
-    address = HubAddress.parse(dataset)
+    address = HubAddress.parse(dataset, dataset=True)
     at, about = (*section, "revision"), ((*section, "dataset"),)
     if revision is not None and address is None:
         yield Finding(at, "goes with a dataset of the Hub alone: user/name", about)

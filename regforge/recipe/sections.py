@@ -282,5 +282,5 @@ class CaptionImport(Section):
     @property
     def address(self) -> HubAddress | None:
         """Where it is on the Hub; None for a folder or a file."""
-        found = HubAddress.parse(self.dataset)
+        found = HubAddress.parse(self.dataset, dataset=True)
         return found and found.at(self.revision)

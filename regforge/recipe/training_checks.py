@@ -194,7 +194,11 @@ def _regularization(recipe: TrainingRecipe) -> Iterator[Finding]:
         return
     yield from dataset_revision(named.dataset, named.revision, ("regularization",))
     is_here = is_file(path) or is_folder(path)
-    if uses_regularization(recipe) and not is_here and HubAddress.parse(named.dataset) is None:
+    if (
+        uses_regularization(recipe)
+        and not is_here
+        and HubAddress.parse(named.dataset, dataset=True) is None
+    ):
         yield Finding(at, f"there is no {path}{_how_to_get(path)}", about)
 
 

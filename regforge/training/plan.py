@@ -215,7 +215,7 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
             text = f"{run.path}, {begun} first: {counted(images, 'image')}; {how}"
             return text, images, at_odds(recipe, [made_by.render.model], made_by.subject.identifier)
         where = str(run.path)
-    elif not Path(where).exists() and (address := HubAddress.parse(where)):
+    elif not Path(where).exists() and (address := HubAddress.parse(where, dataset=True)):
         return f"{address.at(named.revision)} on the Hub, not read yet; {how}", None, []
     found = RegularizationImages(
         named.model_copy(update={"dataset": where}),

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -29,7 +30,7 @@ from regforge.dataset.sources.trees import (
     stem_of,
     suffix_of,
 )
-from regforge.recipe.named_files import alike
+from regforge.recipe.named_files import alike, is_folder
 from regforge.words import counted, listed
 
 Kind = Literal["parquet", "images", "tar", "zip"]
@@ -70,10 +71,14 @@ class DeclaredData:
     notes: tuple[str, ...] = ()
 
 
-def read_card(tree: Tree) -> DeclaredData:
+def read_card(tree: Tree, where: str, wanted: str | None = None) -> DeclaredData:
     """Read the card among some files; nothing is declared if there is none.
 
+    `wanted` is a configuration; by default the one that `load_dataset` takes.
+
     Raises:
+        CannotOpen: There are several configurations and none is the default, or not the one that
+            is wanted; `where` names the dataset.
         HubError: The Hub does not give it.
     """
     if CARD not in tree.files:
@@ -90,7 +95,7 @@ def read_card(tree: Tree) -> DeclaredData:
     if not isinstance(front, dict):
         return DeclaredData()
     notes: list[str] = []
-    config = _default_config(front.get("configs"), notes)
+    config = _config(front.get("configs"), where, wanted, notes)
     patterns = _train_patterns(config, notes) if config else None
     terms = front.get("license")
     if terms == "other" and isinstance(front.get("license_name"), str):
@@ -100,19 +105,34 @@ def read_card(tree: Tree) -> DeclaredData:
     return DeclaredData(license_id, patterns, tuple(notes))
 
 
-def _default_config(configs: Any, notes: list[str]) -> Mapping[str, Any] | None:
-    """The configuration that `load_dataset` takes, or the first."""
-    named = [each for each in configs or () if isinstance(each, dict) and "config_name" in each]
-    if not named:
+def _config(
+    configs: Any, where: str, wanted: str | None, notes: list[str]
+) -> Mapping[str, Any] | None:
+    """The configuration that is wanted, else the one that `load_dataset` takes, if there is any."""
+    listing = configs if isinstance(configs, list) else []
+    named: dict[str, Mapping[str, Any]] = {
+        str(each["config_name"]): each
+        for each in listing
+        if isinstance(each, dict) and "config_name" in each
+    }
+    default = (name for name, each in named.items() if name == "default" or each.get("default"))
+    chosen = wanted or next(default, next(iter(named)) if len(named) == 1 else None)
+    if chosen in named:
+        if others := [name for name in named if name != chosen and wanted is None]:
+            notes.append(f"Read the configuration {chosen}, and not {listed(others)}.")
+        return named[chosen]
+    if not named and wanted is None:
         return None
-    chosen: Mapping[str, Any] = next(
-        (each for each in named if each["config_name"] == "default" or each.get("default")),
-        named[0],
-    )
-    if len(named) > 1:
-        others = [str(each["config_name"]) for each in named if each is not chosen]
-        notes.append(f"Read the configuration {chosen['config_name']}, and not {listed(others)}.")
-    return chosen
+    there = listed(list(named), 30)
+    if wanted is not None:
+        raise CannotOpen(f"{where} has no configuration {wanted!r}; it has {there or 'none'}.")
+    one = next(iter(named))
+    hint = f"Name one of them: {where}:{one}."
+    if is_folder(Path(where)):
+        hint = f"Say `default: true` of one of them in {where}/{CARD}."
+        if is_folder(Path(where, one)):
+            hint = f"Name the folder of one of them: {where}/{one}."
+    raise CannotOpen(f"{where} holds several datasets: {there}.", hint=hint)
 
 
 def _train_patterns(config: Mapping[str, Any], notes: list[str]) -> tuple[str, ...] | None:

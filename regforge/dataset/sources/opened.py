@@ -155,7 +155,8 @@ def open_dataset(
 
     Args:
         where: A run, a dataset's folder, a folder of images, a .zip, .tar or .parquet file, or
-            `user/name[@revision]` on the Hub. What exists on disk is never looked for on the Hub.
+            `user/name[:config][@revision]` on the Hub. What exists on disk is never looked for on
+            the Hub.
         revision: Branch, tag or commit on the Hub; the same as `@revision`.
         streaming: Read from the Hub piece by piece instead of downloading it first.
         caption_column: Where captions stand, if not in `text`, `caption`, `prompt` or `txt`.
@@ -172,7 +173,7 @@ def open_dataset(
             raise CannotOpen(f"{where} lies on this machine and has no revision {revision!r}.")
         open_it = _open_file if is_file(path) else _open_folder
         return open_it(path, caption_column, reviewed)
-    address = HubAddress.parse(str(where))
+    address = HubAddress.parse(str(where), dataset=True)
     if address is None:
         raise CannotOpen(f"{where} is not there.", hint=_did_you_mean(path))
     try:
@@ -196,7 +197,7 @@ def _open_folder(folder: Path, caption_column: str | None, reviewed: bool) -> _O
             hint=f"Finish it: {RunFolder(folder).command}",
         )
     tree = LocalTree(data)
-    card = read_card(tree)
+    card = read_card(tree, str(folder))
     name = folder.resolve().name or str(folder.resolve())
     notes = []
     if tree.strays:
@@ -245,8 +246,9 @@ def _open_on_hub(address: HubAddress, streaming: bool, caption_column: str | Non
     folder, files, cached = look_up(address)
     commit = folder.name
     streamed = HubTree(address, commit, files)
-    card = read_card(LocalTree(folder) if folder.is_dir() else streamed)
-    choice = choose(files, card, address.repo_id)
+    where, config = address.repo_id, address.config
+    card = read_card(LocalTree(folder) if folder.is_dir() else streamed, where, config)
+    choice = choose(files, card, where)
     tree: Tree = streamed
     if cached or not streaming:
         wanted = [*choice.data, *choice.beside]
