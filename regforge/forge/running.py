@@ -28,6 +28,7 @@ from regforge.recipe import (
     resolved_yaml,
     slots_of,
     template_file,
+    templates_of,
 )
 from regforge.records import read_prompts
 from regforge.runs import RunFolder, RunFolderError, is_training_run
@@ -252,7 +253,9 @@ def _stages(
                     count=images,
                     recipe=recipe,
                     recipe_yaml=resolved_yaml(recipe, portable=True),
-                    caption_template=read_text(template_file(recipe)),
+                    caption_template="\n---\n".join(
+                        read_text(template_file(each.file)) for each in templates_of(recipe)
+                    ),
                     vocabulary=folder.vocabulary,
                     versions={
                         "regforge": __version__,

@@ -254,6 +254,25 @@ def _spelled(slot: str, phrase: str) -> str:
     return json.dumps([slot, words_of(phrase)])
 
 
+def _drawn(phrases: Mapping[str, str | None]) -> bytes:
+    """32 random bytes that follow from the phrases of a caption."""
+    chosen = [_spelled(slot, phrase) for slot, phrase in sorted(phrases.items()) if phrase]
+    return hashlib.sha256(f"[{', '.join(chosen)}]".encode()).digest()
+
+
+def template_for(
+    phrases: Mapping[str, str | None], templates: Sequence[tuple[CaptionTemplate, float]]
+) -> CaptionTemplate:
+    """Choose the template of a caption with these phrases by the shares: the same each time."""
+    if len(templates) > 1:
+        at = int.from_bytes(_drawn(phrases)[8:16]) / 2**64 * sum(share for _, share in templates)
+        for template, share in templates:
+            at -= share
+            if at < 0:
+                return template
+    return templates[-1][0]
+
+
 class CaptionTemplate:
     """A checked template of one class noun.
 
@@ -319,11 +338,7 @@ class CaptionTemplate:
 
         And the same for "sky-blue" and "sky blue", or they would make two captions.
         """
-        if self.forms == 1:
-            return 0
-        chosen = [_spelled(slot, phrase) for slot, phrase in sorted(phrases.items()) if phrase]
-        digest = hashlib.sha256(f"[{', '.join(chosen)}]".encode()).digest()
-        return int.from_bytes(digest[:8]) % self.forms
+        return int.from_bytes(_drawn(phrases)[:8]) % self.forms if self.forms > 1 else 0
 
     def render(self, phrases: Mapping[str, str | None], form: int = 0) -> str:
         """Write the caption of a row; slots that are missing, empty or None are left out.
@@ -402,6 +417,11 @@ class CaptionTemplate:
                 f"{self.name}:1: the template puts the identifier {found[0]!r} into every caption: "
                 f"{full!r}.",
                 hint="Regularization captions must never name it; see `subject.identifier`.",
+            )
+        if several := several_texts(full):
+            raise CaptionTemplateError(
+                f"{self.name}:1: the template writes {several!r} as it stands.",
+                hint="Put what varies into a slot of `prompts.slots`, a phrase each.",
             )
         if len(full) > _MOST_CHARACTERS:
             raise CaptionTemplateError(f"{self.name}:1: it writes {len(full)} characters.")

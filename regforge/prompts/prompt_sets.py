@@ -20,7 +20,7 @@ from typing import ClassVar
 from regforge.errors import RegforgeError
 from regforge.journal import Journal
 from regforge.prompts.against import CutCaption, unvaried
-from regforge.prompts.captions import CaptionTemplate, article_for
+from regforge.prompts.captions import CaptionTemplate, article_for, template_for
 from regforge.prompts.photos import PhotoCaption
 from regforge.prompts.sampling import Row, Rows
 from regforge.prompts.tokens import TokenBudget
@@ -217,10 +217,10 @@ class DrawnSet(PromptSet):
 
 @dataclass(kw_only=True)
 class Amplify(DrawnSet):
-    """Structured captions over the whole vocabulary."""
+    """Structured captions over the whole vocabulary, by one of its templates with their shares."""
 
     name = "amplify"
-    template: CaptionTemplate
+    templates: Sequence[tuple[CaptionTemplate, float]]
 
     def __post_init__(self) -> None:
         self.drawn = self.slots
@@ -230,18 +230,21 @@ class Amplify(DrawnSet):
 
     def caption(self, row: Row) -> Caption | None:
         """Fill the template, in one of its forms; over the limit, without its last slots."""
-        form = self.template.form({slot: row.get(slot) for slot in self.drawn})
-        fitted = self.fit(row, lambda phrases: self.template.render(phrases, form))
+        said = {slot: row.get(slot) for slot in self.drawn}
+        template = template_for(said, self.templates)
+        form = template.form(said)
+        fitted = self.fit(row, lambda phrases: template.render(phrases, form))
         if fitted is None:
             return None
         text, phrases = fitted
         slots = {slot: phrases.get(slot) for slot in self.drawn}
-        return Caption(text, slots, self.template.name, repeats=self._is_bare(row))
+        return Caption(text, slots, template.name, repeats=self._is_bare(row))
 
     def shortest(self) -> Iterator[str]:
         """Yield what the template writes without slots."""
-        for form in range(self.template.forms):
-            yield self.template.render({}, form)
+        for template, _ in self.templates:
+            for form in range(template.forms):
+                yield template.render({}, form)
 
 
 @dataclass(kw_only=True)

@@ -46,7 +46,7 @@ from regforge.recipe import (
     shares_of,
     slots_of,
     template_file,
-    template_name,
+    templates_of,
 )
 from regforge.records import Prompt
 from regforge.words import has_words, still_said
@@ -148,23 +148,30 @@ def photo_notes(recipe: Recipe, photos: Sequence[PhotoCaption]) -> Iterator[str]
     """
     yield from syntax_notes(photos)
     if "against" in shares_of(recipe):
-        attributes = _attributes(recipe, _caption_template(recipe))
+        attributes = _attributes(recipe, _caption_templates(recipe)[0][0])
         for photo in photos:
             if why := why_unvaried(_cut_open(recipe, photo), attributes or ()):
                 yield f"{photo.file}: {why}: {photo.caption!r}"
 
 
-def _caption_template(recipe: Recipe) -> CaptionTemplate:
-    name = template_name(recipe)
-    return CaptionTemplate(
-        template_file(recipe),
-        # The dataset carries the name; in which folder a user's own lies is nobody's business.
-        Path(name).name if Path(name).is_absolute() else name,
-        class_noun=recipe.subject.class_noun,
-        kind=kind_of(recipe),
-        slots=[slot.name for slot in drawn_slots(recipe)],
-        identifier=recipe.subject.identifier,
-    )
+def _caption_templates(recipe: Recipe) -> list[tuple[CaptionTemplate, float]]:
+    slots = [slot.name for slot in drawn_slots(recipe)]
+    return [
+        (
+            CaptionTemplate(
+                template_file(each.file),
+                # The dataset carries the name; in which folder a user's own lies is nobody's
+                # business.
+                Path(each.file).name if Path(each.file).is_absolute() else each.file,
+                class_noun=recipe.subject.class_noun,
+                kind=kind_of(recipe),
+                slots=slots,
+                identifier=recipe.subject.identifier,
+            ),
+            each.share,
+        )
+        for each in templates_of(recipe)
+    ]
 
 
 def _attributes(recipe: Recipe, template: CaptionTemplate) -> tuple[str, ...] | None:
@@ -201,7 +208,7 @@ class _Writer:
         self._exclusions = Exclusions.load(
             prompts.exclude, class_noun=self._noun, identifier=self._identifier
         )
-        self._template = _caption_template(self.recipe)
+        self._templates = _caption_templates(self.recipe)
         if self.budget.estimated:
             self.reporter.say(f"tokens of captions are counted by {self.budget.source}")
         self._match = match_of(self.recipe)
@@ -273,11 +280,11 @@ class _Writer:
         phrases: dict[str, Sequence[str]] = {}
         made: DrawnSet
         if name == "amplify":
-            made = Amplify(template=self._template, **common)
+            made = Amplify(templates=self._templates, **common)
         else:
             photos = self._photos_cut_open()
             phrases[PHOTO] = [str(number) for number in range(len(photos))]
-            attributes = _attributes(self.recipe, self._template)
+            attributes = _attributes(self.recipe, self._templates[0][0])
             made = Against(photos=photos, class_noun=self._noun, attributes=attributes, **common)
         self._check_shortest(made.shortest())
         phrases |= {slot: self._phrases[slot] for slot in made.drawn if slot in self._phrases}

@@ -41,7 +41,7 @@ from regforge.recipe.models import (
     shares_of,
     slots_of,
     template_file,
-    template_name,
+    templates_of,
 )
 from regforge.recipe.problems import Problem, RecipeError
 from regforge.recipe.rendering import Render
@@ -87,7 +87,7 @@ __all__ = [
     "slots_of",
     "starter_recipe",
     "template_file",
-    "template_name",
+    "templates_of",
     "twins_of",
     "uses_regularization",
     "write_starter",

@@ -38,7 +38,7 @@ from regforge.recipe.models import (
     is_benchmark,
     kind_wanted,
     match_of,
-    shipped_template,
+    template_file,
 )
 from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
@@ -167,12 +167,18 @@ def _slot(recipe: Recipe, slot: Slot, at: Location) -> Iterator[Finding]:
 
 def _files(recipe: Recipe) -> Iterator[Finding]:
     prompts = recipe.prompts
-    template = prompts.template
-    if template is not None and not (shipped_template(template) or is_file(Path(template))):
-        shipped = templates_folder()
-        names = sorted(p.relative_to(shipped).as_posix() for p in shipped.glob("caption/*.j2"))
-        meant = suggestion("/".join(Path(template).parts[-2:]), names)
-        yield Finding(("prompts", "template"), f"there is no template {template}{meant}")
+    named = prompts.template
+    templates: dict[Location, str] = (
+        {("prompts", "template"): named} if isinstance(named, str) else {}
+    )
+    if isinstance(named, tuple):
+        templates = {("prompts", "template", n, "file"): each.file for n, each in enumerate(named)}
+    for where, template in templates.items():
+        if not is_file(template_file(template)):
+            shipped = templates_folder()
+            names = sorted(p.relative_to(shipped).as_posix() for p in shipped.glob("caption/*.j2"))
+            meant = suggestion("/".join(Path(template).parts[-2:]), names)
+            yield Finding(where, f"there is no template {template}{meant}")
     if prompts.messages is not None and not is_folder(prompts.messages):
         yield Finding(("prompts", "messages"), f"there is no folder {prompts.messages}")
     if prompts.vocabulary is not None and not is_file(prompts.vocabulary):

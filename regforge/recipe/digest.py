@@ -54,7 +54,7 @@ from regforge.recipe.models import (
     shares_of,
     slots_of,
     template_file,
-    template_name,
+    templates_of,
 )
 from regforge.recipe.named_files import (
     caption_files_of,
@@ -197,8 +197,12 @@ def _replace_prompts(recipe: Recipe, data: dict[str, Any]) -> None:
     data["slots"] = [_slot(recipe, slot, number) for number, slot in enumerate(drawn)]
     if not drawn:  # nobody draws phrases; imported captions may have slots of that name
         data["slots"] = [slot.name for slot in slots_of(recipe)]
-    template = _text_of(template_file(recipe), ("prompts", "template"))
-    data["template"] = _sha256(template.encode())
+    used = templates_of(recipe)
+    texts = [_text_of(template_file(each.file), ("prompts", "template")) for each in used]
+    digests = [_sha256(text.encode()) for text in texts]
+    data["template"] = digests[0]
+    if len(used) > 1:
+        data["template"] = [[d, each.share] for d, each in zip(digests, used, strict=True)]
     if not any(slot.name == "style" and slot.origin in ("llm", "bank") for slot in drawn):
         del data["photo_share"]  # nobody has styles to weigh
     excluded = {
@@ -407,7 +411,7 @@ def resolved_yaml(recipe: AnyRecipe, *, portable: bool = False, digest: str | No
     for location, what in PATHS[type(recipe)].items():
         for holder, key in _holders(data, location):
             value = holder[key]
-            if not value or not may_be_path(value, what):
+            if not value or not isinstance(value, str) or not may_be_path(value, what):
                 continue
             if what == "model" and not (
                 portable and (Path(value).is_absolute() or value[0] in "~.")
@@ -431,7 +435,9 @@ def resolved_yaml(recipe: AnyRecipe, *, portable: bool = False, digest: str | No
 def _holders(data: Any, location: Sequence[str]) -> Iterator[tuple[Any, Any]]:
     """The dicts and lists that hold the values at a location, and where in them."""
     key, *rest = location
-    for each in range(len(data or ())) if key == "*" else [key] if data else []:
+    if key == "*" and not isinstance(data, list):
+        return
+    for each in range(len(data)) if key == "*" else [key] if data else []:
         if rest:
             yield from _holders(data[each], rest)
         else:
@@ -445,7 +451,7 @@ def _defaults(recipe: Recipe) -> Iterator[str]:
     if recipe.prompts.slots is None:
         yield f"# slots: {', '.join(slot.name for slot in slots_of(recipe))}"
     if recipe.prompts.template is None:
-        yield f"# template: {template_name(recipe)}"
+        yield f"# template: {templates_of(recipe)[0].file}"
 
 
 def _tidy(data: dict[str, Any], *, portable: bool) -> None:

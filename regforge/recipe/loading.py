@@ -59,6 +59,7 @@ PATHS: dict[type[AnyRecipe], dict[tuple[str, ...], str]] = {
         ("prompts", "messages"): "path",
         ("prompts", "vocabulary"): "path",
         ("prompts", "template"): "template",
+        ("prompts", "template", "*", "file"): "template",
         ("prompts", "slots", "*", "file"): "path",
         ("prompts", "exclude", "*"): "exclusion",
         ("prompts", "import", "dataset"): "dataset",

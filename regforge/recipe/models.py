@@ -27,6 +27,7 @@ from regforge.recipe.sections import (
     Share,
     Slot,
     Subject,
+    TemplateShare,
     problem_of,
 )
 
@@ -46,11 +47,12 @@ class Prompts(Section):
     """`vocabulary`: the language model fills each slot once, and a seeded design combines the
     phrases. `compose`: it fills all slots of each caption together, which costs a call every
     `compose_batch` captions."""
-    template: str | None = None
+    template: str | tuple[TemplateShare, ...] | None = None
     """Caption template: a shipped one (`caption/object.j2`, `caption/living.j2`;
     `caption/sentences.j2` for models that read long captions, `caption/tags.j2` for those trained
-    on tags) or a path to your own. Left out, the one for the subject's kind. The shipped ones have
-    two or three forms each, which captions take turns with."""
+    on tags) or a path to your own; or a list of them with shares. Left out, the one for the
+    subject's kind. The shipped ones have two or three forms each, which captions take turns
+    with."""
     messages: Runtime[Path | None] = None
     """Folder with your own messages to the language model (`vocabulary.j2`, `compose.j2`, ...),
     laid over the shipped ones in templates/llm."""
@@ -115,6 +117,15 @@ class Prompts(Section):
         if sum(sets.values()) <= 0:
             raise problem_of("", "needs at least one share above 0")
         return sets
+
+    @field_validator("template")
+    @classmethod
+    def _templates_make_captions(
+        cls, template: str | tuple[TemplateShare, ...] | None
+    ) -> str | tuple[TemplateShare, ...] | None:
+        if isinstance(template, tuple) and not sum(each.share for each in template):
+            raise problem_of("", "needs at least one share above 0")
+        return template
 
     @field_validator("slots")
     @classmethod
@@ -273,14 +284,15 @@ def import_of(recipe: Recipe) -> CaptionImport | None:
     return recipe.prompts.imported if "import" in shares_of(recipe) else None
 
 
-def template_name(recipe: Recipe) -> str:
-    """The caption template as the recipe names it: a shipped one, or the path of a file."""
-    return recipe.prompts.template or f"caption/{kind_of(recipe)}.j2"
+def templates_of(recipe: Recipe) -> list[TemplateShare]:
+    """The caption templates and their shares, none of which is 0."""
+    named = recipe.prompts.template or f"caption/{kind_of(recipe)}.j2"
+    listing = [TemplateShare(file=named)] if isinstance(named, str) else named
+    return [each for each in listing if each.share]
 
 
-def template_file(recipe: Recipe) -> Path:
-    """Where the caption template lies; it need not exist."""
-    name = template_name(recipe)
+def template_file(name: str) -> Path:
+    """Where a caption template lies; it need not exist."""
     return shipped_template(name) or Path(name)
 
 

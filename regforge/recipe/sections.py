@@ -266,6 +266,16 @@ class LanguageModel(Section):
     """Keep replies on disk and ask the same question only once."""
 
 
+class TemplateShare(Section):
+    """One of several caption templates."""
+
+    file: str = Field(min_length=1)
+    """A shipped one or a path to your own."""
+    share: Share = 1.0
+    """How many of the captions are written with it, relative to the others; about, since the
+    phrases of a caption decide."""
+
+
 class CaptionImport(Section):
     """Another dataset, whose captions the `import` set takes over. Its images are not copied."""
 

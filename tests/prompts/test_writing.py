@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from builders import (
     AGAINST,
     COLORS,
@@ -39,7 +40,7 @@ from regforge.prompts.prompt_sets import NotEnoughPrompts
 from regforge.prompts.tokens import TokenBudget
 from regforge.prompts.vocabulary import Vocabulary, VocabularyError
 from regforge.prompts.writing import CannotWrite, write_prompts
-from regforge.recipe import Recipe
+from regforge.recipe import Recipe, RecipeError, load_recipe, recipe_digest, resolved_yaml
 from regforge.records import Prompt
 
 
@@ -91,6 +92,31 @@ def test_a_template_of_ones_own_is_named_without_its_folder(tmp_path: Path) -> N
     (first,) = written(drawing(template=str(tmp_path / "mine.j2")), 1)
     assert first.template == "mine.j2"
     assert first.text.endswith("!")
+
+
+def test_several_templates_have_their_shares(tmp_path: Path) -> None:
+    (tmp_path / "mine.j2").write_text("{{ style }} {{ color }} {{ class_noun }} {{ background }}!")
+    shares = [{"file": "caption/tags.j2", "share": 1}, {"file": "mine.j2", "share": 3}]
+    content = drawing(template=str(tmp_path / "mine.j2")).model_dump(
+        mode="json", by_alias=True, exclude={"extends", "subjects"}
+    )
+    path, digests = tmp_path / "recipe.yaml", set()
+    for template in (shares, shares[::-1], shares[1:], "mine.j2", [{"file": "gone.j2"}], []):
+        content["prompts"]["template"] = template
+        path.write_text(yaml.safe_dump(content))
+        if template in ([], [{"file": "gone.j2"}]):
+            with pytest.raises(RecipeError, match=r"prompts\.template"):
+                load_recipe(path)
+            continue
+        recipe = load_recipe(path)
+        digests.add(recipe_digest(recipe))
+        path.write_text(resolved_yaml(recipe))
+        assert load_recipe(path) == recipe
+        if template == shares:
+            used = Counter(prompt.template for prompt in written(recipe, 60))
+            assert 5 < used["caption/tags.j2"] < 25
+            assert used["mine.j2"] == 60 - used["caption/tags.j2"]
+    assert len(digests) == 3  # a list of one is that one
 
 
 Job = tuple[Recipe, Vocabulary, dict[str, Any]]

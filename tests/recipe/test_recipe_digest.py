@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from regforge.recipe import Recipe, RecipeError, Slot, load_recipe, recipe_digest
 from regforge.recipe.rendering import Lora
-from regforge.recipe.sections import Section
+from regforge.recipe.sections import Section, TemplateShare
 
 SHARED_FOLDER = HealthCheck.function_scoped_fixture  # each example writes its files anew
 BASE: dict[str, Any] = {
@@ -92,6 +92,8 @@ DATA: dict[str, Any] = {
     "prompts.sets": {"against": 1, "amplify": 4},
     "prompts.mode": "compose",
     "prompts.template": "other.j2",
+    "prompts.template.0.file": "other.j2",
+    "prompts.template.0.share": 2,
     "prompts.slots": ["style", "color"],
     "prompts.slots.0.name": "shape",
     "prompts.slots.0.from": "llm",
@@ -157,6 +159,11 @@ DATA: dict[str, Any] = {
     "curate.alignment.min": 0.2,
 }
 
+LISTS: dict[str, list[dict[str, Any]]] = {
+    "render.lora": [{"path": "some/lora"}],
+    "prompts.template": [{"file": "mine.j2"}, {"file": "caption/tags.j2"}],
+}
+
 # And of every one that does not.
 RUNTIME: dict[str, Any] = {
     "name": "other",
@@ -198,7 +205,9 @@ def leaves(model: type[BaseModel], above: str = "") -> Iterator[str]:
         for option in get_args(field.annotation):
             for part in (option, *get_args(option)):
                 if isinstance(part, type) and issubclass(part, Section):
-                    yield from leaves(part, f"{key}.0." if part in (Slot, Lora) else f"{key}.")
+                    yield from leaves(
+                        part, f"{key}.0." if part in (Slot, Lora, TemplateShare) else f"{key}."
+                    )
 
 
 def test_the_tables_here_have_every_key() -> None:
@@ -209,10 +218,11 @@ def test_the_tables_here_have_every_key() -> None:
 
 @pytest.mark.parametrize("key", DATA)
 def test_every_key_that_decides_what_is_made_changes_it(here: Path, key: str) -> None:
-    if key.startswith("render.lora.0"):
-        base = changed("render.lora", [{"path": "some/lora"}])
-        assert digest(here, base) != digest(here, changed(key, DATA[key], base))
-        return
+    for section, several in LISTS.items():
+        if key.startswith(f"{section}.0"):
+            base = changed(section, several)
+            assert digest(here, base) != digest(here, changed(key, DATA[key], base))
+            return
     if key == "render.config":
         base = changed("render.model", "https://huggingface.co/me/x/blob/main/x.safetensors")
         assert digest(here, base) != digest(here, changed(key, DATA[key], base))

@@ -39,7 +39,7 @@ from regforge.recipe import (
     slots_of,
     starter_recipe,
     template_file,
-    template_name,
+    templates_of,
     write_starter,
 )
 from regforge.recipe.checks import SCHEDULERS
@@ -84,7 +84,7 @@ def test_each_shipped_recipe_is_sound_short_and_resolves_alike(path: Path, tmp_p
     if isinstance(recipe, TrainingRecipe):
         assert read(path)["regularization"]["dataset"]
     else:
-        assert template_file(recipe).is_file()
+        assert all(template_file(each.file).is_file() for each in templates_of(recipe))
     text = resolved_yaml(recipe)
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
     again = load_any_recipe(tmp_path / "recipe.yaml")
@@ -377,13 +377,13 @@ def test_kind_slots_and_template_follow_from_the_class_noun_and_shares_sum_to_on
     recipe = recipe_of()
     assert kind_of(recipe) == "living"
     assert "motion" in [slot.name for slot in slots_of(recipe)]
-    assert template_name(recipe) == "caption/living.j2"
+    assert [each.file for each in templates_of(recipe)] == ["caption/living.j2"]
     thing = recipe_of(subject={"class_noun": "ceramic teapot"})
     assert kind_of(thing) == "object"
     assert [slot.name for slot in slots_of(thing)] == [
         "shape", "color", "texture", "background", "lighting", "style"
     ]  # fmt: skip
-    assert template_name(thing) == "caption/object.j2"
+    assert [each.file for each in templates_of(thing)] == ["caption/object.j2"]
     assert kind_of(recipe_of(subject={"class_noun": "cat", "kind": "object"})) == "object"
     assert slots_of(recipe_of(prompts={"slots": []})) == ()
     with pytest.raises(RecipeError, match=r"subject\.kind: is needed"):
