@@ -116,7 +116,7 @@ class PhraseRules:
 def tidy(raw: str, slot: str) -> str:
     """Take off numbering, quotation marks, a final period or a needless article."""
     text = unicodedata.normalize("NFC", raw[:_MOST_READ]).translate(_QUOTES).strip()
-    if re.fullmatch(r"__\w+__", text):  # a wildcard of other programs, which nothing fills in
+    if re.fullmatch(r"__[\w/*.-]+__", text):  # a wildcard of other programs, which nothing fills in
         return text
     text = _BULLET.sub("", text).strip(_AROUND)
     text = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())

@@ -266,7 +266,7 @@ _TALK = re.compile(
     r"|^(?:sorry|certainly|sure|of course|absolutely|i apologi[sz]e)\b",
 )
 _PATH = re.compile(r"\w+://|\bwww\.|(?:^|\s)(?:~|\.{1,2})?/+[\w.]|[/\\]\.\.|\.\.[/\\]|\\")
-_CODE = re.compile(r"__\w+__|\{[^{}]*\}|<\w+:[^<>]*>|%[a-z]\b|\$\{", re.I)
+_CODE = re.compile(r"__[\w/*.-]+__|^\s*\d*\.?\d+::|\{[^{}]*\}|<\w+:[^<>]*>|%[a-z]\b|\$\{", re.I)
 _MARKUP = re.compile(
     r"[()\[\]{}<>|$@^=~`_\\]|#[0-9a-f]{3,8}\b|(?<!\d)(?<!\d )%|(?<!\d):\s*\d|&\w+;"
 )
@@ -295,9 +295,14 @@ def nonsense(text: str, slot: str = "") -> str | None:
     if _PATH.search(text) and (slot or not re.search(r"\s", text.strip())):
         return "is an address or a path, and no phrase of a caption"
     if found := _CODE.search(text):
+        advice = "Write each alternative as a phrase of its own; a wildcard file is a slot's `file`"
+        if found[0].startswith("__"):
+            advice = "Write the phrases of that wildcard file here, or name it as a slot's `file`"
+        elif found[0].endswith("::"):
+            advice = "How often each of a slot's `values` comes, `weights` beside them say"
         return (
-            f"has {found[0]!r} in it, which nothing fills in: captions would say it as it stands. "
-            "Write each alternative as a phrase of its own; a wildcard file is a slot's `file`"
+            f"has {found[0].strip()!r} in it, which nothing fills in: captions would say it as it "
+            f"stands. {advice}"
         )
     return None
 

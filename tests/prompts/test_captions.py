@@ -145,6 +145,7 @@ def test_a_template_of_ones_own_may_use_other_slots_and_shipped_parts(tmp_path: 
         ),
         ("{{ color }}\n{{ class_noun.nothing }}", "mine.j2:2: 'str object' has no attribute"),
         ("{{ color }}\n\n{{ class_noun / 2 }}", "mine.j2:3: unsupported operand"),
+        ("{{ color }} {big|small} {{ class_noun }}", "'{big|small}' as it stands"),
         ("{{ color }} sks {{ class_noun }}", "puts the identifier 'sks' into every caption"),
         ("{{ color }} SKS. {{ class_noun }}", "puts the identifier 'SKS' into every caption"),
         ("{{ class_noun }} {{ color | random }}", "mine.j2:1: No filter named 'random'"),

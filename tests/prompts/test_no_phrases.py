@@ -26,6 +26,7 @@ TALK = [
 ]
 CODE = [
     *("/../etc/passwd", "~/secret", "http://x.y", "%s%n", "{a|b}", "__places__", "${color}"),
+    *("__north/asia__", "__colours*__", "0.5::red", "{0.5::red|2::blue}", "{2$$a|b}"),
     *("<lora:x:1>", "(red:1.3)", "[red]", "-", "&", "\u2014", "red \U0001f534", "C:\\windows"),
 ]
 NO_ENGLISH = [
