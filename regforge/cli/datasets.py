@@ -26,7 +26,7 @@ from regforge.cli.console import (
     show_each,
 )
 from regforge.journal import Reporter
-from regforge.words import dollars, from_here
+from regforge.words import dollars, from_here, listed
 
 if TYPE_CHECKING:
     from regforge.forge import Run, Until
@@ -194,6 +194,7 @@ def review(
     export: Annotated[
         Path | None, typer.Option("--export", help="Write the decisions that count into this file.")
     ] = None,
+    only: Only = None,
     copy: Annotated[
         Path | None,
         typer.Option("--copy", help="Copy a folder that is no run, without what was rejected."),
@@ -229,9 +230,20 @@ def review(
 
     if folder.suffix in (".yaml", ".yml") and folder.is_file():
         from regforge.forge import run as run_recipe
-        from regforge.recipe import load_recipe
+        from regforge.recipe import Recipe, load_recipes
 
-        folder = run_recipe(load_recipe(folder), until="prompts").folder
+        recipes = load_recipes(folder, (), only or (), training=False)
+        if len(recipes) > 1:
+            raise typer.BadParameter(
+                f"{folder} is about several subjects, and one is reviewed at a time: "
+                f"{listed(list(recipes))}.",
+                param_hint="--only",
+            )
+        (recipe,) = recipes.values()
+        assert isinstance(recipe, Recipe)
+        folder = run_recipe(recipe, until="prompts").folder
+    elif only:
+        folder = folder / only[0]
     material = open_material(folder)
     if (apply, export, copy) == (None, None, None) and not as_json:
         from regforge.reviewing.server import serve

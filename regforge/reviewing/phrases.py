@@ -25,6 +25,12 @@ from regforge.runs import RunFolder
 MOST_CAPTIONS = 200
 """Captions that are shown: the first ones of the run."""
 
+_COMPOSED = (
+    "A language model composes these captions one by one, so what another phrase would change "
+    "cannot be shown. Correct a caption in prompts.jsonl, a line each; for other phrases change the "
+    "recipe and run it with --fresh. Nothing is drawn yet."
+)
+
 Edits = Mapping[str, Sequence[tuple[str | None, str]]]
 """By slot, (the phrase that it was or None, the phrase) for all that are to stay."""
 
@@ -36,8 +42,11 @@ def phrases_of(material: Material) -> dict[str, Any]:
         VocabularyError, RecordError: They cannot be read.
     """
     run = _run_of(material)
+    recipe = material.recipe
+    composed = recipe is not None and recipe.prompts.mode == "compose"
     return {
-        "slots": Vocabulary.load(run.vocabulary).slots,
+        "slots": {} if composed else Vocabulary.load(run.vocabulary).slots,
+        "note": _COMPOSED if composed else None,
         "captions": _captions(run),
         "digest": file_digest(run.vocabulary),
     }

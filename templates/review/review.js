@@ -497,6 +497,8 @@ async function loadPhrases() {
 
 function showPhrases(found) {
   vocabulary = found;
+  if (found.note) $("phrases-note").textContent = found.note;
+  $("save").hidden = Boolean(found.note);
   $("slots").replaceChildren(...Object.entries(found.slots).map(([slot, phrases]) => {
     const more = make("button", { type: "button", onclick: () => more.before(phraseField(slot, null)) }, "Add a phrase");
     return make("fieldset", { name: slot }, make("legend", {}, slot.replaceAll("_", " ")), ...phrases.map((phrase) => phraseField(slot, phrase)), more);

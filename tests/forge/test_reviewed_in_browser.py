@@ -77,3 +77,10 @@ def test_phrases_are_mended_before_anything_is_drawn(
     assert after == said
     assert not any("red" in text.split() for text in after)
     assert not (run / "shards").exists()
+    edited = (run / "recipe.yaml").read_text().replace("mode: vocabulary", "mode: compose")
+    (run / "recipe.yaml").write_text(edited)
+    with served(run) as address:
+        page = ReviewPage(browser, address)
+        assert page.each("#captions li", "e.textContent") == after
+        assert "prompts.jsonl" in page.text("#phrases-note")
+        assert page.each("#slots input", "e.value") == []

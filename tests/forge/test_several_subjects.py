@@ -40,6 +40,9 @@ def test_a_run_for_each_subject(
     )
     assert shell("check", recipe) == 0
     assert "6 images" in shell.out
+    assert shell("review", recipe, "--json") == 2
+    assert "cat and teapot" in shell.err
+    assert shell("review", recipe, "--only", "teapot", "--json") == 0
     assert shell("run", recipe, "--only", "teapot", "--json") == 0
     assert [*json.loads(shell.out)] == ["teapot"]
     assert "config_name: teapot" in (tmp_path / "runs/many/README.md").read_text()
@@ -58,6 +61,7 @@ def test_a_run_for_each_subject(
     assert shell("publish", "runs/many", "--repo-id", "me/many", "--tag", "v1", "--public") == 0
     assert 'load_dataset("me/many", "cat", revision="v1", split="train")' in shell.out
     assert "6 images of 2 subjects" in shell.out
+    assert shell("review", "runs/many", "--only", "cat", "--json") == 0
     before = len(hub.writes)
     assert shell("publish", "runs/many", "--repo-id", "me/many", "--json") == 0
     assert json.loads(shell.out)["changed"] is False
