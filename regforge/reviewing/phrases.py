@@ -27,8 +27,8 @@ MOST_CAPTIONS = 200
 
 _COMPOSED = (
     "A language model composes these captions one by one, so what another phrase would change "
-    "cannot be shown. Correct a caption in prompts.jsonl, a line each; for other phrases change the "
-    "recipe and run it with --fresh. Nothing is drawn yet."
+    "cannot be shown. Correct a caption in prompts.jsonl, a line each; for other phrases change "
+    "the recipe and run it with --fresh. Nothing is drawn yet."
 )
 
 Edits = Mapping[str, Sequence[tuple[str | None, str]]]
