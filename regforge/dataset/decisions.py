@@ -125,11 +125,13 @@ def decisions_of(dataset: Path, run: Path | None) -> Path:
 class DecisionFile:
     """A file of decisions, to which several processes may add.
 
-    A line that a kill left unfinished counts for nothing, and the next writer removes it.
+    A line that a kill left unfinished counts for nothing, and the next writer removes it, unless
+    the file is somebody's list, which is taken as a `whole` or not at all.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, whole: bool = False) -> None:
         self.path = path
+        self._whole = whole
         self._known: list[Decision] = []
         self._end = 0  # bytes that were read
         self._lock = threading.RLock()
@@ -160,7 +162,7 @@ class DecisionFile:
             try:
                 decision = Decision.from_json(parse_json(line)) if line.strip() else None
             except ValueError as error:
-                if not line.endswith(b"\n"):
+                if not (self._whole or line.endswith(b"\n")):
                     break
                 raise DecisionsError(
                     f"{self.path}, decision {len(self._known) + 1}: {error}.",

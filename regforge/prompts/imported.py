@@ -31,7 +31,7 @@ FORMAT = 1
 MOST_READ = 1_000_000
 """Images whose captions are read: a stream may have no end."""
 
-_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and halves of characters, which no file can hold."""
 
 
@@ -91,7 +91,7 @@ class ImportedCaption:
 
 
 def _tidy(text: object) -> str:
-    return " ".join(_NO_TEXT.sub(" ", text).split()) if isinstance(text, str) else ""
+    return " ".join(NO_TEXT.sub(" ", text).split()) if isinstance(text, str) else ""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from regforge.journal import Journal, Reporter
 from regforge.prompts.against import ATTRIBUTES, CutCaption, cut_open, why_unvaried
 from regforge.prompts.captions import CaptionTemplate, article_for, word_pattern
 from regforge.prompts.exclude import Duplicates, ExclusionError, Exclusions, usable
-from regforge.prompts.imported import ImportedCaptions, ImportSet
+from regforge.prompts.imported import NO_TEXT, ImportedCaptions, ImportSet
 from regforge.prompts.photos import PhotoCaption, syntax_notes
 from regforge.prompts.prompt_sets import (
     PHOTO,
@@ -105,13 +105,15 @@ def write_prompts(
     return writer.prompts(recipe.prompts.count if count is None else count)
 
 
-def caption_problem(text: str, identifier: str | None, budget: TokenBudget) -> str | None:
+def caption_problem(text: str, identifier: str | None, budget: TokenBudget | None) -> str | None:
     """What is wrong with a caption that a person wrote, such as `is empty`; None if nothing is."""
     if not text.strip():
         return "is empty"
+    if NO_TEXT.search(" ".join(text.split())):
+        return "has control characters in it, or halves of characters"
     if identifier and word_pattern(identifier).search(text):
         return f"names the identifier {identifier!r}"
-    if budget.fits(text):
+    if budget is None or budget.fits(text):
         return None
     return (
         f"has {budget.count(text)} tokens, and no caption may have more than {budget.limit} "

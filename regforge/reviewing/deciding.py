@@ -15,7 +15,7 @@ from regforge.dataset.sources.choosing import METADATA
 from regforge.dataset.sources.opened import corrected, key_of
 from regforge.display import Displayed
 from regforge.files import storage_errors, unfinished_folder, write_atomically
-from regforge.recipe.named_files import inside
+from regforge.recipe.named_files import ByName, inside
 from regforge.records import Example
 from regforge.reviewing.material import Material
 from regforge.runs import RunFolder
@@ -133,14 +133,11 @@ def _captioned(material: Material, wanted: Decision) -> Decision:
     """
     from regforge.prompts.writing import caption_problem
 
-    text = " ".join(wanted.text.split())
-    if material.run is None:
-        wanted = replace(wanted, redraw=False)
-    elif material.recipe is not None and material.budget is not None:
-        identifier = material.recipe.subject.identifier
-        if problem := caption_problem(text, identifier, material.budget):
-            raise DecisionsError(f"{wanted.id}: the caption {problem}.")
-    return replace(wanted, text=text)
+    text, recipe = " ".join(wanted.text.split()), material.recipe
+    identifier = recipe.subject.identifier if recipe else None
+    if problem := caption_problem(text, identifier, material.budget):
+        raise DecisionsError(f"{wanted.id}: the caption {problem}.")
+    return replace(wanted, text=text, redraw=wanted.redraw and material.run is not None)
 
 
 def apply_decisions(material: Material, path: Path) -> list[Decision]:
@@ -152,7 +149,7 @@ def apply_decisions(material: Material, path: Path) -> list[Decision]:
     """
     if not path.is_file():
         raise DecisionsError(f"{path} is not there.")
-    return decide(material, Review(DecisionFile(path).read()).decisions())
+    return decide(material, Review(DecisionFile(path, whole=True).read()).decisions())
 
 
 def export_decisions(material: Material, path: Path) -> int:
@@ -162,7 +159,7 @@ def export_decisions(material: Material, path: Path) -> int:
         DecisionsError: Something else is in its place.
         StorageError: It cannot be written.
     """
-    DecisionFile(path).read()  # what somebody else wrote is not written over
+    DecisionFile(path, whole=True).read()  # what somebody else wrote is not written over
     found = [replace(each, n=0).as_dict() for each in material.review().decisions()]
     lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found)
     write_atomically(path, lines.encode("utf-8", errors="replace"))
@@ -198,7 +195,10 @@ def copy_cleaned(material: Material, out: Path) -> int:
     with unfinished_folder(out.parent) as partial, storage_errors(out):
         whole = partial / out.name
         listed = any(each.name in METADATA for each in root.rglob("metadata.*"))
-        rows = [_copied(root, whole, each, review, listed) for each in left]
+        files = (each for each in root.rglob("*") if each.suffix.lower() in SIDECARS)
+        files = (each for each in files if each.is_file() and inside(each, root))
+        captions = ByName(str(each.relative_to(root)) for each in files)
+        rows = [_copied(root, whole, each, review, captions, listed) for each in left]
         if listed:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_atomically(whole / "metadata.jsonl", lines.encode("utf-8", errors="replace"))
@@ -206,22 +206,27 @@ def copy_cleaned(material: Material, out: Path) -> int:
     return len(left)
 
 
-def _copied(root: Path, to: Path, example: Example, review: Review, listed: bool) -> dict[str, Any]:
+def _copied(
+    root: Path, to: Path, example: Example, review: Review, captions: ByName, listed: bool
+) -> dict[str, Any]:
     """Copy an image and its caption; returns its row of a metadata.jsonl."""
-    text = review.text(key_of(example), example.text or "")
-    name = example.id.partition("#")[0]
-    source, target = root / name, to / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source, target)
-    beside = [source.with_suffix(suffix) for suffix in SIDECARS]
-    beside = [file for file in beside if inside(file, root) and file.is_file()]
-    if text == (example.text or ""):
+    before = example.text or ""
+    text, name = review.text(key_of(example), before), example.id
+    if not (root / name).is_file():  # the file's second caption
+        name = name.rpartition("#")[0]
+    (to / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(root / name, to / name)
+    names = (str(Path(name).with_suffix(suffix)) for suffix in SIDECARS)
+    beside = list(filter(None, map(captions.find, names)))
+    if text == before:
         for file in beside:
-            shutil.copy2(file, target.with_suffix(file.suffix))
-    elif not listed:
-        plain = (file.suffix for file in beside if file.suffix != ".json")
-        write_atomically(target.with_suffix(next(plain, ".txt")), text)
-    example = corrected(example, text) if text != (example.text or "") else example
+            if not (to / file).exists():  # two images may share it, and the other's be corrected
+                shutil.copy2(root / file, to / file)
+    else:
+        example = corrected(example, text)
+        plain = (file for file in beside if not file.lower().endswith(".json"))
+        if not listed:
+            write_atomically(to / next(plain, str(Path(name).with_suffix(".txt"))), text)
     slots = {"slots": dict(example.slots)} if example.slots else {}
     facts = {key: value for key, value in example.metadata.items() if value is not None}
     return {"file_name": name, "text": text, **facts, **slots}

@@ -195,6 +195,9 @@ def open_material(folder: Path) -> Material:
                 f"The run {folder} has no images yet.", hint=f"Draw some: {run.command}"
             )
         return material
+    if not folder.exists():  # nothing on the Hub is reviewed
+        hint = "Name a run, a recipe, or a folder of captioned images."
+        raise CannotOpen(f"{folder} is not there.", hint=hint)
     dataset = open_dataset(folder, reviewed=False)
     found = {key_of(each): each for each in dataset.examples(images=False)}
     if dataset.run is not None:

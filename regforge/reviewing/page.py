@@ -205,7 +205,7 @@ class _Guard:
             return "No other page may ask this server."
         if scope["method"] not in ("GET", "HEAD") and origin is None:
             return "Only the page itself may change anything."
-        given = scope["path"].split("/")[1].encode()
+        given = scope["path"].removeprefix("/").partition("/")[0].encode()
         return None if secrets.compare_digest(given, self._token) else "The token is missing."
 
     def _is_ours(self, host: str, port: int) -> bool:

@@ -88,6 +88,7 @@ async function load() {
   $("name").textContent = page.name;
   const before = page.run && !page.rows.length;
   $("vocabulary").hidden = !before;
+  document.querySelector("[data-do=seed]").hidden = !page.run; // there is nothing to draw with
   $("filters").hidden = $("grid").hidden = $("count").hidden = before;
   document.querySelector(".work").classList.toggle("before", before);
   if (before) return loadPhrases();

@@ -1,5 +1,6 @@
 """Who is let in to the review page, and what nobody gets."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,9 @@ def test_strangers_stay_out(run: Path, address: str) -> None:
     for content in (b"{", b"[1]", b'[{"do": "burn", "id": "x"}]', b'[{"do": "keep"}]'):
         json = {**mine, "Content-Type": "application/json"}
         assert httpx.post(post, content=content, headers=json).status_code == 400
+    with socket.create_connection(("127.0.0.1", int(port))) as stranger:
+        stranger.sendall(f"GET * HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert b" 403 " in stranger.recv(100)
     unknown = [*wanted, {"do": "keep", "id": "nobody"}]
     assert httpx.post(post, json=unknown, headers=mine).status_code == 422
     assert not (run / FILE).exists()

@@ -80,3 +80,35 @@ def test_metadata_files_say_the_same_in_a_copy(photos: Path, shell: Shell, tmp_p
         {"file_name": "a.png", "text": "pot a", "seed": 7},
         {"file_name": "b.png", "text": "a blue teapot", "seed": 7},
     ]
+
+
+def test_a_copy_keeps_what_is_named_oddly(photos: Path, shell: Shell, tmp_path: Path) -> None:
+    folder = photos / "10_teapot"
+    (folder / "a.png").rename(folder / "a #1.png")
+    (folder / "a.caption").rename(folder / "a #1.CAPTION")
+    Image.new("RGB", (16, 16)).save(folder / "b.jpg")  # the caption of b.png is its own too
+    for name in ("b.jpg", "b.png"):
+        line = {"do": "caption", "id": f"10_teapot/{name}", "text": f"a teapot of {name}"}
+        wanted = write(tmp_path / "wanted.jsonl", line)
+        assert shell("review", photos, "--apply", wanted, "--copy", tmp_path / name) == 0
+        assert (tmp_path / name / "10_teapot/b.caption").read_text() == f"a teapot of {name}"
+        assert (tmp_path / name / "10_teapot/a #1.CAPTION").read_text() == "a teapot, a"
+        (tmp_path / "set.review.jsonl").unlink()
+
+
+def test_a_list_of_decisions_is_taken_whole(photos: Path, shell: Shell, tmp_path: Path) -> None:
+    whole = {"do": "reject", "id": "10_teapot/b.png"}
+    wanted = write(tmp_path / "wanted.jsonl", whole)
+    with wanted.open("a") as file:
+        file.write('{"do": "rej')
+    assert shell("review", photos, "--apply", wanted) == 2
+    halves = write(
+        tmp_path / "halves.jsonl", {"do": "caption", "id": whole["id"], "text": "a \ud800 pot"}
+    )
+    assert shell("review", photos, "--apply", halves) == 2
+    assert not (tmp_path / "set.review.jsonl").exists()
+    mine = tmp_path / "mine.txt"
+    mine.write_text("my own words, in one line")
+    assert shell("review", photos, "--export", mine) == 2
+    assert mine.read_text() == "my own words, in one line"
+    assert shell("review", "nobody/pots") == 2
