@@ -156,7 +156,8 @@ def for_each_subject(
     if failed:
         raise RegforgeError(
             f"{len(failed)} of {len(recipes)} subjects failed: {listed(failed)}.",
-            hint="Their reasons are above. The same command goes on with them; others are done.",
+            hint="Their reasons are above. The same command goes on with them"
+            + ("; others are done." if done else "."),
         )
     return done
 

@@ -280,7 +280,7 @@ def _run(
     reporter = Reporter(quiet=quiet)
 
     def work(recipe: Recipe, folder: Path) -> Run:
-        return run(
+        done = run(
             recipe,
             out=folder,
             limit=limit,
@@ -290,12 +290,13 @@ def _run(
             workers=workers,
             reporter=reporter,
         )
+        if until == "report" and "" not in recipes:  # after each: the next one may fail
+            from regforge.dataset.index import write_index
+
+            write_index(done.folder.parent)
+        return done
 
     done = for_each_subject(recipes, out, reporter, work)
-    if until == "report" and "" not in done:
-        from regforge.dataset.index import write_index
-
-        write_index(next(iter(done.values())).folder.parent)
     if as_json:
         show_each(done, as_json)
     return {} if as_json else done

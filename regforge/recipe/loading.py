@@ -28,7 +28,7 @@ from regforge.recipe.named_files import is_file, is_folder, names_recipe
 from regforge.recipe.problems import Location, Place, Problem, RecipeError, explained, shown
 from regforge.recipe.sections import Section
 from regforge.recipe.single_files import hub_file
-from regforge.recipe.subjects import by_subject
+from regforge.recipe.subjects import by_subject, slug
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import training_findings, uses_regularization
 from regforge.recipe.yaml_nodes import (
@@ -161,7 +161,8 @@ def load_recipes(
     Args:
         source: The YAML file, or a mapping of the same keys.
         overrides: Settings such as `prompts.count=50`.
-        only: Names of those that are wanted; all by default.
+        only: Names of those that are wanted, as folders have them or as the recipe does; all by
+            default.
         training: Whether it has to be a training recipe; either kind will do by default.
 
     Returns:
@@ -173,13 +174,14 @@ def load_recipes(
     """
     wanted = {None: None, True: _TRAINING, False: _DATASET}[training]
     path, kind, nodes, reading = _read(source, overrides, wanted)
-    if unknown := next((name for name in only if name not in nodes), None):
+    names = {slug(name) for name in only}
+    if unknown := next((name for name in only if slug(name) not in nodes), None):
         there = "has one" if "" in nodes else f"has {listed(sorted(nodes))}"
         message = f"there is no subject {unknown!r}; the recipe {there}"
         raise RecipeError([Problem.at(Place(str(path or ""), Path()), ("subjects",), message)])
     recipes, problems = dict[str, AnyRecipe](), dict[Problem, None]()
     for name, node in nodes.items():
-        if not only or name in only:
+        if not only or name in names:
             try:
                 recipes[name] = _validated(path, kind, node, reading, name)
             except RecipeError as error:
@@ -379,7 +381,8 @@ class _Reading:
         """The problems by file, the user's own first, and by line; those of `--set` last."""
 
         def order(problem: Problem) -> tuple[int, int, int]:
-            return self.sources.index(problem.file), problem.line or 0, problem.column or 0
+            files = [*self.sources, problem.file]  # that of a subject's folder was not read here
+            return files.index(problem.file), problem.line or 0, problem.column or 0
 
         return sorted(self.problems, key=order)
 

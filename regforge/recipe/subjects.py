@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
+import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from regforge.files import MOST_TEXT, expanded
+from regforge.files import MOST_TEXT, expanded, parse_json
 from regforge.recipe.named_files import content_of, is_folder
-from regforge.recipe.problems import Problem, RecipeError, shown
+from regforge.recipe.problems import Place, Problem, RecipeError, shown
 from regforge.recipe.yaml_nodes import Node, child, laid_over, plain
 
 _KEYS = ("class_noun", "identifier", "kind")
@@ -33,7 +34,10 @@ def by_subject(root: Node) -> dict[str, Node]:
     found: dict[str, Node] = {}
     for name, subject in _subjects(listed):
         if name in found:
-            message = f"two of them are called {name!r}; give each a `name` of its own"
+            message = (
+                f"two of them are called {name!r} (names are made of a-z, A-Z, 0-9 and `._-`); "
+                "give each a `name` of its own, or rename the folder"
+            )
             raise RecipeError([Problem.at(subject.place, ("subjects",), message)])
         recipe = copy.deepcopy(root)
         assert isinstance(recipe.content, dict)
@@ -63,7 +67,7 @@ def _subjects(listed: Node) -> Iterator[tuple[str, Node]]:
             raise RecipeError([Problem.at(listed.place, ("subjects",), message)])
         for photos in sorted(folder.iterdir()):
             if photos.is_dir() and not photos.name.startswith("."):
-                yield _slug(photos.name), _of_folder(photos, listed)
+                yield slug(photos.name), _of_folder(photos)
         return
     for number, each in enumerate(listed.content if isinstance(listed.content, list) else []):
         if not isinstance(each.content, dict):
@@ -75,22 +79,34 @@ def _subjects(listed: Node) -> Iterator[tuple[str, Node]]:
         images = said.get("images")
         folder_name = Path(images).name if isinstance(images, str) else None
         name = said.get("name") or folder_name or said.get("class_noun") or f"subject {number}"
+        if isinstance(name, dict | list):
+            message = f"needs a `name` or `class_noun` that is a text, not {shown(name)}"
+            raise RecipeError([Problem.at(each.place, ("subjects", number), message)])
         rest = {key: node for key, node in each.content.items() if key != "name"}
-        yield _slug(str(name)), Node(each.place, rest, each.key)
+        yield slug(str(name)), Node(each.place, rest, each.key)
 
 
-def _of_folder(folder: Path, listed: Node) -> Node:
-    """A subject of which there are photos; its class noun is the folder's name by default."""
+def _of_folder(folder: Path) -> Node:
+    """A subject of which there are photos; its class noun is the folder's name by default.
+
+    What is wrong with it is wrong in its subject.json, also where there is none yet.
+    """
+    file = folder / "subject.json"
+    place = Place(str(file), folder)
     facts = {"class_noun": " ".join(re.sub(r"[_\W\d]+", " ", folder.name).split())}
     try:
-        said = json.loads(content_of(folder / "subject.json", folder, MOST_TEXT))
-    except (OSError, ValueError, RecursionError):
-        said = {}
-    facts |= {key: said[key] for key in _KEYS if isinstance(said, dict) and key in said}
+        said = parse_json(content_of(file, folder, MOST_TEXT)) if os.path.lexists(file) else {}
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError([Problem.at(place, (), f"cannot be read: {reason}")]) from error
+    if not isinstance(said, dict):
+        raise RecipeError([Problem.at(place, (), f"must be a mapping, not {shown(said)}")])
+    facts |= {key: said[key] for key in _KEYS if key in said}
     facts["images"] = str(folder.absolute())
-    return Node(listed.place, {key: Node(listed.place, value) for key, value in facts.items()})
+    return Node(place, {key: Node(place, value) for key, value in facts.items()})
 
 
-def _slug(name: str) -> str:
-    """A name for folders."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:40] or "subject"
+def slug(name: str) -> str:
+    """A name for folders, configurations and repositories."""
+    letters = (c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "".join(letters)).strip("-.")[:40] or "subject"

@@ -50,8 +50,10 @@ def test_a_run_for_each_subject(
 
     (tmp_path / "runs/many/cat").mkdir()
     (tmp_path / "runs/many/cat/mine.txt").write_text("of somebody else")
+    (tmp_path / "runs/many/README.md").unlink()
     assert shell("run", recipe) == 1
     assert "1 of 2 subjects failed: cat" in shell.err
+    assert "config_name: teapot" in (tmp_path / "runs/many/README.md").read_text()
     (tmp_path / "runs/many/cat/mine.txt").unlink()
     assert shell("run", recipe) == 0
     assert (tmp_path / "runs/many/teapot/dataset/README.md").read_bytes() == alone

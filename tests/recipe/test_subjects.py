@@ -78,6 +78,27 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     assert several["pot"].subject.images == tmp_path / "photos" / "pot"
 
 
+def test_names_are_told_apart_by_their_letters(tmp_path: Path) -> None:
+    subjects = [{"name": "K\u00e4the", **CAT}, {"name": "../b c", **POT}]
+    path = write(tmp_path / "a.yaml", name="a", subjects=subjects, **SHARED)
+    assert list(load_recipes(path)) == ["Kathe", "b-c"]
+    assert list(load_recipes(path, (), ["Ka\u0308the"])) == ["Kathe"]
+
+
+def test_what_is_wrong_in_a_folder_names_it(tmp_path: Path) -> None:
+    for name in ("cat", "my_dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "photos" / name / "1.png")
+    path = write(tmp_path / "a.yaml", name="a", subjects="photos", **SHARED)
+    said = tmp_path / "photos/my_dog/subject.json"
+    for content in (None, '{"class_noun": "dog"', "[]"):
+        if content is not None:
+            said.write_text(content)
+        with pytest.raises(RecipeError) as raised:
+            load_recipes(path)
+        assert [problem.file for problem in raised.value.problems] == [str(said)]
+
+
 def test_what_is_extended_gives_no_subject_of_its_own(tmp_path: Path) -> None:
     write(tmp_path / "one.yaml", name="a", subject={"class_noun": "dog", "kind": "living"})
     write(tmp_path / "many.yaml", extends="one.yaml", subjects=[POT], **SHARED)
@@ -96,6 +117,8 @@ def test_what_is_extended_gives_no_subject_of_its_own(tmp_path: Path) -> None:
         ([CAT, CAT], [], "subjects"),
         ([CAT, {"class_noun": "the thing!"}], [], "subject.class_noun"),
         ([CAT, {"class_nuon": "dog"}], [], "subject.class_nuon"),
+        ([{"name": ["cat"], **CAT}], [], "subjects.0"),
+        ([{"class_noun": ["cat"]}], [], "subjects.0"),
         ([CAT], ["dog"], "subjects"),
     ],
 )
