@@ -49,8 +49,7 @@ def test_a_run_for_each_subject(
     alone = (tmp_path / "runs/many/teapot/dataset/README.md").read_bytes()
 
     (tmp_path / "runs/many/cat").mkdir()
-    (tmp_path / "runs/many/cat/mine.txt").write_text("of somebody else")
-    (tmp_path / "runs/many/README.md").unlink()
+    (tmp_path / "runs/many/README.md").replace(tmp_path / "runs/many/cat/mine.txt")
     assert shell("run", recipe) == 1
     assert "1 of 2 subjects failed: cat" in shell.err
     assert "config_name: teapot" in (tmp_path / "runs/many/README.md").read_text()
