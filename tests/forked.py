@@ -12,9 +12,11 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import regforge
@@ -71,10 +73,15 @@ class Forked:
         """The exit code; None as long as there is none."""
         return self._process.exitcode
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def send_signal(self, number: int) -> None:
         """Send the process a signal."""
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
     def wait(self, timeout: float = 300) -> int:
         """The exit code, negative if a signal ended it."""
@@ -83,6 +90,25 @@ class Forked:
             self._process.kill()
             raise AssertionError(f"it hangs; it said: {self.out}{self.err}")
         return self._process.exitcode
+
+
+TORCHRUN, MPI = ("", "WORLD_SIZE"), ("OMPI_COMM_WORLD_", "OMPI_COMM_WORLD_SIZE")
+
+
+def side_by_side(*words: object, launcher: tuple[str, str] = TORCHRUN) -> list[Forked]:
+    """The same command twice, told of each other in a launcher's variables."""
+    prefix, count = launcher
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {count: "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    if launcher == MPI:
+        shared["ACCELERATE_USE_CPU"] = "True"
+    ranks = [{f"{prefix}RANK": rank, f"{prefix}LOCAL_RANK": rank} for rank in "01"]
+    return [Forked(*words, first=partial(_told, shared | each)) for each in ranks]
+
+
+def _told(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
 
 
 def _command(

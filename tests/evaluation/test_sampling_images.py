@@ -1,8 +1,6 @@
 """Images to look at: which are drawn, where they go, and that none is lost or replaced."""
 
 import json
-import subprocess
-import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -163,12 +161,11 @@ def test_the_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     asked = ["sample", str(folder), "-n", "1", "--steps", "1", "--out", "mine"]
-    command = [sys.executable, "-m", "regforge", *asked, "--json", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    prompts = [each["prompt"] for each in json.loads(done.stdout)["images"]]
+    done = Forked(*asked, "--json", "--quiet")
+    assert done.wait() == 0, done.err
+    prompts = [each["prompt"] for each in json.loads(done.out)["images"]]
     assert prompts == ["a photo of a sks cat", "a photo of a cat"]  # the model's own
-    assert done.stderr == ""
+    assert done.err == ""
     assert (tmp_path / "mine" / "grid.png").is_file()
     refused = Forked(*asked, "--seed", 1)
     assert (refused.wait(), "other samples" in refused.err) == (2, True)

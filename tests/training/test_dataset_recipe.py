@@ -2,14 +2,13 @@
 
 import io
 import os
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked import side_by_side
 from training_runs import QUIET, recipe
 
 from regforge.journal import Reporter
@@ -182,15 +181,7 @@ def test_the_dataset_is_made_once(reg: Path) -> None:
 @pytest.mark.slow
 def test_of_several_processes_one_makes_the_dataset(reg: Path) -> None:
     path = training_file(reg.parent, "reg.yaml")
-    launcher = "torch.distributed.run --standalone --nproc_per_node=2 -m regforge train".split()
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, str(path), "--out", "run"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("First the 3 regularization images") == 1
+    both = side_by_side("train", path, "--out", "run")
+    assert [each.wait() for each in both] == [0, 0], both[0].err + both[1].err
+    assert (both[0].err + both[1].err).count("First the 3 regularization images") == 1
     assert (Path("run") / "lora" / "pytorch_lora_weights.safetensors").is_file()

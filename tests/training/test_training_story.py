@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from forked import Forked
+from forked import MPI, TORCHRUN, Forked, side_by_side
 from training_runs import (
     QUIET,
     SUBJECTS,
@@ -88,35 +88,31 @@ def test_killed_and_started_again_ends_the_same(
     assert [entry["step"] for entry in history(folder)][-1] == 40
 
 
-# What accelerate needs of MPI to start processes on CPUs, for machines without it.
-MPIRUN = """#!{python}
-import os, subprocess, sys
-if "--version" in sys.argv:
-    sys.exit(print("mpirun (Open MPI) 5.0.0"))
-count = int(sys.argv[sys.argv.index("-n") + 1])
-command = sys.argv[sys.argv.index(sys.executable):]
-names = ("SIZE", "LOCAL_SIZE", "RANK", "LOCAL_RANK")
-started = [
-    subprocess.Popen(command, env=os.environ | {{
-        f"OMPI_COMM_WORLD_{{name}}": str(value)
-        for name, value in zip(names, (count, count, rank, rank))
-    }})
-    for rank in range(count)
-]
-sys.exit(max(each.wait() for each in started))
-"""
-ACCELERATE = ("-m", "accelerate.commands.launch", "--num_processes=2", "--num_machines=1")
+def launched_by_accelerate(words: list[str]) -> tuple[list[int], str]:
+    """How the command ended that its launcher starts twice, and what was said."""
+    launcher = "-m accelerate.commands.launch --num_processes=2 --num_machines=1 --multi_gpu"
+    done = subprocess.run(
+        [sys.executable, *f"{launcher} --main_process_port=0 -m regforge".split(), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    return [done.returncode], done.stderr
+
+
+def told(words: list[str], launcher: tuple[str, str]) -> tuple[list[int], str]:
+    """The same, in two processes that find what such a launcher leaves them."""
+    both = side_by_side(*words, launcher=launcher)
+    return [each.wait() for each in both], both[0].err + both[1].err
+
+
 LAUNCHERS = {
-    "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"),
-    "accelerate": (*ACCELERATE, "--multi_gpu", "--main_process_port=0", "-m"),
-    "accelerate with MPI": (*ACCELERATE, "--cpu", "--mpirun_hostfile=none", "-m"),
+    "accelerate": launched_by_accelerate,
+    "torchrun": partial(told, launcher=TORCHRUN),
+    "MPI": partial(told, launcher=MPI),
 }
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -135,27 +131,9 @@ def test_two_processes_are_one_with_twice_the_batches(tmp_path: Path, launcher: 
         )
 
     regularization(tmp_path / "dogs")
-    (tmp_path / "bin").mkdir()
-    mpirun = tmp_path / "bin" / "mpirun"
-    mpirun.write_text(MPIRUN.format(python=sys.executable))
-    mpirun.chmod(0o755)
-    words = list(LAUNCHERS[launcher])
-    if "MPI" in launcher:
-        words.insert(-1, f"--main_process_port={free_port()}")
-    done = subprocess.run(
-        [sys.executable, *words, "regforge", *command(of(1), tmp_path / "two")],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PATH": os.pathsep.join([str(mpirun.parent), os.environ["PATH"]]),
-        },
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("3 of 3 steps") == 1  # the first process alone speaks
+    codes, said = LAUNCHERS[launcher](command(of(1), tmp_path / "two"))
+    assert set(codes) == {0}, said
+    assert said.count("3 of 3 steps") == 1  # the first process alone speaks
     train(of(2), tmp_path / "one", reporter=QUIET)
     train(of(1), tmp_path / "alone", reporter=QUIET)
     assert differences(weights(tmp_path / "two"), weights(tmp_path / "one")) < 1e-5
