@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from regforge.embedded import language_model
 from regforge.embedded.language_model import LanguageModel, LanguageModelMissing
+from regforge.embedded.language_model import smollm as smollm_code
 from regforge.embedded.language_model.smollm import (
     ScoreTable,
     SmolLM,
@@ -26,6 +27,7 @@ from regforge.embedded.language_model.smollm import (
     find_weights,
     stems_for,
 )
+from regforge.files import cache_folder
 
 COLORS = [f"color {number}" for number in range(40)]
 
@@ -442,28 +444,13 @@ MATERIALS = {
 
 
 @pytest.fixture(scope="module")
-def first_use(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Where the first process that uses it keeps what it makes, and how that process ended."""
-    folder = tmp_path_factory.mktemp("cache")
-    code = f"""
-import socket
-def refuse(*arguments): raise AssertionError(f"network: {{arguments}}")
-socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from regforge.embedded import language_model
-language_model.register()
-import litellm
-litellm.completion(**{ask(response_format=as_format(SCHEMA))!r})
-"""
-    root = Path(__file__).resolve().parents[2]
-    environment = {"REGFORGE_CACHE": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    return folder / "language-model", done
-
-
-@pytest.fixture(scope="module")
-def cache(first_use: tuple[Path, Any]) -> Path:
-    return first_use[0]
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights that the user's cache has, and without its scores."""
+    users = cache_folder() / "language-model"
+    SmolLM(users).log_probabilities("A cat", ["sits"])  # unpacks them, if nobody did
+    folder = tmp_path_factory.mktemp("language-model")
+    (folder / "weights").symlink_to(users / "weights")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -506,28 +493,45 @@ def test_smollm_chooses_what_fits_much_more_often_than_chance(
 
 @real
 @pytest.mark.slow
-def test_tree_scoring_equals_scoring_one_by_one(cache: Path) -> None:
+def test_tree_scoring_equals_scoring_one_by_one(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = SmolLM(cache)
     options = [*PLACES["canoe"].split("|"), "on a calm", "42 steps", "\u00e9t\u00e9", ""]
     together = engine.log_probabilities("A photo of a canoe", options)
     alone = [engine.log_probabilities("A photo of a canoe", [option])[0] for option in options]
+    monkeypatch.setattr(smollm_code, "_OPTIONS_PER_PASS", 4)
+    monkeypatch.setattr(smollm_code, "_ROWS_PER_HEAD", 7)
+    in_parts = engine.log_probabilities("A photo of a canoe", options)
     assert together == pytest.approx(alone, abs=1e-3)
+    assert in_parts == pytest.approx(alone, abs=1e-3)
     assert max(together) < 0
 
 
 @real
 @pytest.mark.slow
-def test_scores_do_not_depend_on_how_the_weights_were_loaded(cache: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_unpacked_anew(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = cache.glob("weights/*")
+    damaged = tmp_path / "weights" / whole.name
+    shutil.copytree(whole, damaged)
+    content = bytearray((whole / "model.safetensors").read_bytes())
+    content[-1000] ^= 1
+    (damaged / "model.safetensors").write_bytes(content)
+    unpacked: list[Path] = []
+
+    def unpack(_: Path, folder: Path) -> None:
+        unpacked.append(folder)
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(smollm_code, "_unpack", unpack)
     words = ["barking", "on a shelf", "made of glass"]
-    shutil.copytree(cache / "weights", tmp_path / "weights")
-    warm = SmolLM(tmp_path).log_probabilities("The dog is", words)
-    (tensors,) = tmp_path.glob("weights/*/model.safetensors")
-    damaged = bytearray(tensors.read_bytes())
-    damaged[-1000] ^= 1
-    tensors.write_bytes(damaged)
-    repaired = SmolLM(tmp_path).log_probabilities("The dog is", words)
-    assert warm == repaired
-    assert tensors.read_bytes() != damaged
+    repaired, warm = (
+        SmolLM(folder).log_probabilities("The dog is", words) for folder in (tmp_path, cache)
+    )
+    assert repaired == warm
+    assert unpacked == [damaged]
 
 
 @real
@@ -551,7 +555,26 @@ def test_tree_scoring_is_what_transformers_says_word_by_word(cache: Path) -> Non
 
 @real
 @pytest.mark.slow
-def test_first_use_is_quiet_and_needs_no_network(first_use: tuple[Path, Any]) -> None:
-    cache, done = first_use
+def test_first_use_is_quiet_needs_no_network_and_scores_as_later_ones(
+    cache: Path, tmp_path: Path
+) -> None:
+    code = f"""
+import socket
+def refuse(*arguments): raise AssertionError(f"network: {{arguments}}")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from regforge.embedded import language_model
+language_model.register()
+import litellm
+litellm.completion(**{ask(response_format=as_format(SCHEMA))!r})
+"""
+    root = Path(__file__).resolve().parents[2]
+    environment = {"REGFORGE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(cache.glob("weights/*/model.safetensors"))
+    first = tmp_path / "language-model"
+    assert list(first.glob("weights/*/model.safetensors"))
+    reply(LanguageModel(cache_dir=cache), SCHEMA)
+    scores = {path.name: path.read_bytes() for path in first.glob("scores/*")}
+    assert scores
+    assert {name: (cache / "scores" / name).read_bytes() for name in scores} == scores

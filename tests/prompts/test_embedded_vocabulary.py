@@ -1,8 +1,7 @@
-"""The embedded language model fills vocabularies and captions from the phrase banks.
+"""The embedded language model fills vocabularies and captions from the phrase banks."""
 
-Its weights have to be installed; `pytest -m slow -s -k embedded` shows what it chose.
-"""
-
+import zlib
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,28 @@ def choose(recipe: Recipe, cache: Path) -> Vocabulary:
         return fill(recipe, client)
 
 
-@pytest.mark.slow
+class ByChecksum:
+    """Scores phrases without any weights."""
+
+    digest = "checksum"
+
+    def log_probabilities(self, stem: str, options: Sequence[str]) -> list[float]:
+        return [-zlib.crc32(f"{stem} {option}".encode()) / 2**28 for option in options]
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import litellm
+
+    monkeypatch.setattr(litellm, "custom_provider_map", [])
+    engine: Any = ByChecksum()
+    language_model.register(language_model.LanguageModel(engine, tmp_path / "scores"))
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("noun", ["teapot", "dog"])
 def test_the_embedded_model_chooses_a_whole_vocabulary(noun: str, tmp_path: Path) -> None:
     vocabulary = choose(embedded_recipe(noun), tmp_path / "one")
-    for slot, phrases in vocabulary.slots.items():
-        print(f"{noun}, {slot}: {'; '.join(phrases)}")
     assert vocabulary == choose(embedded_recipe(noun), tmp_path / "two")
     assert ("motion" in vocabulary.slots) == (noun == "dog")
     shelf = BankPhrases(noun, phrase_banks.super_category(noun), known=True)
@@ -58,21 +73,18 @@ def test_the_embedded_model_prefers_what_suits_the_class_noun(tmp_path: Path) ->
     slots = [{"name": "background", "from": "llm", "values": values}]
     for noun, fitting in places.items():
         chosen = choose(embedded_recipe(noun, slots=slots), tmp_path).slots["background"]
-        print(noun, chosen)
         assert len(chosen) == 4  # the better half
         assert len(set(chosen) & set(fitting)) >= 3
     count = [{**slots[0], "count": 2}]
     assert len(choose(embedded_recipe("sheep", slots=count), tmp_path).slots["background"]) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("noun", ["teapot", "dog"])
 def test_the_embedded_model_composes_captions_that_go_together(noun: str, tmp_path: Path) -> None:
     recipe = embedded_recipe(noun, mode="compose", compose_batch=8)
     with client_of(recipe, tmp_path) as client:
         rows = list(islice(compose_rows(recipe, client, journal=Journal(None)), 60))
-    for row in rows[:10]:
-        print(row)
     shelf = BankPhrases(noun, phrase_banks.super_category(noun), known=True)
     for row in rows:
         assert phrase_banks.compatible(
