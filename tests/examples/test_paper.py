@@ -1,8 +1,8 @@
 """The paper's experiment: what it declares, runs side by side, a small one from start to end."""
 
 import json
+import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -220,9 +220,24 @@ def test_runs_that_were_stopped_go_on_to_the_same_scores(tiny, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_small_experiment_runs_from_start_to_end_and_goes_on(tiny):
-    command = [sys.executable, str(PAPER / "run.py"), str(tiny), "--workers", "1"]
-    subprocess.run([*command, "--until", "1"], check=True, capture_output=True, timeout=600)
+def test_jobs_run_in_processes_of_their_own_and_one_that_fails_ends_no_other():
+    jobs = [("fails", math.sqrt, (-1,)), ("runs", math.sqrt, (4,))]
+    found = dict(run._in_processes(jobs, 1))
+    assert (type(found["fails"]), found["runs"]) == (ValueError, None)
+
+
+@pytest.mark.slow
+def test_a_small_experiment_runs_from_start_to_end_and_goes_on(tiny, monkeypatch, capsys):
+    def here(jobs, _):
+        for key, function, arguments in jobs:
+            yield key, function(*arguments)
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["run.py", str(tiny), *words])
+        run.main()
+
+    monkeypatch.setattr(run, "_in_processes", here)
+    command("--until", "1", "--only", "train")
     experiment = grid.read(tiny)
     packs = grid.packs(experiment)
     assert {(pack.arm, pack.identifier) for pack in packs[:2]} == {
@@ -231,10 +246,8 @@ def test_a_small_experiment_runs_from_start_to_end_and_goes_on(tiny):
     }
     assert [grid.is_done(experiment, pack) for pack in packs[:2]] == [True, False]
     before = {file: file.stat().st_mtime_ns for file in experiment.folder.rglob("step-*.json")}
-    done = subprocess.run(
-        [*command, "--until", "2"], check=True, capture_output=True, text=True, timeout=600
-    )
-    assert "results.md" in done.stdout
+    command("--until", "2")
+    assert "results.md" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in before} == before
     rows = json.loads((experiment.out / "results.json").read_text())
     found = {(row["arm"], row["identifier"], row["step"], row["measure"]): row for row in rows}

@@ -255,7 +255,7 @@ def test_a_training_learns_goes_on_and_needs_no_cache(base: str, tmp_path: Path)
             method={"rank": 8, "kind": kind},
             data={"resolution": SIDE, "crops_per_image": 1, "crop": "center", "cache": cache},
             optimizer={"steps": steps, "lr": 2e-2 if kind == "lora" else 2e-3, "batch_size": 2},
-            validation={"every": 40, "steps": 1},
+            validation={"every": 20, "steps": 1},
             checkpoint={"snapshots": [1, 2]},
         )
         return train(each, tmp_path / name, reporter=QUIET).folder
@@ -264,13 +264,13 @@ def test_a_training_learns_goes_on_and_needs_no_cache(base: str, tmp_path: Path)
         [file] = folder.glob("lora/*lora_weights*" if kind == "lora" else "model/transformer/*.sa*")
         return load_file(file)
 
-    whole = run("whole", 60, "memory")
+    whole = run("whole", 30, "memory")
     for steps in (1, 2):  # the second goes on from the first
         there = learned(whole / "snapshots" / f"step-00000{steps}")
         assert differences(learned(run("stopped", steps, "none")), there) < 1e-5
     losses = [each for each in read(whole / "log.jsonl") if each["event"] == "train_step"]
     assert losses[-1]["instance_loss"] < 0.9 * losses[1]["instance_loss"]
-    for grid in (whole / "validation" / "step-000040.webp", whole / "samples.webp"):
+    for grid in (whole / "validation" / "step-000020.webp", whole / "samples.webp"):
         assert np.asarray(make_image(grid)).std() > 1
 
 
