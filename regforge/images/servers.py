@@ -213,7 +213,9 @@ class ServerRenderer(ServiceRenderer):
     ) -> CallFailed | WrongKey:
         """What it means that a server says no, with its own reason."""
         reason = _reason(content)
-        said = f"{server.base} says ({status}): {reason}" if reason else f"{server.base}: {status}."
+        said = f"{server.base} says ({status}): {reason}"
+        if not reason:
+            said = f"{server.base} answers {path} with {status} and gives no reason."
         if status in (401, 403):
             return WrongKey(said, hint=f"Set the environment variable {PASSWORD} to user:password.")
         kind: Failure = "refused"
@@ -223,7 +225,7 @@ class ServerRenderer(ServiceRenderer):
             kind = "server"
         hint = (
             f"There is no {path}: correct render.api_base."
-            if status == 404 and reason in ("", "Not Found")
+            if status < 400 or (status == 404 and reason in ("", "Not Found"))
             else None
         )
         return CallFailed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import itertools
 import json
 import posixpath
 import re
@@ -230,14 +231,17 @@ def json_rows(stream: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any] | str]]
 
 
 def csv_rows(stream: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line, row) of a CSV file, one at a time.
+    """(line, row) of a CSV file, one at a time; spreadsheets may have put `;` or tabs for commas.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is not UTF-8, or no table that anybody would want.
     """
     csv.field_size_limit(_LONGEST_LINE)
-    reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+    lines: Iterator[str] = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    head = next(lines, "")
+    mark = max(",;\t", key=head.count)
+    reader = csv.DictReader(itertools.chain([head], lines), delimiter=mark)
     try:
         if len(reader.fieldnames or ()) > _MOST_COLUMNS:
             raise ValueError(f"more than {_MOST_COLUMNS:,} columns")

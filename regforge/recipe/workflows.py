@@ -135,10 +135,8 @@ def read_workflow(path: Path, named: Mapping[Role, tuple[str, ...]]) -> Workflow
         raise WorkflowError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise WorkflowError(f"{path} is not JSON") from error
-    if isinstance(nodes, dict) and isinstance(nodes.get("nodes"), list):
-        raise WorkflowError(f"{path} is not in ComfyUI's API format: save it with `Export (API)`")
     if not (isinstance(nodes, dict) and nodes and all(map(_is_node, nodes.values()))):
-        raise WorkflowError(f"{path} is no workflow of ComfyUI in its API format")
+        raise WorkflowError(f"{path} is not in ComfyUI's API format: save it with `Export (API)`")
     places: dict[str, Sequence[Place]] = {
         role: [_named(nodes, role, each) for each in names] for role, names in named.items()
     }

@@ -120,6 +120,22 @@ def test_images_without_ids_are_taken_in_order_if_there_is_one_for_each(
         assert np.array_equal(images[row["caption"]], drawn(number))
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_table_that_a_spreadsheet_has_saved_is_read(exchange: Exchange, mark: str) -> None:
+    assert exchange.run() == 1
+    rows = exchange.rows[::-1]  # sorted otherwise
+    with (exchange.folder / "to_draw/prompts.csv").open("w", encoding="utf-8-sig") as stream:
+        table = csv.DictWriter(stream, list(rows[0]), delimiter=mark, lineterminator="\r\n")
+        table.writeheader()
+        table.writerows(rows)
+    for number in range(6):
+        exchange.put(f"{number}.png", seed=number)
+    assert exchange.run() == 0, exchange.shell.err
+    images = exchange.images()
+    for number, row in enumerate(rows):
+        assert np.array_equal(images[row["caption"]], drawn(number))
+
+
 def test_a_refused_image_is_handed_out_again_with_the_next_seed(exchange: Exchange) -> None:
     assert exchange.run() == 1
     rows = exchange.rows
