@@ -58,7 +58,7 @@ class WebuiRenderer(ServerRenderer):
         if model is None:
             raise RenderSettingError(
                 f"render.model: {server.base} has no checkpoint {wanted!r}.",
-                hint=f"It has {listed([str(each['title']) for each in models], 5)}.",
+                hint=f"It has {listed([str(each['title']) for each in models], 5) or 'none'}.",
             )
         known = {name for each in samplers for name in (each["name"], *(each.get("aliases") or ()))}
         sampler = sampler_name(render.scheduler or "euler")
@@ -72,9 +72,7 @@ class WebuiRenderer(ServerRenderer):
             near = nearest(sampler, known)
             raise RenderSettingError(
                 f"render.scheduler: {server.base} has no sampler {sampler!r}.",
-                hint=f"Did you mean {near!r}?"
-                if near
-                else f"It has {listed(sorted(known), 12)}.",
+                hint=f"Did you mean {near!r}?" if near else f"It has {listed(sorted(known), 12)}.",
             )
         self._requests[server.base] = {
             **chosen,

@@ -8,6 +8,7 @@ Paths of files are never taken from an address: images are known by their number
 from __future__ import annotations
 
 import ipaddress
+import json
 import secrets
 from typing import Any
 
@@ -132,7 +133,7 @@ class _Page:
         posted = await self._posted(request)
         try:
             slots = {
-                str(slot): [(was, str(text)) for was, text in some]
+                str(slot): [(was and str(was), str(text)) for was, text in some]
                 for slot, some in posted["slots"].items()
             }
             digest = posted.get("digest")
@@ -161,9 +162,11 @@ class _Page:
             if len(content) > _MOST_POSTED:
                 raise HTTPException(413, "Too much at once.")
         try:
-            return parse_json(bytes(content))
+            posted = parse_json(bytes(content))
+            json.dumps(posted, ensure_ascii=False).encode()  # halves of characters, too, are none
         except ValueError as error:
             raise HTTPException(400, f"That is no JSON: {error}.") from error
+        return posted
 
     def _after(self, request: Request) -> list[dict[str, Any]]:
         """The decisions that a page does not know yet."""

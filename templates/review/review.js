@@ -528,6 +528,7 @@ function phrasesNow() {
 
 function showCaptions(captions) {
   const changed = captions.filter((text, number) => text !== vocabulary.captions[number]).length;
+  $("changed").className = "soft";
   $("changed").textContent = changed ? `${format(changed)} of the first ${format(captions.length)} captions change` : `The first ${format(captions.length)} captions`;
   $("save").disabled = !changed && !document.querySelector(".struck, .edited");
   $("captions").replaceChildren(...captions.map((text, number) => text === vocabulary.captions[number]
@@ -545,6 +546,7 @@ async function postPhrases(body) {
   const reply = await fetch("phrases.json", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   if (!reply.ok) {
     const problem = await reply.text();
+    $("changed").className = "bad";
     $("changed").textContent = problem;
     $("save").disabled = true;
     throw new Error(problem);

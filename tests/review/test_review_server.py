@@ -46,7 +46,8 @@ def test_strangers_stay_out(run: Path, address: str) -> None:
     assert httpx.post(f"{own}/decisions", json=wanted, headers=mine).status_code == 403
     form = {**mine, "Content-Type": "text/plain"}
     assert httpx.post(post, content=b"[]", headers=form).status_code == 415
-    for content in (b"{", b"[1]", b'[{"do": "burn", "id": "x"}]', b'[{"do": "keep"}]'):
+    halves = b'[{"do": "reject", "id": "x", "reason": "\\ud800"}]'
+    for content in (b"{", b"[1]", b'[{"do": "burn", "id": "x"}]', b'[{"do": "keep"}]', halves):
         json = {**mine, "Content-Type": "application/json"}
         assert httpx.post(post, content=content, headers=json).status_code == 400
     with socket.create_connection(("127.0.0.1", int(port))) as stranger:
