@@ -192,9 +192,12 @@ def memory(folder: Path, count: int) -> None:
     def watch() -> None:
         while not ended.wait(10):
             status = Path("/proc/self/status").read_text()
-            resident = int(status.partition("VmRSS:")[2].split()[0]) / 1024
+            all_of_it, own = (
+                int(status.partition(f"{name}:")[2].split()[0]) / 1024
+                for name in ("VmRSS", "RssAnon")
+            )
             stored = len(list((folder / "memory" / "shards").glob("*.parquet"))) * 128
-            print(f"{stored} images: {resident:.0f} MB", flush=True)
+            print(f"{stored} images: {all_of_it:.0f} MB, {own:.0f} of them its own", flush=True)
 
     threading.Thread(target=watch, daemon=True).start()
     took = draw(folder / "memory", count, 2, 0)

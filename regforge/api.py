@@ -10,18 +10,25 @@ from regforge.recipe import AnyRecipe, Recipe, RecipeSource, TrainingRecipe, loa
 
 if TYPE_CHECKING:
     from regforge.forge.plan import Plan
+    from regforge.images import Engine
     from regforge.publishing import PublishedRun
     from regforge.training.plan import TrainingPlan
 
 
 def check(
-    recipe: AnyRecipe | RecipeSource, out: str | os.PathLike[str] | None = None
+    recipe: AnyRecipe | RecipeSource,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    engine: Engine = "local",
+    workers: int | None = None,
 ) -> Plan | TrainingPlan:
     """Look a recipe of either kind over and say what its run would do; touches nothing.
 
     Args:
         recipe: A recipe, its file, or a mapping of its keys.
         out: The run's folder; `runs/<name>` if left out.
+        engine: Where the images of a dataset would be drawn; see `run`.
+        workers: As of `run`.
 
     Raises:
         RegforgeError: It cannot be carried out.
@@ -32,9 +39,15 @@ def check(
     if isinstance(recipe, Recipe):
         from regforge.forge.plan import make_plan
 
-        return make_plan(recipe, out=folder)
+        return make_plan(recipe, folder, engine=engine, workers=workers)
+    from regforge.images.ray_cluster import ClusterSettingError
     from regforge.training.plan import make_training_plan
 
+    if engine != "local":
+        raise ClusterSettingError(
+            f"--engine {engine} draws the images of a dataset, and this recipe trains.",
+            hint="Several GPUs train with `accelerate launch`.",
+        )
     return make_training_plan(recipe, out=folder)
 
 

@@ -65,6 +65,8 @@ def check(
     overrides: Overrides = None,
     out: Out = None,
     only: Only = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Look a recipe over and say what a run would do; touches nothing.
@@ -80,7 +82,8 @@ def check(
 
     recipes = load_recipes(recipe, overrides or (), only or ())
     plans = {
-        name: api.check(each, out / name if out else each.folder) for name, each in recipes.items()
+        name: api.check(each, out / name if out else each.folder, engine=engine, workers=workers)
+        for name, each in recipes.items()
     }
     show_each(plans, as_json)
     datasets = [plan for plan in plans.values() if isinstance(plan, Plan)]

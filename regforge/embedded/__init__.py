@@ -32,6 +32,10 @@ ALIGNMENT: Path = Path(__file__).parent / "judge" / "alignment"
 EMBEDDED_FOLDERS = {"embedded/tinyworld": TINYWORLD, "embedded/judge": ALIGNMENT}
 """A recipe's name of an embedded model -> its folder."""
 
+# Whoever imports diffusers imports torchao, if it is there, which says what it lacks without a GPU.
+for _logger in ("diffusers.quantizers", "torchao", "torch.utils._pytree"):
+    logging.getLogger(_logger).setLevel(logging.ERROR)
+
 
 class EmbeddedModelMissing(RegforgeError):
     """A folder of embedded weights is not where the package should have it."""
@@ -56,10 +60,7 @@ def quiet_loading() -> Iterator[None]:
     """Load our small models without progress bars, and without notes on what they do not need.
 
     transformers says at length that it could use torchvision; no embedded model has a use for it.
-    diffusers imports torchao where it is installed, which says what it lacks without a GPU.
     """
-    for name in ("diffusers.quantizers", "torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

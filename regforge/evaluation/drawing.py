@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -33,9 +33,16 @@ from regforge.images.finding import EMBEDDED, ModelChoice
 from regforge.images.loading import load_model
 from regforge.images.loras import load_loras, silent, unload_loras
 from regforge.images.pipelines import sampler_name
-from regforge.images.renderer import ModelIdentity, RenderedImage, RenderError
+from regforge.images.quantizing import require_quantizer
+from regforge.images.renderer import (
+    ModelIdentity,
+    RenderedImage,
+    RenderError,
+    RenderSettingError,
+)
 from regforge.journal import Journal, Reporter, Task
 from regforge.recipe.rendering import Render
+from regforge.recipe.sections import Quantize
 from regforge.records import ImageJob, Prompt
 
 if TYPE_CHECKING:
@@ -130,17 +137,30 @@ class ModelPool:
         """
         guidance = self.guidance_scale if self.guidance_scale is not None else model.guidance_scale
         trained_at = model.setting("data", "resolution")
+        quantize = self.quantize_for(model)
         return {
             "base_model": model.base,
             "revision": model.revision,
             "variant": model.variant,
             **({"config": model.config} if model.config else {}),
+            **({"quantize": quantize} if quantize else {}),
             "weights": model.digest,
             "base_digest": base_digest(model.base, model.revision),
             "steps": self.steps,
             "guidance_scale": guidance,
             "resolution": self.resolution or (trained_at if isinstance(trained_at, int) else None),
         }
+
+    def quantize_for(self, model: PersonalizedModel) -> str | None:
+        """How the base model was quantized in training, if this machine can do the same."""
+        wanted = model.setting("method", "quantize")
+        if wanted not in get_args(Quantize):
+            return None
+        try:
+            require_quantizer(wanted, self.device, "method.quantize", "device")
+        except RenderSettingError:
+            return None
+        return str(wanted)
 
     def note(self, text: str) -> None:
         """Keep a note, and tell people, once."""
@@ -150,7 +170,8 @@ class ModelPool:
 
     def base(self, model: PersonalizedModel) -> BaseModel:
         """The base model of a model, loaded if it is not there yet."""
-        key = (model.base, model.revision, model.variant, model.config)
+        quantize = self.quantize_for(model)
+        key = (model.base, model.revision, model.variant, model.config, quantize)
         if self._base is None or self._base[0] != key:
             self.close()
             self._base = (key, BaseModel.load(model, self))
@@ -370,11 +391,18 @@ class BaseModel:
         from regforge.devices import pick_device, pick_dtype
         from regforge.images.pipelines import default_size, place
 
+        quantize = pool.quantize_for(model)
+        if quantize is None and (wanted := model.setting("method", "quantize")):
+            pool.note(
+                f"{model.base} had {wanted} weights in training, which this machine cannot make: "
+                "it draws with whole ones."
+            )
         choice = ModelChoice(
             model.base,
             model.revision,
             model.variant,
             model.config,
+            quantize=quantize,
             key="base_model",
             variant_key="variant",
         )

@@ -37,6 +37,7 @@ from regforge.runs import RunFolder
 from regforge.words import counted, dollars, duration, listed
 
 if TYPE_CHECKING:
+    from regforge.images import Engine
     from regforge.images.renderer import ModelIdentity
     from regforge.prompts.imported import ImportedCaptions
     from regforge.prompts.vocabulary import Vocabulary
@@ -153,19 +154,27 @@ def _money(cost: float | None) -> str:
     return f"about {dollars(cost)}" if cost else "free"
 
 
-def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    engine: Engine = "local",
+    workers: int | None = None,
+) -> Plan:
     """Look a recipe over.
 
     Args:
         recipe: What would be made.
         out: The run's folder; `runs/<name>` if left out.
+        engine: Where its images would be drawn; see `run`.
+        workers: As of `run`.
 
     Raises:
         RegforgeError: Something in it cannot work: a template, a photo, a slot that can only say
             what is excluded.
     """
+    from regforge.images import require_engine
     from regforge.images.loading import look_over
-    from regforge.images.quantizing import require_quantizer
     from regforge.images.renderer import is_sent
     from regforge.prompts.captions import instance_caption
     from regforge.prompts.filling import plan_calls
@@ -176,7 +185,7 @@ def make_plan(recipe: Recipe, out: Path | None = None) -> Plan:
 
     recipe = checked(recipe)
     chosen = recipe.render
-    require_quantizer(chosen.quantize, chosen.device, "render.quantize", "render.device")
+    require_engine(chosen, engine, workers)
     here = folder_here(chosen.model, chosen.revision, chosen.config)
     if chosen.renderer == "local" and here is not None:
         look_over(chosen, here)

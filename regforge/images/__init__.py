@@ -44,7 +44,9 @@ def require_engine(render: Render, engine: Engine, workers: int | None) -> None:
         ClusterSettingError: Ray is not installed or has nothing to do, or `workers` is no number of
             its workers.
         ClusterError: Nobody answers at RAY_ADDRESS.
+        RenderSettingError: This machine is to draw and cannot quantize; workers say it themselves.
     """
+    from regforge.images.quantizing import require_quantizer
     from regforge.images.ray_cluster import ClusterSettingError, require_cluster
 
     if engine not in get_args(Engine):
@@ -55,6 +57,8 @@ def require_engine(render: Render, engine: Engine, workers: int | None) -> None:
         )
     if engine == "ray":
         require_cluster(render)
+    else:
+        require_quantizer(render.quantize, render.device, "render.quantize", "render.device")
 
 
 def open_renderer(

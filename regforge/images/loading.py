@@ -24,7 +24,7 @@ from regforge.images.finding import (
     weights_problem,
 )
 from regforge.images.pipelines import DENOISERS, set_scheduler
-from regforge.images.quantizing import quantize_in_place, require_quantizer, settings_of
+from regforge.images.quantizing import quantize_in_place, settings_of
 from regforge.images.renderer import LoraIdentity, ModelUnavailable
 from regforge.images.shortcuts import require_shortcuts
 from regforge.recipe.model_checks import is_embedded
@@ -57,9 +57,8 @@ def require_model(render: Render) -> None:
         ModelUnavailable: The model is not there, may not be used, or is no text-to-image model.
         LoraError: A LoRA is not there, or is none.
         RenderSettingError: The scheduler, the negative prompt or a shortcut does not go with the
-            model, or this machine cannot quantize it.
+            model.
     """
-    require_quantizer(render.quantize, render.device, "render.quantize", "render.device")
     if render.lora:
         from regforge.images.loras import find_loras
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from regforge.devices import (
     first_batch_size,
@@ -27,6 +27,7 @@ from regforge.images.pipelines import (
     place,
     set_scheduler,
 )
+from regforge.images.quantizing import require_quantizer
 from regforge.images.renderer import (
     ModelIdentity,
     RenderedImage,
@@ -52,6 +53,7 @@ def open_local(
 ) -> LocalRenderer:
     """Load the recipe's model and make it ready to draw; see `images.open_renderer`."""
     start = time.monotonic()
+    require_quantizer(render.quantize, render.device, "render.quantize", "render.device")
     device = pick_device(render.device)
     dtype = pick_dtype(render.dtype, device)
     pipeline, revision, loras, notes = load_pipeline(render, dtype)
@@ -290,13 +292,20 @@ class LocalRenderer(Renderer):
             module = getattr(self._pipeline, name, None)
             if isinstance(module, torch.nn.Module):
                 before[name] = module
-                setattr(self._pipeline, name, torch.compile(module))
+                if getattr(module, "_repeated_blocks", None):  # one of each kind takes the time
+                    cast(Any, module).compile_repeated_blocks()
+                else:
+                    setattr(self._pipeline, name, torch.compile(module))
         return before
 
     def _give_up_compiling(self, error: Exception) -> None:
         for name, module in (self._uncompiled or {}).items():
-            setattr(self._pipeline, name, module)
-        self._uncompiled, self._shortcuts = None, shorten(self._pipeline, self._render)
+            for block in module.modules():
+                block._compiled_call_impl = None
+            if getattr(self._pipeline, name) is not module:
+                setattr(self._pipeline, name, module)
+                self._shortcuts = shorten(self._pipeline, self._render)
+        self._uncompiled = None
         reason = first_line(error)
         self._journal.event("compile_failed", reason=reason)
         self._reporter.say(

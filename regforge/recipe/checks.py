@@ -44,6 +44,7 @@ from regforge.recipe.named_files import is_file, is_folder, phrases_in
 from regforge.recipe.phrases import cut, no_phrase, noun_doubts
 from regforge.recipe.pipelines import (
     CACHED,
+    CONTINUED,
     Usual,
     distilled,
     likely_class,
@@ -417,14 +418,15 @@ def _about_shortcuts(render: Render) -> Iterator[str]:
                 "and its images are less varied than those of the model that it was made from. "
                 "They regularize the training of such a model, and of no other."
             )
-    key = "speed" if render.speed != "exact" else "cache_interval"
+    named = render.speed != "exact"
+    key, known = ("speed", CACHED) if named else ("cache_interval", CACHED | CONTINUED)
     kind = likely_class(render.model)
-    if (render.speed != "exact" or render.cache_interval > 1) and kind not in (None, *CACHED):
+    if (named or render.cache_interval > 1) and kind not in (None, *known):
         yield (
             f"render.{key} does not go with a {kind}, which {render.model} is by its name. It is "
             "refused once it has been looked at."
         )
-    elif render.speed != "exact" and not is_embedded(render.model):
+    elif named and not is_embedded(render.model):
         yield (
             f"render.speed: {render.speed} was measured with embedded/tinyworld alone: look at "
             "images of this model before you draw many."

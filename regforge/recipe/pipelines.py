@@ -81,6 +81,18 @@ are long and nothing says so, so that images are drawn one by one."""
 CACHED = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline"})
 """Pipelines with a `UNet2DConditionModel` that is called once a step (`render.cache_interval`)."""
 
+CONTINUED = frozenset(
+    {
+        "Flux2KleinPipeline",
+        "Flux2Pipeline",
+        "FluxPipeline",
+        "QwenImagePipeline",
+        "StableDiffusion3Pipeline",
+    }
+)
+"""Pipelines with a transformer that is called once a step, or once without the caption and once
+with it within `cache_context` (`render.cache_interval` again)."""
+
 WINDOWED = CACHED | {"StableDiffusion3Pipeline", "QwenImagePipeline"}
 """Pipelines whose denoiser gets [without the caption, with it] along the batch, or is called for
 each of these within `cache_context` (`render.guidance_window`). Others have another order, or do

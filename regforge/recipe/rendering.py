@@ -150,8 +150,9 @@ class Render(Section):
     `cache_interval: 2`. `fast`: the same with `steps: 12` and `guidance_window: [0.33, 1]`. For
     Stable Diffusion 1.x, 2.x and XL; models that were distilled for few steps are refused."""
     cache_interval: int = Field(default=1, ge=1, le=10)
-    """Compute the deep blocks of the UNet at every so many steps, and keep what they gave in
-    between (DeepCache); 1 computes every step whole. For Stable Diffusion 1.x, 2.x and XL."""
+    """Compute the denoiser whole at every so many steps only; 1 at all. In between, the deep blocks
+    of a UNet are kept (Stable Diffusion 1.x, 2.x and XL: DeepCache), and what a transformer gave is
+    continued in a straight line (Stable Diffusion 3, FLUX.1, FLUX.2 and Qwen-Image)."""
     guidance_window: Annotated[tuple[Part, Part], AfterValidator(_rising)] = ALL_STEPS
     """From and up to which part of the steps there is guidance, 0 to 1. It changes where the deep
     blocks are computed. For Stable Diffusion 1.x to 3, XL and Qwen-Image."""

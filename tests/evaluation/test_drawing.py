@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -127,6 +128,24 @@ def test_a_lora_is_laid_on_and_off_without_trace(pool: ModelPool, model: Persona
     assert weights_of(pipeline) == before
     assert np.array_equal(drawn(pool, BASE, wanted(2)), plain)
     assert np.array_equal(drawn(pool, model, wanted(2)), changed)
+
+
+@pytest.mark.slow
+def test_a_base_model_is_quantized_as_it_was_in_training(
+    model: PersonalizedModel, tmp_path: Path
+) -> None:
+    with ModelPool(**QUICK, batch_size=2) as own:
+        images = {}
+        for quantize in (None, "int8", "nf4"):
+            as_trained = replace(model, recipe={"method": {"quantize": quantize}})
+            folder = tmp_path / str(quantize)
+            images[quantize] = drawn(own, as_trained, wanted(1), folder)
+            made_from = {"quantize": quantize} if quantize == "int8" else {}
+            facts = json.loads(Image.open(folder / "000.png").info["regforge"])
+            assert {key: facts[key] for key in facts if key == "quantize"} == made_from
+        assert 0 < difference(images[None], images["int8"]) < 40
+        assert np.array_equal(images[None], images["nf4"])
+        assert [note for note in own.notes if "nf4" in note] == own.notes != []
 
 
 @pytest.mark.slow

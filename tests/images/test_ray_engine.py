@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from drawing import jobs
 
+import regforge
 from regforge.images import require_engine
 from regforge.images.ray_cluster import ClusterError, ClusterSettingError, share
 from regforge.images.ray_engine import RayRenderer
@@ -75,7 +76,7 @@ def test_what_has_no_workers(render: Any, workers: int | None, engine: Any, key:
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regforge.images.ray_cluster.find_spec", lambda _: None)
     with pytest.raises(ClusterSettingError, match=r"regforge\[ray\]") as raised:
-        require_engine(Render(), "ray", None)
+        regforge.check({"name": "cats", "subject": {"class_noun": "cat"}}, engine="ray")
     assert raised.value.exit_code == 2
 
 

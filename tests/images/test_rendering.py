@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import drawing
 import numpy as np
@@ -349,17 +350,8 @@ def test_what_is_not_a_number_becomes_black() -> None:
 def test_no_compiler(renderer: Renderer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
-    def broken(module: torch.nn.Module) -> torch.nn.Module:
-        class Broken(torch.nn.Module):
-            config = module.config
-            dtype = torch.float32
-
-            def forward(self, *args: Any, **kwargs: Any) -> Any:
-                raise RuntimeError("no C++ compiler found")
-
-        return Broken()
-
-    monkeypatch.setattr(torch, "compile", broken)
+    broken = Mock(side_effect=RuntimeError("no C++ compiler found"))
+    monkeypatch.setattr(torch, "compile", lambda _: broken)
     images = drawn(opened(compile=True, folder=tmp_path), jobs(2))
     assert difference(images, drawn(renderer, jobs(2))) <= NOISE
     assert "compile_failed" in [entry["event"] for entry in read(tmp_path / "log.jsonl")]

@@ -9,6 +9,7 @@ import drawing
 import numpy as np
 import pytest
 from drawing import difference, drawn, jobs, opened
+from images import flow_models
 
 from regforge.embedded import TINYWORLD
 from regforge.images import require_renderer
@@ -48,9 +49,12 @@ def test_nothing_is_left_from_one_batch_to_the_next_and_images_differ_a_little()
 
 
 @pytest.mark.slow
-def test_a_run_that_was_interrupted_ends_with_the_same_files(tmp_path: Path, sdxl: str) -> None:
+@pytest.mark.parametrize("kind", ["sdxl", "flux"])
+def test_a_run_that_was_interrupted_ends_with_the_same_files(kind: str, tmp_path: Path) -> None:
+    model = getattr(drawing, kind)(tmp_path / "model")
     small = {"width": 32, "height": 32, "dtype": "float32", "device": "cpu", "batch_size": 2}
-    render = Render(model=sdxl, **small, **BOTH)
+    shorter = BOTH if kind == "sdxl" else {"steps": 5, "cache_interval": 2}
+    render = Render(model=model, **small, **shorter)
 
     def files(folder: Path, *parts: int) -> dict[str, bytes]:
         for part in parts:
@@ -68,17 +72,92 @@ def no_compiler(*_: Any) -> Any:
 
 
 @pytest.mark.slow  # compiles
-@pytest.mark.parametrize("backend", ["eager", no_compiler])
+@pytest.mark.parametrize(
+    ("kind", "backend"), [("sdxl", "eager"), ("sdxl", no_compiler), ("sd3", no_compiler)]
+)
 def test_a_compiled_denoiser_leaves_out_the_same(
-    backend: Any, sdxl: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
-    plain = drawn(opened(model=sdxl, **BOTH), jobs(2))
+    model = getattr(drawing, kind)(tmp_path)
+    plain = drawn(opened(model=model, **BOTH), jobs(2))
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    compiled: Any = opened(model=sdxl, compile=True, **BOTH)
+    compiled: Any = opened(model=model, compile=True, **BOTH)
     assert difference(drawn(compiled, jobs(2)), plain) <= NOISE
-    assert hasattr(compiled._pipeline.unet, "_orig_mod") is (backend == "eager")
+    parts = compiled._pipeline.components
+    denoiser = parts["unet" if kind == "sdxl" else "transformer"]
+    assert not hasattr(denoiser, "_orig_mod")
+    blocks = denoiser.modules()
+    assert any(block._compiled_call_impl for block in blocks) is (backend == "eager")
+
+
+# ------------------------------------------------------------------------------------ transformers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "window", "calls"),
+    [
+        ("flux1", (0, 1), 5),
+        ("flux2", (0, 1), 2 * 5),
+        ("flux2-dev", (0, 1), 5),
+        ("qwen-image", (0.5, 1), 5 + 2),
+        ("sd3", (0.5, 1), 5),
+    ],
+)
+def test_a_transformer_computes_the_first_steps_and_every_second_one(
+    kind: str, window: tuple[float, float], calls: int, tmp_path: Path
+) -> None:
+    model = flow_models.build(kind, tmp_path)
+    shorter: dict[str, Any] = {"steps": 8, "cache_interval": 2, "guidance_window": window}
+    side = {"width": 32, "height": 32}
+    three: Any = opened(model=model, batch_size=3, **shorter, **side)
+    counted: list[int] = []
+    three._pipeline.transformer.norm_out.register_forward_hook(lambda *_: counted.append(1))
+    images = drawn(three, jobs(3))
+    assert len(counted) == calls
+    assert np.array_equal(drawn(three, jobs(3)), images)
+    alone = drawn(opened(model=model, batch_size=1, **shorter, **side), jobs(3))
+    assert difference(images, alone) <= NOISE
+    whole = drawn(opened(model=model, steps=8, **side), jobs(3))
+    assert not np.array_equal(images, whole)
+
+
+def test_between_computed_steps_what_it_gives_goes_on_in_a_straight_line() -> None:
+    """Over time, and times are not evenly spaced."""
+    import torch
+
+    times = torch.tensor([1.0, 0.9, 0.7, 0.4, 0.3, 0.1])
+    asked: list[float] = []
+
+    def forward(hidden_states: torch.Tensor, time: float) -> tuple[torch.Tensor]:
+        asked.append(time)
+        return (hidden_states * (1 + 3 * time),)
+
+    model = SimpleNamespace(forward=forward)
+    pipeline = SimpleNamespace(transformer=model, scheduler=SimpleNamespace(timesteps=times))
+    Shortcuts(pipeline, Render(model="me/flux", cache_interval=3)).begin(2)
+    latents = torch.randn(2, 4)
+    for time in times.tolist():
+        (given,) = model.forward(hidden_states=latents, time=time)
+        assert torch.allclose(given, latents * (1 + 3 * time), atol=1e-5)
+    assert asked == times[[0, 1, 2, 5]].tolist()
+
+
+@pytest.mark.slow
+def test_that_is_nearer_to_what_many_steps_draw_than_as_many_computed_steps_are() -> None:
+    """The embedded UNet stands for a transformer: there is none that draws anything."""
+
+    def image(steps: int, interval: int = 1) -> Any:
+        made: Any = opened(scheduler="euler", steps=steps, width=64, height=64)
+        parts = {"transformer": made._pipeline.unet, "scheduler": made._pipeline.scheduler}
+        made._shortcuts = Shortcuts(SimpleNamespace(**parts), Render(cache_interval=interval))
+        return drawn(made, jobs(2)).astype(float)
+
+    solution = image(60)
+    continued, computed = (np.abs(each - solution).mean() for each in (image(24, 2), image(13)))
+    assert continued < 0.8 * computed
 
 
 # ----------------------------------------------------------------------------- one and two passes
@@ -276,7 +355,7 @@ def test_files_and_rows_say_what_was_left_out_and_nothing_where_nothing_was() ->
         ("FluxPipeline", {"speed": "balanced"}, "speed"),
         ("FluxPipeline", {"guidance_window": (0.3, 1)}, "guidance_window"),
         ("StableDiffusion3Pipeline", {"speed": "fast"}, "speed"),
-        ("StableDiffusion3Pipeline", {"cache_interval": 2}, "cache_interval"),
+        ("ZImagePipeline", {"cache_interval": 2}, "cache_interval"),
         ("LuminaPipeline", {"guidance_window": (0.3, 1)}, "guidance_window"),
     ],
 )

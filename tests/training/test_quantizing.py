@@ -26,7 +26,7 @@ from training_runs import (
 )
 
 from regforge.errors import RegforgeError
-from regforge.images.loading import require_model
+from regforge.images import require_engine
 from regforge.images.pipelines import place
 from regforge.journal import read
 from regforge.recipe.model_checks import quantized_file
@@ -113,7 +113,7 @@ def test_what_a_package_is_missing_for_is_refused_first(tmp_path: Path) -> None:
     drawing = Render(model="embedded/tinyworld", quantize="nf4", device="cpu")
     training = recipe(method={"quantize": "nf4"})
     for key, start in (
-        ("render.quantize", lambda: require_model(drawing)),
+        ("render.quantize", lambda: require_engine(drawing, "local", None)),
         ("method.quantize", lambda: make_training_plan(training, tmp_path)),
         ("method.quantize", lambda: train(training, tmp_path / "run", reporter=QUIET)),
     ):
@@ -128,7 +128,7 @@ def test_what_a_package_is_missing_for_is_refused_first(tmp_path: Path) -> None:
 def test_nf4_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regforge.images.quantizing.find_spec", lambda _: True)
     with pytest.raises(RegforgeError, match=r"render\.quantize: nf4 needs a GPU"):
-        require_model(Render(model="embedded/tinyworld", quantize="nf4", device="cpu"))
+        renderer(model="embedded/tinyworld", quantize="nf4", device="cpu")
 
 
 @pytest.mark.parametrize(
