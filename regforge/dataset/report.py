@@ -331,7 +331,7 @@ def _static_parts(data: ReportData) -> dict[str, Any]:
         ],
         "calls": [
             *(("Language model", each) for each in language),
-            *(("Image API", each) for each in hosted),
+            *(("Renderer", each) for each in hosted),
         ],
         "speeds": [
             {

@@ -19,7 +19,7 @@ from regforge.files import expanded, read_text, templates_folder
 from regforge.images.finding import EMBEDDED
 from regforge.recipe import Kind
 from regforge.recipe.models import benchmarks
-from regforge.recipe.named_files import EMBEDDING_FOLDER
+from regforge.recipe.named_files import EMBEDDING_FOLDER, is_file
 from regforge.recipe.problems import Place
 from regforge.recipe.yaml_nodes import Node, read_yaml
 from regforge.words import did_you_mean
@@ -108,7 +108,8 @@ class PersonalizedModel:
 def home_of(path: Path) -> Path:
     """The folder of a run or snapshot, by itself or by the folder or file of its weights."""
     folder = path.parent if path.suffix == ".safetensors" else path
-    return folder.parent if folder.name in ("lora", "model", EMBEDDING_FOLDER) else folder
+    inside = folder.name in ("lora", "model", EMBEDDING_FOLDER)
+    return folder.parent if inside and not is_file(folder / "recipe.yaml") else folder
 
 
 def run_of(path: Path) -> Path:

@@ -84,16 +84,11 @@ class ComfyRenderer(ServerRenderer):
                         if there
                         else "It has none at all.",
                     )
-        render, places = self._render, self._workflow.places
-        assert render.width is not None
-        assert render.height is not None
-        return ModelIdentity(
-            render.model,
+        places = self._workflow.places
+        return self._identity(
+            self._render.model,
             f"workflow sha256:{self._workflow.digest}",
             self._workflow.scheduler,
-            "unknown",
-            render.width,
-            render.height,
             sent=frozenset(("scheduler", *(key for key in _RECORDED if places[key]))),
         )
 

@@ -117,6 +117,14 @@ class ServerRenderer(ServiceRenderer):
         """Ask a server what it has. A CallFailed if it does not answer."""
         raise NotImplementedError
 
+    def _identity(
+        self, model: str, revision: str | None, scheduler: str, **more: Any
+    ) -> ModelIdentity:
+        width, height = self._render.width, self._render.height
+        assert width is not None
+        assert height is not None
+        return ModelIdentity(model, revision, scheduler, "unknown", width, height, **more)
+
     async def _image(self, server: Server, job: ImageJob, width: int, height: int) -> bytes:
         """Have a server draw an image."""
         raise NotImplementedError

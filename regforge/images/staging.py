@@ -11,6 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,9 +238,11 @@ class Staging:
                 delete(path)
 
     def close(self) -> None:
-        """Write the images that wait and stop the threads; see `flush`."""
+        """Write the images that wait and stop the threads; see `flush`. An empty folder goes."""
         self._pool.shutdown()
         self.flush()
+        with suppress(OSError):
+            self._folder.rmdir()
 
     # ------------------------------------------------------------------------------------- files
 

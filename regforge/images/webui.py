@@ -83,15 +83,10 @@ class WebuiRenderer(ServerRenderer):
         extra = [options.get("sd_vae"), *options.get("forge_additional_modules", ())]
         vae = listed([without_folders(str(each)) for each in extra if each not in _OWN_VAE])
         digest = f"sha256:{model['sha256']}" if model.get("sha256") else model.get("hash")
-        assert render.width is not None
-        assert render.height is not None
-        return ModelIdentity(
+        return self._identity(
             re.sub(r" \[\w+\]$", "", str(model["title"])),
             ", ".join(filter(None, (digest, vae and f"VAE {vae}"))) or None,
             sampler,
-            "unknown",
-            render.width,
-            render.height,
             vae=vae or None,
         )
 

@@ -65,6 +65,11 @@ def test_a_run_says_everything(tmp_path: Path) -> None:
     assert open_model(folder).steps == 60
 
 
+def test_a_run_may_be_called_as_its_parts_are(tmp_path: Path) -> None:
+    folder = run(tmp_path / "lora")
+    assert open_model(folder).recipe == open_model(folder / "lora").recipe == recipe()
+
+
 def test_a_snapshot_has_the_recipe_of_its_run(tmp_path: Path) -> None:
     folder = run(tmp_path / "teapot", finished=None)
     lora(folder / "snapshots" / "step-000125" / "lora" / LORA)
