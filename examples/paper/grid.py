@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from regforge.evaluation.models import base_digest
 from regforge.files import write_atomically
 from regforge.recipe import Recipe, TrainingRecipe, load_recipe, load_training_recipe, recipe_digest
+from regforge.recipe.models import LIVING_SLOTS
 from regforge.training.batches import key_of
 
 Pair = tuple[str, str]
@@ -108,6 +109,7 @@ class Experiment(_Section):
     structure_encoder: str | None = None
     alignment_encoder: str | None = None
     overrides: tuple[str, ...] = ()
+    photos: str | None = None  # where those of the subjects come from
 
     @model_validator(mode="after")
     def _knows_all_names(self) -> Experiment:
@@ -131,7 +133,7 @@ class Experiment(_Section):
     @property
     def folder(self) -> Path:
         """Where everything lies: other weights of the base model have another one."""
-        base = _yaml(self.training)
+        base = _recipe(self.training)
         digest = base_digest(base["base_model"], base.get("revision"))
         return self.out / digest[:8]
 
@@ -185,7 +187,7 @@ def dataset_recipe(experiment: Experiment, dataset: str, subject: str) -> Recipe
     of, about = experiment.datasets[dataset], experiment.subjects[subject]
     count = min(of.captions or experiment.images, experiment.images)
     slots = []
-    for slot in _yaml(experiment.regularization)["prompts"]["slots"]:
+    for slot in _recipe(experiment.regularization)["prompts"].get("slots", LIVING_SLOTS):
         entry = {"name": slot} if isinstance(slot, str) else dict(slot)
         name = entry["name"]
         if name == "motion" and about.kind != "living":
@@ -196,6 +198,7 @@ def dataset_recipe(experiment: Experiment, dataset: str, subject: str) -> Recipe
         experiment.regularization,
         _settings(
             name=f"{experiment.name}-{subject}-{dataset}",
+            subjects=None,  # this one alone
             **{
                 "subject.class_noun": noun_of(experiment, subject),
                 "subject.kind": about.kind,
@@ -218,7 +221,7 @@ def dataset_folder(experiment: Experiment, dataset: str, subject: str) -> Path:
 def photos_folder(experiment: Experiment, identifier: str, subject: str) -> Path:
     """A subject's photos, with captions that say the identifier; made if it is not there."""
     images = experiment.subjects[subject].images
-    written = str(_yaml(experiment.training)["subject"]["identifier"])
+    written = str(_recipe(experiment.training)["subject"]["identifier"])
     word = experiment.identifiers[identifier].word
     if word == written:
         return images
@@ -241,6 +244,7 @@ def training_recipe(experiment: Experiment, pair: Pair, subject: str, seed: int)
             *_settings(
                 name=subject,
                 seed=seed,
+                subjects=None,
                 **{
                     "subject.images": str(photos_folder(experiment, identifier, subject)),
                     "subject.class_noun": noun_of(experiment, subject),
@@ -273,7 +277,7 @@ def pack_folder(experiment: Experiment, pack: Pack) -> Path:
         (subject, seed, arm.dataset and dataset_folder(experiment, arm.dataset, subject).name)
         for subject, seed in pack.runs
     ]
-    how = _yaml(experiment.training), arm.set, experiment.overrides, experiment.stops[-1]
+    how = _recipe(experiment.training), arm.set, experiment.overrides, experiment.stops[-1]
     identifier = experiment.identifiers[pack.identifier].is_
     key = key_of(how, identifier, runs, _asked(experiment))[:8]
     name = f"{pack.arm}-{pack.identifier}".replace(", ", "-").replace(" ", "-")
@@ -307,6 +311,13 @@ def _settings(**values: Any) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
+def _recipe(path: Path) -> dict[str, Any]:
+    """A recipe's keys, with those of what it extends."""
+    content = _yaml(path)
+    base = content.get("extends")
+    return {**_recipe(path.parent / base), **content} if base else content
+
+
 def _yaml(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
@@ -330,6 +341,11 @@ def read(path: Path) -> Experiment:
         raise ExperimentError(f"{path}: {where}: {first['msg']}") from error
 
 
+def _subjects(path: Path) -> dict[str, Any]:
+    """The subjects that a recipe lists, each by the name of its folder of photos."""
+    return {Path(each["images"]).name: each for each in _yaml(path)["subjects"]}
+
+
 def _merged(path: Path) -> dict[str, Any]:
     """The file, laid over the one that it extends."""
     try:
@@ -337,6 +353,8 @@ def _merged(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path}: {error}") from error
     base = content.pop("extends", None)
+    if isinstance(content.get("subjects"), str):
+        content["subjects"] = _subjects(path.parent / content["subjects"])
     for section in (content, *(content.get("subjects") or {}).values()):
         for key in ("out", "training", "regularization", "images", "references", "prompts"):
             value = section.get(key)

@@ -218,6 +218,10 @@ def main() -> None:
         experiment = grid.read(arguments.experiment)
     except ExperimentError as error:
         sys.exit(str(error))
+    for about in experiment.subjects.values():
+        if not about.images.is_dir():
+            source = f" They come from {experiment.photos}" if experiment.photos else ""
+            sys.exit(f"There are no photos in {about.images}.{source}")
     only, how = arguments.only, (arguments.workers, arguments.engine)
     chosen = grid.packs(experiment)[: arguments.until]
     well = True

@@ -54,7 +54,8 @@ def write_index(folder: Path, repo_id: str | None = None) -> Path:
         if "://" not in (link := str(own.get("license_link", "://"))):
             shared["license_link"] = f"{name}/dataset/{link}"
     title = f"Regularization images of {counted(len(configs), 'subject')}"
-    theirs = {key: value for key, value in card.front.items() if key not in OUR_KEYS}
+    ours_too = OUR_KEYS | LICENSE_KEYS
+    theirs = {key: value for key, value in card.front.items() if key not in ours_too}
     front = {**shared, **theirs, "pretty_name": title, "configs": configs, "dataset_info": columns}
     front.pop("size_categories", None)  # of one of them
     if len(licenses) > 1:

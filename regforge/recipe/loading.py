@@ -28,7 +28,7 @@ from regforge.recipe.named_files import is_file, is_folder, names_recipe
 from regforge.recipe.problems import Location, Place, Problem, RecipeError, explained, shown
 from regforge.recipe.sections import Section
 from regforge.recipe.single_files import hub_file
-from regforge.recipe.subjects import by_subject, slug
+from regforge.recipe.subjects import by_subject, require_photos, slug
 from regforge.recipe.training import TrainingRecipe
 from regforge.recipe.training_checks import training_findings, uses_regularization
 from regforge.recipe.yaml_nodes import (
@@ -180,12 +180,13 @@ def load_recipes(
         message = f"there is no subject {unknown!r}; the recipe {there}"
         raise RecipeError([Problem.at(Place(str(path or ""), Path()), ("subjects",), message)])
     recipes, problems = dict[str, AnyRecipe](), dict[Problem, None]()
+    nodes = {name: node for name, node in nodes.items() if not only or name in names}
+    require_photos(nodes)
     for name, node in nodes.items():
-        if not only or name in names:
-            try:
-                recipes[name] = _validated(path, kind, node, reading, name)
-            except RecipeError as error:
-                problems |= dict.fromkeys(error.problems)
+        try:
+            recipes[name] = _validated(path, kind, node, reading, name)
+        except RecipeError as error:
+            problems |= dict.fromkeys(error.problems)
     if problems:
         raise RecipeError(problems)
     return recipes

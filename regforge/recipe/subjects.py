@@ -6,7 +6,7 @@ import copy
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from regforge.files import MOST_TEXT, expanded, parse_json
@@ -56,6 +56,28 @@ def by_subject(root: Node) -> dict[str, Node]:
         message = f"needs a list of subjects, or a folder of folders with photos, not {given}"
         raise RecipeError([Problem.at(listed.place, ("subjects",), message)])
     return found
+
+
+def require_photos(recipes: Mapping[str, Node]) -> None:
+    """Check that photos are there, where several subjects lack them: their folder may be missing.
+
+    Raises:
+        RecipeError: It names where they are to lie.
+    """
+    named = filter(None, (child(each, "subject", "images") for each in recipes.values()))
+    gone = {
+        folder: node
+        for node in named
+        if isinstance(node.content, str)
+        and not is_folder(folder := node.place.folder / expanded(node.content))
+    }
+    if len(gone) > 1:
+        (first, node), where = next(iter(gone.items())), os.path.normpath(os.path.commonpath(gone))
+        message = (
+            f"there are no photos of {len(gone)} subjects: put them into {where}, a folder each, "
+            f"such as {first.name}"
+        )
+        raise RecipeError([Problem.at(node.place, ("subjects",), message)])
 
 
 def _subjects(listed: Node) -> Iterator[tuple[str, Node]]:

@@ -3,22 +3,21 @@
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import grid
 import run
+from regforge.recipe import dataset_recipe_of, load_recipes
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
 SUBJECTS = PAPER.parent / "subjects"
-FILES = sorted(
-    path
-    for path in PAPER.glob("*.yaml")
-    if {"subjects", "extends"} & set(yaml.safe_load(path.open()))
-)
+FILES = sorted(path for path in PAPER.glob("*.yaml") if "training" in yaml.safe_load(path.open()))
 
 
 def prompts(name):
@@ -50,6 +49,17 @@ def test_all_arms_with_both_identifiers_on_every_subject_and_seed(path):
     assert len(experiment.seeds) >= 3
     first = {(pack.arm, pack.identifier) for pack in packs[: -(-len(packs) // 2)]}
     assert {experiment.compared.default, *experiment.compared.with_} <= first
+
+
+def test_all_subjects_of_dreambench_have_a_dataset_and_a_training(tmp_path):
+    paper, photos = tmp_path / "examples/paper", tmp_path / "dreambooth/dataset"
+    shutil.copytree(PAPER, paper)
+    for name in grid.read(paper / "sdxl.yaml").subjects:
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(photos / name / "00.png")
+    assert len(load_recipes(paper / "sdxl-regularization.yaml")) == 30
+    (training,) = load_recipes(paper / "sdxl-training.yaml", (), ["red_cartoon"]).values()
+    assert dataset_recipe_of(training).subject.class_noun == "cartoon"
 
 
 def test_no_photo_and_no_regularization_caption_shows_a_place_that_is_asked_for():

@@ -120,6 +120,8 @@ def test_what_is_extended_gives_no_subject_of_its_own(tmp_path: Path) -> None:
         ([{"name": ["cat"], **CAT}], [], "subjects.0"),
         ([{"class_noun": ["cat"]}], [], "subjects.0"),
         ([CAT], ["dog"], "subjects"),
+        ([{**CAT, "images": "a/b"}, {**POT, "images": "a/c"}], [], "subjects"),
+        ([{**CAT, "images": "a/b"}, {**POT, "images": "a/c"}], ["c"], "subject.images"),
     ],
 )
 def test_what_is_wrong_is_named(
