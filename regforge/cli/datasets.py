@@ -246,7 +246,9 @@ def review(
         assert isinstance(recipe, Recipe)
         folder = run_recipe(recipe, until="prompts").folder
     elif only:
-        folder = folder / only[0]
+        from regforge.recipe.subjects import slug
+
+        folder = folder / slug(only[0])
     material = open_material(folder)
     if (apply, export, copy) == (None, None, None) and not as_json:
         from regforge.reviewing.server import serve
