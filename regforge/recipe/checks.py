@@ -420,15 +420,15 @@ def _about_shortcuts(render: Render) -> Iterator[str]:
             )
     named = render.speed != "exact"
     key, known = ("speed", CACHED) if named else ("cache_interval", CACHED | CONTINUED)
-    kind = likely_class(render.model)
-    if (named or render.cache_interval > 1) and kind not in (None, *known):
+    kind, shorter = likely_class(render.model), named or render.cache_interval > 1
+    if shorter and kind not in (None, *known):
         yield (
             f"render.{key} does not go with a {kind}, which {render.model} is by its name. It is "
             "refused once it has been looked at."
         )
-    elif named and not is_embedded(render.model):
+    elif shorter and not is_embedded(render.model):
         yield (
-            f"render.speed: {render.speed} was measured with embedded/tinyworld alone: look at "
+            f"render.{key}: {getattr(render, key)} was measured with embedded/tinyworld alone: look at "
             "images of this model before you draw many."
         )
     of_steps = render.cache_interval > 1 or render.guidance_window != ALL_STEPS

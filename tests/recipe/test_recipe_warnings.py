@@ -46,6 +46,7 @@ OF_DATASETS: list[tuple[dict[str, Any], str]] = [
     ({"render": {"model": "some/model", "trust_remote_code": True}}, "runs code"),
     ({"render": {"model": "some/model", "speed": "fast"}}, "measured with embedded/tinyworld"),
     ({"render": {"model": "some/FLUX.1-dev", "speed": "fast"}}, "does not go with a FluxPipeline"),
+    ({"render": {"model": "some/FLUX.1-dev", "cache_interval": 2}}, "measured with embedded/tinyw"),
     ({"render": {"speed": "fast", "scheduler": "euler_ancestral"}}, "an ancestral scheduler"),
     ({"render": {"cache_interval": 3, "steps": 12}}, "only 4 of 12 steps are computed whole"),
     ({"render": {"guidance_window": [0.3, 1], "guidance_scale": 1}}, "has no effect"),
