@@ -428,8 +428,8 @@ def _about_shortcuts(render: Render) -> Iterator[str]:
         )
     elif shorter and not is_embedded(render.model):
         yield (
-            f"render.{key}: {getattr(render, key)} was measured with embedded/tinyworld alone: look at "
-            "images of this model before you draw many."
+            f"render.{key}: {getattr(render, key)} was measured with embedded/tinyworld alone: "
+            "look at images of this model before you draw many."
         )
     of_steps = render.cache_interval > 1 or render.guidance_window != ALL_STEPS
     if of_steps and "ancestral" in (render.scheduler or "").lower():

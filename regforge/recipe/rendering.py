@@ -185,8 +185,8 @@ class Render(Section):
     device: Runtime[str | None] = None
     """`cuda`, `cuda:1`, `mps`, `cpu`; the best there is if left out."""
     compile: Runtime[bool] = False
-    """torch.compile the denoiser, by block where it repeats some: minutes before the first images of
-    each size, then faster on a GPU."""
+    """torch.compile the denoiser, by block where it repeats some: slow to start, anew for each size
+    of images, then faster on a GPU."""
     offload: Annotated[
         Runtime[Offload | None],
         BeforeValidator(_as_named, json_schema_input_type=Offload | bool | None),
