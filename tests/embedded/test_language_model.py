@@ -542,15 +542,36 @@ def test_tree_scoring_is_what_transformers_says_word_by_word(cache: Path) -> Non
 
     stem, option = "A photo of a teapot", " in a kitchen, didn't it?"
     scored = SmolLM(cache).log_probabilities(stem, [option.strip()])[0]
-    gguf = find_weights()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+    (folder,) = cache.glob("weights/*")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     start = len(tokenizer(stem, add_special_tokens=False).input_ids)
     ids = torch.tensor([tokenizer(stem + option, add_special_tokens=False).input_ids])
     with torch.inference_mode():
         words = model(ids).logits[0].log_softmax(-1)
     expected = sum(words[i - 1, ids[0, i]].item() for i in range(start, ids.shape[1]))
-    assert scored == pytest.approx(expected, abs=0.05)  # they keep float32, we float16
+    assert scored == pytest.approx(expected, abs=1e-3)
+
+
+@real
+@pytest.mark.slow
+def test_what_is_unpacked_is_what_the_file_holds(cache: Path) -> None:
+    import gguf
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    (folder,) = cache.glob("weights/*")
+    file, unpacked = gguf.GGUFReader(find_weights()), load_file(folder / "model.safetensors")
+    there = {tensor.name: tensor for tensor in file.tensors}
+    for theirs, ours in (
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("blk.29.ffn_down.weight", "model.layers.29.mlp.down_proj.weight"),
+    ):
+        numbers = gguf.dequantize(there[theirs].data, there[theirs].tensor_type)
+        assert (unpacked[ours] == numbers.astype("float16")).all()
+    words = file.fields["tokenizer.ggml.tokens"].contents()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert [tokenizer.id_to_token(n) for n in range(len(words))] == words
 
 
 @real

@@ -196,7 +196,7 @@ def test_the_command_and_its_page(runs: tuple[Path, Path], tmp_path: Path) -> No
     others.mkdir()
     for name in ("00.png", "01.png"):
         (others / name).write_bytes((trained_models.SUBJECTS / "owl" / name).read_bytes())
-    numbers = ["--samples", "1", "--limit", "1", "--steps", "2", "--no-base"]
+    numbers = ["--samples", "1", "--limit", "1", "--steps", "2", "--no-base", "--no-text"]
     words = ["evaluate", runs[0], *numbers, "--references", others, "--out", tmp_path / "out"]
     done = Forked(*words)
     assert done.wait() == 0, done.err
