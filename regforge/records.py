@@ -46,11 +46,11 @@ class Prompt:
     Attributes:
         index: Its number, from 0 and without gaps.
         kind: `object` or `living`.
-        prompt_set: `naive`, `against`, `amplify` or `import`.
+        prompt_set: `naive`, `captions`, `against`, `amplify` or `import`.
         slots: The phrase in each slot of the recipe; None where the caption has none.
         template: Name of the caption template; empty for captions made from an instance caption.
         language_model: LiteLLM id of the model that supplied phrases; None if none did.
-        reference: File name of the instance image whose caption it was made from (`against`).
+        reference: File name of the instance image whose caption it was made from, if any.
         width: Pixels, where the prompt asks for its own size; `height` likewise.
         seed: Where the prompt asks for its own seed (`prompts.match: [seed]`), 0 to 2**32 - 1.
     """

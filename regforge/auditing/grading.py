@@ -213,7 +213,7 @@ def audit_dataset(
 
 
 def _slot_checks(found: Gathered, run: RunFacts) -> list[Check]:
-    followed = slots.followed(found, plain=run.plain)
+    followed = slots.followed(found)
     more = [followed] if followed else []
     if any(value for values in found.slots.values() for value in values):
         return [slots.coverage(found, run.offered), slots.pairs(found), *more]
@@ -243,14 +243,12 @@ class RunFacts:
         license: The dataset's, or None.
         curated: Whether black and single-coloured images were refused; None if not known.
         offered: Phrases on offer by slot.
-        plain: Whether the recipe wants photos' captions as they are (`prompts.against: plain`).
     """
 
     identifier: str | None
     license: str | None
     curated: bool | None
     offered: Mapping[str, Sequence[str]]
-    plain: bool
 
 
 def read_run(folder: Path | None) -> RunFacts:
@@ -278,7 +276,6 @@ def read_run(folder: Path | None) -> RunFacts:
         license=(value("dataset", "license", str) or "").strip() or None,
         curated=value("curate", "constant", bool),
         offered=offered,
-        plain=value("prompts", "against", str) == "plain",
     )
 
 

@@ -101,17 +101,16 @@ def _grade(facts: Mapping[str, Any], total: int) -> Grade:
     return "look" if unused or left_out or (evenness or 1.0) < UNEVEN else "good"
 
 
-def followed(found: Gathered, *, plain: bool) -> Check | None:
+def followed(found: Gathered) -> Check | None:
     """Photos' captions in which attributes were not varied; None if no captions were followed.
 
     The captions state these attributes, or do not say for sure which words are about the subject.
-    `plain` means that nothing was to be varied.
     """
     photos: dict[str, list[int]] = {}
     for number, name in enumerate(found.sets):
         if name == "against":
             photos.setdefault(found.references[number] or "", []).append(number)
-    if not photos or plain:
+    if not photos:
         return None
     attributes = [name for name in ATTRIBUTES if name in found.slots]
     kept = {

@@ -39,6 +39,7 @@ DATA_FILES = "data/train-*.parquet"
 _TAGS = ["regforge", "regularization", "dreambooth", "prior-preservation", "synthetic"]
 _SETS = {
     "naive": "one plain caption for all",
+    "captions": "captions of the subject's photos without its identifier",
     "against": "captions of the subject's photos without its identifier, their attributes varied",
     "amplify": "structured captions over the whole vocabulary",
     "import": "taken from another dataset",
@@ -244,7 +245,7 @@ def _body(
         checks=_checks(recipe.curate),
         repo_id=recipe.dataset.repo_id or "path/to/this/folder",
         vocabulary=vocabulary,
-        photos="against" in survey.sets,
+        photos=bool({"captions", "against"} & survey.sets.keys()),
         license=front.get("license"),
         license_name=front.get("license_name"),
         toy=recipe.render.model.startswith("embedded/"),

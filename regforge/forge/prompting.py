@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from regforge.errors import RegforgeError
 from regforge.files import file_digest, open_atomically, parse_json, write_atomically
 from regforge.journal import Journal, Reporter
-from regforge.recipe import CaptionImport, Recipe, drawn_slots, import_of, shares_of
+from regforge.recipe import CaptionImport, Recipe, drawn_slots, follows_photos, import_of
 from regforge.records import PackedPrompts, Prompt, read_prompts
 from regforge.runs import RunFolder
 from regforge.words import listed
@@ -299,7 +299,7 @@ def photos_of(
     from regforge.prompts.photos import photo_captions
 
     subject = recipe.subject
-    used = "against" in shares_of(recipe) or subject.captions == "write"
+    used = follows_photos(recipe) or subject.captions == "write"
     if subject.images is None or not used:
         return ()
     asks = describe if subject.captions != "files" else None

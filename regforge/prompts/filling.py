@@ -279,8 +279,7 @@ def plan_calls(recipe: Recipe, *, photos: int = 0) -> CallPlan:
 
 def _calls(recipe: Recipe) -> Iterator[CallPlan]:
     prompts = recipe.prompts
-    structured = prompts.sets.get("amplify", 0.0)
-    structured += prompts.sets.get("against", 0.0) if prompts.against == "varied" else 0.0
+    structured = prompts.sets.get("amplify", 0.0) + prompts.sets.get("against", 0.0)
     asked = [slot for slot in drawn_slots(recipe) if slot.origin == "llm"]
     if not asked:
         return

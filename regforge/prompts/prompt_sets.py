@@ -1,6 +1,7 @@
 """The prompt sets at work: rows of phrases become captions until one can be used.
 
     amplify    the caption template, over the whole vocabulary
+    captions   a photo's caption without the identifier
     against    a photo's caption with another thing in the subject's place
 
 (The `naive` set has one plain caption, and those of the `import` set are there already; see
@@ -256,18 +257,17 @@ class Against(DrawnSet):
     Attributes:
         photos: The photos and their captions, cut open at the subject.
         class_noun: Of the thing.
-        attributes: The slots whose phrases stand before the class noun; None if the captions are
-            only freed from the identifier (`prompts.against: plain`).
+        attributes: The slots whose phrases stand before the class noun.
     """
 
     name = "against"
     photos: Sequence[tuple[PhotoCaption, CutCaption]]
     class_noun: str
-    attributes: tuple[str, ...] | None
+    attributes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._article = article_for(self.class_noun)
-        self.drawn = self.attributes or ()
+        self.drawn = self.attributes
         self.droppable = self.drawn[::-1]
         self._fixed = [unvaried(around, self.drawn).keys() for _, around in self.photos]
 
@@ -283,7 +283,7 @@ class Against(DrawnSet):
         varied = {slot: phrases.get(slot) for slot in self.drawn}
         kept = {"style": around.style, "background": around.background}
         slots = {slot: varied.get(slot, kept.get(slot)) for slot in self.slots}
-        repeats = self.attributes is None or self._is_bare(row)
+        repeats = self.name == "captions" or self._is_bare(row)
         return Caption(text, slots, photo=photo, repeats=repeats)
 
     def shortest(self) -> Iterator[str]:
@@ -294,6 +294,13 @@ class Against(DrawnSet):
     def _write(self, around: CutCaption, phrases: Mapping[str, str | None]) -> str:
         attributes = {slot: phrases.get(slot) or "" for slot in self.drawn}
         return around.caption(attributes, self.class_noun, self._article)
+
+
+@dataclass(kw_only=True)
+class Captions(Against):
+    """Photos' captions without the identifier, and nothing else changed."""
+
+    name = "captions"
 
 
 def size_like(photo: PhotoCaption, area: int) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from regforge.prompts.prompt_sets import (
     Against,
     Amplify,
     Caption,
+    Captions,
     DrawnSet,
     Fault,
     PromptSet,
@@ -152,7 +153,7 @@ def photo_notes(recipe: Recipe, photos: Sequence[PhotoCaption]) -> Iterator[str]
     if "against" in shares_of(recipe):
         attributes = _attributes(recipe, _caption_templates(recipe)[0][0])
         for photo in photos:
-            if why := why_unvaried(_cut_open(recipe, photo), attributes or ()):
+            if why := why_unvaried(_cut_open(recipe, photo), attributes):
                 yield f"{photo.file}: {why}: {photo.caption!r}"
 
 
@@ -176,17 +177,14 @@ def _caption_templates(recipe: Recipe) -> list[tuple[CaptionTemplate, float]]:
     ]
 
 
-def _attributes(recipe: Recipe, template: CaptionTemplate) -> tuple[str, ...] | None:
-    """The slots that `against` captions vary; None if they are only freed from the identifier."""
-    if recipe.prompts.against == "plain":
-        return None
+def _attributes(recipe: Recipe, template: CaptionTemplate) -> tuple[str, ...]:
+    """The slots that `against` captions vary."""
     names = {slot.name for slot in slots_of(recipe)}
     return tuple(slot for slot in template.attributes or ATTRIBUTES if slot in names)
 
 
-def _cut_open(recipe: Recipe, photo: PhotoCaption) -> CutCaption:
+def _cut_open(recipe: Recipe, photo: PhotoCaption, *, vary: bool = True) -> CutCaption:
     subject = recipe.subject
-    vary = recipe.prompts.against == "varied"
     return cut_open(photo.caption, subject.class_noun, subject.identifier, photo.file, vary=vary)
 
 
@@ -213,10 +211,10 @@ class _Writer:
         self._templates = _caption_templates(self.recipe)
         if self.budget.estimated:
             self.reporter.say(f"tokens of captions are counted by {self.budget.source}")
-        self._match = match_of(self.recipe)
+        self._match = {str(n): match_of(self.recipe, n) for n in shares_of(self.recipe)}
         width, height = self.recipe.render.width, self.recipe.render.height
         self._area = (width or 0) * (height or 0)
-        if "size" in self._match and not self._area:
+        if not self._area and any("size" in each for each in self._match.values()):
             raise CannotWrite(
                 "`prompts.match: [size]` needs the size of the images.",
                 hint="Set `render.width` and `render.height`.",
@@ -284,10 +282,12 @@ class _Writer:
         if name == "amplify":
             made = Amplify(templates=self._templates, **common)
         else:
-            photos = self._photos_cut_open()
+            photos = self._photos_cut_open(name)
             phrases[PHOTO] = [str(number) for number in range(len(photos))]
-            attributes = _attributes(self.recipe, self._templates[0][0])
-            made = Against(photos=photos, class_noun=self._noun, attributes=attributes, **common)
+            if name == "against":
+                common["attributes"] = _attributes(self.recipe, self._templates[0][0])
+            kind = Against if name == "against" else Captions
+            made = kind(photos=photos, class_noun=self._noun, **common)
         self._check_shortest(made.shortest())
         phrases |= {slot: self._phrases[slot] for slot in made.drawn if slot in self._phrases}
         slots = slots_of(self.recipe)
@@ -318,26 +318,27 @@ class _Writer:
                     hint="Shorten the class noun, the template or the photo's caption.",
                 )
 
-    def _photos_cut_open(self) -> list[tuple[PhotoCaption, CutCaption]]:
+    def _photos_cut_open(self, name: str) -> list[tuple[PhotoCaption, CutCaption]]:
         """The photos whose captions may be followed, cut open at the subject."""
         if not self.photos:
-            raise CannotWrite("The `against` set needs photos of the subject (`subject.images`).")
+            raise CannotWrite(f"The `{name}` set needs photos of the subject (`subject.images`).")
         found = []
         for photo in self.photos:
-            around = _cut_open(self.recipe, photo)
+            around = _cut_open(self.recipe, photo, vary=name == "against")
             text = around.caption({}, self._noun, article_for(self._noun))
             if entry := self._exclusions.forbids(text):
                 reason = f"its caption {photo.caption!r} says what is excluded, {entry!r}"
                 self.journal.failure("prompts", photo.file, reason)
-                self.reporter.say(f"{photo.file} is not used for the against set: {reason}")
+                self.reporter.say(f"{photo.file} is not used for the {name} set: {reason}")
             else:
                 found.append((photo, around))
         if not found:
             raise ExclusionError(
                 "The caption of every photo says what is excluded.",
-                hint="Change the captions or `prompts.exclude`, or leave out the `against` set.",
+                hint=f"Change the captions or `prompts.exclude`, or leave out the `{name}` set.",
             )
-        for note in photo_notes(self.recipe, [photo for photo, _ in found]):
+        notes = photo_notes(self.recipe, [photo for photo, _ in found])
+        for note in notes if name == "against" or "against" not in self._shares else ():
             file, _, reason = note.partition(": ")
             self.journal.failure("prompts", file, reason)
             self.reporter.say(note)
@@ -358,11 +359,11 @@ class _Writer:
         source = self._sets.get(name)
         width = height = seed = None
         if (photo := caption.photo) is not None:
-            if "size" in self._match:
+            if "size" in self._match[name]:
                 width, height = size_like(photo, self._area)
             again = self._followed[photo.file] if caption.repeats else 0
             self._followed[photo.file] += caption.repeats
-            if "seed" in self._match:
+            if "seed" in self._match[name]:
                 seed = repeated_seed(photo, again)
         return Prompt(
             index=index,

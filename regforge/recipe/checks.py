@@ -35,6 +35,7 @@ from regforge.recipe.models import (
     bank_kind,
     benchmarks,
     draws_phrases,
+    follows_photos,
     is_benchmark,
     kind_wanted,
     match_of,
@@ -120,12 +121,13 @@ def _sets(recipe: Recipe) -> Iterator[Finding]:
             "needs captions to take over: name their dataset in prompts.import.dataset",
             (at,),
         )
-    if sets.get("against", 0) > 0 and recipe.subject.images is None:
-        yield Finding(
-            ("prompts", "sets", "against"),
-            "needs the photos of the subject: name their folder in subject.images",
-            (("subject", "images"),),
-        )
+    for name in ("captions", "against"):
+        if sets.get(name, 0) > 0 and recipe.subject.images is None:
+            yield Finding(
+                ("prompts", "sets", name),
+                "needs the photos of the subject: name their folder in subject.images",
+                (("subject", "images"),),
+            )
     # Whether a folder is there is asked when it is read: a run that has read it needs it no more.
     if taken is not None and not taken.dataset.strip():
         yield Finding((*at, "dataset"), "must not be blank")
@@ -338,7 +340,7 @@ def _about_the_subject(recipe: Recipe) -> Iterator[str]:
         yield f"subject.class_noun: {doubt}"
     if subject.identifier is not None:
         yield from ordinary_identifier(subject.identifier)
-    elif recipe.prompts.sets.get("against", 0) > 0:
+    elif follows_photos(recipe):
         yield (
             "subject.identifier is left out: the photos' captions are used as they are, so a rare "
             "token in them would go into the regularization captions."
@@ -347,18 +349,17 @@ def _about_the_subject(recipe: Recipe) -> Iterator[str]:
 
 def _about_prompts(recipe: Recipe) -> Iterator[str]:
     prompts, images = recipe.prompts, recipe.render.images_per_prompt
-    matches = match_of(recipe)
-    if not prompts.sets.get("against", 0) > 0:
+    plain = prompts.sets.get("captions", 0) > 0
+    matches = match_of(recipe, "captions" if plain else "against")
+    if not follows_photos(recipe):
         if prompts.match:
-            yield "prompts.match has no effect without a share of the `against` set."
-        if prompts.against != "varied":
-            yield "prompts.against has no effect without a share of the `against` set."
+            yield "prompts.match has no effect without a share of `captions` or `against`."
     else:
-        if prompts.against == "plain" and prompts.match is None and "size" not in matches:
+        if plain and prompts.match is None and "size" not in matches:
             hosted = ", as an image API draws few sizes."
             local = ". Set render.width and render.height for these."
             yield (
-                "prompts.against: plain: the images get their photos' seeds, and not their "
+                "prompts.sets.captions: the images get their photos' seeds, and not their "
                 f"proportions{hosted if recipe.render.renderer == 'hosted' else local}"
             )
         if "seed" in matches and images > 1:

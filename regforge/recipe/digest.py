@@ -47,6 +47,7 @@ from regforge.recipe.loading import PATHS, AnyRecipe, dataset_recipe_of, may_be_
 from regforge.recipe.models import (
     Recipe,
     drawn_slots,
+    follows_photos,
     import_of,
     is_benchmark,
     kind_of,
@@ -141,9 +142,9 @@ def _covered(recipe: AnyRecipe) -> dict[str, Any]:
 def _data_of(recipe: Recipe) -> dict[str, Any]:
     data = _fields_of(recipe)
     _replace_prompts(recipe, data["prompts"])
-    shares, subject, render = shares_of(recipe), data["subject"], data["render"]
+    subject, render = data["subject"], data["render"]
     subject["kind"] = kind_of(recipe)
-    if "against" in shares and recipe.subject.images is not None:
+    if follows_photos(recipe) and recipe.subject.images is not None:
         # What a vision model says is like what a language model says: the run keeps it. Written
         # beside the photos, it changes nothing.
         described = recipe.subject.captions != "files"
@@ -209,9 +210,8 @@ def _replace_prompts(recipe: Recipe, data: dict[str, Any]) -> None:
         entry if is_benchmark(entry) else _phrases_of(Path(entry), ("prompts", "exclude", number))
         for number, entry in enumerate(prompts.exclude)
     }
-    data["exclude"], data["match"] = sorted(excluded), sorted(match_of(recipe))
-    if prompts.against == "varied" or "against" not in shares:
-        del data["against"]  # as before there was a choice
+    followed = "captions" if "captions" in shares else "against"
+    data["exclude"], data["match"] = sorted(excluded), sorted(match_of(recipe, followed))
     if prompts.vocabulary is not None:
         text = _text_of(prompts.vocabulary, ("prompts", "vocabulary"))
         with suppress(ValueError):  # whoever uses it will say what is wrong with it

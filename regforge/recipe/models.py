@@ -38,9 +38,10 @@ class Prompts(Section):
     sets: dict[PromptSet, Share] = Field(
         default={"amplify": 1.0}, examples=[{"against": 0.25, "amplify": 0.75}]
     )
-    """Shares of the prompt sets: `naive` (one plain caption), `against` (each photo's caption
-    without the identifier, its attributes varied), `amplify` (structured captions over the whole
-    vocabulary), `import` (another dataset's captions). They need not sum to 1."""
+    """Shares of the prompt sets: `naive` (one plain caption), `captions` (each photo's caption
+    without the identifier), `against` (the same with another thing of the class in the subject's
+    place, its attributes varied), `amplify` (structured captions over the whole vocabulary),
+    `import` (another dataset's captions). They need not sum to 1."""
     count: Runtime[int] = Field(default=2000, ge=1)
     """How many captions. Raising it later adds captions and keeps those there are."""
     mode: Literal["vocabulary", "compose"] = "vocabulary"
@@ -87,16 +88,11 @@ class Prompts(Section):
     vocabulary: Path | None = None
     """A vocabulary.json of an earlier run, perhaps edited, to use instead of asking the language
     model."""
-    against: Literal["varied", "plain"] = "varied"
-    """What an `against` caption is. `varied`: the photo's caption with another thing of the class
-    in the subject's place, its attributes from the slots; what the rest of the caption states is
-    not varied. `plain`: the photo's caption without the identifier, and nothing else changed; it
-    comes again for each further image of its photo."""
     match: tuple[Literal["size", "seed"], ...] | None = None
-    """What an `against` image shares with its photo: the size (its proportions, with as many pixels
-    as the others), and one seed for all images of the same photo. Left out: nothing; with `against:
-    plain` the seed, and the size where `render.width` and `render.height` are given. Further images
-    with the same caption have seeds of their own."""
+    """What images of the sets `captions` and `against` share with their photo: the size (its
+    proportions, with as many pixels as the others), and one seed for all images of the same photo.
+    Left out: `against` nothing; `captions` the seed, and the size where `render.width` and
+    `render.height` are given. Further images with the same caption have seeds of their own."""
     imported: CaptionImport | None = Field(
         default=None, alias="import", examples=[{"dataset": "user/name", "revision": "v1"}]
     )
@@ -208,7 +204,7 @@ class Recipe(RecipeDocument):
 
 OBJECT_SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
 LIVING_SLOTS = ("shape", "color", "texture", "motion", "background", "lighting", "style")
-_SETS: tuple[PromptSet, ...] = ("naive", "against", "amplify", "import")
+_SETS: tuple[PromptSet, ...] = ("naive", "captions", "against", "amplify", "import")
 
 
 def kind_of(recipe: Recipe) -> Kind:
@@ -260,19 +256,23 @@ def drawn_slots(recipe: Recipe) -> tuple[Slot, ...]:
 
 def draws_phrases(recipe: Recipe) -> bool:
     """Whether some prompt set draws phrases from a vocabulary."""
-    plain = recipe.prompts.against == "plain"
-    return not set(shares_of(recipe)) <= {"naive", "import", *(["against"] if plain else [])}
+    return not set(shares_of(recipe)) <= {"naive", "captions", "import"}
 
 
-def match_of(recipe: Recipe) -> frozenset[str]:
-    """What an `against` image shares with its photo, `size` and `seed`, with the default filled in.
+def follows_photos(recipe: Recipe) -> bool:
+    """Whether some prompt set makes captions of those of the photos."""
+    return not {"captions", "against"}.isdisjoint(shares_of(recipe))
 
-    Plain captions are for images that differ from the photo's in the identifier alone. An image API
-    draws few sizes, and without `render.width` and `render.height` nobody knows the area.
+
+def match_of(recipe: Recipe, prompt_set: str) -> frozenset[str]:
+    """What an image of a set shares with its photo, `size` and `seed`, with the default filled in.
+
+    The set `captions` is for images that differ from the photo's in the identifier alone. An image
+    API draws few sizes, and without `render.width` and `render.height` nobody knows the area.
     """
     if recipe.prompts.match is not None:
         return frozenset(recipe.prompts.match)
-    if recipe.prompts.against != "plain":
+    if prompt_set != "captions":
         return frozenset()
     render = recipe.render
     sized = render.width and render.height and render.renderer != "hosted"

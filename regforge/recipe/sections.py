@@ -40,7 +40,7 @@ usual, is a rifle to Stable Diffusion."""
 
 Kind = Literal["object", "living"]
 Quantize = Literal["int8", "nf4"]
-PromptSet = Literal["naive", "against", "amplify", "import"]
+PromptSet = Literal["naive", "captions", "against", "amplify", "import"]
 
 STANDARD_SLOTS = tuple(
     "shape size color texture material motion background lighting style quality".split()
@@ -157,8 +157,8 @@ class Subject(Section):
     """The rare token that will stand for the subject, such as 'ohwx'. It is kept out of every
     regularization caption."""
     images: Path | None = None
-    """Folder with the photos of the subject, needed for the `against` set. Relative paths start at
-    the recipe."""
+    """Folder with the photos of the subject, needed for the sets `captions` and `against`.
+    Relative paths start at the recipe."""
     captions: Literal["files", "auto", "write"] = "files"
     """`files`: captions come from photos/*.txt or photos/metadata.jsonl. `auto`: a vision model
     writes the missing ones (`prompts.llm.vision_model`); they lie in the run's captions.json.

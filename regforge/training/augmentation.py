@@ -234,7 +234,7 @@ class Composer:
     ) -> Caption:
         """A caption that can be shortened, if the template writes its whole text as it stands.
 
-        Of a caption of the `against` set only what stands before the class noun can be left out:
+        Of a caption made of a photo's only what stands before the class noun can be left out:
         the rest is the instance image's own caption.
 
         Raises:
@@ -242,7 +242,7 @@ class Composer:
         """
         template = self._template(class_noun, kind)
         phrases = {slot: phrase for slot, phrase in slots.items() if phrase}
-        if prompt_set == "against":
+        if prompt_set in ("captions", "against"):
             before = template.attributes or ATTRIBUTES
             return _against(text, {s: phrases[s] for s in before if s in phrases}, class_noun)
         style = phrases.get("style", "")

@@ -54,7 +54,7 @@ def test_plain_captions_need_no_vocabulary_and_are_no_finding(
     photos = write_captioned(tmp_path / "photos", ["my old sks cat on a mat", STATED])
     recipe = write_recipe(
         subject=images(photos),
-        prompts={"sets": {"against": 1}, "against": "plain", "count": 4, "slots": ["color"]},
+        prompts={"sets": {"captions": 1}, "count": 4, "slots": ["color"]},
         render={"width": 96, "height": 96, "steps": 1},
         name="plain",
     )

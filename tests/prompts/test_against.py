@@ -153,7 +153,7 @@ def test_a_caption_with_an_unclear_subject_is_as_it_is(capsys: pytest.CaptureFix
 
 def test_plain_captions_are_the_photos_without_the_identifier() -> None:
     """kohya_ss 1989: the same words, size and seed; further images have seeds of their own."""
-    recipe = drawing(sets=AGAINST, against="plain", render={"width": 1024, "height": 1024})
+    recipe = drawing(sets={"captions": 1}, render={"width": 1024, "height": 1024})
     captions = ("a photo of my old blue sks teapot on a mat", "sks, blue, teapot, mat, 1 cup")
     shown, nothing = photos_of(*captions), Vocabulary("teapot", "object", {})
     prompts = written(recipe, 6, nothing, photos=shown)
@@ -168,7 +168,25 @@ def test_plain_captions_are_the_photos_without_the_identifier() -> None:
     assert {prompt.slots["color"] for prompt in prompts} == {None}
 
 
-PLAIN = {"against": "plain"}
+def test_captions_are_a_set_beside_others() -> None:
+    sets = {"captions": 1, "against": 2, "amplify": 1}
+    recipe = drawing(sets=sets, render={"width": 1024, "height": 1024})
+    shown = photos_of("a photo of my old sks teapot on a mat", "a sks teapot in a box")
+    made = written(recipe, 12, photos=shown)
+    by_set = {name: [each for each in made if each.prompt_set == name] for name in sets}
+    assert {name: len(prompts) for name, prompts in by_set.items()} == {
+        name: 3 * share for name, share in sets.items()
+    }
+    assert set(texts_of(by_set["captions"])) == {
+        "a photo of my old teapot on a mat",
+        "a teapot in a box",
+    }
+    assert all(prompt.seed and prompt.width == 1152 for prompt in by_set["captions"])
+    assert not any(prompt.seed or prompt.width for prompt in by_set["against"])
+    assert len(set(texts_of(by_set["against"]))) == 6
+
+
+PLAIN = {"sets": {"captions": 1}}
 SQUARE = {"width": 512, "height": 512}
 
 
@@ -185,7 +203,7 @@ SQUARE = {"width": 512, "height": 512}
 def test_what_plain_images_share_with_their_photo_can_be_chosen(
     prompts: dict[str, Any], render: dict[str, Any], own: tuple[int | None, ...]
 ) -> None:
-    recipe = drawing(sets=AGAINST, render=render, **prompts)
+    recipe = drawing(render=render, **{"sets": AGAINST, **prompts})
     (prompt,) = written(recipe, 1, photos=photos_of("a sks teapot"))
     assert (prompt.width, prompt.height, prompt.seed) == own
 

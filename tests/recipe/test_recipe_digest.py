@@ -112,7 +112,6 @@ DATA: dict[str, Any] = {
     "prompts.over_limit": "refuse",
     "prompts.exclude": ["dreambench", "other.txt"],
     "prompts.vocabulary": "other.json",
-    "prompts.against": "plain",
     "prompts.match": ["size"],
     "prompts.import": {"dataset": "me/dogs"},
     "prompts.import.dataset": "you/cats",

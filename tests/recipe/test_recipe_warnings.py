@@ -13,10 +13,9 @@ OF_DATASETS: list[tuple[dict[str, Any], str]] = [
     ({"subject": {"class_noun": "cat", "identifier": "my"}}, "'my' is an ordinary word"),
     ({"prompts": {"sets": {"against": 1}}}, "subject.identifier is left out"),
     ({"prompts": {"match": ["size"]}}, "prompts.match has no effect"),
-    ({"prompts": {"against": "plain"}}, "prompts.against has no effect"),
     (
         {
-            "prompts": {"sets": {"against": 1}, "against": "plain"},
+            "prompts": {"sets": {"captions": 1}},
             "subject": {"class_noun": "cat", "identifier": "sks"},
         },
         "Set render.width and render.height",
