@@ -226,7 +226,7 @@ def back_on_device(pipeline: Any, device: Any) -> None:
 
 def quantize(pipeline: Any) -> None:
     """Give a pipeline's denoiser and its T5 weights of 8 bits, as when they are loaded so."""
-    from regforge.images.quantizing import quantize_in_place
+    from regforge.images.loading import quantize_in_place
 
     for part in (denoiser_of(pipeline), pipeline.text_encoder_2):
         quantize_in_place(part)

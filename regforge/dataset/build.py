@@ -21,8 +21,7 @@ from pathlib import Path
 
 from regforge.dataset.card import Refusals, Survey, write_card
 from regforge.dataset.card_parts import SampleChooser, as_webp, samples_grid
-from regforge.dataset.parquet import RowWriter
-from regforge.dataset.store import Store
+from regforge.dataset.store import RowWriter, Store
 from regforge.errors import RegforgeError
 from regforge.files import UNFINISHED, delete, open_atomically, storage_error, write_atomically
 from regforge.recipe.models import Recipe

@@ -95,8 +95,7 @@ def gather(run_folder: Path, count: int | None = None) -> ReportData:
     Raises:
         RegforgeError: A shard cannot be read.
     """
-    from regforge.dataset.parquet import read_file
-    from regforge.dataset.store import Store
+    from regforge.dataset.store import Store, read_file
 
     shards = sorted(
         (path for path in (run_folder / "shards").glob("*.parquet") if path.stem.isdigit()),

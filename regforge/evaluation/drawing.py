@@ -30,10 +30,9 @@ from regforge.evaluation.suites import EvaluationError, ImageRequest, Personaliz
 from regforge.files import parse_json, write_atomically
 from regforge.images.curation import constant_colour_of
 from regforge.images.finding import EMBEDDED, ModelChoice
-from regforge.images.loading import load_model
+from regforge.images.loading import load_model, require_quantizer
 from regforge.images.loras import load_loras, silent, unload_loras
 from regforge.images.pipelines import sampler_name
-from regforge.images.quantizing import require_quantizer
 from regforge.images.renderer import (
     ModelIdentity,
     RenderedImage,
@@ -246,7 +245,7 @@ class LoadedModel:
     def _load(self) -> LocalRenderer:
         """Load what is needed, and put the LoRA and the new token on."""
         if self._base is None:
-            from regforge.images.embeddings import load_embedding
+            from regforge.images.loras import load_embedding
             from regforge.prompts.tokens import pipeline_budget
 
             model, base = self._model, self._pool.base(self._model)

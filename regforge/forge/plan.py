@@ -359,7 +359,7 @@ def _origin(slot: Slot, vocabulary: Vocabulary, stand_ins: set[str], recipe: Rec
 
 def _image_price(recipe: Recipe) -> float | None:
     """US dollars for an image, by today's list; None if unknown."""
-    from regforge.images.hosted import SIDE, image_price
+    from regforge.images.services import SIDE, image_price
 
     render = recipe.render
     if render.renderer != "hosted":
@@ -446,7 +446,7 @@ def _not_ready(recipe: Recipe, here: Path | None, *, asks: bool) -> Iterator[str
 
 
 def _size(recipe: Recipe) -> str:
-    from regforge.images.hosted import SIDE
+    from regforge.images.services import SIDE
 
     render = recipe.render
     if render.renderer == "hosted":
@@ -456,7 +456,7 @@ def _size(recipe: Recipe) -> str:
 
 def images_in(folder: RunFolder) -> int:
     """How many images the finished dataset in a run's folder has; 0 without one."""
-    from regforge.dataset.parquet import ParquetError, count_rows
+    from regforge.dataset.store import ParquetError, count_rows
 
     try:
         return sum(count_rows(path) for path in folder.dataset.glob("data/*.parquet"))

@@ -30,7 +30,7 @@ def require_renderer(render: Render) -> None:
 
         require_model(render)
     elif render.renderer == "hosted":
-        from regforge.images.hosted import require_service
+        from regforge.images.services import require_service
 
         require_service(render)
     elif render.renderer != "files":  # opening it asks the servers
@@ -46,7 +46,7 @@ def require_engine(render: Render, engine: Engine, workers: int | None) -> None:
         ClusterError: Nobody answers at RAY_ADDRESS.
         RenderSettingError: This machine is to draw and cannot quantize; workers say it themselves.
     """
-    from regforge.images.quantizing import require_quantizer
+    from regforge.images.loading import require_quantizer
     from regforge.images.ray_cluster import ClusterSettingError, require_cluster
 
     if engine not in get_args(Engine):
@@ -92,7 +92,7 @@ def open_renderer(
             workers=workers,
         )
     if render.renderer == "hosted":
-        from regforge.images.hosted import HostedRenderer
+        from regforge.images.services import HostedRenderer
 
         return HostedRenderer(render, journal=journal, reporter=reporter)
     if render.renderer == "comfyui":

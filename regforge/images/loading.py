@@ -1,18 +1,21 @@
 """Loads a diffusers model that was found, whole or in parts; or explains why that cannot be.
 
-Runs no code from a repository unless the recipe says so.
+Runs no code from a repository unless the recipe says so. Fewer bits are for the denoiser and the
+language models that read captions: CLIP and autoencoders are small, and the latter lose detail
+first. What a LoRA beside such weights computes is peft's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from regforge.devices import pick_device
 from regforge.embedded import quiet_loading
 from regforge.files import expanded, parse_json
-from regforge.images.calls import require_negative_prompt
 from regforge.images.finding import (
     FoundModel,
     ModelChoice,
@@ -23,16 +26,13 @@ from regforge.images.finding import (
     read_index,
     weights_problem,
 )
-from regforge.images.pipelines import DENOISERS, set_scheduler
-from regforge.images.quantizing import quantize_in_place, settings_of
-from regforge.images.renderer import LoraIdentity, ModelUnavailable
+from regforge.images.pipelines import DENOISERS, require_negative_prompt, set_scheduler
+from regforge.images.renderer import LoraIdentity, ModelUnavailable, RenderSettingError
 from regforge.images.shortcuts import require_shortcuts
 from regforge.recipe.model_checks import is_embedded
 from regforge.recipe.named_files import MODEL_INDEX, language_models
 from regforge.recipe.rendering import Render
-from regforge.recipe.single_files import (
-    SingleFile,
-)
+from regforge.recipe.single_files import SingleFile
 from regforge.words import first_line, missing_package
 
 if TYPE_CHECKING:
@@ -305,3 +305,52 @@ def _replace_vae(pipeline: Any, named: str, model: Path, dtype: torch.dtype) -> 
                 f"{key} {its}, not {mine}."
             )
     pipeline.register_modules(vae=vae)
+
+
+# -------------------------------------------------------------------------------------- fewer bits
+
+_PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
+
+
+def require_quantizer(quantize: str | None, device: str | None, key: str, device_key: str) -> None:
+    """See that this machine can quantize as a recipe says; the keys are for messages.
+
+    Raises:
+        RenderSettingError: Its package is not here, or there is no GPU for it.
+        DeviceError: The device is not here.
+    """
+    if quantize is None:
+        return
+    package = _PACKAGES[quantize]
+    if find_spec(package) is None:
+        raise RenderSettingError(
+            f"{key}: {quantize} needs a package that is not here: {package}.",
+            hint=f"pip install {package}",
+        )
+    if quantize == "nf4" and pick_device(device, device_key).type not in ("cuda", "xpu", "mps"):
+        raise RenderSettingError(
+            f"{key}: nf4 needs a GPU, and this machine computes on its CPU.",
+            hint="int8 runs on a CPU too.",
+        )
+
+
+def quantize_in_place(module: Any) -> None:
+    """Give the linear layers of a loaded module weights of 8 bits."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    quantize_(module, Int8WeightOnlyConfig(version=2))
+
+
+def settings_of(quantize: str, part: str, dtype: torch.dtype) -> Any:
+    """The configuration that a part is loaded with; `dtype` is the precision it computes in."""
+    import diffusers
+    import transformers
+
+    library: Any = diffusers if part in DENOISERS else transformers
+    if quantize == "nf4":
+        return library.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return library.TorchAoConfig(Int8WeightOnlyConfig(version=2))

@@ -15,19 +15,19 @@ from regforge.devices import (
     pick_dtype,
     saturating_batch_size,
 )
-from regforge.images.calls import call_settings, guidance_input
 from regforge.images.encoding import PromptCache, can_encode
-from regforge.images.loading import load_pipeline
+from regforge.images.loading import load_pipeline, require_quantizer
 from regforge.images.pipelines import (
     DENOISERS,
     as_uint8,
+    call_settings,
     default_size,
+    guidance_input,
     inputs_of,
     not_finite,
     place,
     set_scheduler,
 )
-from regforge.images.quantizing import require_quantizer
 from regforge.images.renderer import (
     ModelIdentity,
     RenderedImage,

@@ -17,8 +17,7 @@ from regforge.dataset.card import Refusals, Survey, write_card
 from regforge.dataset.card_parts import Card
 from regforge.dataset.decisions import FILE, Review
 from regforge.dataset.index import subjects_in, write_index
-from regforge.dataset.parquet import read_rows
-from regforge.dataset.store import SHARD_SIZE, Store, StoreError
+from regforge.dataset.store import SHARD_SIZE, Store, StoreError, read_rows
 from regforge.files import write_atomically
 from regforge.forge.running import RunFailed
 from regforge.hub import publish_files

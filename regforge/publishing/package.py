@@ -24,7 +24,7 @@ from typing import Any
 from regforge.dataset.build import OUR_FILES
 from regforge.dataset.card import DATA_FILES, Survey, card_configs, card_features
 from regforge.dataset.card_parts import Card, merged
-from regforge.dataset.parquet import NoDataset, count_rows, data_files, read_file, read_schema
+from regforge.dataset.store import NoDataset, count_rows, data_files, read_file, read_schema
 from regforge.errors import RegforgeError
 from regforge.hub import Contents, Remote
 from regforge.journal import Reporter, without_secrets

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.dataset.decisions import DecisionFile, Key, Review, decisions_of, kept_file
-from regforge.dataset.parquet import read_file, rows_by_group
 from regforge.dataset.sources import CannotOpen, open_dataset
 from regforge.dataset.sources.opened import key_of
+from regforge.dataset.store import read_file, rows_by_group
 from regforge.errors import RegforgeError
 from regforge.files import MOST_IMAGE, StorageError, cache_folder, write_atomically
 from regforge.files import read_file as read_bytes

@@ -14,7 +14,7 @@ from typing import Any
 
 from regforge.display import Displayed
 from regforge.hub.errors import HubAddress
-from regforge.images.quantizing import require_quantizer
+from regforge.images.loading import require_quantizer
 from regforge.prompts.tokens import clip_tokens
 from regforge.recipe import (
     TrainingRecipe,

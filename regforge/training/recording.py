@@ -327,8 +327,7 @@ class ValidationSampler:
         """
         import torch
 
-        from regforge.images.calls import guidance_of
-        from regforge.images.pipelines import not_finite
+        from regforge.images.pipelines import guidance_of, not_finite
 
         reached: dict[str, Any] = {}
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from regforge.embedded import quiet_loading
 from regforge.files import storage_error, unfinished_folder, write_atomically
-from regforge.images.embeddings import file_name
 from regforge.images.loading import assemble
+from regforge.images.loras import file_name
 from regforge.recipe.named_files import EMBEDDING_FOLDER
 
 if TYPE_CHECKING:

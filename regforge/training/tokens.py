@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regforge.images.embeddings import EmbeddingError, clip_encoders, content_of, put_on
+from regforge.images.loras import EmbeddingError, clip_encoders, content_of, put_on
 from regforge.recipe.training import TrainingSubject
 from regforge.training.batches import FamilyError
 
@@ -110,7 +110,7 @@ class TokenRows:
                 place.copy_(values)
 
     def file(self) -> bytes:
-        """Its vectors as a file, see `regforge.images.embeddings`."""
+        """Its vectors as a file, see `regforge.images.loras`."""
         return content_of(self.name, self.parameters)
 
 

@@ -16,8 +16,8 @@ from made_rows import make_rows
 from odd_images import file_of
 from PIL import Image
 
-from regforge.dataset.parquet import RowWriter
 from regforge.dataset.sources import CaptionedDataset, open_dataset
+from regforge.dataset.store import RowWriter
 
 
 class Item(NamedTuple):

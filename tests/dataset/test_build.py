@@ -12,8 +12,7 @@ from PIL import Image
 
 from regforge.dataset import build
 from regforge.dataset.build import DatasetError, DatasetInfo, build_dataset
-from regforge.dataset.parquet import NoDataset, ParquetError, read_rows
-from regforge.dataset.store import SHARD_SIZE, Store
+from regforge.dataset.store import SHARD_SIZE, NoDataset, ParquetError, Store, read_rows
 from regforge.files import StorageError
 from regforge.recipe.models import Recipe
 from regforge.records import arrow_schema

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from made_rows import make_row, make_rows
 from publishable import build, packed
 
-from regforge.dataset.parquet import NoDataset, ParquetError, read_rows, read_schema
+from regforge.dataset.store import NoDataset, ParquetError, read_rows, read_schema
 from regforge.errors import RegforgeError
 from regforge.hub import Remote
 from regforge.journal import Reporter

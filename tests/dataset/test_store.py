@@ -14,8 +14,7 @@ import pytest
 from made_rows import DIGEST, SLOTS, make_image, make_jobs, make_row, make_rows
 from PIL import Image
 
-from regforge.dataset.parquet import RowWriter
-from regforge.dataset.store import Rejection, Store, StoreError, is_made_from, thumbnail
+from regforge.dataset.store import Rejection, RowWriter, Store, StoreError, is_made_from, thumbnail
 from regforge.files import StorageError
 from regforge.journal import Journal, read
 from regforge.records import image_id, image_seed

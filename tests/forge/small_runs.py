@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from regforge.dataset.parquet import read_rows
+from regforge.dataset.store import read_rows
 from regforge.forge import Run, run
 from regforge.journal import Reporter
 from regforge.recipe import Recipe

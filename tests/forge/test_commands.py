@@ -11,7 +11,7 @@ from PIL import Image
 from shell import Shell
 from small_runs import WriteRecipe
 
-from regforge.dataset.parquet import read_rows
+from regforge.dataset.store import read_rows
 from regforge.files import recipes_folder
 
 SHIPPED = sorted(

@@ -13,8 +13,7 @@ from servers import png_of
 from shell import Shell
 from small_runs import WriteRecipe
 
-from regforge.dataset.parquet import read_rows
-from regforge.dataset.store import Store
+from regforge.dataset.store import Store, read_rows
 from regforge.journal import Journal
 from regforge.runs import RunFolder
 

@@ -16,7 +16,7 @@ from shell import Shell
 from small_runs import write_small
 
 from regforge.dataset import build
-from regforge.dataset.parquet import read_rows
+from regforge.dataset.store import read_rows
 from regforge.forge import run
 from regforge.journal import Reporter
 from regforge.recipe import load_recipe

@@ -8,7 +8,7 @@ import pytest
 from images import flow_models
 from images.drawing import CAPTIONS, difference, drawn, jobs, opened
 
-from regforge.images.calls import guidance_of
+from regforge.images.pipelines import guidance_of
 
 GUIDANCE = 4.0
 NOISE = 2

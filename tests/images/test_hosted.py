@@ -16,12 +16,12 @@ from PIL import Image
 from servers import Call, FlyingTime, OpenAIServer, Reply, drawn, png_of, refused
 
 from regforge.images import open_renderer
-from regforge.images.hosted import HostedRenderer
 from regforge.images.renderer import (
     ModelUnavailable,
     RenderError,
     RenderSettingError,
 )
+from regforge.images.services import HostedRenderer
 from regforge.images.staging import Staging, render_into
 from regforge.journal import Journal, Reporter, read
 from regforge.recipe.rendering import Render
@@ -359,7 +359,7 @@ def files() -> Iterator[str]:
 
 def behind(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The image that a service answers with the address of."""
-    monkeypatch.setattr("regforge.images.hosted._MOST_BYTES", 2_000_000)
+    monkeypatch.setattr("regforge.images.services._MOST_BYTES", 2_000_000)
     reply = Reply(body={"created": 1, "data": [{"url": address}]})
     with OpenAIServer(images=lambda call: reply) as server:
         return next(service(server).render(jobs(1))).pixels

@@ -15,8 +15,7 @@ from drawing import difference, drawn, jobs, opened
 
 from regforge.embedded import TINYWORLD
 from regforge.images import local, open_renderer, require_renderer
-from regforge.images.calls import call_settings, guidance_input
-from regforge.images.pipelines import set_scheduler
+from regforge.images.pipelines import call_settings, guidance_input, set_scheduler
 from regforge.images.renderer import ModelUnavailable, Pixels, RenderSettingError, is_sent
 from regforge.journal import Journal, Reporter
 from regforge.recipe import Render

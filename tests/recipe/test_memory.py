@@ -124,7 +124,7 @@ def test_weights_take_as_many_bytes_as_it_says(tmp_path: Path) -> None:
     import torch
     from diffusers import FluxTransformer2DModel
 
-    from regforge.images.quantizing import settings_of
+    from regforge.images.loading import settings_of
 
     wide = {"num_layers": 4, "num_single_layers": 8, "num_attention_heads": 4}
     plain = FluxTransformer2DModel(

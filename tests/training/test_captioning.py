@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from made_rows import make_row
 from small_training import Built, class_images, color_of, make_image, photos
 
-from regforge.dataset.parquet import RowWriter
+from regforge.dataset.store import RowWriter
 from regforge.files import templates_folder
 from regforge.prompts.captions import CaptionTemplate
 from regforge.records import ImageRow

@@ -25,8 +25,8 @@ from training_runs import (
     recipe,
 )
 
-from regforge.images.calls import guidance_of
 from regforge.images.loading import load_part
+from regforge.images.pipelines import guidance_of
 from regforge.journal import read
 from regforge.recipe.pipelines import TRAINABLE
 from regforge.training import train

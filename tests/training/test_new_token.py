@@ -12,8 +12,8 @@ import torch
 from images import drawing, flow_models
 from training_runs import QUIET, SUBJECTS, TOKEN, build, opened, recipe, renamed
 
-from regforge.images.embeddings import clip_encoders, content_of, load_embedding, put_on
 from regforge.images.encoding import encode
+from regforge.images.loras import clip_encoders, content_of, load_embedding, put_on
 from regforge.prompts.tokens import pipeline_budget
 from regforge.recipe import TrainingRecipe
 from regforge.training import train
@@ -240,7 +240,7 @@ def test_every_vector_is_a_token_of_the_prompt(base_of: Callable[[str], str]) ->
 
 
 def test_files_of_other_models_are_refused(base_of: Callable[[str], str], tmp_path: Path) -> None:
-    from regforge.images.embeddings import EmbeddingError
+    from regforge.images.loras import EmbeddingError
 
     plain = opened(base_of("sd")).pipeline
     file = tmp_path / "x.safetensors"

@@ -126,7 +126,7 @@ def test_what_a_package_is_missing_for_is_refused_first(tmp_path: Path) -> None:
 
 
 def test_nf4_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regforge.images.quantizing.find_spec", lambda _: True)
+    monkeypatch.setattr("regforge.images.loading.find_spec", lambda _: True)
     with pytest.raises(RegforgeError, match=r"render\.quantize: nf4 needs a GPU"):
         renderer(model="embedded/tinyworld", quantize="nf4", device="cpu")
     require_engine(Render(quantize="nf4", device="cpu"), "ray", None)  # its workers have the GPUs

@@ -11,8 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from regforge.images.finding import ModelChoice, find_model
-from regforge.images.loading import load_model
-from regforge.images.quantizing import require_quantizer
+from regforge.images.loading import load_model, require_quantizer
 from regforge.recipe.pipelines import TRAINABLE
 from regforge.recipe.training_checks import unfit
 from regforge.training.batches import FamilyError
