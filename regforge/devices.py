@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.files import cache_folder, write_atomically
+from regforge.files import cache_folder, note_in_cache, read_object
 from regforge.words import first_line
 
 if TYPE_CHECKING:
@@ -123,22 +122,12 @@ def saturating_batch_size(
     Found once, by drawing 1, 2, 4, ... images, and remembered in `batch-sizes.json` of the cache
     folder under what it is `about`: model, size and device.
     """
-    path, key = cache_folder() / "batch-sizes.json", f"{about}, up to {most}"
-    known = _sizes(path)
-    if key not in known:
+    file, key = "batch-sizes.json", f"{about}, up to {most}"
+    size: int | None = read_object(cache_folder() / file).get(key)
+    if type(size) is not int or size < 1:
         size = _saturating(draw, most, clock)
-        known = {**_sizes(path), key: size}  # others may have found theirs meanwhile
-        with suppress(RegforgeError):  # where nothing can be written it is found each time
-            write_atomically(path, json.dumps(known, indent=1).encode())
-    return known[key]
-
-
-def _sizes(path: Path) -> dict[str, int]:
-    try:
-        found = dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):  # not there, or damaged
-        return {}
-    return {key: size for key, size in found.items() if type(size) is int and size > 0}
+        note_in_cache(file, key, size)
+    return size
 
 
 def _saturating(draw: Callable[[int], object], most: int, clock: Callable[[], float]) -> int:

@@ -1,12 +1,15 @@
-"""How results look in notebooks, and how pandas and datasets take them."""
+"""How results look: in notebooks, to pandas and datasets, and as pages for a browser."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from regforge.files import templates_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -73,3 +76,30 @@ class Tabular(Displayed):
         with pandas.option_context("display.max_colwidth", None):
             table = pandas.DataFrame(self.summary()).to_html(index=False, border=0, na_rep="")
         return f"{self._image_html()}{table}"
+
+
+def html_page(folder: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> bytes:
+    """The page of a folder of templates, in UTF-8: FOLDER.html.j2, FOLDER.css and FOLDER.js in one.
+
+    Values are escaped, but for `Markup`. The template gets the digests of style and script, for its
+    Content-Security-Policy to allow nothing else.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    source = templates_folder() / folder
+    environment = Environment(
+        loader=FileSystemLoader(source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    for name, suffix in (("css", "css"), ("script", "js")):
+        text = (source / f"{folder}.{suffix}").read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        values |= {name: Markup(text), f"{name}_digest": f"sha256-{digest}"}
+    page = environment.get_template(f"{folder}.html.j2").render(**values)
+    # Captions can hold what UTF-8 cannot, such as half of a surrogate pair.
+    return page.encode("utf-8", errors="replace")

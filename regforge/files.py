@@ -53,6 +53,8 @@ MOST_CAPTION = 2**20
 MOST_IMAGE = 256 * 2**20
 """Bytes of an image file; a larger one is none that anybody trains on."""
 
+_MOST_NOTED = 1000
+
 
 def read_file(path: Path, most: int) -> bytes:
     """The content of an ordinary file of at most so many bytes.
@@ -190,6 +192,26 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where there is none that can be read."""
+    try:
+        found = parse_json(read_file(path, MOST_TEXT))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def note_in_cache(name: str, key: str, value: Any) -> None:
+    """Note a value in a JSON file of the cache folder, which keeps the newest 1,000 of them.
+
+    A read-only cache must not stop a run: where nothing can be written, nothing is noted.
+    """
+    path = cache_folder() / name
+    noted = list({**read_object(path), key: value}.items())[-_MOST_NOTED:]
+    with suppress(StorageError):
+        write_atomically(path, json.dumps(dict(noted), indent=1))
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Raise an OSError of the block as a StorageError about `path`."""
@@ -225,10 +247,11 @@ def storage_error(path: Path, error: Exception) -> StorageError:
 _LARGE = 64 * 2**20
 """Bytes from which on a file's digest is kept between processes."""
 
+_DIGESTS = "digests.json"
+
 _SETTLED = 2.0
 """Seconds since a file's last change after which its times tell the next change."""
 
-_MOST_KEPT = 1000
 _OF_A_MODEL = frozenset((".json", ".txt", ".safetensors", ".model", ".py"))
 
 
@@ -266,25 +289,14 @@ def revision_of(folder: Path) -> str:
 @lru_cache(maxsize=4096)
 def _digest(path: Path, size: int, changed: int, created: int) -> str:
     key, version = str(path), [size, changed, created]
-    known = _kept().get(key) if size >= _LARGE else None
+    known = read_object(cache_folder() / _DIGESTS).get(key) if size >= _LARGE else None
     if isinstance(known, list) and known[:-1] == version and isinstance(known[-1], str):
         return known[-1]
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if size >= _LARGE and time.time() - max(changed, created) / 1e9 > _SETTLED:
-        newest = {**_kept(), key: [*version, digest]}
-        with suppress(StorageError):  # a read-only cache must not stop a run
-            kept = json.dumps(dict(list(newest.items())[-_MOST_KEPT:]))
-            write_atomically(cache_folder() / "digests.json", kept)
+        note_in_cache(_DIGESTS, key, [*version, digest])
     return digest
-
-
-def _kept() -> dict[str, object]:
-    try:
-        content = json.loads((cache_folder() / "digests.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 # -------------------------------------------------------- what comes with regforge and is not code

@@ -25,7 +25,7 @@ from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import (
     UNFINISHED,
     delete,
-    parse_json,
+    read_object,
     remove_unfinished,
     storage_errors,
     write_atomically,
@@ -101,11 +101,7 @@ class OwnedFolder:
 
     def state(self) -> dict[str, Any]:
         """Facts that earlier sessions settled, such as the batch size; empty for a new run."""
-        try:
-            state = parse_json(self._state.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return state if isinstance(state, dict) else {}
+        return read_object(self._state)
 
     def remember(self, **facts: Any) -> None:
         """Add facts to the state."""

@@ -29,8 +29,8 @@ FLOORS = (
     ("prompts", "images", "dataset"),
     ("providers",),
     ("runs",),
-    ("recipe", "records", "embedded", "journal", "files", "hub", "devices"),
-    ("image_files", "display"),
+    ("recipe", "records", "embedded", "journal", "files", "hub", "devices", "display"),
+    ("image_files",),
     ("words",),
     ("errors", "version"),
 )

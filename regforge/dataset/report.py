@@ -8,8 +8,6 @@ Whatever models or people wrote reaches it as escaped text only.
 from __future__ import annotations
 
 import base64
-import functools
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from regforge import journal
 from regforge.dataset import report_facts as facts
 from regforge.dataset.card import provenance
 from regforge.dataset.decisions import Review, kept_file
-from regforge.files import parse_json, templates_folder, write_atomically
+from regforge.display import html_page
+from regforge.files import parse_json, write_atomically
 from regforge.records import ImageRow
 from regforge.runs import RunFolder
 from regforge.version import __version__
@@ -188,43 +186,18 @@ def write_report(path: Path, data: ReportData) -> None:
     Raises:
         StorageError: The file cannot be written.
     """
-    folder = templates_folder() / "report"
-    css = (folder / "report.css").read_text(encoding="utf-8")
-    script = (folder / "report.js").read_text(encoding="utf-8")
     payload = _payload(data)
     # JSON that cannot end the script element it stands in, nor start another one.
     text = json.dumps(payload, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            **_static_parts(data),
-            css=Markup(css),
-            script=Markup(script),
-            css_digest=_csp_digest(css),
-            script_digest=_csp_digest(script),
-            payload=Markup(text),
-            audit=_audit(data.audit, {(payload["common"] | row)["id"] for row in payload["rows"]}),
-        )
+    page = html_page(
+        "report",
+        {},
+        **_static_parts(data),
+        payload=Markup(text),
+        audit=_audit(data.audit, {(payload["common"] | row)["id"] for row in payload["rows"]}),
     )
-    # Captions can hold what UTF-8 cannot, such as half of a surrogate pair.
-    write_atomically(path, page.encode("utf-8", errors="replace"))
-
-
-@functools.cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(templates_folder() / "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _csp_digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    write_atomically(path, page)
 
 
 def _payload(data: ReportData) -> dict[str, Any]:

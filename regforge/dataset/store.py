@@ -18,10 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from PIL import Image
-
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import open_atomically, parse_json, remove_unfinished, storage_error
+from regforge.image_files import BrokenImage, decode
 from regforge.journal import Journal
 from regforge.records import ImageJob, ImageRow, RecordError, arrow_schema, as_table, image_seed
 from regforge.words import first_line
@@ -234,9 +233,8 @@ class Store:
 def thumbnail(image: bytes, size: int = THUMBNAIL_SIZE) -> bytes | None:
     """A small WebP copy of an image file, `size` pixels long; None if it cannot be read."""
     try:
-        with Image.open(io.BytesIO(image), formats=("WEBP", "PNG", "JPEG")) as decoded:
-            small = decoded.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        small = decode(image, ("WEBP", "PNG", "JPEG")).convert("RGB")
+    except BrokenImage:
         return None
     small.thumbnail((size, size))
     buffer = io.BytesIO()

@@ -48,6 +48,7 @@ from regforge.evaluation.suites import (
 )
 from regforge.evaluation.wording import shown
 from regforge.images import Engine, require_engine
+from regforge.images.renderer import remember_speed, seconds_per_image
 from regforge.journal import Reporter
 from regforge.recipe import Render
 from regforge.recipe.named_files import LORA_NAME
@@ -177,8 +178,6 @@ class _Session:
 
     def _announce(self) -> None:
         """Say what is to come, and about how long it takes where this machine has drawn before."""
-        from regforge.forge.rendering import seconds_per_image
-
         plans = self._plan.models
         missing = sum(map(self._missing, plans))
         total = sum(len(each.drawn) for each in plans)
@@ -193,8 +192,6 @@ class _Session:
 
     def _evaluated(self, plan: ModelPlan, features: SubjectFeatures) -> ModelResult:
         """Draw and score one model."""
-        from regforge.forge.rendering import remember
-
         missing, before = self._missing(plan), self._drawing
         folder = self._folder.images / plan.folder
         with (
@@ -204,7 +201,7 @@ class _Session:
             drawn = loaded.draw(plan.drawn, folder=folder, task=task)
             scored = self._scorer.score(plan, self._timed(plan, drawn), features)
         if missing >= _ENOUGH:
-            remember(self._render, missing, self._drawing - before - self._loading)
+            remember_speed(self._render, missing, self._drawing - before - self._loading)
         return summarize(plan.model, scored, seed=self._seed)
 
     def _timed(self, plan: ModelPlan, drawn: Iterator[Image.Image]) -> Iterator[Image.Image]:

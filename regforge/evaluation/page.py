@@ -8,7 +8,6 @@ notes reach it as escaped text only. Everything but the enlarged view works with
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,15 +15,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from regforge.display import html_page
 from regforge.evaluation import plots, wording
 from regforge.evaluation.metrics import BY_KEY, Interval, is_clear, metrics_of
 from regforge.evaluation.results import Evaluation, ModelResult
 from regforge.evaluation.suites import EvaluationError, ImageScores
-from regforge.files import templates_folder, write_atomically
+from regforge.files import write_atomically
 from regforge.version import __version__
 from regforge.words import counted
 
@@ -46,31 +45,13 @@ def write_page(evaluation: Evaluation, folder: Path, *, budget: int = BUDGET) ->
     Images are read from the evaluation's own folder, and those that are not there any more named.
     Beyond so many bytes of thumbnails the last samples are left out, and the page says so.
     """
-    source = templates_folder() / "evaluation"
-    css = (source / "evaluation.css").read_text(encoding="utf-8")
-    script = (source / "evaluation.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(source),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Any] = {
         "number": wording.number,
         "plus_minus": wording.plus_minus,
         "with_code": _with_code,
     }
-    page = environment.get_template("evaluation.html.j2").render(
-        **_context(evaluation, budget),
-        css=Markup(css),
-        script=Markup(script),
-        css_digest=_csp_digest(css),
-        script_digest=_csp_digest(script),
-    )
     path = folder / FILE
-    # Prompts can hold what UTF-8 cannot, such as half of a surrogate pair.
-    write_atomically(path, page.encode("utf-8", errors="replace"))
+    write_atomically(path, html_page("evaluation", filters, **_context(evaluation, budget)))
     return path
 
 
@@ -83,10 +64,6 @@ def _with_code(text: str) -> Markup:
         Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
         for number, part in enumerate(parts)
     )
-
-
-def _csp_digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 # ---------------------------------------------------------------------------------- the whole page

@@ -33,7 +33,7 @@ from regforge.evaluation.suites import (
     home_of,
     without_identifier,
 )
-from regforge.files import parse_json, storage_error, write_atomically
+from regforge.files import read_object, storage_error, write_atomically
 from regforge.journal import Reporter
 from regforge.runs import OwnedFolder
 from regforge.words import counted, from_here
@@ -275,7 +275,7 @@ def _prompts(model: PersonalizedModel, prompts: Sequence[str]) -> dict[str, str]
 def _folder(model: PersonalizedModel, out: Path | None, request: Mapping[str, Any]) -> Path:
     """The folder that the same request began, or a new one; `out` if it holds nothing else."""
     if out is not None:
-        there = _request_in(out)
+        there = read_object(out / REQUEST).get("request")
         damaged = (out / REQUEST).exists()  # its request is lost; each image says what it shows
         foreign = there is None and _SamplesFolder(out).holds_others_files(ours=damaged)
         if (there is not None and there != request) or foreign:
@@ -288,7 +288,7 @@ def _folder(model: PersonalizedModel, out: Path | None, request: Mapping[str, An
     there = parent.iterdir() if parent.is_dir() else ()
     numbered = {int(path.name): path for path in there if path.name.isdecimal()}
     for number in sorted(numbered):
-        if _request_in(numbered[number]) == request:
+        if read_object(numbered[number] / REQUEST).get("request") == request:
             return numbered[number]
     number = max(numbered, default=0) + 1
     while True:
@@ -315,15 +315,6 @@ def _beside(model: PersonalizedModel) -> Path:
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False)
     write_atomically(folder / REQUEST, f"{text}\n")
-
-
-def _request_in(folder: Path) -> Any:
-    """The request for the samples in a folder; None if there are none."""
-    try:
-        content = parse_json((folder / REQUEST).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content.get("request") if isinstance(content, dict) else None
 
 
 # ------------------------------------------------------------------------------------- the grid

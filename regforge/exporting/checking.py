@@ -28,7 +28,7 @@ from regforge.exporting.trainer import (
 )
 from regforge.image_files import BrokenImage, decode, oddities, patient
 from regforge.journal import Task
-from regforge.words import counted
+from regforge.words import counted, from_here
 
 _SHOWN = 20
 
@@ -84,7 +84,7 @@ class Target:
         """For a terminal."""
         lines = [self.title, *(f"- {note}" for note in self.notes), ""]
         lines += [f"  {line}" for line in self.command.splitlines()]
-        lines += ["", f"  More in {_relative(self.readme)}"]
+        lines += ["", f"  More in {from_here(self.readme)}"]
         checked = self.checked.as_text() if self.checked else ""
         return "\n".join([*lines, *(f"  {line}" for line in checked.splitlines())])
 
@@ -116,7 +116,7 @@ class Exported(Displayed):
     def as_text(self) -> str:
         """For a terminal."""
         photos = f" and {counted(self.photos, 'photo')}" if self.photos else ""
-        head = f"{counted(self.images, 'image')} of {self.dataset}{photos} in {_relative(self.out)}"
+        head = f"{counted(self.images, 'image')} of {self.dataset}{photos} in {from_here(self.out)}"
         parts = ["\n".join([head, *(f"- {note}" for note in self.notes)])]
         parts += [target.as_text() for target in self.targets]
         if self.differs:
@@ -125,11 +125,6 @@ class Exported(Displayed):
                 "what was changed before that, or export to another folder."
             )
         return "\n\n".join(parts)
-
-
-def _relative(path: Path) -> Path:
-    """The path as a person in this folder would write it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def check_layout(material: Material, digests: Mapping[str, str], task: Task) -> list[str]:

@@ -18,7 +18,6 @@ from regforge.display import Displayed
 from regforge.embedded import phrase_banks
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.forge.prompting import open_import, photos_of
-from regforge.forge.rendering import seconds_per_image
 from regforge.journal import Journal, Reporter
 from regforge.recipe import (
     Recipe,
@@ -175,7 +174,7 @@ def make_plan(
     """
     from regforge.images import require_engine
     from regforge.images.loading import look_over
-    from regforge.images.renderer import is_sent
+    from regforge.images.renderer import is_sent, seconds_per_image
     from regforge.prompts.captions import instance_caption
     from regforge.prompts.filling import plan_calls
     from regforge.prompts.sampling import apportion
@@ -221,7 +220,7 @@ def make_plan(
         calls_cost = estimate_cost(llm, calls.prompt_tokens, calls.completion_tokens)
     check_price(recipe)
     who, absent = _asked(recipe)
-    images = recipe.prompts.count * render.images_per_prompt
+    images = recipe.image_count
     price, speed = _image_price(recipe), seconds_per_image(render)
     memory = estimate(render)
     images_cost = None if price is None else price * images

@@ -9,25 +9,22 @@ shards that follow; the batches are the same.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regforge.dataset.decisions import FILE, DecisionsError, Review
 from regforge.dataset.store import SHARD_SIZE, Rejection, Store, is_made_from, thumbnail
 from regforge.errors import RegforgeError
-from regforge.files import StorageError, cache_folder, parse_json, write_atomically
+from regforge.files import write_atomically
 from regforge.forge.prompting import PromptStage
 from regforge.images.curation import BLANK, Curator, Verdict
 from regforge.images.elsewhere import ImagesMissing, hand_out, take_back
 from regforge.journal import Journal, Reporter, Task
-from regforge.recipe import Recipe, Render
+from regforge.recipe import Recipe
 from regforge.records import ImageJob, ImageRow, Prompt, file_suffix, image_jobs
 from regforge.runs import RunFolder
 from regforge.words import still_said
@@ -333,6 +330,7 @@ class ImageStage:
 
     def _render(self, jobs: Sequence[ImageJob], task: Task) -> None:
         """Draw into the staging area what is not there yet."""
+        from regforge.images.renderer import remember_speed
         from regforge.images.staging import render_into
 
         renderer, staging = self._open()
@@ -348,7 +346,7 @@ class ImageStage:
             batch_size = renderer.batch_size
             self.journal.event("rendered", images=drawn, seconds=seconds, batch_size=batch_size)
             if not renderer.ahead and self.recipe.render.renderer != "files":  # of one machine
-                remember(self.recipe.render, drawn, seconds)
+                remember_speed(self.recipe.render, drawn, seconds)
 
     def _judge(self, attempts: Sequence[ImageJob]) -> tuple[_Refused, ImageRow | None]:
         """The attempts that were refused, and the row of the first one that is good enough."""
@@ -501,48 +499,3 @@ class ImageStage:
             hint=f"The reasons are in {self.folder.report} and {self.folder.path}/ledger.jsonl. "
             + (self._about_blank() if blank > len(rejected) / 2 else often),
         )
-
-
-# ----------------------------------------------------------------------------- how long images take
-
-
-_EMBEDDED_SECONDS_PER_STEP = 0.012
-"""Of the embedded pipeline on two ordinary cores, until this machine has tried it."""
-
-
-# One small JSON file in the cache folder, by model, size and steps. Deleting it is safe.
-
-
-def seconds_per_image(render: Render) -> float | None:
-    """What an image took here the last time; None for a model that was not tried yet."""
-    known = _speeds().get(_speed_key(render))
-    if known is None and render.model == "embedded/tinyworld":
-        start, stop = render.guidance_window
-        whole = render.steps / render.cache_interval * (1 + stop - start) / 2
-        return _EMBEDDED_SECONDS_PER_STEP * whole
-    return known
-
-
-def remember(render: Render, images: int, seconds: float) -> None:
-    """Note what some images took, all in all."""
-    speeds = _speeds() | {_speed_key(render): round(seconds / images, 4)}
-    with suppress(StorageError):  # a read-only cache must not stop a run
-        write_atomically(_speeds_file(), json.dumps(speeds, indent=1))
-
-
-def _speed_key(render: Render) -> str:
-    size = f"{render.width or 'own'}x{render.height or 'own'}"
-    steps = ", ".join([f"{render.steps} steps", *map(" ".join, render.shortcuts.items())])
-    return f"{render.model} {size} {steps}, {render.device or 'best device'}"
-
-
-def _speeds() -> dict[str, float]:
-    try:
-        content = parse_json(_speeds_file().read_bytes())
-        return {str(key): float(value) for key, value in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _speeds_file() -> Path:
-    return cache_folder() / "speeds.json"

@@ -6,8 +6,8 @@ Looks at pixels, hashes and one score; knows nothing about how an image was made
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from PIL import Image, ImageStat
 
 from regforge.errors import RegforgeError
 from regforge.files import expanded
+from regforge.image_files import BrokenImage, decode
 from regforge.recipe.models import Curate
 from regforge.records import SCORES, ImageRow
 from regforge.words import first_line, missing_package
@@ -230,11 +231,9 @@ class _Accepted:
 
 def _decoded(image: bytes) -> Image.Image | None:
     """The image as RGB, or None if it cannot be read."""
-    try:
-        with Image.open(io.BytesIO(image), formats=_FORMATS) as decoded:
-            return decoded.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+    with suppress(BrokenImage):
+        return decode(image, _FORMATS).convert("RGB")
+    return None
 
 
 def perceptual_hash_of(image: Image.Image) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from regforge.devices import is_out_of_memory
 from regforge.images.renderer import Pixels, RenderError, RenderSettingError
 from regforge.recipe.pipelines import GUIDED_FROM_ZERO, UNDISTILLED, usual
-from regforge.recipe.rendering import Render
+from regforge.recipe.rendering import SCHEDULERS, Render
 from regforge.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -141,19 +141,6 @@ def not_finite(images: Any) -> Sequence[bool]:
 
 
 # ------------------------------------------------------------------------------------- schedulers
-
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {"use_karras_sigmas": False}),
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": False}),
-    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "unipc": ("UniPCMultistepScheduler", {"use_karras_sigmas": False}),
-    "lms": ("LMSDiscreteScheduler", {"use_karras_sigmas": False}),
-    "heun": ("HeunDiscreteScheduler", {"use_karras_sigmas": False}),
-}
-"""Friendly name -> diffusers class and what it is set to."""
 
 _SAMPLERS = {
     "euler_ancestral": "Euler a",

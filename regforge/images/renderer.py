@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regforge.errors import EXIT_USAGE, RegforgeError
+from regforge.files import cache_folder, note_in_cache, read_object
 from regforge.recipe.rendering import Render
 from regforge.records import ImageJob
 
@@ -182,3 +183,35 @@ def batches(
         for group in by_size(jobs, identity)
         for start in range(0, len(group), batch_size)
     ]
+
+
+# ----------------------------------------------------------------------------- how long images take
+
+_EMBEDDED_SECONDS_PER_STEP = 0.012
+"""Of the embedded pipeline on two ordinary cores, until this machine has tried it."""
+
+_SPEEDS = "speeds.json"
+"""In the cache folder: seconds by model, size and steps."""
+
+
+def seconds_per_image(render: Render) -> float | None:
+    """What an image took here the last time; None for a model that was not tried yet."""
+    known = read_object(cache_folder() / _SPEEDS).get(_speed_key(render))
+    if isinstance(known, int | float):
+        return float(known)
+    if render.model != "embedded/tinyworld":
+        return None
+    start, stop = render.guidance_window
+    whole = render.steps / render.cache_interval * (1 + stop - start) / 2
+    return _EMBEDDED_SECONDS_PER_STEP * whole
+
+
+def remember_speed(render: Render, images: int, seconds: float) -> None:
+    """Note what some images took, all in all."""
+    note_in_cache(_SPEEDS, _speed_key(render), round(seconds / images, 4))
+
+
+def _speed_key(render: Render) -> str:
+    size = f"{render.width or 'own'}x{render.height or 'own'}"
+    steps = ", ".join([f"{render.steps} steps", *map(" ".join, render.shortcuts.items())])
+    return f"{render.model} {size} {steps}, {render.device or 'best device'}"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from regforge.files import UNFINISHED, delete, parse_json, write_atomically
+from regforge.files import UNFINISHED, delete, read_object, write_atomically
 from regforge.images.pipelines import sampler_name
 from regforge.images.renderer import (
     EncodedImage,
@@ -250,12 +250,12 @@ class Staging:
         return self._folder / f"{job.id}.{job.attempt}.{suffix}"
 
     def _staged(self, job: ImageJob) -> EncodedImage | None:
+        marker = read_object(self._path(job, "json"))
         try:
-            marker = parse_json(self._path(job, "json").read_bytes())
             image = self._path(job, SUFFIXES[self._render.format]).read_bytes()
-        except (OSError, ValueError):
+        except OSError:
             return None
-        if not isinstance(marker, dict) or marker.get("made_from") != self._made_from(job):
+        if marker.get("made_from") != self._made_from(job):
             return None
         if marker.get("sha256") != hashlib.sha256(image).hexdigest():
             return None

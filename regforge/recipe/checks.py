@@ -53,17 +53,11 @@ from regforge.recipe.pipelines import (
     unsaid_velocity,
 )
 from regforge.recipe.problems import Location, one_of, suggestion
-from regforge.recipe.rendering import ALL_STEPS, Render
+from regforge.recipe.rendering import ALL_STEPS, SCHEDULERS, Render
 from regforge.recipe.sections import Slot
 from regforge.recipe.terms import terms_of
 from regforge.recipe.workflows import Role, WorkflowError, read_workflow
 from regforge.words import has_words, is_token
-
-SCHEDULERS = tuple(
-    "euler_ancestral euler ddim ddpm dpmpp_2m dpmpp_2m_karras unipc lms heun".split()
-)
-"""As in `images.pipelines`; checked here too, before a model is fetched for nothing."""
-
 
 _FEWEST_WHOLE = 6
 """Steps of which the deep blocks are computed, in what `render.speed` fills in."""

@@ -277,8 +277,8 @@ def _regularization(
         of_twins = ("prior_weight", "per_instance") if twins_of(recipe) else ()
         return {key: data[key] for key in (*of_twins, *kept) if key in data} or None
     if made_by is not None:
-        images = made_by.prompts.count * made_by.render.images_per_prompt
-        return {**data, "dataset": {"recipe": recipe_digest(made_by), "images": images}}
+        recipe_named = {"recipe": recipe_digest(made_by), "images": made_by.image_count}
+        return {**data, "dataset": recipe_named}
     address = HubAddress.parse(named.dataset, dataset=True)
     if address is not None:
         return {**data, "dataset": str(address.at(named.revision)), "revision": None}

@@ -30,13 +30,14 @@ from regforge.recipe.named_files import (
     pipeline_class,
     require_lora,
     strays_in,
+    tensor_shapes,
 )
 from regforge.recipe.phrases import knows_word, noun_fault
 from regforge.recipe.pipelines import CACHED, TRAINABLE, class_here, folder_here, read_json
 from regforge.recipe.problems import Location, shown
 from regforge.recipe.rendering import Render
 from regforge.recipe.sections import RARE
-from regforge.recipe.single_files import SingleFileError, names_file, single_file, tensor_shapes
+from regforge.recipe.single_files import SingleFileError, names_file, single_file
 from regforge.words import has_words, without_words
 
 _EMBEDDED: dict[Location, str] = {

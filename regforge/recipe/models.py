@@ -199,6 +199,11 @@ class Recipe(RecipeDocument):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Everything random follows from it."""
 
+    @property
+    def image_count(self) -> int:
+        """How many images it asks for."""
+        return self.prompts.count * self.render.images_per_prompt
+
 
 # ---------------------------------------------------------------------------------------- defaults
 

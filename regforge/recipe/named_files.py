@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from regforge.errors import EXIT_USAGE, RegforgeError
-from regforge.files import read_file, read_text
+from regforge.files import read_file, read_object, read_text
 
 MODEL_INDEX = "model_index.json"
 """The file that makes a folder a diffusers pipeline."""
@@ -48,24 +48,19 @@ def is_folder(path: Path) -> bool:
 
 def pipeline_class(folder: Path) -> str | None:
     """The diffusers class of the pipeline in a folder; None where its index does not say."""
-    name = _index_in(folder).get("_class_name")
+    name = read_object(folder / MODEL_INDEX).get("_class_name")
     return name if isinstance(name, str) else None
 
 
 def language_models(folder: Path) -> list[str]:
     """What the pipeline in a folder calls its text encoders that are no CLIP: T5, Gemma, ..."""
-    parts = ((n, part) for n, part in _index_in(folder).items() if n.startswith("text_encoder"))
+    parts = (
+        (n, part)
+        for n, part in read_object(folder / MODEL_INDEX).items()
+        if n.startswith("text_encoder")
+    )
     kinds = {name: part[-1] for name, part in parts if isinstance(part, list) and part}
     return sorted(n for n, kind in kinds.items() if kind and not str(kind).startswith("CLIP"))
-
-
-def _index_in(folder: Path) -> dict[str, Any]:
-    """The index of a pipeline; empty where it cannot be read."""
-    try:
-        index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return index if isinstance(index, dict) else {}
 
 
 def names_recipe(name: str) -> bool:
@@ -284,18 +279,27 @@ def lora_header(path: Path) -> tuple[Sequence[str], Mapping[str, str]]:
         return list(file.keys()), file.metadata() or {}
 
 
-def shapes_in(folder: Path) -> dict[str, Sequence[int]]:
-    """Names and shapes of the tensors in a folder's safetensors files; nothing is loaded.
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file's tensors; nothing is loaded.
+
+    Raises:
+        LoraError: It is no safetensors file, or a damaged one.
+    """
+    with _safetensors(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def shapes_in(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a folder's safetensors files.
 
     Of weights that are there in several variants, each counts once.
 
     Raises:
         LoraError: One of them is damaged.
     """
-    shapes: dict[str, Sequence[int]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with _safetensors(path) as file:
-            shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        shapes |= tensor_shapes(path)
     return shapes
 
 

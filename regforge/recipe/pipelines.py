@@ -10,7 +10,6 @@ Hub, and of ai-toolkit (ui/src/app/jobs/new/options.tsx at commit 27a03a9) and S
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from regforge.embedded import EMBEDDED_FOLDERS
-from regforge.files import expanded, read_text
+from regforge.files import expanded, read_object
 from regforge.hub.errors import HubAddress
 from regforge.recipe.named_files import MODEL_INDEX, is_file, is_folder, pipeline_class
 from regforge.recipe.single_files import (
@@ -454,7 +453,7 @@ def unsaid_velocity(model: str, revision: str | None, config: str | None) -> str
     if file is None or file.noise or not file.kind.whole or not _V.search(file.path.name):
         return None
     folder = folder_here(model, revision, config)
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json") if folder else {}
+    scheduler = read_object(folder / "scheduler" / "scheduler_config.json") if folder else {}
     if scheduler.get("prediction_type") == "v_prediction":
         return None
     return (
@@ -465,7 +464,7 @@ def unsaid_velocity(model: str, revision: str | None, config: str | None) -> str
 
 def read_json(model: str, file: str) -> Mapping[str, Any]:
     """A JSON file of a folder, or of a repository in the Hub's cache; empty if there is none."""
-    return _json((folder_of(model) or cached_folder(model, None) or expanded(model)) / file)
+    return read_object((folder_of(model) or cached_folder(model, None) or expanded(model)) / file)
 
 
 def _drawn_with(family: Family | None) -> Usual | None:
@@ -494,9 +493,9 @@ def _named(model: str, families: tuple[Family, ...]) -> Family | None:
 
 def _fitting(folder: Path, families: tuple[Family, ...]) -> Iterator[Family]:
     """The families whose class and facts are those of a folder."""
-    kind = _json(folder / MODEL_INDEX).get("_class_name")
+    kind = read_object(folder / MODEL_INDEX).get("_class_name")
     for family in families:
-        facts = (_json(folder / file).get(key) == value for file, key, value in family.facts)
+        facts = (read_object(folder / file).get(key) == value for file, key, value in family.facts)
         if kind is not None and family.pipeline == kind and all(facts):
             yield family
 
@@ -511,25 +510,16 @@ def _in_folder(folder: Path) -> Family | None:
     family = next(filter(_alone, _fitting(folder, _ALL)), None)
     if _drawn_with(family):
         return family
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_object(folder / "scheduler" / "scheduler_config.json")
     noise = str(scheduler.get("_class_name"))
     # SD and SDXL Turbo begin at the last time step, without training for zero terminal SNR.
     from_the_end = scheduler.get("timestep_spacing") == "trailing"
     from_the_end = from_the_end and not scheduler.get("rescale_betas_zero_snr")
     predicts_noise = scheduler.get("prediction_type") == "epsilon"
     rules = (
-        (_json(folder / "unet" / "config.json").get("time_cond_proj_dim"), _LCM),
+        (read_object(folder / "unet" / "config.json").get("time_cond_proj_dim"), _LCM),
         (noise in ("LCMScheduler", "TCDScheduler"), _TURBO),
-        (_json(folder / MODEL_INDEX).get("is_distilled"), _TURBO),
+        (read_object(folder / MODEL_INDEX).get("is_distilled"), _TURBO),
         (from_the_end and predicts_noise and noise.startswith("Euler"), _TURBO),
     )
     return next((told for applies, told in rules if applies), family)
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    """A configuration; empty where it cannot be read, which whoever loads it will say."""
-    try:
-        found = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -82,6 +82,19 @@ AS_LOADED = "as loaded"
 """The `render.model` of a web UI whose checkpoint the recipe leaves to it."""
 ELSEWHERE = "drawn elsewhere"
 """The scheduler, and where the recipe names none the model, of images that come as files."""
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {"use_karras_sigmas": False}),
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": False}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {"use_karras_sigmas": False}),
+    "lms": ("LMSDiscreteScheduler", {"use_karras_sigmas": False}),
+    "heun": ("HeunDiscreteScheduler", {"use_karras_sigmas": False}),
+}
+"""Friendly name -> diffusers class and what it is set to."""
+
 _USUAL_ADDRESS = {"comfyui": "http://127.0.0.1:8188", "a1111": "http://127.0.0.1:7860"}
 
 

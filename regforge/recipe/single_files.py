@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import expanded
-from regforge.recipe.named_files import PICKLES, LoraError, is_file, lora_header, pipeline_class
+from regforge.recipe.named_files import PICKLES, LoraError, is_file, pipeline_class, tensor_shapes
 
 SUFFIXES = (".safetensors", ".gguf")
 
@@ -226,19 +226,6 @@ def _read(path: Path, _size: int, _changed: int) -> SingleFile:
     if noise and "ztsnr" in names:  # all steps, down to pure noise
         noise |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return SingleFile(path, kind, sum(map(math.prod, shapes.values())), noise)
-
-
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a safetensors file's tensors.
-
-    Raises:
-        LoraError: It is no safetensors file, or a damaged one.
-    """
-    from safetensors import safe_open
-
-    names = lora_header(path)[0]
-    with safe_open(path, "np") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
 
 def _gguf(path: Path) -> tuple[str, dict[str, tuple[int, ...]]]:

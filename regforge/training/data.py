@@ -342,20 +342,10 @@ def _template_of(dataset: CaptionedDataset, where: str) -> Path | None:
 # ------------------------------------------------------------------ datasets named by their recipe
 
 
-def dataset_folder(recipe: Recipe) -> RunFolder:
-    """Where a dataset that is named by its recipe lies, or will lie."""
-    return RunFolder(recipe.folder)
-
-
-def images_of(recipe: Recipe) -> int:
-    """How many images a dataset recipe asks for."""
-    return recipe.prompts.count * recipe.render.images_per_prompt
-
-
 def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether the folder holds this recipe's run with all its images, and the dataset of them."""
     same = folder.digest == recipe_digest(recipe)
-    return same and folder.state().get("images") == images_of(recipe) and folder.dataset.is_dir()
+    return same and folder.state().get("images") == recipe.image_count and folder.dataset.is_dir()
 
 
 def check_folders(recipe: TrainingRecipe, folder: Path) -> None:
@@ -365,7 +355,7 @@ def check_folders(recipe: TrainingRecipe, folder: Path) -> None:
         TrainingSetup: They are one folder.
     """
     made_by = dataset_recipe_of(recipe)
-    if made_by is not None and dataset_folder(made_by).path.resolve() == folder.resolve():
+    if made_by is not None and RunFolder(made_by.folder).path.resolve() == folder.resolve():
         raise TrainingSetup(
             f"The training and its regularization images would both lie in {folder}.",
             hint=f"Give the training recipe another name than {made_by.name!r}, or choose another "
@@ -384,7 +374,7 @@ def with_dataset(recipe: TrainingRecipe, *, is_main: bool, reporter: Reporter) -
     made_by = dataset_recipe_of(recipe)
     if made_by is None:
         return recipe
-    folder = dataset_folder(made_by)
+    folder = RunFolder(made_by.folder)
     if is_main:
         if not is_finished(folder, made_by):
             for note in at_odds(recipe, [made_by.render.model], made_by.subject.identifier):
@@ -402,7 +392,7 @@ def _make(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
         return
     from regforge import forge
 
-    count = f"{images_of(recipe):,} regularization images"
+    count = f"{recipe.image_count:,} regularization images"
     reporter.say(f"First the {count}, in {recipe.folder}")
     while not is_finished(folder, recipe):
         try:

@@ -28,14 +28,12 @@ from regforge.recipe.memory import Memory, estimate
 from regforge.recipe.model_checks import known_identifier
 from regforge.recipe.named_files import language_models
 from regforge.recipe.pipelines import class_here, described, folder_here
-from regforge.runs import TrainingFolder, identifier_in
+from regforge.runs import RunFolder, TrainingFolder, identifier_in
 from regforge.training.data import (
     InstanceImages,
     RegularizationImages,
     at_odds,
     check_folders,
-    dataset_folder,
-    images_of,
     is_finished,
     run_of,
 )
@@ -154,7 +152,7 @@ def make_training_plan(recipe: TrainingRecipe, out: Path | None = None) -> Train
     folder = TrainingFolder(out or recipe.folder)
     check_folders(recipe, folder.path)
     made_by = dataset_recipe_of(recipe)
-    where = str(dataset_folder(made_by).path) if made_by else recipe.regularization.dataset
+    where = str(RunFolder(made_by.folder).path) if made_by else recipe.regularization.dataset
     run = run_of(where) if uses_regularization(recipe) else None
     require_quantizer(recipe.method.quantize, recipe.device, "method.quantize", "device")
     photos = InstanceImages(recipe.subject, run)
@@ -208,7 +206,7 @@ def _regularization(recipe: TrainingRecipe) -> tuple[str | None, int | None, lis
     how = f"weight {named.prior_weight:g}, target {named.target}"
     made_by = dataset_recipe_of(recipe)
     if made_by is not None:
-        run, images = dataset_folder(made_by), images_of(made_by)
+        run, images = RunFolder(made_by.folder), made_by.image_count
         if not is_finished(run, made_by):
             goes_on = run.state() and run.refusal(made_by) is None
             begun = "gone on with" if goes_on else "made"
@@ -272,7 +270,7 @@ def _done(folder: TrainingFolder, recipe: TrainingRecipe) -> str:
 def _needs(recipe: TrainingRecipe) -> Iterator[str]:
     """What is missing on this machine; packages of optimizers and trackers the recipe refuses."""
     made_by = dataset_recipe_of(recipe)
-    if made_by is not None and (refusal := dataset_folder(made_by).refusal(made_by)) is not None:
+    if made_by is not None and (refusal := RunFolder(made_by.folder).refusal(made_by)) is not None:
         yield f"the regularization images, which cannot be made: {refusal.message}"
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:

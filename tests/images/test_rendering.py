@@ -13,9 +13,10 @@ import pytest
 from drawing import CAPTIONS, difference, drawn, jobs, opened, prompt
 
 from regforge.devices import DeviceError
-from regforge.images.pipelines import SCHEDULERS, as_uint8, sampler_name, set_scheduler
+from regforge.images.pipelines import as_uint8, sampler_name, set_scheduler
 from regforge.images.renderer import Pixels, Renderer, RenderError, RenderSettingError, batches
 from regforge.journal import read
+from regforge.recipe.rendering import SCHEDULERS
 from regforge.records import image_jobs
 
 NOISE = 2
