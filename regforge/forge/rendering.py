@@ -111,7 +111,10 @@ class ImageStage:
             if self._opened is not None:
                 self._opened[1].discard()  # of an earlier session that was asked for more
         finally:
-            self._close()
+            if self._opened is not None:
+                renderer, staging = self._opened
+                staging.close()
+                renderer.close()
 
     def _make(self, prompts: Sequence[Prompt], task: Task) -> int:
         """Complete the shards of these prompts; returns how many images were accepted."""
@@ -456,12 +459,6 @@ class ImageStage:
                 hint="Load the same there, or begin another run with --out.",
             )
         self.folder.remember(drawn_with=now)
-
-    def _close(self) -> None:
-        if self._opened is not None:
-            renderer, staging = self._opened
-            staging.close()
-            renderer.close()
 
     def _nothing_drawn(self, images: int, reasons: set[str]) -> NothingDrawn:
         what = " or ".join(reason for reason in BLANK if reason in reasons)

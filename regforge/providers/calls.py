@@ -281,7 +281,9 @@ class Caller:
             except (RegforgeError, asyncio.CancelledError) as error:
                 self.usage.failed_calls += 1
                 line |= {"cost": 0.0}
-                if _may_be_billed(error):
+                if isinstance(error, asyncio.CancelledError) or (
+                    isinstance(error, CallFailed) and error.may_be_billed
+                ):
                     line["may_cost"] = most
                     self._unanswered = True
                 else:
@@ -360,12 +362,6 @@ class Caller:
 def backoff(failures: int, rng: random.Random) -> float:
     """Seconds to wait after so many failures in a row: exponential, capped, with full jitter."""
     return rng.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures - 1, 30)))
-
-
-def _may_be_billed(error: BaseException) -> bool:
-    return isinstance(error, asyncio.CancelledError) or (
-        isinstance(error, CallFailed) and error.may_be_billed
-    )
 
 
 def server_arguments(section: str, model: str, base: str | None) -> dict[str, Any]:
