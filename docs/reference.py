@@ -16,7 +16,7 @@ from regforge.exporting.writing import TRAINERS
 from regforge.files import write_atomically
 from regforge.recipe.memory import CARDS, GB, MODELS, known_sizes, lightest_change, memory_of
 from regforge.recipe.pipelines import FAMILIES, NAMED, TRAINABLE, Family
-from regforge.recipe.rendering import Render
+from regforge.recipe.rendering import Render, terms_of
 from regforge.recipe.schema import (
     SCHEMA_FILE,
     TRAINING_SCHEMA_FILE,
@@ -25,7 +25,6 @@ from regforge.recipe.schema import (
     json_schema,
     schema_text,
 )
-from regforge.recipe.terms import terms_of
 from regforge.recipe.training import TrainingRecipe
 
 DOCS = Path(__file__).resolve().parent

@@ -221,7 +221,7 @@ class RecipeFolder(OwnedFolder):
 
     def _start_over(self, recipe: Recipe | TrainingRecipe) -> None:
         """Delete an earlier run's files; killed on the way, the folder still has an owner."""
-        digest, there = self.digest, self._recipe_there()
+        digest, there = self.digest, recipe_in(self.path)
         if digest is None and self.holds_others_files():
             raise RunFolderError(
                 f"{self.path} holds other files than a run's, so --fresh does not delete them.",
@@ -239,28 +239,29 @@ class RecipeFolder(OwnedFolder):
 
     def _differences(self, recipe: Recipe | TrainingRecipe) -> str:
         """Which keys make it another recipe than this folder's, as ` Changed: ...`."""
-        if not (before := self._recipe_there()):
+        if not (before := recipe_in(self.path)):
             return ""
         changed = changed_keys(before, recipe)
         shown = ", ".join(changed[:6]) + (", ..." if len(changed) > 6 else "")
         return f" Changed: {shown}." if shown else " A file that the recipe names has changed."
 
-    def _recipe_there(self) -> dict[str, Any]:
-        """The content of recipe.yaml; empty if there is none."""
-        with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
-            said = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
-            return said if isinstance(said, dict) else {}
-        return {}
+
+def recipe_in(folder: Path) -> dict[str, Any]:
+    """What recipe.yaml in a folder of a run or a training says; empty if there is none."""
+    with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
+        said = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        return said if isinstance(said, dict) else {}
+    return {}
 
 
 def is_training_run(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is that of a training run, finished or not."""
-    return "base_model" in TrainingFolder(Path(folder))._recipe_there()
+    return "base_model" in recipe_in(Path(folder))
 
 
 def identifier_in(folder: Path | None) -> str | None:
     """The subject's identifier by the recipe in a run's folder; None if nobody says."""
-    subject = RunFolder(folder)._recipe_there().get("subject") if folder is not None else None
+    subject = recipe_in(folder).get("subject") if folder is not None else None
     found = subject.get("identifier") if isinstance(subject, dict) else None
     found = found.get("new") if isinstance(found, dict) else found
     return found if isinstance(found, str) and found.strip() else None

@@ -73,6 +73,20 @@ def did_you_mean(wrong: object, known: Iterable[str]) -> str:
     return f" Did you mean {near!r}?" if near else ""
 
 
+def path_near(path: Path, pattern: str = "*") -> str | None:
+    """`Did you mean FOLDER/x?`, of what lies in a path's folder; None where nothing is near."""
+    try:
+        near = nearest(path.name, [each.name for each in path.parent.glob(pattern)])
+    except (OSError, ValueError):
+        return None
+    return f"Did you mean {path.parent / near}?" if near else None
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """A text, or the beginning of one that is longer than `most`, with dots behind."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def first_line(error: BaseException, most: int = 300) -> str:
     """The first line of an error's message without its full stop; its type if it has none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from markupsafe import Markup
 
 from regforge import journal
@@ -28,7 +27,7 @@ from regforge.dataset.decisions import Review, kept_file
 from regforge.display import html_page
 from regforge.files import parse_json, write_atomically
 from regforge.records import ImageRow
-from regforge.runs import RunFolder
+from regforge.runs import RunFolder, recipe_in
 from regforge.version import __version__
 from regforge.words import counted, duration
 
@@ -107,7 +106,7 @@ def gather(run_folder: Path, count: int | None = None) -> ReportData:
     shown = {rows[position].id for position in facts.choose_shown(rows, MOST_SHOWN)}
     whole = (row for path in shards for row in read_file(path) if row.id in shown)
     return ReportData(
-        name=_name_of(run_folder),
+        name=str(recipe_in(run_folder).get("name", run_folder.name)),
         summary={**summarize(rows), **_pending(run_folder, pending)},
         rows=rows,
         thumbnails=dict(_thumbnails(whole)),
@@ -158,14 +157,6 @@ def summarize(rows: Sequence[ImageRow]) -> dict[str, str]:
         for name in (made[0] if made else ())
     }
     return {name[:1].upper() + name[1:]: text for name, text in found.items() if text}
-
-
-def _name_of(run_folder: Path) -> str:
-    try:
-        recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text(encoding="utf-8"))
-        return str(recipe["name"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
-        return run_folder.name
 
 
 def _offered(path: Path) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from regforge.display import Displayed
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.hub import Published, Remote
 from regforge.journal import without_secrets
-from regforge.recipe.terms import OVERVIEW, not_an_identifier, terms_of
+from regforge.recipe.rendering import LICENSES, not_an_identifier, terms_of
 from regforge.runs import RecipeFolder
 
 CARD = "README.md"
@@ -151,12 +151,12 @@ def license_of(license_id: str | None, model: str, *, did: str, key: str) -> str
             raise CannotPublish(
                 f"No licence is named, and regforge does not know the terms of {model}, {did}.",
                 hint=f"Look at its card, and name what it asks for: {key} in the recipe, "
-                f"or --license. Identifiers: {OVERVIEW}",
+                f"or --license. Identifiers: {LICENSES}",
             )
         return terms.license
     problem = not_an_identifier(license_id)
     if problem:
-        raise CannotPublish(problem, hint=f"All of them: {OVERVIEW}. For any other: other")
+        raise CannotPublish(problem, hint=f"All of them: {LICENSES}. For any other: other")
     return license_id
 
 

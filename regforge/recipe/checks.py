@@ -53,9 +53,8 @@ from regforge.recipe.pipelines import (
     unsaid_velocity,
 )
 from regforge.recipe.problems import Location, one_of, suggestion
-from regforge.recipe.rendering import ALL_STEPS, SCHEDULERS, Render
+from regforge.recipe.rendering import ALL_STEPS, SCHEDULERS, Render, terms_of
 from regforge.recipe.sections import Slot
-from regforge.recipe.terms import terms_of
 from regforge.recipe.workflows import Role, WorkflowError, read_workflow
 from regforge.words import has_words, is_token
 

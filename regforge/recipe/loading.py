@@ -43,7 +43,7 @@ from regforge.recipe.yaml_nodes import (
     read_yaml,
     source_of,
 )
-from regforge.words import listed, nearest
+from regforge.words import listed, path_near
 
 AnyRecipe = Recipe | TrainingRecipe
 RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
@@ -417,12 +417,7 @@ def _recipe_near(path: Path) -> str | None:
     shipped = recipes_folder() / path.with_suffix(".yaml").name
     if is_file(shipped):
         return f"regforge comes with one of that name: {shipped}"
-    try:
-        names = [each.name for each in path.parent.glob("*.y*ml")]
-    except (OSError, ValueError):
-        return None
-    near = nearest(path.name, names)
-    return f"Did you mean {path.parent / near}?" if near else None
+    return path_near(path, "*.y*ml")
 
 
 def _same_file(one: Path, other: Path) -> bool:

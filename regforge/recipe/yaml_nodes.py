@@ -19,7 +19,7 @@ import yaml
 
 from regforge.errors import RegforgeError
 from regforge.recipe.problems import Location, Place, Problem
-from regforge.words import counted
+from regforge.words import counted, shortened
 
 MOST_CHARACTERS = 1_000_000
 MOST_VALUES = 100_000
@@ -398,7 +398,7 @@ def laid_over(base: Node, over: Node, location: Location = ()) -> Node:
 def source_of(setting: str) -> str:
     """What messages call a setting."""
     setting = setting if setting.isprintable() else ascii(setting)
-    return f"--set {setting if len(setting) <= 60 else f'{setting[:57]}...'}"
+    return f"--set {shortened(setting)}"
 
 
 def apply_setting(root: Node, setting: str) -> list[Problem]:

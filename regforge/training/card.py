@@ -23,7 +23,7 @@ from regforge.recipe.named_files import (
     lora_header,
     names_recipe,
 )
-from regforge.recipe.terms import terms_of
+from regforge.recipe.rendering import terms_of
 from regforge.records import without_folders
 from regforge.training.recording import IMAGES, prompts_of
 from regforge.training.saving import LORA_FILE, kohya_file

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from regforge.files import recipes_folder
-from regforge.recipe.terms import IDENTIFIERS, not_an_identifier, terms_of
+from regforge.recipe.rendering import LICENSE_IDENTIFIERS, not_an_identifier, terms_of
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_known_renderer_has_a_licence(model: str, license_id: str) -> None:
     terms = terms_of(model)
     assert terms
     assert terms.license == license_id
-    assert license_id in IDENTIFIERS
+    assert license_id in LICENSE_IDENTIFIERS
     if license_id == "other":  # one with terms of its own says which
         assert terms.name
         assert (terms.link or "").startswith("https://huggingface.co/")

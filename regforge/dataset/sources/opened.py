@@ -28,8 +28,8 @@ from regforge.files import expanded
 from regforge.hub import HubAddress, HubError
 from regforge.recipe.named_files import LEADS_OUT, inside, is_file, is_folder
 from regforge.records import Example
-from regforge.runs import RunFolder
-from regforge.words import counted, listed, nearest, still_said
+from regforge.runs import RunFolder, recipe_in
+from regforge.words import counted, listed, path_near, still_said
 
 _FILES = re.compile(r"\.(?:parquet|zip|tar|tar\.gz|tgz)$", re.IGNORECASE)
 
@@ -175,7 +175,7 @@ def open_dataset(
         return open_it(path, caption_column, reviewed)
     address = HubAddress.parse(str(where), dataset=True)
     if address is None:
-        raise CannotOpen(f"{where} is not there.", hint=_did_you_mean(path))
+        raise CannotOpen(f"{where} is not there.", hint=path_near(path))
     try:
         return _open_on_hub(address.at(revision), streaming, caption_column)
     except HubError as error:
@@ -307,15 +307,13 @@ def _open(
 
 def _refuse_training(run: Path) -> None:
     """Raise `CannotOpen` for the folder of a training, which has a model and no dataset."""
-    import yaml
-
-    try:
-        recipe = yaml.safe_load((run / "recipe.yaml").read_bytes())
-        base_model, used = recipe["base_model"], (recipe.get("regularization") or {}).get("dataset")
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    recipe = recipe_in(run)
+    if "base_model" not in recipe:
         return
+    regularization = recipe.get("regularization")
+    used = regularization.get("dataset") if isinstance(regularization, dict) else None
     raise CannotOpen(
-        f"{run} is a training of {base_model}: it holds a model, and no dataset.",
+        f"{run} is a training of {recipe['base_model']}: it holds a model, and no dataset.",
         hint=f"It was trained with the regularization images of {used}; name those."
         if used
         else f"Of the model: regforge evaluate {shlex.quote(str(run))}",
@@ -328,12 +326,3 @@ def _run_of(folder: Path) -> Path | None:
         if is_file(run / "state.json") and is_file(run / "recipe.yaml"):
             return run if run == folder or folder.resolve().name == "dataset" else None
     return None
-
-
-def _did_you_mean(path: Path) -> str | None:
-    try:
-        names = [each.name for each in path.parent.iterdir()]
-    except (OSError, ValueError):
-        return None
-    near = nearest(path.name, names)
-    return f"Did you mean {path.parent / near}?" if near else None
