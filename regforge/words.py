@@ -82,8 +82,8 @@ def path_near(path: Path, pattern: str = "*") -> str | None:
     return f"Did you mean {path.parent / near}?" if near else None
 
 
-def shortened(text: str, most: int = 60) -> str:
-    """A text, or the beginning of one that is longer than `most`, with dots behind."""
+def beginning(text: str, most: int = 60) -> str:
+    """A text, or of one that is longer than `most` what it begins with, with dots behind."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

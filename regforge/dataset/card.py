@@ -28,7 +28,7 @@ from regforge.recipe.models import Curate, Recipe
 from regforge.recipe.rendering import terms_of
 from regforge.records import ImageRow, arrow_schema, image_seed, without_folders
 from regforge.version import __version__
-from regforge.words import shortened
+from regforge.words import beginning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -351,7 +351,7 @@ def _escaped(value: object) -> str:
     """Escape a value for Markdown and HTML: whatever could mean something becomes an entity."""
     if isinstance(value, _Safe):
         return value
-    line = shortened(" ".join(without_secrets(str(value)).split()), _LONGEST)
+    line = beginning(" ".join(without_secrets(str(value)).split()), _LONGEST)
     plain = "".join(" " if unicodedata.category(c).startswith("C") else c for c in line)
     # Brackets of entities as well: a site that fills templates in must find none.
     safe = re.sub(r"_|[^\w ,.;:%+?()/'-]", lambda found: f"&#{ord(found.group())};", plain)

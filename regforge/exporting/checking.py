@@ -28,7 +28,7 @@ from regforge.exporting.trainer import (
 )
 from regforge.image_files import BrokenImage, decode, oddities, patient
 from regforge.journal import Task
-from regforge.words import counted, from_here, shortened
+from regforge.words import beginning, counted, from_here
 
 _SHOWN = 20
 
@@ -276,4 +276,4 @@ def _loaded(trainer: Trainer, material: Material, plan: Plan) -> Iterator[str]:
 
 def _short(text: str | bytes) -> str:
     shown = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
-    return repr(shortened(shown))
+    return repr(beginning(shown))

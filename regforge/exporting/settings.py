@@ -28,7 +28,7 @@ from regforge.recipe.pipelines import NAMED, family_of, predicts_v
 from regforge.recipe.single_files import hub_file, single_file
 from regforge.runs import OwnedFolder
 from regforge.version import __version__
-from regforge.words import counted, did_you_mean, shortened
+from regforge.words import beginning, counted, did_you_mean
 
 EMBEDDED = "embedded/tinyworld"
 """What datasets call the embedded pipeline; trainers know it by its folder."""
@@ -273,7 +273,7 @@ def _unwritable(caption: str) -> str | None:
 
 
 def _printable(text: str) -> str:
-    return shortened(text.encode("utf-8", "backslashreplace").decode(), 80)
+    return beginning(text.encode("utf-8", "backslashreplace").decode(), 80)
 
 
 # ------------------------------------------------------------------------------------ export.json

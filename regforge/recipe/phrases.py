@@ -19,7 +19,7 @@ from functools import partial
 
 from regforge.embedded import load_vocabulary, phrase_banks
 from regforge.recipe.models import bank_kind
-from regforge.words import folded, has_words, shortened, words_of
+from regforge.words import beginning, folded, has_words, words_of
 
 # ------------------------------------------------------------------------------- class nouns
 
@@ -309,7 +309,7 @@ def nonsense(text: str, slot: str = "") -> str | None:
 
 def cut(phrase: str) -> str:
     """A phrase in quotation marks, for an error; of a long one, the beginning."""
-    return repr(shortened(phrase))
+    return repr(beginning(phrase))
 
 
 def no_phrase(text: str, slot: str, class_noun: str, identifier: str | None) -> str | None:

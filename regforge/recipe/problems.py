@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.recipe.sections import PROBLEM, UNION
-from regforge.words import nearest, shortened
+from regforge.words import beginning, nearest
 
 Location = tuple[str | int, ...]
 """The keys and list positions that lead to a value."""
@@ -115,7 +115,7 @@ def dotted(location: Location) -> str:
     """A location as `--set` takes it: `prompts.slots.0.values`."""
     # A key is the user's text; it must not move the cursor of whoever reads the message.
     keys = (key if key.isprintable() else ascii(key) for key in map(str, location))
-    return ".".join(shortened(key, 80) for key in keys)
+    return ".".join(beginning(key, 80) for key in keys)
 
 
 def shown(value: object) -> str:

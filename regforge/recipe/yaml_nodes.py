@@ -19,7 +19,7 @@ import yaml
 
 from regforge.errors import RegforgeError
 from regforge.recipe.problems import Location, Place, Problem
-from regforge.words import counted, shortened
+from regforge.words import beginning, counted
 
 MOST_CHARACTERS = 1_000_000
 MOST_VALUES = 100_000
@@ -398,7 +398,7 @@ def laid_over(base: Node, over: Node, location: Location = ()) -> Node:
 def source_of(setting: str) -> str:
     """What messages call a setting."""
     setting = setting if setting.isprintable() else ascii(setting)
-    return f"--set {shortened(setting)}"
+    return f"--set {beginning(setting)}"
 
 
 def apply_setting(root: Node, setting: str) -> list[Problem]:
