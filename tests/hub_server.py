@@ -18,13 +18,10 @@ import itertools
 import os
 import re
 import shutil
-import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal
@@ -33,6 +30,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from hub_answers import Answer, Call, Refused, Request
 from hub_storage import LFS_NAMES, LFS_SIZE, Entry, PullRequest, Repository, git_sha1, is_lfs
+from servers import Handler, Loopback
 
 __all__ = ["LFS_SIZE", "LoopbackHub", "Status", "hub_environment", "redirect"]
 
@@ -52,7 +50,7 @@ class Fault:
     message: str
 
 
-class LoopbackHub:
+class LoopbackHub(Loopback):
     """A Hub on this machine; a context manager.
 
     Attributes:
@@ -79,17 +77,10 @@ class LoopbackHub:
         self._folder = folder or Path(self._temporary.name)  # type: ignore[union-attr]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._names = itertools.count()
-        handler = type("BoundHandler", (_Handler,), {"hub": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> "LoopbackHub":
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
+        super().__init__(type("BoundHandler", (_Handler,), {"hub": self}))
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -274,27 +265,8 @@ class LoopbackHub:
         return self._folder / f"upload-{next(self._names)}"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, ConnectionError):  # a client that went away is no news
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     hub: LoopbackHub
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def setup(self) -> None:
-        super().setup()
-        # Headers and body are two packets; the second would wait for the first one's receipt.
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _serve(self) -> None:
         upload: Path | None = None

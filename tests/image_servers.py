@@ -12,11 +12,10 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from servers import png_of
+from servers import Handler, Loopback, png_of
 
 Answer = tuple[int, Any]
 """A status and what is sent, bytes or JSON; a status of 0 breaks the connection."""
@@ -24,38 +23,23 @@ Fault = Callable[[str, Mapping[str, Any]], Answer | None]
 """Given a path and the body, another answer than the proper one, or None."""
 
 
-class _Server:
-    """The HTTP part: subclasses answer."""
+class _Server(Loopback):
+    """Subclasses answer."""
 
     def __init__(self, fault: Fault = lambda path, body: None) -> None:
         self.fault = fault
         self.asked: list[str] = []
         self.logins: set[str | None] = set()
         self._lock = threading.RLock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__init__(self._handler())
 
     def answer(self, path: str, query: Mapping[str, str], body: Mapping[str, Any]) -> Answer:
         raise NotImplementedError
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[Handler]:
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Asked(Handler):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
                 length = int(self.headers.get("Content-Length", 0))
@@ -67,6 +51,7 @@ class _Server:
                     found = server.fault(parts.path, body)
                     status, content = found or server.answer(parts.path, query, body)
                 if status == 0:
+                    self.close_connection = True
                     return
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
@@ -76,10 +61,7 @@ class _Server:
 
             do_POST = do_GET
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        return Handler
+        return Asked
 
 
 def plain_workflow() -> dict[str, Any]:

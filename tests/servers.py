@@ -12,13 +12,14 @@ import base64
 import json
 import random
 import struct
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 LONGEST_HANG = 30.0
 
@@ -209,16 +210,51 @@ def drawn(call: Call) -> Reply:
     return Reply(body={"created": 1, "data": [{"b64_json": image} for image in images]})
 
 
-class _QuietServer(ThreadingHTTPServer):
+class Handler(BaseHTTPRequestHandler):
+    """Says nothing of what it is asked."""
+
+    protocol_version = "HTTP/1.1"  # keeps connections open, as real servers do
+    disable_nagle_algorithm = True
+    timeout = 60
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64
 
-    def handle_error(self, *_: object) -> None:
-        """Whoever asked may be gone; that is no news."""
+    def handle_error(self, *address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # who asked may be gone: no news
+            super().handle_error(*address)
 
 
-class OpenAIServer:
-    """The server; a context manager.
+class Loopback:
+    """A server on 127.0.0.1 and a port of its own while the block runs.
+
+    Attributes:
+        url: Its address, without a slash at the end.
+    """
+
+    def __init__(self, handler: type[Handler]) -> None:
+        self._http = _Server(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class OpenAIServer(Loopback):
+    """The server; its address is the api_base.
 
     Args:
         chat: Answers /chat/completions.
@@ -240,23 +276,12 @@ class OpenAIServer:
         self._open = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._http = _QuietServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        """What to give as `api_base`."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def __enter__(self) -> "OpenAIServer":
-        self._thread.start()
-        return self
+        super().__init__(self._handler())
+        self.url += "/v1"
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__exit__()
 
     def _answer(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Reply:
         with self._lock:
@@ -288,14 +313,10 @@ class OpenAIServer:
         self._credit -= 1
         return True
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[Handler]:
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"  # keeps connections open, as real servers do
-            disable_nagle_algorithm = True
-            timeout = 60
-
+        class Chat(Handler):
             def do_POST(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
                 body = json.loads(self.rfile.read(length) or b"{}")
@@ -316,10 +337,7 @@ class OpenAIServer:
                 except OSError:  # whoever asked did not wait
                     self.close_connection = True
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        return Handler
+        return Chat
 
 
 class FlyingTime:

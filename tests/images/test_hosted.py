@@ -3,9 +3,7 @@
 import base64
 import io
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 from drawing import CAPTIONS, jobs
 from PIL import Image
-from servers import Call, FlyingTime, OpenAIServer, Reply, drawn, png_of, refused
+from servers import Call, FlyingTime, Handler, Loopback, OpenAIServer, Reply, drawn, png_of, refused
 
 from regforge.images import open_renderer
 from regforge.images.renderer import (
@@ -328,7 +326,7 @@ def test_a_service_that_asks_for_years_is_not_waited_for(wait: str) -> None:
     assert len(server.calls) == 1
 
 
-class _Files(BaseHTTPRequestHandler):
+class _Files(Handler):
     def do_GET(self) -> None:
         kind, body = {
             "/good": ("image/png", png_of(5, 32, 24)),
@@ -344,17 +342,11 @@ class _Files(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def files() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with Loopback(_Files) as server:
+        yield server.url
 
 
 def behind(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
