@@ -12,6 +12,7 @@ from regforge.files import write_atomically
 from regforge.words import counted
 
 CARD = "README.md"
+_OURS = OUR_KEYS | LICENSE_KEYS
 
 
 def subjects_in(folder: Path) -> list[str]:
@@ -50,12 +51,11 @@ def write_index(folder: Path, repo_id: str | None = None) -> Path:
         configs.append({**config, "config_name": name, "data_files": files})
         columns.append({"config_name": name, **info})
         licenses |= {str(own["license"]): None} if "license" in own else {}
-        shared |= {key: own[key] for key in (OUR_KEYS | LICENSE_KEYS) & own.keys()}
+        shared |= {key: own[key] for key in _OURS & own.keys()}
         if "://" not in (link := str(own.get("license_link", "://"))):
             shared["license_link"] = f"{name}/dataset/{link}"
     title = f"Regularization images of {counted(len(configs), 'subject')}"
-    ours_too = OUR_KEYS | LICENSE_KEYS
-    theirs = {key: value for key, value in card.front.items() if key not in ours_too}
+    theirs = {key: value for key, value in card.front.items() if key not in _OURS}
     front = {**shared, **theirs, "pretty_name": title, "configs": configs, "dataset_info": columns}
     front.pop("size_categories", None)  # of one of them
     if len(licenses) > 1:
