@@ -90,6 +90,8 @@ def check(
     if len(datasets) > 1 and not as_json:
         costs = [plan.cost for plan in datasets if plan.cost is not None]
         cost = dollars(sum(costs)) if len(costs) == len(datasets) else "of unknown cost"
+        if len({each.subject.class_noun for each in recipes.values()}) < len(recipes):
+            cost = f"at most {cost}"  # of the same class noun, a language model is asked once
         images = sum(plan.images for plan in datasets)
         echo(f"In all: {len(datasets)} subjects, {images:,} images, {cost}.")
 
