@@ -172,14 +172,16 @@ def explained(
         location = _in_the_data(each, data)
         if len(grouped) < most or location in grouped:
             grouped.setdefault(location, []).append(each)
-    return [_explained(recipe, location, errors) for location, errors in grouped.items()]
+    # Of what may be a text or a mapping, the mapping's problems are nearer to what was meant.
+    inner = {each[:length] for each in grouped for length in range(len(each))}
+    return [_explained(recipe, at, errors) for at, errors in grouped.items() if at not in inner]
 
 
 def _in_the_data(error: _Error, data: Any) -> Location:
     """An error's location without what pydantic adds to it, such as the branch of a union."""
     location: list[str | int] = []
     for part in error["loc"]:
-        if isinstance(part, str) and part.startswith(UNION):
+        if isinstance(part, str) and part.startswith((UNION, "dict[")):
             continue
         inside = isinstance(data, dict) or (isinstance(data, list) and isinstance(part, int))
         if inside and (isinstance(data, list) or part in data):
