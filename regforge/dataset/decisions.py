@@ -133,7 +133,7 @@ class DecisionFile:
         self.path = path
         self._whole = whole
         self._known: list[Decision] = []
-        self._end = 0  # bytes that were read
+        self._end, self._last = 0, b""  # bytes that were read, and the last line of them
         self._lock = threading.RLock()
 
     def read(self) -> Sequence[Decision]:
@@ -149,12 +149,13 @@ class DecisionFile:
     def _read_on(self) -> None:
         try:
             with self.path.open("rb") as stream:
-                if os.fstat(stream.fileno()).st_size < self._end:  # it is another file
-                    self._known, self._end = [], 0
+                stream.seek(self._end - len(self._last))
+                if stream.read(len(self._last)) != self._last:  # somebody has edited it
+                    self._known, self._end, self._last = [], 0, b""
                 stream.seek(self._end)
                 lines = stream.read().splitlines(keepends=True)
         except FileNotFoundError:
-            self._known, self._end = [], 0
+            self._known, self._end, self._last = [], 0, b""
             return
         except OSError as error:
             raise DecisionsError(f"{self.path} cannot be read: {error.strerror}.") from error
@@ -168,7 +169,7 @@ class DecisionFile:
                     f"{self.path}, decision {len(self._known) + 1}: {error}.",
                     hint="Put the line right, or delete it.",
                 ) from error
-            self._end += len(line)
+            self._end, self._last = self._end + len(line), line
             if decision is not None:
                 number = decision.n or (self._known[-1].n if self._known else 0) + 1
                 self._known.append(replace(decision, n=number))

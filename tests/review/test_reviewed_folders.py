@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from shell import Shell
 
+from regforge.dataset.decisions import DecisionFile
 from regforge.dataset.sources import open_dataset
 
 
@@ -112,3 +113,13 @@ def test_a_list_of_decisions_is_taken_whole(photos: Path, shell: Shell, tmp_path
     assert shell("review", photos, "--export", mine) == 2
     assert mine.read_text() == "my own words, in one line"
     assert shell("review", "nobody/pots") == 2
+
+
+def test_a_file_that_is_edited_while_it_is_open_is_read_again(tmp_path: Path) -> None:
+    lines = [{"do": "reject", "id": name, "reason": "ugly"} for name in "abc"]
+    file = DecisionFile(write(tmp_path / "review.jsonl", *lines[:2]))
+    assert [each.reason for each in file.read()] == ["ugly", "ugly"]
+    write(file.path, {**lines[0], "reason": "far too ugly"}, *lines[1:])
+    assert [each.reason for each in file.read()] == ["far too ugly", "ugly", "ugly"]
+    file.path.unlink()
+    assert not file.read()
