@@ -32,6 +32,7 @@ class Reviewed(Displayed):
         replaced: How many were rejected and are replaced already.
         file: Where the decisions lie.
         command: Carries them out; None for a folder that is not ours.
+        notes: What is in the folder and is neither reviewed nor copied, a sentence each.
     """
 
     images: int
@@ -41,6 +42,7 @@ class Reviewed(Displayed):
     replaced: int
     file: Path
     command: str | None
+    notes: list[str]
 
     @classmethod
     def of(cls, material: Material) -> Reviewed:
@@ -62,6 +64,7 @@ class Reviewed(Displayed):
             replaced=len(gone),
             file=material.file.path,
             command=material.run.command if material.run and open_ones else None,
+            notes=material.notes,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,7 +78,8 @@ class Reviewed(Displayed):
             f"{counted(self.captions, 'caption')} changed; {self.replaced:,} replaced before.",
             f"  decisions   {from_here(self.file)}",
         ]
-        return "\n".join(lines + ([f"  next        {self.command}"] if self.command else []))
+        lines += [f"  next        {self.command}"] if self.command else []
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def decide(material: Material, wanted: Iterable[Decision]) -> list[Decision]:

@@ -44,6 +44,7 @@ class Material:
         run: The run that they belong to; None for a folder that is not ours.
         file: Where the decisions lie.
         examples: The images as they are stored, without their files, in order.
+        notes: What is in the folder and is not reviewed, a sentence each.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Material:
     run: RunFolder | None
     file: DecisionFile
     examples: dict[Key, Example] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     version: str = "folder"
     """Another one when the images have changed."""
     _places: dict[Key, tuple[Path, int]] = field(default_factory=dict)  # shard, row group
@@ -190,11 +192,8 @@ def open_material(folder: Path) -> Material:
             run.path.name, run.path, run, DecisionFile(decisions_of(folder, run.path))
         )
         material.refresh()
-        if not material.examples and not (run.prompts.is_file() and run.vocabulary.is_file()):
-            raise CannotOpen(
-                f"The run {folder} has no images yet.", hint=f"Draw some: {run.command}"
-            )
-        return material
+        if material.examples or (run.prompts.is_file() and run.vocabulary.is_file()):
+            return material
     if not folder.exists():  # nothing on the Hub is reviewed
         hint = "Name a run, a recipe, or a folder of captioned images."
         raise CannotOpen(f"{folder} is not there.", hint=hint)
@@ -207,7 +206,8 @@ def open_material(folder: Path) -> Material:
             f"{folder} is no folder of image files.",
             hint="Unpack it first: regforge export ... --to imagefolder, or unzip.",
         )
-    return Material(dataset.name, folder, None, DecisionFile(decisions_of(folder, None)), found)
+    file = DecisionFile(decisions_of(folder, None))
+    return Material(dataset.name, folder, None, file, found, dataset.notes)
 
 
 def small_copy(content: bytes) -> bytes | None:

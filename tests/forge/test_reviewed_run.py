@@ -57,8 +57,9 @@ def test_rejected_images_are_replaced_and_the_others_stay(made: Path, shell: She
     first, second = before[1], before[4]
     reject = {"do": "reject", "id": first.id, "reason": "two heads"}
     assert decide(shell, made, reject, {"do": "reject", "id": second.id}) == 0
-    assert shell("review", made, "--json") == 0
-    assert json.loads(shell.out)["rejected"] == 2
+    for folder in (made, made / "dataset"):
+        assert shell("review", folder, "--json") == 0
+        assert json.loads(shell.out)["rejected"] == 2
     # Nobody is given them any more, even before they are replaced.
     dataset = open_dataset(made)
     assert [each.id for each in dataset.examples(images=False)] == [

@@ -97,6 +97,12 @@ def test_a_copy_keeps_what_is_named_oddly(photos: Path, shell: Shell, tmp_path: 
         (tmp_path / "set.review.jsonl").unlink()
 
 
+def test_what_is_not_reviewed_is_said(photos: Path, shell: Shell) -> None:
+    (photos / "10_teapot/broken.png").write_bytes(b"no image")
+    assert shell("review", photos, "--json") == 0
+    assert any("broken.png" in note for note in json.loads(shell.out)["notes"])
+
+
 def test_a_list_of_decisions_is_taken_whole(photos: Path, shell: Shell, tmp_path: Path) -> None:
     whole = {"do": "reject", "id": "10_teapot/b.png"}
     wanted = write(tmp_path / "wanted.jsonl", whole)
