@@ -88,7 +88,7 @@ def test_a_minimal_recipe_is_sound_and_an_identifier_that_only_looks_like_the_no
         ("render: {model: ''}\n", "5:17  render.model: must not be empty"),
         ("render: {model: ' '}\n", "5:17  render.model: must not be blank"),
         ("render: {negative_prompt: }\n", "5:26  render.negative_prompt: must be text or a mapping, not empty; for empty text write ''"),
-        ("render: {negative_prompt: {amplfy: fog}}\n", "5:28  render.negative_prompt.amplfy: must be one of naive, against, amplify, import; did you mean 'amplify'?"),
+        ("render: {negative_prompt: {amplfy: fog}}\n", "5:28  render.negative_prompt.amplfy: must be one of naive, captions, against, amplify, import; did you mean 'amplify'?"),
         ("render: {negative_prompt: {amplify: 3}}\n", "5:37  render.negative_prompt.amplify: must be text, not 3; put it in quotes"),
         ("render: {scheduler: euler_a}\n", "5:21  render.scheduler: must be one of euler_ancestral, euler, ddim, ddpm, dpmpp_2m, dpmpp_2m_karras, unipc, lms, heun, or a diffusers class; did you mean 'euler_ancestral'?"),
         ("render: {model: embedded/tiny}\n", "5:17  render.model: there is no 'embedded/tiny', only 'embedded/tinyworld'"),
@@ -107,7 +107,7 @@ def test_a_minimal_recipe_is_sound_and_an_identifier_that_only_looks_like_the_no
         ("prompts: {exclude: dreambench}\n", "5:20  prompts.exclude: must be a list, not 'dreambench'; write [dreambench]"),
         ("prompts: {match: [sise]}\n", "5:19  prompts.match.0: must be one of size, seed; did you mean 'size'?"),
         ("prompts: {sets: [amplify]}\n", "5:17  prompts.sets: must be a mapping, not a list; for example sets: {against: 0.25, amplify: 0.75}"),
-        ("prompts: {sets: {aganst: 1}}\n", "5:18  prompts.sets.aganst: must be one of naive, against, amplify, import; did you mean 'against'?"),
+        ("prompts: {sets: {aganst: 1}}\n", "5:18  prompts.sets.aganst: must be one of naive, captions, against, amplify, import; did you mean 'against'?"),
         ("prompts: {sets: {naive: 0}}\n", "5:17  prompts.sets: needs at least one share above 0"),
         ("prompts: {sets: {against: 1}}\n", "5:27  prompts.sets.against: needs the photos of the subject: name their folder in subject.images"),
         # Import
@@ -238,7 +238,7 @@ colour: red
         "5:15  subject.identifier: is part of the class noun 'teapot'; choose a rare token: ohwx",
         "7:10  render.width: must be a multiple of 8, such as 1000 or 1008, not 1001",
         "8:10  render.steps: must be a whole number, not 'many'",
-        "10:10  prompts.sets.aganst: must be one of naive, against, amplify, import; "
+        "10:10  prompts.sets.aganst: must be one of naive, captions, against, amplify, import; "
         "did you mean 'against'?",
         "10:29  prompts.sets.import: needs captions to take over: name their dataset in "
         "prompts.import.dataset",
