@@ -18,7 +18,7 @@ from typing import Any
 
 from regforge.embedded import TINYWORLD
 from regforge.files import expanded
-from regforge.recipe.pipelines import READS
+from regforge.recipe.pipelines import READS, likely_class
 from regforge.recipe.rendering import Render
 from regforge.recipe.single_files import hub_file, pipeline_of
 from regforge.words import first_line
@@ -86,7 +86,7 @@ def token_budget(
     Returns:
         Counted by the tokenizer with the largest limit among the model's text encoders: what one
         encoder cuts, another still reads (Flux: T5's 512 beside CLIP's 77). An estimate for hosted
-        models and where no tokenizer can be loaded.
+        models and where no tokenizer can be loaded; the limit then is what the model's name says.
     """
     if render.renderer != "local":
         who = f"{render.model} is hosted and" if render.renderer == "hosted" else "what draws"
@@ -94,7 +94,8 @@ def token_budget(
     try:
         exact, limit = _longest(_folder(render, offline=offline))
     except Exception as error:  # whatever the Hub client, transformers or a broken folder raises
-        return estimated_budget(_why_none(render.model, error), max_tokens)
+        limit = READS.get(likely_class(render.model) or "", CLIP_LIMIT)
+        return estimated_budget(_why_none(render.model, error), max_tokens or limit)
     source = f"the tokenizer of {render.model}"
     return TokenBudget(max_tokens or limit, source, exact, special=exact(""))
 

@@ -184,10 +184,10 @@ class Recipe(RecipeDocument):
     """The one thing being personalized."""
     subjects: Runtime[Path | tuple[dict[str, Any], ...] | None] = None
     """Several things, each with a run of its own in runs/<name>/<subject>, as if it had a recipe of
-    its own: a list of what `subject` may say, and a `name` (the folder of its photos by default,
-    else the class noun); or a folder of folders with photos, in which a `subject.json` may say
-    `class_noun`, `identifier` and `kind`. What `subject` says holds for all of them. `{subject}` in
-    `dataset.repo_id` is the name."""
+    its own: a list of what `subject` may say, a `name` (the folder of its photos by default, else
+    the class noun) and a `count` in place of `prompts.count`; or a folder of folders with photos,
+    in which a `subject.json` may say `class_noun`, `identifier` and `kind`. What `subject` says
+    holds for all of them. `{subject}` in `dataset.repo_id` is the name."""
     prompts: Prompts = Field(default_factory=Prompts)
     """Which captions are made."""
     render: Render = Field(default_factory=Render)

@@ -98,21 +98,34 @@ each of these within `cache_context` (`render.guidance_window`). Others have ano
 not tell the two apart."""
 
 READS = {
+    "AuraFlowPipeline": 256,
     "BriaFibo2Pipeline": 4096,
+    "ChromaPipeline": 512,
+    "CogView4Pipeline": 1024,
     "ErnieImagePipeline": 512,
     "Flux2KleinPipeline": 490,
     "Flux2Pipeline": 460,
+    "FluxPipeline": 512,
+    "HiDreamImagePipeline": 128,
     "HunyuanDiTPipeline": 256,
     "HunyuanImagePipeline": 1000,
+    "Ideogram4Pipeline": 2048,
     "Kandinsky3Pipeline": 128,
+    "Krea2Pipeline": 512,
     "LongCatImagePipeline": 512,
     "Lumina2Pipeline": 220,
     "NucleusMoEImagePipeline": 1024,
+    "PixArtAlphaPipeline": 120,
+    "PixArtSigmaPipeline": 300,
+    "QwenImagePipeline": 512,
+    "SanaPipeline": 300,
+    "SanaSprintPipeline": 300,
+    "StableDiffusion3Pipeline": 256,
     "ZImageOmniPipeline": 490,
     "ZImagePipeline": 490,
 }
-"""Tokens of a caption that pipelines read, where their calls have no `max_sequence_length`, or a
-system prompt or chat template takes a part of it."""
+"""Tokens of a caption that pipelines read: their calls' `max_sequence_length`, less what a system
+prompt or chat template takes of it."""
 
 
 class Usual(NamedTuple):

@@ -21,8 +21,9 @@ _KEYS = ("class_noun", "identifier", "kind")
 def by_subject(root: Node) -> dict[str, Node]:
     """The recipes of one subject each that a recipe stands for, by the subjects' names.
 
-    What `subject` says holds for all of them, and `{subject}` in `regularization.dataset` and
-    `dataset.repo_id` is the name. Without `subjects` it is the recipe itself, under "".
+    What `subject` says holds for all of them, the `count` of one is its `prompts.count` unless
+    `--set` gives one for all, and `{subject}` in `regularization.dataset` and `dataset.repo_id` is
+    the name. Without `subjects` it is the recipe itself, under "".
 
     Raises:
         RecipeError: `subjects` names none, or two by one name.
@@ -41,6 +42,11 @@ def by_subject(root: Node) -> dict[str, Node]:
             raise RecipeError([Problem.at(subject.place, ("subjects",), message)])
         recipe = copy.deepcopy(root)
         assert isinstance(recipe.content, dict)
+        count, said = subject.content.pop("count", None), child(recipe, "prompts", "count")
+        if count and not (said and said.place.source.startswith("--set ")):
+            prompts = recipe.content.setdefault("prompts", Node(count.place, {}, count.key))
+            if isinstance(prompts.content, dict):
+                prompts.content["count"] = count
         shared = recipe.content.get("subject")
         recipe.content["subject"] = laid_over(shared, subject) if shared else subject
         named = recipe.content.get("name")

@@ -116,6 +116,20 @@ def test_no_tokenizer_means_estimates(tmp_path: Path, render: dict[str, str], re
     assert reason in budget.source
 
 
+@pytest.mark.parametrize(
+    ("model", "limit"),
+    [
+        ("black-forest-labs/FLUX.1-dev", 512),
+        ("Qwen/Qwen-Image", 512),
+        ("stabilityai/stable-diffusion-3.5-large", 256),
+        ("stabilityai/stable-diffusion-xl-base-1.0", 77),
+    ],
+)
+def test_the_name_says_how_much_a_model_reads_that_is_not_here(model: str, limit: int) -> None:
+    budget = token_budget(Render(model=model), offline=True)
+    assert (budget.limit, budget.estimated) == (limit, True)
+
+
 def test_estimates_of_words_that_clip_has_one_token_for_are_not_far_off() -> None:
     # 19 tokens by CLIP's own tokenizer.
     thing = "small red ceramic teapot"

@@ -62,6 +62,17 @@ def test_each_is_the_recipe_of_that_subject_alone(tmp_path: Path) -> None:
         assert load_recipes(tmp_path / "many.yaml", ["prompts.count=7"], [name]) == {name: alone}
 
 
+def test_counts(tmp_path: Path) -> None:
+    recipe = {"name": "a", "subjects": [CAT | {"count": 9}, POT]}
+    for more, counts in (
+        ((), [9, 4]),
+        (["prompts.count=5"], [5, 5]),
+        (["subjects.1.count=3"], [9, 3]),
+    ):
+        several = load_recipes(write(tmp_path / "a.yaml", **recipe, **SHARED), more)
+        assert [each.prompts.count for each in several.values()] == counts
+
+
 def test_a_folder_of_folders(tmp_path: Path) -> None:
     for name in ("red_cat2", "pot", ".hidden"):
         (tmp_path / "photos" / name).mkdir(parents=True)
