@@ -181,7 +181,7 @@ def _in_the_data(error: _Error, data: Any) -> Location:
     """An error's location without what pydantic adds to it, such as the branch of a union."""
     location: list[str | int] = []
     for part in error["loc"]:
-        if isinstance(part, str) and part.startswith((UNION, "dict[")):
+        if isinstance(part, str) and part.startswith((UNION, "dict[", "tuple[")):
             continue
         inside = isinstance(data, dict) or (isinstance(data, list) and isinstance(part, int))
         if inside and (isinstance(data, list) or part in data):

@@ -90,6 +90,8 @@ def test_a_minimal_recipe_is_sound_and_an_identifier_that_only_looks_like_the_no
         ("render: {negative_prompt: }\n", "5:26  render.negative_prompt: must be text or a mapping, not empty; for empty text write ''"),
         ("render: {negative_prompt: {amplfy: fog}}\n", "5:28  render.negative_prompt.amplfy: must be one of naive, captions, against, amplify, import; did you mean 'amplify'?"),
         ("render: {negative_prompt: {amplify: 3}}\n", "5:37  render.negative_prompt.amplify: must be text, not 3; put it in quotes"),
+        ("prompts: {template: [{file: caption/tags.j2, share: -1}]}\n", "5:53  prompts.template.0.share: must be at least 0, not -1"),
+        ("prompts: {template: [caption/tags.j2]}\n", "5:22  prompts.template.0: must be a section with keys of its own, not 'caption/tags.j2'"),
         ("render: {scheduler: euler_a}\n", "5:21  render.scheduler: must be one of euler_ancestral, euler, ddim, ddpm, dpmpp_2m, dpmpp_2m_karras, unipc, lms, heun, or a diffusers class; did you mean 'euler_ancestral'?"),
         ("render: {model: embedded/tiny}\n", "5:17  render.model: there is no 'embedded/tiny', only 'embedded/tinyworld'"),
         ("render: {renderer: comfyui}\n", "5:1  render.workflow: is needed with `renderer: comfyui`: a file that ComfyUI's `Export (API)` writes"),
