@@ -72,7 +72,7 @@ async function get(path) {
 
 async function load() {
   const found = await get("images.json");
-  const here = shown[cursor] && keyOf(shown[cursor]);
+  const here = shown[cursor]?.id;
   page = found;
   position = new Map();
   page.rows.forEach((row, number) => {
@@ -203,8 +203,10 @@ async function askWhy() {
   if (answer) mark("reject", REASONS[Number($("reason").value) - 1] ?? $("reason").value.trim(), rows);
 }
 
+let captioned = null; // the row whose caption is edited
+
 async function askCaption() {
-  const row = shown[cursor];
+  const row = captioned = shown[cursor];
   if (!row) return;
   $("text").value = textOf(row);
   $("edit-error").textContent = "";
@@ -214,7 +216,8 @@ async function askCaption() {
 }
 
 async function saveCaption(redraw) {
-  const row = shown[cursor], text = $("text").value.trim(), before = captions.get(keyOf(row));
+  const row = captioned, text = $("text").value.trim(), before = captions.get(keyOf(row));
+  if (!position.has(keyOf(row))) return void ($("edit-error").textContent = "A run has replaced this image meanwhile.");
   if (!text || (text === textOf(row) && (!before || Boolean(before.redraw) === redraw))) return $("edit").close();
   try {
     await decide([{ do: "caption", id: row.id, image: row.image, text, redraw }], redraw ? "Drawn anew by the next run" : "Caption corrected");
@@ -254,7 +257,7 @@ function fillFacets() {
 
 const facetValues = () => [...$("facets").querySelectorAll("select")].filter((each) => each.value).map((each) => [each.name, each.value]);
 
-function filter(here = shown[cursor] && keyOf(shown[cursor])) {
+function filter(here = shown[cursor]?.id) {
   const words = [...$("query").value.toLowerCase().matchAll(/"([^"]+)"|[^\s"]+/g)].map((found) => found[1] ?? found[0]);
   const state = $("state").value, facets = facetValues();
   const below = parseFloat($("below").value), near = parseFloat($("near").value);
@@ -272,7 +275,7 @@ function filter(here = shown[cursor] && keyOf(shown[cursor])) {
   if (by) shown.sort((x, y) => by(x) - by(y) || x.number - y.number);
   const there = new Set(shown.map(keyOf));
   selected = new Set([...selected].filter((key) => there.has(key)));
-  cursor = Math.max(0, shown.findIndex((row) => keyOf(row) === here));
+  cursor = Math.max(0, shown.findIndex((row) => row.id === here));
   anchor = cursor;
   drawn = "";
   draw();
@@ -474,12 +477,12 @@ function drawSingle() {
 
 function jump(row) {
   if (!shown.includes(row)) $("form").reset();
-  filter(keyOf(row));
+  filter(row.id);
   open(row);
 }
 
 function showAll(slot, value) {
-  const here = shown[cursor] && keyOf(shown[cursor]);
+  const here = shown[cursor]?.id;
   $("form").reset();
   const select = [...$("facets").querySelectorAll("select")].find((each) => each.name === slot);
   if (select) select.value = value;

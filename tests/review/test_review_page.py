@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, needs_chromium
-from made_rows import make_row
+from made_rows import DIGEST, SLOTS, make_row
 from review_pages import ReviewPage, many, served, write_run
 
 from regforge.dataset.decisions import FILE, Decision, DecisionFile, Review
+from regforge.dataset.store import SHARD_SIZE, Store
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
@@ -157,6 +158,22 @@ def test_two_tabs_agree(page: ReviewPage, run: Path, browser: Browser) -> None:
     page.command("Page.bringToFront")
     page.wait_for_state(ROWS[1].id, "keep")
     assert [each.n for each in decisions(run)] == [1, 2, 3, 4]
+
+
+def test_an_image_that_a_run_replaces_meanwhile(page: ReviewPage, run: Path) -> None:
+    page.press("ArrowRight")
+    page.press("e")
+    rows = [ROWS[0], make_row(1, seed=77, image=make_row(9).image), *ROWS[2:SHARD_SIZE]]
+    version = page.js("page.version")
+    Store(run / "shards", SLOTS, DIGEST).write(0, rows, [])
+    page.wait_until(f"page.version !== {json.dumps(version)}")
+    page.write("a photo of a green teapot")
+    page.press("Enter")
+    page.wait_until("document.getElementById('edit-error').textContent.includes('replaced')")
+    page.js("document.getElementById('edit').close()")
+    page.press("k")  # the new one in its place
+    page.written("1 kept")
+    assert [(each.do, each.id) for each in decisions(run)] == [("keep", ROWS[1].id)]
 
 
 def test_hostile_captions_are_inert(tmp_path: Path, browser: Browser) -> None:
