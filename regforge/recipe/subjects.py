@@ -42,6 +42,7 @@ def by_subject(root: Node) -> dict[str, Node]:
             raise RecipeError([Problem.at(subject.place, ("subjects",), message)])
         recipe = copy.deepcopy(root)
         assert isinstance(recipe.content, dict)
+        assert isinstance(subject.content, dict)
         count, said = subject.content.pop("count", None), child(recipe, "prompts", "count")
         if count and not (said and said.place.source.startswith("--set ")):
             prompts = recipe.content.setdefault("prompts", Node(count.place, {}, count.key))
