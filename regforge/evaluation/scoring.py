@@ -26,7 +26,6 @@ from regforge.evaluation.encoders import (
 from regforge.evaluation.metrics import (
     OVER_BASE,
     Interval,
-    SubjectText,
     Vectors,
     class_closeness,
     class_diversity,
@@ -37,7 +36,7 @@ from regforge.evaluation.metrics import (
     pres_over_base,
 )
 from regforge.evaluation.planning import ModelPlan
-from regforge.evaluation.references import References
+from regforge.evaluation.references import References, SubjectText
 from regforge.evaluation.suites import ImageRequest, ImageScores
 from regforge.images.curation import perceptual_hash_of
 

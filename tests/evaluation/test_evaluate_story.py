@@ -14,7 +14,7 @@ import trained_models
 from forked import Forked
 from PIL import Image
 
-from regforge.evaluation import Evaluation, EvaluationSettings, drawing, evaluate, metrics
+from regforge.evaluation import Evaluation, EvaluationSettings, drawing, evaluate, references
 from regforge.journal import Reporter, Task
 from regforge.recipe import TrainingRecipe
 from regforge.training import train
@@ -27,7 +27,7 @@ QUICK = EvaluationSettings(samples=2, class_samples=3, limit=3, steps=2, device=
 @pytest.fixture(scope="module", autouse=True)
 def equal_images_are_read_once() -> Iterator[None]:
     """Reading writing takes most of the time, and finds the same in the same pixels."""
-    read, found = metrics._read, {}
+    read, found = references._read, {}
 
     def remembered(image: Image.Image) -> list[tuple[str, float]]:
         pixels = (image.mode, image.size, image.tobytes())
@@ -36,7 +36,7 @@ def equal_images_are_read_once() -> Iterator[None]:
         return found[pixels]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_read", remembered)
+        patch.setattr(references, "_read", remembered)
         yield
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from regforge.evaluation import metrics
-from regforge.evaluation.metrics import INSTALL, SubjectText, folded, similarity
+from regforge.evaluation import references
+from regforge.evaluation.references import INSTALL, SubjectText, folded, similarity
 
 
 def sign(text: str, size: tuple[int, int] = (120, 80), *, paper: str = "white") -> Image.Image:
@@ -61,7 +61,7 @@ def test_without_a_reader_the_note_says_why_and_nothing_is_downloaded(
 ) -> None:
     import rapidocr
 
-    metrics._reader.cache_clear()
+    references._reader.cache_clear()
     if lacks == "rapidocr":
         monkeypatch.setitem(sys.modules, "rapidocr", None)
     else:
@@ -69,7 +69,7 @@ def test_without_a_reader_the_note_says_why_and_nothing_is_downloaded(
     try:
         left_out = SubjectText([sign("MARKET"), sign("MARKET")])
     finally:
-        metrics._reader.cache_clear()
+        references._reader.cache_clear()
     (note,) = left_out.notes
     assert note == INSTALL if lacks == "rapidocr" else "no models inside" in note
     assert left_out.lexicon == ()

@@ -16,8 +16,8 @@ from training_runs import CAPTIONS, GEOMETRY, KINDS, build, embedded, latents_of
 
 from regforge.errors import RegforgeError
 from regforge.training.batches import FamilyError, Geometry
-from regforge.training.families.base import DiscreteNoise, Family
-from regforge.training.families.stable_diffusion import time_ids
+from regforge.training.families.base import Family
+from regforge.training.families.stable_diffusion import DiscreteNoise, time_ids
 
 
 @pytest.fixture(scope="module")

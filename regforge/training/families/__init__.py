@@ -1,8 +1,8 @@
 """The kinds of text-to-image models that can be trained.
 
 A family is a subclass of `base.Family`: its modules, text embeddings, noise and how its denoiser is
-called. To add one, write it in a module here, with a noise process of `base`, and name it with its
-pipeline's class in `regforge.recipe.pipelines.TRAINABLE`.
+called. To add one, write it in a module here, with `DiscreteNoise` or as a `Flow`, and name it with
+its pipeline's class in `regforge.recipe.pipelines.TRAINABLE`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What families of models are to training, and what they share: latents, captions; their noise."""
+"""What families of models are to training, and what they share: latents and captions."""
 
 from __future__ import annotations
 
@@ -15,99 +15,11 @@ from regforge.devices import free_memory
 from regforge.images.encoding import encode, encode_negative
 from regforge.images.finding import FoundModel
 from regforge.images.loading import load_part
-from regforge.recipe.pipelines import TRAINS
 from regforge.recipe.training import TrainingRecipe
 from regforge.training.batches import Embeddings, FamilyError, Geometry
 
 if TYPE_CHECKING:
     from regforge.training.tokens import TokenRows
-
-# -------------------------------------------------------------------------------------------- noise
-
-# `uniform` are numbers from 0 to 1 [N], `times` [N] in the model's units, `latents` and `noise`
-# [N, C, ...].
-
-
-class DiscreteNoise:
-    """1000 steps, and a noise or v prediction: Stable Diffusion 1.x, 2.x and XL.
-
-    At time t a latent is `sqrt(a[t]) * latent + sqrt(1 - a[t]) * noise`.
-
-    Args:
-        config: `scheduler.config`: betas, prediction type, zero terminal SNR.
-
-    Raises:
-        FamilyError: The denoiser predicts something else, or has another kind of time.
-    """
-
-    def __init__(self, config: Any) -> None:
-        from diffusers import DDPMScheduler
-
-        self._prediction: str = config.get("prediction_type", "epsilon")
-        if self._prediction not in ("epsilon", "v_prediction"):
-            raise FamilyError(
-                f"The base model predicts {self._prediction!r}, and training knows epsilon and "
-                "v_prediction."
-            )
-        if str(config.get("_class_name", "")).startswith("EDM") or "sigma_data" in config:
-            raise FamilyError(
-                "The base model has continuous noise levels (EDM), which training does not know.",
-                hint=f"{TRAINS}.",
-            )
-        # One product of 1000 factors: float64 keeps the small ones near the end right.
-        betas = DDPMScheduler.from_config(config).betas.double()
-        signal = torch.cumprod(1 - betas, 0)
-        self._variances = torch.stack([signal, 1 - signal]).float()
-
-    def times(self, uniform: Tensor) -> Tensor:
-        """Equally likely steps: int64 [N]."""
-        count = self._variances.shape[1]
-        return (uniform * count).long().clamp(0, count - 1)
-
-    def noisy(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """See the class."""
-        signal_part, noise_part = self._factors(times, latents)
-        return signal_part * latents + noise_part * noise
-
-    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """The noise, or the velocity (arXiv 2202.00512, appendix D)."""
-        if self._prediction == "epsilon":
-            return noise
-        signal_part, noise_part = self._factors(times, latents)
-        return signal_part * noise - noise_part * latents
-
-    def weights(self, times: Tensor, min_snr_gamma: float | None) -> Tensor:
-        """Min-SNR weights, each example's from its own time: float32 [N].
-
-        min(SNR, gamma) / SNR for noise and min(SNR, gamma) / (SNR + 1) for velocity, as in
-        https://arxiv.org/abs/2303.09556 (section 3.4) and
-        https://github.com/TiankaiHang/Min-SNR-Diffusion-Training. Where nothing of the signal is
-        left (zero terminal SNR) that is 1 and 0.
-        """
-        if min_snr_gamma is None:
-            return torch.ones(len(times), device=times.device)
-        signal, noise = self._at(times)
-        if self._prediction == "epsilon":  # gamma / SNR, without dividing by an SNR of 0
-            return (min_snr_gamma * noise / signal).clamp(max=1.0)
-        snr = signal / noise
-        return snr.clamp(max=min_snr_gamma) / (snr + 1)
-
-    def _at(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        """Variances of signal and noise: float32 [N] each."""
-        if self._variances.device != times.device:  # once: a copy at each step would be waited for
-            self._variances = self._variances.to(times.device)
-        signal, noise = self._variances[:, times]
-        return signal, noise
-
-    def _factors(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Their square roots, to be multiplied with batches like this one."""
-        shape = (-1, *[1] * (like.dim() - 1))
-        signal, noise = self._at(times)
-        return signal.sqrt().view(shape), noise.sqrt().view(shape)
-
-
-# ----------------------------------------------------------------------------------------- families
-
 
 # So many captions are encoded at a time: a text encoder's activations are small, T5's are not.
 _CAPTIONS_AT_ONCE = 16
