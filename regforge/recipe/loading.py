@@ -245,7 +245,7 @@ def _read(
     for setting in overrides:
         reading.sources.append(source_of(setting))
         reading.problems += apply_setting(root, setting)
-    return path, kind, by_subject(root), reading
+    return path, kind, by_subject(root, counted=kind is _DATASET), reading
 
 
 def _validated(

@@ -18,12 +18,13 @@ _KEYS = ("class_noun", "identifier", "kind")
 """What a subject.json beside the photos may say."""
 
 
-def by_subject(root: Node) -> dict[str, Node]:
+def by_subject(root: Node, *, counted: bool) -> dict[str, Node]:
     """The recipes of one subject each that a recipe stands for, by the subjects' names.
 
     What `subject` says holds for all of them, the `count` of one is its `prompts.count` unless
     `--set` gives one for all, and `{subject}` in `regularization.dataset` and `dataset.repo_id` is
-    the name. Without `subjects` it is the recipe itself, under "".
+    the name. Where nothing is `counted`, in a training, the same list may stand. Without `subjects`
+    it is the recipe itself, under "".
 
     Raises:
         RecipeError: `subjects` names none, or two by one name.
@@ -44,7 +45,7 @@ def by_subject(root: Node) -> dict[str, Node]:
         assert isinstance(recipe.content, dict)
         assert isinstance(subject.content, dict)
         count, said = subject.content.pop("count", None), child(recipe, "prompts", "count")
-        if count and not (said and said.place.source.startswith("--set ")):
+        if count and counted and not (said and said.place.source.startswith("--set ")):
             prompts = recipe.content.setdefault("prompts", Node(count.place, {}, count.key))
             if isinstance(prompts.content, dict):
                 prompts.content["count"] = count

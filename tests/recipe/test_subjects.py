@@ -152,7 +152,7 @@ def test_a_training_takes_the_dataset_of_its_subject(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
-    subjects = [{**CAT, "images": "cat"}, {**POT, "images": "pot"}]
+    subjects = [{**CAT, "images": "cat", "count": 3}, {**POT, "images": "pot"}]
     write(tmp_path / "reg.yaml", name="reg", subjects=subjects, **SHARED)
     recipes = load_recipes(
         write(
