@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from regforge.dataset.card_parts import LICENSE_KEYS, OUR_KEYS, Card
 from regforge.files import write_atomically
+from regforge.runs import recipe_in
 from regforge.words import counted
 
 CARD = "README.md"
@@ -23,7 +22,7 @@ def subjects_in(folder: Path) -> list[str]:
     return [
         run.parent.name
         for run in sorted(folder.glob("*/recipe.yaml"))
-        if _name_in(run).endswith(f"-{run.parent.name}")
+        if str(recipe_in(run.parent).get("name")).endswith(f"-{run.parent.name}")
     ]
 
 
@@ -69,10 +68,3 @@ def write_index(folder: Path, repo_id: str | None = None) -> Path:
     ).format(title, "\n".join(calls), "\n\n".join(images))
     write_atomically(path, Card(front, card.before, ours, card.after).as_text())
     return path
-
-
-def _name_in(recipe: Path) -> str:
-    try:
-        return str(yaml.safe_load(recipe.read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
-        return ""
