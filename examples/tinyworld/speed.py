@@ -1,6 +1,6 @@
 """What `render.speed` costs in quality: `balanced` and `fast` against `exact`, caption by caption.
 
-    python examples/tinyworld/speed.py                       # 500 held-out captions, hours on a CPU
+    python examples/tinyworld/speed.py                       # 500 held-out captions
     python examples/tinyworld/speed.py --captions 40
 
 Draws the held-out captions of evaluate.py with regforge's renderer, the same seeds for all, and
