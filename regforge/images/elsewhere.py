@@ -121,8 +121,9 @@ class ElsewhereRenderer(Renderer):
             self._by_row |= zip(rows, new, strict=False)
             return ""
         return (
-            f"{counted(len(new), 'image')} there have names without an id, and {len(rows):,} are "
-            "missing: they are taken in their order only when there is one for each."
+            f"{counted(len(new), 'image')} there without an id in the name, "
+            f"{counted(len(rows), 'image')} missing: such images are taken in their order only "
+            "when there is one for each."
         )
 
     def render(self, jobs: Sequence[ImageJob]) -> Iterator[RenderedImage]:

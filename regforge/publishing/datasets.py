@@ -170,8 +170,8 @@ def _check_reviewed(run: RunFolder) -> None:
     """
     if pending := sum(map(Review.of(run.path).is_pending, read_rows(run.dataset, images=False))):
         raise CannotPublish(
-            f"{counted(pending, 'image')} of {run.dataset} would go as {run.path / FILE} does not "
-            "want it.",
+            f"{run.path / FILE} has decisions about {counted(pending, 'image')} of {run.dataset} "
+            "that are not carried out.",
             hint=f"Carry the decisions out: {run.command}",
         )
 
