@@ -179,7 +179,7 @@ def copy_cleaned(material: Material, out: Path) -> int:
         How many images are in the copy.
 
     Raises:
-        DecisionsError: It is a run, or `out` is not empty.
+        DecisionsError: It is a run, nothing is left of it, or `out` is there already.
         StorageError: It cannot be written.
     """
     if material.run is not None:
@@ -196,6 +196,8 @@ def copy_cleaned(material: Material, out: Path) -> int:
         )
     review = material.review()
     left = [each for key, each in material.examples.items() if not review.goes(key)]
+    if not left:
+        raise DecisionsError(f"All images of {material.name} are rejected: none is left to copy.")
     with unfinished_folder(out.parent) as partial, storage_errors(out):
         whole = partial / out.name
         listed = any(each.name in METADATA for each in root.rglob("metadata.*"))

@@ -60,6 +60,7 @@ def test_a_folder_is_reviewed_and_left_alone(photos: Path, shell: Shell, tmp_pat
     assert shell("review", photos, "--copy", photos / "inside") == 2
     write(tmp_path / "none.jsonl", *({"do": "reject", "id": f"10_teapot/{n}.png"} for n in "bc"))
     assert shell("review", photos, "--apply", tmp_path / "none.jsonl") == 0
+    assert shell("review", photos, "--copy", tmp_path / "nothing") == 2
     assert shell("audit", photos) != 0
     assert "set.review.jsonl" in shell.err
 
