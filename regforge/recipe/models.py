@@ -42,7 +42,7 @@ class Prompts(Section):
     without the identifier), `against` (the same with another thing of the class in the subject's
     place, its attributes varied), `amplify` (structured captions over the whole vocabulary),
     `import` (another dataset's captions). They need not sum to 1."""
-    count: Runtime[int] = Field(default=2000, ge=1)
+    count: Runtime[int] = Field(default=2000, ge=1, le=100_000_000)
     """How many captions. Raising it later adds captions and keeps those there are."""
     mode: Literal["vocabulary", "compose"] = "vocabulary"
     """`vocabulary`: the language model fills each slot once, and a seeded design combines the
