@@ -23,9 +23,10 @@ from regforge.auditing.captions import caption_checks, word_coverage
 from regforge.auditing.gathering import Check, Gathered, gather, has_stored_hashes, printable
 from regforge.dataset.sources import CaptionedDataset, open_dataset
 from regforge.display import Tabular
+from regforge.embedded import EMBEDDED
 from regforge.files import parse_json
 from regforge.journal import Reporter
-from regforge.prompts.tokens import EMBEDDED, TokenBudget, estimated_budget, token_budget
+from regforge.prompts.tokens import TokenBudget, estimated_budget, token_budget
 from regforge.recipe import Render
 from regforge.recipe.named_files import content_of
 from regforge.records import Example, ImageRow

@@ -33,6 +33,7 @@ from regforge.auditing.gathering import (
     upright,
 )
 from regforge.auditing.images import NEAR
+from regforge.embedded import EMBEDDED_JUDGE
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import MOST_IMAGE
 from regforge.images.curation import perceptual_hash_of
@@ -209,7 +210,7 @@ class Likeness:
         sure = sum(cosine >= SURE for _, _, cosine in ranked)
         likely = sum(cosine >= LIKELY for _, _, cosine in ranked)
         numbers = {
-            "encoder": "embedded/judge",
+            "encoder": EMBEDDED_JUDGE,
             "compared": len(ranked),
             "shows_subject": sure,
             "may_show_subject": likely,

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 TINYWORLD: Path = Path(__file__).parent / "tinyworld"
 IDENTITY: Path = Path(__file__).parent / "judge" / "identity"
 ALIGNMENT: Path = Path(__file__).parent / "judge" / "alignment"
-EMBEDDED_FOLDERS = {"embedded/tinyworld": TINYWORLD, "embedded/judge": ALIGNMENT}
+EMBEDDED, EMBEDDED_JUDGE = "embedded/tinyworld", "embedded/judge"
+EMBEDDED_FOLDERS = {EMBEDDED: TINYWORLD, EMBEDDED_JUDGE: ALIGNMENT}
 """A recipe's name of an embedded model -> its folder."""
 
 # Whoever imports diffusers imports torchao, if it is there, which says what it lacks without a GPU.

@@ -25,11 +25,12 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from regforge.embedded import EMBEDDED
 from regforge.evaluation.models import base_digest
 from regforge.evaluation.suites import EvaluationError, ImageRequest, PersonalizedModel
 from regforge.files import parse_json, write_atomically
 from regforge.images.curation import constant_colour_of
-from regforge.images.finding import EMBEDDED, ModelChoice
+from regforge.images.finding import ModelChoice
 from regforge.images.loading import load_model, require_quantizer
 from regforge.images.loras import load_loras, silent, unload_loras
 from regforge.images.pipelines import sampler_name

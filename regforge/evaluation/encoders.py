@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regforge.devices import pick_device
-from regforge.embedded import ALIGNMENT, IDENTITY, quiet_loading, require_folder
+from regforge.embedded import ALIGNMENT, EMBEDDED_JUDGE, IDENTITY, quiet_loading, require_folder
 from regforge.evaluation.suites import EvaluationError, absolute, is_tinyworld
 from regforge.files import revision_of
 from regforge.hub import HubAddress, HubError, explained
 from regforge.words import first_line, missing_package
 
-EMBEDDED = "embedded/judge"
 DINO = "facebook/dino-vits16"
 CLIP = "openai/clip-vit-base-patch32"
 INSTALL_LPIPS = "DIV is not LPIPS: that needs `pip install torchmetrics torchvision`."
@@ -51,7 +50,7 @@ def default_encoders(base: str) -> tuple[str, str]:
     DreamBooth measures with DINO ViT-S/16 and does not name its CLIP; ViT-B/32 is what those who
     repeat it take. The embedded judge is for the embedded pipeline.
     """
-    return (EMBEDDED, EMBEDDED) if is_tinyworld(base) else (DINO, CLIP)
+    return (EMBEDDED_JUDGE, EMBEDDED_JUDGE) if is_tinyworld(base) else (DINO, CLIP)
 
 
 # -------------------------------------------------------------------------------- transformers
@@ -81,8 +80,8 @@ class ImageEncoder:
         self._source = _find(name, judge)
         model, self._processor, lacks_pooler = _load(self._source)
         source, place = self._source, Path(self._source.place)
-        if source.name == EMBEDDED:
-            self.name = EMBEDDED
+        if source.name == EMBEDDED_JUDGE:
+            self.name = EMBEDDED_JUDGE
         elif source.address is None:
             self.name = f"{place.resolve().name}@{revision_of(place)[:19]}"
         else:
@@ -242,7 +241,7 @@ class _Source:
 
 def _find(name: str, judge: Path) -> _Source:
     local = {"trust_remote_code": False, "local_files_only": True}
-    if name == EMBEDDED:
+    if name == EMBEDDED_JUDGE:
         return _Source(name, str(require_folder(judge, "config.json")), local)
     folder = absolute(name)
     if folder.is_dir():

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from regforge.dataset.card_parts import Card
-from regforge.embedded import EMBEDDED_FOLDERS
+from regforge.embedded import EMBEDDED, EMBEDDED_FOLDERS
 from regforge.evaluation.references import find_subject
 from regforge.evaluation.suites import (
     EvaluationError,
@@ -36,7 +36,6 @@ from regforge.evaluation.suites import (
 )
 from regforge.files import MOST_TEXT, expanded, file_digest, revision_of
 from regforge.hub import HubAddress
-from regforge.images.finding import EMBEDDED
 from regforge.images.loras import download
 from regforge.recipe.named_files import (
     EMBEDDING_FOLDER,

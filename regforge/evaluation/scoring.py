@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from regforge.embedded import EMBEDDED_JUDGE
 from regforge.evaluation.encoders import (
-    EMBEDDED,
     ImageEncoder,
     Lpips,
     TextImageEncoder,
@@ -101,7 +101,8 @@ class Scorer:
             ImageEncoder(structure, device=device),
             TextImageEncoder(alignment, device=device),
         )
-        lpips = None if structure == EMBEDDED else open_lpips(device=device)  # trained on photos
+        # Trained on photos.
+        lpips = None if structure == EMBEDDED_JUDGE else open_lpips(device=device)
         if isinstance(lpips, str):
             return cls(*encoders, text_fidelity=text_fidelity, lacks=[lpips])
         return cls(*encoders, lpips, text_fidelity=text_fidelity)

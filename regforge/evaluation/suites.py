@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from regforge.embedded import TINYWORLD
+from regforge.embedded import EMBEDDED, TINYWORLD
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import expanded, read_text, templates_folder
-from regforge.images.finding import EMBEDDED
 from regforge.recipe import Kind
 from regforge.recipe.models import benchmarks
 from regforge.recipe.named_files import EMBEDDING_FOLDER, is_file

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from regforge.embedded import TINYWORLD
+from regforge.embedded import EMBEDDED, TINYWORLD
 from regforge.exporting.common import class_caption
 from regforge.exporting.scanning import ScannedDataset
 from regforge.exporting.trainer import NO_BASE_MODEL, ExportError, Settings, Trainer
@@ -30,7 +30,6 @@ from regforge.runs import OwnedFolder
 from regforge.version import __version__
 from regforge.words import beginning, counted, did_you_mean
 
-EMBEDDED = "embedded/tinyworld"
 """What datasets call the embedded pipeline; trainers know it by its folder."""
 
 MANIFEST = "export.json"

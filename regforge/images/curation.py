@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageStat
 
+from regforge.embedded import EMBEDDED_JUDGE
 from regforge.errors import RegforgeError
 from regforge.files import expanded
 from regforge.image_files import BrokenImage, decode
@@ -24,7 +25,6 @@ from regforge.words import first_line, missing_package
 if TYPE_CHECKING:
     import torch
 
-EMBEDDED_JUDGE = "embedded/judge"
 _DIGITS = 4
 _MOST_TOKENS = 512
 BLACK_LEVEL = 10

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from regforge.embedded import TINYWORLD, quiet_loading, require_folder
+from regforge.embedded import EMBEDDED, TINYWORLD, quiet_loading, require_folder
 from regforge.files import expanded, file_digest, revision_of
 from regforge.images.renderer import ModelUnavailable
 from regforge.recipe.named_files import MODEL_INDEX
@@ -25,7 +25,6 @@ from regforge.recipe.single_files import (
     single_file,
 )
 
-EMBEDDED = "embedded/tinyworld"
 # A pipeline that takes one of these does not start from text alone, unless diffusers says it can.
 _OTHER_INPUTS = frozenset(
     {"image", "images", "image_embeds", "mask_image", "control_image", "video", "audio"}

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from regforge.embedded import EMBEDDED
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import cache_folder, note_in_cache, read_object
 from regforge.recipe.rendering import Render
@@ -199,7 +200,7 @@ def seconds_per_image(render: Render) -> float | None:
     known = read_object(cache_folder() / _SPEEDS).get(_speed_key(render))
     if isinstance(known, int | float):
         return float(known)
-    if render.model != "embedded/tinyworld":
+    if render.model != EMBEDDED:
         return None
     start, stop = render.guidance_window
     whole = render.steps / render.cache_interval * (1 + stop - start) / 2

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regforge.embedded import TINYWORLD
+from regforge.embedded import EMBEDDED, TINYWORLD
 from regforge.files import expanded
 from regforge.recipe.pipelines import READS, likely_class
 from regforge.recipe.rendering import Render
@@ -26,7 +26,6 @@ from regforge.words import first_line
 CLIP_LIMIT = 77
 """Tokens that the text encoders of SD and SDXL take, start and end included."""
 
-EMBEDDED = "embedded/tinyworld"
 
 _NEAR = 0.85
 _NO_LIMIT = 100_000  # transformers writes 1e30 where a tokenizer has no limit
