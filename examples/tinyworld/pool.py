@@ -49,15 +49,22 @@ def random_image(rng: random.Random, kind: str) -> tuple[Spec, Drawing | None, E
     Args:
         rng: Source of all choices.
         kind: 'world' for training the generator; 'details' for the autoencoder, which must also
-            carry drawings and emblems that the generator never sees.
+            carry drawings and emblems that the generator never sees; 'judge' for what has to know
+            the class of drawings that it never saw, which are as often new as known.
     """
     spec = random_spec(rng, held_out=False)
     if kind == "world":
         return spec, None, None
     drawing = emblem = None
-    if rng.random() < 0.4:
+    if kind == "judge":
+        known = drawings.of_class(spec.class_noun)
+        related = [d for d in drawings.load("relatives") if d.class_noun == spec.class_noun]
+        drawing = rng.choice(related if related and rng.random() < 0.6 else known)
+        if rng.random() < 0.6:
+            drawing = drawings.bend(drawing, rng)
+    elif rng.random() < 0.4:
         drawing = rng.choice([d for d in drawings.load("extras") if d.purpose == "train"])
-    if rng.random() < 0.4:
+    if rng.random() < (0.25 if kind == "judge" else 0.4):
         emblem = random_emblem(rng)
     return spec, drawing, emblem
 
@@ -123,7 +130,7 @@ def main() -> None:
     """Command line: render a pool."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kind", choices=["world", "details"], default="world")
+    parser.add_argument("--kind", choices=["world", "details", "judge"], default="world")
     parser.add_argument("--count", type=int, default=60_000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()

@@ -3,8 +3,9 @@
 Four models:
 
     guide       attributes from images; the UNet (`guide.py`) and the next two learn from it
-    alignment   images against captions, contrastively (CLIP, Radford et al. 2021), its image
-                tower also copying the reader's features
+    alignment   images against captions and against class nouns alone, contrastively (CLIP,
+                Radford et al. 2021), its image tower also copying the guide's features; of a pool
+                of kind 'judge', so that it knows the class of drawings that it never saw
     identity    two images of the same drawing against all others, whatever place, light, pose
                 (InfoNCE, van den Oord et al. 2018); drawings are bent, recoloured and marked with
                 emblems at random, so that there is no end of them and fine details decide
@@ -22,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 import judges
@@ -31,7 +31,7 @@ from optim import MuonAdamW
 from train_text_encoder import tokenize
 from workers import Worker, default_workers, launch
 from world import drawings, vocabulary
-from world.captions import random_spec, varied_caption
+from world.captions import article, random_spec, varied_caption
 from world.drawings import Drawing, Emblem
 from world.render import render
 
@@ -93,7 +93,10 @@ def save_half(model: Any, folder: Path) -> None:
 
 
 def train_reader(worker: Worker, args: argparse.Namespace) -> None:
-    """Attributes from images; `guide` and `reader` differ in their seeds alone."""
+    """Attributes from images; `guide` and `reader` differ in their seeds alone.
+
+    Goes on from what an earlier piece of training left.
+    """
     import torch
     import torch.nn.functional as F
     from safetensors.torch import save_file
@@ -104,7 +107,11 @@ def train_reader(worker: Worker, args: argparse.Namespace) -> None:
     indices = pool.chunks(args.pool)
     images, specs = pool.load_images(args.pool, indices), pool.load_specs(args.pool, indices)
     truth = {slot: judges.labels(specs, slot) for slot in judges.SLOTS}
-    model = judges.reader().to(worker.device)
+    # What nobody names a colour of has one all the same: an elephant is gray, named or not.
+    truth["color"][truth["color"] == judges.SLOTS["color"].index(None)] = -1
+    weights = args.out / f"{args.model}.safetensors"
+    model = judges.load_reader(weights).train() if weights.exists() else judges.reader()
+    model = model.to(worker.device, memory_format=torch.channels_last)
     loop = Loop(worker, model.parameters(), args.minutes, args.lr)
     while loop.running():
         rows = rng.integers(1000, len(images), size=args.batch)  # the first chunk is for testing
@@ -113,7 +120,8 @@ def train_reader(worker: Worker, args: argparse.Namespace) -> None:
             logits = model(x)
         told = {slot: truth[slot][rows].to(worker.device) for slot in logits}
         loss = sum(
-            F.cross_entropy(logits[s], told[s], label_smoothing=0.02) * (2 if "class" in s else 1)
+            F.cross_entropy(logits[s], told[s], label_smoothing=0.02, ignore_index=-1)
+            * (2 if s in ("class_noun", "color", "texture") else 1)
             for s in logits
         )
         share = (logits["class_noun"].argmax(-1) == told["class_noun"]).float().mean()
@@ -123,25 +131,37 @@ def train_reader(worker: Worker, args: argparse.Namespace) -> None:
         with torch.no_grad():
             logits = model(judges.to_tensor(images[:1000]).to(worker.device))
         for slot, values in logits.items():
-            right = (values.argmax(-1).cpu() == truth[slot][:1000]).float().mean()
+            told = truth[slot][:1000]
+            right = (values.argmax(-1).cpu() == told)[told >= 0].float().mean()
             print(f"  {slot:12s} {right:.3f}")
         args.out.mkdir(parents=True, exist_ok=True)
         state = {k: t.half().contiguous().cpu() for k, t in model.state_dict().items()}
-        save_file(state, args.out / f"{args.model}.safetensors")
+        save_file(state, weights)
+
+
+def class_captions(draw: random.Random) -> list[str]:
+    """A caption of each class noun that says nothing else, in one of its wordings."""
+    start = draw.choice(["", *vocabulary.STYLES["photo"]])
+    nouns = [draw.choice(phrases) for phrases in vocabulary.CLASS_NOUNS.values()]
+    return [f"{start} {article(noun)}{noun}".strip() for noun in nouns]
 
 
 def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
-    """Images against captions."""
+    """Images against captions; goes on from what an earlier piece of training left."""
     import torch
     import torch.nn.functional as F
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, VisionTextDualEncoderModel
 
     rng, draw = np.random.default_rng(worker.rank), random.Random(worker.rank)
     indices = pool.chunks(args.pool)
     images, specs = pool.load_images(args.pool, indices), pool.load_specs(args.pool, indices)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
     teacher = judges.load_reader(args.out / "guide.safetensors").tower.to(worker.device)
-    model = judges.dual_encoder(tokenizer, judges.convnext_tower()).to(worker.device).train()
+    if (args.out / "alignment" / "config.json").exists():
+        model = VisionTextDualEncoderModel.from_pretrained(args.out / "alignment", dtype="float32")
+    else:
+        model = judges.dual_encoder(tokenizer, judges.convnext_tower())
+    model = model.to(worker.device).train()
     heads = torch.nn.ModuleDict(
         {s: torch.nn.Linear(judges.EMBEDDING, len(v)) for s, v in judges.SLOTS.items()}
     ).to(worker.device)
@@ -157,6 +177,8 @@ def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
         x = _augment(judges.to_tensor(images[rows]).to(worker.device), rng)
         with torch.autocast(worker.device, torch.bfloat16):
             output = model(input_ids=ids, pixel_values=x)
+            alone = tokenize(tokenizer, class_captions(draw)).to(worker.device)
+            nouns = model.get_text_features(input_ids=alone).pooler_output
             with torch.no_grad():
                 features = teacher(x).pooler_output.flatten(1)
         logits = output.logits_per_image.float()
@@ -164,6 +186,9 @@ def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
         copied = copier(output.vision_model_output.pooler_output.float())
         standard = F.layer_norm(features.float(), (256,))
         loss = loss + F.mse_loss(copied, standard)
+        named = output.image_embeds.float() @ F.normalize(nouns.float(), dim=-1).T
+        classes = judges.labels([specs[i] for i in rows], "class_noun").to(worker.device)
+        loss = loss + F.cross_entropy(named * model.logit_scale.exp(), classes)
         # Reading the caption's attributes from its embedding teaches the words quickly.
         text = output.text_embeds.float() * 8
         for slot, head in heads.items():
@@ -171,7 +196,8 @@ def train_alignment(worker: Worker, args: argparse.Namespace) -> None:
             told = judges.labels([captions[i].tells for i in known], slot).to(worker.device)
             loss = loss + 0.2 * F.cross_entropy(head(text[known]), told)
         share = (logits.argmax(-1) == target).float().mean()
-        loop.update(loss, f"matched {share:.2f} of 1 in {args.batch}")
+        known = (named.argmax(-1) == classes).float().mean()
+        loop.update(loss, f"matched {share:.2f} of 1 in {args.batch}, class {known:.2f}")
     if worker.first:
         save_half(model.eval(), args.out / "alignment")
         judges.image_processor().save_pretrained(args.out / "alignment")
@@ -188,27 +214,12 @@ class Identity:
     texture: str | None
 
 
-def bend(drawing: Drawing, rng: random.Random) -> Drawing:
-    """A new drawing made of an old one: mirrored, stretched, its colours exchanged."""
-    pixels = drawing.pixels
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    if rng.random() < 0.6:
-        order = rng.sample(range(3), 3)
-        pixels = pixels[..., [*order, 3]]
-    width = rng.randint(80, 128)
-    narrow = cv2.resize(np.ascontiguousarray(pixels), (width, 128), interpolation=cv2.INTER_AREA)
-    left = (128 - width) // 2
-    pixels = np.pad(narrow, ((0, 0), (left, 128 - width - left), (0, 0)))
-    return replace(drawing, pixels=pixels)
-
-
 def random_identity(rng: random.Random) -> Identity:
     """A drawing with or without emblem, tint and pattern; two in three are bent first."""
     known = [d for d in drawings.load("extras") if d.purpose == "train"]
     drawing = rng.choice([*drawings.load("classes"), *known])
     if rng.random() < 0.67:
-        drawing = bend(drawing, rng)
+        drawing = drawings.bend(drawing, rng)
     return Identity(
         drawing,
         emblem=pool.random_emblem(rng) if rng.random() < 0.35 else None,

@@ -61,7 +61,7 @@ def test_every_class_has_three_drawings_in_as_many_styles(class_noun):
 
 
 def test_subjects_are_kept_out_of_training():
-    trained = {d.name for d in drawings.load("classes")} | {d.name for d in drawings.load("extras")}
+    trained = {d.name for a in ("classes", "relatives", "extras") for d in drawings.load(a)}
     held = drawings.load("subjects")
     assert len(held) >= 8
     assert not trained & {d.name for d in held}
@@ -75,6 +75,7 @@ def test_the_judges_test_drawings_are_apart_from_its_training():
     extras = drawings.load("extras")
     test = {d.name.split(":")[1] for d in extras if d.purpose == "test"}
     train = {d.name.split(":")[1] for d in extras if d.purpose == "train"}
+    train |= {d.name.split(":")[1] for d in drawings.load("relatives")}
     assert len(test) >= 100
     assert not test & train
 
@@ -88,9 +89,12 @@ def test_every_drawing_has_a_known_free_licence():
         "emojione": "Emoji One",
         "fluent-emoji": "Fluent Emoji",
         "fluent-emoji-flat": "Fluent Emoji",
+        "fxemoji": "FxEmojis",
+        "streamline-emojis": "Streamline Emojis",
         "own": "own/teapot.svg",
     }
-    used = {d.icon_set for a in ("classes", "subjects", "extras") for d in drawings.load(a)}
+    atlases = ("classes", "subjects", "relatives", "extras")
+    used = {d.icon_set for a in atlases for d in drawings.load(a)}
     assert used <= set(known)
     assert all(known[icon_set] in notice for icon_set in used)
 

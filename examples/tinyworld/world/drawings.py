@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -57,7 +58,12 @@ class Drawing:
 
 @functools.cache
 def load(atlas: str) -> tuple[Drawing, ...]:
-    """All drawings of an atlas: 'classes' (training), 'subjects' (held out), 'extras'."""
+    """All drawings of an atlas.
+
+    Args:
+        atlas: 'classes' (training), 'relatives' (more of them, for the judge), 'subjects' (held
+            out) or 'extras'.
+    """
     rows = json.loads((ARTWORK / "index.json").read_text())[atlas]
     sheet = np.asarray(Image.open(ARTWORK / f"{atlas}.webp").convert("RGBA"))
     drawings = []
@@ -79,6 +85,21 @@ def load(atlas: str) -> tuple[Drawing, ...]:
 def of_class(class_noun: str) -> tuple[Drawing, ...]:
     """The training drawings of a class noun."""
     return tuple(d for d in load("classes") if d.class_noun == class_noun)
+
+
+def bend(drawing: Drawing, rng: random.Random) -> Drawing:
+    """A new drawing made of an old one: mirrored, stretched, its colours exchanged."""
+    pixels = drawing.pixels
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    if rng.random() < 0.6:
+        order = rng.sample(range(3), 3)
+        pixels = pixels[..., [*order, 3]]
+    width = rng.randint(80, 128)
+    narrow = cv2.resize(np.ascontiguousarray(pixels), (width, 128), interpolation=cv2.INTER_AREA)
+    left = (128 - width) // 2
+    pixels = np.pad(narrow, ((0, 0), (left, 128 - width - left), (0, 0)))
+    return replace(drawing, pixels=pixels)
 
 
 def recolor(pixels: np.ndarray, color: str | None) -> np.ndarray:
