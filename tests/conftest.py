@@ -46,11 +46,6 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 gc.set_threshold(50_000)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with clusters, which are waited for most: at the end they would be waited for alone."""
-    items.sort(key=lambda item: "ray" not in item.path.stem)
-
-
 def pytest_collection_finish() -> None:
     gc.freeze()
 
