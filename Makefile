@@ -34,6 +34,7 @@ help: ## Show this list
 quickstart: $(USER_STAMP) ## Install into .venv and make a first dataset, with no network and no GPU
 	@echo "==> regforge run recipes/quickstart.yaml"
 	@$(VENV)/bin/regforge run recipes/quickstart.yaml
+	@command -v regforge >/dev/null 2>&1 || echo "==> First: . $(VENV)/bin/activate   (then regforge and python are the installed ones)"
 
 install: $(DEV_STAMP) ## Install everything needed to work on regforge into .venv
 

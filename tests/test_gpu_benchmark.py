@@ -21,7 +21,7 @@ def measured(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_all_rows_are_measured_beside_the_loops_of_others(repo: Path, tmp_path: Path) -> None:
-    ran = measured(repo, "--dry-run", "--parts", "sdxl,flux", "--out", str(tmp_path))
+    ran = measured(repo, "--dry-run", "--parts", "sd15,sdxl,flux", "--out", str(tmp_path))
     assert ran.returncode == 0, ran.stderr
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     counts = dict.fromkeys((row["part"] for row in rows), 0)
@@ -30,6 +30,8 @@ def test_all_rows_are_measured_beside_the_loops_of_others(repo: Path, tmp_path: 
         assert row["rate"] > 0
         assert f"| {row['part']} | {row['row']} | " in (tmp_path / "results.md").read_text()
     assert counts == {
+        "sd15 images": 7,
+        "sd15 training steps": 3,
         "sdxl images": 7,
         "sdxl training steps": 3,
         "flux images": 6,

@@ -312,6 +312,8 @@ def flops(unet: Any, arguments: dict[str, Any], steps: int) -> int:
         ("embedded", "balanced", 0.350),
         ("embedded", "fast", 0.221),
         ("sd15", "balanced", 0.342),
+        ("sd15", "fast", 0.216),
+        ("sdxl", "balanced", 0.324),
         ("sdxl", "fast", 0.203),
     ],
 )
