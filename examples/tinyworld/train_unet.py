@@ -168,7 +168,10 @@ def random_timesteps(count: int) -> Any:
 
 
 def diffusion_loss(unet: Any, states: Any, latents: Any, masks: Any, alphas: Any) -> Any:
-    """Mask-weighted v-prediction loss, a scalar.
+    """v-prediction loss, in which the subject counts for up to four times its area, a scalar.
+
+    Only as far as it is seen through the noise: where the model has to guess, a weight on the
+    subject would make it guess the larger drawings.
 
     Args:
         unet: The model.
@@ -185,7 +188,7 @@ def diffusion_loss(unet: Any, states: Any, latents: Any, masks: Any, alphas: Any
     noise = torch.randn_like(latents)
     with torch.autocast(latents.device.type, torch.bfloat16):
         output = unet(a * latents + s * noise, t, states).sample
-    weight = 1 + 3 * masks
+    weight = 1 + 3 * a**2 * masks
     error = weight * (output.float() - (a * noise - s * latents)).pow(2)
     return (error.sum((1, 2, 3)) / (latents.shape[1] * weight.sum((1, 2, 3)))).mean()
 
