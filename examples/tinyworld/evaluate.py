@@ -57,17 +57,37 @@ def held_out_specs(count: int, seed: int = 2026) -> list[Spec]:
 
 
 def generate(
-    pipeline: Any, prompts: list[str], *, steps: int, guidance: float, batch: int = 50
+    pipeline: Any,
+    prompts: list[str],
+    *,
+    steps: int,
+    guidance: float,
+    unguided: float = 0.0,
+    batch: int = 50,
 ) -> list[np.ndarray]:
-    """Images for `prompts`; image i depends on prompt i and seed i alone."""
+    """Images for `prompts`; image i depends on prompt i and seed i alone.
+
+    There is no guidance in the first steps, an `unguided` share of them.
+    """
     import torch
+
+    def scale(step: int) -> float:
+        return guidance if step >= unguided * steps else 1 + 1e-6  # 1 would halve what is computed
+
+    def before_next(pipeline: Any, step: int, _time: Any, _state: Any) -> dict[str, Any]:
+        pipeline._guidance_scale = scale(step + 1)
+        return {}
 
     images: list[np.ndarray] = []
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
         output = pipeline(
-            part, num_inference_steps=steps, guidance_scale=guidance, generator=generators
+            part,
+            num_inference_steps=steps,
+            guidance_scale=scale(0),
+            generator=generators,
+            callback_on_step_end=before_next,
         )
         images += [np.asarray(image) for image in output.images]
     return images
@@ -155,6 +175,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--unguided", type=float, default=0.0, help="share of the steps, at first")
     parser.add_argument("--nouns", type=int, help="look for the drawings of so many (all; 0: none)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--paraphrase", action="store_true", help="reworded captions")
@@ -177,7 +198,11 @@ def main() -> None:
     world_alike = [render(Spec(noun, places[n]), seed=n).image for noun in nouns for n in range(20)]
     pipeline = open_pipeline(args.pipeline, args.dtype)
     start = time.time()
-    options = {"steps": args.steps, "guidance": args.guidance}
+    options = {
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "unguided": args.unguided,
+    }
     images = generate(pipeline, prompts, **options)
     seconds = (time.time() - start) / len(specs)
     images_alike = generate(pipeline, alike, **options)
@@ -197,8 +222,10 @@ def main() -> None:
     if nouns:
         for name, drawn in (("generated", images_alike), ("real", world_alike)):
             result[name]["drawings"] = all_drawings(drawn, nouns, judge)
-    print(f"{len(specs)} held-out captions, {args.steps} steps, guidance {args.guidance}, ", end="")
-    print(f"{seconds:.2f} s an image")
+    print(
+        f"{len(specs)} held-out captions, {args.steps} steps, guidance {args.guidance} after "
+        f"{args.unguided:.0%} of them, {seconds:.2f} s an image"
+    )
     print(f"{'':12s} {'generated':>10s} {'real':>6s}  goal")
     for name, made in result["generated"].items():
         print(f"{name:12s} {made:10.3f} {result['real'][name]:6.3f}  {GOALS.get(name, '')}")
