@@ -61,7 +61,7 @@ def test_resuming_the_optimizer_changes_nothing():
         torch.testing.assert_close(a, b)
 
 
-def test_the_loss_of_a_perfect_prediction_is_zero_and_masks_weigh_it():
+def test_the_loss_of_a_perfect_prediction_is_zero_and_masks_weigh_what_is_seen(monkeypatch):
     alphas = models.noise_schedule().alphas_cumprod
     latents, masks = torch.randn(4, 16, 12, 12), torch.zeros(4, 1, 12, 12)
 
@@ -80,10 +80,14 @@ def test_the_loss_of_a_perfect_prediction_is_zero_and_masks_weigh_it():
     oracle.error = torch.zeros(4, 1, 12, 12)
     oracle.error[..., :6] = 1.0
     plain = train_unet.diffusion_loss(oracle, None, latents, masks, alphas)
-    masks[..., :6] = 1.0
-    weighed = train_unet.diffusion_loss(oracle, None, latents, masks, alphas)
     assert plain == pytest.approx(0.5, abs=0.01)
-    assert weighed == pytest.approx(0.8, abs=0.01)  # 4 of 5 parts of the weight
+    masks[..., :6] = 1.0
+    for timestep, weighed in ((0, 0.8), (999, 0.5)):  # 4 of 5 parts of the weight, or 1 of 2
+        monkeypatch.setattr(
+            train_unet, "random_timesteps", lambda n, t=timestep: torch.tensor([t] * n)
+        )
+        found = train_unet.diffusion_loss(oracle, None, latents, masks, alphas)
+        assert found == pytest.approx(weighed, abs=0.01)
 
 
 def test_terminal_noise_hides_the_image():
