@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -14,7 +15,7 @@ from tables import MEASURES, Found, label
 
 _ACROSS, _UP = "closeness", ("lift", "shown")
 _ROWS = ((SHOWN, "place"), (SHOWN, "style"), (PLAIN, "style"), (CLASS, ""))
-_SIDE, _BAND = 144, 20
+_SIDE, _HEAD, _BAND = 144, 34, 20
 
 
 def write(experiment: Experiment) -> None:
@@ -59,12 +60,12 @@ def _images(experiment: Experiment, path: Path) -> None:
     heads = ["photos", "base model", *map(label, pairs)]
     kinds = {about.kind: name for name, about in reversed(experiment.subjects.items())}
     made = Image.new(
-        "RGB", (_SIDE * len(heads), _BAND + len(kinds) * len(_ROWS) * (_SIDE + _BAND)), "white"
+        "RGB", (_SIDE * len(heads), _HEAD + len(kinds) * len(_ROWS) * (_SIDE + _BAND)), "white"
     )
     draw = ImageDraw.Draw(made)
     for x, head in enumerate(heads):
-        draw.text((x * _SIDE + 3, 3), head, fill="#1d1a17", font_size=12)
-    y = _BAND
+        draw.text((x * _SIDE + 3, 3), textwrap.fill(head, 20), fill="#1d1a17", font_size=12)
+    y = _HEAD
     for subject in kinds.values():
         photos = photos_in(experiment.subjects[subject].images)
         for row, (part, group) in enumerate(_ROWS):
