@@ -100,7 +100,7 @@ def test_images_are_added_several_for_a_prompt(write_recipe: WriteRecipe, tmp_pa
 def test_refused_images_are_drawn_anew(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     # After one step all images are much the same blur.
     recipe = load_recipe(
-        write_recipe(render={"steps": 1, "max_attempts": 3}, curate={"max_duplicate_distance": 7})
+        write_recipe(render={"steps": 1, "max_attempts": 3}, curate={"max_duplicate_distance": 13})
     )
     done = quietly(recipe, tmp_path / "run")
     rows = rows_of(done)
