@@ -198,11 +198,7 @@ def main() -> None:
     world_alike = [render(Spec(noun, places[n]), seed=n).image for noun in nouns for n in range(20)]
     pipeline = open_pipeline(args.pipeline, args.dtype)
     start = time.time()
-    options = {
-        "steps": args.steps,
-        "guidance": args.guidance,
-        "unguided": args.unguided,
-    }
+    options = {"steps": args.steps, "guidance": args.guidance, "unguided": args.unguided}
     images = generate(pipeline, prompts, **options)
     seconds = (time.time() - start) / len(specs)
     images_alike = generate(pipeline, alike, **options)
