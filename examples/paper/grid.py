@@ -14,7 +14,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from regforge.evaluation.models import base_digest
-from regforge.files import write_atomically
 from regforge.recipe import Recipe, TrainingRecipe, load_recipe, load_training_recipe, recipe_digest
 from regforge.recipe.models import LIVING_SLOTS
 from regforge.training.batches import key_of
@@ -35,7 +34,7 @@ class Subject(_Section):
     """Who is learned.
 
     Attributes:
-        images: Folder of photos; what they are called in captions beside them is `sks`.
+        images: Folder of photos; captions beside them call the subject `{}`.
         class_noun: The subject's key in the file if left out.
         references: Folder of other photos of it to measure against; those trained on if left out.
     """
@@ -218,22 +217,6 @@ def dataset_folder(experiment: Experiment, dataset: str, subject: str) -> Path:
     return experiment.folder / "sets" / f"{subject}-{dataset}-{digest[:8]}"
 
 
-def photos_folder(experiment: Experiment, identifier: str, subject: str) -> Path:
-    """A subject's photos, with captions that say the identifier; made if it is not there."""
-    images = experiment.subjects[subject].images
-    written = str(_recipe(experiment.training)["subject"]["identifier"])
-    word = experiment.identifiers[identifier].word
-    if word == written:
-        return images
-    folder = experiment.folder / "photos" / f"{subject}-{identifier}"
-    for path in () if folder.exists() else images.iterdir():
-        content = path.read_bytes()
-        if path.suffix == ".txt":
-            content = content.replace(written.encode(), word.encode())
-        write_atomically(folder / path.name, content)
-    return folder
-
-
 def training_recipe(experiment: Experiment, pair: Pair, subject: str, seed: int) -> TrainingRecipe:
     """The recipe of one run."""
     arm, identifier = experiment.arms[pair[0]], pair[1]
@@ -246,7 +229,7 @@ def training_recipe(experiment: Experiment, pair: Pair, subject: str, seed: int)
                 seed=seed,
                 subjects=None,
                 **{
-                    "subject.images": str(photos_folder(experiment, identifier, subject)),
+                    "subject.images": str(experiment.subjects[subject].images),
                     "subject.class_noun": noun_of(experiment, subject),
                     "subject.identifier": experiment.identifiers[identifier].is_,
                     "regularization.dataset": images,

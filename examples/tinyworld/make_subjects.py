@@ -18,7 +18,6 @@ from world.captions import Spec, caption
 from world.drawings import Drawing, Emblem
 from world.render import grid, render
 
-IDENTIFIER = "sks"
 FOLDER = Path(__file__).parents[1] / "subjects"
 WHITE, DARK, RED, BLUE = (250, 250, 245), (30, 30, 40), (200, 25, 45), (25, 60, 170)
 GOLD = (250, 200, 60)
@@ -91,11 +90,11 @@ def write_subject(class_noun: str, folder: Path) -> list[np.ndarray]:
     for i, spec in enumerate(instance_specs(class_noun)):
         images.append(image(class_noun, spec, seed=1000 + i))
         Image.fromarray(images[-1]).save(folder / f"{i:02d}.png", optimize=True)
-        text = caption(spec, noun=f"{IDENTIFIER} {v.CLASS_NOUNS[class_noun][0]}")
+        text = caption(spec, noun="{}")  # whatever the identifier is
         (folder / f"{i:02d}.txt").write_text(text + "\n")
     about = {
         "class_noun": v.CLASS_NOUNS[class_noun][0],
-        "identifier": IDENTIFIER,
+        "identifier": f"<my-{class_noun}>",
         "kind": "living" if class_noun in v.LIVING else "object",
         "drawing": drawing_of(class_noun).name,
     }

@@ -59,6 +59,7 @@ __all__ = [
     "phrases",
     "super_category",
     "with_article",
+    "with_noun",
 ]
 
 
@@ -378,14 +379,21 @@ def _mentions(text: str, noun: str) -> bool:
     return re.search(rf"\b{head}s?(?: (?:of|with|on|in|by|at)\b|$)", text) is not None
 
 
-def with_article(noun: str, class_noun: str | None = None) -> str:
-    """The noun phrase with "a" or "an" before it, if it takes one: "an owl", "water", "glasses".
-
-    `class_noun` are those of its words that decide; all of them if left out.
-    """
-    if not noun or not load().takes_article(class_noun or noun):
+def with_article(noun: str) -> str:
+    """The noun phrase with "a" or "an" before it, if it takes one: "an owl", "water", "glasses"."""
+    if not noun or not load().takes_article(noun):
         return noun
     return f"{indefinite_article(noun)} {noun}"
+
+
+def with_noun(text: str, noun: str) -> str:
+    """The text with a noun phrase in the place of each `{}`.
+
+    "a {} at night" is "an owl at night", or "water at night", which takes no article.
+    """
+    named = with_article(noun)
+    as_written = {"a {}": named, "A {}": named[:1].upper() + named[1:], "{}": noun}
+    return re.sub(r"(\b[Aa] )?\{\}", lambda found: as_written[found[0]], text)
 
 
 # ------------------------------------------------------------------------------- the command line

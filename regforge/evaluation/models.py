@@ -50,6 +50,7 @@ from regforge.recipe.named_files import (
     require_lora,
 )
 from regforge.recipe.single_files import SingleFileError, hub_file, single_file
+from regforge.recipe.training import DEFAULT_PROMPTS
 
 _A_MODEL = (
     "A model is a training run's folder, a LoRA's .safetensors file, a diffusers folder or single "
@@ -244,10 +245,7 @@ def _prompts(
     if isinstance(prompts, list) and prompts:
         return tuple(map(str, prompts))
     if subject is not None:
-        from regforge.embedded.phrase_banks import with_article
-
-        named = with_article(subject.name, subject.class_noun)
-        return f"a photo of {named}", f"{named} on a beach"
+        return DEFAULT_PROMPTS
     instance = card.get("instance_prompt")
     return (instance,) if isinstance(instance, str) and instance.strip() else ()
 

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 
 from regforge.dataset.card_parts import BACKGROUND, LABEL, TEXT, beside, fitted, stacked, text_block
 from regforge.display import Displayed
+from regforge.embedded.phrase_banks import with_noun
 from regforge.evaluation.drawing import STEPS, ModelPool, seed_of
 from regforge.evaluation.models import base_of, open_model
 from regforge.evaluation.suites import (
@@ -266,7 +267,7 @@ def _prompts(model: PersonalizedModel, prompts: Sequence[str]) -> dict[str, str]
             f"Nothing says what {{}} stands for: {model.name} comes without its training recipe.",
             hint="Write the identifier and class noun in its place.",
         )
-    return {text: text.replace("{}", subject.name if subject else "") for text in texts}
+    return {text: with_noun(text, subject.name) if subject else text for text in texts}
 
 
 # -------------------------------------------------------------------------------------- folders

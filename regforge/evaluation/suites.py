@@ -144,16 +144,10 @@ class BenchmarkPrompt:
     group: str = ""
 
     def about(self, noun: str) -> str:
-        """The prompt with a noun in it, `sks teapot` or `teapot`.
+        """The prompt with a noun in it, `sks teapot` or `teapot`."""
+        from regforge.embedded.phrase_banks import with_noun
 
-        "a {}" becomes "an owl", or "water" and "glasses", which take no article.
-        """
-        from regforge.embedded.phrase_banks import with_article
-
-        named = with_article(noun)
-        upper = named[:1].upper() + named[1:]
-        text = re.sub(r"\bA \{\}", lambda _: upper, self.text)
-        return re.sub(r"\ba \{\}", lambda _: named, text).replace("{}", noun)
+        return with_noun(self.text, noun)
 
 
 def without_identifier(prompt: str, subject: Subject | None) -> str:

@@ -331,7 +331,7 @@ def read_photos(
         described.extend(path.name for path in silent if path.name not in lent)
         return dict.fromkeys(described, default) | lent
 
-    found = photo_captions(photos, identifier, describe=describe)
+    found = photo_captions(photos, identifier, class_noun, describe=describe)
     files = [photos / photo.file for photo in found]
     images, kinds, unread = [], [], []
     for stem, file, photo in zip(_stems(len(found), 2), files, found, strict=True):

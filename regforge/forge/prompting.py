@@ -303,7 +303,7 @@ def photos_of(
     if subject.images is None or not used:
         return ()
     asks = describe if subject.captions != "files" else None
-    return photo_captions(subject.images, subject.identifier, describe=asks)
+    return photo_captions(subject.images, subject.identifier, subject.class_noun, describe=asks)
 
 
 def open_import(taken: CaptionImport) -> CaptionedDataset:

@@ -178,12 +178,14 @@ def instance_caption(identifier: str | None, class_noun: str) -> str:
     With an article, as DreamBooth's "a [identifier] [class noun]" and DreamBench's prompts have it,
     and as the naive caption "a photo of a dog" differs from it in the identifier alone.
     """
-    named = identifier or class_noun
+    return phrase_banks.with_noun("a photo of a {}", subject_name(identifier, class_noun))
+
+
+def subject_name(identifier: str | None, class_noun: str) -> str:
+    """What captions call the subject, and `{}` stands for: "sks dog"; "dog" without identifier."""
     if identifier and (is_token(identifier) or not word_pattern(class_noun).search(identifier)):
-        named = f"{identifier} {class_noun}"
-    if phrase_banks.load().takes_article(class_noun):
-        named = f"{phrase_banks.indefinite_article(named)} {named}"
-    return f"a photo of {named}"
+        return f"{identifier} {class_noun}"
+    return identifier or class_noun
 
 
 # ------------------------------------------------------------------------------- prompt syntax

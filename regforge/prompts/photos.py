@@ -1,8 +1,8 @@
 """The user's photos and their captions: read, checked, and written by a vision model where missing.
 
 Captions come from a text file beside the photo (`01.jpg`, `01.txt`) or from metadata.jsonl or
-metadata.csv as `datasets` reads them (`file_name` and `text`, `prompt` or `caption`). Every fault
-of every file is told at once.
+metadata.csv as `datasets` reads them (`file_name` and `text`, `prompt` or `caption`). `{}` in them
+stands for identifier and class noun. Every fault of every file is told at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from regforge.embedded.phrase_banks import with_noun
 from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import (
     MOST_CAPTION,
@@ -37,6 +38,7 @@ from regforge.image_files import BrokenImage, decode, orientation, patient, plai
 from regforge.prompts.captions import (
     instance_caption,
     several_texts,
+    subject_name,
     without_syntax,
     word_pattern,
 )
@@ -100,6 +102,7 @@ class PhotoCaption:
 def photo_captions(
     folder: Path,
     identifier: str | None = None,
+    class_noun: str = "",
     *,
     describe: Callable[[Sequence[Path]], Mapping[str, str]] | None = None,
     spoken: bool = True,
@@ -109,6 +112,7 @@ def photo_captions(
     Args:
         folder: `subject.images`; folders inside it are not looked into.
         identifier: The subject's, which is no prompt syntax: "[V]".
+        class_noun: The subject's; it and the identifier take the place of `{}`.
         describe: Writes captions, by file name; called once with the photos that have none
             (`captions: auto`).
         spoken: Whether captions are wanted; without, all are empty.
@@ -143,6 +147,8 @@ def photo_captions(
         described = describe(silent)
         captions |= {path: _one_line(described.get(path.name, "")) for path in silent}
         silent = [path for path in silent if not captions[path]]
+    name = subject_name(identifier, class_noun)
+    captions = {path: with_noun(caption, name) for path, caption in captions.items()}
     problems += [f"{path.name}: has no caption" for path in silent]
     problems += [
         f"{path.name}: its caption holds {several}, which stands for several texts; write one"

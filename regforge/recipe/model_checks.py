@@ -110,15 +110,11 @@ def ordinary_identifier(identifier: str) -> Iterator[str]:
 
 def known_identifier(identifier: str, model: str) -> Iterator[str]:
     """What a model is known to make of an identifier that is no ordinary word."""
-    if identifier.strip().lower() != "sks":
-        return
-    yield (
-        f"subject.identifier: the training of {model} put 'sks' before random drawings, so that it "
-        "has learned to ignore it. A new token has no past: {new: <my-...>}."
-        if is_embedded(model)
-        else f"subject.identifier: 'sks' is a rifle to Stable Diffusion. {RARE!r} is no word, and "
-        "a new token has no past: {new: <my-...>}."
-    )
+    if identifier.strip().lower() == "sks" and not is_embedded(model):
+        yield (
+            f"subject.identifier: 'sks' is a rifle to Stable Diffusion. {RARE!r} is no word, and a "
+            "new token has no past: {new: <my-...>}."
+        )
 
 
 def not_drawable(model: str, noun: str, key: str) -> Iterator[str]:

@@ -85,8 +85,8 @@ class TrainingSubject(Section):
 
     images: Path = Field(examples=["photos/"])
     """Folder with its photos, 3 to 20 of them. Captions come from photos/*.txt or
-    photos/metadata.jsonl; a photo without one gets 'a photo of a <identifier> <class noun>'.
-    Relative paths start at the recipe."""
+    photos/metadata.jsonl; `{}` in them stands for identifier and class noun. A photo without one
+    gets 'a photo of a {}'. Relative paths start at the recipe."""
     identifier: Identifier = "sks"
     """What will stand for the subject: a rare word that the model has, or a new token, `{new:
     <my-cat>}`."""
@@ -237,11 +237,16 @@ class Optimizer(Section):
     """torch.compile the denoiser: slow to start, then faster on a GPU."""
 
 
+DEFAULT_PROMPTS = ("a photo of a {}", "a {} on a beach")
+"""What validation draws if nothing is said."""
+
+
 class Validation(Section):
     """Images on the way."""
 
     prompts: Runtime[tuple[str, ...]] = ()
-    """What to draw; two with the identifier if left out."""
+    """What to draw; two with the identifier if left out. `{}` stands for identifier and class noun:
+    "a {} on the moon"."""
     every: Runtime[int] = Field(default=500, ge=0)
     """Every so many steps; 0 only at the end."""
     steps: Runtime[int] = Field(default=25, ge=1, le=1000)

@@ -273,10 +273,12 @@ class Composer:
 
 
 def _against(text: str, attributes: Mapping[str, str], class_noun: str) -> Caption:
+    if not attributes:  # all of it is the photo's
+        return Caption(text, {}, lambda _: text)
     article = article_for(class_noun)
     noun_phrase = article(words([*attributes.values(), class_noun]))
     found = list(word_pattern(noun_phrase).finditer(text))
-    if not attributes or len(found) != 1:
+    if len(found) != 1:
         return Caption(text)
     start, end = found[0].span()
     around = Surroundings(text[:start], text[end:], capital=text[start].isupper())

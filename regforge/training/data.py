@@ -75,7 +75,7 @@ class InstanceImages:
             uncaptioned.extend(path.name for path in paths)
             return dict.fromkeys(uncaptioned, plain) | lent
 
-        found = photo_captions(subject.images, subject.word, describe=describe)
+        found = photo_captions(subject.images, subject.word, subject.class_noun, describe=describe)
         self._paths = [subject.images / each.file for each in found]
         # By content: renaming a photo changes nothing.
         self.images = [

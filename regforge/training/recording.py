@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from regforge import journal as journals
 from regforge.dataset.card_parts import as_webp, labelled_grid
 from regforge.display import Displayed
-from regforge.embedded.phrase_banks import with_article
+from regforge.embedded.phrase_banks import with_noun
 from regforge.files import write_atomically
 from regforge.journal import Journal
+from regforge.prompts.captions import subject_name
+from regforge.recipe.training import DEFAULT_PROMPTS
 from regforge.training.batches import TrainingSetup, number_of
 from regforge.words import duration
 
@@ -290,11 +292,8 @@ class Sample:
 
 def prompts_of(recipe: TrainingRecipe) -> tuple[str, ...]:
     """The recipe's validation prompts, or two with the identifier."""
-    if recipe.validation.prompts:
-        return recipe.validation.prompts
-    named = f"{recipe.subject.word} {recipe.subject.class_noun}"
-    named = with_article(named, recipe.subject.class_noun)
-    return f"a photo of {named}", f"{named} on a beach"
+    name = subject_name(recipe.subject.word, recipe.subject.class_noun)
+    return tuple(with_noun(text, name) for text in recipe.validation.prompts or DEFAULT_PROMPTS)
 
 
 class ValidationSampler:

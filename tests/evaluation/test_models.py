@@ -60,7 +60,7 @@ def test_a_run_says_everything(tmp_path: Path) -> None:
     assert other.digest != model.digest
     run(folder, finished=40, validation={"prompts": []})
     assert open_model(folder).steps == 40
-    assert open_model(folder).prompts == ("a photo of a sks cat", "a sks cat on a beach")
+    assert open_model(folder).prompts == ("a photo of a {}", "a {} on a beach")
     (folder / "state.json").unlink()  # downloaded without it
     assert open_model(folder).steps == 60
 
@@ -361,7 +361,8 @@ def test_a_recipe_of_the_hub_chooses_no_photos_here(hub: "LoopbackHub", tmp_path
     model = open_model("she/teapot")
     assert model.subject == replace(CAT, images=None)
     assert model.revision is None
-    assert open_model("she/teapot", subject=SUBJECTS / "cat").subject == CAT
+    here = replace(CAT, identifier="<my-cat>")
+    assert open_model("she/teapot", subject=SUBJECTS / "cat").subject == here
 
 
 def test_somebodys_lora_of_the_hub(hub: "LoopbackHub", tmp_path: Path) -> None:

@@ -46,6 +46,25 @@ def test_captions_come_from_text_files_and_metadata(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("identifier", "noun", "caption"),
+    [
+        ("sks", "owl", "A sks owl in the snow, the sks owl asleep"),
+        ("<my-owl>", "owl", "A <my-owl> owl in the snow, the <my-owl> owl asleep"),
+        (None, "owl", "An owl in the snow, the owl asleep"),
+        (None, "glasses", "Glasses in the snow, the glasses asleep"),
+        ("my owl", "owl", "A my owl in the snow, the my owl asleep"),
+    ],
+)
+def test_braces_stand_for_the_subject(
+    tmp_path: Path, identifier: str | None, noun: str, caption: str
+) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("A {} in the snow, the {} asleep")
+    (found,) = photo_captions(tmp_path, identifier, noun)
+    assert (found.caption, found.written) == (caption, "")
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("b.png", ""),

@@ -195,6 +195,9 @@ def test_against_captions_lose_attributes_only() -> None:
     sentence = of_template(slots, "An olive green striped teapot stands on a desk.", "against")
     assert sentence.compose is not None
     assert sentence.compose({"texture": "striped"}) == "A striped teapot stands on a desk."
+    bare = of_template({"background": "on a desk"}, "a photo of a teapot on a desk", "against")
+    assert bare.compose is not None  # nothing to leave out, and nothing to complain of
+    assert bare.slots == {}
     twice = "an olive green striped teapot and an olive green striped teapot"
     for rigid in ("a photo of a teapot on a desk", twice):
         assert of_template(slots, rigid, "against").compose is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from training_runs import front
 
 from regforge.recipe.training import TrainingRecipe
-from regforge.training.card import model_card, write_card
+from regforge.training.card import images_of, model_card, write_card
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 
@@ -38,6 +38,20 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert {"lora", "text-to-image", "template:sd-lora", "stable-diffusion-xl"} <= set(
         values["tags"]
     )
+
+
+def test_images_are_of_validation_prompts_with_the_subject_in_them(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in (1, 2):
+        (tmp_path / f"images/0{number}.webp").touch()
+    told = recipe(validation={"prompts": ["a {} on the moon", "a teapot"]})
+    assert [text for text, _ in images_of(told, tmp_path)] == [
+        "a sks teapot on the moon",
+        "a teapot",
+    ]
+    owl = recipe(subject={"class_noun": "owl", "identifier": "ohwx"})
+    texts = [text for text, _ in images_of(owl, tmp_path)]
+    assert texts == ["a photo of an ohwx owl", "an ohwx owl on a beach"]
 
 
 def test_on_the_hub_it_lies_at_the_top() -> None:
