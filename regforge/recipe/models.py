@@ -62,7 +62,8 @@ class Prompts(Section):
         examples=[["color", "background", {"name": "style", "values": ["a photo of"]}]],
     )
     """What a caption says, most important first: names, or mappings with `name`. Left out: shape,
-    color, texture, background, lighting and style, and for living things motion as well."""
+    color, texture, background, lighting and style, and for living things motion as well; shape,
+    color, texture and motion each in half of the captions (`presence: 0.5`)."""
     phrases_per_slot: int = Field(default=40, ge=1, le=1000)
     """How many phrases to ask for each slot."""
     photo_share: float = Field(default=0.7, gt=0, lt=1)
@@ -209,6 +210,8 @@ class Recipe(RecipeDocument):
 
 OBJECT_SLOTS = ("shape", "color", "texture", "background", "lighting", "style")
 LIVING_SLOTS = ("shape", "color", "texture", "motion", "background", "lighting", "style")
+PRESENCE = dict.fromkeys(("shape", "color", "texture", "motion"), 0.5)
+"""How often captions say what belongs to the thing: the class without it stays what it is."""
 _SETS: tuple[PromptSet, ...] = ("naive", "captions", "against", "amplify", "import")
 
 
@@ -248,7 +251,7 @@ def slots_of(recipe: Recipe) -> tuple[Slot, ...]:
     if recipe.prompts.slots is not None:
         return recipe.prompts.slots
     names = LIVING_SLOTS if kind_of(recipe) == "living" else OBJECT_SLOTS
-    return tuple(Slot(name=name) for name in names)
+    return tuple(Slot(name=name, presence=PRESENCE.get(name, 1)) for name in names)
 
 
 def drawn_slots(recipe: Recipe) -> tuple[Slot, ...]:

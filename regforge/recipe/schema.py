@@ -24,6 +24,7 @@ from regforge.recipe.model_checks import drawable, is_embedded
 from regforge.recipe.models import (
     LIVING_SLOTS,
     OBJECT_SLOTS,
+    PRESENCE,
     Recipe,
     bank_kind,
 )
@@ -128,11 +129,12 @@ def starter_recipe(
             `object` if they do not know it.
         images: Folder with photos of the subject, from where the recipe will lie; without it,
             the recipe has no `against` set.
-        identifier: The subject's rare token; `RARE` if left out.
+        identifier: What stands for the subject; the name of a new token if left out.
         model: What draws the images.
         language_model: What fills the slots; if left out, nobody needs to be asked.
     """
     known = bank_kind(class_noun)
+    slug = re.sub(r"[^a-z0-9]+", "-", class_noun.lower())[:30].strip("-")
     kind = kind or known or "object"
     words = load_vocabulary()
     listed = ("color", "motion", "background", "style")
@@ -144,7 +146,7 @@ def starter_recipe(
         kind=kind,
         kind_is_guessed=known is None,
         images=str(images) if images is not None else None,
-        identifier=identifier or RARE,
+        identifier=identifier or (f"<my-{slug}>" if slug else RARE),
         model=model,
         embedded=is_embedded(model),
         drawable=not is_embedded(model) or drawable(class_noun),
@@ -155,6 +157,7 @@ def starter_recipe(
             if slot != "motion" or kind == "living"
         },
         slot_names=LIVING_SLOTS if kind == "living" else OBJECT_SLOTS,
+        presence=PRESENCE,
     )
 
 

@@ -227,7 +227,7 @@ def test_a_starter_runs_with_what_its_comments_offer(shell: Shell) -> None:
     assert shell("init", "mug.yaml", "--class-noun", "coffee mug") == 0
     text = Path("mug.yaml").read_text()
     recipe = load_recipe("mug.yaml")
-    assert recipe.subject.identifier == "ohwx"
+    assert recipe.subject.identifier == "<my-coffee-mug>"
     content = yaml.safe_load(text)
     del content["prompts"]["slots"], content["render"]["steps"], content["render"]["guidance_scale"]
     content["prompts"]["llm"]["model"] = "ollama_chat/llama3.1"

@@ -309,13 +309,18 @@ PLAIN = {"name": "x", "subject": {"class_noun": "cat"}}
         ("prompts.template", "caption/living.j2"),
         (
             "prompts.slots",
-            ["shape", "color", "texture", "motion", "background", "lighting", "style"],
+            [{"name": name, "presence": 0.5} for name in "shape color texture motion".split()]
+            + ["background", "lighting", "style"],
         ),
         (
             "prompts.slots",
             [
-                {"name": name, "from": "llm", "mode": "sample", "count": 40}
-                for name in "shape color texture motion background lighting style".split()
+                {"name": name, "from": "llm", "mode": "sample", "count": 40, "presence": share}
+                for name, share in zip(
+                    "shape color texture motion background lighting style".split(),
+                    [0.5] * 4 + [1] * 3,
+                    strict=True,
+                )
             ],
         ),
         ("prompts.phrases_per_slot", 40),

@@ -127,7 +127,7 @@ def test_the_quickstarts_fit_one_another(tmp_path: Path, monkeypatch: pytest.Mon
     made_by = dataset_recipe_of(recipe)
     assert made_by == load_recipe(recipes / "quickstart.yaml")
     assert recipe.subject.class_noun == dataset["subject"]["class_noun"]
-    assert recipe.subject.identifier == dataset["subject"]["identifier"]
+    assert recipe.subject.word == dataset["subject"]["identifier"]
     assert recipe.base_model == dataset["render"]["model"]
     assert recipe.subject.class_noun in load_vocabulary()["class_noun"]
 
@@ -205,7 +205,7 @@ def test_a_starter_is_sound_as_it_is(tmp_path: Path, asked: dict[str, Any]) -> N
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
     recipe = load_recipe(tmp_path / "a.yaml")
     assert recipe.subject.class_noun == asked["class_noun"]
-    assert recipe.subject.identifier == asked.get("identifier", "ohwx")
+    assert recipe.subject.identifier == asked.get("identifier", f"<my-{asked['class_noun']}>")
     assert ("against" in shares_of(recipe)) == ("images" in asked)
     assert len(text.splitlines()) < 60
     assert text.count("#") > 10
