@@ -219,6 +219,13 @@ def is_token(identifier: str) -> bool:
     return re.fullmatch(r"<[^<>\s]+>", identifier) is not None
 
 
+def subject_name(identifier: str | None, class_noun: str) -> str:
+    """What captions call the subject, and `{}` stands for: "sks dog"; "dog" without identifier."""
+    if identifier and (is_token(identifier) or not has_words(identifier, class_noun)):
+        return f"{identifier} {class_noun}"
+    return identifier or class_noun
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case; "hand-painted" is two."""
     return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.casefold())

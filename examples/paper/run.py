@@ -3,6 +3,7 @@
     python examples/paper/run.py                            on the embedded pipeline
     python examples/paper/run.py examples/paper/sdxl.yaml   on a GPU
     python examples/paper/run.py --engine ray               on all GPUs of a machine or Ray cluster
+    python examples/paper/run.py A.yaml --with B.yaml       tables of both, together
 
 Makes the regularization images, trains every run, measures it on the way, and writes tables and
 figures. Started again, it goes on where it was. `--only` does one of these alone.
@@ -212,12 +213,26 @@ def main() -> None:
     )
     parser.add_argument("--engine", choices=["processes", "ray"], default="processes")
     parser.add_argument("--only", choices=["sets", "train", "tables"])
+    parser.add_argument(
+        "--with",
+        dest="others",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="only write together.md: tables of the runs of these experiments too",
+    )
     parser.add_argument("--until", type=int, help="stop after so many groups of runs")
     arguments = parser.parse_args()
     try:
         experiment = grid.read(arguments.experiment)
+        others = [grid.read(path) for path in arguments.others]
     except ExperimentError as error:
         sys.exit(str(error))
+    if others:
+        import tables
+
+        print(tables.write(experiment, others))
+        return
     for about in experiment.subjects.values():
         if not about.images.is_dir():
             source = f" They come from {experiment.photos}" if experiment.photos else ""

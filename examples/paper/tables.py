@@ -7,6 +7,7 @@ as many runs as are there.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,23 +81,26 @@ def of_run(rows: Sequence[Row]) -> dict[str, float]:
 
 
 class Found:
-    """The measures of all runs that are there."""
+    """The measures of all runs that are there, of one experiment or of several."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, *others: Experiment) -> None:
         self.experiment = experiment
+        self.subjects = [name for each in (experiment, *others) for name in each.subjects]
         self._by: dict[tuple[Pair, int], dict[Run, dict[str, float]]] = {}
-        for pack in grid.packs(experiment):
-            folder = grid.pack_folder(experiment, pack)
-            for step in experiment.stops:
-                file = grid.scores_file(folder, step)
+        asked = []
+        for each in (experiment, *others):
+            asked.append({(pack.arm, pack.identifier) for pack in grid.packs(each)})
+            for pack, step in itertools.product(grid.packs(each), each.stops):
+                file = grid.scores_file(grid.pack_folder(each, pack), step)
                 of_pair = self._by.setdefault(((pack.arm, pack.identifier), step), {})
                 for run in json.loads(file.read_text()) if file.exists() else ():
                     of_pair[run["subject"], run["seed"]] = of_run(run["rows"])
+        self._asked = set.intersection(*asked)
 
     @property
     def pairs(self) -> list[Pair]:
-        """Those of which there is something, as the file has them."""
-        there = {pair for (pair, _), runs in self._by.items() if runs}
+        """Those that all experiments ask and there is something of, as the file has them."""
+        there = {pair for (pair, _), runs in self._by.items() if runs} & self._asked
         experiment = self.experiment
         every = [(arm, name) for arm in experiment.arms for name in experiment.identifiers]
         return [pair for pair in every if pair in there]
@@ -124,10 +128,10 @@ class Found:
         return difference(*values, both)
 
 
-def write(experiment: Experiment) -> Path:
-    """Write results.md and results.json; returns the first."""
-    found = Found(experiment)
-    path = experiment.out / "results.md"
+def write(experiment: Experiment, others: Sequence[Experiment] = ()) -> Path:
+    """Write results.md, or together.md with others, and the same as JSON; returns the first."""
+    found = Found(experiment, *others)
+    path = experiment.out / ("together.md" if others else "results.md")
     write_atomically(path, ("\n\n".join(_markdown(found)) + "\n").encode())
     rows = [
         {
@@ -160,10 +164,10 @@ def _markdown(found: Found) -> Iterator[str]:
     experiment = found.experiment
     last = experiment.stops[-1]
     times = f"{last / experiment.steps:g}x"
-    whole = len(experiment.subjects) * len(experiment.seeds)
+    whole = len(found.subjects) * len(experiment.seeds)
     yield "# All numbers"
     yield (
-        f"Weights {experiment.folder.name}; {whole} runs of each row ({len(experiment.subjects)} "
+        f"Weights {experiment.folder.name}; {whole} runs of each row ({len(found.subjects)} "
         f"subjects, {len(experiment.seeds)} seeds) unless said; 1x is {experiment.steps} steps. "
         "Means, with 95 % intervals over subjects, each with all its seeds; differences are taken "
         "within the same subject and seed, and are bold where their interval does not hold 0."
@@ -173,12 +177,12 @@ def _markdown(found: Found) -> Iterator[str]:
     yield _goal(found, last)
     yield "## Means"
     yield _means(found)
-    default = experiment.compared.default
+    default, there = experiment.compared.default, {*found.pairs}
     for title, pairs in (
         (f"{label(default)} against each other row", [(p, default) for p in found.pairs]),
         (
             "The learned token against the word, with the same images",
-            [((arm, "sks"), (arm, "token")) for arm in experiment.arms],
+            [p for p in (((a, "sks"), (a, "token")) for a in experiment.arms) if {*p} <= there],
         ),
         (
             "Each set against naive, with the same identifier",
@@ -229,7 +233,7 @@ def _head(first: Sequence[str]) -> list[str]:
 
 def _means(found: Found) -> str:
     experiment = found.experiment
-    whole = len(experiment.subjects) * len(experiment.seeds)
+    whole = len(found.subjects) * len(experiment.seeds)
     lines = _head(["set", "identifier", "training"])
     for pair in found.pairs:
         for step in experiment.stops:

@@ -27,6 +27,7 @@ from world import vocabulary as v
 from world.captions import Spec, caption
 from world.render import grid
 
+IDENTIFIER = "sks"
 LORA_TARGETS = [
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out"),
     *("ff.net.0.proj", "ff.net.2", "conv1", "conv2"),
@@ -106,12 +107,11 @@ def look(
     pipeline: Any,
     judge: Judge,
     reader: Any,
-    identifier: str,
     specs: list[Spec],
     subject: list[np.ndarray],
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """Scores of the model as it is, and the images they were taken from."""
-    named = [caption(s, noun=f"{identifier} {v.CLASS_NOUNS[s.class_noun][0]}") for s in specs]
+    named = [caption(s, noun=f"{IDENTIFIER} {v.CLASS_NOUNS[s.class_noun][0]}") for s in specs]
     with_name = generate(pipeline, named, steps=20, guidance=4.0)
     plain = [caption(s) for s in specs]
     without = generate(pipeline, plain, steps=20, guidance=4.0)
@@ -168,8 +168,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     folder = HERE.parent / "subjects" / args.subject
     subject = [np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.glob("*.png"))]
-    captions = [p.read_text().strip() for p in sorted(folder.glob("*.txt"))]
     about = json.loads((folder / "subject.json").read_text())
+    name = f"{IDENTIFIER} {about['class_noun']}"
+    texts = [p.read_text().strip() for p in sorted(folder.glob("*.txt"))]
+    captions = [text.replace("{}", name) for text in texts]
     seen = {p for p in v.PLACES if any(v.PLACES[p][0] in c for c in captions)}
     specs = test_specs(about["class_noun"], seen)
     pipeline, judge = open_pipeline(args.pipeline), Judge()
@@ -189,7 +191,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for step in range(args.steps + 1):
         if step in looks:
-            scores, images = look(pipeline, judge, reader, about["identifier"], specs, subject)
+            scores, images = look(pipeline, judge, reader, specs, subject)
             history.append({"step": step, **scores})
             rows += images[::2]
             line = "  ".join(f"{k} {x:.3f}" for k, x in scores.items())

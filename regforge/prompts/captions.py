@@ -24,7 +24,7 @@ from regforge.errors import EXIT_USAGE, RegforgeError
 from regforge.files import read_text, templates_folder
 from regforge.prompts.bounded import BoundedEnvironment, forms_of
 from regforge.recipe.sections import STANDARD_SLOTS
-from regforge.words import did_you_mean, is_token, listed, words_of
+from regforge.words import did_you_mean, listed, subject_name, words_of
 
 _MOST_CHARACTERS = 2000
 _MOST_OPERATIONS = 2000
@@ -179,13 +179,6 @@ def instance_caption(identifier: str | None, class_noun: str) -> str:
     and as the naive caption "a photo of a dog" differs from it in the identifier alone.
     """
     return phrase_banks.with_noun("a photo of a {}", subject_name(identifier, class_noun))
-
-
-def subject_name(identifier: str | None, class_noun: str) -> str:
-    """What captions call the subject, and `{}` stands for: "sks dog"; "dog" without identifier."""
-    if identifier and (is_token(identifier) or not word_pattern(class_noun).search(identifier)):
-        return f"{identifier} {class_noun}"
-    return identifier or class_noun
 
 
 # ------------------------------------------------------------------------------- prompt syntax

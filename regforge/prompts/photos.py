@@ -38,7 +38,6 @@ from regforge.image_files import BrokenImage, decode, orientation, patient, plai
 from regforge.prompts.captions import (
     instance_caption,
     several_texts,
-    subject_name,
     without_syntax,
     word_pattern,
 )
@@ -60,6 +59,7 @@ from regforge.recipe.named_files import (
     strays_in,
 )
 from regforge.records import SEED_BITS
+from regforge.words import subject_name
 
 _CAPTION_KEYS = ("text", "caption", "prompt")
 _UNREAD_SUFFIXES = frozenset((".heic", ".heif", ".avif", ".jxl", ".raw", ".dng", ".cr2", ".nef"))

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from regforge.embedded import EMBEDDED_FOLDERS
+from regforge.embedded.phrase_banks import with_noun
 from regforge.files import (
     MOST_IMAGE,
     expanded,
@@ -77,6 +78,7 @@ from regforge.recipe.training_checks import (
 )
 from regforge.recipe.yaml_nodes import Dumper
 from regforge.version import __version__
+from regforge.words import subject_name
 
 R = TypeVar("R", Recipe, TrainingRecipe)
 T = TypeVar("T")
@@ -148,7 +150,8 @@ def _data_of(recipe: Recipe) -> dict[str, Any]:
         # What a vision model says is like what a language model says: the run keeps it. Written
         # beside the photos, it changes nothing.
         described = recipe.subject.captions != "files"
-        subject["images"] = _photos_of(recipe.subject.images, captions=not described)
+        name = subject_name(recipe.subject.identifier, recipe.subject.class_noun)
+        subject["images"] = _photos_of(recipe.subject.images, None if described else name)
         subject["captions"] = "auto" if described else "files"
     else:  # nobody looks at the photos
         subject["images"] = subject["captions"] = None
@@ -249,7 +252,8 @@ def _training_data_of(recipe: TrainingRecipe) -> dict[str, Any]:
     # Captions that the dataset's recipe has written are covered by its digest.
     described = made_by is not None and made_by.subject.captions != "files"
     described = described and recipe.subject.captions == "auto"
-    subject["images"] = _photos_of(recipe.subject.images, captions=not described)
+    name = subject_name(recipe.subject.word, recipe.subject.class_noun)
+    subject["images"] = _photos_of(recipe.subject.images, None if described else name)
     if recipe.subject.captions == "auto":
         del subject["captions"]  # as before there was a choice
     data["regularization"] = _regularization(recipe, made_by, data["regularization"])
@@ -324,14 +328,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, Path) else value
 
 
-def _photos_of(folder: Path, *, captions: bool) -> list[list[str]]:
-    """Name and digest of each photo and, where they count, of each file with captions, by name."""
+def _photos_of(folder: Path, name: str | None) -> list[list[str]]:
+    """Name and digest of each photo and, if captions call the subject something, of their files."""
     at = ("subject", "images")
     photos = _read(photos_in, folder, at)
-    texts = caption_files_of(photos, folder) if captions else []
+    texts = caption_files_of(photos, folder) if name is not None else []
     return [
         *([each.name, _sha256(_read(_image, each, at))] for each in photos),
-        *([each.name, _sha256(_text_of(each, at).encode())] for each in texts),
+        *(
+            [each.name, _sha256(with_noun(_text_of(each, at), name or "").encode())]
+            for each in texts
+        ),
     ]
 
 

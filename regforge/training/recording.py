@@ -17,10 +17,9 @@ from regforge.display import Displayed
 from regforge.embedded.phrase_banks import with_noun
 from regforge.files import write_atomically
 from regforge.journal import Journal
-from regforge.prompts.captions import subject_name
 from regforge.recipe.training import DEFAULT_PROMPTS
 from regforge.training.batches import TrainingSetup, number_of
-from regforge.words import duration
+from regforge.words import duration, subject_name
 
 if TYPE_CHECKING:
     import torch

@@ -269,5 +269,16 @@ def test_a_small_experiment_runs_from_start_to_end_and_goes_on(tiny, monkeypatch
     assert "| above none, sks | lift |" in text
     for figure in ("frontier.svg", "images.webp"):
         assert (experiment.out / "figures" / figure).stat().st_size > 1000
+    alone = tiny.with_name("alone.yaml")  # a subject of its own, whose runs are not there
+    alone.write_text(
+        f"extends: {tiny.name}\nsubjects: {{owl: {{images: {SUBJECTS / 'owl'}, kind: living}}}}\n"
+        "identifiers:\n  sks: {is: sks, arms: [none]}\n"
+        "  token: {is: {new: <new>}, arms: [structured half]}\n"
+    )
+    command("--with", str(alone))
+    assert "(3 subjects" in (experiment.out / "together.md").read_text()
+    both = json.loads((experiment.out / "together.json").read_text())
+    shared = (("none", "sks"), ("structured half", "token"))
+    assert both == [row for row in rows if (row["arm"], row["identifier"]) in shared]
     other = experiment.model_copy(update={"class_samples": 3})
     assert not any(grid.is_done(other, pack) for pack in packs)

@@ -433,6 +433,13 @@ def test_what_has_no_order_and_what_nobody_uses_changes_nothing(here: Path) -> N
     assert digest(here, one) == digest(here, changed("prompts.import", None, one))
 
 
+def test_braces_in_captions_are_what_they_stand_for(here: Path) -> None:
+    (here / "photos/1.txt").write_text("a photo of a sks cat asleep")
+    before = digest(here, BASE)
+    (here / "photos/1.txt").write_text("a photo of a {} asleep")
+    assert digest(here, BASE) == before
+
+
 def test_photos_count_only_where_a_set_needs_them(here: Path) -> None:
     content = changed("prompts.sets", {"amplify": 1})
     before = digest(here, content)
