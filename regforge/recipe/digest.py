@@ -151,7 +151,7 @@ def _data_of(recipe: Recipe) -> dict[str, Any]:
         # beside the photos, it changes nothing.
         described = recipe.subject.captions != "files"
         name = subject_name(recipe.subject.identifier, recipe.subject.class_noun)
-        subject["images"] = _photos_of(recipe.subject.images, None if described else name)
+        subject["images"] = _photos_of(recipe.subject.images, "" if described else name)
         subject["captions"] = "auto" if described else "files"
     else:  # nobody looks at the photos
         subject["images"] = subject["captions"] = None
@@ -253,7 +253,7 @@ def _training_data_of(recipe: TrainingRecipe) -> dict[str, Any]:
     described = made_by is not None and made_by.subject.captions != "files"
     described = described and recipe.subject.captions == "auto"
     name = subject_name(recipe.subject.word, recipe.subject.class_noun)
-    subject["images"] = _photos_of(recipe.subject.images, None if described else name)
+    subject["images"] = _photos_of(recipe.subject.images, "" if described else name)
     if recipe.subject.captions == "auto":
         del subject["captions"]  # as before there was a choice
     data["regularization"] = _regularization(recipe, made_by, data["regularization"])
@@ -328,17 +328,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, Path) else value
 
 
-def _photos_of(folder: Path, name: str | None) -> list[list[str]]:
-    """Name and digest of each photo and, if captions call the subject something, of their files."""
+def _photos_of(folder: Path, name: str) -> list[list[str]]:
+    """Name and digest of each photo and, if captions count, of each file with some, by name.
+
+    `name` is what captions call the subject, empty where they do not count.
+    """
     at = ("subject", "images")
     photos = _read(photos_in, folder, at)
-    texts = caption_files_of(photos, folder) if name is not None else []
+    texts = caption_files_of(photos, folder) if name else []
     return [
         *([each.name, _sha256(_read(_image, each, at))] for each in photos),
-        *(
-            [each.name, _sha256(with_noun(_text_of(each, at), name or "").encode())]
-            for each in texts
-        ),
+        *([each.name, _sha256(with_noun(_text_of(each, at), name).encode())] for each in texts),
     ]
 
 

@@ -161,10 +161,10 @@ class Subject(Section):
     Relative paths start at the recipe."""
     captions: Literal["files", "auto", "write"] = "files"
     """`files`: captions come from photos/*.txt or photos/metadata.jsonl; `{}` in them stands for
-    identifier and class noun. `auto`: a vision model
-    writes the missing ones (`prompts.llm.vision_model`); they lie in the run's captions.json.
-    `write`: the same, and they are also written beside the photos, 01.txt for 01.jpg, where
-    training and exports find them; a file that is there stays."""
+    identifier and class noun. `auto`: a vision model writes the missing ones
+    (`prompts.llm.vision_model`); they lie in the run's captions.json. `write`: the same, and they
+    are also written beside the photos, 01.txt for 01.jpg, where training and exports find them; a
+    file that is there stays."""
 
 
 class Slot(Section):
