@@ -46,12 +46,6 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 gc.set_threshold(50_000)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of the longest tests, so that nothing waits for them at the end."""
-    long = {item.path for item in items for m in item.iter_markers("timeout") if m.args[0] > 600}
-    items.sort(key=lambda item: item.path not in long)
-
-
 def pytest_collection_finish() -> None:
     gc.freeze()
 
