@@ -7,7 +7,6 @@ as many runs as are there.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,11 +89,13 @@ class Found:
         asked = []
         for each in (experiment, *others):
             asked.append({(pack.arm, pack.identifier) for pack in grid.packs(each)})
-            for pack, step in itertools.product(grid.packs(each), each.stops):
-                file = grid.scores_file(grid.pack_folder(each, pack), step)
-                of_pair = self._by.setdefault(((pack.arm, pack.identifier), step), {})
-                for run in json.loads(file.read_text()) if file.exists() else ():
-                    of_pair[run["subject"], run["seed"]] = of_run(run["rows"])
+            for pack in grid.packs(each):
+                folder = grid.pack_folder(each, pack)
+                for step in each.stops:
+                    file = grid.scores_file(folder, step)
+                    of_pair = self._by.setdefault(((pack.arm, pack.identifier), step), {})
+                    for run in json.loads(file.read_text()) if file.exists() else ():
+                        of_pair[run["subject"], run["seed"]] = of_run(run["rows"])
         self._asked = set.intersection(*asked)
 
     @property
